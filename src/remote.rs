@@ -1,0 +1,81 @@
+//! The seam between the core and the wire: what `pool` and `disk` ask of one connection.
+//!
+//! `imageio` implements it with HTTP; tests implement it in memory. The core therefore has no
+//! HTTP type in its signatures. A [`Remote`] is used by one thread at a time (the holder of a
+//! pool lease); it never reconnects by itself, because a flush speaks only for the connection
+//! that it travels on.
+
+use thiserror::Error;
+
+/// One run of bytes with the same allocation state, as the server reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// First byte.
+    pub start: u64,
+    /// Bytes in the run, more than 0.
+    pub length: u64,
+    /// True when the run reads as zeros.
+    pub zero: bool,
+}
+
+/// One open, authorised connection to the remote disk.
+pub trait Remote: Send {
+    /// The [`Dial::epoch`] that this connection was dialled in.
+    fn epoch(&self) -> u64 {
+        0
+    }
+    /// Fills `buf` with the bytes at `offset`.
+    fn read(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), RemoteError>;
+    /// Writes `data` at `offset`; not durable before [`Remote::flush`] on the same connection.
+    fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), RemoteError>;
+    /// Makes `len` bytes at `offset` read as zeros; durable like a write.
+    fn zero(&mut self, offset: u64, len: u64) -> Result<(), RemoteError>;
+    /// Makes every answered write of this connection durable.
+    fn flush(&mut self) -> Result<(), RemoteError>;
+    /// Counts as activity, so that neither the connection nor the ticket idles out.
+    fn touch(&mut self) -> Result<(), RemoteError>;
+    /// Reports the extents of the whole disk in ascending order. A server without the
+    /// feature reports nothing.
+    fn extents(&mut self, found: &mut dyn FnMut(Extent)) -> Result<(), RemoteError>;
+}
+
+/// Opens connections to the remote disk. Called from many threads.
+pub trait Dial: Send + Sync {
+    /// Connects, finishes the TLS handshake and authorises the connection on the ticket.
+    fn dial(&self) -> Result<Box<dyn Remote>, RemoteError>;
+
+    /// Which right to the image a connection dialled now would use; it grows with every renewal.
+    fn epoch(&self) -> u64 {
+        0
+    }
+
+    /// The right of `epoch` has ended: gets a new one where that is possible and safe. True when a new connection is
+    /// worth a try. May block as long as that takes.
+    fn renew(&self, epoch: u64) -> bool {
+        let _ = epoch;
+        false
+    }
+}
+
+/// Why a request failed, in the classes that decide what may be done next. Each text is whole:
+/// it names the request, the range, the host and what the server said, and never the ticket.
+#[derive(Debug, Clone, Error)]
+pub enum RemoteError {
+    /// The connection broke; whether the request was performed is not known.
+    #[error("{0}")]
+    Lost(String),
+    /// No answer in time. The server may be at work on the request still, and perform it at any later
+    /// moment, after whatever is sent on another connection meanwhile.
+    #[error("{0}")]
+    Late(String),
+    /// The server answered that it failed (5xx): the storage behind it has a problem. After
+    /// such an answer the connection may be poisoned (an NBD backend that went away stays away).
+    #[error("{0}")]
+    Failed(String),
+    /// The ticket is gone, expired, cancelled or forbids this (403). Never repeated.
+    #[error("{0}")]
+    Denied(String),
+    /// Anything else the server said or sent that makes no sense for the request.
+    #[error("{0}")]
+    Protocol(String),
+}

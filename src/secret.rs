@@ -1,0 +1,132 @@
+//! Secrets: values that print as `***`, and the list of strings that no output may contain.
+//!
+//! The ticket id in a transfer URL is the credential of the whole disk. It is kept in a
+//! [`Secret`], so that a derived `Debug` can't show it, and it is registered with [`hide`], so that
+//! log records of libraries (which print request lines) and server messages (which quote the
+//! ticket) are cleaned by [`clean`] on their way out. Registered strings live as long as the process.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::RwLock;
+
+use serde::{Deserialize, Serialize};
+
+/// What stands in the place of a secret.
+pub const HIDDEN: &str = "***";
+
+static SECRETS: RwLock<Vec<String>> = RwLock::new(Vec::new());
+
+/// A string that is never printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `value`.
+    pub fn new(value: impl Into<String>) -> Self {
+        Secret(value.into())
+    }
+
+    /// The value itself, for the wire and for nothing else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+/// From now on [`clean`] replaces `secret`. Empty strings are ignored.
+pub fn hide(secret: &str) {
+    let mut secrets = SECRETS.write().unwrap_or_else(|e| e.into_inner());
+    if !secret.is_empty() && !secrets.iter().any(|s| s == secret) {
+        secrets.push(secret.to_owned());
+        // Longest first: a secret that contains another one leaves nothing of itself behind.
+        secrets.sort_by_key(|s| std::cmp::Reverse(s.len()));
+    }
+}
+
+/// A shorter secret is only replaced where it stands as a word: `t1` is not hidden in `start1`.
+const LONG: usize = 8;
+
+/// `text` without any registered secret.
+pub fn clean(text: &str) -> Cow<'_, str> {
+    let secrets = SECRETS.read().unwrap_or_else(|e| e.into_inner());
+    let mut out = Cow::Borrowed(text);
+    for secret in secrets.iter() {
+        if out.contains(secret.get(..LONG).unwrap_or(secret)) {
+            out = Cow::Owned(without(&out, secret));
+        }
+    }
+    out
+}
+
+/// Of a long secret, its beginning is as good as the whole: imageio quotes the first 18 characters of a
+/// ticket as the name of the transfer.
+fn without(text: &str, secret: &str) -> String {
+    let head = secret.get(..LONG).unwrap_or(secret);
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(head) {
+        let same = rest[at..]
+            .bytes()
+            .zip(secret.bytes())
+            .take_while(|(a, b)| a == b)
+            .count();
+        let end = rest.floor_char_boundary(at + same);
+        let (before, found, after) = (&rest[..at], &rest[at..end], &rest[end..]);
+        let in_a_word = before.ends_with(char::is_alphanumeric) || after.starts_with(char::is_alphanumeric);
+        out.push_str(before);
+        out.push_str(if in_a_word && secret.len() < LONG {
+            found
+        } else {
+            HIDDEN
+        });
+        rest = after;
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_of_a_secret_shows_nothing() {
+        assert_eq!(format!("{:?}", Some(Secret::new("hunter2"))), "Some(***)");
+    }
+
+    #[test]
+    fn clean_replaces_every_occurrence_and_longer_secrets_first() {
+        hide("abc-def");
+        hide("abc-def-ghi");
+        assert_eq!(
+            clean("GET /images/abc-def-ghi and abc-def"),
+            "GET /images/*** and ***"
+        );
+        assert_eq!(clean("nothing here"), "nothing here");
+    }
+
+    #[test]
+    fn the_beginning_of_a_long_secret_is_hidden_too() {
+        let ticket = "bc922a10-62e5-4709-a1b2-000000000000";
+        assert_eq!(
+            without("Transfer=(ticket/bc922a10-62e5-4709) expired", ticket),
+            "Transfer=(ticket/***) expired"
+        );
+        assert_eq!(
+            without("bc922a1 is seven characters", ticket),
+            "bc922a1 is seven characters"
+        );
+    }
+
+    #[test]
+    fn a_short_secret_is_hidden_as_a_word_only() {
+        assert_eq!(
+            without("start1: No such ticket 't1' in /images/t1", "t1"),
+            "start1: No such ticket '***' in /images/***"
+        );
+    }
+}
