@@ -1,0 +1,146 @@
+//! The JSON that imageio answers with.
+
+use std::fmt;
+use std::io::Read;
+
+use serde::Deserialize;
+use serde::de::{Deserializer as _, SeqAccess, Visitor};
+
+use crate::remote::Extent;
+
+/// What a ticket and its server can do, from OPTIONS.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The server answers OPTIONS; otherwise it is from before the feature list.
+    pub options: bool,
+    /// Writing is allowed. Read tickets offer neither PUT nor PATCH.
+    pub write: bool,
+    /// PATCH zero.
+    pub zero: bool,
+    /// PATCH flush. Without it every PUT flushes by itself.
+    pub flush: bool,
+    /// GET .../extents.
+    pub extents: bool,
+    /// Path or abstract name of the server's unix socket.
+    pub unix_socket: Option<String>,
+    /// How many connections the server advises for reading.
+    pub max_readers: Option<usize>,
+    /// How many connections the server advises for writing: 1 for a file backend.
+    pub max_writers: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct OptionsBody {
+    features: Vec<String>,
+    unix_socket: Option<String>,
+    max_readers: Option<usize>,
+    max_writers: Option<usize>,
+}
+
+impl Capabilities {
+    /// A server from before the feature list: it answers OPTIONS with 405 or 204 and knows GET
+    /// and PUT only.
+    pub(super) fn of_old_server() -> Self {
+        Capabilities {
+            write: true,
+            ..Capabilities::default()
+        }
+    }
+
+    /// From the body of a 200 answer and its Allow header. The ticket may write when Allow says
+    /// so, or, without the header, when a feature that only writers get is offered or none is
+    /// known that would tell.
+    pub(super) fn parse(body: &[u8], allow: Option<&str>) -> Result<Self, String> {
+        let body: OptionsBody = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+        let has = |name: &str| body.features.iter().any(|f| f == name);
+        let write = match allow {
+            Some(methods) => methods.split(',').any(|m| m.trim().eq_ignore_ascii_case("PUT")),
+            None => has("zero") || has("flush") || body.features.is_empty(),
+        };
+        Ok(Capabilities {
+            options: true,
+            write,
+            zero: has("zero"),
+            flush: has("flush"),
+            extents: has("extents"),
+            unix_socket: body.unix_socket.filter(|s| !s.is_empty()),
+            max_readers: body.max_readers,
+            max_writers: body.max_writers,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct ExtentBody {
+    start: u64,
+    length: u64,
+    zero: bool,
+}
+
+/// Streams the array of extents to `found`: a fragmented disk has millions, and memory is
+/// bounded. Gaps, overlaps and disorder are nonsense.
+pub(super) fn read_extents(body: impl Read, found: &mut dyn FnMut(Extent)) -> Result<(), serde_json::Error> {
+    struct Each<'a>(&'a mut dyn FnMut(Extent));
+    impl<'de> Visitor<'de> for Each<'_> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array of extents")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+            let mut next = 0;
+            while let Some(ExtentBody { start, length, zero }) = seq.next_element()? {
+                if start != next || length == 0 || start.checked_add(length).is_none() {
+                    return Err(serde::de::Error::custom(format!(
+                        "extent at {start}+{length} does not follow {next}"
+                    )));
+                }
+                next = start + length;
+                (self.0)(Extent { start, length, zero });
+            }
+            Ok(())
+        }
+    }
+    let mut json = serde_json::Deserializer::from_reader(std::io::BufReader::new(body));
+    json.deserialize_seq(Each(found))?;
+    json.end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_ticket_is_told_from_a_write_ticket() {
+        let write = br#"{"features": ["extents", "zero", "flush"], "max_readers": 8, "max_writers": 1,
+                         "unix_socket": "\u0000/org/ovirt/imageio"}"#;
+        let got = Capabilities::parse(write, Some("OPTIONS,GET,PUT,PATCH")).unwrap();
+        assert!(got.write && got.zero && got.flush && got.extents);
+        assert_eq!(got.unix_socket.as_deref(), Some("\0/org/ovirt/imageio"));
+        assert_eq!((got.max_readers, got.max_writers), (Some(8), Some(1)));
+        let read = br#"{"features": ["checksum", "extents"]}"#;
+        assert!(!Capabilities::parse(read, Some("OPTIONS,GET")).unwrap().write);
+        assert!(!Capabilities::parse(read, None).unwrap().write);
+        assert!(Capabilities::parse(br#"{"features": []}"#, None).unwrap().write);
+        assert!(Capabilities::parse(b"{}", None).is_err());
+    }
+
+    #[test]
+    fn extents_are_streamed_and_checked() {
+        let mut seen = Vec::new();
+        let json = br#"[{"start": 0, "length": 10, "zero": false, "hole": false},
+                        {"start": 10, "length": 6, "zero": true, "hole": true}]"#;
+        read_extents(&json[..], &mut |e| seen.push((e.start, e.length, e.zero))).unwrap();
+        assert_eq!(seen, [(0, 10, false), (10, 6, true)]);
+        for bad in [
+            &b"{}"[..],
+            br#"[{"start": 5, "length": 1, "zero": true}]"#,
+            br#"[{"start": 0, "length": 0, "zero": true}]"#,
+            br#"[{"start": 0, "length": 4, "zero": true}] x"#,
+            br#"[{"start": 0, "length": 18446744073709551615, "zero": true}, {"start": 1, "length": 1, "zero": true}]"#,
+        ] {
+            assert!(read_extents(bad, &mut |_| ()).is_err(), "{:?}", String::from_utf8_lossy(bad));
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! One connection's HTTP words: OPTIONS, GET, PUT, PATCH zero, PATCH flush, extents.
+//!
+//! A [`Client`] owns one ureq agent that owns one socket. It never reconnects (see `transport`); when
+//! a request fails with [`Error::Lost`] the client is of no more use, and the pool decides
+//! what that means for the writes it carried. Protocol: ovirt-imageio 2.5.1, docs/images.md
+//! and http.py.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ureq::http::{Response, header};
+use ureq::{Agent, Body};
+
+use super::TransferUrl;
+use super::answers::{Capabilities, read_extents};
+use super::error::{Broken, Error};
+use super::socket::IO_TIMEOUT;
+use super::transport::{NoResolver, OneShot, Permit};
+use crate::remote::{Extent, Remote, RemoteError};
+use crate::secret::clean;
+
+/// Longest error text read from a server, bytes.
+const MESSAGE_LIMIT: u64 = 1024;
+
+/// Zeros are sent in pieces of this many bytes where the server has no PATCH zero.
+const ZERO_PIECE: usize = 1 << 20;
+
+/// One zero request covers at most this many bytes, so that a server that died in the middle of one is noticed
+/// in minutes.
+const ZERO_REQUEST: usize = 16 << 30;
+
+/// A zero request is silent until it is done; slow storage is given one second for this many bytes
+/// on top of the ordinary timeout (the server zeroes in steps of 128 MiB).
+const ZERO_BYTES_PER_SECOND: u64 = 64 << 20;
+
+/// A keep-alive asks nothing of the storage.
+const TOUCH_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// An extents request walks the whole allocation map of the image before it answers.
+const EXTENTS_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A connection that was authorised on a ticket.
+#[derive(Debug)]
+pub struct Client {
+    agent: Agent,
+    permit: Arc<Permit>,
+    url: TransferUrl,
+    epoch: u64,
+    /// For messages: the host, or the socket's path.
+    host: String,
+    capabilities: Capabilities,
+}
+
+impl Client {
+    /// Connects through `connector` and asks OPTIONS, which authorises the connection: one that was
+    /// not is closed by the server after 60 s.
+    pub(super) fn open(
+        url: &TransferUrl,
+        epoch: u64,
+        host: String,
+        connector: OneShot,
+    ) -> Result<Self, Error> {
+        let permit = connector.permit.clone();
+        let config = ureq::config::Config::builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(None)
+            .max_idle_connections(1)
+            .max_idle_connections_per_host(1)
+            .max_idle_age(Duration::from_secs(u32::MAX.into()))
+            .user_agent(concat!("rhv-mount/", env!("CARGO_PKG_VERSION")))
+            .accept_encoding("identity")
+            .build();
+        let agent = Agent::with_parts(config, connector, NoResolver);
+        let mut client = Client {
+            agent,
+            permit,
+            url: url.clone(),
+            epoch,
+            host,
+            capabilities: Capabilities::default(),
+        };
+        client.capabilities = client.options()?;
+        if !client.capabilities.options {
+            // Such a server may close after its refusal. Nothing was written yet, so one more connection
+            // is no secret loss.
+            client.permit.allow(true);
+            client.size()?;
+            client.permit.allow(false);
+        }
+        Ok(client)
+    }
+
+    /// What OPTIONS said when the connection was opened.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Where this connection leads: `scheme://host:port`, or the unix socket.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// True when the server is this host.
+    pub(super) fn is_local(&self) -> bool {
+        self.permit.is_local()
+    }
+
+    fn options(&mut self) -> Result<Capabilities, Error> {
+        let what = || "OPTIONS".to_owned();
+        let mut response = self
+            .agent
+            .options(self.url.address(""))
+            .call()
+            .map_err(|e| self.broken(what(), e))?;
+        match response.status().as_u16() {
+            200 => {}
+            204 | 405 => {
+                self.drain(what(), &mut response)?;
+                return Ok(Capabilities::of_old_server());
+            }
+            _ => return Err(self.refusal(what(), response)),
+        }
+        let allow = text_header(&response, header::ALLOW).map(str::to_owned);
+        let mut body = Vec::new();
+        let read = response
+            .body_mut()
+            .as_reader()
+            .take(1 << 20)
+            .read_to_end(&mut body);
+        read.map_err(|e| self.lost(what(), e))?;
+        Capabilities::parse(&body, allow.as_deref()).map_err(|e| self.nonsense(what(), e))
+    }
+
+    /// Size of the disk in bytes: the total in the Content-Range of a one-byte read.
+    pub fn size(&mut self) -> Result<u64, Error> {
+        let what = || "GET of the first byte".to_owned();
+        let mut response = self
+            .agent
+            .get(self.url.address(""))
+            .header(header::RANGE, "bytes=0-0")
+            .call()
+            .map_err(|e| self.broken(what(), e))?;
+        let status = response.status().as_u16();
+        let range = text_header(&response, header::CONTENT_RANGE)
+            .unwrap_or_default()
+            .to_owned();
+        if !matches!(status, 206 | 416) {
+            return Err(self.refusal(what(), response));
+        }
+        self.drain(what(), &mut response)?;
+        let prefix = if status == 206 { "bytes 0-0/" } else { "bytes */" };
+        let total = range
+            .strip_prefix(prefix)
+            .and_then(|total| total.parse::<u64>().ok());
+        match (total, status) {
+            (Some(0), 416) => Ok(0),
+            (Some(size), 206) if size > 0 => Ok(size),
+            _ => Err(self.nonsense(what(), format!("status {status} with Content-Range {range:?}"))),
+        }
+    }
+
+    fn get(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        let last = offset + buf.len() as u64 - 1;
+        let what = || format!("GET of bytes {offset}-{last}");
+        let mut response = self
+            .agent
+            .get(self.url.address(""))
+            .header(header::RANGE, format!("bytes={offset}-{last}"))
+            .call()
+            .map_err(|e| self.broken(what(), e))?;
+        if response.status() != 206 {
+            return match response.status().as_u16() {
+                // Without the status of a partial answer the bytes may be from anywhere.
+                200 => Err(self.nonsense(what(), "the whole image instead of the range".into())),
+                _ => Err(self.refusal(what(), response)),
+            };
+        }
+        let range = text_header(&response, header::CONTENT_RANGE).unwrap_or_default();
+        if !range.starts_with(&format!("bytes {offset}-{last}/")) {
+            let why = format!("Content-Range {range:?}");
+            return Err(self.nonsense(what(), why));
+        }
+        let length = text_header(&response, header::CONTENT_LENGTH).and_then(|l| l.parse::<u64>().ok());
+        if length != Some(buf.len() as u64) {
+            return Err(self.nonsense(what(), format!("Content-Length {length:?}")));
+        }
+        let mut body = response.body_mut().as_reader();
+        let read = body.read_exact(buf).and_then(|()| body.read(&mut [0]));
+        read.map_err(|e| self.lost(what(), e))?;
+        Ok(())
+    }
+
+    fn put(&mut self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        let last = offset + data.len() as u64 - 1;
+        let what = || format!("PUT of bytes {offset}-{last}");
+        let address = self
+            .url
+            .address(if self.capabilities.flush { "?flush=n" } else { "" });
+        let response = self
+            .agent
+            .put(address)
+            .header(header::CONTENT_RANGE, format!("bytes {offset}-{last}/*"))
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .send(data)
+            .map_err(|e| self.broken(what(), e))?;
+        self.expect_done(what(), response)
+    }
+
+    fn patch(&mut self, what: impl Fn() -> String, message: serde_json::Value) -> Result<(), Error> {
+        let response = self
+            .agent
+            .patch(self.url.address(""))
+            .header(header::CONTENT_TYPE, "application/json")
+            .send(message.to_string())
+            .map_err(|e| self.broken(what(), e))?;
+        self.expect_done(what(), response)
+    }
+
+    fn patch_zero(&mut self, offset: u64, len: u64) -> Result<(), Error> {
+        let what = || format!("PATCH zero of {len} bytes at {offset}");
+        let message = serde_json::json!({"op": "zero", "offset": offset, "size": len, "flush": !self.capabilities.flush});
+        self.permit
+            .be_patient(IO_TIMEOUT + Duration::from_secs(len / ZERO_BYTES_PER_SECOND));
+        let done = self.patch(what, message);
+        self.permit.be_patient(IO_TIMEOUT);
+        done
+    }
+
+    fn get_extents(&mut self, found: &mut dyn FnMut(Extent)) -> Result<(), Error> {
+        let what = || "GET of the extents".to_owned();
+        let answer = self.agent.get(self.url.address("/extents?context=zero")).call();
+        let mut response = answer.map_err(|e| self.broken(what(), e))?;
+        if response.status() != 200 {
+            return Err(self.refusal(what(), response));
+        }
+        read_extents(response.body_mut().as_reader(), found).map_err(|e| match e.is_io() {
+            true => self.lost(what(), e.into()),
+            false => self.nonsense(what(), e.to_string()),
+        })
+    }
+
+    /// A 200 without a word is all that PUT and PATCH answer.
+    fn expect_done(&self, what: String, mut response: Response<Body>) -> Result<(), Error> {
+        match response.status().as_u16() {
+            200 => self.drain(what, &mut response),
+            _ => Err(self.refusal(what, response)),
+        }
+    }
+
+    /// Reads the rest of a body that nobody needs: only then is the connection free again.
+    fn drain(&self, what: String, response: &mut Response<Body>) -> Result<(), Error> {
+        let mut body = response.body_mut().as_reader().take(MESSAGE_LIMIT);
+        io::copy(&mut body, &mut io::sink()).map_err(|e| self.lost(what, e))?;
+        Ok(())
+    }
+
+    /// The error in a status that is not success, with the server's own words.
+    fn refusal(&self, what: String, mut response: Response<Body>) -> Error {
+        let status = response.status().as_u16();
+        let mut body = Vec::new();
+        // Whatever arrives of the words is better than none; the status stands in any case.
+        let _ = response
+            .body_mut()
+            .as_reader()
+            .take(MESSAGE_LIMIT)
+            .read_to_end(&mut body);
+        let words = String::from_utf8_lossy(&body).replace(['\r', '\n'], " ");
+        let message = match clean(words.trim()).into_owned() {
+            empty if empty.is_empty() => "no message".to_owned(),
+            words => words,
+        };
+        let host = self.host.clone();
+        if status != 403 {
+            return Error::Status {
+                what,
+                host,
+                status,
+                message,
+            };
+        }
+        let remedy = match message.contains("forbids write") {
+            true => "the ticket is read-only: mount with --read-only, or start an upload transfer",
+            false => "the transfer has ended, expired or never was: start a new one and take its URL",
+        };
+        Error::Denied {
+            what,
+            host,
+            message,
+            remedy,
+        }
+    }
+
+    fn nonsense(&self, what: String, why: String) -> Error {
+        Error::Nonsense {
+            what,
+            host: self.host.clone(),
+            why: clean(&why).into_owned(),
+        }
+    }
+
+    fn lost(&self, what: String, error: io::Error) -> Error {
+        let why = match error.kind() {
+            io::ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
+            _ => clean(&error.to_string()).into_owned(),
+        };
+        Error::Lost {
+            what,
+            host: self.host.clone(),
+            why,
+            heard: self.permit.heard(),
+            late: error.kind() == io::ErrorKind::TimedOut,
+        }
+    }
+
+    /// The error in a request that got no answer.
+    fn broken(&self, what: String, error: ureq::Error) -> Error {
+        let host = self.host.clone();
+        match error {
+            ureq::Error::Io(e) => match e.get_ref().and_then(|inner| inner.downcast_ref::<Broken>()) {
+                Some(Broken::Resolve(why)) => Error::Resolve {
+                    host,
+                    why: why.clone(),
+                },
+                Some(Broken::Connect(why)) => Error::Connect {
+                    host,
+                    why: why.clone(),
+                },
+                Some(Broken::Trust(why)) => Error::Trust {
+                    host,
+                    why: why.clone(),
+                },
+                None => self.lost(what, e),
+            },
+            ureq::Error::Protocol(e) => self.nonsense(what, e.to_string()),
+            other => self.lost(what, io::Error::other(other.to_string())),
+        }
+    }
+}
+
+fn text_header(response: &Response<Body>, name: header::HeaderName) -> Option<&str> {
+    response.headers().get(name).and_then(|value| value.to_str().ok())
+}
+
+impl Remote for Client {
+    fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    fn read(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), RemoteError> {
+        if buf.is_empty() {
+            return Ok(());
+        }
+        Ok(self.get(offset, buf)?)
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), RemoteError> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        Ok(self.put(offset, data)?)
+    }
+
+    fn zero(&mut self, offset: u64, len: u64) -> Result<(), RemoteError> {
+        if self.capabilities.zero {
+            let end = offset + len;
+            for start in (offset..end).step_by(ZERO_REQUEST) {
+                self.patch_zero(start, (end - start).min(ZERO_REQUEST as u64))?;
+            }
+            return Ok(());
+        }
+        let zeros = vec![0; ZERO_PIECE.min(len as usize)];
+        let end = offset + len;
+        for start in (offset..end).step_by(ZERO_PIECE) {
+            let n = (end - start).min(ZERO_PIECE as u64) as usize;
+            self.put(start, &zeros[..n])?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), RemoteError> {
+        if !self.capabilities.flush {
+            return Ok(());
+        }
+        Ok(self.patch(|| "PATCH flush".to_owned(), serde_json::json!({"op": "flush"}))?)
+    }
+
+    fn touch(&mut self) -> Result<(), RemoteError> {
+        self.permit.be_patient(TOUCH_TIMEOUT);
+        let touched = match self.capabilities.options {
+            true => self.options().map(drop),
+            false => self.size().map(drop),
+        };
+        self.permit.be_patient(IO_TIMEOUT);
+        Ok(touched?)
+    }
+
+    fn extents(&mut self, found: &mut dyn FnMut(Extent)) -> Result<(), RemoteError> {
+        if !self.capabilities.extents {
+            return Ok(());
+        }
+        self.permit.be_patient(EXTENTS_TIMEOUT);
+        let got = self.get_extents(found);
+        self.permit.be_patient(IO_TIMEOUT);
+        Ok(got?)
+    }
+}

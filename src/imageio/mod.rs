@@ -1,0 +1,192 @@
+//! The HTTP side of one disk: the only place that knows ureq, rustls and ovirt-imageio's protocol.
+//!
+//! [`Image::open`] makes the first connection, learns what the ticket allows, how large the disk is,
+//! and whether the server is this host (then its unix socket serves, without TLS). From then on
+//! [`Image`] is the pool's [`Dial`]: each call makes one more connection, authorised with OPTIONS.
+//!
+//! ```text
+//! url       the transfer URL and its secret
+//! socket    TCP or unix stream, timeouts
+//! tls       trust and the TLS stream
+//! transport socket + TLS as ureq wants it; no silent reconnect; the server is heard out
+//! client    the requests
+//! answers   the JSON
+//! ```
+
+mod answers;
+mod client;
+mod error;
+mod socket;
+mod tls;
+mod transport;
+mod url;
+
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+
+use rustls::ClientConfig;
+use tracing::{debug, info};
+
+pub use self::answers::Capabilities;
+pub use self::client::Client;
+pub use self::error::Error;
+use self::socket::Route;
+use self::transport::{OneShot, Permit};
+pub use self::url::TransferUrl;
+use crate::remote::{Dial, Remote, RemoteError};
+use crate::trust::Trust;
+
+/// How to reach an image.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Where, and the right to.
+    pub url: TransferUrl,
+    /// Whom to trust at the other end.
+    pub trust: Trust,
+    /// Use the server's unix socket when the server is this host.
+    pub unix_socket: bool,
+}
+
+/// Given the URL that was refused, gets another one.
+type Renewal = Box<dyn Fn(&TransferUrl) -> Option<TransferUrl> + Send + Sync>;
+
+/// A remote image that can be connected to any number of times.
+pub struct Image {
+    /// With its epoch: how many there were before it.
+    url: RwLock<(u64, TransferUrl)>,
+    renewing: Mutex<()>,
+    /// Where a new transfer URL comes from when the one that is given has ended.
+    renewal: OnceLock<Renewal>,
+    tls: Option<(Arc<ClientConfig>, String)>,
+    /// The unix socket, once it was found usable.
+    local: Option<String>,
+    capabilities: Capabilities,
+    size: u64,
+}
+
+impl Image {
+    /// Makes the first connection; returns it beside the image, ready for the pool.
+    pub fn open(access: &Access) -> Result<(Image, Client), Error> {
+        let url = access.url.clone();
+        let tls = match url.is_tls() {
+            true => Some((tls::client_config(&access.trust)?, url.host_name().to_owned())),
+            false => None,
+        };
+        let mut image = Image {
+            url: RwLock::new((0, url)),
+            renewing: Mutex::new(()),
+            renewal: OnceLock::new(),
+            tls,
+            local: None,
+            capabilities: Capabilities::default(),
+            size: 0,
+        };
+        let mut client = image.connect()?;
+        image.capabilities = client.capabilities().clone();
+        if let Some(path) = image.capabilities.unix_socket.clone()
+            && access.unix_socket
+            && client.is_local()
+        {
+            image.local = Some(path);
+            match image.connect() {
+                Ok(local) => client = local,
+                Err(e) => {
+                    info!("unix socket not usable, staying with {}: {e}", client.host());
+                    image.local = None;
+                }
+            }
+        }
+        image.size = client.size()?;
+        debug!(host = client.host(), size = image.size, capabilities = ?image.capabilities, "image opened");
+        Ok((image, client))
+    }
+
+    /// Size of the disk, bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What OPTIONS said.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// `scheme://host:port` of the transfer URL.
+    pub fn host(&self) -> String {
+        self.current().1.host()
+    }
+
+    /// From now on `renewal` is asked when the ticket has ended.
+    pub fn renew_with(&self, renewal: impl Fn(&TransferUrl) -> Option<TransferUrl> + Send + Sync + 'static) {
+        let _ = self.renewal.set(Box::new(renewal));
+    }
+
+    fn current(&self) -> (u64, TransferUrl) {
+        self.url.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// How the bytes travel: `https`, `http` or `unix`.
+    pub fn transport(&self) -> &'static str {
+        match (&self.local, &self.tls) {
+            (Some(_), _) => "unix",
+            (None, Some(_)) => "https",
+            (None, None) => "http",
+        }
+    }
+
+    fn connect(&self) -> Result<Client, Error> {
+        let (epoch, url) = self.current();
+        let (route, tls, host) = match &self.local {
+            Some(path) => {
+                let shown = format!("unix:{}", path.replace('\0', "@"));
+                (Route::Unix(path.clone()), None, shown)
+            }
+            None => {
+                let route = Route::Tcp {
+                    host: url.host_name().to_owned(),
+                    port: url.port(),
+                };
+                (route, self.tls.clone(), url.host())
+            }
+        };
+        Client::open(
+            &url,
+            epoch,
+            host,
+            OneShot {
+                route,
+                tls,
+                permit: Permit::once(),
+            },
+        )
+    }
+}
+
+impl Dial for Image {
+    fn dial(&self) -> Result<Box<dyn Remote>, RemoteError> {
+        Ok(Box::new(self.connect()?))
+    }
+
+    fn epoch(&self) -> u64 {
+        self.current().0
+    }
+
+    fn renew(&self, epoch: u64) -> bool {
+        let Some(renewal) = self.renewal.get() else {
+            return false;
+        };
+        let _one_at_a_time = self.renewing.lock().unwrap_or_else(|e| e.into_inner());
+        let (current, old) = self.current();
+        if epoch < current {
+            return true;
+        }
+        match renewal(&old) {
+            // The socket of this host leads nowhere else.
+            Some(url) if self.local.is_some() && url.host() != old.host() => false,
+            Some(url) => {
+                *self.url.write().unwrap_or_else(|e| e.into_inner()) = (current + 1, url);
+                true
+            }
+            None => false,
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The byte stream below HTTP: TCP or a unix socket, with connect, read and write timeouts.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+use nix::unistd::{User, geteuid};
+
+use super::error::Broken;
+
+/// A TCP connect or TLS handshake that takes longer has failed. The stock client uses the same.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest silence of the server in a request, and longest stall of a send. The stock client
+/// uses the same; the server gives up on a silent client after 60 s too.
+pub(super) const IO_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where a connection leads.
+#[derive(Debug, Clone)]
+pub(super) enum Route {
+    /// Host name or address (IPv6 in brackets) and port.
+    Tcp { host: String, port: u16 },
+    /// Path, or an abstract name that begins with a NUL byte.
+    Unix(String),
+}
+
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    pub(super) fn connect(route: &Route) -> Result<Socket, Broken> {
+        let socket = match route {
+            Route::Tcp { host, port } => Socket::Tcp(connect_tcp(host, *port)?),
+            Route::Unix(path) => {
+                Socket::Unix(connect_unix(path).map_err(|e| Broken::Connect(e.to_string()))?)
+            }
+        };
+        socket
+            .set_timeouts(CONNECT_TIMEOUT, IO_TIMEOUT)
+            .map_err(|e| Broken::Connect(e.to_string()))?;
+        Ok(socket)
+    }
+
+    pub(super) fn set_timeouts(&self, read: Duration, write: Duration) -> io::Result<()> {
+        match self {
+            Socket::Tcp(s) => s
+                .set_read_timeout(Some(read))
+                .and_then(|()| s.set_write_timeout(Some(write))),
+            Socket::Unix(s) => s
+                .set_read_timeout(Some(read))
+                .and_then(|()| s.set_write_timeout(Some(write))),
+        }
+    }
+
+    /// True when both ends have the same address: the server is this host.
+    pub(super) fn is_local(&self) -> bool {
+        match self {
+            Socket::Unix(_) => true,
+            Socket::Tcp(s) => match (s.local_addr(), s.peer_addr()) {
+                (Ok(local), Ok(peer)) => local.ip() == peer.ip(),
+                _ => false,
+            },
+        }
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let result = match self {
+                Socket::Tcp(s) => s.read(buf),
+                Socket::Unix(s) => s.read(buf),
+            };
+            match result {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        loop {
+            let result = match self {
+                Socket::Tcp(s) => s.write(buf),
+                Socket::Unix(s) => s.write(buf),
+            };
+            match result {
+                // Also without a handler: a stop and continue interrupts a send that has a timeout.
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "the server takes no data",
+                    ));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, Broken> {
+    let name = host.trim_start_matches('[').trim_end_matches(']');
+    let addresses: Vec<_> = (name, port)
+        .to_socket_addrs()
+        .map_err(|e| Broken::Resolve(e.to_string()))?
+        .collect();
+    let mut last = "it has no address".to_owned();
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(stream) => {
+                notice_dead_peers(&stream).map_err(|e| Broken::Connect(e.to_string()))?;
+                return Ok(stream);
+            }
+            Err(e) => last = e.to_string(),
+        }
+    }
+    Err(Broken::Connect(last))
+}
+
+/// A host that lost its power answers nothing, not even with a reset: the kernel asks, and gives up.
+fn notice_dead_peers(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &(IO_TIMEOUT.as_secs() as u32 / 2))?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &10)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &3)?;
+    Ok(setsockopt(
+        stream,
+        sockopt::TcpUserTimeout,
+        &(IO_TIMEOUT.as_millis() as u32),
+    )?)
+}
+
+/// A unix connect waits for a place in the listener's queue, as long as the send timeout allows.
+fn connect_unix(path: &str) -> io::Result<UnixStream> {
+    let address = match path.strip_prefix('\0') {
+        Some(name) => UnixAddr::new_abstract(name.as_bytes())?,
+        None => UnixAddr::new(path)?,
+    };
+    let socket = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    let limit = TimeVal::seconds(CONNECT_TIMEOUT.as_secs() as i64);
+    setsockopt(&socket, sockopt::SendTimeout, &limit)?;
+    connect(socket.as_raw_fd(), &address)?;
+    let peer = getsockopt(&socket, sockopt::PeerCredentials)?.uid();
+    match is_server(peer) {
+        true => Ok(socket.into()),
+        false => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("user {peer} listens there, who is no server of images"),
+        )),
+    }
+}
+
+/// An abstract name belongs to whoever binds it first. The ticket and the data go only to root, to
+/// ourselves, or to the users that imageio and vdsm run as.
+fn is_server(uid: u32) -> bool {
+    let is = |name| matches!(User::from_name(name), Ok(Some(user)) if user.uid.as_raw() == uid);
+    uid == 0 || uid == geteuid().as_raw() || is("ovirtimg") || is("vdsm")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::thread::JoinHandleExt;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use nix::sys::pthread::pthread_kill;
+    use nix::sys::signal::Signal;
+
+    use super::*;
+
+    /// A stop and continue (ctrl-Z and `fg`, a debugger) interrupts as this signal does.
+    #[test]
+    fn an_interrupted_send_goes_on() {
+        let caught = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal_hook::consts::SIGUSR1, caught.clone()).unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        while (&ours).write(&[1; 4096]).is_ok() {}
+        ours.set_nonblocking(false).unwrap();
+        let mut socket = Socket::Unix(ours);
+        socket.set_timeouts(IO_TIMEOUT, IO_TIMEOUT).unwrap();
+        let sender = std::thread::spawn(move || socket.write(&[2; 4096]));
+        std::thread::sleep(Duration::from_millis(100));
+        pthread_kill(sender.as_pthread_t(), Signal::SIGUSR1).unwrap();
+        while !caught.load(std::sync::atomic::Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        theirs.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut buf = [0; 4096];
+        while !sender.is_finished() {
+            theirs.read_exact(&mut buf).unwrap();
+        }
+        assert_eq!(sender.join().unwrap().unwrap(), 4096);
+    }
+}

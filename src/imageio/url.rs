@@ -1,0 +1,131 @@
+//! The transfer URL: `https://HOST:PORT/images/TICKET`. Whoever knows it can read and write the
+//! disk, so the path is a secret and everything printed goes through [`TransferUrl::host`].
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::Error;
+use crate::secret::{Secret, hide};
+
+/// A checked transfer URL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferUrl {
+    scheme: String,
+    host: String,
+    port: u16,
+    path: Secret,
+}
+
+impl TransferUrl {
+    /// Checks `text` and registers its ticket as a secret. The error never quotes `text`.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let refuse = |why: String| Error::Url { why };
+        let text = text.trim();
+        if let Some((_, ticket)) = text.split_once("/images/") {
+            hide(ticket.trim_end_matches('/'));
+        }
+        // The parser would drop them in silence, and the ticket would be another one.
+        if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            return Err(refuse("there are blanks or control characters in it".into()));
+        }
+        let url = Url::parse(text).map_err(|e| refuse(e.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(refuse(format!(
+                "the scheme is {:?}, not https or http",
+                url.scheme()
+            )));
+        }
+        let segments: Vec<&str> = url.path().trim_matches('/').split('/').collect();
+        let ["images", ticket] = segments[..] else {
+            return Err(refuse("the path is not /images/TICKET".into()));
+        };
+        if ticket.is_empty() {
+            return Err(refuse("the ticket after /images/ is empty".into()));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(refuse(
+                "it carries a user name; the ticket is the only credential".into(),
+            ));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(refuse("it has a query or a fragment".into()));
+        }
+        hide(ticket);
+        let host = url
+            .host_str()
+            .filter(|h| !h.is_empty())
+            .ok_or_else(|| refuse("no host".into()))?;
+        Ok(TransferUrl {
+            scheme: url.scheme().to_owned(),
+            host: host.to_owned(),
+            port: url.port_or_known_default().unwrap_or(54322),
+            path: Secret::new(format!("/images/{ticket}")),
+        })
+    }
+
+    /// True for `https`.
+    pub fn is_tls(&self) -> bool {
+        self.scheme == "https"
+    }
+
+    /// Host name or address; an IPv6 address has its brackets.
+    pub fn host_name(&self) -> &str {
+        &self.host
+    }
+
+    /// TCP port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `https://host:port`: safe to print.
+    pub fn host(&self) -> String {
+        format!("{}://{}:{}", self.scheme, self.host, self.port)
+    }
+
+    /// The ticket itself, for redaction registers of other processes.
+    pub fn ticket(&self) -> &str {
+        self.path.expose().trim_start_matches("/images/")
+    }
+
+    /// Absolute address of the image, or of something below it (`"/extents"`).
+    pub(super) fn address(&self, below: &str) -> String {
+        format!("{}{}{}", self.host(), self.path.expose(), below)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_url_is_taken_apart_and_never_printed_whole() {
+        let url = TransferUrl::parse("https://host1.example:54322/images/1234-secret\n").unwrap();
+        assert_eq!(url.host(), "https://host1.example:54322");
+        assert_eq!(
+            url.address("/extents"),
+            "https://host1.example:54322/images/1234-secret/extents"
+        );
+        assert!(!format!("{url:?}").contains("1234-secret"));
+        let v6 = TransferUrl::parse("http://[::1]:99/images/t").unwrap();
+        assert_eq!(v6.host(), "http://[::1]:99");
+    }
+
+    #[test]
+    fn what_is_not_a_transfer_url_is_refused_without_being_quoted() {
+        for bad in [
+            "",
+            "host:54322",
+            "ftp://h/images/topsecret",
+            "https://h/",
+            "https://h/images/",
+            "https://h/disks/topsecret",
+            "https://u:p@h/images/topsecret",
+            "https://h/images/topsecret?x=1",
+            "https://h/images/topsecret\r\nX-Evil: yes",
+        ] {
+            let error = TransferUrl::parse(bad).unwrap_err().to_string();
+            assert!(!error.contains("topsecret"), "{error}");
+        }
+    }
+}
