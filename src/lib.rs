@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod imageio;
+pub mod pool;
 pub mod remote;
 pub mod secret;
 pub mod trust;

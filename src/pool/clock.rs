@@ -1,0 +1,148 @@
+//! What one connection did and how long it took, in the form of imageio's own log lines, so that
+//! the two sides of a transfer can be laid side by side.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Kinds of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// GET.
+    Read,
+    /// PUT.
+    Write,
+    /// PATCH zero.
+    Zero,
+    /// PATCH flush.
+    Flush,
+    /// GET extents.
+    Extents,
+    /// OPTIONS, to keep the connection alive.
+    Touch,
+}
+
+const OPS: [(Op, &str); 6] = [
+    (Op::Read, "read"),
+    (Op::Write, "write"),
+    (Op::Zero, "zero"),
+    (Op::Flush, "flush"),
+    (Op::Extents, "extents"),
+    (Op::Touch, "options"),
+];
+
+#[derive(Debug, Default)]
+struct Counter {
+    ops: AtomicU64,
+    errors: AtomicU64,
+    nanoseconds: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Counters of one pool slot. Failed requests count time and errors but not ops, as imageio does.
+#[derive(Debug)]
+pub struct Clock {
+    since: Instant,
+    counters: [Counter; OPS.len()],
+}
+
+impl Clock {
+    /// All zero, from now on.
+    pub fn start() -> Self {
+        Clock {
+            since: Instant::now(),
+            counters: Default::default(),
+        }
+    }
+
+    /// Adds one request of `bytes` that took `time`.
+    pub fn record(&self, op: Op, time: Duration, done: bool, bytes: u64) {
+        let counter = &self.counters[op as usize];
+        counter.nanoseconds.fetch_add(time.as_nanos() as u64, Relaxed);
+        if done {
+            counter.ops.fetch_add(1, Relaxed);
+            counter.bytes.fetch_add(bytes, Relaxed);
+        } else {
+            counter.errors.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Requests of this kind that succeeded.
+    pub fn ops(&self, op: Op) -> u64 {
+        self.counters[op as usize].ops.load(Relaxed)
+    }
+
+    /// Bytes moved by requests of this kind that succeeded.
+    pub fn bytes(&self, op: Op) -> u64 {
+        self.counters[op as usize].bytes.load(Relaxed)
+    }
+
+    /// Requests of any kind that failed.
+    pub fn errors(&self) -> u64 {
+        self.counters.iter().map(|c| c.errors.load(Relaxed)).sum()
+    }
+}
+
+/// `[connection 1 ops, 1.234567 s] [write 3 ops, 0.500000 s, 12.00 MiB, 24.00 MiB/s] ...`
+impl fmt::Display for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "[connection 1 ops, {:.6} s]",
+            self.since.elapsed().as_secs_f64()
+        )?;
+        for (op, name) in OPS {
+            let counter = &self.counters[op as usize];
+            let (ops, bytes) = (counter.ops.load(Relaxed), counter.bytes.load(Relaxed));
+            let seconds = counter.nanoseconds.load(Relaxed) as f64 / 1e9;
+            if ops == 0 && counter.errors.load(Relaxed) == 0 {
+                continue;
+            }
+            write!(f, " [{name} {ops} ops, {seconds:.6} s")?;
+            if bytes > 0 {
+                write!(
+                    f,
+                    ", {}, {}/s",
+                    size(bytes as f64),
+                    size(bytes as f64 / seconds.max(1e-9))
+                )?;
+            }
+            f.write_str("]")?;
+        }
+        Ok(())
+    }
+}
+
+/// `12.00 MiB`, as imageio prints sizes.
+fn size(mut value: f64) -> String {
+    for unit in ["bytes", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return format!("{value:.2} {unit}");
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.2} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ops_stand_at_their_index_and_print_like_imageio() {
+        for (index, (op, _)) in OPS.iter().enumerate() {
+            assert_eq!(*op as usize, index);
+        }
+        let clock = Clock::start();
+        clock.record(Op::Write, Duration::from_millis(500), true, 12 << 20);
+        clock.record(Op::Write, Duration::from_millis(500), false, 1 << 20);
+        clock.record(Op::Flush, Duration::from_millis(20), true, 0);
+        let line = clock.to_string();
+        assert!(
+            line.contains("[write 1 ops, 1.000000 s, 12.00 MiB, 12.00 MiB/s]"),
+            "{line}"
+        );
+        assert!(line.ends_with("[flush 1 ops, 0.020000 s]"), "{line}");
+        assert_eq!((clock.ops(Op::Write), clock.errors()), (1, 1));
+    }
+}

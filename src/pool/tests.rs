@@ -1,0 +1,267 @@
+use std::sync::atomic::{AtomicIsize, AtomicUsize};
+use std::sync::mpsc::channel;
+
+use super::*;
+use crate::remote::Extent;
+
+/// A remote whose n-th request fails as told; it counts flushes.
+#[derive(Default)]
+struct Fake {
+    dials: AtomicUsize,
+    flushes: AtomicUsize,
+    /// How often a new right is given.
+    renewals: AtomicIsize,
+    next: Mutex<VecDeque<RemoteError>>,
+}
+
+struct FakeRemote(Arc<Fake>);
+
+impl FakeRemote {
+    fn answer(&self) -> Result<(), RemoteError> {
+        self.0.next.lock().unwrap().pop_front().map_or(Ok(()), Err)
+    }
+}
+
+impl Remote for FakeRemote {
+    fn read(&mut self, _: u64, buf: &mut [u8]) -> Result<(), RemoteError> {
+        buf.fill(7);
+        self.answer()
+    }
+    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), RemoteError> {
+        self.answer()
+    }
+    fn zero(&mut self, _: u64, _: u64) -> Result<(), RemoteError> {
+        self.answer()
+    }
+    fn flush(&mut self) -> Result<(), RemoteError> {
+        self.0.flushes.fetch_add(1, Ordering::Relaxed);
+        self.answer()
+    }
+    fn touch(&mut self) -> Result<(), RemoteError> {
+        self.answer()
+    }
+    fn extents(&mut self, _: &mut dyn FnMut(Extent)) -> Result<(), RemoteError> {
+        self.answer()
+    }
+}
+
+struct FakeDial(Arc<Fake>);
+
+impl Dial for FakeDial {
+    fn dial(&self) -> Result<Box<dyn Remote>, RemoteError> {
+        self.0.dials.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(FakeRemote(self.0.clone())))
+    }
+
+    fn renew(&self, _: u64) -> bool {
+        self.0.renewals.fetch_sub(1, Ordering::Relaxed) > 0
+    }
+}
+
+fn pool(count: usize, writers: usize) -> (Arc<Fake>, Arc<Pool>) {
+    let fake = Arc::new(Fake::default());
+    let dial = Arc::new(FakeDial(fake.clone()));
+    let pool = Pool::open(dial.clone(), dial.dial().unwrap(), count, writers).unwrap();
+    (fake, pool)
+}
+
+fn lost() -> RemoteError {
+    RemoteError::Lost("reset".into())
+}
+
+#[test]
+fn a_lease_comes_back_also_when_its_holder_panics() {
+    let (fake, pool) = pool(1, 1);
+    let holder = pool.clone();
+    let panicked = std::thread::spawn(move || {
+        let _lease = holder.lease(Access::Write).unwrap();
+        panic!("on purpose");
+    });
+    assert!(panicked.join().is_err());
+    pool.read(0, &mut [0; 4]).unwrap();
+    assert_eq!(
+        fake.dials.load(Ordering::Relaxed),
+        2,
+        "the conversation was broken off, so it is a new one"
+    );
+    assert_eq!(pool.loss(), None);
+}
+
+#[test]
+fn readers_leave_the_writing_connection_to_the_writer() {
+    let (_, pool) = pool(3, 1);
+    let first = pool.lease(Access::Read).unwrap();
+    let second = pool.lease(Access::Read).unwrap();
+    assert_eq!((first.index(), second.index()), (2, 1));
+    assert_eq!(pool.lease(Access::Write).unwrap().index(), 0);
+}
+
+#[test]
+fn flush_reaches_every_connection() {
+    let (fake, pool) = pool(5, 5);
+    pool.flush_all().unwrap();
+    assert_eq!(fake.flushes.load(Ordering::Relaxed), 5);
+}
+
+#[test]
+fn writers_and_two_flushers_never_deadlock_or_starve() {
+    let (_, pool) = pool(4, 4);
+    let (done, ended) = channel();
+    for worker in 0..6 {
+        let (pool, done) = (pool.clone(), done.clone());
+        std::thread::spawn(move || {
+            for _ in 0..2000 {
+                match worker {
+                    0 | 1 => pool.flush_all().unwrap(),
+                    _ => pool.write(0, b"x").unwrap(),
+                }
+            }
+            done.send(()).unwrap();
+        });
+    }
+    for _ in 0..6 {
+        ended
+            .recv_timeout(Duration::from_secs(60))
+            .expect("no thread is stuck");
+    }
+}
+
+#[test]
+fn a_clean_connection_is_replaced_and_the_write_repeated() {
+    let (fake, pool) = pool(1, 1);
+    fake.next.lock().unwrap().push_back(lost());
+    pool.write(0, b"x").unwrap();
+    pool.flush_all().unwrap();
+    assert_eq!((pool.replaced(), pool.loss()), (1, None));
+    assert_eq!(pool.lease(Access::Read).unwrap().generation(), 2);
+}
+
+#[test]
+fn a_connection_lost_with_unflushed_writes_is_a_loss_for_good() {
+    let (fake, pool) = pool(1, 1);
+    pool.write(0, b"x").unwrap();
+    fake.next.lock().unwrap().push_back(lost());
+    assert!(matches!(pool.write(1, b"y"), Err(PoolError::Loss(_))));
+    assert!(matches!(pool.flush_all(), Err(PoolError::Loss(_))));
+    assert!(matches!(pool.write(2, b"z"), Err(PoolError::Loss(_))));
+    pool.read(0, &mut [0; 1]).expect("reading goes on");
+}
+
+#[test]
+fn a_write_without_an_answer_in_time_is_never_repeated_but_a_read_is() {
+    let (fake, pool) = pool(1, 1);
+    let late = || RemoteError::Late("silence".into());
+    fake.next.lock().unwrap().push_back(late());
+    pool.read(0, &mut [0; 4]).unwrap();
+    fake.next.lock().unwrap().extend([late(), late()]);
+    assert!(matches!(
+        pool.write(0, b"x"),
+        Err(PoolError::Request(RemoteError::Late(_)))
+    ));
+    assert_eq!(fake.next.lock().unwrap().len(), 1, "the write was sent once");
+}
+
+#[test]
+fn a_keep_alive_flush_that_fails_is_a_loss_for_good() {
+    let (fake, pool) = pool(2, 1);
+    pool.write(0, b"x").unwrap();
+    fake.next
+        .lock()
+        .unwrap()
+        .push_back(RemoteError::Failed("500".into()));
+    pool.lease_idle(0, Duration::ZERO).unwrap().keep_alive();
+    assert!(matches!(pool.flush_all(), Err(PoolError::Loss(_))));
+}
+
+#[test]
+fn a_touch_leaves_busy_tickets_alone_and_loses_no_unflushed_write() {
+    let (fake, pool) = pool(1, 1);
+    pool.write(0, b"x").unwrap();
+    pool.touch(Duration::from_secs(60));
+    assert_eq!(fake.flushes.load(Ordering::Relaxed), 0);
+    pool.touch(Duration::ZERO);
+    assert_eq!(fake.flushes.load(Ordering::Relaxed), 1, "a flush is activity");
+    fake.next
+        .lock()
+        .unwrap()
+        .push_back(RemoteError::Late("silence".into()));
+    pool.touch(Duration::ZERO);
+    assert_eq!(pool.loss(), None);
+    pool.flush_all().unwrap();
+}
+
+#[test]
+fn an_idle_connection_is_kept_alive_also_while_a_flush_waits_for_another() {
+    let (fake, pool) = pool(2, 2);
+    let hanging = pool.lease(Access::Read).unwrap();
+    assert_eq!(hanging.index(), 1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| pool.flush_all().unwrap());
+        while pool.lock().queue.is_empty() {
+            std::thread::yield_now();
+        }
+        pool.lease_idle(0, Duration::ZERO)
+            .expect("it is free")
+            .keep_alive();
+        assert!(pool.lease_idle(1, Duration::ZERO).is_none());
+        drop(hanging);
+    });
+    assert_eq!(fake.flushes.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn a_read_is_repeated_after_500_and_its_connection_flushed_before_it_goes() {
+    let (fake, pool) = pool(1, 1);
+    pool.write(0, b"x").unwrap();
+    fake.next
+        .lock()
+        .unwrap()
+        .push_back(RemoteError::Failed("500".into()));
+    pool.read(0, &mut [0; 4]).unwrap();
+    assert_eq!(fake.flushes.load(Ordering::Relaxed), 1);
+    assert_eq!((pool.replaced(), pool.loss()), (1, None));
+}
+
+#[test]
+fn a_failed_write_and_a_denied_read_are_not_repeated() {
+    let (fake, pool) = pool(1, 1);
+    fake.next
+        .lock()
+        .unwrap()
+        .push_back(RemoteError::Failed("500".into()));
+    assert!(pool.write(0, b"x").is_err());
+    fake.next
+        .lock()
+        .unwrap()
+        .push_back(RemoteError::Denied("403".into()));
+    assert!(pool.read(0, &mut [0; 4]).is_err());
+    assert!(fake.next.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_denied_read_is_repeated_once_with_a_new_right_and_a_denied_write_never() {
+    let (fake, pool) = pool(1, 1);
+    let denied = || RemoteError::Denied("403".into());
+    fake.renewals.store(9, Ordering::Relaxed);
+    fake.next.lock().unwrap().push_back(denied());
+    pool.read(0, &mut [0; 4]).unwrap();
+    assert_eq!(pool.replaced(), 1);
+    fake.next.lock().unwrap().extend([denied(), denied()]);
+    assert!(pool.read(0, &mut [0; 4]).is_err());
+    fake.next.lock().unwrap().push_back(denied());
+    assert!(pool.write(0, b"x").is_err());
+    assert!(fake.next.lock().unwrap().is_empty());
+}
+
+#[test]
+fn close_all_waits_for_leases_and_refuses_new_ones() {
+    let (_, pool) = pool(2, 2);
+    let lease = pool.lease(Access::Write).unwrap();
+    let closer = pool.clone();
+    let closing = std::thread::spawn(move || closer.close_all());
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!closing.is_finished());
+    drop(lease);
+    closing.join().unwrap();
+    assert!(matches!(pool.lease(Access::Read), Err(PoolError::Closed)));
+}
