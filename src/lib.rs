@@ -18,6 +18,7 @@
 //! fsync and close says EIO, and the exit code is 7.
 #![forbid(unsafe_code)]
 
+pub mod disk;
 pub mod imageio;
 pub mod pool;
 pub mod remote;

@@ -1,0 +1,418 @@
+//! The block device that we present: read, write, zero, truncate, flush, holes.
+//!
+//! Knows neither FUSE nor HTTP. Called from many threads at once (the FUSE session's); a write returns
+//! after one copy, a read when the bytes are there, a flush when they are durable.
+//!
+//! Invariants:
+//! - *A read returns the last acknowledged write*: it looks into the write-behind table first (`reader`).
+//! - *The bytes behind the file's end are zeros.* The file may be shorter than the disk after a
+//!   truncate; truncating zeroes what it cuts off, so growing the file again is free.
+//! - *A failure is for good*: after a write, zero or flush failed, every later one says so.
+//!
+//! ```text
+//! pending  the write-behind table: order, merging, overlay      writer  its lock, threads, waiters
+//! flush    shared fsync rounds                                  pieces  zero detection
+//! reader   where a read finds its bytes, prefetch               chunks, streams
+//! zeros    what is known to be zero
+//! ```
+
+mod chunks;
+mod error;
+mod flush;
+mod pending;
+mod pieces;
+mod reader;
+mod streams;
+mod writer;
+mod zeros;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use tracing::{debug, warn};
+
+pub use self::error::DiskError;
+use self::flush::SharedRounds;
+use self::reader::Reader;
+use self::writer::{Inner, WriteBehind};
+use self::zeros::ZeroMap;
+use crate::pool::Pool;
+
+/// How a disk behaves.
+#[derive(Debug, Clone)]
+pub struct DiskOptions {
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Bytes of the read cache.
+    pub cache_size: u64,
+    /// Writes are merged into requests of at most this many bytes.
+    pub request_size: u64,
+    /// Send long runs of zeros as zero requests.
+    pub zero_detect: bool,
+    /// The server can list extents.
+    pub extents: bool,
+}
+
+/// Acknowledged bytes held at most: for each writing connection a request on its way and one that grows, and
+/// never so few that a burst of a few writes waits.
+fn write_behind_limit(writers: usize, request_size: u64) -> usize {
+    (2 * writers * request_size as usize).max(32 << 20)
+}
+
+/// The largest unit that a backend rounds a disk's size up to, bytes: a qcow2 cluster.
+const EXTENTS_ROUNDING: u64 = 2 << 20;
+
+/// One remote disk, open.
+pub struct Disk {
+    size: u64,
+    options: DiskOptions,
+    pool: Arc<Pool>,
+    writes: Arc<WriteBehind>,
+    reader: Reader,
+    rounds: SharedRounds,
+    /// Writes up to this number are durable.
+    flushed: AtomicU64,
+    /// Somebody wanted to write behind the end.
+    overflowed: AtomicBool,
+    loading: Mutex<()>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Disk {
+    /// A disk of `size` bytes behind `pool`; starts its threads.
+    pub fn open(pool: Arc<Pool>, size: u64, options: DiskOptions) -> std::io::Result<Disk> {
+        let writes = Arc::new(WriteBehind::new(
+            size,
+            write_behind_limit(pool.writers(), options.request_size),
+            options.request_size,
+        ));
+        let (reader, mut threads) = Reader::start(size, pool.clone(), writes.clone(), options.cache_size)?;
+        if !options.read_only {
+            threads.extend(writes.start(&pool)?);
+        }
+        let rounds = SharedRounds::default();
+        let (flushed, loading, threads) = (AtomicU64::new(0), Mutex::new(()), Mutex::new(threads));
+        Ok(Disk {
+            size,
+            options,
+            pool,
+            writes,
+            reader,
+            rounds,
+            flushed,
+            overflowed: AtomicBool::new(false),
+            loading,
+            threads,
+        })
+    }
+
+    /// Size of the remote disk, bytes. The file never grows past it.
+    pub fn capacity(&self) -> u64 {
+        self.size
+    }
+
+    /// Size of the file, bytes.
+    pub fn len(&self) -> u64 {
+        self.writes.lock().len
+    }
+
+    /// True when the file has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// True when writes are refused.
+    pub fn is_read_only(&self) -> bool {
+        self.options.read_only
+    }
+
+    /// Why acknowledged bytes may be lost, if so.
+    pub fn failure(&self) -> Option<String> {
+        self.writes
+            .failure()
+            .or_else(|| self.pool.loss())
+            .map(str::to_owned)
+    }
+
+    /// True once something was refused because it lay behind the end of the disk.
+    pub fn has_overflowed(&self) -> bool {
+        self.overflowed.load(Ordering::Relaxed)
+    }
+
+    /// Reads up to `len` bytes at `offset` into `buf`, replacing what it holds; less at the end.
+    pub fn read(&self, offset: u64, len: usize, buf: &mut Vec<u8>) -> Result<(), DiskError> {
+        let end = self.len();
+        let n = (len as u64).min(end.saturating_sub(offset)) as usize;
+        if buf.len() < n {
+            buf.resize(n, 0);
+        }
+        buf.truncate(n);
+        if n == 0 {
+            return Ok(());
+        }
+        self.reader.read(offset, buf)
+    }
+
+    /// Acknowledges `data` at `offset`; returns how many bytes fit before the end of the disk.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<usize, DiskError> {
+        let fits = (data.len() as u64).min(self.size.saturating_sub(offset)) as usize;
+        if fits == 0 && !data.is_empty() {
+            drop(self.writable()?);
+            return Err(self.no_space());
+        }
+        if fits < data.len() {
+            self.overflowed.store(true, Ordering::Relaxed);
+        }
+        let data = &data[..fits];
+        let mut inner = self.writable()?;
+        let end = offset + fits as u64;
+        inner.len = inner.len.max(end);
+        let mut accept = |part: Range<usize>, zero: bool| {
+            let range = offset + part.start as u64..offset + part.end as u64;
+            match zero {
+                true => self.zero_locked(&mut inner, range),
+                // The rest of a run of zeros that the kernel cut in two.
+                false if pieces::is_zero(&data[part.clone()]) && inner.follows_zeros(range.start) => {
+                    self.zero_locked(&mut inner, range);
+                }
+                false => {
+                    inner.table.write(range.start, &data[part]);
+                    self.changed(&mut inner, range, false);
+                }
+            }
+        };
+        match self.options.zero_detect {
+            true => pieces::cut(offset, data, &mut accept),
+            false => accept(0..fits, false),
+        }
+        drop(inner);
+        self.writes.accepted();
+        Ok(fits)
+    }
+
+    /// Makes `range` read as zeros. With `grow`, the file reaches at least to its end; without, the part
+    /// behind the file's end is ignored (it is zero).
+    pub fn zero(&self, offset: u64, len: u64, grow: bool) -> Result<(), DiskError> {
+        let end = offset.saturating_add(len);
+        let mut inner = self.writable()?;
+        if grow && end > self.size {
+            return Err(self.no_space());
+        }
+        let zeroed = offset..end.min(inner.len);
+        if grow {
+            inner.len = inner.len.max(end);
+        }
+        if !zeroed.is_empty() {
+            self.zero_locked(&mut inner, zeroed);
+        }
+        drop(inner);
+        self.writes.accepted();
+        Ok(())
+    }
+
+    /// Lets the file reach at least to `end`; the new part reads as zeros.
+    pub fn allocate(&self, end: u64) -> Result<(), DiskError> {
+        let mut inner = self.writable()?;
+        if end > self.size {
+            return Err(self.no_space());
+        }
+        inner.len = inner.len.max(end);
+        Ok(())
+    }
+
+    /// Sets the size of the file; what is cut off, and what is added, reads as zeros from now on.
+    pub fn truncate(&self, len: u64) -> Result<(), DiskError> {
+        if len > self.size {
+            drop(self.writable()?);
+            return Err(self.no_space());
+        }
+        if len < self.len() {
+            // Zeroing what is zero already would cost a request; only the extents can tell.
+            self.load_zeros();
+        }
+        let mut inner = self.writable()?;
+        let cut = len..inner.len;
+        inner.len = len;
+        if !cut.is_empty() {
+            self.zero_locked(&mut inner, cut);
+        }
+        drop(inner);
+        self.writes.accepted();
+        Ok(())
+    }
+
+    /// Waits until the server has answered every acknowledged write (close).
+    pub fn drain(&self) -> Result<(), DiskError> {
+        if self.options.read_only {
+            return Ok(());
+        }
+        self.writes.drain()?;
+        self.verdict()
+    }
+
+    /// Makes every acknowledged write durable (fsync).
+    pub fn flush(&self) -> Result<(), DiskError> {
+        if self.options.read_only {
+            return Ok(());
+        }
+        // fsyncs of one file come one after the other (the kernel holds the inode's lock), so sharing is
+        // mostly this: what an earlier round covered needs no other one.
+        let mark = self.writes.last_seq();
+        if self.flushed.load(Ordering::Acquire) >= mark {
+            return self.verdict();
+        }
+        let round = || {
+            let mark = self.writes.last_seq();
+            self.writes.drain()?;
+            if let Err(e) = self.pool.flush_all() {
+                self.writes.fail(e.to_string());
+            }
+            self.verdict()?;
+            self.flushed.fetch_max(mark, Ordering::Release);
+            Ok(())
+        };
+        self.rounds.join(round, || self.verdict())
+    }
+
+    /// First byte at or after `offset` that may be data.
+    pub fn next_data(&self, offset: u64) -> Result<u64, DiskError> {
+        self.load_zeros();
+        let inner = self.writes.lock();
+        let at = inner
+            .zeros
+            .as_ref()
+            .map_or(offset, |zeros| zeros.next_data(offset));
+        if offset >= inner.len || at >= inner.len {
+            Err(DiskError::NoSuchOffset)
+        } else {
+            Ok(at)
+        }
+    }
+
+    /// First byte at or after `offset` that is known to be zero; the end of the file is a hole.
+    pub fn next_hole(&self, offset: u64) -> Result<u64, DiskError> {
+        self.load_zeros();
+        let inner = self.writes.lock();
+        if offset >= inner.len {
+            return Err(DiskError::NoSuchOffset);
+        }
+        let hole = inner.zeros.as_ref().and_then(|zeros| zeros.next_zero(offset));
+        Ok(hole.unwrap_or(inner.len).min(inner.len))
+    }
+
+    /// Refuses further writes, makes the acknowledged ones durable, ends the threads and closes the
+    /// connections. The result is the last word on the data.
+    pub fn close(&self) -> Result<(), DiskError> {
+        self.writes.refuse_writes();
+        let flushed = self.flush();
+        self.writes.stop();
+        self.pool.close_all();
+        let flushed = flushed.and_then(|()| self.verdict());
+        debug!(ok = flushed.is_ok(), "disk closed");
+        flushed
+    }
+
+    fn no_space(&self) -> DiskError {
+        self.overflowed.store(true, Ordering::Relaxed);
+        DiskError::NoSpace { size: self.size }
+    }
+
+    fn verdict(&self) -> Result<(), DiskError> {
+        if let Some(loss) = self.pool.loss()
+            && self.writes.failure().is_none()
+        {
+            self.writes.fail(loss.to_owned());
+        }
+        self.writes.check()
+    }
+
+    fn writable(&self) -> Result<std::sync::MutexGuard<'_, Inner>, DiskError> {
+        if self.options.read_only {
+            return Err(DiskError::ReadOnly);
+        }
+        if self.pool.loss().is_some() {
+            self.verdict()?;
+        }
+        self.writes.room()
+    }
+
+    fn zero_locked(&self, inner: &mut Inner, range: Range<u64>) {
+        if inner
+            .zeros
+            .as_ref()
+            .is_some_and(|zeros| zeros.covers(range.clone()))
+        {
+            return;
+        }
+        inner.table.zero(range.clone());
+        self.changed(inner, range, true);
+    }
+
+    /// Tells everybody who remembers something about `range`; it is in the table already.
+    fn changed(&self, inner: &mut Inner, range: Range<u64>, zero: bool) {
+        if let Some(changed) = &mut inner.changed_since {
+            changed.push(range.clone());
+        }
+        match (&mut inner.zeros, zero) {
+            (Some(zeros), true) => zeros.insert(range.clone()),
+            (Some(zeros), false) => zeros.remove(range.clone()),
+            (None, _) => {}
+        }
+        self.reader.chunks().taint(&range);
+    }
+
+    /// Asks the server for its extents, once. Whatever is pending at the start, or changes before the
+    /// answer is here, counts as data.
+    fn load_zeros(&self) {
+        let _one_at_a_time = self.loading.lock().unwrap_or_else(|e| e.into_inner());
+        let mut inner = self.writes.lock();
+        if inner.zeros.is_some() {
+            return;
+        }
+        if !self.options.extents {
+            inner.zeros = Some(ZeroMap::default());
+            return;
+        }
+        inner.changed_since = Some(inner.table.ranges().collect());
+        drop(inner);
+        let (mut map, mut reach) = (ZeroMap::default(), 0);
+        let asked = self.pool.extents(&mut |extent| {
+            if extent.start == 0 {
+                map = ZeroMap::default();
+            }
+            reach = extent.start + extent.length;
+            if extent.zero {
+                map.insert(extent.start..reach);
+            }
+        });
+        // The backend may round the size up to its block; more than that isn't this disk.
+        if reach > self.size.next_multiple_of(EXTENTS_ROUNDING) {
+            warn!("the extents reach to {reach}, beyond the disk: all counts as data");
+            map = ZeroMap::default();
+        }
+        if let Err(e) = asked {
+            warn!("holes are not known, all counts as data: {e}");
+            map = ZeroMap::default();
+        }
+        let mut inner = self.writes.lock();
+        for range in inner.changed_since.take().unwrap_or_default() {
+            map.remove(range);
+        }
+        map.remove(self.size..u64::MAX);
+        inner.zeros = Some(map);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.writes.stop();
+        self.pool.close_all();
+        // Prefetch threads end with the reader's channel, which this very drop closes: detach them.
+        self.threads.lock().unwrap_or_else(|e| e.into_inner()).clear();
+    }
+}
+
+#[cfg(test)]
+mod tests;

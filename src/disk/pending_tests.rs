@@ -1,0 +1,181 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const CELL: u64 = 4 << 20;
+const SIZE: usize = 3 * CELL as usize;
+
+/// Applies a flight to the server's image, as a writer thread does.
+fn perform(server: &mut [u8], flight: &Flight) {
+    let at = flight.start as usize;
+    match &*flight.payload {
+        Payload::Data(bytes) => server[at..at + bytes.len()].copy_from_slice(bytes),
+        Payload::Zero(len) => server[at..at + *len as usize].fill(0),
+    }
+}
+
+fn go(table: &mut Table) -> Option<Flight> {
+    match table.pick(Instant::now(), true) {
+        Pick::Go(flight) => Some(flight),
+        Pick::Wait(_) => None,
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write(u64, usize, u8),
+    Zero(u64, u64),
+    Start,
+    Land(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    // Positions near cell borders and few blocks, so that overlaps are the rule.
+    let offset = prop_oneof![
+        0..40_000u64,
+        (CELL - 20_000..CELL + 20_000),
+        (2 * CELL - 5000..2 * CELL + 5000)
+    ];
+    let len = prop_oneof![1..300usize, 1..20_000usize, 4000..4200usize];
+    let step = prop_oneof![
+        4 => (offset.clone(), len.clone(), 1..=255u8).prop_map(|(o, l, b)| Step::Write(o, l, b)),
+        2 => (offset, len).prop_map(|(o, l)| Step::Zero(o, l as u64)),
+        3 => Just(Step::Start),
+        2 => (0..4usize).prop_map(Step::Land),
+    ];
+    prop::collection::vec(step, 1..80)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn reads_see_the_last_write_and_the_server_ends_equal(steps in steps()) {
+        let mut table = Table::new(CELL);
+        let mut model = vec![0u8; SIZE];
+        let mut server = vec![0u8; SIZE];
+        let mut flying: Vec<Flight> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Write(offset, len, byte) => {
+                    let data: Vec<u8> = (0..len).map(|i| byte.wrapping_add(i as u8)).collect();
+                    table.write(offset, &data);
+                    model[offset as usize..offset as usize + len].copy_from_slice(&data);
+                }
+                Step::Zero(offset, len) => {
+                    table.zero(offset..offset + len);
+                    model[offset as usize..(offset + len) as usize].fill(0);
+                }
+                Step::Start => {
+                    if let Some(flight) = go(&mut table) {
+                        for other in &flying {
+                            prop_assert!(!share_block(&(flight.start..flight.end()), &(other.start..other.end())));
+                        }
+                        flying.push(flight);
+                    }
+                }
+                // Flights land in any order; what they carry reaches the server at some time before.
+                Step::Land(n) if !flying.is_empty() => {
+                    let flight = flying.swap_remove(n % flying.len());
+                    perform(&mut server, &flight);
+                    table.landed(flight);
+                }
+                Step::Land(_) => {}
+            }
+            let mut seen = server.clone();
+            let gaps = table.overlay(0, &mut seen);
+            prop_assert!(seen == model, "a read differs from the last write");
+            for gap in gaps {
+                prop_assert!(!table.touches(&gap));
+            }
+        }
+        for flight in flying.drain(..) {
+            perform(&mut server, &flight);
+            table.landed(flight);
+        }
+        while let Some(flight) = go(&mut table) {
+            perform(&mut server, &flight);
+            table.landed(flight);
+        }
+        prop_assert!(server == model, "the server's image differs");
+        prop_assert_eq!(table.cost(), 0);
+        prop_assert_eq!(table.oldest(), None);
+    }
+}
+
+#[test]
+fn a_stream_of_small_writes_becomes_whole_aligned_cells() {
+    let mut table = Table::new(CELL);
+    let step = 100_001;
+    let mut offset = 0;
+    while offset < 2 * CELL {
+        table.write(offset, &vec![1; step]);
+        offset += step as u64;
+    }
+    let first = match table.pick(Instant::now(), false) {
+        Pick::Go(flight) => flight,
+        Pick::Wait(_) => panic!("a full cell goes out at once"),
+    };
+    assert_eq!((first.start, first.end()), (0, CELL));
+    assert!(
+        matches!(table.pick(Instant::now(), false), Pick::Go(f) if f.start == CELL && f.end() == 2 * CELL)
+    );
+    assert!(
+        matches!(table.pick(Instant::now(), false), Pick::Wait(Some(_))),
+        "the tail waits for more"
+    );
+}
+
+#[test]
+fn the_oldest_number_stays_with_merged_and_carved_segments() {
+    let mut table = Table::new(CELL);
+    table.write(100, &[1; 100]);
+    let mark = table.last_seq();
+    table.write(200, &[2; 100]);
+    table.write(120, &[3; 10]);
+    table.zero(140..150);
+    assert_eq!(table.oldest(), Some(mark));
+    table.hurry(mark);
+    let flight = match table.pick(Instant::now(), false) {
+        Pick::Go(flight) => flight,
+        Pick::Wait(_) => panic!("what a flush waits for goes out at once"),
+    };
+    table.landed(flight);
+    assert_eq!(
+        table.oldest(),
+        Some(mark),
+        "the carved right part is as old as the left one"
+    );
+}
+
+#[test]
+fn zeros_next_to_zeros_are_one_request_of_any_length() {
+    let mut table = Table::new(CELL);
+    table.zero(0..CELL);
+    table.zero(2 * CELL..9 * CELL);
+    table.zero(CELL..2 * CELL);
+    let flight = go(&mut table).unwrap();
+    assert_eq!((flight.start, flight.end()), (0, 9 * CELL));
+    assert!(go(&mut table).is_none());
+}
+
+#[test]
+fn bytes_of_random_writes_do_not_hold_whole_cells() {
+    let mut table = Table::new(CELL);
+    for n in 0..100u64 {
+        table.write(n * 2 * CELL, &vec![1; STREAM_WRITE]);
+    }
+    let held: usize = table
+        .queued
+        .values()
+        .map(|s| match &s.payload {
+            Payload::Data(bytes) => bytes.capacity(),
+            Payload::Zero(_) => 0,
+        })
+        .sum();
+    assert!(
+        held <= 2 * table.cost() + 2 * CELL as usize,
+        "{held} for {}",
+        table.cost()
+    );
+}

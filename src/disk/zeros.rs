@@ -1,0 +1,112 @@
+//! Which parts of the disk are known to read as zeros.
+//!
+//! Filled from the server's extents, then kept current by every accepted write (removes) and zero (adds),
+//! in the order in which they were accepted. It answers SEEK_HOLE and SEEK_DATA, spares the reads
+//! of holes, and makes zeroing what is zero already free. It may forget, never invent: what it
+//! doesn't hold counts as data.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Runs kept at most (about 12 MiB); on a more fragmented disk further holes count as data.
+const MAX_RUNS: usize = 1 << 18;
+
+/// Disjoint, non-adjacent runs of zeros: start -> end.
+#[derive(Debug, Default)]
+pub(super) struct ZeroMap {
+    runs: BTreeMap<u64, u64>,
+}
+
+impl ZeroMap {
+    /// `range` reads as zeros now.
+    pub(super) fn insert(&mut self, range: Range<u64>) {
+        let Range { mut start, mut end } = range;
+        if start >= end {
+            return;
+        }
+        while let Some((&s, &e)) = self.runs.range(..=end).next_back()
+            && e >= start
+        {
+            start = start.min(s);
+            end = end.max(e);
+            self.runs.remove(&s);
+        }
+        if self.runs.len() < MAX_RUNS {
+            self.runs.insert(start, end);
+        }
+    }
+
+    /// `range` may hold data now.
+    pub(super) fn remove(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        while let Some((&s, &e)) = self.runs.range(..range.end).next_back()
+            && e > range.start
+        {
+            self.runs.remove(&s);
+            for (s, e) in [(s, range.start), (range.end, e)] {
+                if s < e && self.runs.len() < MAX_RUNS {
+                    self.runs.insert(s, e);
+                }
+            }
+        }
+    }
+
+    /// True when all of `range` is known to be zero.
+    pub(super) fn covers(&self, range: Range<u64>) -> bool {
+        range.is_empty() || self.run_at(range.start).is_some_and(|end| end >= range.end)
+    }
+
+    /// First byte at or after `offset` that may be data.
+    pub(super) fn next_data(&self, offset: u64) -> u64 {
+        self.run_at(offset).unwrap_or(offset)
+    }
+
+    /// First byte at or after `offset` that is known to be zero.
+    pub(super) fn next_zero(&self, offset: u64) -> Option<u64> {
+        match self.run_at(offset) {
+            Some(_) => Some(offset),
+            None => self.runs.range(offset..).next().map(|(&start, _)| start),
+        }
+    }
+
+    /// End of the run that holds `offset`.
+    fn run_at(&self, offset: u64) -> Option<u64> {
+        let (_, &end) = self.runs.range(..=offset).next_back()?;
+        (end > offset).then_some(end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_map_says_what_a_byte_array_says(
+            ops in prop::collection::vec((any::<bool>(), 0u64..64, 0u64..64), 0..60)
+        ) {
+            let mut map = ZeroMap::default();
+            let mut model = [false; 64];
+            for (zero, a, b) in ops {
+                let range = a.min(b)..a.max(b);
+                model[range.start as usize..range.end as usize].fill(zero);
+                match zero {
+                    true => map.insert(range),
+                    false => map.remove(range),
+                }
+                for at in 0..64u64 {
+                    let rest = &model[at as usize..];
+                    let data = rest.iter().position(|z| !z).map_or(64, |n| at + n as u64);
+                    prop_assert_eq!(map.next_data(at), data);
+                    let zero = rest.iter().position(|z| *z).map(|n| at + n as u64);
+                    prop_assert_eq!(map.next_zero(at), zero);
+                    prop_assert!(map.covers(at..data));
+                }
+            }
+        }
+    }
+}
