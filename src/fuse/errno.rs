@@ -1,0 +1,31 @@
+//! The one table from failures to errnos.
+
+use fuser::Errno;
+
+use crate::disk::DiskError;
+
+/// What a tool sees.
+pub(super) fn errno(error: &DiskError) -> Errno {
+    match error {
+        // As a block device says at its end.
+        DiskError::NoSpace { .. } => Errno::ENOSPC,
+        // lseek(2): no data or hole at or after the offset.
+        DiskError::NoSuchOffset => Errno::ENXIO,
+        DiskError::ReadOnly => Errno::EROFS,
+        DiskError::Read(_) | DiskError::Failed(_) => Errno::EIO,
+        // Writers that outlive an unmount: their data is refused, not lost in silence.
+        DiskError::Closing => Errno::EIO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_enospc_and_a_failed_write_is_eio() {
+        assert_eq!(i32::from(errno(&DiskError::NoSpace { size: 1 })), libc::ENOSPC);
+        assert_eq!(i32::from(errno(&DiskError::Failed(String::new()))), libc::EIO);
+        assert_eq!(i32::from(errno(&DiskError::NoSuchOffset)), libc::ENXIO);
+    }
+}

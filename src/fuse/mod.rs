@@ -1,0 +1,364 @@
+//! The kernel's side: the only place that knows fuser. Each operation is one short method that asks
+//! the [`Disk`] and answers with its result or an errno from the table.
+//!
+//! Session threads call these methods and block in them; the kernel sends writes of at most 1 MiB. On a
+//! writable mount every open is direct (no page cache: 1.4-1.7 times as fast as the kernel's writeback,
+//! exact ENOSPC and sizes, and no second copy of the truth for readers to see); a read-only mount goes
+//! through the page cache, which nobody can make stale.
+
+mod attr;
+mod errno;
+mod session;
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
+    WriteFlags,
+};
+use tracing::{debug, error};
+
+pub use self::attr::Shape;
+use self::attr::{Change, Inodes, Node};
+pub use self::session::{MountError, MountOptions, Mounted, mount, unmount};
+use crate::disk::{Disk, DiskError};
+
+/// How long the kernel may believe an answer about names and attributes. Nothing changes behind it.
+const TTL: Duration = Duration::from_secs(1);
+
+/// Largest write request; the kernel's own limit with 256 pages.
+const MAX_WRITE: u32 = 1 << 20;
+
+/// Requests that the kernel may keep waiting here from readahead and asynchronous I/O. With the
+/// default of 12, readahead never reaches all connections.
+const MAX_BACKGROUND: u16 = 64;
+
+/// File handles: closing a writable one reports write errors.
+const READING: FileHandle = FileHandle(0);
+const WRITING: FileHandle = FileHandle(1);
+
+thread_local! {
+    /// Each session thread reads into the same memory again and again.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The file system of one disk.
+pub(crate) struct DiskFs {
+    disk: Arc<Disk>,
+    inodes: Inodes,
+}
+
+impl DiskFs {
+    fn new(disk: Arc<Disk>, inodes: Inodes) -> Self {
+        DiskFs { disk, inodes }
+    }
+
+    fn attr(&self, node: Node) -> fuser::FileAttr {
+        self.inodes.attr(node, self.disk.len())
+    }
+
+    /// Runs one operation on the file; a panic in it is EIO, logged, and the mount lives on.
+    fn on_disk<T>(
+        &self,
+        what: &str,
+        ino: INodeNo,
+        op: impl FnOnce(&Disk) -> Result<T, DiskError>,
+    ) -> Result<T, Errno> {
+        match self.inodes.node(ino) {
+            Some(Node::Disk) => {}
+            Some(Node::Directory) => return Err(Errno::EISDIR),
+            None => return Err(Errno::ENOENT),
+        }
+        match catch_unwind(AssertUnwindSafe(|| op(&self.disk))) {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(e)) => {
+                match e {
+                    DiskError::NoSuchOffset => {}
+                    DiskError::Read(_) => error!("{what}: {e}"),
+                    _ => debug!("{what}: {e}"),
+                }
+                Err(errno::errno(&e))
+            }
+            Err(_) => {
+                error!("{what}: internal error, answered with an I/O error");
+                Err(Errno::EIO)
+            }
+        }
+    }
+}
+
+fn empty(reply: ReplyEmpty, result: Result<(), Errno>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(e),
+    }
+}
+
+impl Filesystem for DiskFs {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Each is an improvement where the kernel has it: AIO on direct files in parallel, and
+        // MAP_SHARED on them at all.
+        for flag in [InitFlags::FUSE_ASYNC_DIO, InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP] {
+            let _ = config.add_capabilities(flag);
+        }
+        let _ = config.set_max_write(MAX_WRITE);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.inodes.node(parent) {
+            Some(Node::Directory) if self.inodes.is_file_name(name) => {
+                reply.entry(&TTL, &self.attr(Node::Disk), Generation(0));
+            }
+            Some(Node::Disk) => reply.error(Errno::ENOTDIR),
+            _ => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.inodes.node(ino) {
+            Some(node) => reply.attr(&TTL, &self.attr(node)),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = Change {
+            mode,
+            uid,
+            gid,
+            atime,
+            mtime,
+        };
+        let result = self.on_disk("truncate", ino, |disk| {
+            if let Some(size) = size {
+                disk.truncate(size)?;
+                self.inodes.written();
+            }
+            self.inodes.change(change);
+            Ok(())
+        });
+        match result {
+            Ok(()) => reply.attr(&TTL, &self.attr(Node::Disk)),
+            // Nobody needs another mode or time on the directory.
+            Err(e) if i32::from(e) == libc::EISDIR => reply.error(Errno::EPERM),
+            Err(e) => reply.error(e),
+        }
+    }
+
+    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if self.inodes.node(ino) != Some(Node::Disk) {
+            return reply.error(Errno::EISDIR);
+        }
+        let writing = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        match (self.disk.is_read_only(), writing) {
+            (true, true) => reply.error(Errno::EROFS),
+            (true, false) => reply.opened(READING, FopenFlags::FOPEN_KEEP_CACHE),
+            (false, _) => {
+                let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+                reply.opened(if writing { WRITING } else { READING }, direct);
+            }
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        BUFFER.with_borrow_mut(|buffer| {
+            match self.on_disk("read", ino, |disk| disk.read(offset, size as usize, buffer)) {
+                Ok(()) => reply.data(buffer),
+                Err(e) => reply.error(e),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        flags: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        // The kernel leaves O_SYNC on direct files to us.
+        let durable = flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0;
+        let write = |disk: &Disk| {
+            let n = disk.write(offset, data)?;
+            if durable {
+                disk.flush()?;
+            }
+            Ok(n)
+        };
+        match self.on_disk("write", ino, write) {
+            Ok(n) => {
+                self.inodes.written();
+                reply.written(n as u32);
+            }
+            Err(e) => reply.error(e),
+        }
+    }
+
+    /// close(2): everything acknowledged has been answered, or the error is told now.
+    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        match fh == WRITING {
+            true => empty(reply, self.on_disk("close", ino, Disk::drain)),
+            false => reply.ok(),
+        }
+    }
+
+    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        empty(reply, self.on_disk("fsync", ino, Disk::flush));
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+        let end = offset.saturating_add(length);
+        let result = match mode {
+            0 => self.on_disk("fallocate", ino, |disk| disk.allocate(end)),
+            // What lies within the disk has its place there.
+            libc::FALLOC_FL_KEEP_SIZE if end <= self.disk.capacity() => Ok(()),
+            libc::FALLOC_FL_KEEP_SIZE => Err(Errno::ENOSPC),
+            PUNCH | ZERO_KEEP => self.on_disk("punch hole", ino, |disk| disk.zero(offset, length, false)),
+            libc::FALLOC_FL_ZERO_RANGE => {
+                self.on_disk("zero range", ino, |disk| disk.zero(offset, length, true))
+            }
+            _ => Err(Errno::EOPNOTSUPP),
+        };
+        if result.is_ok() {
+            self.inodes.written();
+        }
+        empty(reply, result);
+    }
+
+    fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let Ok(from) = u64::try_from(offset) else {
+            return reply.error(Errno::ENXIO);
+        };
+        let result = match whence {
+            libc::SEEK_DATA => self.on_disk("lseek", ino, |disk| disk.next_data(from)),
+            libc::SEEK_HOLE => self.on_disk("lseek", ino, |disk| disk.next_hole(from)),
+            _ => Err(Errno::EINVAL),
+        };
+        match result {
+            Ok(at) => reply.offset(at as i64),
+            Err(e) => reply.error(e),
+        }
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        const UNIT: u32 = 4096;
+        let units = |bytes: u64| bytes / u64::from(UNIT);
+        let free = units(self.disk.capacity() - self.disk.len());
+        reply.statfs(units(self.disk.capacity()), free, free, 1, 0, UNIT, 255, UNIT);
+    }
+
+    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        if self.inodes.node(ino) != Some(Node::Directory) {
+            return reply.error(Errno::ENOTDIR);
+        }
+        for (n, (ino, kind, name)) in self
+            .inodes
+            .entries()
+            .into_iter()
+            .enumerate()
+            .skip(offset as usize)
+        {
+            if reply.add(ino, n as u64 + 1, kind, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    /// There is one file and it stays; ENOSYS would read as a broken mount.
+    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn unlink(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: &OsStr,
+        _: INodeNo,
+        _: &OsStr,
+        _: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EPERM);
+    }
+
+    /// ENOTTY tells a tool that this is a plain file; qemu and mkfs then go on.
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+}

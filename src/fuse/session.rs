@@ -1,0 +1,243 @@
+//! Mounting and unmounting.
+//!
+//! fuser's own unmount is not lazy, and its second call reports success on a live mount (0.18), so
+//! the calls here are ours: umount2 as root, fusermount3 for everybody else.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, umount2};
+use thiserror::Error;
+use tracing::debug;
+
+use super::DiskFs;
+use super::attr::{Inodes, Shape};
+use crate::disk::Disk;
+
+/// Readahead of the kernel on a read-only mount, KiB: 8 requests of 1 MiB at once. Only root may
+/// raise it over the default of 128 KiB.
+const READ_AHEAD_KIB: &str = "8192";
+
+/// Why a mount or unmount failed.
+#[derive(Debug, Error)]
+pub enum MountError {
+    /// The mount call failed.
+    #[error("cannot mount on {path}: {why}")]
+    Mount {
+        /// The mountpoint.
+        path: PathBuf,
+        /// Reason and remedy.
+        why: String,
+    },
+    /// Somebody has the file open or is in the directory.
+    #[error("cannot unmount {path}: it is in use; close what has it open (fuser -vm {path}) and try again")]
+    Busy {
+        /// The mountpoint.
+        path: PathBuf,
+    },
+    /// The unmount call failed.
+    #[error("cannot unmount {path}: {why}")]
+    Unmount {
+        /// The mountpoint.
+        path: PathBuf,
+        /// Reason.
+        why: String,
+    },
+}
+
+/// How to mount.
+#[derive(Debug, Clone)]
+pub struct MountOptions {
+    /// File or directory.
+    pub shape: Shape,
+    /// Owner of the file.
+    pub uid: u32,
+    /// Group of the file.
+    pub gid: u32,
+    /// Permission bits of the file.
+    pub mode: u16,
+    /// Other users may use the mount, as far as `mode` lets them.
+    pub allow_other: bool,
+    /// Shown as the source in `mount` and `df`; holds no secret.
+    pub source: String,
+    /// Further options for the kernel (`noatime`, `nosuid` ...).
+    pub extra: Vec<String>,
+}
+
+/// A live mount. Dropping it detaches it.
+pub struct Mounted {
+    session: Option<BackgroundSession>,
+}
+
+impl Mounted {
+    /// Blocks until the kernel has let go of the mount (an unmount, and the last close after it).
+    pub fn wait(mut self) -> io::Result<()> {
+        self.session.take().map_or(Ok(()), BackgroundSession::join)
+    }
+}
+
+/// Mounts `disk` on `path`. When this returns the file is usable.
+pub fn mount(disk: Arc<Disk>, path: &Path, options: MountOptions) -> Result<Mounted, MountError> {
+    let read_only = disk.is_read_only();
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(options.source.clone()),
+        MountOption::Subtype("rhv-mount".into()),
+        MountOption::NoDev,
+        MountOption::NoSuid,
+        if read_only {
+            MountOption::RO
+        } else {
+            MountOption::RW
+        },
+    ];
+    config
+        .mount_options
+        .extend(options.extra.iter().map(|o| match o.as_str() {
+            "noexec" => MountOption::NoExec,
+            "noatime" => MountOption::NoAtime,
+            other => MountOption::CUSTOM(other.to_owned()),
+        }));
+    if options.allow_other {
+        config.acl = SessionACL::All;
+        config.mount_options.push(MountOption::DefaultPermissions);
+    }
+    // Readers block here while they wait for the server; a few more threads than that answer stat.
+    config.n_threads = Some(SESSION_THREADS);
+    let inodes = Inodes::new(options.shape.clone(), options.mode, options.uid, options.gid);
+    let fs = DiskFs::new(disk, inodes);
+    let session = match mount_as_root(path, &options, read_only) {
+        Ok(device) => Session::from_fd(fs, device, config.acl, config)
+            .and_then(Session::spawn)
+            .inspect_err(|_| drop(unmount(path, true))),
+        Err(Errno::EPERM) => Session::new(fs, path, &config).and_then(Session::spawn),
+        Err(e) => Err(e.into()),
+    };
+    let session = session.map_err(|e| MountError::Mount {
+        path: path.to_owned(),
+        why: explain(&e),
+    })?;
+    if read_only {
+        raise_read_ahead(path);
+    }
+    Ok(Mounted {
+        session: Some(session),
+    })
+}
+
+/// mount(2) itself: fuser's call would not set the type `fuse.rhv-mount`, by which `findmnt`, fstab and our
+/// own `umount` know a mount. EPERM leaves it to fusermount3.
+fn mount_as_root(path: &Path, options: &MountOptions, read_only: bool) -> Result<OwnedFd, Errno> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Errno::EPERM);
+    }
+    let errno = |e: io::Error| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+    let device = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .map_err(errno)?;
+    let root_mode = fs::metadata(path).map_err(errno)?.mode() & libc::S_IFMT;
+    let mut data = format!(
+        "fd={},rootmode={root_mode:o},user_id=0,group_id=0",
+        device.as_raw_fd()
+    );
+    if options.allow_other {
+        data += ",allow_other,default_permissions";
+    }
+    let mut flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+    flags.set(MsFlags::MS_RDONLY, read_only);
+    flags.set(MsFlags::MS_NOEXEC, options.extra.iter().any(|o| o == "noexec"));
+    flags.set(MsFlags::MS_NOATIME, options.extra.iter().any(|o| o == "noatime"));
+    nix::mount::mount(
+        Some(options.source.as_str()),
+        path,
+        Some("fuse.rhv-mount"),
+        flags,
+        Some(data.as_str()),
+    )?;
+    Ok(device.into())
+}
+
+/// Session threads: reads in progress at the same time, and writes waiting for room.
+const SESSION_THREADS: usize = 16;
+
+fn explain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.trim();
+    match error.kind() {
+        io::ErrorKind::NotFound if !Path::new("/dev/fuse").exists() => {
+            "there is no /dev/fuse; load the kernel module with `modprobe fuse`".into()
+        }
+        io::ErrorKind::NotFound => {
+            format!("{text}; mounting as an ordinary user needs fusermount3 (package fuse3)")
+        }
+        _ if text.contains("user_allow_other") => {
+            "--allow-other needs the line user_allow_other in /etc/fuse.conf".into()
+        }
+        io::ErrorKind::PermissionDenied => format!("{text}; it must belong to you and be writable"),
+        _ => text.trim_start_matches("fusermount3: ").to_owned(),
+    }
+}
+
+fn raise_read_ahead(path: &Path) {
+    let Ok(meta) = fs::metadata(path) else { return };
+    let (major, minor) = (libc::major(meta.dev()), libc::minor(meta.dev()));
+    let knob = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    if let Err(e) = fs::write(&knob, READ_AHEAD_KIB) {
+        debug!("readahead of the kernel stays at its default: {knob}: {e}");
+    }
+}
+
+/// Unmounts `path`. With `lazy`, it disappears from the tree at once and ends with its last user; without,
+/// a mount in use is refused.
+pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
+    let flags = if lazy {
+        MntFlags::MNT_DETACH
+    } else {
+        MntFlags::empty()
+    } | MntFlags::UMOUNT_NOFOLLOW;
+    match umount2(path, flags) {
+        Ok(()) => Ok(()),
+        Err(Errno::EBUSY) => Err(MountError::Busy {
+            path: path.to_owned(),
+        }),
+        Err(Errno::EPERM) => unmount_as_user(path, lazy),
+        Err(e) => Err(MountError::Unmount {
+            path: path.to_owned(),
+            why: e.desc().to_owned(),
+        }),
+    }
+}
+
+fn unmount_as_user(path: &Path, lazy: bool) -> Result<(), MountError> {
+    let fail = |why: String| MountError::Unmount {
+        path: path.to_owned(),
+        why,
+    };
+    let mut command = Command::new("fusermount3");
+    command.env_remove("OVIRT_PASSWORD");
+    command.arg("-u").args(lazy.then_some("-z")).arg("--").arg(path);
+    let output = command
+        .output()
+        .map_err(|e| fail(format!("cannot run fusermount3 (package fuse3): {e}")))?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    match output.status.success() {
+        true => Ok(()),
+        false if words.contains("busy") => Err(MountError::Busy {
+            path: path.to_owned(),
+        }),
+        false if words.contains("/etc/mtab") => Err(fail(format!(
+            "{}; as root: ln -s ../proc/self/mounts /etc/mtab",
+            words.trim()
+        ))),
+        false => Err(fail(words.trim().to_owned())),
+    }
+}
