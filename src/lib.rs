@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod disk;
+pub mod engine;
 pub mod fuse;
 pub mod imageio;
 pub mod pool;

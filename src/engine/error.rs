@@ -1,0 +1,129 @@
+//! What can go wrong between us and the engine.
+
+use thiserror::Error;
+
+use crate::trust::CaFileError;
+
+/// A failure of the engine, or on the way to it. Texts are one line without secrets.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The engine's URL can't be used.
+    #[error(
+        "the engine URL {url} is not usable: {why}; it looks like https://ENGINE or https://ENGINE/ovirt-engine/api"
+    )]
+    Url {
+        /// As given.
+        url: String,
+        /// Reason.
+        why: String,
+    },
+    /// The CA file can't be used.
+    #[error(transparent)]
+    CaFile(#[from] CaFileError),
+    /// No connection, or it broke before an answer: whether the request was performed is not known.
+    #[error("{what}: no answer from the engine {url}: {why}; is it up, and the URL right?")]
+    Unanswered {
+        /// The request.
+        what: String,
+        /// `https://host:port`.
+        url: String,
+        /// Reason.
+        why: String,
+        /// It took too long.
+        late: bool,
+    },
+    /// The engine's certificate isn't trusted.
+    #[error(
+        "cannot trust the engine {url}: {why}; save its CA with `rhv-mount ca {url}`, check the fingerprint, \
+         and name the file with --cafile, or give --insecure to go without verification"
+    )]
+    Trust {
+        /// `https://host:port`.
+        url: String,
+        /// Reason of the verifier.
+        why: String,
+    },
+    /// The login was refused.
+    #[error(
+        "the engine {url} refused the login of {username}: {message}; check the name (with its domain, as in \
+         admin@internal or admin@ovirt@internalsso) and the password"
+    )]
+    Login {
+        /// `https://host:port`.
+        url: String,
+        /// The user.
+        username: String,
+        /// The engine's words.
+        message: String,
+    },
+    /// The engine answered with an error.
+    #[error(
+        "{what} failed: {message} (HTTP {status}, correlation id {correlation}; engine.log says more under that id)"
+    )]
+    Fault {
+        /// The request.
+        what: String,
+        /// HTTP status.
+        status: u16,
+        /// Reason and detail.
+        message: String,
+        /// What to look for in engine.log.
+        correlation: String,
+    },
+    /// The answer makes no sense.
+    #[error("{what}: the engine {url} sent nonsense: {why}; is the URL that of an oVirt engine?")]
+    Nonsense {
+        /// The request.
+        what: String,
+        /// `https://host:port`.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// What was asked for isn't there, or isn't fit; the text says what is.
+    #[error("{0}")]
+    Unfit(String),
+    /// The engine will not make what was asked for: nothing was made.
+    #[error("{0}")]
+    Refused(String),
+    /// A wait ended without its event.
+    #[error(
+        "{what} did not come in {seconds} s: {state}; engine.log says why (correlation id {correlation})"
+    )]
+    TooLong {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        seconds: u64,
+        /// The last thing seen.
+        state: String,
+        /// What to look for in engine.log.
+        correlation: String,
+    },
+    /// A transfer or disk went where no data can follow.
+    #[error("{0}")]
+    Failed(String),
+    /// A signal.
+    #[error("interrupted by a signal")]
+    Interrupted,
+}
+
+/// The message of an error page that is no fault of the engine's own.
+pub(super) const NO_WORDS: &str = "no reason given";
+
+impl Error {
+    /// The engine says that somebody else is at it; it will be over soon.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Error::Fault { status: 409, message, .. } if message.to_lowercase().contains("locked"))
+    }
+
+    /// Asking again later may help.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Error::Unanswered { .. } | Error::Nonsense { .. } => true,
+            // A fault with words is the engine's considered answer; an error page is a front end's.
+            Error::Fault { status, message, .. } => *status == 503 || (*status >= 500 && message == NO_WORDS),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Is this machine a host of the engine's? Then the transfer is asked for here, and the data goes through
+//! imageio's unix socket instead of the network.
+
+use tracing::info;
+
+use super::address::{query, quoted};
+use super::json::{list, text};
+use super::{Engine, Error};
+
+/// vdsm writes the machine's hardware id here.
+const HARDWARE_ID: &str = "/etc/vdsm/vdsm.id";
+
+/// Where to find that file instead: a container on a host sees another `/etc`.
+const HARDWARE_ID_VARIABLE: &str = "RHV_MOUNT_VDSM_ID";
+
+/// The hardware id of this machine, when it is a host.
+pub fn this_hardware() -> Option<String> {
+    let path = std::env::var_os(HARDWARE_ID_VARIABLE).unwrap_or_else(|| HARDWARE_ID.into());
+    let id = std::fs::read_to_string(path).ok()?;
+    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+impl Engine {
+    /// The engine's id of the host with this hardware, if it is up and serves the data center of the storage domain. A
+    /// host elsewhere could not prepare the disk, and an upload that can't be started loses its disk.
+    pub fn find_host(&self, hardware: &str, storage_domain: &str) -> Result<Option<String>, Error> {
+        let Some(center) = self.data_center(storage_domain)? else {
+            return Ok(None);
+        };
+        let search = format!(
+            "hw_id={hardware} and datacenter={} and status=Up",
+            quoted(&center)
+        );
+        let hosts = self.get("search for this host", &query("/hosts", &search))?;
+        let host = list(&hosts.unwrap_or_default(), "host")
+            .first()
+            .and_then(|h| text(h, "id"));
+        info!(?host, "this machine has the hardware id {hardware}");
+        Ok(host)
+    }
+
+    /// The name of the data center that a storage domain is attached to.
+    pub(super) fn data_center(&self, storage_domain: &str) -> Result<Option<String>, Error> {
+        let search = format!("storage.name={}", quoted(storage_domain));
+        let centers = self.get("search for the data center", &query("/datacenters", &search))?;
+        Ok(list(&centers.unwrap_or_default(), "data_center")
+            .first()
+            .and_then(|center| text(center, "name")))
+    }
+}

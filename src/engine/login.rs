@@ -1,0 +1,101 @@
+//! The session: a token for a password, a new one when it has ended, and its end.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tracing::{debug, info};
+use ureq::http::header;
+
+use super::wire::{ATTEMPTS, FIRST_PAUSE};
+use super::{Engine, Error, json};
+use crate::secret::{Secret, clean, hide};
+
+/// A logout is a courtesy.
+const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// Ends the session; the engine forgets it by itself otherwise.
+    pub fn logout(&self) {
+        let token = self.token.lock().unwrap_or_else(|e| e.into_inner()).take();
+        if let Some(token) = token {
+            let form = [("scope", "ovirt-app-api"), ("token", token.expose())];
+            let sent = self
+                .agent
+                .post(format!("{}/ovirt-engine/services/sso-logout", self.url()))
+                .header(header::ACCEPT, "application/json")
+                .config()
+                .timeout_global(Some(LOGOUT_TIMEOUT))
+                .build()
+                .send_form(form);
+            debug!(ok = sent.is_ok(), "logged out");
+        }
+    }
+
+    /// A new token, unless somebody else has replaced `old` meanwhile.
+    pub(super) fn renew(&self, old: Option<&Secret>) -> Result<(), Error> {
+        let mut token = self.token.lock().unwrap_or_else(|e| e.into_inner());
+        if token.is_some() && token.as_ref() != old {
+            return Ok(());
+        }
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1.. {
+            match self.ask_token() {
+                Ok(new) => {
+                    *token = Some(new);
+                    debug!(url = self.url(), "logged in");
+                    return Ok(());
+                }
+                Err(e) if attempt < ATTEMPTS && e.is_passing() => info!(attempt, "again after: {e}"),
+                Err(e) => return Err(e),
+            }
+            self.interrupt.sleep(pause)?;
+            pause *= 2;
+        }
+        unreachable!("the loop returns at the last attempt")
+    }
+
+    fn ask_token(&self) -> Result<Secret, Error> {
+        let what = "login";
+        let form = [
+            ("grant_type", "password"),
+            ("scope", "ovirt-app-api"),
+            ("username", &self.access.username),
+            ("password", self.access.password.expose()),
+        ];
+        let answer = self
+            .agent
+            .post(format!("{}/ovirt-engine/sso/oauth/token", self.url()))
+            // The service compares the header with exactly this.
+            .header(header::ACCEPT, "application/json")
+            .send_form(form);
+        let (status, body) = self.read(what, answer)?;
+        let value: Option<Value> = serde_json::from_slice(&body).ok();
+        if let (200, Some(token)) = (status, value.as_ref().and_then(|v| json::text(v, "access_token"))) {
+            hide(&token);
+            return Ok(Secret::new(token));
+        }
+        // Two shapes: {"error_code": CODE, "error": MESSAGE} and {"error": CODE, "error_description": MESSAGE}.
+        let value = value.unwrap_or_default();
+        let (code, message) = match json::text(&value, "error_code") {
+            Some(code) => (Some(code), json::text(&value, "error")),
+            None => (
+                json::text(&value, "error"),
+                json::text(&value, "error_description"),
+            ),
+        };
+        match (status, code) {
+            (200, _) => Err(self.nonsense(what, "a login without a token".into())),
+            (400..500, Some(code)) => Err(Error::Login {
+                url: self.url().to_owned(),
+                username: self.access.username.clone(),
+                message: clean(message.unwrap_or(code).trim_end_matches('.')).into_owned(),
+            }),
+            (401 | 403, None) => Err(Error::Login {
+                url: self.url().to_owned(),
+                username: self.access.username.clone(),
+                message: format!("HTTP {status}"),
+            }),
+            (_, _) => Err(self.fault(what, status, &body)),
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! The control plane: everything that is asked of the oVirt engine, and nothing of the data.
+//!
+//! Called by `run` only. An [`Engine`] is a session; [`Disk`]s are found or made in it, and a [`Transfer`] is
+//! what gives a transfer URL. Two facts rule this module (oVirt 4.5, TransferDiskImageCommand):
+//! - *an action's answer proves nothing*: finalize and cancel say 200 from any phase, also for a transfer that does
+//!   not exist; the outcome is polled for;
+//! - *an upload that is cancelled takes its disk with it*, whoever made the disk. [`Engine::cancel`] is therefore called
+//!   for downloads, and for uploads to disks that this very mount made.
+//!
+//! ```text
+//! address    the URL, searches            ca        the CA certificate, before any trust
+//! wire       requests, what may be repeated         login     the session
+//! json       the engine's way to write it           patience  waiting with a limit
+//! disks      find, make, wait, remove               hosts     is this machine one of the engine's
+//! phase      where a transfer stands                transfers start, follow, finalize, cancel
+//! ```
+
+mod address;
+mod ca;
+mod disks;
+mod error;
+mod hosts;
+mod json;
+mod login;
+mod patience;
+mod phase;
+mod transfers;
+mod wire;
+
+pub use self::address::address;
+pub use self::ca::{Certificate, certificate};
+pub use self::disks::{Disk, Format, NewDisk, is_uuid};
+pub use self::error::Error;
+pub use self::hosts::this_hardware;
+pub use self::patience::Interrupt;
+pub use self::phase::{Direction, Phase};
+pub use self::transfers::{Order, Subject, Transfer};
+pub use self::wire::{Access, Engine, random_id};

@@ -1,0 +1,102 @@
+//! Where a transfer stands, and which way its bytes go.
+//!
+//! ```text
+//! initializing -> transferring -> finalizing_success -> finished_success
+//!                 |    ^                      \-> paused_system: ticket or storage trouble, the disk is kept
+//!                 v    |
+//!       paused_system -> resuming
+//! cancelled_user, cancelled_system -> finalizing_... -> finished_failure: an upload's disk is removed
+//! ```
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use tracing::info;
+
+/// Which way the bytes go. An upload reads too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Read-write.
+    Upload,
+    /// Read-only.
+    Download,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Direction::Upload {
+            "upload"
+        } else {
+            "download"
+        })
+    }
+}
+
+/// Where a transfer stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Not there yet: `initializing`, `resuming`, or a name that we don't know.
+    Coming(String),
+    /// Data may move.
+    Transferring,
+    /// `paused_system` or `paused_user`.
+    Paused(String),
+    /// On its way to success.
+    Finalizing,
+    /// Over, and well.
+    Finished,
+    /// Cancelled, or on its way to failure.
+    Failing(String),
+    /// Over, and not well.
+    Failed,
+}
+
+impl Phase {
+    pub(super) fn of(name: &str) -> Phase {
+        match name {
+            "transferring" => Phase::Transferring,
+            "paused_system" | "paused_user" => Phase::Paused(name.to_owned()),
+            "finalizing_success" => Phase::Finalizing,
+            "finished_success" => Phase::Finished,
+            "cancelled_user" | "cancelled_system" | "finalizing_failure" | "finalizing_cleanup"
+            | "finished_cleanup" | "cancelled" => Phase::Failing(name.to_owned()),
+            "finished_failure" => Phase::Failed,
+            "initializing" | "resuming" => Phase::Coming(name.to_owned()),
+            unknown => {
+                info!(phase = unknown, "a phase that is not known here");
+                Phase::Coming(unknown.to_owned())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Coming(name) | Phase::Paused(name) | Phase::Failing(name) => name,
+            Phase::Transferring => "transferring",
+            Phase::Finalizing => "finalizing_success",
+            Phase::Finished => "finished_success",
+            Phase::Failed => "finished_failure",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_that_nobody_knows_is_waited_for() {
+        assert_eq!(Phase::of("warming_up"), Phase::Coming("warming_up".into()));
+        for name in [
+            "finalizing_success",
+            "cancelled_system",
+            "finished_failure",
+            "transferring",
+        ] {
+            assert_eq!(Phase::of(name).to_string(), name);
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Transfers: start one, follow its phases, bring it to its end.
+//!
+//! Engines before 4.4.7 forget a transfer as soon as it has ended: 404, and the disk's status tells how.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tracing::info;
+
+use super::json::{list, number, text};
+use super::patience::Patience;
+use super::wire::Kind;
+use super::{Direction, Engine, Error, Interrupt, Phase};
+
+/// Seconds without activity after which the engine pauses a transfer. Never 0: imageio takes that for "no waiting at
+/// all" and drops connections. virt-v2v uses the same number.
+const INACTIVITY: u64 = 3600;
+
+/// Longest wait for `transferring`; the stock client uses the same.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// Longest wait for somebody else's lock on the disk.
+const LOCK_LIMIT: Duration = Duration::from_secs(30);
+
+/// Longest wait for a finalize, which verifies the image; the stock client uses the same.
+const FINALIZE_LIMIT: Duration = Duration::from_secs(300);
+
+/// Longest wait for a cancel: four phases of up to 10 s each, and the removal of the disk.
+const CANCEL_LIMIT: Duration = Duration::from_secs(120);
+
+/// The engine looks at a busy transfer every 10 s; an action that shows no effect for longer was lost.
+const ACTION_LIMIT: Duration = Duration::from_secs(15);
+
+/// What is transferred.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A disk, by id.
+    Disk(String),
+    /// A disk snapshot, by id.
+    Snapshot(String),
+}
+
+/// A transfer to be started.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// What.
+    pub subject: Subject,
+    /// Which way.
+    pub direction: Direction,
+    /// On this host, when it matters.
+    pub host: Option<String>,
+}
+
+/// What the engine says of a transfer.
+#[derive(Debug, Clone)]
+pub struct Transfer {
+    /// UUID.
+    pub id: String,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Which way.
+    pub direction: Direction,
+    /// Straight to the host; there while the ticket is.
+    pub transfer_url: Option<String>,
+    /// Through the engine's proxy.
+    pub proxy_url: Option<String>,
+    /// The id of the host.
+    pub host: Option<String>,
+    /// The id of the disk, which the engine calls image here.
+    pub disk: Option<String>,
+    /// Seconds without activity until it is paused.
+    pub inactivity_timeout: Option<u64>,
+}
+
+impl Transfer {
+    fn of(value: &Value) -> Option<Transfer> {
+        let id_of = |key| value.get(key).and_then(|v| text(v, "id"));
+        Some(Transfer {
+            id: text(value, "id")?,
+            phase: Phase::of(&text(value, "phase").unwrap_or_default()),
+            direction: match text(value, "direction").as_deref() {
+                Some("download") => Direction::Download,
+                _ => Direction::Upload,
+            },
+            transfer_url: text(value, "transfer_url"),
+            proxy_url: text(value, "proxy_url"),
+            host: id_of("host"),
+            disk: id_of("image").or_else(|| id_of("disk")),
+            inactivity_timeout: number(value, "inactivity_timeout"),
+        })
+    }
+
+    /// It holds its disk.
+    pub fn is_open(&self) -> bool {
+        !matches!(self.phase, Phase::Finished | Phase::Failed)
+    }
+}
+
+impl Engine {
+    /// The transfer with this id.
+    pub fn transfer(&self, id: &str) -> Result<Option<Transfer>, Error> {
+        let found = self.get("transfer", &format!("/imagetransfers/{id}"))?;
+        Ok(found.as_ref().and_then(Transfer::of))
+    }
+
+    /// The transfer that holds a disk, if one does.
+    pub fn transfer_of(&self, disk: &str) -> Result<Option<Transfer>, Error> {
+        let all = self.get("transfers", "/imagetransfers")?.unwrap_or_default();
+        let mut open = list(&all, "image_transfer").iter().filter_map(Transfer::of);
+        Ok(open.find(|t| t.is_open() && t.disk.as_deref() == Some(disk)))
+    }
+
+    /// Asks for a transfer; it may not move data yet.
+    pub fn start_transfer(&self, order: &Order) -> Result<Transfer, Error> {
+        let mut body = json!({
+            "direction": order.direction.to_string(),
+            // The guest's view, through NBD, whatever the disk's own format.
+            "format": "raw",
+            "inactivity_timeout": INACTIVITY.to_string(),
+            // Any other policy ends an idle transfer, and with an upload its disk.
+            "timeout_policy": "pause",
+        });
+        match &order.subject {
+            Subject::Disk(id) => body["disk"] = json!({"id": id}),
+            Subject::Snapshot(id) => body["snapshot"] = json!({"id": id}),
+        }
+        if let Some(host) = &order.host {
+            body["host"] = json!({"id": host});
+        }
+        let what = match &order.subject {
+            Subject::Disk(id) => format!("start of the {} of disk {id}", order.direction),
+            Subject::Snapshot(id) => format!("start of the {} of disk snapshot {id}", order.direction),
+        };
+        let mut patience = Patience::new(LOCK_LIMIT, self.interrupt());
+        // Once an answer was lost, a transfer of the disk is ours: the disk was free before.
+        let mut unanswered = false;
+        loop {
+            let error = match self.post(&what, Kind::Creation, "/imagetransfers", &body) {
+                Ok(Some(value)) => {
+                    return Transfer::of(&value)
+                        .ok_or_else(|| Error::Failed(format!("{what}: no transfer in the answer")));
+                }
+                Ok(None) => return Err(Error::Unfit("the disk is not there any more".into())),
+                Err(error) => error,
+            };
+            // The disk's lock is free some seconds after the disk is `ok`; what has it for good is told at once.
+            let lost = error.is_passing();
+            unanswered |= lost;
+            // A snapshot can't be looked for: a second start might make a second transfer.
+            let may_ask_again = match order.subject {
+                Subject::Disk(_) => unanswered || error.is_locked(),
+                Subject::Snapshot(_) => {
+                    error.is_locked() || matches!(error, Error::Fault { status: 503, .. })
+                }
+            };
+            if !may_ask_again || !patience.pause()? {
+                return Err(error);
+            }
+            if let (true, Subject::Disk(disk)) = (unanswered, &order.subject) {
+                info!("{error}");
+                let open = self.transfer_of(disk)?;
+                if let Some(ours) = open.filter(|t| t.direction == order.direction) {
+                    info!(id = ours.id, "the transfer was started all the same");
+                    return Ok(ours);
+                }
+            }
+        }
+    }
+
+    /// Waits until data may move. One that the system paused before is resumed once.
+    pub fn wait_for_transferring(&self, transfer: Transfer) -> Result<Transfer, Error> {
+        let what = format!("transfer {}", transfer.id);
+        let mut patience = Patience::new(START_LIMIT, self.interrupt());
+        let (mut transfer, mut resumed) = (transfer, false);
+        loop {
+            match &transfer.phase {
+                Phase::Transferring => return Ok(transfer),
+                Phase::Paused(_) if !resumed => {
+                    resumed = true;
+                    self.resume(&transfer.id)?;
+                }
+                // The effect of a resume may take its time.
+                Phase::Paused(phase) if patience.waited() > ACTION_LIMIT => {
+                    return Err(Error::Failed(format!(
+                        "{what} is {phase} before any data moved: no host could serve it; engine.log says why \
+                         (correlation id {})",
+                        self.correlation()
+                    )));
+                }
+                Phase::Coming(_) | Phase::Paused(_) => {}
+                other => {
+                    return Err(Error::Failed(format!(
+                        "{what} is {other} before any data moved; engine.log says why (correlation id {})",
+                        self.correlation()
+                    )));
+                }
+            }
+            if !patience.pause()? {
+                return Err(self.too_long(&what, START_LIMIT, &format!("its phase is {}", transfer.phase)));
+            }
+            transfer = self
+                .transfer(&transfer.id)?
+                .ok_or_else(|| Error::Failed(format!("{what} is gone before any data moved")))?;
+        }
+    }
+
+    /// Lets a paused transfer go on.
+    pub fn resume(&self, id: &str) -> Result<(), Error> {
+        self.act(id, "resume")
+    }
+
+    /// Stops a transfer without ending it; the disk stays locked and keeps what it has.
+    pub fn pause(&self, id: &str) -> Result<(), Error> {
+        self.act(id, "pause")
+    }
+
+    fn act(&self, id: &str, action: &str) -> Result<(), Error> {
+        let what = format!("{action} of transfer {id}");
+        let path = format!("/imagetransfers/{id}/{action}");
+        self.post(&what, Kind::Repeatable, &path, &json!({})).map(drop)
+    }
+
+    /// Ends a transfer well. `Ok` means that the engine has verified the image, freed the disk and said so. A passing
+    /// trouble with the engine is waited out.
+    pub fn finalize(&self, id: &str, disk: Option<&str>, interrupt: &Interrupt) -> Result<(), Error> {
+        let mut patience = Patience::new(FINALIZE_LIMIT, interrupt);
+        let mut asked = Asked::default();
+        let mut finalizing = false;
+        loop {
+            let seen = self.ask_and_look(id, "finalize", &mut asked, &patience)?;
+            match &seen {
+                Some(Phase::Finished) => return self.check_disk(id, disk, &mut patience),
+                Some(Phase::Finalizing) => {
+                    finalizing = true;
+                    asked.show_effect(&patience);
+                }
+                Some(Phase::Failed) => {
+                    return Err(Error::Failed(format!(
+                        "transfer {id} failed when it was finalized; engine.log and vdsm.log say why \
+                         (correlation id {})",
+                        self.correlation()
+                    )));
+                }
+                Some(Phase::Paused(phase)) if finalizing || self.is_illegal(disk) => {
+                    return Err(Error::Failed(format!(
+                        "transfer {id} is {phase} after it was to be finalized; the disk is kept, locked or \
+                         illegal; engine.log and vdsm.log say why (correlation id {})",
+                        self.correlation()
+                    )));
+                }
+                Some(Phase::Failing(_)) => asked.show_effect(&patience),
+                Some(_) => {}
+                None if asked.gone => return self.check_disk(id, disk, &mut patience),
+                None => {}
+            }
+            if !patience.pause()? {
+                let what = format!("the end of transfer {id}");
+                return Err(self.too_long(&what, FINALIZE_LIMIT, &asked.last(seen)));
+            }
+        }
+    }
+
+    /// One step of a wait for an action's effect: asks for the action, again where it shows no effect, and looks at
+    /// the transfer. A passing trouble is only logged; `None` then, or when the transfer is gone.
+    fn ask_and_look(
+        &self,
+        id: &str,
+        action: &str,
+        asked: &mut Asked,
+        patience: &Patience<'_>,
+    ) -> Result<Option<Phase>, Error> {
+        if asked.at.is_none_or(|at| patience.waited() > at + ACTION_LIMIT) {
+            match self.act(id, action) {
+                Ok(()) => asked.at = Some(patience.waited()),
+                // Somebody is at it, or the engine is away: soon again.
+                Err(e) if e.is_passing() || e.is_locked() => info!("{e}"),
+                Err(e) => return Err(e),
+            }
+        }
+        match self.transfer(id) {
+            Ok(Some(transfer)) => Ok(Some(transfer.phase)),
+            Ok(None) => {
+                asked.gone = true;
+                Ok(None)
+            }
+            Err(e) if e.is_passing() => {
+                info!("{e}");
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn is_illegal(&self, disk: Option<&str>) -> bool {
+        let found = disk.and_then(|id| self.disk(id).ok().flatten());
+        found.is_some_and(|disk| disk.status == "illegal")
+    }
+
+    /// The transfer has ended; the disk has the last word, as soon as its lock is free.
+    fn check_disk(&self, id: &str, disk: Option<&str>, patience: &mut Patience<'_>) -> Result<(), Error> {
+        let Some(disk_id) = disk else { return Ok(()) };
+        loop {
+            match self.disk(disk_id) {
+                Ok(Some(disk)) if disk.status == "ok" => return Ok(()),
+                Ok(Some(disk)) if disk.status == "illegal" => {
+                    return Err(Error::Failed(format!(
+                        "transfer {id} has ended, and disk {disk_id} is illegal"
+                    )));
+                }
+                Ok(None) => {
+                    return Err(Error::Failed(format!(
+                        "transfer {id} has ended, and disk {disk_id} is gone"
+                    )));
+                }
+                Err(e) if !e.is_passing() => return Err(e),
+                Ok(Some(_)) | Err(_) => {}
+            }
+            if !patience.pause()? {
+                return Err(self.too_long(&format!("disk {disk_id}"), FINALIZE_LIMIT, "it is locked still"));
+            }
+        }
+    }
+
+    /// Ends a transfer as a failure; **an upload's disk is removed by that**, so only for disks that we made, and for
+    /// downloads.
+    pub fn cancel(&self, id: &str) -> Result<(), Error> {
+        let interrupt = Interrupt::default();
+        let mut patience = Patience::new(CANCEL_LIMIT, &interrupt);
+        let mut asked = Asked::default();
+        loop {
+            let seen = self.ask_and_look(id, "cancel", &mut asked, &patience)?;
+            match &seen {
+                Some(Phase::Failed) => return Ok(()),
+                Some(Phase::Finished) => {
+                    return Err(Error::Failed(format!(
+                        "transfer {id} has ended well, and is not cancelled any more"
+                    )));
+                }
+                Some(Phase::Failing(_)) => asked.show_effect(&patience),
+                Some(_) => {}
+                None if asked.gone => return Ok(()),
+                None => {}
+            }
+            if !patience.pause()? {
+                let what = format!("the end of transfer {id}");
+                return Err(self.too_long(&what, CANCEL_LIMIT, &asked.last(seen)));
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Cancels the upload to a disk that we made, and sees to it that the disk is gone: the engine removes it after the
+    /// transfer has ended, unless it has lost track of the transfer.
+    pub fn discard(&self, transfer: &str, disk: &str) -> Result<(), Error> {
+        self.cancel(transfer)?;
+        self.remove_disk(disk)
+    }
+}
+
+/// What is known of an action that was asked for.
+#[derive(Debug, Default)]
+struct Asked {
+    /// When it was answered or last showed its effect, since the wait began.
+    at: Option<Duration>,
+    /// The engine does not know the transfer any more.
+    gone: bool,
+}
+
+impl Asked {
+    fn show_effect(&mut self, patience: &Patience<'_>) {
+        self.at = Some(patience.waited());
+    }
+
+    fn last(&self, seen: Option<Phase>) -> String {
+        seen.map_or("no answer".to_owned(), |phase| format!("its phase is {phase}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_is_read_from_the_engines_json() {
+        let value = json!({"id": "t", "phase": "paused_system", "direction": "download", "image": {"id": "d"},
+            "host": {"id": "h"}, "inactivity_timeout": "60", "transfer_url": "https://h:54322/images/x"});
+        let transfer = Transfer::of(&value).unwrap();
+        assert_eq!(transfer.phase, Phase::Paused("paused_system".into()));
+        assert_eq!(transfer.direction, Direction::Download);
+        assert_eq!(
+            (transfer.disk.as_deref(), transfer.inactivity_timeout),
+            (Some("d"), Some(60))
+        );
+        assert_eq!(
+            Transfer::of(&json!({"id": "t"})).unwrap().direction,
+            Direction::Upload
+        );
+    }
+}

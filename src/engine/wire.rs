@@ -1,0 +1,352 @@
+//! Requests to the engine: the session, errors, and what may be repeated.
+//!
+//! | answer                           | reads and actions          | creations                     |
+//! |----------------------------------|----------------------------|-------------------------------|
+//! | 401                              | log in once more, again    | the same                      |
+//! | 503                              | again, a few times         | the same: it was not performed|
+//! | none, 5xx without a fault        | again, a few times         | error: the caller looks it up |
+//! | anything else                    | error                      | error                         |
+//!
+//! Actions (finalize, cancel, pause, resume) may be repeated: the engine answers 200 to them from any phase. A token
+//! ends after 30 minutes without a request, so 401 is no error in itself; the `exp` of the login means nothing.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustls::crypto::ring;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tracing::info;
+use ureq::Agent;
+use ureq::http::header;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use url::Url;
+
+use super::Error;
+use super::error::NO_WORDS;
+use super::json::fault;
+use super::patience::Interrupt;
+use crate::secret::{Secret, clean, hide};
+use crate::trust::Trust;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A question or an action is answered at once; what the engine does about it is polled for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A transfer is prepared on its host before the request that starts it is answered.
+const CREATION_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Largest answer, bytes.
+const ANSWER_LIMIT: u64 = 16 << 20;
+
+/// New sessions for one request: another thread's requests may use one up before ours is heard.
+const RENEWALS: u32 = 3;
+
+/// Attempts of a request that may be repeated, the first one included.
+pub(super) const ATTEMPTS: u32 = 5;
+
+/// Wait before the first repetition; it doubles each time.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Where the engine is, and who we are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Access {
+    /// `https://host[:port]`.
+    pub url: String,
+    /// With its domain; it may hold more than one `@`.
+    pub username: String,
+    /// Their password.
+    pub password: Secret,
+    /// Whom to trust.
+    pub trust: Trust,
+}
+
+/// What a request is, as far as repeating it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A second one does no harm.
+    Repeatable,
+    /// A second one would make a second thing.
+    Creation,
+}
+
+/// A session with an engine. Used by several threads.
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) agent: Agent,
+    pub(super) access: Access,
+    pub(super) token: Mutex<Option<Secret>>,
+    correlation: String,
+    pub(super) interrupt: Interrupt,
+}
+
+impl Engine {
+    /// Logs in.
+    pub fn login(access: &Access, interrupt: &Interrupt) -> Result<Engine, Error> {
+        hide(access.password.expose());
+        // The characters that the engine leaves in: it drops others and cuts at 36.
+        let run = random_id().unwrap_or_default();
+        let engine = Engine {
+            agent: agent(&access.trust)?,
+            access: access.clone(),
+            token: Mutex::new(None),
+            correlation: format!("rhv-mount-{}", run.get(..8).unwrap_or("0")),
+            interrupt: interrupt.clone(),
+        };
+        engine.renew(None)?;
+        Ok(engine)
+    }
+
+    /// `https://host:port`.
+    pub fn url(&self) -> &str {
+        &self.access.url
+    }
+
+    /// What our requests are called in engine.log.
+    pub fn correlation(&self) -> &str {
+        &self.correlation
+    }
+
+    /// The same session, for what must be done after a signal too.
+    pub fn uninterrupted(&self) -> Engine {
+        let token = self.token.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        Engine {
+            agent: self.agent.clone(),
+            access: self.access.clone(),
+            token: Mutex::new(token),
+            correlation: self.correlation.clone(),
+            interrupt: Interrupt::default(),
+        }
+    }
+
+    /// A short pause between two looks.
+    pub fn nap(&self) -> Result<(), Error> {
+        self.interrupt.sleep(FIRST_PAUSE / 2)
+    }
+
+    pub(super) fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
+    }
+
+    pub(super) fn get(&self, what: &str, path: &str) -> Result<Option<Value>, Error> {
+        self.call(what, Kind::Repeatable, "GET", path, None)
+    }
+
+    pub(super) fn delete(&self, what: &str, path: &str) -> Result<Option<Value>, Error> {
+        self.call(what, Kind::Repeatable, "DELETE", path, None)
+    }
+
+    pub(super) fn post(
+        &self,
+        what: &str,
+        kind: Kind,
+        path: &str,
+        body: &Value,
+    ) -> Result<Option<Value>, Error> {
+        self.call(what, kind, "POST", path, Some(body))
+    }
+
+    /// One request below `/ovirt-engine/api`; `None` for 404 (its body is empty where the object is missing; one
+    /// with a fault is an error).
+    fn call(
+        &self,
+        what: &str,
+        kind: Kind,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Option<Value>, Error> {
+        let (mut pause, mut renewals) = (FIRST_PAUSE, 0);
+        let mut attempt = 1;
+        loop {
+            let token = self.token.lock().unwrap_or_else(|e| e.into_inner()).clone();
+            let answer = self.send(method, path, body, token.as_ref(), kind);
+            let error = match self.read(what, answer) {
+                Ok((401, _)) if renewals < RENEWALS => {
+                    info!("the engine session has ended, logging in again");
+                    self.renew(token.as_ref())?;
+                    renewals += 1;
+                    continue;
+                }
+                Ok((404, body)) if body.is_empty() => return Ok(None),
+                Ok((status @ 200..300, body)) => match serde_json::from_slice(&body) {
+                    Ok(value) => return Ok(Some(value)),
+                    Err(e) => self.nonsense(what, format!("HTTP {status} with a body that is not JSON: {e}")),
+                },
+                Ok((status, body)) => self.fault(what, status, &body),
+                Err(error) => error,
+            };
+            let not_performed = matches!(error, Error::Fault { status: 503, .. });
+            let may_repeat = match kind {
+                Kind::Repeatable => error.is_passing(),
+                Kind::Creation => not_performed,
+            };
+            // Who has waited that long for an answer in vain waits elsewhere.
+            let timed_out = matches!(&error, Error::Unanswered { late: true, .. });
+            if !may_repeat || timed_out || attempt == ATTEMPTS {
+                return Err(error);
+            }
+            info!(attempt, "again after: {error}");
+            self.interrupt.sleep(pause)?;
+            pause *= 2;
+            attempt += 1;
+        }
+    }
+
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        token: Option<&Secret>,
+        kind: Kind,
+    ) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+        let mut request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}/ovirt-engine/api{path}", self.url()))
+            .header("Version", "4")
+            .header(header::ACCEPT, "application/json")
+            .header("Correlation-Id", &self.correlation);
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.expose()));
+        }
+        let limit = match kind {
+            Kind::Repeatable => ANSWER_TIMEOUT,
+            Kind::Creation => CREATION_TIMEOUT,
+        };
+        match body {
+            Some(body) => {
+                let request = request
+                    .header(header::CONTENT_TYPE, "application/json")
+                    .body(body.to_string())?;
+                let request = self.agent.configure_request(request).timeout_global(Some(limit));
+                self.agent.run(request.build())
+            }
+            None => {
+                let request = self
+                    .agent
+                    .configure_request(request.body(())?)
+                    .timeout_global(Some(limit));
+                self.agent.run(request.build())
+            }
+        }
+    }
+
+    pub(super) fn read(
+        &self,
+        what: &str,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<(u16, Vec<u8>), Error> {
+        let mut answer = answer.map_err(|e| self.broken(what, &e))?;
+        let status = answer.status().as_u16();
+        if (300..400).contains(&status) {
+            let location = answer
+                .headers()
+                .get(header::LOCATION)
+                .and_then(|l| l.to_str().ok());
+            let target = location.and_then(|l| Url::parse(l).ok());
+            let host = target
+                .as_ref()
+                .and_then(Url::host_str)
+                .unwrap_or("somewhere")
+                .to_owned();
+            return Err(Error::Url {
+                url: self.url().to_owned(),
+                why: format!("it redirects to {host}, and a login is not sent on: name the engine itself"),
+            });
+        }
+        let body = answer.body_mut().with_config().limit(ANSWER_LIMIT).read_to_vec();
+        match body {
+            Ok(body) => Ok((status, body)),
+            Err(ureq::Error::BodyExceedsLimit(_)) => {
+                Err(self.nonsense(what, format!("an answer of more than {ANSWER_LIMIT} bytes")))
+            }
+            Err(e) => Err(self.broken(what, &e)),
+        }
+    }
+
+    fn broken(&self, what: &str, error: &ureq::Error) -> Error {
+        let why = match error {
+            ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                "it closed the connection".to_owned()
+            }
+            other => clean(&other.to_string()).into_owned(),
+        };
+        let url = self.url().to_owned();
+        match is_untrusted(error) {
+            true => Error::Trust { url, why },
+            false => Error::Unanswered {
+                what: what.to_owned(),
+                url,
+                why,
+                late: matches!(error, ureq::Error::Timeout(_)),
+            },
+        }
+    }
+
+    pub(super) fn nonsense(&self, what: &str, why: String) -> Error {
+        Error::Nonsense {
+            what: what.to_owned(),
+            url: self.url().to_owned(),
+            why,
+        }
+    }
+
+    pub(super) fn fault(&self, what: &str, status: u16, body: &[u8]) -> Error {
+        let words = serde_json::from_slice(body).ok().and_then(|value| fault(&value));
+        let words = words.unwrap_or_else(|| NO_WORDS.to_owned());
+        let message = clean(words.trim_end_matches('.')).into_owned();
+        Error::Fault {
+            what: what.to_owned(),
+            status,
+            message,
+            correlation: self.correlation.clone(),
+        }
+    }
+}
+
+fn is_untrusted(error: &ureq::Error) -> bool {
+    let certificate = |e: &rustls::Error| matches!(e, rustls::Error::InvalidCertificate(_));
+    match error {
+        ureq::Error::Rustls(e) => certificate(e),
+        ureq::Error::Io(e) => e
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+            .is_some_and(certificate),
+        _ => false,
+    }
+}
+
+/// An HTTP client with bounded waits that follows no redirect; the proxy of the environment (`https_proxy`,
+/// `no_proxy`) is used as by any other program.
+pub(super) fn agent(trust: &Trust) -> Result<Agent, Error> {
+    let tls = TlsConfig::builder().unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()));
+    let tls = match trust.roots()? {
+        None => tls.disable_verification(true),
+        Some(roots) => {
+            let roots: Vec<_> = roots
+                .iter()
+                .map(|der| Certificate::from_der(der).to_owned())
+                .collect();
+            tls.root_certs(RootCerts::new_with_certs(&roots))
+        }
+    };
+    let config = ureq::config::Config::builder()
+        .tls_config(tls.build())
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_global(Some(ANSWER_TIMEOUT))
+        .user_agent(concat!("rhv-mount/", env!("CARGO_PKG_VERSION")))
+        .build();
+    Ok(config.into())
+}
+
+/// A random UUID, from the kernel.
+pub fn random_id() -> std::io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/uuid")?
+        .trim()
+        .to_owned())
+}
