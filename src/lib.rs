@@ -18,11 +18,16 @@
 //! fsync and close says EIO, and the exit code is 7.
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod config;
 pub mod disk;
 pub mod engine;
 pub mod fuse;
 pub mod imageio;
 pub mod pool;
 pub mod remote;
+pub mod report;
+pub mod run;
 pub mod secret;
+pub mod settings;
 pub mod trust;

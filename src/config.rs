@@ -1,0 +1,340 @@
+//! Engine settings from where `ovirt-img` has them: options, then a section of `ovirt-img.conf`, then the
+//! environment, then a prompt.
+//!
+//! The file is `$XDG_CONFIG_HOME/ovirt-img.conf` (`~/.config` by default), read only when a section is named with
+//! `-c`. Keys are those of ovirt-img (engine_url, username, password, cafile, secure, log_file, log_level), and those of
+//! our own options.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use configparser::ini::{Ini, IniDefault};
+use thiserror::Error;
+
+use crate::cli::EngineArgs;
+use crate::engine::{self, Access, address};
+use crate::secret::{Secret, hide};
+use crate::trust::Trust;
+
+/// What is wrong with the configuration.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file can't be read or parsed.
+    #[error("cannot use the configuration file {path}: {why}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Reason.
+        why: String,
+    },
+    /// There is no such section.
+    #[error("no section [{section}] in {path}: there are {there}")]
+    Section {
+        /// The file.
+        path: PathBuf,
+        /// What was asked for.
+        section: String,
+        /// The sections that exist.
+        there: String,
+    },
+    /// A value is missing.
+    #[error(
+        "{what} is missing: give {option}, or `{key}` in a section of ovirt-img.conf (-c SECTION), or {variable}"
+    )]
+    Missing {
+        /// What.
+        what: &'static str,
+        /// The option.
+        option: &'static str,
+        /// The key in the file.
+        key: &'static str,
+        /// The environment variable.
+        variable: &'static str,
+    },
+    /// A value makes no sense.
+    #[error("{0}")]
+    Value(String),
+    /// The password file can't be used.
+    #[error("cannot use the password file {path}: {why}")]
+    PasswordFile {
+        /// The file.
+        path: PathBuf,
+        /// Reason and remedy.
+        why: String,
+    },
+    /// The engine's URL.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+}
+
+/// The chosen section of the file; empty when none was chosen.
+#[derive(Debug, Default)]
+pub struct Section {
+    values: HashMap<String, String>,
+}
+
+impl Section {
+    /// Reads section `name` of the user's file.
+    pub fn read(name: Option<&str>) -> Result<Section, ConfigError> {
+        match name {
+            Some(name) => Section::of_file(&file(), name),
+            None => Ok(Section::default()),
+        }
+    }
+
+    fn of_file(path: &Path, name: &str) -> Result<Section, ConfigError> {
+        let refuse = |why: String| ConfigError::File {
+            path: path.to_owned(),
+            why,
+        };
+        let text = fs::read_to_string(path).map_err(|e| refuse(e.to_string()))?;
+        // As Python's configparser reads it: a `#` or `;` inside a value belongs to it, a password may have one.
+        let mut defaults = IniDefault::default();
+        defaults.default_section = "DEFAULT".to_owned();
+        defaults.case_sensitive = true;
+        defaults.inline_comment_symbols = Some(vec![]);
+        let mut ini = Ini::new_from_defaults(defaults);
+        let mut sections = ini.read(text).map_err(&refuse)?;
+        let common = sections.remove("DEFAULT").unwrap_or_default();
+        let Some(own) = sections.remove(name) else {
+            let mut there: Vec<_> = sections.into_keys().collect();
+            there.sort();
+            return Err(ConfigError::Section {
+                path: path.to_owned(),
+                section: name.to_owned(),
+                there: if there.is_empty() {
+                    "none".into()
+                } else {
+                    there.join(", ")
+                },
+            });
+        };
+        let values: HashMap<_, _> = common
+            .into_iter()
+            .chain(own)
+            .filter_map(|(key, value)| Some((key.to_lowercase(), value?)))
+            .collect();
+        if let Some(password) = values.get("password") {
+            hide(password);
+            if fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o077 != 0) {
+                eprintln!(
+                    "rhv-mount: others can read {0}, which has a password in it; run: chmod 600 {0}",
+                    path.display()
+                );
+            }
+        }
+        Ok(Section { values })
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.values.get(key).map(String::as_str)
+    }
+
+    /// A key that is yes or no.
+    pub fn flag(&self, key: &str) -> Result<Option<bool>, ConfigError> {
+        self.get(key)
+            .map(|text| yes_or_no(&format!("{key} in ovirt-img.conf"), text))
+            .transpose()
+    }
+}
+
+fn yes_or_no(what: &str, text: &str) -> Result<bool, ConfigError> {
+    match text.to_lowercase().as_str() {
+        "yes" | "true" | "1" | "on" => Ok(true),
+        "no" | "false" | "0" | "off" => Ok(false),
+        _ => Err(ConfigError::Value(format!(
+            "{what} is {text}: it takes yes or no"
+        ))),
+    }
+}
+
+fn file() -> PathBuf {
+    let base = std::env::var_os("XDG_CONFIG_HOME").filter(|dir| !dir.is_empty());
+    let base = base.map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".config"),
+        PathBuf::from,
+    );
+    base.join("ovirt-img.conf")
+}
+
+/// A variable that is set to something.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Everything that is needed for a login.
+pub fn engine_access(args: &EngineArgs, section: &Section, trust: Trust) -> Result<Access, ConfigError> {
+    let pick = |given: &Option<String>, what, option, key, name| {
+        let value = given.clone().or_else(|| section.get(key).map(str::to_owned));
+        value.or_else(|| variable(name)).ok_or(ConfigError::Missing {
+            what,
+            option,
+            key,
+            variable: name,
+        })
+    };
+    let url = pick(
+        &args.engine_url,
+        "the engine's URL",
+        "--engine-url",
+        "engine_url",
+        "OVIRT_URL",
+    )?;
+    let url = address(&url)?;
+    let username = pick(
+        &args.username,
+        "the user name",
+        "--username",
+        "username",
+        "OVIRT_USERNAME",
+    )?;
+    let password = password(args.password_file.as_deref(), section, &url, &username)?;
+    hide(&password);
+    Ok(Access {
+        url,
+        username,
+        password: Secret::new(password),
+        trust,
+    })
+}
+
+fn password(
+    file: Option<&Path>,
+    section: &Section,
+    url: &str,
+    username: &str,
+) -> Result<String, ConfigError> {
+    if let Some(path) = file {
+        return password_of_file(path);
+    }
+    if let Some(password) = section
+        .get("password")
+        .map(str::to_owned)
+        .or_else(|| variable("OVIRT_PASSWORD"))
+    {
+        return Ok(password);
+    }
+    let missing = ConfigError::Missing {
+        what: "the password",
+        option: "--password-file",
+        key: "password",
+        variable: "OVIRT_PASSWORD",
+    };
+    if !std::io::stdin().is_terminal() {
+        return Err(missing);
+    }
+    let typed = rpassword::prompt_password(format!("Password of {username} at {url}: "));
+    typed.ok().filter(|password| !password.is_empty()).ok_or(missing)
+}
+
+fn password_of_file(path: &Path) -> Result<String, ConfigError> {
+    let refuse = |why: String| ConfigError::PasswordFile {
+        path: path.to_owned(),
+        why,
+    };
+    let meta = fs::metadata(path).map_err(|e| refuse(e.to_string()))?;
+    if meta.is_file() && meta.mode() & 0o077 != 0 {
+        return Err(refuse(format!(
+            "others can read or change it (mode {:o}); run: chmod 600 {}",
+            meta.mode() & 0o777,
+            path.display()
+        )));
+    }
+    let text = fs::read_to_string(path).map_err(|e| refuse(e.to_string()))?;
+    let password = text.trim_end_matches(['\n', '\r']);
+    match password.is_empty() {
+        true => Err(refuse("it is empty".into())),
+        false => Ok(password.to_owned()),
+    }
+}
+
+/// Whom to trust, from options, file and environment. `cafile` and `insecure` are what the command line says: it
+/// replaces what the others say about the same matter.
+pub fn trust(cafile: Option<PathBuf>, insecure: bool, section: &Section) -> Result<Trust, ConfigError> {
+    let secure = section.flag("secure")?;
+    let (cafile, insecure) = if cafile.is_some() || insecure {
+        (cafile, insecure)
+    } else if section.get("cafile").is_some() || secure.is_some() {
+        (
+            section
+                .get("cafile")
+                .map(PathBuf::from)
+                .filter(|_| secure != Some(false)),
+            secure == Some(false),
+        )
+    } else {
+        let off = variable("OVIRT_INSECURE")
+            .map(|text| yes_or_no("OVIRT_INSECURE", &text))
+            .transpose()?;
+        (variable("OVIRT_CAFILE").map(PathBuf::from), off.unwrap_or(false))
+    };
+    match (cafile, insecure) {
+        (Some(path), true) => Err(ConfigError::Value(format!(
+            "--insecure beside the CA file {} (--cafile or OVIRT_CAFILE): choose one, verification is either on or off",
+            path.display()
+        ))),
+        (Some(path), false) => {
+            let path = std::path::absolute(&path)
+                .map_err(|e| ConfigError::Value(format!("{}: {e}", path.display())))?;
+            Ok(Trust::CaFile(path))
+        }
+        (None, true) => Ok(Trust::Insecure),
+        (None, false) => Ok(Trust::System),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn section(text: &str, name: &str) -> Result<Section, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ovirt-img.conf");
+        fs::write(&path, text).unwrap();
+        Section::of_file(&path, name)
+    }
+
+    #[test]
+    fn a_section_is_read_as_ovirt_img_reads_it() {
+        let text = "[Prod]\nengine_url = https://e.example:8443\nusername=admin@ovirt@internalsso\n\
+                    password = p#a;s s%word\nsecure = no\n[other]\nusername: x@y\n[prod]\nUserName = z\n";
+        let prod = section(text, "Prod").unwrap();
+        assert_eq!(prod.get("engine_url"), Some("https://e.example:8443"));
+        assert_eq!(prod.get("username"), Some("admin@ovirt@internalsso"));
+        assert_eq!(prod.get("password"), Some("p#a;s s%word"));
+        assert_eq!(prod.flag("secure").unwrap(), Some(false));
+        assert_eq!(section(text, "other").unwrap().get("username"), Some("x@y"));
+        assert_eq!(section(text, "prod").unwrap().get("username"), Some("z"));
+        let error = section(text, "missing").unwrap_err().to_string();
+        assert!(error.contains("[missing]") && error.contains("other"), "{error}");
+    }
+
+    #[test]
+    fn a_password_file_that_others_can_read_is_refused_with_the_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        fs::write(&path, "open sesame\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = password_of_file(&path).unwrap_err().to_string();
+        assert!(error.contains("chmod 600"), "{error}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(password_of_file(&path).unwrap(), "open sesame");
+    }
+
+    #[test]
+    fn options_beat_the_file() {
+        let file = section("[a]\ncafile = /etc/ca.pem\n", "a").unwrap();
+        assert_eq!(
+            trust(None, false, &file).unwrap(),
+            Trust::CaFile("/etc/ca.pem".into())
+        );
+        assert_eq!(trust(None, true, &file).unwrap(), Trust::Insecure);
+        assert!(trust(Some("x".into()), true, &file).is_err());
+    }
+}

@@ -1,0 +1,122 @@
+//! How `rhv-mount umount` and `rhv-mount status` talk to a running mount: one JSON line each way over
+//! the mount's control socket.
+//!
+//! An umount request is answered when everything has ended, with the outcome; that makes `umount` a barrier.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{Ending, Place};
+
+/// A status answer takes no longer; an umount answer takes as long as the data.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Who waits longer for the end of a mount wants to know why.
+const UMOUNT_SILENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Ask {
+    Status,
+    Umount,
+}
+
+/// What a mount says about itself. Bytes, unless the name says otherwise.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Status {
+    pub(super) mountpoint: String,
+    pub(super) file: String,
+    pub(super) pid: u32,
+    /// `mounted`, `ending`, or `dead`: the process was killed.
+    pub(super) phase: String,
+    pub(super) host: String,
+    /// `https`, `http` or `unix`.
+    pub(super) transport: String,
+    pub(super) read_only: bool,
+    pub(super) disk_size: u64,
+    pub(super) file_size: u64,
+    pub(super) connections: usize,
+    pub(super) writers: usize,
+    /// Connections that broke with nothing unflushed and were replaced.
+    pub(super) replaced: u64,
+    pub(super) seconds: u64,
+    pub(super) bytes_read: u64,
+    pub(super) bytes_written: u64,
+    pub(super) bytes_zeroed: u64,
+    /// Flush requests, one for each connection and fsync.
+    pub(super) flushes: u64,
+    /// Requests that failed, repeated ones included.
+    pub(super) errors: u64,
+    /// Why data may be lost.
+    pub(super) failure: Option<String>,
+    /// Of a transfer that is ours; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) disk_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) disk_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) transfer: Option<String>,
+    /// As the engine calls it, seen a few seconds ago.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) transfer_phase: Option<String>,
+}
+
+/// Listens on the place's socket; one that nobody listens on any more is replaced.
+pub(super) fn listen(place: &Place) -> io::Result<UnixListener> {
+    let path = place.socket();
+    if path.exists() && UnixStream::connect(&path).is_err() {
+        std::fs::remove_file(&path)?;
+    }
+    UnixListener::bind(path)
+}
+
+/// The request on a connection.
+pub(super) fn read_ask(stream: &UnixStream) -> io::Result<Ask> {
+    stream.set_read_timeout(Some(STATUS_TIMEOUT))?;
+    read_line(BufReader::new(stream))
+}
+
+/// Answers and closes; the other side may be gone.
+pub(super) fn answer(mut stream: UnixStream, value: &impl Serialize) {
+    if let Ok(json) = serde_json::to_string(value) {
+        let _ = writeln!(stream, "{json}");
+    }
+}
+
+/// Asks the mount at `place` for its status.
+pub(super) fn ask_status(place: &Place) -> io::Result<Status> {
+    let stream = ask(place, Ask::Status)?;
+    stream.set_read_timeout(Some(STATUS_TIMEOUT))?;
+    read_line(BufReader::new(&stream))
+}
+
+/// Asks the mount at `place` to end, and waits until it has, with one call of `still` when that takes its time. `None`
+/// when the process went away without an answer, an error when nobody listens.
+pub(super) fn ask_umount(place: &Place, still: impl FnOnce()) -> io::Result<Option<Ending>> {
+    let stream = ask(place, Ask::Umount)?;
+    stream.set_read_timeout(Some(UMOUNT_SILENCE))?;
+    let mut reader = BufReader::new(&stream);
+    let silent = |e: io::Error| matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+    if reader.fill_buf().is_err_and(silent) {
+        still();
+    }
+    stream.set_read_timeout(None)?;
+    Ok(read_line(reader).ok())
+}
+
+fn ask(place: &Place, ask: Ask) -> io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(place.socket())?;
+    writeln!(stream, "{}", serde_json::to_string(&ask)?)?;
+    Ok(stream)
+}
+
+fn read_line<T: for<'a> Deserialize<'a>>(mut reader: impl BufRead) -> io::Result<T> {
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_str(&line)?)
+}

@@ -1,0 +1,172 @@
+//! From the process that read the command line to the one that serves the mount.
+//!
+//! A transfer URL in argv or in the environment can be seen by `ps` for as long as the process
+//! lives. So the first process writes the checked settings into a memory file and becomes a new
+//! one, with a clean argv and environment, that reads them from there. In the background form that one
+//! starts the server the same way and waits until it says [`READY`] on its stdout.
+//!
+//! ```text
+//! rhv-mount --transfer-url https://.../images/SECRET /mnt        reads, checks, execs
+//!   rhv-mount --settings-fd 3 /mnt                               foreground: serves
+//!                                                                background: starts and waits for
+//!     rhv-mount --settings-fd 4 /mnt                             ... the server, in a session of its own
+//! ```
+//!
+//! No fork without exec, hence no `unsafe` and no question of which threads survive.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, close, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::{Exit, Failure};
+use crate::settings::{Settings, URL_VARIABLE};
+
+/// What the server says when the file is usable.
+const READY: &str = "ready";
+
+/// What the next process is to do with the settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Role {
+    /// Serve in this process.
+    Foreground,
+    /// Start the server and wait until it is ready.
+    Launcher,
+    /// Serve, detached; tell the launcher.
+    Background,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Handover {
+    role: Role,
+    settings: Settings,
+}
+
+fn failed(what: &str, error: impl std::fmt::Display) -> Failure {
+    Failure::text(Exit::Other, format!("{what}: {error}"))
+}
+
+/// A command that runs this program again with `settings`, and the memory file, to be kept open.
+fn again(role: Role, settings: &Settings) -> Result<(Command, OwnedFd), Failure> {
+    // No close-on-exec: the next process inherits it, under the number in its arguments.
+    let memory = memfd_create(c"rhv-mount-settings", MFdFlags::empty())
+        .map_err(|e| failed("cannot make a memory file", e))?;
+    let handover = Handover {
+        role,
+        settings: settings.clone(),
+    };
+    let json = serde_json::to_vec(&handover)
+        .map_err(|e| Failure::text(Exit::Usage, format!("a path is not valid UTF-8: {e}")))?;
+    let copy = memory.try_clone().map_err(|e| failed("memory file", e))?;
+    File::from(copy)
+        .write_all(&json)
+        .map_err(|e| failed("memory file", e))?;
+    let program = std::env::current_exe().map_err(|e| failed("cannot find my own program", e))?;
+    let mut command = Command::new(program);
+    command
+        .arg0("rhv-mount")
+        .args(["--settings-fd", &memory.as_raw_fd().to_string()])
+        .arg(&settings.mountpoint)
+        .env_remove(URL_VARIABLE)
+        .env_remove("OVIRT_PASSWORD");
+    Ok((command, memory))
+}
+
+/// Becomes the process that acts on `settings`; returns only if that fails.
+pub(super) fn become_clean(settings: &Settings) -> Failure {
+    let foreground = settings.foreground || !settings.command.is_empty();
+    let role = if foreground {
+        Role::Foreground
+    } else {
+        Role::Launcher
+    };
+    match again(role, settings) {
+        Ok((mut command, _memory)) => failed("cannot run myself again", command.exec()),
+        Err(failure) => failure,
+    }
+}
+
+/// More than any argument list takes: the kernel's limit is 6 MiB, and a byte of it is up to four here.
+const HANDOVER_LIMIT: u64 = 32 << 20;
+
+/// Reads what the process before left in `fd`, and closes it.
+pub(super) fn receive(fd: i32) -> Result<(Role, Settings), Failure> {
+    let refuse = |e: &dyn std::fmt::Display| {
+        Failure::text(
+            Exit::Usage,
+            format!("--settings-fd is for rhv-mount's own use: {e}"),
+        )
+    };
+    let mut json = Vec::new();
+    let file = File::open(format!("/proc/self/fd/{fd}")).map_err(|e| refuse(&e))?;
+    file.take(HANDOVER_LIMIT)
+        .read_to_end(&mut json)
+        .map_err(|e| refuse(&e))?;
+    let handover: Handover = serde_json::from_slice(&json).map_err(|e| refuse(&e))?;
+    // Nobody after us (COMMAND, fusermount3) may inherit it.
+    close(fd).map_err(|e| refuse(&e))?;
+    handover.settings.source.hide_secrets();
+    Ok((handover.role, handover.settings))
+}
+
+/// Starts the server in the background. Returns when it is ready; when it failed, with its exit code
+/// (it has said why).
+pub(super) fn launch(settings: &Settings) -> Result<u8, Failure> {
+    let (mut command, memory) = again(Role::Background, settings)?;
+    let mut server = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| failed("cannot start the background process", e))?;
+    drop(memory);
+    // Ctrl-C reaches only us: the server is in a session of its own. It ends in order, and we wait for that.
+    let pid = Pid::from_raw(server.id() as i32);
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| failed("cannot catch signals", e))?;
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            let _ = kill(pid, Signal::SIGTERM);
+        }
+    });
+    let mut line = String::new();
+    let stdout = server.stdout.take().expect("it is piped");
+    let _ = BufReader::new(stdout).read_line(&mut line);
+    if line.trim_end() == READY {
+        return Ok(Exit::Done as u8);
+    }
+    let status = server
+        .wait()
+        .map_err(|e| failed("cannot wait for the background process", e))?;
+    // A server that was killed, or that ended well without being ready, has failed all the same.
+    Ok(status
+        .code()
+        .filter(|&code| code != 0)
+        .map_or(Exit::Other as u8, |code| code as u8))
+}
+
+/// Leaves the launcher's session, so that its terminal's signals don't reach the mount.
+pub(super) fn detach() -> Result<(), Failure> {
+    setsid().map_err(|e| failed("cannot leave the session", e))?;
+    std::env::set_current_dir("/").map_err(|e| failed("cannot change to /", e))
+}
+
+/// Tells the launcher that the file is usable, and lets go of its terminal. An error means that the
+/// launcher is gone: then nobody wants the mount.
+pub(super) fn tell_ready() -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{READY}")?;
+    out.flush()?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(&null)?;
+    Ok(())
+}

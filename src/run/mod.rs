@@ -1,0 +1,80 @@
+//! The program: which action, in which process, with which exit code.
+//!
+//! `handover` moves the settings into a process without secrets in its argv; `serve` is the life of one
+//! mount; `umount` and `status` talk to it over `control`, and find it through `record`.
+
+mod acquire;
+mod command;
+mod control;
+mod exit;
+mod handover;
+mod mountpoint;
+mod open;
+mod outcome;
+mod record;
+mod recover;
+mod serve;
+mod state;
+mod transfer;
+mod umount;
+
+use std::process::ExitCode;
+
+pub use self::exit::{Exit, Failure};
+use self::handover::Role;
+use crate::cli::Action;
+use crate::engine;
+use crate::report;
+use crate::settings::Settings;
+
+/// Runs the command line of this process. Errors are one line on stderr.
+pub fn main() -> ExitCode {
+    match act() {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("rhv-mount: {failure}");
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn act() -> Result<u8, Failure> {
+    match Action::parse(std::env::args_os().collect())? {
+        Action::Mount(args) => Err(handover::become_clean(&Settings::gather(*args)?)),
+        Action::Continue(fd) => {
+            let (role, settings) = handover::receive(fd)?;
+            match role {
+                Role::Launcher => handover::launch(&settings),
+                Role::Foreground => mount(settings, role),
+                Role::Background => {
+                    handover::detach()?;
+                    mount(settings, role)
+                }
+            }
+        }
+        Action::Umount(path) => umount::umount(&path),
+        Action::Status(path, output) => umount::status(path.as_deref(), output),
+        Action::Recover(args) => recover::recover(&args),
+        Action::Ca(url) => {
+            let certificate = engine::certificate(&url)?;
+            print!("{}", certificate.pem);
+            eprintln!("SHA-256 fingerprint: {}", certificate.fingerprint);
+            eprintln!(
+                "Compare it with the engine's own before you trust it (there: openssl x509 -noout -fingerprint -sha256 -in /etc/pki/ovirt-engine/ca.pem)"
+            );
+            Ok(Exit::Done as u8)
+        }
+        Action::Print(text) => {
+            print!("{text}");
+            Ok(Exit::Done as u8)
+        }
+    }
+}
+
+fn mount(settings: Settings, role: Role) -> Result<u8, Failure> {
+    report::start_log(&settings.log_level, settings.log_file.as_deref()).map_err(|e| {
+        let path = settings.log_file.as_deref().unwrap_or("stderr".as_ref());
+        Failure::text(Exit::Usage, format!("cannot log to {}: {e}", path.display()))
+    })?;
+    serve::serve(settings, role)
+}

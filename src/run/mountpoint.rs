@@ -1,0 +1,253 @@
+//! The three kinds of mountpoint, and every reason not to use one, said before anything is mounted.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crossbeam::channel::bounded;
+use nix::unistd::{AccessFlags, access};
+
+use super::{Exit, Failure};
+use crate::fuse::Shape;
+use crate::settings::Settings;
+
+/// A mount that does not say in this time whether it is dead is alive.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A path that can be mounted on. A file made for it is removed when this is dropped.
+#[derive(Debug)]
+pub(super) struct Mountpoint {
+    /// Canonical.
+    pub(super) path: PathBuf,
+    /// What the file's users open.
+    pub(super) file: PathBuf,
+    /// File or directory.
+    pub(super) shape: Shape,
+    /// We made it.
+    pub(super) created: bool,
+}
+
+fn refuse(path: &Path, why: impl std::fmt::Display) -> Failure {
+    Failure::text(Exit::Mount, format!("cannot mount on {}: {why}", path.display()))
+}
+
+impl Mountpoint {
+    /// Checks `settings.mountpoint`, and makes the file when there is nothing.
+    pub(super) fn prepare(settings: &Settings) -> Result<Self, Failure> {
+        let path = canonical(&settings.mountpoint).map_err(|e| refuse(&settings.mountpoint, e))?;
+        let shown = path.display();
+        let meta = fs::metadata(&path);
+        if meta
+            .as_ref()
+            .is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN))
+        {
+            return Err(refuse(
+                &path,
+                format!(
+                    "a mount whose process died is in the way; remove it with `rhv-mount umount {shown}`"
+                ),
+            ));
+        }
+        if is_mounted(&path) {
+            return Err(refuse(
+                &path,
+                format!(
+                    "a disk is already mounted there; see `rhv-mount status {shown}`, end it with `rhv-mount umount {shown}`"
+                ),
+            ));
+        }
+        let (shape, created) = match meta {
+            Ok(meta) if meta.is_dir() => (Shape::Directory(settings.file_name.clone()), false),
+            Ok(meta) if meta.is_file() => {
+                check_unused(&path, &meta)?;
+                (Shape::File, false)
+            }
+            Ok(_) => return Err(refuse(&path, "it is neither a directory nor a regular file")),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(&path)
+                    .map_err(|e| refuse(&path, format!("it does not exist and cannot be made: {e}")))?;
+                (Shape::File, true)
+            }
+            Err(e) => return Err(refuse(&path, e)),
+        };
+        // From here on a file that was made is removed by drop.
+        let file = match &shape {
+            Shape::File => path.clone(),
+            Shape::Directory(name) => path.join(name),
+        };
+        let mountpoint = Mountpoint {
+            path,
+            file,
+            shape,
+            created,
+        };
+        mountpoint.check(settings.nonempty)?;
+        Ok(mountpoint)
+    }
+
+    fn check(&self, nonempty: bool) -> Result<(), Failure> {
+        let path = &self.path;
+        if matches!(self.shape, Shape::Directory(_)) && !nonempty {
+            let mut entries = fs::read_dir(path).map_err(|e| refuse(path, e))?;
+            if entries.next().is_some() {
+                return Err(refuse(
+                    path,
+                    "the directory is not empty, and its files would be hidden; use an empty one, or -o nonempty",
+                ));
+            }
+        }
+        if access(path, AccessFlags::W_OK).is_err() {
+            return Err(refuse(
+                path,
+                "it is not writable for you; use a file or directory of your own",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Mountpoint {
+    fn drop(&mut self) {
+        if self.created {
+            remove_placeholder(&self.path);
+        }
+    }
+}
+
+/// Removes a file that was made to be mounted on; never one that has something in it, since that is not the
+/// one that we made.
+pub(super) fn remove_placeholder(path: &Path) {
+    let ours = fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.len() == 0);
+    if ours && !is_mounted(path) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// The path with its directory's links resolved. The last part is resolved only where that is possible:
+/// it may not exist, or be a dead mount that nothing can look at.
+pub(super) fn canonical(path: &Path) -> io::Result<PathBuf> {
+    if let Ok(whole) = fs::canonicalize(path) {
+        return Ok(whole);
+    }
+    let path = std::path::absolute(path)?;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(path);
+    };
+    let parent = fs::canonicalize(parent)
+        .map_err(|e| io::Error::new(e.kind(), format!("its directory {}: {e}", parent.display())))?;
+    Ok(parent.join(name))
+}
+
+/// True when an rhv-mount file system is mounted on exactly this path, dead or alive.
+pub(super) fn is_mounted(path: &Path) -> bool {
+    mounted_by(path).is_some()
+}
+
+/// The user who mounted the rhv-mount file system on exactly this path, dead or alive.
+pub(super) fn mounted_by(path: &Path) -> Option<u32> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table.lines().rev().find_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        let target = mount.split(' ').nth(4).map(unescape)?;
+        let options = kind.strip_prefix("fuse.rhv-mount ")?.split(' ').nth(1)?;
+        let user = options.split(',').find_map(|o| o.strip_prefix("user_id="))?;
+        (Path::new(&target) == path).then(|| user.parse().ok())?
+    })
+}
+
+/// True when the process behind the mount on `path` is gone. A process that is there and does not answer counts
+/// as alive.
+pub(super) fn is_dead(path: &Path) -> bool {
+    let (done, looked) = bounded(1);
+    let path = path.to_owned();
+    let look = move || {
+        let error = fs::metadata(path).err();
+        let _ = done.send(error.and_then(|e| e.raw_os_error()) == Some(libc::ENOTCONN));
+    };
+    let spawned = std::thread::Builder::new().spawn(look);
+    spawned.is_ok() && looked.recv_timeout(LOOK_TIMEOUT).unwrap_or(false)
+}
+
+/// The kernel writes blanks in paths as `\040`.
+fn unescape(text: &str) -> String {
+    let mut parts = text.split('\\');
+    let mut out = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        match part
+            .get(..3)
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok())
+        {
+            Some(byte) => {
+                out.push(byte);
+                out.extend(&part.as_bytes()[3..]);
+            }
+            None => {
+                out.push(b'\\');
+                out.extend(part.as_bytes());
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A file that somebody has open would go on being used under the mount.
+fn check_unused(path: &Path, meta: &fs::Metadata) -> Result<(), Failure> {
+    let me = std::process::id();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        if pid == me {
+            continue;
+        }
+        for fd in fs::read_dir(process.path().join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            // Only what has our name is looked at: any other file may be on a server that hangs.
+            let named = fs::read_link(fd.path()).is_ok_and(|target| target == path);
+            let same = |open: fs::Metadata| open.dev() == meta.dev() && open.ino() == meta.ino();
+            if named && fs::metadata(fd.path()).is_ok_and(same) {
+                let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+                return Err(refuse(
+                    path,
+                    format!(
+                        "the file is in use by process {pid} ({}); close it first",
+                        name.trim()
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blanks_in_mount_paths_are_read_back() {
+        assert_eq!(unescape(r"/mnt/a\040b\134c"), r"/mnt/a b\c");
+        assert_eq!(unescape(r"/mnt/\9x"), r"/mnt/\9x");
+    }
+
+    #[test]
+    fn a_path_is_canonical_up_to_what_exists() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = fs::canonicalize(dir.path()).unwrap();
+        assert_eq!(canonical(&dir.path().join("x/../new")).ok(), None);
+        assert_eq!(canonical(&dir.path().join("new")).unwrap(), real.join("new"));
+    }
+}

@@ -1,0 +1,345 @@
+//! A transfer of our own: from a login to a transfer URL, and from the last byte to a disk that is free again.
+//!
+//! How it ends (DESIGN, rule 5), where an upload that is cancelled takes its disk with it:
+//!
+//! | disk           | all data arrived, COMMAND fine | COMMAND failed     | data lost, or never mounted            |
+//! |----------------|--------------------------------|--------------------|----------------------------------------|
+//! | made here      | finalize                       | cancel: disk goes  | cancel: disk goes                      |
+//! | with keep      | finalize                       | finalize           | finalize                               |
+//! | there before   | finalize                       | finalize           | lost: pause and say so; else finalize  |
+//! | download       | finalize                       | finalize           | finalize                               |
+//!
+//! [`Held::end`] is called once, by `outcome`; a `Held` that is dropped without it ends as one that never moved data (a
+//! mount that failed), or, once it was mounted, as one whose data is lost (a panic). A watcher looks at the transfer while it is mounted and resumes it when the system has
+//! paused it; data goes on meanwhile, since the ticket lives on.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, Weak};
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::serve::spawn;
+use super::state::{State, StateFile};
+use super::{Exit, Failure};
+use crate::engine::{self, Direction, Engine, Interrupt, Order, Phase, Transfer};
+use crate::imageio::TransferUrl;
+
+/// How often a transfer is looked at while it is mounted: well below the 300 s that a ticket lives in a pause.
+const WATCH: Duration = Duration::from_secs(5);
+
+/// What became of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Everything acknowledged is on the storage.
+    Arrived,
+    /// The same, and COMMAND failed.
+    CommandFailed,
+    /// Acknowledged bytes may be missing.
+    Lost,
+    /// Nothing was ever written.
+    Unused,
+}
+
+/// A transfer that we started.
+pub(super) struct Held {
+    pub(super) engine: Engine,
+    /// The one that is open now: a download that ended by itself is followed by another.
+    pub(super) transfer: Mutex<Transfer>,
+    pub(super) order: Order,
+    pub(super) renewing: Mutex<()>,
+    pub(super) file: Mutex<StateFile>,
+    pub(super) what: String,
+    pub(super) keep: bool,
+    pub(super) phase: Mutex<String>,
+    pub(super) ended: AtomicBool,
+    /// The disk was mounted; bytes may have moved.
+    pub(super) used: AtomicBool,
+    /// A watcher is at work.
+    pub(super) watched: AtomicBool,
+}
+
+impl Held {
+    /// Straight to the host, or through the proxy.
+    pub(super) fn url(&self, proxy: bool) -> Result<Option<TransferUrl>, Failure> {
+        let transfer = self.transfer();
+        let url = match proxy {
+            true => &transfer.proxy_url,
+            false => &transfer.transfer_url,
+        };
+        let parsed = url.as_deref().map(TransferUrl::parse).transpose();
+        parsed.map_err(|e| Failure::text(Exit::Transfer, format!("transfer {}: {e}", self.id())))
+    }
+
+    /// The transfer's id.
+    pub(super) fn id(&self) -> String {
+        self.transfer().id
+    }
+
+    fn transfer(&self) -> Transfer {
+        self.transfer.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// The disk's id and name.
+    pub(super) fn disk(&self) -> (String, String) {
+        let file = self.file();
+        (file.state.disk_id.clone(), file.state.disk_name.clone())
+    }
+
+    /// From now on bytes may move.
+    pub(super) fn set_used(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+
+    /// What an end without a verdict means.
+    fn verdict_of_silence(&self) -> Verdict {
+        match self.used.load(Ordering::Relaxed) {
+            true => Verdict::Lost,
+            false => Verdict::Unused,
+        }
+    }
+
+    /// The phase that was seen last.
+    pub(super) fn phase(&self) -> String {
+        self.phase.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// How long the engine lets it be idle.
+    pub(super) fn inactivity_timeout(&self) -> Option<Duration> {
+        self.transfer().inactivity_timeout.map(Duration::from_secs)
+    }
+
+    fn file(&self) -> std::sync::MutexGuard<'_, StateFile> {
+        self.file.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn set_phase(&self, phase: &str) {
+        *self.phase.lock().unwrap_or_else(|e| e.into_inner()) = phase.to_owned();
+    }
+
+    /// Watches the transfer until it has ended. `touch` counts as activity on the ticket: a transfer that is resumed
+    /// while it counts as idle is paused again at once.
+    pub(super) fn watch(held: Weak<Held>, touch: impl Fn() + Send + 'static) -> Result<(), Failure> {
+        spawn("watch", move || {
+            while let Some(held) = held.upgrade() {
+                if held.ended.load(Ordering::Relaxed) || !held.watched.load(Ordering::Relaxed) {
+                    return;
+                }
+                held.look(&touch);
+                drop(held);
+                std::thread::sleep(WATCH);
+            }
+        })
+        .map(drop)
+    }
+
+    /// A new download when the last one has ended: the engine finalizes one by itself as soon as every byte was read.
+    /// `refused` is the URL that was used. Never for an upload.
+    pub(super) fn renew(&self, refused: &TransferUrl) -> Option<TransferUrl> {
+        let _not_at_the_end = self.renewing.lock().unwrap_or_else(|e| e.into_inner());
+        if self.ended.load(Ordering::Relaxed) || self.order.direction != Direction::Download {
+            return None;
+        }
+        let leads_to = |proxy| {
+            self.url(proxy)
+                .ok()
+                .flatten()
+                .is_some_and(|url| url.host() == refused.host())
+        };
+        let proxy = leads_to(true) && !leads_to(false);
+        match self.start_again() {
+            Ok(()) => self.url(proxy).ok().flatten(),
+            Err(e) => {
+                warn!("no new transfer in place of {}: {e}", self.id());
+                None
+            }
+        }
+    }
+
+    fn start_again(&self) -> Result<(), Failure> {
+        let old = self.id();
+        if self.engine.transfer(&old)?.is_some_and(|t| t.is_open()) {
+            // Without a ticket it is of no use, and it keeps the disk locked.
+            let state = self.file().state.clone();
+            let disk = (!state.snapshot).then_some(state.disk_id.as_str());
+            self.engine.finalize(&old, disk, &Interrupt::default())?;
+        }
+        let new = self
+            .engine
+            .wait_for_transferring(self.engine.start_transfer(&self.order)?)?;
+        info!(
+            old,
+            new = new.id,
+            "the download had ended, another one is started"
+        );
+        let mut file = self.file();
+        file.state.transfer = Some(new.id.clone());
+        file.update()?;
+        *self.transfer.lock().unwrap_or_else(|e| e.into_inner()) = new;
+        Ok(())
+    }
+
+    fn look(&self, touch: &impl Fn()) {
+        // The engine's limit may be shorter than what it was asked for.
+        touch();
+        let transfer = match self.engine.transfer(&self.id()) {
+            Ok(Some(transfer)) => transfer,
+            Ok(None) => return self.set_phase("gone"),
+            Err(e @ engine::Error::Login { .. }) => {
+                // Not every few seconds: accounts get locked for that.
+                self.watched.store(false, Ordering::Relaxed);
+                return warn!("the transfer is not watched any more: {e}");
+            }
+            Err(e) => return warn!("the transfer cannot be looked at: {e}"),
+        };
+        let phase = transfer.phase.to_string();
+        if phase != self.phase() {
+            info!(transfer = self.id(), "the transfer is {phase}");
+        }
+        self.set_phase(&phase);
+        if let Phase::Paused(phase) = &transfer.phase
+            && !self.ended.load(Ordering::Relaxed)
+        {
+            warn!("the transfer is {phase}, resuming it");
+            match self.engine.resume(&self.id()) {
+                Ok(()) => self.set_phase("resuming"),
+                Err(e) => warn!("{e}"),
+            }
+        }
+    }
+
+    /// Ends the transfer as the table at the head of this file says. An error is the whole story: what is held still,
+    /// and what to do about it.
+    pub(super) fn end(&self, verdict: Verdict, interrupt: &Interrupt) -> Result<(), Failure> {
+        if self.ended.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        // A download that is being started again is ended too.
+        let _not_meanwhile = self.renewing.lock().unwrap_or_else(|e| e.into_inner());
+        let (state, upload) = {
+            let file = self.file();
+            (file.state.clone(), file.state.direction == Direction::Upload)
+        };
+        self.set_phase("ending");
+        let disk = (!state.snapshot).then_some(state.disk_id.as_str());
+        let failed = matches!(verdict, Verdict::Lost | Verdict::CommandFailed | Verdict::Unused);
+        if state.created && failed && !self.keep {
+            return self.throw_away(&state);
+        }
+        if upload && verdict == Verdict::Lost && !state.created {
+            return Err(self.leave_paused(&state));
+        }
+        let finalized = self.engine.finalize(&self.id(), disk, interrupt);
+        match finalized {
+            Ok(()) => {
+                info!(transfer = self.id(), "transfer finalized");
+                self.file().remove();
+                self.engine.logout();
+                Ok(())
+            }
+            // The engine has refused it for good, and it was made for this run.
+            Err(e @ engine::Error::Failed(_)) if state.created && !self.keep && upload => {
+                let refused = Failure::text(Exit::DataLoss, format!("{} is not finalized: {e}", self.what));
+                match self.throw_away(&state) {
+                    Ok(()) => Err(refused),
+                    Err(also) => Err(Failure::text(Exit::DataLoss, format!("{refused}; {also}"))),
+                }
+            }
+            Err(e) => {
+                let gone = self
+                    .engine
+                    .transfer(&self.id())
+                    .is_ok_and(|t| t.is_none_or(|t| matches!(t.phase, Phase::Failed | Phase::Finished)));
+                if gone {
+                    self.file().remove();
+                }
+                Err(self.not_finalized(&state, &e, gone, upload))
+            }
+        }
+    }
+
+    fn throw_away(&self, state: &State) -> Result<(), Failure> {
+        match self.engine.discard(&self.id(), &state.disk_id) {
+            Ok(()) => {
+                eprintln!(
+                    "rhv-mount: {} was made for this run and is removed again",
+                    self.what
+                );
+                self.file().remove();
+                self.engine.logout();
+                Ok(())
+            }
+            Err(e) => Err(Failure::text(
+                Exit::Transfer,
+                format!(
+                    "{e}; {} was made for this run and may be there still: `rhv-mount recover --cancel {}` removes it",
+                    self.what,
+                    state.mountpoint.display()
+                ),
+            )),
+        }
+    }
+
+    fn leave_paused(&self, state: &State) -> Failure {
+        let paused = self.engine.pause(&self.id());
+        if let Err(e) = &paused {
+            warn!("{e}");
+        }
+        Failure::text(
+            Exit::DataLoss,
+            format!(
+                "transfer {} of {} on host {} is left {}, since not every byte arrived: the disk is kept, locked. Mount it \
+                 again after `rhv-mount recover --finalize {}`, which frees it with what has arrived, and write the \
+                 image once more",
+                self.id(),
+                self.what,
+                state.host.as_deref().unwrap_or("unknown"),
+                if paused.is_ok() { "paused" } else { "open" },
+                state.mountpoint.display()
+            ),
+        )
+    }
+
+    fn not_finalized(&self, state: &State, error: &engine::Error, gone: bool, upload: bool) -> Failure {
+        let exit = if upload { Exit::DataLoss } else { Exit::Transfer };
+        let next = match (gone, error) {
+            (true, _) => "look at the disk in the engine before you use it".to_owned(),
+            (false, engine::Error::Interrupted) => format!(
+                "gave up waiting on a signal; `rhv-mount recover {}` waits for it again",
+                state.mountpoint.display()
+            ),
+            (false, _) => format!(
+                "the disk may be locked; `rhv-mount recover {}` tries again",
+                state.mountpoint.display()
+            ),
+        };
+        Failure::text(
+            exit,
+            format!(
+                "transfer {} of {} on host {} is not finalized: {error}; {next}",
+                self.id(),
+                self.what,
+                state.host.as_deref().unwrap_or("unknown"),
+            ),
+        )
+    }
+}
+
+/// Ends a transfer, as one whose data is lost, when its mount ends without having done so: a panic.
+pub(super) struct EndOnDrop(pub(super) std::sync::Arc<Held>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        if let Err(failure) = self.0.end(self.0.verdict_of_silence(), &Interrupt::default()) {
+            eprintln!("rhv-mount: {failure}");
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Err(failure) = self.end(self.verdict_of_silence(), &Interrupt::default()) {
+            eprintln!("rhv-mount: {failure}");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! What one mount is to be: the command line, the configuration file, the environment, checked and typed.
+//!
+//! Settings travel from the process that read the command line to the one that serves the mount (see
+//! `run::handover`), which is why they are serialised; nothing else of the environment matters to it.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cli::{MountArgs, parse_size};
+use crate::config::{Section, engine_access, trust, variable};
+use crate::engine::{Access, Format, NewDisk, is_uuid};
+use crate::imageio::TransferUrl;
+use crate::run::{Exit, Failure};
+use crate::secret::hide;
+use crate::trust::Trust;
+
+/// Environment variable with the transfer URL.
+pub const URL_VARIABLE: &str = "RHV_MOUNT_TRANSFER_URL";
+
+/// Which disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Source {
+    /// The transfer that somebody else started.
+    Transfer(TransferUrl),
+    /// A disk of an engine; the transfer is ours to start and to end.
+    Engine(Box<EngineSource>),
+}
+
+/// A disk of an engine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EngineSource {
+    /// Which engine.
+    pub access: Access,
+    /// Which disk.
+    pub wanted: Wanted,
+    /// Through the engine's proxy.
+    pub proxy: bool,
+    /// Keep a disk that was made here also when the run fails.
+    pub keep_on_failure: bool,
+}
+
+/// A disk as its user names it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Wanted {
+    /// By name or id.
+    Existing(String),
+    /// A disk snapshot, by id.
+    Snapshot(String),
+    /// To be made.
+    New(NewDisk),
+}
+
+/// A whole mount.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Settings {
+    /// Absolute.
+    pub mountpoint: PathBuf,
+    /// Which disk.
+    pub source: Source,
+    /// Whom to trust as imageio.
+    pub trust: Trust,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Wanted connections.
+    pub connections: usize,
+    /// Use the server's unix socket when it is on this host.
+    pub unix_socket: bool,
+    /// Read cache, bytes.
+    pub cache_size: u64,
+    /// Send long zeros as zero requests.
+    pub zero_detect: bool,
+    /// Other users may use the mount.
+    pub allow_other: bool,
+    /// Owner of the file.
+    pub uid: u32,
+    /// Group of the file.
+    pub gid: u32,
+    /// Permission bits of the file; by default the owner may read, and write what can be written.
+    pub mode: u16,
+    /// Name of the file in the directory form.
+    pub file_name: OsString,
+    /// Mount over a directory that has something in it.
+    pub nonempty: bool,
+    /// Options for the kernel.
+    pub kernel_options: Vec<String>,
+    /// Stay in the foreground.
+    pub foreground: bool,
+    /// What to run on the mounted file; empty for nothing.
+    pub command: Vec<OsString>,
+    /// `off` to `trace`.
+    pub log_level: String,
+    /// Where to log; stderr otherwise.
+    pub log_file: Option<PathBuf>,
+    /// Print what each connection did.
+    pub stats: bool,
+}
+
+impl Settings {
+    /// Checks `args` and adds file and environment; asks for a password where it must.
+    pub fn gather(args: MountArgs) -> Result<Settings, Failure> {
+        let file_name = &args.file_name;
+        if file_name.is_empty() || file_name == "." || file_name == ".." || file_name.contains('/') {
+            return Err(usage(format!("--file-name {file_name:?} is not a file name")));
+        }
+        let absolute =
+            |path: &Path| std::path::absolute(path).map_err(|e| usage(format!("{}: {e}", path.display())));
+        let section = Section::read(args.engine.config.as_deref())?;
+        let trusted = trust(args.engine.cafile.clone(), args.engine.insecure, &section)?;
+        let disk = Choice::of(&args, &section)?;
+        let read_only = args.read_only || matches!(disk, Choice::Snapshot(_));
+        let source = disk.source(&args, &section, &trusted)?;
+        let trust = match &args.imageio_cafile {
+            Some(path) => Trust::CaFile(absolute(path)?),
+            None => trusted,
+        };
+        let log_file = args
+            .log_file
+            .or_else(|| section.get("log_file").map(PathBuf::from));
+        Ok(Settings {
+            mountpoint: absolute(&args.mountpoint)?,
+            source,
+            trust,
+            read_only,
+            connections: args.connections,
+            unix_socket: !args.no_unix_socket,
+            cache_size: args.cache_size,
+            zero_detect: !args.no_zero_detect,
+            allow_other: args.allow_other,
+            uid: args.uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
+            gid: args.gid.unwrap_or_else(|| nix::unistd::getegid().as_raw()),
+            mode: args.mode.unwrap_or(if read_only { 0o400 } else { 0o600 }),
+            file_name: args.file_name.into(),
+            nonempty: args.nonempty,
+            kernel_options: args.kernel_option,
+            foreground: args.foreground,
+            command: args.command,
+            log_level: log_level(args.log_level, &section)?,
+            log_file: log_file.map(|path| absolute(&path)).transpose()?,
+            stats: args.stats,
+        })
+    }
+}
+
+fn usage(text: impl std::fmt::Display) -> Failure {
+    Failure::text(Exit::Usage, text)
+}
+
+fn log_level(given: Option<String>, section: &Section) -> Result<String, Failure> {
+    let level = given.or_else(|| section.get("log_level").map(str::to_lowercase));
+    match level.as_deref() {
+        None | Some("warning") => Ok("warn".to_owned()),
+        Some("critical") => Ok("error".to_owned()),
+        Some(level @ ("off" | "error" | "warn" | "info" | "debug" | "trace")) => Ok(level.to_owned()),
+        Some(other) => Err(usage(format!(
+            "log_level = {other}: it takes error, warning, info, debug or trace"
+        ))),
+    }
+}
+
+/// The one disk that was named.
+enum Choice {
+    Url(String),
+    UrlFile(PathBuf),
+    Disk(String),
+    Snapshot(String),
+    Create(String),
+}
+
+impl Choice {
+    /// The command line decides; where it is silent the file does, then the environment. Each may name one disk.
+    fn of(args: &MountArgs, section: &Section) -> Result<Choice, Failure> {
+        let named = |get: &dyn Fn(&str) -> Option<String>| {
+            [
+                get("transfer_url").map(Choice::Url),
+                get("transfer_url_file").map(PathBuf::from).map(Choice::UrlFile),
+                get("disk").map(Choice::Disk),
+                get("disk_snapshot").map(Choice::Snapshot),
+                get("create").map(Choice::Create),
+            ]
+        };
+        let given = [
+            args.transfer_url.clone().map(Choice::Url),
+            args.transfer_url_file.clone().map(Choice::UrlFile),
+            args.disk.clone().map(Choice::Disk),
+            args.disk_snapshot.clone().map(Choice::Snapshot),
+            args.create.clone().map(Choice::Create),
+        ];
+        let of_file = named(&|key| section.get(key).map(str::to_owned));
+        let of_environment = named(&|key| variable(&format!("RHV_MOUNT_{}", key.to_uppercase())));
+        let places = [
+            ("on the command line", given),
+            ("in the section of ovirt-img.conf", of_file),
+            ("in the environment", of_environment),
+        ];
+        for (place, choices) in places {
+            let mut choices = choices.into_iter().flatten();
+            match (choices.next(), choices.next()) {
+                (Some(one), None) => return Ok(one),
+                (Some(_), Some(_)) => return Err(usage(format!("two disks are named {place}: name one"))),
+                (None, _) => {}
+            }
+        }
+        Err(usage(format!(
+            "which disk? name one with --disk, --disk-snapshot or --create, or give a transfer URL \
+             (https://HOST:54322/images/TICKET) with --transfer-url-file, {URL_VARIABLE} or --transfer-url"
+        )))
+    }
+
+    fn source(self, args: &MountArgs, section: &Section, trust: &Trust) -> Result<Source, Failure> {
+        let wanted = match self {
+            Choice::Url(url) => return Ok(Source::Transfer(TransferUrl::parse(&url)?)),
+            Choice::UrlFile(path) => {
+                let text = fs::read_to_string(&path)
+                    .map_err(|e| usage(format!("cannot read --transfer-url-file {}: {e}", path.display())))?;
+                return Ok(Source::Transfer(TransferUrl::parse(&text)?));
+            }
+            Choice::Disk(name) => Wanted::Existing(name),
+            Choice::Snapshot(id) => Wanted::Snapshot(id),
+            Choice::Create(name) => Wanted::New(new_disk(name, args, section)?),
+        };
+        if !matches!(wanted, Wanted::New(_))
+            && (args.size.is_some()
+                || args.storage_domain.is_some()
+                || args.format.is_some()
+                || args.disk_id.is_some())
+        {
+            return Err(usage(
+                "--size, --storage-domain, --format and --disk-id are for --create",
+            ));
+        }
+        Ok(Source::Engine(Box::new(EngineSource {
+            access: engine_access(&args.engine, section, trust.clone())?,
+            wanted,
+            proxy: args.proxy,
+            keep_on_failure: args.keep_on_failure,
+        })))
+    }
+}
+
+fn new_disk(name: String, args: &MountArgs, section: &Section) -> Result<NewDisk, Failure> {
+    if args.read_only {
+        return Err(usage(
+            "--create beside --read-only: a new disk has nothing to read",
+        ));
+    }
+    let other = |key: &str| {
+        let value = section.get(key).map(str::to_owned);
+        value.or_else(|| variable(&format!("RHV_MOUNT_{}", key.to_uppercase())))
+    };
+    let size = match (args.size, other("size")) {
+        (Some(size), _) => size,
+        (None, Some(text)) => parse_size(&text).map_err(|e| usage(format!("size {text}: {e}")))?,
+        (None, None) => return Err(usage("--create needs --size")),
+    };
+    if size == 0 {
+        return Err(usage("--size 0: a disk needs a size"));
+    }
+    let id = args.disk_id.clone().or_else(|| other("disk_id"));
+    if let Some(id) = id.as_ref().filter(|id| !is_uuid(id)) {
+        return Err(usage(format!("--disk-id {id} is not a UUID")));
+    }
+    let format = match (args.format, other("format").as_deref()) {
+        (Some(format), _) => format,
+        (None, None | Some("raw")) => Format::Raw,
+        (None, Some("qcow2")) => Format::Qcow2,
+        (None, Some(text)) => return Err(usage(format!("format {text}: it takes raw or qcow2"))),
+    };
+    let storage_domain = args.storage_domain.clone().or_else(|| other("storage_domain"));
+    Ok(NewDisk {
+        name,
+        size,
+        storage_domain: storage_domain.ok_or_else(|| usage("--create needs --storage-domain"))?,
+        format,
+        preallocated: args.preallocated || section.flag("preallocated")?.unwrap_or(false),
+        id,
+    })
+}
+
+impl Source {
+    /// Keeps the secrets in it out of every output of this process.
+    pub fn hide_secrets(&self) {
+        match self {
+            Source::Transfer(url) => hide(url.ticket()),
+            Source::Engine(source) => hide(source.access.password.expose()),
+        }
+    }
+}
