@@ -1,0 +1,58 @@
+//! A file system on a loop device over the mounted file: barriers, discards and odd block sizes as a kernel sends them.
+
+use crate::support::content::MIB;
+use crate::support::daemon::{Daemon, LocalSocket, Scheme};
+use crate::support::disk::Disk;
+use crate::support::image::{Backend, Content};
+use crate::support::mount::{Mount, MountKind};
+use crate::support::run::{is_root, scratch, sh};
+
+const FILL: &str = r#"
+    file=$1 point=$2 sums=$3
+    device=
+    release() {
+        mountpoint -q "$point" && umount "$point"
+        [ -z "$device" ] || losetup -d "$device"
+    }
+    trap release EXIT
+    PATH=$PATH:/usr/sbin:/sbin
+    device=$(losetup --find --show "$file")
+    mke2fs -q -t ext4 "$device"
+    mount -t ext4 "$device" "$point"
+    for n in $(seq 40); do
+        head -c $((n * 17001)) /dev/urandom > "$point/file-$n"
+    done
+    sync -f "$point"
+    rm "$point"/file-1*
+    cp -r /etc/ssl "$point/tree" 2>/dev/null || true
+    (cd "$point" && find . -type f -exec sha256sum {} +) > "$sums"
+    umount "$point"
+    losetup -d "$device"
+    device=
+"#;
+
+/// The file system as the storage has it, and every file in it.
+const CHECK: &str = r#"
+    image=$1 point=$2 sums=$3
+    PATH=$PATH:/usr/sbin:/sbin
+    e2fsck -fn "$image"
+    trap 'mountpoint -q "$point" && umount "$point"' EXIT
+    mount -t ext4 -o loop,ro,noload "$image" "$point"
+    (cd "$point" && sha256sum --quiet --check "$sums")
+"#;
+
+#[test]
+fn ext4_on_a_loop_device_over_the_mount_is_whole_on_the_server_side() {
+    if !is_root() {
+        eprintln!("not tested: a loop device over a mount of an ordinary user needs root and --allow-other");
+        return;
+    }
+    let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
+    let mut disk = Disk::create(&daemon, Backend::Qcow2Nbd, 96 * MIB, Content::Used { seed: 8 });
+    let mount = Mount::start(disk.url(), disk.args(), MountKind::Directory);
+    let (point, other) = (scratch(), scratch());
+    let sums = other.path().join("sums");
+    sh(FILL, [mount.file().as_path(), point.path(), &sums], 240).ok();
+    mount.umount().ok();
+    sh(CHECK, [disk.server_side().as_path(), point.path(), &sums], 120).ok();
+}

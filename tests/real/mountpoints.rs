@@ -1,0 +1,293 @@
+//! Mountpoints of the three kinds, as root and as an ordinary user; what a second mount, `status` and `ps` say; how a
+//! mount ends, also after a crash.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::content::{MIB, sparse_image};
+use crate::support::daemon::{Daemon, LocalSocket, Scheme};
+use crate::support::disk::Disk;
+use crate::support::image::{Backend, Content};
+use crate::support::mount::{BINARY, MountKind, Mounting, URL_VARIABLE, is_mounted, rhv_mount};
+use crate::support::run::{is_root, run, scratch, sh, wait_until};
+
+const MOUNT_FAILED: i32 = 6;
+
+fn used_disk(daemon: &Daemon) -> Disk {
+    Disk::create(daemon, Backend::Qcow2Nbd, 8 * MIB, Content::Used { seed: 12 })
+}
+
+fn mounting(disk: &Disk) -> Mounting {
+    Mounting::new(disk.url()).args(disk.args())
+}
+
+fn each_kind_of_mountpoint(local: LocalSocket, start: impl Fn(&Disk) -> Mounting) {
+    let daemon = Daemon::start(Scheme::Https, local);
+    let dir = scratch();
+    let source = dir.path().join("source.raw");
+    sparse_image(&source, 7 * MIB + 77, 21);
+    for kind in [MountKind::Directory, MountKind::File, MountKind::New] {
+        let mut disk = used_disk(&daemon);
+        let mount = start(&disk).kind(kind).start();
+        let shell = |script: &str| {
+            let mut command = mount.command("bash");
+            command
+                .args(["-euc", script, "sh"])
+                .arg(&source)
+                .arg(mount.file());
+            run(&mut command, 60).ok().stdout
+        };
+        assert_eq!(
+            shell(r#"stat -c %s "$2""#).trim(),
+            disk.size().to_string(),
+            "{kind:?}: the file's size"
+        );
+        shell(r#"cat "$1" > "$2"; cmp "$1" "$2""#);
+        mount.umount().ok();
+        disk.compare_with(&source)
+            .unwrap_or_else(|reason| panic!("{kind:?}: {reason}"));
+    }
+    if local != LocalSocket::None {
+        assert!(
+            daemon.log().contains("client=local"),
+            "the unix socket was not used"
+        );
+    }
+}
+
+#[test]
+fn each_kind_of_mountpoint_works() {
+    each_kind_of_mountpoint(LocalSocket::None, mounting);
+}
+
+#[test]
+fn each_kind_of_mountpoint_works_for_an_ordinary_user() {
+    if !is_root() {
+        eprintln!(
+            "not tested: needs root to become another user (each_kind_of_mountpoint_works ran as a user)"
+        );
+        return;
+    }
+    each_kind_of_mountpoint(LocalSocket::Abstract, |disk| mounting(disk).by_nobody());
+}
+
+#[test]
+fn plain_http_works_too() {
+    let daemon = Daemon::start(Scheme::Http, LocalSocket::None);
+    let dir = scratch();
+    let source = dir.path().join("source.raw");
+    sparse_image(&source, 5 * MIB, 2);
+    let mut disk = used_disk(&daemon);
+    let mount = Mounting::new(disk.url()).kind(MountKind::New).start();
+    sh(r#"cp "$1" "$2""#, [&source, &mount.file()], 60).ok();
+    mount.umount().ok();
+    disk.compare_with(&source).expect("the copy");
+}
+
+#[test]
+fn the_unix_socket_is_not_used_where_it_is_not_wanted() {
+    let daemon = Daemon::start(Scheme::Https, LocalSocket::Path);
+    let disk = used_disk(&daemon);
+    let mount = mounting(&disk).arg("--no-unix-socket").start();
+    sh(r#"cat "$1" > /dev/null"#, [mount.file()], 60).ok();
+    mount.umount().ok();
+    let log = daemon.log();
+    let reads = log
+        .lines()
+        .filter(|line| line.contains("CLOSE") && line.contains("[read "));
+    let clients: Vec<bool> = reads.map(|line| line.contains("client=local")).collect();
+    assert!(!clients.is_empty() && !clients.contains(&true), "{log}");
+}
+
+#[test]
+fn a_second_mount_on_a_mountpoint_in_use_is_refused_and_the_first_goes_on() {
+    let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
+    let (disk, other) = (used_disk(&daemon), used_disk(&daemon));
+    let mount = mounting(&disk).start();
+    let mut args = other.args();
+    args.push(mount.mountpoint().into());
+    let ran = rhv_mount(Some(other.url()), args);
+    assert_eq!(ran.code, Some(MOUNT_FAILED), "{ran}");
+    assert!(
+        ran.stderr.contains(mount.mountpoint().to_str().expect("UTF-8")),
+        "{ran}"
+    );
+    sh(r#"head -c 100 "$1" | cmp -n 100 - "$1""#, [mount.file()], 20).ok();
+    mount.umount().ok();
+}
+
+#[test]
+fn status_tells_of_the_mount_and_shows_no_ticket() {
+    let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
+    let disk = used_disk(&daemon);
+    let ticket = disk.url().rsplit('/').next().expect("a ticket id").to_owned();
+    let mount = mounting(&disk).start();
+    sh(r#"cat "$1" > /dev/null"#, [mount.file()], 60).ok();
+    let point = mount.mountpoint().to_str().expect("UTF-8").to_owned();
+    let text = mount.status(&[]).ok().stdout;
+    assert!(text.contains("127.0.0.1") && !text.contains(&ticket), "{text}");
+    let json = mount.status(&["-o", "json"]).ok().stdout;
+    let value: serde_json::Value =
+        serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
+    assert!(
+        value.to_string().contains(&point) && !json.contains(&ticket),
+        "{json}"
+    );
+    mount.umount().ok();
+    let after = rhv_mount(None, ["status", &point]);
+    assert!(!after.success() && after.stderr.contains(&point), "{after}");
+}
+
+#[test]
+fn ps_shows_no_ticket_while_a_foreground_mount_has_it_as_an_argument() {
+    let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
+    let mut disk = used_disk(&daemon);
+    let ticket = disk.url().rsplit('/').next().expect("a ticket id").to_owned();
+    let dir = scratch();
+    let point = dir.path().join("disk.raw");
+    let mut command = Command::new(BINARY);
+    command
+        .args(["--foreground", "--transfer-url", disk.url()])
+        .args(disk.args())
+        .arg(&point);
+    let mut foreground = Foreground::start(command, &point);
+    let shown = run(Command::new("ps").args(["auxww"]), 20).ok().stdout;
+    assert!(
+        shown.contains(point.to_str().expect("UTF-8")),
+        "the mount is not in ps: {shown}"
+    );
+    assert!(!shown.contains(&ticket), "ps shows the ticket");
+    let source = dir.path().join("source.raw");
+    sparse_image(&source, 3 * MIB, 17);
+    sh(r#"cp "$1" "$2""#, [&source, &point], 30).ok();
+    assert_eq!(
+        foreground.end_with(Signal::SIGTERM),
+        Some(0),
+        "SIGTERM flushes, unmounts and is done"
+    );
+    assert!(!is_mounted(&point) && !point.exists(), "the mountpoint is left");
+    disk.compare_with(&source)
+        .expect("what was written before SIGTERM");
+}
+
+#[test]
+fn ctrl_c_ends_a_foreground_mount_in_order() {
+    let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
+    let mut disk = used_disk(&daemon);
+    let dir = scratch();
+    let (point, source) = (dir.path().join("disk.raw"), dir.path().join("source.raw"));
+    sparse_image(&source, 8 * MIB, 18);
+    let mut command = Command::new(BINARY);
+    command
+        .arg("--foreground")
+        .args(disk.args())
+        .arg(&point)
+        .env(URL_VARIABLE, disk.url());
+    let mut foreground = Foreground::start(command, &point);
+    sh(r#"cp "$1" "$2""#, [&source, &point], 30).ok();
+    assert_eq!(foreground.end_with(Signal::SIGINT), Some(0));
+    assert!(!is_mounted(&point) && !point.exists(), "the mountpoint is left");
+    disk.compare_with(&source)
+        .expect("what was written before ctrl-C");
+}
+
+#[test]
+fn a_start_in_the_background_lets_go_of_its_output() {
+    let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
+    let disk = used_disk(&daemon);
+    let dir = scratch();
+    let point = dir.path().join("disk.raw");
+    let ca = daemon.cafile();
+    let script =
+        r#"trap '"$1" umount "$3"' EXIT; text=$("$1" --cafile "$2" "$3" 2>&1 </dev/null); test -s "$3""#;
+    let mut command = Command::new("bash");
+    command
+        .args(["-euc", script, "sh", BINARY])
+        .args([&ca, &point])
+        .env(URL_VARIABLE, disk.url());
+    run(&mut command, 40).ok();
+    assert!(!is_mounted(&point), "the mount is left");
+}
+
+#[test]
+fn a_mountpoint_left_by_a_crash_is_named_with_its_remedy_and_umount_clears_it() {
+    let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
+    let disk = used_disk(&daemon);
+    for nobody in [false, true] {
+        if nobody && !is_root() {
+            continue;
+        }
+        let start = mounting(&disk);
+        let mount = if nobody {
+            start.by_nobody().start()
+        } else {
+            start.start()
+        };
+        mount.kill();
+        assert!(is_mounted(mount.mountpoint()), "nothing is left to clear");
+        let mut again = mount.program();
+        again
+            .args(disk.args())
+            .arg(mount.mountpoint())
+            .env(URL_VARIABLE, disk.url());
+        let refused = run(&mut again, 30);
+        assert_eq!(refused.code, Some(MOUNT_FAILED), "{refused}");
+        assert!(refused.stderr.contains("rhv-mount umount"), "{refused}");
+        let cleared = mount.umount();
+        assert!(cleared.code.is_some_and(|code| code != 2), "{cleared}");
+    }
+    mounting(&disk).start().umount().ok();
+}
+
+#[test]
+fn umount_of_what_is_not_mounted_says_so() {
+    let dir = scratch();
+    let path = dir.path().to_str().expect("UTF-8");
+    let ran = rhv_mount(None, ["umount", path]);
+    assert!(!ran.success() && ran.stderr.contains(path), "{ran}");
+}
+
+/// A mount in the foreground, killed when dropped.
+struct Foreground {
+    child: Child,
+}
+
+impl Foreground {
+    fn start(mut command: Command, point: &Path) -> Self {
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("start rhv-mount");
+        let mut foreground = Self { child };
+        wait_until("the foreground mount is there", 20, || {
+            let ended = foreground.child.try_wait().expect("look at the child");
+            assert!(ended.is_none(), "rhv-mount ended: {ended:?}");
+            is_mounted(point) && fs::metadata(point).is_ok()
+        });
+        foreground
+    }
+
+    /// Its exit code after `signal`.
+    fn end_with(&mut self, signal: Signal) -> Option<i32> {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("signal the mount");
+        wait_until("the mount ends after a signal", 60, || {
+            self.child.try_wait().expect("look at the child").is_some()
+        });
+        self.child.wait().expect("wait for the child").code()
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            let _ = self.end_with(Signal::SIGTERM);
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

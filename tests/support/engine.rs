@@ -1,0 +1,472 @@
+//! The stand-in of the oVirt engine (`tests/engine`) over a real imageio daemon of its own.
+//!
+//! `Engine` is the process, its control socket and its log; `EngineOptions` is how it is started. A test asks the
+//! engine's own side how things ended: `disk` and `transfers` for the state, `log` for what was asked of it.
+//!
+//!     let engine = Engine::start();
+//!     engine.add_disk(json!({"name": "web01", "size": 8 * MIB}));
+//!     let mount = engine.mounting(["--disk", "web01"]).start();
+//!
+//! Declare the engine before its mounts: they are ended first then. Whatever a test leaves behind in the directory of
+//! state files for this engine goes with it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::content::compare;
+use super::daemon::{Daemon, LocalSocket, Scheme};
+use super::mount::{BINARY, Mounting, assert_shows_none, clean_environment};
+use super::run::{Ran, is_root, run, scratch, text, top, wait_until};
+
+pub const USER: &str = "admin@internal";
+
+/// As with Keycloak: the name of the user has an `@` itself.
+pub const USER_WITH_TWO_ATS: &str = "admin@ovirt@internalsso";
+
+/// Of both users; nothing else in the tests contains it.
+pub const PASSWORD: &str = "Zaunkoenig:48+%41 geheim";
+
+#[derive(Debug)]
+pub struct Engine {
+    ready: Ready,
+    child: Child,
+    dir: TempDir,
+    daemon: Daemon,
+}
+
+/// The line that the stand-in prints when it is ready.
+#[derive(Debug, Deserialize)]
+struct Ready {
+    url: String,
+    port: u16,
+    cafile: PathBuf,
+    control: PathBuf,
+    log: PathBuf,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct DiskState {
+    pub id: String,
+    pub name: String,
+    pub status: String,
+    pub format: String,
+    pub sparse: bool,
+    pub size: u64,
+    pub path: PathBuf,
+    pub domain: String,
+    pub initial_size: Option<u64>,
+    pub capacity: Option<u64>,
+    pub locked_by: Vec<String>,
+    pub snapshots: Vec<SnapshotState>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct SnapshotState {
+    pub id: String,
+    pub path: PathBuf,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct TransferState {
+    pub id: String,
+    pub disk_id: String,
+    pub phase: String,
+    pub direction: String,
+    pub format: String,
+    pub policy: String,
+    pub inactivity_timeout: u64,
+    pub ticket: Option<String>,
+    pub url: Option<String>,
+}
+
+impl Engine {
+    pub fn start() -> Self {
+        Self::with::<&str>([])
+    }
+
+    /// With options of its own, see `tests/engine/main.py`.
+    pub fn with<A: AsRef<OsStr>>(options: impl IntoIterator<Item = A>) -> Self {
+        let daemon = Daemon::start(Scheme::Https, LocalSocket::Path);
+        let dir = scratch();
+        let path = |name: &str| dir.path().join(name);
+        fs::create_dir(path("config")).expect("make a directory for configuration");
+        let users = json!({USER: PASSWORD, USER_WITH_TWO_ATS: PASSWORD});
+        fs::write(path("users"), users.to_string()).expect("write the users");
+        write_private(&path("password"), &format!("{PASSWORD}\n"));
+        let output = |name: &str| File::create(path(name)).expect("create an output file");
+        let child = Command::new(top().join("target/venv/bin/python"))
+            .arg("-B")
+            .arg(top().join("tests/engine/main.py"))
+            .arg("--imageio")
+            .arg(daemon.dir())
+            .arg("--dir")
+            .arg(path("engine"))
+            .arg("--users")
+            .arg(path("users"))
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(output("ready"))
+            .stderr(output("stderr"))
+            .spawn()
+            .expect("start the stand-in of the engine");
+        let mut starting = Starting(Some(child));
+        wait_until("the stand-in of the engine is ready", 30, || {
+            assert!(
+                starting.runs(),
+                "the stand-in of the engine ended: {}",
+                text(&path("stderr"))
+            );
+            text(&path("ready")).ends_with('\n')
+        });
+        let ready = serde_json::from_str(&text(&path("ready"))).expect("the stand-in's first line");
+        Self {
+            ready,
+            child: starting.started(),
+            dir,
+            daemon,
+        }
+    }
+
+    /// `https://127.0.0.1:PORT`
+    pub fn url(&self) -> &str {
+        &self.ready.url
+    }
+
+    pub fn port(&self) -> u16 {
+        self.ready.port
+    }
+
+    /// The CA of the API.
+    pub fn cafile(&self) -> &Path {
+        &self.ready.cafile
+    }
+
+    pub fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    /// The directory of a test's own files, which goes with the engine.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn password_file(&self) -> PathBuf {
+        self.dir.path().join("password")
+    }
+
+    /// The options that every command needs which talks to this engine.
+    pub fn args(&self) -> Vec<OsString> {
+        let mut args = self.args_without_trust();
+        args.extend(["--cafile".into(), self.cafile().into()]);
+        args
+    }
+
+    pub fn args_without_trust(&self) -> Vec<OsString> {
+        vec![
+            "--engine-url".into(),
+            self.url().into(),
+            "--username".into(),
+            USER.into(),
+            "--password-file".into(),
+            self.password_file().into(),
+        ]
+    }
+
+    /// A mount by way of this engine. No file that it writes may hold the password.
+    pub fn mounting<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Mounting {
+        Mounting::without_url()
+            .env("XDG_CONFIG_HOME", self.dir.path().join("config"))
+            .secret(PASSWORD)
+            .args(self.args())
+            .args(args)
+    }
+
+    /// `rhv-mount` with nothing of the tester's own configuration.
+    pub fn program(&self) -> Command {
+        let mut command = Command::new(BINARY);
+        clean_environment(&mut command);
+        command.env("XDG_CONFIG_HOME", self.dir.path().join("config"));
+        command
+    }
+
+    /// `rhv-mount ARGS` to its end. It never shows the password.
+    pub fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>, seconds: u64) -> Ran {
+        let ran = run(self.program().args(args), seconds);
+        assert_shows_none(&ran, &[PASSWORD]);
+        ran
+    }
+
+    // Its state and what was asked of it.
+
+    /// A disk that was there before: `name` and `size`, and what `tests/engine/control.py` knows besides.
+    #[track_caller]
+    pub fn add_disk(&self, spec: &Value) -> DiskState {
+        let value = self.control("POST", "/disks", Some(spec));
+        serde_json::from_value(value).expect("the new disk")
+    }
+
+    #[track_caller]
+    pub fn change_disk(&self, id: &str, spec: &Value) {
+        self.control("POST", &format!("/disks/{id}"), Some(spec));
+    }
+
+    #[track_caller]
+    pub fn switch(&self, order: &Value) -> Value {
+        self.control("POST", "/switches", Some(order))
+    }
+
+    #[track_caller]
+    pub fn clear_switches(&self) {
+        self.control("DELETE", "/switches", None);
+    }
+
+    /// What an order for an unknown switch is answered with: the names of all that there are.
+    pub fn switch_names(&self) -> Vec<String> {
+        let order = json!({"switch": "no_such_switch"});
+        let (_, answer) = self.exchange("POST", "/switches", Some(&order));
+        let error = answer["error"].as_str().expect("an error with the names");
+        let (_, names) = error.split_once("there are: ").expect("the names in the error");
+        names.split(", ").map(str::to_owned).collect()
+    }
+
+    /// A shell line that sets a switch, for a program that runs on the mount.
+    pub fn switch_line(&self, order: &Value) -> String {
+        format!(
+            "curl --silent --fail --max-time 10 --output /dev/null --unix-socket '{}' \
+             --data '{order}' http://control/switches",
+            self.ready.control.display()
+        )
+    }
+
+    #[track_caller]
+    pub fn disks(&self) -> Vec<DiskState> {
+        serde_json::from_value(self.state("disks")).expect("the disks")
+    }
+
+    /// The disk with this name or id.
+    #[track_caller]
+    pub fn disk(&self, which: &str) -> Option<DiskState> {
+        let mut disks = self.disks().into_iter();
+        disks.find(|disk| disk.name == which || disk.id == which)
+    }
+
+    #[track_caller]
+    pub fn transfers(&self) -> Vec<TransferState> {
+        serde_json::from_value(self.state("transfers")).expect("the transfers")
+    }
+
+    /// The transfer that was started last.
+    #[track_caller]
+    pub fn transfer(&self) -> TransferState {
+        self.transfers().pop().expect("there is a transfer")
+    }
+
+    /// The only host that it has: `_stable_id("host host1")` in `tests/engine/directory.py`.
+    pub fn host_id(&self) -> String {
+        "ac927858-4336-53b3-90ee-846af5a37474".to_owned()
+    }
+
+    /// The tokens of the sessions and the tickets of the transfers that live now.
+    #[track_caller]
+    pub fn secrets(&self) -> Vec<String> {
+        let tokens = self.state("sessions");
+        let tokens = tokens.as_array().into_iter().flatten();
+        let tokens = tokens.filter_map(|one| one["token"].as_str().map(str::to_owned));
+        tokens
+            .chain(self.transfers().into_iter().filter_map(|one| one.ticket))
+            .collect()
+    }
+
+    #[track_caller]
+    pub fn sessions(&self) -> usize {
+        self.state("sessions").as_array().map_or(0, Vec::len)
+    }
+
+    /// The lines of its log of this kind, see `tests/engine/journal.py`.
+    pub fn log(&self, kind: &str) -> Vec<Value> {
+        let log = text(&self.ready.log);
+        let lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["kind"] == kind).collect()
+    }
+
+    /// The requests with this method whose path ends so.
+    pub fn requests(&self, method: &str, path_end: &str) -> Vec<Value> {
+        let mut requests = self.log("request");
+        requests.retain(|one| {
+            one["method"] == method && one["path"].as_str().is_some_and(|path| path.ends_with(path_end))
+        });
+        requests
+    }
+
+    /// The phases that a transfer went through.
+    pub fn phases(&self, transfer: &str) -> Vec<String> {
+        let mut lines = self.log("phase");
+        lines.retain(|line| line["transfer"] == transfer);
+        lines
+            .iter()
+            .filter_map(|line| line["phase"].as_str().map(str::to_owned))
+            .collect()
+    }
+
+    /// Does the disk hold `source`, and zeros after it? Judged on the storage, when no transfer uses it.
+    pub fn compare(&self, disk: &DiskState, source: &Path) -> Result<(), String> {
+        if disk.format == "raw" {
+            return compare(&disk.path, source);
+        }
+        let raw = scratch();
+        let raw = raw.path().join("disk.raw");
+        let convert = ["convert", "-f", "qcow2", "-O", "raw"];
+        run(
+            Command::new("qemu-img").args(convert).arg(&disk.path).arg(&raw),
+            60,
+        )
+        .ok();
+        compare(&raw, source)
+    }
+
+    /// Kills what serves the disks of the running transfers: storage that goes away.
+    pub fn kill_storage(&self) {
+        for pid in self.storage_pids() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+
+    /// The same as a shell line.
+    pub fn kill_storage_line(&self) -> String {
+        format!("kill -9 $(cat '{}'/*.pid)", self.nbd_dir().display())
+    }
+
+    fn storage_pids(&self) -> Vec<i32> {
+        let files = fs::read_dir(self.nbd_dir()).into_iter().flatten().flatten();
+        let files = files.filter(|file| file.path().extension().is_some_and(|end| end == "pid"));
+        files
+            .filter_map(|file| text(&file.path()).trim().parse().ok())
+            .collect()
+    }
+
+    fn nbd_dir(&self) -> PathBuf {
+        self.dir.path().join("engine/nbd")
+    }
+
+    /// The state files of mounts by way of this engine.
+    pub fn state_files(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(state_directory()).into_iter().flatten().flatten();
+        let files = files.map(|file| file.path());
+        files
+            .filter(|path| path.extension().is_some_and(|end| end == "json"))
+            .filter(|path| text(path).contains(&self.ready.url))
+            .collect()
+    }
+
+    // The control socket.
+
+    #[track_caller]
+    fn state(&self, part: &str) -> Value {
+        self.control("GET", "/state", None)[part].take()
+    }
+
+    #[track_caller]
+    fn control(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        let (status, value) = self.exchange(method, path, body);
+        assert_eq!(status, 200, "{method} {path}: {value}");
+        value
+    }
+
+    fn exchange(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let mut stream = UnixStream::connect(&self.ready.control).expect("connect to the control socket");
+        let limit = Some(Duration::from_secs(60));
+        stream.set_read_timeout(limit).expect("limit the control socket");
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: control\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        );
+        stream
+            .write_all((head + &body).as_bytes())
+            .expect("ask the control socket");
+        let mut answer = String::new();
+        stream
+            .read_to_string(&mut answer)
+            .expect("the control socket answers");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let value = serde_json::from_str(body).expect("the control socket speaks JSON");
+        (status.expect("an HTTP status"), value)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
+        let ended = (0..3000).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            self.child.try_wait().is_ok_and(|status| status.is_some())
+        });
+        if !ended {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        for path in self.state_files() {
+            let _ = fs::remove_file(path);
+        }
+        if !std::thread::panicking() {
+            assert!(ended, "the stand-in of the engine had to be killed");
+        }
+    }
+}
+
+/// The stand-in before it has said that it is ready; killed when that does not come.
+struct Starting(Option<Child>);
+
+impl Starting {
+    fn runs(&mut self) -> bool {
+        let child = self.0.as_mut().expect("not started yet");
+        child.try_wait().is_ok_and(|status| status.is_none())
+    }
+
+    fn started(mut self) -> Child {
+        self.0.take().expect("not started yet")
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Where rhv-mount keeps what outlives it.
+pub fn state_directory() -> PathBuf {
+    if is_root() {
+        return PathBuf::from("/var/lib/rhv-mount");
+    }
+    let home = std::env::var_os("HOME").unwrap_or_default();
+    let base = std::env::var_os("XDG_STATE_HOME")
+        .map_or_else(|| PathBuf::from(home).join(".local/state"), PathBuf::from);
+    base.join("rhv-mount")
+}
+
+/// A file that only its owner can read.
+pub fn write_private(path: &Path, content: &str) {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(path).expect("create a private file");
+    file.write_all(content.as_bytes()).expect("write a private file");
+}

@@ -1,0 +1,98 @@
+//! A mount in the foreground: what a terminal or a service manager has, and the signals that they send.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use super::mount::is_mounted;
+use super::run::{scratch, text, wait_until};
+
+/// Killed when dropped.
+#[derive(Debug)]
+pub struct Foreground {
+    child: Child,
+    dir: TempDir,
+}
+
+impl Foreground {
+    /// Starts `command` (which has to say `--foreground`, or a COMMAND) and waits until `point` is mounted.
+    #[track_caller]
+    pub fn start(command: &mut Command, point: &Path) -> Self {
+        let mut foreground = Self::spawn(command);
+        wait_until("the foreground mount is there", 20, || {
+            let ended = foreground.child.try_wait().expect("look at the child");
+            assert!(
+                ended.is_none(),
+                "rhv-mount ended: {ended:?}: {}",
+                foreground.stderr()
+            );
+            is_mounted(point) && fs::metadata(point).is_ok()
+        });
+        foreground
+    }
+
+    /// Starts `command` and waits for nothing.
+    pub fn spawn(command: &mut Command) -> Self {
+        let dir = scratch();
+        let create = |name: &str| File::create(dir.path().join(name)).expect("create an output file");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(create("stdout"))
+            .stderr(create("stderr"))
+            .process_group(0)
+            .spawn()
+            .expect("start rhv-mount");
+        Self { child, dir }
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).expect("signal the mount");
+    }
+
+    #[track_caller]
+    pub fn wait(&mut self, seconds: u64) -> ExitStatus {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("look at the child") {
+                return status;
+            }
+            assert!(
+                Instant::now() < end,
+                "it did not end within {seconds} s: {}",
+                self.stderr()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn stdout(&self) -> String {
+        text(&self.path("stdout"))
+    }
+
+    pub fn stderr(&self) -> String {
+        text(&self.path("stderr"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

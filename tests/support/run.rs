@@ -1,0 +1,174 @@
+//! Programs that end in time.
+//!
+//! A program's output goes to files and not to pipes: `rhv-mount` goes on in the background, and a pipe that it kept
+//! open would hold the test for ever. Each program has its own process group, which is killed when the limit passes;
+//! what has left the group (a mount in the background) is its owner's to end.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{self, File, Permissions};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// What a program left.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    pub command: String,
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub timed_out: bool,
+    pub stdout: String,
+    pub stderr: String,
+    pub took: Duration,
+}
+
+impl Ran {
+    pub fn success(&self) -> bool {
+        self.code == Some(0) && !self.timed_out
+    }
+
+    /// The same value when the program succeeded, else a panic that shows all of it.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert!(self.success(), "failed: {self}");
+        self
+    }
+}
+
+impl fmt::Display for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = match (self.timed_out, self.code, self.signal) {
+            (true, ..) => format!("killed after its limit ({:.1} s)", self.took.as_secs_f64()),
+            (_, Some(code), _) => format!("exit code {code}"),
+            (_, _, signal) => format!("signal {}", signal.unwrap_or(0)),
+        };
+        write!(
+            f,
+            "{}\n  {end}\n  stdout: {}\n  stderr: {}",
+            self.command,
+            self.stdout.trim(),
+            self.stderr.trim()
+        )
+    }
+}
+
+/// Runs `command` to its end, at most for `seconds`.
+pub fn run(command: &mut Command, seconds: u64) -> Ran {
+    run_with_output_in(command, seconds, scratch().path())
+}
+
+/// The same with the output files in `dir`, for a program whose descendants write on after its end.
+pub fn run_with_output_in(command: &mut Command, seconds: u64, dir: &Path) -> Ran {
+    let (out, err) = (dir.join("stdout"), dir.join("stderr"));
+    let create = |path: &Path| File::create(path).expect("create an output file");
+    let shown = shown(command);
+    let started = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(create(&out))
+        .stderr(create(&err))
+        .process_group(0)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{shown}: {error}"));
+    let limit = Duration::from_secs(seconds);
+    let mut timed_out = false;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("wait for a child") {
+            break status;
+        }
+        if started.elapsed() > limit && !timed_out {
+            timed_out = true;
+            let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
+        }
+        // A process in an uninterruptible read of a dead mount never ends: give the test back its thread.
+        assert!(
+            started.elapsed() < limit + Duration::from_secs(20),
+            "{shown}: can't be killed"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    Ran {
+        command: shown,
+        code: status.code(),
+        signal: status.signal(),
+        timed_out,
+        stdout: text(&out),
+        stderr: text(&err),
+        took: started.elapsed(),
+    }
+}
+
+/// A shell command line; `args` are `$1`, `$2`, ...
+pub fn sh<A: AsRef<OsStr>>(script: &str, args: impl IntoIterator<Item = A>, seconds: u64) -> Ran {
+    run(
+        Command::new("bash")
+            .args(["-euo", "pipefail", "-c", script, "sh"])
+            .args(args),
+        seconds,
+    )
+}
+
+/// Waits for `what`, at most for `seconds`.
+#[track_caller]
+pub fn wait_until(what: &str, seconds: u64, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while !condition() {
+        assert!(Instant::now() < end, "waited {seconds} s for: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A directory of the test's own, which goes with the value: on a disk file system (O_DIRECT) and short enough a path
+/// for unix sockets. Others may pass through it: some tests mount as another user.
+pub fn scratch() -> TempDir {
+    let base = Path::new("/var/tmp");
+    let base = if base.is_dir() {
+        base.to_path_buf()
+    } else {
+        std::env::temp_dir()
+    };
+    let dir = tempfile::Builder::new()
+        .prefix("rhv-mount-")
+        .tempdir_in(base)
+        .expect("make a scratch directory");
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("open the scratch directory");
+    dir
+}
+
+/// The project's top directory.
+pub fn top() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A program of `scripts/`.
+pub fn script(name: &str) -> Command {
+    Command::new(top().join("scripts").join(name))
+}
+
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+pub fn text(path: &Path) -> String {
+    let mut bytes = Vec::new();
+    if let Ok(mut file) = File::open(path) {
+        let _ = file.read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
