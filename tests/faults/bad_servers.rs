@@ -1,0 +1,391 @@
+//! Nonsense from the other side: one line that names the host, the reason and the remedy, the right exit code,
+//! and nothing left behind.
+
+use crate::rig::{MIB, Rig, TICKET, errno, pattern, read_at, settings};
+use crate::server::{Action, Fault, Server, Settings, Verb};
+use crate::support::mount::{BINARY, URL_VARIABLE, is_mounted};
+use crate::support::run::{Ran, run, scratch};
+use std::net::TcpListener;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+
+const LIMIT_SECONDS: u64 = 150;
+const USAGE: i32 = 2;
+const REFUSED: i32 = 4;
+const NO_CONNECTION: i32 = 5;
+
+/// `rhv-mount ARGS MOUNTPOINT`, which must fail: with this code, in one line that holds all of `words`, and
+/// without a trace.
+#[track_caller]
+fn refused(url: &str, args: &[&str], code: i32, words: &[&str]) -> Ran {
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let ran = run(
+        Command::new(BINARY)
+            .args(args)
+            .arg(&target)
+            .env(URL_VARIABLE, url),
+        LIMIT_SECONDS,
+    );
+    let mounted = is_mounted(&target);
+    if mounted {
+        let _ = run(Command::new(BINARY).arg("umount").arg(&target), LIMIT_SECONDS);
+    }
+    assert!(!mounted, "it mounted: {ran}");
+    assert!(!target.exists(), "the mountpoint is left: {ran}");
+    assert_eq!(ran.code, Some(code), "{ran}");
+    let lines: Vec<&str> = ran
+        .stderr
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    assert_eq!(lines.len(), 1, "not one line: {ran}");
+    assert!(
+        !ran.stderr.contains("panicked") && !ran.stderr.contains("RUST_BACKTRACE"),
+        "{ran}"
+    );
+    assert!(
+        !ran.stderr.contains(TICKET) && !ran.stdout.contains(TICKET),
+        "the ticket is shown: {ran}"
+    );
+    for word in words {
+        assert!(
+            lines[0].to_lowercase().contains(&word.to_lowercase()),
+            "{word:?} is not in: {ran}"
+        );
+    }
+    ran
+}
+
+#[track_caller]
+fn refused_by(server: &Server, args: &[&str], words: &[&str]) -> Ran {
+    let host = format!("127.0.0.1:{}", server.port());
+    refused(&server.url(), args, REFUSED, &[&[host.as_str()], words].concat())
+}
+
+fn server_with(change: impl FnOnce(&mut Settings)) -> Server {
+    let server = Server::start(settings(4 * MIB));
+    server.change(change);
+    server
+}
+
+fn server_that(fault: Fault) -> Server {
+    let server = server_with(|_| {});
+    server.arm(fault);
+    server
+}
+
+#[test]
+fn a_refused_connection_names_the_host_and_exits_5() {
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let url = format!("http://127.0.0.1:{port}/images/{TICKET}");
+    refused(
+        &url,
+        &[],
+        NO_CONNECTION,
+        &[&format!("127.0.0.1:{port}"), "refused"],
+    );
+}
+
+#[test]
+fn a_host_that_does_not_resolve_is_named_and_exits_5() {
+    let url = format!("http://no-such-host.invalid:54322/images/{TICKET}");
+    refused(&url, &[], NO_CONNECTION, &["no-such-host.invalid", "resolve"]);
+}
+
+#[test]
+fn https_to_a_plain_http_port_is_named() {
+    let server = server_with(|_| {});
+    let url = server.url().replace("http://", "https://");
+    refused(
+        &url,
+        &["--insecure"],
+        NO_CONNECTION,
+        &[&format!("127.0.0.1:{}", server.port()), "tls"],
+    );
+}
+
+#[test]
+fn an_unknown_ticket_is_refused_in_the_servers_words_without_the_ticket() {
+    refused_by(
+        &server_with(|settings| settings.revoked = true),
+        &[],
+        &["403", "No such ticket"],
+    );
+}
+
+#[test]
+fn an_expired_ticket_is_refused_in_the_servers_words() {
+    let text = "You are not allowed to access this resource: Transfer=(ticket/3f0c2a9e) expired";
+    refused_by(
+        &server_that(Fault::always(Verb::Options, Action::EarlyStatus(403, text))),
+        &[],
+        &["403", "expired"],
+    );
+}
+
+#[test]
+fn a_read_only_ticket_mounted_for_writing_names_the_option() {
+    refused_by(
+        &server_with(|settings| settings.read_only = true),
+        &[],
+        &["--read-only"],
+    );
+}
+
+#[test]
+fn a_read_only_ticket_mounts_with_the_option_and_refuses_writers() {
+    let server = server_with(|settings| settings.read_only = true);
+    server.preset(0, &pattern(9, 4 * MIB as usize));
+    let rig = Rig::over(server, &["--read-only"]);
+    let file = rig.open(std::fs::OpenOptions::new().read(true));
+    assert!(read_at(&file, 0..4 * MIB).unwrap() == pattern(9, 4 * MIB as usize));
+    let error = std::fs::OpenOptions::new()
+        .write(true)
+        .open(rig.mount.file())
+        .unwrap_err();
+    assert!(
+        [libc::EROFS, libc::EACCES].contains(&error.raw_os_error().unwrap()),
+        "{error}"
+    );
+    drop(file);
+    assert_eq!(rig.umount().0.code, Some(0));
+}
+
+#[test]
+fn a_server_error_is_refused_in_the_servers_words() {
+    let text = "Server failed to perform the request, check logs";
+    refused_by(
+        &server_that(Fault::always(Verb::Options, Action::Status(500, text))),
+        &[],
+        &["500", text],
+    );
+}
+
+#[test]
+fn options_that_are_no_json_are_refused() {
+    for body in [
+        "{\"features\": [",
+        "<html>It works!</html>",
+        "",
+        "[]",
+        "7",
+        "{\"features\": 1}",
+        "{}",
+        "\u{0}",
+    ] {
+        refused_by(
+            &server_that(Fault::always(Verb::Options, Action::Reply(200, body))),
+            &[],
+            &["OPTIONS"],
+        );
+    }
+}
+
+#[test]
+fn absurd_numbers_in_options_are_refused_or_ignored_but_never_obeyed() {
+    for limit in ["0", "-1", "1e99", "\"eight\"", "18446744073709551616"] {
+        let body = format!(
+            "{{\"features\": [\"zero\", \"flush\"], \"max_readers\": {limit}, \"max_writers\": {limit}}}"
+        );
+        let server = server_that(Fault::always(Verb::Options, Action::Reply(200, body.leak())));
+        let dir = scratch();
+        let target = dir.path().join("disk.raw");
+        let ran = run(
+            Command::new(BINARY).arg(&target).env(URL_VARIABLE, server.url()),
+            LIMIT_SECONDS,
+        );
+        if ran.code == Some(0) {
+            assert!(
+                std::fs::read(&target).unwrap().len() as u64 == 4 * MIB,
+                "limit {limit}"
+            );
+            run(Command::new(BINARY).arg("umount").arg(&target), LIMIT_SECONDS).ok();
+        } else {
+            assert_eq!(ran.code, Some(REFUSED), "{ran}");
+        }
+        assert!(!is_mounted(&target) && !target.exists(), "limit {limit}: {ran}");
+        assert!(
+            server.connections_opened() <= 64,
+            "limit {limit}: {} connections",
+            server.connections_opened()
+        );
+    }
+}
+
+#[test]
+fn an_answer_that_is_no_http_is_refused() {
+    refused_by(
+        &server_that(Fault::always(Verb::Options, Action::Garbage)),
+        &[],
+        &["HTTP"],
+    );
+}
+
+#[test]
+fn a_server_that_closes_without_an_answer_is_named_and_exits_5() {
+    let server = server_that(Fault::always(Verb::Options, Action::CloseBeforeReply));
+    let host = format!("127.0.0.1:{}", server.port());
+    refused(
+        &server.url(),
+        &[],
+        NO_CONNECTION,
+        &[&host, "closed the connection"],
+    );
+}
+
+#[test]
+fn a_server_that_closes_after_its_first_answer_is_named_and_exits_4() {
+    refused_by(
+        &server_that(Fault::always(Verb::Get, Action::CloseBeforeReply)),
+        &[],
+        &["closed the connection"],
+    );
+}
+
+#[test]
+fn a_size_that_the_server_will_not_tell_is_refused() {
+    let nonsense = [
+        Action::Status(500, "broken"),
+        Action::Reply(206, ""),
+        Action::Reply(200, "hello"),
+        Action::WrongContentRange,
+    ];
+    for action in nonsense {
+        let server = server_that(Fault::always(Verb::Get, action.clone()));
+        server.arm(Fault::always(Verb::Extents, action));
+        refused_by(&server, &[], &["GET"]);
+    }
+}
+
+#[test]
+fn a_disk_without_bytes_is_an_empty_file_that_cannot_grow() {
+    let rig = Rig::start(settings(0), &[]);
+    let file = rig.read_write();
+    assert_eq!(file.metadata().unwrap().len(), 0);
+    assert_eq!(file.read_at(&mut [0; 16], 0).unwrap(), 0);
+    assert_eq!(errno(file.write_at(b"x", 0)), libc::ENOSPC);
+    assert_eq!(errno(file.set_len(1)), libc::ENOSPC);
+    drop(file);
+    assert_eq!(rig.umount().0.code, Some(0));
+}
+
+#[test]
+fn nonsense_extents_never_hide_data() {
+    let wrong = [
+        "[{\"start\": 0, \"length\": 4194304, \"zero\": true",
+        "[]",
+        "{}",
+        "[{\"start\": 0, \"length\": 1048576, \"zero\": true, \"hole\": true}]",
+        "[{\"start\": 1048576, \"length\": 3145728, \"zero\": false, \"hole\": false}]",
+        "[{\"start\": 0, \"length\": 0, \"zero\": true, \"hole\": true}]",
+        "[{\"start\": 18446744073709551615, \"length\": 18446744073709551615, \"zero\": true, \"hole\": true}]",
+    ];
+    for body in wrong {
+        let server = server_that(Fault::always(Verb::Extents, Action::Reply(200, body)));
+        server.preset(MIB, &pattern(9, 3 * MIB as usize));
+        let rig = Rig::over(server, &[]);
+        let file = rig.read_write();
+        let data = nix::unistd::lseek(&file, 0, nix::unistd::Whence::SeekData);
+        assert!(
+            data.is_ok_and(|data| data as u64 <= MIB),
+            "{body}: SEEK_DATA says {data:?}"
+        );
+        assert!(
+            read_at(&file, MIB..4 * MIB).unwrap() == pattern(9, 3 * MIB as usize),
+            "{body}"
+        );
+        drop(file);
+        assert_eq!(rig.umount().0.code, Some(0), "{body}");
+    }
+}
+
+#[test]
+fn extents_that_fail_leave_the_disk_usable() {
+    for action in [
+        Action::Status(500, "broken"),
+        Action::Status(404, "none"),
+        Action::CloseMidBody,
+        Action::Garbage,
+    ] {
+        let server = server_that(Fault::always(Verb::Extents, action.clone()));
+        server.preset(0, &pattern(9, 4 * MIB as usize));
+        let rig = Rig::over(server, &[]);
+        let file = rig.read_write();
+        assert!(
+            read_at(&file, 0..4 * MIB).unwrap() == pattern(9, 4 * MIB as usize),
+            "{action:?}"
+        );
+        file.set_len(0).unwrap();
+        file.sync_all().unwrap();
+        assert!(
+            rig.server.read_durable(0..4 * MIB).iter().all(|byte| *byte == 0),
+            "{action:?}"
+        );
+    }
+}
+
+#[test]
+fn a_bad_number_of_connections_is_a_usage_error() {
+    let server = server_with(|_| {});
+    for number in ["0", "1000000", "abc", "-1", ""] {
+        refused(
+            &server.url(),
+            &[&format!("--connections={number}")],
+            USAGE,
+            &["--connections"],
+        );
+    }
+    assert_eq!(server.connections_opened(), 0, "it connected first");
+}
+
+#[test]
+fn a_bad_url_is_a_usage_error_that_shows_no_ticket() {
+    let urls = [
+        "nonsense".to_string(),
+        String::new(),
+        format!("ftp://127.0.0.1/images/{TICKET}"),
+        format!("http://127.0.0.1:99999/images/{TICKET}"),
+        format!("http:///images/{TICKET}"),
+        format!("127.0.0.1:54322/images/{TICKET}"),
+        "http://127.0.0.1:54322/".to_string(),
+        "http://127.0.0.1:54322/images/".to_string(),
+        format!("http://127.0.0.1:54322/images/{TICKET}?flush=n"),
+        format!("http://user:word@127.0.0.1:54322/images/{TICKET}"),
+    ];
+    for url in urls {
+        refused(
+            &url,
+            &[],
+            USAGE,
+            &["transfer URL", "https://HOST:54322/images/TICKET"],
+        );
+    }
+}
+
+#[test]
+fn insecure_beside_a_ca_is_a_usage_error() {
+    let url = format!("https://127.0.0.1:1/images/{TICKET}");
+    refused(
+        &url,
+        &["--insecure", "--cafile", "/etc/hostname"],
+        USAGE,
+        &["--insecure", "/etc/hostname"],
+    );
+}
+
+#[test]
+fn a_ca_file_that_is_missing_or_no_certificate_is_named() {
+    let url = format!("https://127.0.0.1:1/images/{TICKET}");
+    refused(
+        &url,
+        &["--cafile", "/nonexistent/ca.pem"],
+        USAGE,
+        &["/nonexistent/ca.pem"],
+    );
+    refused(&url, &["--cafile", "/etc/hostname"], USAGE, &["/etc/hostname"]);
+}

@@ -1,0 +1,277 @@
+//! Mounts that end otherwise than by a quiet umount: signals, a busy file, a server that dies. None may hang,
+//! and none may call lost bytes done.
+
+use crate::rig::{MIB, Rig, TICKET, errno, pattern, settings};
+use crate::server::{Action, Fault, Server, Verb};
+use crate::support::mount::{BINARY, URL_VARIABLE, is_mounted, rhv_mount};
+use crate::support::run::{run, scratch, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// A mount in the foreground, killed when dropped.
+struct Foreground(Child);
+
+impl Foreground {
+    fn start(server: &Server, target: &Path) -> Foreground {
+        let stderr = File::create(target.with_extension("stderr")).unwrap();
+        let child = Command::new(BINARY)
+            .arg("--foreground")
+            .arg(target)
+            .env(URL_VARIABLE, server.url())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        wait_until("the file is there", 20, || is_mounted(target));
+        Foreground(child)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id() as i32), signal).unwrap();
+    }
+
+    fn wait(&mut self, seconds: u64) -> ExitStatus {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "it did not end within {seconds} s");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn slow_server() -> Server {
+    let mut settings = settings(64 * MIB);
+    settings.put_delay = Duration::from_millis(30);
+    Server::start(settings)
+}
+
+fn open(target: &Path) -> File {
+    OpenOptions::new().read(true).write(true).open(target).unwrap()
+}
+
+fn a_signal_keeps_what_was_acknowledged(signal: Signal) {
+    let server = slow_server();
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let mut mount = Foreground::start(&server, &target);
+    let bytes = pattern(1, 24 * MIB as usize);
+    let file = open(&target);
+    file.write_all_at(&bytes, 0).unwrap();
+    drop(file);
+    mount.signal(signal);
+    assert_eq!(
+        mount.wait(30).code(),
+        Some(0),
+        "{}",
+        fs::read_to_string(target.with_extension("stderr")).unwrap()
+    );
+    assert!(
+        server.read_durable(0..24 * MIB) == bytes,
+        "acknowledged bytes are lost"
+    );
+    assert!(!is_mounted(&target) && !target.exists(), "the mountpoint is left");
+}
+
+#[test]
+fn sigterm_flushes_and_unmounts() {
+    a_signal_keeps_what_was_acknowledged(Signal::SIGTERM);
+}
+
+#[test]
+fn ctrl_c_flushes_and_unmounts() {
+    a_signal_keeps_what_was_acknowledged(Signal::SIGINT);
+}
+
+#[test]
+fn a_signal_while_a_writer_is_at_work_keeps_what_was_acknowledged_and_ends() {
+    let server = slow_server();
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let mut mount = Foreground::start(&server, &target);
+    let file = open(&target);
+    let writer = std::thread::spawn(move || {
+        let bytes = pattern(1, 64 * 1024);
+        let mut steps = (0..1024_u64).take_while(|n| file.write_all_at(&bytes, n * 64 * 1024).is_ok());
+        steps.by_ref().last().map_or(0, |last| (last + 1) * 64 * 1024)
+    });
+    std::thread::sleep(Duration::from_millis(150));
+    mount.signal(Signal::SIGTERM);
+    let status = mount.wait(60);
+    let acknowledged = writer.join().unwrap();
+    let bytes = pattern(1, 64 * 1024);
+    let durable = server.read_durable(0..acknowledged);
+    assert_eq!(
+        status.code(),
+        Some(0),
+        "{}",
+        fs::read_to_string(target.with_extension("stderr")).unwrap()
+    );
+    assert!(
+        durable.chunks(64 * 1024).all(|block| block == bytes),
+        "of {acknowledged} acknowledged bytes some are lost"
+    );
+    assert!(!is_mounted(&target));
+}
+
+#[test]
+fn a_server_that_dies_with_unflushed_bytes_ends_in_errors_and_exit_7_within_a_bound() {
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let server = slow_server();
+    rhv_mount(Some(&server.url()), [&target]).ok();
+    let file = open(&target);
+    file.write_all_at(&pattern(1, 4 * MIB as usize), 0).unwrap();
+    wait_until("a write is on the server", 10, || server.count(Verb::Put) > 0);
+    drop(server);
+    let start = Instant::now();
+    assert_eq!(errno(file.sync_all()), libc::EIO);
+    drop(file);
+    let ran = rhv_mount(None, [Path::new("umount"), &target]);
+    assert_eq!(ran.code, Some(7), "{ran}");
+    assert!(
+        start.elapsed() < Duration::from_secs(60),
+        "it took {:?}",
+        start.elapsed()
+    );
+    assert!(!is_mounted(&target) && !target.exists());
+    assert!(!ran.stderr.contains(TICKET), "{ran}");
+}
+
+#[test]
+fn a_server_that_dies_with_nothing_unflushed_loses_nothing() {
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let server = slow_server();
+    rhv_mount(Some(&server.url()), [&target]).ok();
+    let file = open(&target);
+    file.write_all_at(&pattern(1, MIB as usize), 0).unwrap();
+    file.sync_all().unwrap();
+    drop((file, server));
+    let ran = rhv_mount(None, [Path::new("umount"), &target]);
+    assert_eq!(ran.code, Some(0), "every byte was durable: {ran}");
+    assert!(!is_mounted(&target) && !target.exists());
+}
+
+#[test]
+fn umount_with_the_file_open_elsewhere_never_hangs_and_loses_nothing() {
+    let rig = Rig::start(settings(8 * MIB), &[]);
+    let file = rig.read_write();
+    let bytes = pattern(1, 2 * MIB as usize);
+    file.write_all_at(&bytes, 0).unwrap();
+    let ran = rhv_mount(None, [Path::new("umount"), rig.mount.mountpoint()]);
+    if ran.code == Some(0) {
+        assert!(
+            rig.server.read_durable(0..2 * MIB) == bytes,
+            "umount said done: {ran}"
+        );
+        assert!(!is_mounted(rig.mount.mountpoint()));
+    } else {
+        assert!(!ran.timed_out, "{ran}");
+        assert!(
+            ran.stderr.contains("busy") || ran.stderr.contains("in use"),
+            "no reason is named: {ran}"
+        );
+        file.sync_all().expect("a mount that was not ended goes on");
+        assert!(rig.server.read_durable(0..2 * MIB) == bytes);
+    }
+}
+
+#[test]
+fn two_umounts_at_once_both_wait_for_the_outcome() {
+    let server = slow_server();
+    let rig = Rig::over(server, &[]);
+    let bytes = pattern(1, 8 * MIB as usize);
+    rig.read_write().write_all_at(&bytes, 0).unwrap();
+    let target = rig.mount.mountpoint().to_path_buf();
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..2)
+            .map(|_| scope.spawn(|| rhv_mount(None, [Path::new("umount"), &target])))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(
+        results.iter().any(|ran| ran.code == Some(0)),
+        "{} and {}",
+        results[0],
+        results[1]
+    );
+    for ran in results.iter().filter(|ran| ran.code == Some(0)) {
+        assert!(
+            rig.server.read_durable(0..8 * MIB) == bytes,
+            "umount said done: {ran}"
+        );
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_while_umount_waits_is_a_loss() {
+    let server = slow_server();
+    server.arm(Fault::always(Verb::Flush, Action::Stall(Duration::from_secs(20))));
+    let rig = Rig::over(server, &[]);
+    rig.read_write()
+        .write_all_at(&pattern(1, MIB as usize), 0)
+        .unwrap();
+    let target = rig.mount.mountpoint().to_path_buf();
+    let servers = rig.mount.pids();
+    let ran = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| rhv_mount(None, [Path::new("umount"), &target]));
+        wait_until("the last flush is asked for", 20, || {
+            rig.server.count(Verb::Flush) > 0
+        });
+        for pid in servers {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        }
+        waiting.join().unwrap()
+    });
+    assert_eq!(ran.code, Some(7), "{ran}");
+    assert!(ran.stderr.contains("may be lost"), "{ran}");
+}
+
+#[test]
+fn a_forced_unmount_leaves_no_dead_mount_behind() {
+    let server = slow_server();
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let mut mount = Foreground::start(&server, &target);
+    let file = open(&target);
+    file.write_all_at(&pattern(1, MIB as usize), 0).unwrap();
+    let _ = run(Command::new("umount").arg("-f").arg(&target), 20);
+    drop(file);
+    // What was acknowledged has arrived, though nobody was there to be told of it.
+    assert_eq!(mount.wait(30).code(), Some(0));
+    assert!(server.read_durable(0..MIB) == pattern(1, MIB as usize));
+    assert!(!is_mounted(&target) && !target.exists(), "the mountpoint is left");
+}
+
+/// Anybody can make a directory in `/tmp` that has the name of somebody else's.
+#[test]
+fn root_believes_nothing_in_a_directory_that_is_not_of_the_user_in_its_name() {
+    let forged = Path::new("/tmp/rhv-mount-42424242");
+    let _ = fs::remove_dir_all(forged);
+    let rig = Rig::start(settings(MIB), &[]);
+    let target = rig.mount.mountpoint().display();
+    fs::create_dir(forged).unwrap();
+    let record = format!(r#"{{"mountpoint":"{target}","pid":1,"created":true,"read_only":true}}"#);
+    fs::write(forged.join("0123456789abcdef.json"), record).unwrap();
+    let listed = rhv_mount(None, ["status", "-o", "json"]);
+    fs::remove_dir_all(forged).unwrap();
+    assert_eq!(listed.stdout.matches(&target.to_string()).count(), 2, "{listed}");
+    assert!(!listed.stdout.contains("dead"), "{listed}");
+    rig.umount().0.ok();
+}

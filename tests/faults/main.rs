@@ -1,0 +1,25 @@
+//! rhv-mount against a server that misbehaves on purpose.
+//!
+//! `server` is an imageio server in this process with a write cache per connection and faults on demand; `rig`
+//! mounts the built program over it. The tests are black box: they see files, exit codes, messages, and what
+//! the server saw.
+
+#![allow(unreachable_pub, reason = "nothing in a test crate is reachable from outside")]
+
+mod bad_servers;
+mod command;
+mod endings;
+mod failed_reads;
+mod features;
+mod flush_promise;
+mod model;
+mod mountpoints;
+mod reads;
+mod requests;
+mod rig;
+mod server;
+mod server_itself;
+mod sticky_errors;
+#[path = "../support/mod.rs"]
+mod support;
+mod truncate_rule;

@@ -1,0 +1,141 @@
+//! A server and a mount of the built program over it.
+//!
+//! The mount is declared before the server, so it is also ended first when a test panics. `umount` hands the
+//! server back: what is durable after the mount has gone is what the tests ask about.
+
+use crate::server::{Image, Server, Settings};
+use crate::support::mount::{Mount, MountKind, Mounting};
+use crate::support::run::{Ran, wait_until};
+use nix::fcntl::FallocateFlags;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+pub const TICKET: &str = "3f0c2a9e-7b1d-4c55-9e6a-d2b8f4a61c07";
+pub const MIB: u64 = 1 << 20;
+
+pub struct Rig {
+    pub mount: Mount,
+    pub server: Server,
+}
+
+pub fn settings(size: u64) -> Settings {
+    Settings::new(size, TICKET)
+}
+
+impl Rig {
+    pub fn start(settings: Settings, args: &[&str]) -> Rig {
+        Rig::over(Server::start(settings), args)
+    }
+
+    pub fn over(server: Server, args: &[&str]) -> Rig {
+        let mount = Mounting::new(&server.url())
+            .args(args)
+            .kind(MountKind::Directory)
+            .start();
+        Rig { mount, server }
+    }
+
+    pub fn open(&self, how: &mut OpenOptions) -> File {
+        how.open(self.mount.file()).expect("open the disk")
+    }
+
+    pub fn read_write(&self) -> File {
+        self.open(OpenOptions::new().read(true).write(true))
+    }
+
+    pub fn umount(self) -> (Ran, Server) {
+        let Rig { mount, server } = self;
+        (mount.umount(), server)
+    }
+
+    /// Unmounts and checks that it reported success, that `expected` is durable and that no two writes were in
+    /// flight in one block.
+    #[track_caller]
+    pub fn umount_expecting(self, expected: &Image) {
+        let (ran, server) = self.umount();
+        assert_eq!(ran.code, Some(0), "{ran}");
+        assert_same("durable after umount", &server.durable(), expected);
+        assert_same("visible after umount", &server.visible(), expected);
+        assert_eq!(server.violations(), Vec::<String>::new());
+    }
+
+    pub fn wait_until_visible(&self, offset: u64, bytes: &[u8]) {
+        let range = offset..offset + bytes.len() as u64;
+        wait_until("the written bytes are on the server", 20, || {
+            self.server.requests_running() == 0 && self.server.visible().read(range.clone()) == bytes
+        });
+    }
+}
+
+#[track_caller]
+pub fn assert_same(what: &str, got: &Image, expected: &Image) {
+    if let Some(at) = got.first_difference(expected) {
+        let end = (at + 16).min(got.size()).min(expected.size());
+        panic!(
+            "{what}: differs at {at}: {:x?} instead of {:x?}",
+            got.read(at..end),
+            expected.read(at..end)
+        );
+    }
+}
+
+/// Bytes without a zero among them, different for every seed.
+pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
+    let mut random = Random::new(seed);
+    (0..length).map(|_| (random.next() >> 24) as u8 | 1).collect()
+}
+
+pub fn read_at(file: &File, range: Range<u64>) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    file.read_exact_at(&mut bytes, range.start)?;
+    Ok(bytes)
+}
+
+/// The errno that an operation failed with; a success or an error without one is a failed test.
+#[track_caller]
+pub fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> i32 {
+    result
+        .expect_err("this had to fail")
+        .raw_os_error()
+        .expect("an errno")
+}
+
+/// close(2) with its result, which dropping a `File` would swallow.
+pub fn close(file: File) -> io::Result<()> {
+    nix::unistd::close(file).map_err(io::Error::from)
+}
+
+/// A small generator (xorshift64*): the same seed gives the same test.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
+pub fn fallocate(file: &File, mode: FallocateFlags, range: Range<u64>) -> io::Result<()> {
+    let length = (range.end - range.start) as i64;
+    nix::fcntl::fallocate(file, mode, range.start as i64, length).map_err(io::Error::from)
+}
+
+pub fn punch_hole(file: &File, range: Range<u64>) -> io::Result<()> {
+    fallocate(
+        file,
+        FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE,
+        range,
+    )
+}

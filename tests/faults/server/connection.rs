@@ -1,0 +1,266 @@
+//! One client connection: requests one after another, each answered as imageio answers it unless a fault says
+//! otherwise.
+//!
+//! Runs on its own thread until the peer closes, a fault or a protocol error closes, the idle limit passes or
+//! the server stops. The server's lock is held only to look at or change state, never across socket I/O or a
+//! sleep. A write counts as in flight from its header until just before its answer is sent.
+
+use super::Shared;
+use super::faults::Action;
+use super::http::{Request, Response};
+use super::operation::Operation;
+use super::settings::Settings;
+use serde_json::json;
+use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::net::TcpStream;
+
+pub struct Connection<'a> {
+    shared: &'a Shared,
+    id: u64,
+    reader: BufReader<TcpStream>,
+    writer: TcpStream,
+}
+
+/// What goes back to the client, and whether the connection lives on.
+enum Answer {
+    Whole(Response),
+    /// The header promises the whole body; half of it comes, then the end.
+    Half(Response),
+    Garbage,
+    Nothing,
+}
+
+impl<'a> Connection<'a> {
+    pub fn new(shared: &'a Shared, id: u64, stream: TcpStream) -> io::Result<Connection<'a>> {
+        stream.set_nodelay(true)?;
+        let reader = BufReader::with_capacity(256 * 1024, stream.try_clone()?);
+        Ok(Connection {
+            shared,
+            id,
+            reader,
+            writer: stream,
+        })
+    }
+
+    pub fn serve(mut self) {
+        while self.next_request().unwrap_or(false) {}
+        let mut state = self.shared.state();
+        state.storage.closed(self.id);
+        state.ledger.closed(self.id);
+    }
+
+    fn next_request(&mut self) -> io::Result<bool> {
+        let idle_limit = self.shared.settings().idle_limit;
+        self.writer.set_read_timeout(Some(idle_limit))?;
+        let request = match Request::read(&mut self.reader) {
+            Ok(Some(request)) => request,
+            Ok(None) => return Ok(false),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                self.shared.state().ledger.idle_drop();
+                return Ok(false);
+            }
+            Err(error) => {
+                if error.kind() == ErrorKind::InvalidData {
+                    self.shared
+                        .state()
+                        .storage
+                        .violation(format!("connection {}: {error}", self.id));
+                }
+                return Ok(false);
+            }
+        };
+        let keep = self.answer(&request)?;
+        Ok(keep && !request.wants_close())
+    }
+
+    fn answer(&mut self, request: &Request) -> io::Result<bool> {
+        let settings = self.shared.settings();
+        let patch = if request.method == "PATCH" {
+            self.take_body(request.content_length())?
+        } else {
+            Vec::new()
+        };
+        let body_unread = request.method == "PUT" && request.content_length() != Some(0);
+        let operation = match Operation::parse(request, &patch, &settings) {
+            Ok(operation) if operation.needs_write() && settings.read_only => {
+                return self.refuse(Response::text(403, "Ticket forbids write").closing(), request);
+            }
+            Ok(operation) => operation,
+            Err(response) if body_unread => return self.refuse(response.closing(), request),
+            Err(response) => return self.refuse(response, request),
+        };
+        let (record, fault) = {
+            let mut state = self.shared.state();
+            let record = state.ledger.begin(self.id, operation.verb(), operation.range());
+            if operation.changes_data() {
+                state.storage.begin(self.id, operation.range());
+            }
+            (record, state.faults.pick(operation.verb(), &operation.range()))
+        };
+        let answer = self.perform(&operation, fault, &settings);
+        {
+            let mut state = self.shared.state();
+            state.storage.end(self.id);
+            if let Ok(Answer::Whole(response) | Answer::Half(response)) = &answer {
+                state.ledger.finish(record, response.status);
+            }
+        }
+        self.send(answer?)
+    }
+
+    fn refuse(&mut self, response: Response, request: &Request) -> io::Result<bool> {
+        let mut state = self.shared.state();
+        let record = state.ledger.begin(self.id, super::Verb::Other, 0..0);
+        state.ledger.finish(record, response.status);
+        if response.status == 400 {
+            let wrong = format!("connection {}: {} was answered 400", self.id, request.method);
+            state.storage.violation(wrong);
+        }
+        drop(state);
+        self.send(Answer::Whole(response))
+    }
+
+    fn send(&mut self, answer: Answer) -> io::Result<bool> {
+        match answer {
+            Answer::Whole(response) => response.send(&mut self.writer).map(|()| !response.close),
+            Answer::Half(response) => {
+                self.writer.write_all(response.head().as_bytes())?;
+                self.writer.write_all(&response.body[..response.body.len() / 2])?;
+                Ok(false)
+            }
+            Answer::Garbage => self
+                .writer
+                .write_all(b"SSH-2.0-OpenSSH_9.2p1\r\n")
+                .map(|()| false),
+            Answer::Nothing => Ok(false),
+        }
+    }
+
+    fn perform(
+        &mut self,
+        operation: &Operation,
+        fault: Option<Action>,
+        settings: &Settings,
+    ) -> io::Result<Answer> {
+        match fault {
+            Some(Action::EarlyStatus(status, text)) => {
+                return Ok(Answer::Whole(Response::text(status, text).closing()));
+            }
+            Some(Action::CloseBeforeBody) => return Ok(Answer::Nothing),
+            Some(Action::CloseMidBody) if matches!(operation, Operation::Put { .. }) => {
+                let range = operation.range();
+                let half = self.take_body(Some((range.end - range.start) / 2))?;
+                self.shared.state().storage.write(self.id, range.start, &half);
+                return Ok(Answer::Nothing);
+            }
+            _ => {}
+        }
+        let body = match operation {
+            Operation::Put { range, .. } => self.take_body(Some(range.end - range.start))?,
+            _ => Vec::new(),
+        };
+        self.shared.sleep(settings.delay);
+        match fault {
+            Some(Action::Status(status, text)) => return Ok(Answer::Whole(Response::text(status, text))),
+            Some(Action::Reply(status, body)) => {
+                return Ok(Answer::Whole(
+                    Response::empty(status).body(body.as_bytes().to_vec()),
+                ));
+            }
+            Some(Action::Garbage) => return Ok(Answer::Garbage),
+            _ => {}
+        }
+        let response = self.execute(operation, &body, settings);
+        Ok(match fault {
+            Some(Action::CloseMidBody) => Answer::Half(response),
+            Some(Action::CloseBeforeReply) => Answer::Nothing,
+            Some(Action::Stall(time)) => {
+                self.shared.sleep(time);
+                Answer::Whole(response)
+            }
+            Some(Action::ShortLength) => {
+                let half = response.body[..response.body.len() / 2].to_vec();
+                Answer::Whole(response.body(half))
+            }
+            Some(Action::WrongContentRange) => {
+                let length = response.body.len() as u64;
+                let wrong = format!("bytes 4096-{}/{}", 4095 + length, settings.size);
+                Answer::Whole(Response {
+                    headers: vec![("content-range", wrong)],
+                    ..response
+                })
+            }
+            _ => Answer::Whole(response),
+        })
+    }
+
+    /// Does what was asked and makes the answer; the lock is taken once, after the delays.
+    fn execute(&mut self, operation: &Operation, body: &[u8], settings: &Settings) -> Response {
+        match operation {
+            Operation::Put { .. } => self.shared.sleep(settings.put_delay),
+            Operation::Flush => self.shared.sleep(settings.flush_delay),
+            _ => {}
+        }
+        let mut state = self.shared.state();
+        match operation {
+            Operation::Options => {
+                let allow = if settings.read_only {
+                    "OPTIONS,GET"
+                } else {
+                    "OPTIONS,GET,PUT,PATCH"
+                };
+                let mut answer = json!({"features": settings.features(),
+                    "max_readers": settings.max_readers, "max_writers": settings.max_writers});
+                if let Some(path) = &settings.unix_socket {
+                    answer["unix_socket"] = json!(path);
+                }
+                Response::json(answer.to_string()).with("allow", allow.to_string())
+            }
+            Operation::Get { range, whole } => {
+                let length = range.end - range.start;
+                let last = (range.start + length) as i64 - 1;
+                let content_range = format!("bytes {}-{last}/{}", range.start, settings.size);
+                Response::empty(if *whole { 200 } else { 206 })
+                    .with("content-type", "application/octet-stream".to_string())
+                    .with("content-range", content_range)
+                    .body(state.storage.visible().read(range.clone()))
+            }
+            Operation::Put { range, flush } => {
+                state.storage.write(self.id, range.start, body);
+                if *flush {
+                    state.storage.flush(self.id);
+                }
+                Response::empty(200)
+            }
+            Operation::Zero { range, flush } => {
+                state.storage.zero(self.id, range.clone());
+                if *flush {
+                    state.storage.flush(self.id);
+                }
+                Response::empty(200)
+            }
+            Operation::Flush => {
+                state.storage.flush(self.id);
+                Response::empty(200)
+            }
+            Operation::Extents if settings.one_extent => {
+                let one = json!([{"start": 0, "length": settings.size, "zero": false, "hole": false}]);
+                Response::json(one.to_string())
+            }
+            Operation::Extents => {
+                let extents = state.storage.visible().extents();
+                let list: Vec<_> = extents
+                    .iter()
+                    .map(|e| json!({"start": e.start, "length": e.length, "zero": e.zero, "hole": e.zero}))
+                    .collect();
+                Response::json(json!(list).to_string())
+            }
+        }
+    }
+
+    fn take_body(&mut self, length: Option<u64>) -> io::Result<Vec<u8>> {
+        let mut body = vec![0; length.unwrap_or(0) as usize];
+        self.reader.read_exact(&mut body)?;
+        Ok(body)
+    }
+}

@@ -1,0 +1,134 @@
+//! What the server saw: one record per request, and how many ran at once.
+//!
+//! A record is written when the request's header is read and completed when it is answered, both under the
+//! server's lock, so a test that looks between two of its own steps sees a consistent list.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    Options,
+    Get,
+    Put,
+    Zero,
+    Flush,
+    Extents,
+    Other,
+}
+
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub connection: u64,
+    pub verb: Verb,
+    pub range: Range<u64>,
+    /// None while it runs, and for ever when the connection was cut before the answer.
+    pub status: Option<u16>,
+}
+
+impl Record {
+    pub fn length(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+}
+
+pub struct Ledger {
+    records: Vec<Record>,
+    running: BTreeMap<u64, Verb>,
+    most_at_once: BTreeMap<Verb, usize>,
+    most_requests: usize,
+    most_writes: usize,
+    opened: u64,
+    alive: BTreeSet<u64>,
+    idle_drops: usize,
+}
+
+impl Ledger {
+    pub fn new() -> Ledger {
+        Ledger {
+            records: Vec::new(),
+            running: BTreeMap::new(),
+            most_at_once: BTreeMap::new(),
+            most_requests: 0,
+            most_writes: 0,
+            opened: 0,
+            alive: BTreeSet::new(),
+            idle_drops: 0,
+        }
+    }
+
+    pub fn opened(&mut self) -> u64 {
+        self.opened += 1;
+        self.alive.insert(self.opened);
+        self.opened
+    }
+
+    pub fn closed(&mut self, connection: u64) {
+        self.alive.remove(&connection);
+        self.running.remove(&connection);
+    }
+
+    pub fn idle_drop(&mut self) {
+        self.idle_drops += 1;
+    }
+
+    /// Returns the record's index, for `finish`.
+    pub fn begin(&mut self, connection: u64, verb: Verb, range: Range<u64>) -> usize {
+        self.running.insert(connection, verb);
+        let same = self.running.values().filter(|other| **other == verb).count();
+        let most = self.most_at_once.entry(verb).or_default();
+        *most = same.max(*most);
+        let writes = self
+            .running
+            .values()
+            .filter(|other| matches!(other, Verb::Put | Verb::Zero))
+            .count();
+        self.most_writes = self.most_writes.max(writes);
+        self.most_requests = self.most_requests.max(self.running.len());
+        self.records.push(Record {
+            connection,
+            verb,
+            range,
+            status: None,
+        });
+        self.records.len() - 1
+    }
+
+    pub fn finish(&mut self, record: usize, status: u16) {
+        self.records[record].status = Some(status);
+        self.running.remove(&self.records[record].connection);
+    }
+
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    pub fn most_at_once(&self, verb: Verb) -> usize {
+        self.most_at_once.get(&verb).copied().unwrap_or(0)
+    }
+
+    /// PUTs and zeroes together.
+    pub fn most_writes(&self) -> usize {
+        self.most_writes
+    }
+
+    pub fn most_requests(&self) -> usize {
+        self.most_requests
+    }
+
+    pub fn connections_opened(&self) -> u64 {
+        self.opened
+    }
+
+    pub fn connections_alive(&self) -> Vec<u64> {
+        self.alive.iter().copied().collect()
+    }
+
+    pub fn running(&self) -> Vec<u64> {
+        self.running.keys().copied().collect()
+    }
+
+    pub fn idle_drops(&self) -> usize {
+        self.idle_drops
+    }
+}

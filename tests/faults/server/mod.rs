@@ -1,0 +1,249 @@
+//! An imageio server of the tests' own: plain HTTP/1.1 on loopback, a disk in memory, faults on demand.
+//!
+//! Threads: one accepts, one per connection serves; dropping the `Server` cuts all sockets and joins all of
+//! them. Two locks, never held together: `settings` (how the server behaves) and `state` (disk, request log,
+//! armed faults). The disk keeps a write cache per connection (`storage`), which is what makes a client's
+//! fsync promise testable.
+
+mod connection;
+mod faults;
+mod http;
+mod image;
+mod ledger;
+mod operation;
+mod settings;
+mod storage;
+
+pub use faults::{Action, Fault};
+pub use image::Image;
+pub use ledger::{Record, Verb};
+pub use settings::Settings;
+
+use connection::Connection;
+use faults::Faults;
+use ledger::Ledger;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use storage::Storage;
+
+pub struct State {
+    pub storage: Storage,
+    pub ledger: Ledger,
+    pub faults: Faults,
+}
+
+pub struct Shared {
+    state: Mutex<State>,
+    settings: Mutex<Settings>,
+    sockets: Mutex<BTreeMap<u64, TcpStream>>,
+    stopping: AtomicBool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings.lock().unwrap().clone()
+    }
+
+    fn sleep(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while !self.stopping.load(Ordering::Relaxed) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            std::thread::sleep(left.min(Duration::from_millis(50)));
+        }
+    }
+}
+
+pub struct Server {
+    shared: Arc<Shared>,
+    port: u16,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    pub fn start(settings: Settings) -> Server {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("listen on loopback");
+        let port = listener.local_addr().expect("own address").port();
+        let state = State {
+            storage: Storage::new(settings.size),
+            ledger: Ledger::new(),
+            faults: Faults::default(),
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            settings: Mutex::new(settings),
+            sockets: Mutex::new(BTreeMap::new()),
+            stopping: AtomicBool::new(false),
+        });
+        let acceptor = {
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || accept(&listener, &shared))
+        };
+        Server {
+            shared,
+            port,
+            acceptor: Some(acceptor),
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn url(&self) -> String {
+        format!(
+            "http://127.0.0.1:{}/images/{}",
+            self.port,
+            self.shared.settings().ticket
+        )
+    }
+
+    pub fn change(&self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.shared.settings.lock().unwrap());
+    }
+
+    pub fn arm(&self, fault: Fault) {
+        self.shared.state().faults.arm(fault);
+    }
+
+    pub fn disarm(&self) {
+        self.shared.state().faults.disarm();
+    }
+
+    pub fn faults_fired(&self) -> usize {
+        self.shared.state().faults.fired()
+    }
+
+    /// Fills part of the disk before anybody connects: visible and durable.
+    pub fn preset(&self, offset: u64, bytes: &[u8]) {
+        self.shared.state().storage.preset(offset, bytes);
+    }
+
+    pub fn visible(&self) -> Image {
+        self.shared.state().storage.visible().clone()
+    }
+
+    pub fn durable(&self) -> Image {
+        self.shared.state().storage.durable().clone()
+    }
+
+    pub fn read_durable(&self, range: Range<u64>) -> Vec<u8> {
+        self.shared.state().storage.durable().read(range)
+    }
+
+    pub fn unflushed(&self) -> Vec<(u64, Range<u64>)> {
+        self.shared.state().storage.unflushed()
+    }
+
+    pub fn violations(&self) -> Vec<String> {
+        self.shared.state().storage.violations().to_vec()
+    }
+
+    pub fn records(&self) -> Vec<Record> {
+        self.shared.state().ledger.records().to_vec()
+    }
+
+    pub fn records_of(&self, verb: Verb) -> Vec<Record> {
+        self.records()
+            .into_iter()
+            .filter(|record| record.verb == verb)
+            .collect()
+    }
+
+    pub fn count(&self, verb: Verb) -> usize {
+        self.records_of(verb).len()
+    }
+
+    pub fn most_at_once(&self, verb: Verb) -> usize {
+        self.shared.state().ledger.most_at_once(verb)
+    }
+
+    pub fn most_writes_at_once(&self) -> usize {
+        self.shared.state().ledger.most_writes()
+    }
+
+    pub fn most_requests_at_once(&self) -> usize {
+        self.shared.state().ledger.most_requests()
+    }
+
+    pub fn connections_opened(&self) -> u64 {
+        self.shared.state().ledger.connections_opened()
+    }
+
+    pub fn connections_alive(&self) -> Vec<u64> {
+        self.shared.state().ledger.connections_alive()
+    }
+
+    pub fn idle_drops(&self) -> usize {
+        self.shared.state().ledger.idle_drops()
+    }
+
+    pub fn requests_running(&self) -> usize {
+        self.shared.state().ledger.running().len()
+    }
+
+    /// Cuts these connections and waits until their threads have seen it.
+    pub fn cut(&self, connections: &[u64]) {
+        for connection in connections {
+            if let Some(socket) = self.shared.sockets.lock().unwrap().get(connection) {
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+        }
+        let end = Instant::now() + Duration::from_secs(10);
+        while self
+            .connections_alive()
+            .iter()
+            .any(|alive| connections.contains(alive))
+        {
+            assert!(Instant::now() < end, "connections {connections:?} did not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    let mut threads = Vec::new();
+    for stream in listener.incoming().flatten() {
+        if shared.stopping.load(Ordering::SeqCst) {
+            break;
+        }
+        let id = shared.state().ledger.opened();
+        if let Ok(clone) = stream.try_clone() {
+            shared.sockets.lock().unwrap().insert(id, clone);
+        }
+        let shared = Arc::clone(shared);
+        threads.push(std::thread::spawn(move || {
+            if let Ok(connection) = Connection::new(&shared, id, stream) {
+                connection.serve();
+            }
+            shared.sockets.lock().unwrap().remove(&id);
+        }));
+    }
+    for socket in shared.sockets.lock().unwrap().values() {
+        let _ = socket.shutdown(Shutdown::Both);
+    }
+    for thread in threads {
+        let _ = thread.join();
+    }
+}

@@ -1,0 +1,64 @@
+//! How the server presents itself and how slow it is. A test may change it at any time; the next request
+//! sees the change.
+
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub size: u64,
+    pub ticket: String,
+    pub read_only: bool,
+    /// Ends the ticket: every request is answered 403, with the ticket in the text as imageio does.
+    pub revoked: bool,
+    pub zero: bool,
+    pub flush: bool,
+    pub extents: bool,
+    pub max_readers: u32,
+    pub max_writers: u32,
+    pub unix_socket: Option<String>,
+    /// Before every answer.
+    pub delay: Duration,
+    /// Between taking a PUT's body and storing it.
+    pub put_delay: Duration,
+    pub flush_delay: Duration,
+    /// Connections that are silent for this long are closed.
+    pub idle_limit: Duration,
+    /// Report one data extent, as imageio's file backend does.
+    pub one_extent: bool,
+}
+
+impl Settings {
+    pub fn new(size: u64, ticket: &str) -> Settings {
+        Settings {
+            size,
+            ticket: ticket.to_string(),
+            read_only: false,
+            revoked: false,
+            zero: true,
+            flush: true,
+            extents: true,
+            max_readers: 8,
+            max_writers: 8,
+            unix_socket: None,
+            delay: Duration::ZERO,
+            put_delay: Duration::ZERO,
+            flush_delay: Duration::ZERO,
+            idle_limit: Duration::from_secs(60),
+            one_extent: false,
+        }
+    }
+
+    pub fn features(&self) -> Vec<&'static str> {
+        let writable = !self.read_only;
+        let known = [
+            ("extents", self.extents),
+            ("flush", self.flush && writable),
+            ("zero", self.zero && writable),
+        ];
+        known
+            .iter()
+            .filter(|(_, offered)| *offered)
+            .map(|(name, _)| *name)
+            .collect()
+    }
+}
