@@ -1,0 +1,119 @@
+"""The control socket: plain HTTP with JSON on a unix socket, for tests.
+
+    GET    /state       {"disks": [...], "transfers": [...], "sessions": [...], "jobs": [...], "switches": {...}}
+    POST   /switches    {"switch": NAME, "value": V, "times": N, "after": N, "match": RE}; only the name is required
+    DELETE /switches    clears all of them
+    POST   /disks       a disk that was there before; gives it as in /state
+    POST   /disks/ID    changes `status`, `name`, `vm` or `vm_up` of a disk
+
+An act (`pause_now`, ...) is posted like a switch; its `value` may name the one transfer that it is meant for, by the
+id of the transfer or of its disk, or the disk's name. The answer says how many it has met: {"met": 1}.
+
+The state holds tokens and tickets, the log does not: only what must be searched for is told, and only here.
+"""
+
+import http.server
+import json
+import os
+import socketserver
+import threading
+
+from daemon import DaemonError
+from images import ImageError
+from switches import ACTS, UnknownSwitch
+from wire import NotFound, Refused
+
+
+class Control(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+    def __init__(self, path, world):
+        self.path = path
+        if os.path.exists(path):
+            os.unlink(path)
+        super().__init__(path, Handler)
+        self.world = world
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def stop(self):
+        self.shutdown()
+        self.server_close()
+        os.unlink(self.path)
+
+    def state(self):
+        world = self.world
+        parts = {name: getattr(world, name).dump() for name in ("disks", "transfers", "jobs", "switches")}
+        return {**parts, "sessions": world.sso.dump()}
+
+    def switch(self, order):
+        order = dict(order)
+        name = order.pop("switch")
+        if name in ACTS:
+            return {"met": getattr(self, f"_{name}")(order.get("value"))}
+        self.world.switches.set(name, **order)
+        return {}
+
+    def disk(self, found):
+        return next(one for one in self.world.disks.dump() if one["id"] == found.id)
+
+    def _expire_sessions(self, _):
+        return self.world.sso.expire_all()
+
+    def _pause_now(self, which):
+        return self._to_phase(which, "paused_system")
+
+    def _cancel_now(self, which):
+        return self._to_phase(which, "cancelled_system")
+
+    def _ticket_remove(self, which):
+        sessions = [one.session for one in self._transfers(which) if one.session]
+        for session in sessions:
+            session.remove_ticket()
+        return len(sessions)
+
+    def _to_phase(self, which, phase):
+        return sum(self.world.transfers.set_phase(one, phase, "transferring") for one in self._transfers(which))
+
+    def _transfers(self, which):
+        return self.world.transfers.matching(None if which is True else which)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def handle_any(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        try:
+            status, value = 200, self._answer(json.loads(body) if body else None)
+        except NotFound:
+            status, value = 404, {"error": "not found"}
+        except Refused as error:
+            status, value = 400, {"error": error.detail}
+        except (UnknownSwitch, ImageError, DaemonError, KeyError, TypeError, ValueError) as error:
+            status, value = 400, {"error": f"{type(error).__name__}: {error}"}
+        content = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_DELETE = handle_any
+
+    def log_message(self, *args):
+        """Control is not part of what is tested."""
+
+    def _answer(self, order):
+        call, control = f"{self.command} {self.path}", self.server
+        if call == "GET /state":
+            return control.state()
+        if call == "POST /switches":
+            return control.switch(order)
+        if call == "DELETE /switches":
+            control.world.switches.clear()
+            return {}
+        if call == "POST /disks":
+            return control.disk(control.world.disks.add_existing(order))
+        if call.startswith("POST /disks/"):
+            return control.disk(control.world.disks.change(self.path.rpartition("/")[2], order))
+        raise NotFound

@@ -1,0 +1,324 @@
+"""Disks and their snapshots: how they are made, shown, locked and removed.
+
+A Volume is what a transfer can work on: a disk, or a snapshot of one. Its `status` is what clients see; its `holders`
+are the commands that hold its lock, which is another thing: after a transfer the status is ok before the lock is free.
+
+Creating and removing are commands with steps (see coordinator). The store's lock guards all fields; qemu-img runs
+outside of it.
+"""
+
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+
+import images
+from directory import Domain
+from search import select
+from wire import NotFound, Refused, boolean, choice, identifier, incomplete, integer, listing, new_id
+
+EXCLUSIVE, SHARED = "exclusive", "shared"
+DUMPED = tuple("id name status format sparse size path image_id initial_size capacity vm vm_up".split())
+
+
+@dataclass
+class Volume:
+    id: str
+    name: str
+    format: str
+    sparse: bool
+    size: int
+    domain: Domain
+    path: str
+    image_id: str = field(default_factory=new_id)
+    status: str = "locked"
+    initial_size: int | None = None
+    capacity: int | None = None
+    holders: dict = field(default_factory=dict)
+
+    @property
+    def subject(self):
+        return f"{self.id} {self.name}"
+
+    @property
+    def is_sparse_file(self):
+        return self.sparse and not self.domain.is_block
+
+
+@dataclass
+class Snapshot(Volume):
+    disk_id: str = ""
+
+
+@dataclass
+class Disk(Volume):
+    description: str | None = None
+    content_type: str = "data"
+    backup: str = "none"
+    vm: str | None = None
+    vm_up: bool = False
+    snapshots: list = field(default_factory=list)
+
+
+class Disks:
+    def __init__(self, world):
+        self._world = world
+        self._disks = {}
+        self.lock = threading.RLock()
+
+    # requests
+
+    def create(self, body, correlation_id):
+        disk = self._parse(body)
+        job = self._world.jobs.start(f"Creating Disk {disk.name}", correlation_id)
+        delay = self._world.switches.take("disk_slow", disk.subject) or 0
+        illegal = self._world.switches.take("disk_illegal", disk.subject)
+        with self.lock:
+            if disk.id in self._disks:
+                raise Refused(409, f"Cannot add Virtual Disk: a disk with the id {disk.id} exists already.")
+            disk.holders["creation"] = EXCLUSIVE
+            self._disks[disk.id] = disk
+        self._world.journal.event("disk_created", disk=disk.id, name=disk.name, format=disk.format, sparse=disk.sparse)
+        ready_at = time.monotonic() + delay
+
+        def step():
+            if time.monotonic() < ready_at:
+                return False
+            failed = illegal
+            try:
+                images.create(disk.path, disk.format, disk.size, not disk.sparse)
+            except images.ImageError as error:
+                failed = True
+                self._world.journal.event("disk_creation_failed", disk=disk.id, reason=str(error))
+            with self.lock:
+                disk.holders.pop("creation")
+                self.set_status(disk, "illegal" if failed else "ok")
+            job.finish(not failed)
+            return True
+
+        self._world.coordinator.run(f"create disk {disk.id}", step)
+        return {**self.show(disk), "creation_status": "in_progress"}
+
+    def delete(self, disk_id):
+        with self.lock:
+            disk = self.get(disk_id)
+            if disk.holders or disk.status == "locked":
+                raise Refused(409, locked_message("remove Virtual Disk", disk))
+            if disk.vm_up:
+                raise Refused(409, attached_message("remove Virtual Disk", disk))
+            self.remove(disk)
+
+    def list(self, query):
+        def facts(disk):
+            return {"id": disk.id, "name": disk.name, "alias": disk.name, "status": disk.status}
+
+        with self.lock:
+            found = select(self._disks.values(), facts, query)
+            return listing("disk", [self.show(disk) for disk in found])
+
+    def list_snapshots(self, disk_id=None, domain_id=None):
+        with self.lock:
+            disks = [self.get(disk_id)] if disk_id else self._disks.values()
+            disks = [one for one in disks if domain_id in (None, one.domain.id)]
+            return listing("disk_snapshot", [self._show_snapshot(one) for disk in disks for one in disk.snapshots])
+
+    # the other commands
+
+    def get(self, disk_id):
+        disk = self._disks.get(disk_id)
+        if disk is None:
+            raise NotFound
+        return disk
+
+    def find(self, disk_id):
+        return self._disks.get(disk_id)
+
+    def find_snapshot(self, snapshot_id):
+        for disk in self._disks.values():
+            for snapshot in disk.snapshots:
+                if snapshot_id in (snapshot.id, snapshot.image_id):
+                    return snapshot
+        return None
+
+    def set_status(self, volume, status):
+        with self.lock:
+            if volume.status == status:
+                return
+            volume.status = status
+        self._world.journal.event("disk_status", disk=volume.id, name=volume.name, status=status)
+
+    def remove(self, disk):
+        """Locked at once, gone a step later."""
+        with self.lock:
+            disk.holders["removal"] = EXCLUSIVE
+            self.set_status(disk, "locked")
+
+        def step():
+            images.remove(disk.path)
+            for snapshot in disk.snapshots:
+                images.remove(snapshot.path)
+            with self.lock:
+                self._disks.pop(disk.id, None)
+            self._world.journal.event("disk_removed", disk=disk.id, name=disk.name)
+            return True
+
+        self._world.coordinator.run(f"remove disk {disk.id}", step)
+
+    def add_existing(self, spec):
+        """A disk that was there before, from a start option or the control socket."""
+        domain = self._world.directory.find_domain({"name": spec["domain"]} if "domain" in spec else {})
+        size = int(spec["size"])
+        disk = self._new(
+            spec.get("id") or new_id(),
+            spec["name"],
+            spec.get("format", "raw"),
+            bool(spec.get("sparse", True)),
+            size,
+            domain,
+            spec.get("initial_size") or size + (size >> 3),
+            new_id(),
+        )
+        disk.vm, disk.vm_up = spec.get("vm"), bool(spec.get("vm_up", spec.get("vm")))
+        disk.content_type = spec.get("content_type", "data")
+        images.create(disk.path, disk.format, disk.size, not disk.sparse, spec.get("content"))
+        for number in range(int(spec.get("snapshots", 0))):
+            disk.snapshots.append(self._snapshot_of(disk, number))
+        disk.status = spec.get("status", "ok")
+        with self.lock:
+            self._disks[disk.id] = disk
+        self._world.journal.event("disk_existing", disk=disk.id, name=disk.name, status=disk.status)
+        return disk
+
+    def change(self, disk_id, spec):
+        with self.lock:
+            disk = self.get(disk_id)
+            for name in ("status", "name", "vm", "vm_up"):
+                if name in spec:
+                    setattr(disk, name, spec[name])
+        self._world.journal.event("disk_changed", disk=disk.id, changes=spec)
+        return disk
+
+    # representations
+
+    def show(self, disk):
+        exists = os.path.exists(disk.path)
+        allocated = images.allocated(disk.path) if exists else 0
+        return {
+            "href": f"/ovirt-engine/api/disks/{disk.id}",
+            "id": disk.id,
+            "name": disk.name,
+            "alias": disk.name,
+            "description": disk.description or "",
+            "status": disk.status,
+            "format": disk.format,
+            "sparse": disk.sparse,
+            "provisioned_size": disk.size,
+            "actual_size": allocated,
+            "total_size": allocated,
+            "initial_size": disk.initial_size,
+            "backup": disk.backup,
+            "content_type": disk.content_type,
+            "image_id": disk.image_id,
+            "storage_type": "image",
+            "qcow_version": "qcow2_v3" if disk.format == "cow" else None,
+            "propagate_errors": False,
+            "shareable": False,
+            "wipe_after_delete": False,
+            "storage_domains": {"storage_domain": [{"id": disk.domain.id}]},
+            "vms": {"vm": [{"id": disk.vm}]} if disk.vm else None,
+        }
+
+    def dump(self):
+        with self.lock:
+            return [
+                {
+                    **{name: getattr(disk, name) for name in DUMPED},
+                    "domain": disk.domain.name,
+                    "locked_by": list(disk.holders),
+                    "snapshots": [{"id": one.id, "path": one.path} for one in disk.snapshots],
+                }
+                for disk in self._disks.values()
+            ]
+
+    def _show_snapshot(self, snapshot):
+        return {
+            "href": f"/ovirt-engine/api/disks/{snapshot.disk_id}/disksnapshots/{snapshot.id}",
+            "id": snapshot.id,
+            "alias": snapshot.name,
+            "status": snapshot.status,
+            "format": snapshot.format,
+            "sparse": snapshot.sparse,
+            "provisioned_size": snapshot.size,
+            "actual_size": images.allocated(snapshot.path),
+            "image_id": snapshot.image_id,
+            "storage_type": "image",
+            "disk": {"id": snapshot.disk_id},
+            "storage_domains": {"storage_domain": [{"id": snapshot.domain.id}]},
+        }
+
+    # parts of a new disk
+
+    def _parse(self, body):
+        size = integer(body, "provisioned_size")
+        disk_format = choice(body, "format", ("raw", "cow"))
+        if size is None or disk_format is None:
+            raise incomplete("Disk [provisionedSize|format]")
+        references = (body.get("storage_domains") or {}).get("storage_domain") or []
+        if not references:
+            raise incomplete("Disk [storageDomains.storageDomain.id|name]")
+        domain = self._world.directory.find_domain(references[0])
+        if "id" in body and not identifier(body["id"]):
+            raise Refused(400, f"Not a UUID: {body['id']}")
+        name = body.get("name") or body.get("alias") or ""
+        sparse = boolean(body, "sparse", True)
+        initial_size = integer(body, "initial_size")
+        image_id = body.get("image_id") or new_id()
+        disk = self._new(body.get("id") or new_id(), name, disk_format, sparse, size, domain, initial_size, image_id)
+        disk.description = body.get("description")
+        disk.content_type = choice(body, "content_type", ("data", "iso"), "data")
+        disk.backup = choice(body, "backup", ("none", "incremental"), "none")
+        self._check(disk)
+        return disk
+
+    def _check(self, disk):
+        raw, incremental = disk.format == "raw", disk.backup == "incremental"
+        if not disk.domain.attached or not disk.domain.active:
+            raise Refused(409, "Cannot add Virtual Disk. The relevant Storage Domain is inaccessible.")
+        wrong = (
+            (raw and disk.sparse and disk.domain.is_block)
+            or (raw and incremental)
+            or (not raw and not disk.sparse and not incremental)
+            or (disk.content_type == "iso" and (not raw or disk.sparse))
+        )
+        if wrong:
+            allocation = "sparse" if disk.sparse else "preallocated"
+            raise Refused(
+                409,
+                f"Cannot add Virtual Disk. Disk configuration ({disk.format.upper()} {allocation} "
+                f"backup-{disk.backup}) is incompatible with the storage domain type.",
+            )
+
+    def _new(self, disk_id, name, disk_format, sparse, size, domain, initial_size, image_id):
+        path = os.path.join(self._world.options.dir, "images", domain.name, disk_id, image_id)
+        disk = Disk(disk_id, name, disk_format, sparse, size, domain, path, image_id, initial_size=initial_size)
+        if domain.is_block and disk_format == "cow":
+            extent = self._world.options.block_extent
+            wanted = self._world.options.block_chunk if initial_size is None else initial_size
+            disk.capacity = max(-(-wanted // extent), 1) * extent
+        return disk
+
+    def _snapshot_of(self, disk, number):
+        image_id = new_id()
+        path = os.path.join(self._world.options.dir, "images", disk.domain.name, f"{disk.id}-{number}", image_id)
+        images.copy(disk.path, path)
+        name = f"{disk.name} snapshot {number}"
+        facts = (disk.format, disk.sparse, disk.size, disk.domain, path, image_id)
+        return Snapshot(image_id, name, *facts, status="ok", disk_id=disk.id)
+
+
+def locked_message(action, volume):
+    return f"Cannot {action}: The following disks are locked: {volume.name}. Please try again in a few minutes."
+
+
+def attached_message(action, disk):
+    return f"Cannot {action}: The following disks are attached to VMs that are not down: {disk.name}."

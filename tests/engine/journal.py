@@ -1,0 +1,57 @@
+"""The log: one JSON object a line, each with `time` (epoch seconds) and `kind`.
+
+    request   method, path, query, status, user, correlation_id, version (the header), body, error (the fault's detail,
+              or which switch it was), cut (before or after: no answer left); status 0: it was not performed
+    phase     transfer, disk, phase, previous
+    disk_*    created, existing, changed, status, removed, creation_failed: disk, name, status, ...
+    ticket_*  added, extended, removed, not_extended, not_removed, lost: transfer, reason
+    transfer_created, transfer_gone, session_failed, inactive, verification_failed, lock_released: transfer, ...
+    session_opened, session_closed, sessions_expired; switch, switches_cleared; connection_failed; error; stopped
+
+What is absent or null has no key.
+
+A line is written before the answer that it tells of leaves, so whoever has the answer finds the line. No password,
+token or ticket id is ever in it.
+"""
+
+import json
+import threading
+import time
+import urllib.parse
+
+SECRET_FIELDS = ("password", "token", "access_token")
+
+
+class Journal:
+    def __init__(self, path):
+        self.path = path
+        self._file = open(path, "a", encoding="utf-8")
+        self._lock = threading.Lock()
+
+    def event(self, kind, **fields):
+        known = {name: value for name, value in fields.items() if value is not None}
+        line = json.dumps({"time": round(time.time(), 4), "kind": kind, **known})
+        with self._lock:
+            if not self._file.closed:
+                self._file.write(line + "\n")
+                self._file.flush()
+
+    def close(self):
+        with self._lock:
+            self._file.close()
+
+
+def loggable(body, content_type):
+    """A request's body as it may stand in the log."""
+    if not body:
+        return None
+    text = body.decode("utf-8", "replace")
+    if content_type.startswith("application/x-www-form-urlencoded"):
+        return {
+            name: "***" if name in SECRET_FIELDS else value
+            for name, value in urllib.parse.parse_qsl(text, keep_blank_values=True)
+        }
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text[:1000]

@@ -1,0 +1,71 @@
+"""The qemu-nbd process behind a transfer: an image on a unix socket, as a host serves it to imageio.
+
+`capacity` limits the image file's size as a logical volume would: qemu-nbd runs under a file size limit, and a write
+past it is ENOSPC to its client. Python starts children with SIGXFSZ at its default, which would kill qemu-nbd instead;
+`restore_signals=False` leaves the signal ignored.
+"""
+
+import os
+import subprocess
+import time
+
+START_SECONDS = 20
+
+
+class NbdError(Exception):
+    pass
+
+
+class NbdServer:
+    def __init__(self, directory, name, image, qemu_format, *, read_only, discard, shared, capacity=None):
+        self._base = os.path.join(directory, name)
+        self.socket = self._base + ".sock"
+        os.makedirs(directory, exist_ok=True)
+        command = ["qemu-nbd", f"--socket={self.socket}", f"--format={qemu_format}", f"--shared={shared}"]
+        command += ["--persistent", "--cache=writeback", "--allocation-depth", f"--pid-file={self._base}.pid"]
+        if read_only:
+            command.append("--read-only")
+        elif discard:
+            command += ["--discard=unmap", "--detect-zeroes=unmap"]
+        else:
+            command.append("--detect-zeroes=on")
+        if capacity is not None:
+            command = ["prlimit", f"--fsize={capacity}", *command]
+        with open(self._base + ".log", "wb") as log:
+            self._process = subprocess.Popen(
+                [*command, image],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                restore_signals=False,
+                start_new_session=True,
+            )
+        self._wait_until_it_listens()
+
+    def stop(self):
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for suffix in (".sock", ".pid", ".log"):
+            if os.path.exists(self._base + suffix):
+                os.unlink(self._base + suffix)
+
+    def _wait_until_it_listens(self):
+        deadline = time.monotonic() + START_SECONDS
+        while not self._has_pid_file():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                with open(self._base + ".log", encoding="utf-8", errors="replace") as log:
+                    reason = log.read().strip()
+                self.stop()
+                raise NbdError(f"qemu-nbd did not start: {reason}")
+            time.sleep(0.005)
+
+    def _has_pid_file(self):
+        try:
+            return os.path.getsize(self._base + ".pid") > 0
+        except FileNotFoundError:
+            return False

@@ -1,0 +1,188 @@
+"""Login, representations, errors, and the rules for new disks."""
+
+import base64
+import json
+import time
+import unittest
+
+from rig import API, MIB, EngineTest
+
+
+class Login(EngineTest):
+    def test_a_right_password_gives_a_token_that_works(self):
+        value = self.ok(self.engine.login())
+        self.assertEqual(value["exp"], "9223372036854775807")
+        self.assertIn("product_info", self.ok(self.engine.call("GET", "")))
+        self.ok(self.engine.login("admin@ovirt@internalsso"))
+
+    def test_errors_are_400_in_the_shape_of_the_scope(self):
+        value = self.ok(self.engine.login(password="wrong"), 400)
+        self.assertEqual(value["error_code"], "access_denied")
+        self.assertIn("Cannot authenticate user", value["error"])
+        value = self.ok(self.engine.login(password="wrong", scope="other"), 400)
+        self.assertEqual(value["error"], "access_denied")
+        self.assertIn("error_description", value)
+        self.engine.switch("sso_oauth_shape", times=1)
+        self.assertIn("error_description", self.ok(self.engine.login(password="wrong"), 400))
+        value = self.ok(self.engine.form("/ovirt-engine/sso/oauth/token", grant_type="x", scope="ovirt-app-api"), 400)
+        self.assertEqual(value["error_code"], "unsupported_grant_type")
+
+    def test_the_accept_header_must_be_exact(self):
+        for accept in ("application/json, */*", "*/*", "application/xml"):
+            value = self.ok(self.engine.login(accept=accept), 400)
+            self.assertEqual(value["error_code"], "invalid_request")
+
+    def test_without_a_session_there_is_html_and_a_challenge(self):
+        status, content, headers = self.engine.raw("GET", API, Accept="application/json", Authorization="Bearer x")
+        self.assertEqual((status, headers["WWW-Authenticate"]), (401, 'Basic realm="RESTAPI"'))
+        self.assertIn(b"<html>", content)
+
+    def test_basic_authentication_works_too(self):
+        for word, status in ((b"admin@internal:secret", 200), (b"admin@internal:wrong", 401)):
+            credential = base64.b64encode(word).decode()
+            headers = {"Accept": "application/json", "Authorization": f"Basic {credential}"}
+            self.assertEqual(self.engine.raw("GET", API, **headers)[0], status)
+
+    def test_logout_ends_the_session(self):
+        self.engine.login()
+        path = "/ovirt-engine/services/sso-logout"
+        self.assertEqual(self.engine.form(path, scope="ovirt-app-api", token=self.engine.token), (200, {}))
+        self.ok_status(401)
+
+    def test_sessions_can_be_ended_from_outside(self):
+        self.engine.login()
+        self.assertEqual(self.engine.switch("expire_sessions"), {"met": 1})
+        self.ok_status(401)
+        self.engine.login()
+        self.engine.switch("token_expired", times=1)
+        self.ok_status(401)
+        self.engine.login()
+        self.engine.switch("token_requests", value=2)
+        self.ok_status(200)
+        self.ok_status(200)
+        self.ok_status(401)
+
+    def test_no_secret_is_in_the_log(self):
+        self.engine.login()
+        disk = self.engine.old_disk()
+        transfer = self.ok(self.engine.transfer(disk["id"]), 201)
+        with open(self.engine.ready["log"], encoding="utf-8") as file:
+            text = file.read()
+        for secret in ('"secret"', self.engine.token, transfer["transfer_url"].rpartition("/")[2]):
+            self.assertNotIn(secret, text)
+
+    def ok_status(self, status):
+        found, _, _ = self.engine.raw(
+            "GET", f"{API}/disks", Accept="application/json", Authorization=f"Bearer {self.engine.token}"
+        )
+        self.assertEqual(found, status)
+
+
+class IdleSessions(EngineTest):
+    options = ("--session-idle", "0.3")
+
+    def test_end(self):
+        self.engine.login()
+        time.sleep(0.5)
+        status, _, _ = self.engine.raw(
+            "GET", API, Accept="application/json", Authorization=f"Bearer {self.engine.token}"
+        )
+        self.assertEqual(status, 401)
+
+
+class OwnCa(EngineTest):
+    options = ("--own-ca", "--hardware-id", "H1")
+
+    def test_the_api_has_another_anchor_and_the_pki_resource_needs_no_login(self):
+        path = "/ovirt-engine/services/pki-resource?resource=ca-certificate&format=X509-PEM-CA"
+        status, content, headers = self.engine.raw("GET", path)
+        self.assertEqual((status, headers["Content-Type"]), (200, "application/x-x509-ca-cert"))
+        with open(self.engine.ready["cafile"], "rb") as file:
+            self.assertEqual(content, file.read())
+
+    def test_hosts_are_found_by_hardware_id(self):
+        query = "/hosts?search=hw_id%3D{}+and+datacenter%3DDefault+and+status%3DUp"
+        self.assertEqual(len(self.ok(self.engine.call("GET", query.format("H1")))["host"]), 1)
+        self.assertEqual(self.ok(self.engine.call("GET", query.format("H2"))), {})
+
+
+class Representations(EngineTest):
+    def test_numbers_are_strings_lists_are_wrapped_and_empty_lists_are_empty(self):
+        self.assertEqual(self.ok(self.engine.call("GET", "/disks")), {})
+        disk = self.engine.old_disk(vm="vm1")
+        shown = self.ok(self.engine.call("GET", "/disks"))["disk"][0]
+        self.assertEqual((shown["provisioned_size"], shown["sparse"], shown["id"]), (str(MIB), "true", disk["id"]))
+        self.assertEqual(shown["vms"], {"vm": [{"id": "vm1"}]})
+        self.assertNotIn(None, shown.values())
+        self.assertIsInstance(self.ok(self.engine.call("GET", ""))["time"], int)
+
+    def test_what_is_missing_is_404_without_a_body(self):
+        for path in ("/disks/x", "/imagetransfers/x", "/hosts/x", "/datacenters/x", "/jobs/x", "/storagedomains/x"):
+            self.assertEqual(self.engine.call("GET", path), (404, None))
+
+    def test_searches(self):
+        for name, count in (("data", 1), ("nothing", 0), ("DATA", 0)):
+            found = self.ok(self.engine.call("GET", f"/storagedomains?search=name%3D{name}&case_sensitive=true"))
+            self.assertEqual(len(found.get("storage_domain", [])), count)
+            self.assertFalse([one for one in found.get("storage_domain", []) if "status" in one])
+        self.assertIn("data_center", self.ok(self.engine.call("GET", "/datacenters?search=storage.name%3Dsan")))
+        self.assertEqual(self.ok(self.engine.call("GET", "/datacenters?search=storage.name%3Dlost")), {})
+        self.engine.old_disk()
+        self.engine.old_disk()
+        self.assertEqual(len(self.ok(self.engine.call("GET", "/disks?search=name%3Dold"))["disk"]), 2)
+        self.ok(self.engine.call("GET", "/disks?search=nonsense"), 400)
+
+    def test_jobs_are_found_by_correlation_id(self):
+        body = {"name": "a", "format": "raw", "provisioned_size": "4096", "sparse": "true"}
+        body["storage_domains"] = {"storage_domain": [{"name": "data"}]}
+        disk = self.ok(self.engine.call("POST", "/disks", body, Correlation_Id="a b/c-1_"), 202)
+        self.engine.wait_disk(disk["id"], "ok")
+        job = self.ok(self.engine.call("GET", "/jobs?search=correlation_id%3Dabc-1_"))["job"][0]
+        self.assertEqual((job["status"], type(job["start_time"])), ("finished", int))
+        self.assertIn("abc-1_", [one.get("correlation_id") for one in self.engine.log("request")])
+
+
+class NewDisks(EngineTest):
+    def test_are_locked_and_then_ok(self):
+        disk = self.ok(self.engine.new_disk(id="11111111-2222-3333-4444-555555555555"), 202)
+        self.assertEqual((disk["status"], disk["id"][:8]), ("locked", "11111111"))
+        self.assertEqual(disk["creation_status"], "in_progress")
+        self.engine.wait_disk(disk["id"], "ok")
+        self.ok(self.engine.new_disk(id=disk["id"]), 409)
+        self.ok(self.engine.call("DELETE", f"/disks/{disk['id']}"))
+        self.engine.wait_disk(disk["id"], 404)
+
+    def test_rules(self):
+        refused = (
+            (409, {"domain": "san"}),
+            (409, {"backup": "incremental"}),
+            (409, {"format": "cow", "sparse": "false"}),
+            (409, {"content_type": "iso"}),
+            (409, {"domain": "lost"}),
+            (404, {"domain": "nowhere"}),
+            (400, {"format": None}),
+            (400, {"provisioned_size": None}),
+            (400, {"provisioned_size": "many"}),
+            (400, {"id": "x"}),
+        )
+        for status, spec in refused:
+            fault = self.ok(self.engine.new_disk(**spec), status)
+            self.assertEqual({"detail", "reason"}, fault.keys(), json.dumps(spec))
+        fault = self.engine.new_disk(format=None)[1]
+        self.assertEqual(fault["reason"], "Incomplete parameters")
+        self.assertTrue(self.engine.new_disk(domain="san")[1]["detail"].startswith("["))
+
+    def test_every_kind_that_is_allowed(self):
+        kinds = (
+            {"sparse": "false"},
+            {"format": "cow"},
+            {"format": "cow", "backup": "incremental", "sparse": "false"},
+            {"domain": "san", "sparse": "false"},
+            {"domain": "san", "format": "cow", "initial_size": str(MIB)},
+        )
+        for spec in kinds:
+            self.engine.ready_disk(**spec)
+
+
+if __name__ == "__main__":
+    unittest.main()

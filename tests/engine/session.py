@@ -1,0 +1,118 @@
+"""A transfer's session on the host: the qemu-nbd behind it where its format is raw, its ticket, its URLs.
+
+format=raw gives the guest's view of the disk through qemu-nbd, whatever the disk's own format is. Without it, or with
+cow, imageio opens the image file itself, and the ticket's size says how far the file may grow.
+"""
+
+import math
+import os
+
+import images
+from daemon import DaemonError
+from nbd import NbdError, NbdServer
+from wire import new_id
+
+OPS = {"upload": ["write"], "download": ["read"]}
+COW_OVERHEAD, COW_HEADER = 1.1, 1 << 20
+
+
+class SessionError(Exception):
+    pass
+
+
+class Session:
+    """Starts in the constructor, whole or not at all."""
+
+    def __init__(self, world, transfer):
+        self._world = world
+        self._transfer = transfer
+        self.ticket = new_id()
+        self._nbd = None
+        try:
+            backend = self._start_nbd() if transfer.uses_nbd else f"file://{transfer.volume.path}"
+            world.daemon.add(self._ticket(backend))
+        except (DaemonError, NbdError) as error:
+            self.kill_nbd()
+            raise SessionError(str(error)) from error
+        self.url = f"{world.daemon.url()}/images/{self.ticket}"
+        self.proxy_url = self._proxied(self.url)
+        world.journal.event("ticket_added", transfer=transfer.id, size=transfer.size, ops=OPS[transfer.direction])
+
+    def show(self):
+        """The daemon's view of the ticket; DaemonError when it is lost."""
+        return self._world.daemon.show(self.ticket)
+
+    def extend(self):
+        self._world.daemon.extend(self.ticket, self._world.options.ticket_validity)
+        self._world.journal.event("ticket_extended", transfer=self._transfer.id)
+
+    def remove_ticket(self):
+        self._world.daemon.remove(self.ticket)
+        self._world.journal.event("ticket_removed", transfer=self._transfer.id)
+
+    def stop(self):
+        """Removing a ticket that is not there succeeds. DaemonError: nothing has changed, to be tried again."""
+        self.remove_ticket()
+        self.kill_nbd()
+
+    def abandon(self):
+        """The stand-in ends: nothing may stay behind, whatever is still in use."""
+        self.kill_nbd()
+        try:
+            self.remove_ticket()
+        except DaemonError as error:
+            self._world.journal.event("ticket_not_removed", transfer=self._transfer.id, reason=str(error))
+
+    def kill_nbd(self):
+        if self._nbd:
+            self._nbd.stop()
+            self._nbd = None
+
+    def _start_nbd(self):
+        transfer, volume = self._transfer, self._transfer.volume
+        self._nbd = NbdServer(
+            os.path.join(self._world.options.dir, "nbd"),
+            transfer.id[:8],
+            volume.path,
+            images.QEMU_FORMAT[volume.format],
+            read_only=transfer.direction == "download",
+            discard=volume.is_sparse_file,
+            shared=self._world.options.nbd_shared,
+            capacity=volume.capacity,
+        )
+        return f"nbd:unix:{self._nbd.socket}"
+
+    def _ticket(self, backend):
+        transfer = self._transfer
+        return {
+            "uuid": self.ticket,
+            "size": transfer.size,
+            "url": backend,
+            "timeout": self._world.options.ticket_validity,
+            "inactivity_timeout": transfer.inactivity_timeout,
+            "ops": OPS[transfer.direction],
+            "sparse": transfer.volume.is_sparse_file,
+            "dirty": False,
+            "transfer_id": transfer.id,
+        }
+
+    def _proxied(self, url):
+        proxy = self._world.options.proxy_url
+        if proxy == "same":
+            return url
+        if proxy == "none":
+            return None
+        if "://" in proxy:
+            return f"{proxy}/images/{self.ticket}"
+        return self._world.endpoints.replace_host(url, proxy)
+
+
+def transfer_size(volume, direction, uses_nbd):
+    """The size of a transfer's ticket."""
+    if uses_nbd or volume.format == "raw":
+        return volume.size
+    if direction == "download":
+        return images.length(volume.path)
+    if volume.domain.is_block:
+        return volume.capacity or volume.size
+    return math.ceil(volume.size * COW_OVERHEAD) + COW_HEADER

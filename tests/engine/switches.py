@@ -1,0 +1,122 @@
+"""Fault switches: what the stand-in does wrong on purpose, when, and how often.
+
+A switch is a name, a value, and three limits:
+
+    times   how often it takes effect; without it, until it is cleared
+    after   how many chances pass by unharmed first
+    match   a regular expression that must be found in the subject
+
+The subject says what is about to happen: "METHOD /path?query" for a request, "TRANSFER-ID DISK-ID DISK-NAME" for a
+transfer, "DISK-ID DISK-NAME" for a disk. Several settings of one switch may stand beside each other; the oldest that
+fits takes effect. Setting a switch to null or false without `match` clears all of its settings.
+
+Code that can go wrong asks `take`, which counts, at the one place where the fault belongs. The switches of `ACTS` have
+no state: they do something once, at the moment they are set, and belong to whoever listens (see control).
+"""
+
+import re
+import threading
+from dataclasses import dataclass
+
+# name -> the value that a bare "on" stands for
+DEFAULTS = {
+    # requests
+    "slow": 1.0,
+    "cut_before": True,
+    "cut_after": True,
+    "unavailable": 503,
+    "html_error": 500,
+    "garbage": True,
+    "huge": 64 << 20,
+    "redirect": "https://127.0.0.1:1",
+    "fault": {"status": 409, "detail": "[Cannot do that: related operation is currently in progress.]"},
+    # sessions
+    "login_refused": "access_denied",
+    "sso_oauth_shape": True,
+    "token_expired": True,
+    "token_requests": 1,
+    # disks
+    "disk_illegal": True,
+    "disk_slow": 1.0,
+    # transfers
+    "transfer_locked": True,
+    "transfer_fault": "refused",
+    "stay_initializing": "forever",
+    "paused_before_data": True,
+    "unknown_phase": "warming_up",
+    "resume_fails": True,
+    "extend_stopped": True,
+    "extend_fails": True,
+    "url_missing": "transfer_url",
+    "url_host": "dead",
+    "finalize_slow": 1.0,
+    "finalize_pause": True,
+    "finalize_failure": True,
+    "finalize_vanish": "ok",
+}
+
+ACTS = ("pause_now", "cancel_now", "ticket_remove", "expire_sessions")
+
+
+class UnknownSwitch(ValueError):
+    pass
+
+
+@dataclass
+class Setting:
+    value: object
+    times: int | None
+    after: int
+    match: str | None
+
+    def fits(self, subject):
+        return self.match is None or re.search(self.match, subject) is not None
+
+
+class Switches:
+    def __init__(self, journal):
+        self._journal = journal
+        self._settings = {}
+        self._lock = threading.Lock()
+
+    def set(self, name, value=True, times=None, after=0, match=None):
+        if name not in DEFAULTS:
+            raise UnknownSwitch(f"no switch {name!r}; there are: {', '.join([*DEFAULTS, *ACTS])}")
+        with self._lock:
+            if value in (None, False) and match is None:
+                self._settings.pop(name, None)
+            elif value in (None, False):
+                kept = [setting for setting in self._settings.get(name, []) if setting.match != match]
+                self._settings[name] = kept
+            else:
+                value = DEFAULTS[name] if value is True else value
+                self._settings.setdefault(name, []).append(Setting(value, times, after, match))
+        self._journal.event("switch", switch=name, value=value, times=times, after=after, match=match)
+
+    def clear(self):
+        with self._lock:
+            self._settings.clear()
+        self._journal.event("switches_cleared")
+
+    def take(self, name, subject="", only_matched=False):
+        """The value of the switch if it takes effect now, and one of its times is used up; else None."""
+        with self._lock:
+            for setting in self._settings.get(name, []):
+                if not setting.fits(subject) or (only_matched and setting.match is None):
+                    continue
+                if setting.after > 0:
+                    setting.after -= 1
+                    continue
+                if setting.times is None:
+                    return setting.value
+                if setting.times > 0:
+                    setting.times -= 1
+                    return setting.value
+        return None
+
+    def dump(self):
+        with self._lock:
+            return {
+                name: [vars(setting).copy() for setting in settings if setting.times != 0]
+                for name, settings in self._settings.items()
+            }

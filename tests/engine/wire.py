@@ -1,0 +1,125 @@
+"""The engine's JSON, and its faults.
+
+In JSON the engine sends every number and boolean as a string, dates as integers (epoch milliseconds), leaves out what
+is absent, wraps lists in the name of their element, and sends an empty list as `{}`. `encode` does the first three,
+so the rest of the code holds ordinary values; `listing` does the last two.
+
+Request values may come as strings or as what they are.
+"""
+
+import json
+import time
+import uuid
+from dataclasses import dataclass, field
+
+
+class Date(int):
+    """Epoch milliseconds: the only number that is a number on the wire."""
+
+    @classmethod
+    def at(cls, seconds):
+        return cls(seconds * 1000)
+
+    @classmethod
+    def now(cls):
+        return cls.at(time.time())
+
+
+def encode(value):
+    if isinstance(value, dict):
+        return {name: encode(member) for name, member in value.items() if member is not None}
+    if isinstance(value, list):
+        return [encode(member) for member in value]
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and not isinstance(value, Date):
+        return str(value)
+    return value
+
+
+def listing(element, members):
+    return {element: members} if members else {}
+
+
+@dataclass
+class Answer:
+    """`padding`: a body of so many bytes is sent instead of `body`."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: dict = field(default_factory=dict)
+    error: str | None = None
+    padding: int = 0
+
+    @classmethod
+    def json(cls, status, value, **rest):
+        return cls(status, json.dumps(encode(value)).encode(), **rest)
+
+
+class Refused(Exception):
+    """A request that the engine refuses with a fault. Several messages are one detail, in brackets, as it does."""
+
+    def __init__(self, status, *messages, reason="Operation Failed"):
+        super().__init__(*messages)
+        self.status = status
+        self.reason = reason
+        self.detail = f"[{', '.join(messages)}]" if reason == "Operation Failed" else messages[0]
+
+    def answer(self):
+        fault = {"detail": self.detail, "reason": self.reason}
+        return Answer.json(self.status, fault, error=self.detail)
+
+
+class NotFound(Exception):
+    """An object that is not there: 404 without a body."""
+
+    def answer(self):
+        return Answer(404, error="not found")
+
+
+def incomplete(what):
+    return Refused(400, f"{what} required for add", reason="Incomplete parameters")
+
+
+def boolean(body, name, default=None):
+    value = body.get(name, default)
+    if value in (True, "true"):
+        return True
+    if value in (False, "false"):
+        return False
+    if value is None:
+        return None
+    raise Refused(400, f"{name}: not a boolean: {value}")
+
+
+def integer(body, name, default=None):
+    value = body.get(name, default)
+    if value is None:
+        return None
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        raise Refused(400, f"{name}: not a number: {value}") from None
+    if number < 0:
+        raise Refused(400, f"{name}: negative: {value}")
+    return number
+
+
+def choice(body, name, allowed, default=None):
+    value = body.get(name, default)
+    if value is not None and value not in allowed:
+        raise Refused(400, f"{name}: {value} is none of {', '.join(allowed)}")
+    return value
+
+
+def identifier(value):
+    """A UUID in its usual form, or None."""
+    try:
+        return str(uuid.UUID(value))
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def new_id():
+    return str(uuid.uuid4())

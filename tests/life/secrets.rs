@@ -1,0 +1,155 @@
+//! The password, the token of the session and the ticket of the transfer are shown nowhere: not in a log at its most
+//! talkative, a state file, the environment or arguments of any process, a message.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::rig::{assert_nothing_local, assert_told, create, existing, point, used_disk};
+use crate::support::engine::{Engine, PASSWORD, state_directory};
+use crate::support::foreground::Foreground;
+use crate::support::mount::{MountKind, Mounting, assert_shows_none, shows};
+use crate::support::run::{run, text, wait_until};
+
+#[track_caller]
+fn assert_files_show_none(directory: &Path, secrets: &[String]) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if !path.is_file() {
+            continue;
+        }
+        let text = text(&path);
+        for secret in secrets {
+            assert!(!shows(&text, secret), "{} shows a secret", path.display());
+        }
+    }
+}
+
+/// Environment and arguments of `pid`.
+#[track_caller]
+fn assert_process_shows_none(pid: i32, secrets: &[String]) {
+    for name in ["cmdline", "environ"] {
+        let text = text(Path::new(&format!("/proc/{pid}/{name}")));
+        for secret in secrets {
+            assert!(!shows(&text, secret), "/proc/{pid}/{name} shows a secret");
+        }
+    }
+}
+
+fn mounting(engine: &Engine) -> Mounting {
+    // In the environment, where most people will have it.
+    Mounting::without_url()
+        .env("XDG_CONFIG_HOME", engine.dir().join("config"))
+        .env("OVIRT_URL", engine.url())
+        .env("OVIRT_USERNAME", crate::support::engine::USER)
+        .env("OVIRT_PASSWORD", PASSWORD)
+        .env("OVIRT_CAFILE", engine.cafile())
+        .secret(PASSWORD)
+}
+
+/// `umount` looks into log, stdout and stderr for all of them.
+#[test]
+fn a_background_mount_shows_no_secret() {
+    let engine = Engine::start();
+    used_disk(&engine, "web01", "raw");
+    let mut mount = mounting(&engine)
+        .args(existing("web01"))
+        .kind(MountKind::New)
+        .start();
+    let mut secrets = engine.secrets();
+    assert!(!secrets.is_empty(), "no ticket and no token is known");
+    secrets.push(PASSWORD.into());
+    crate::existing::write_and_sync(&mount.file(), 0, 4096, 1);
+    engine.switch(&json!({"switch": "expire_sessions"}));
+    engine.switch(&json!({"switch": "pause_now"}));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    secrets.extend(engine.secrets());
+    for secret in &secrets {
+        mount.add_secret(secret);
+    }
+    assert_files_show_none(&state_directory(), &secrets);
+    assert_files_show_none(Path::new("/run/rhv-mount"), &secrets);
+    let pids = mount.pids();
+    assert!(!pids.is_empty());
+    for pid in pids {
+        assert_process_shows_none(pid, &secrets);
+    }
+    // Other tests have the same password, on purpose also in the wrong place.
+    let shown = run(std::process::Command::new("ps").args(["auxww"]), 20).ok();
+    secrets.retain(|secret| secret != PASSWORD);
+    assert_shows_none(&shown, &secrets);
+    secrets.push(PASSWORD.into());
+    for args in [vec![], vec!["-o", "json"]] {
+        assert_shows_none(&mount.status(&args).ok(), &secrets);
+    }
+    // The trace of the requests is there, or the log proves nothing.
+    assert!(
+        mount.log().contains("imagetransfers"),
+        "the log says nothing of the engine"
+    );
+    mount.umount().ok();
+}
+
+#[test]
+fn a_command_sees_no_secret() {
+    let engine = Engine::start();
+    let point = point(&engine, "web01");
+    let seen = engine.dir().join("seen");
+    fs::create_dir(&seen).expect("make a directory");
+    let go = engine.dir().join("go");
+    let script = format!(
+        "env > '{0}/env'; cat /proc/self/environ > '{0}/environ'; tr '\\0' ' ' < /proc/$PPID/cmdline > '{0}/parent'; \
+         ls -l /proc/self/fd > '{0}/fds'; touch '{0}/done'; while [ ! -e '{1}' ]; do sleep 0.05; done",
+        seen.display(),
+        go.display()
+    );
+    let mut program = engine.program();
+    program
+        .env("OVIRT_URL", engine.url())
+        .env("OVIRT_USERNAME", crate::support::engine::USER)
+        .env("OVIRT_PASSWORD", PASSWORD)
+        .env("OVIRT_CAFILE", engine.cafile())
+        .args(["--log-level", "trace", "--log-file"])
+        .arg(seen.join("log"))
+        .args(create("web01"))
+        .arg(&point)
+        .args(["--", "bash", "-euc", &script]);
+    let mut mount = Foreground::spawn(&mut program);
+    wait_until("the command has looked", 40, || seen.join("done").exists());
+    let mut secrets = engine.secrets();
+    secrets.push(PASSWORD.into());
+    assert_process_shows_none(mount.pid(), &secrets[..secrets.len() - 1]);
+    fs::write(&go, "").expect("let the command end");
+    assert_eq!(mount.wait(60).code(), Some(0), "{}", mount.stderr());
+    assert!(text(&seen.join("env")).contains("RHV_MOUNT_FILE="));
+    assert!(text(&seen.join("log")).contains("imagetransfers"));
+    assert_files_show_none(&seen, &secrets);
+    for secret in &secrets {
+        assert!(
+            !shows(&(mount.stdout() + &mount.stderr()), secret),
+            "a message shows a secret"
+        );
+    }
+}
+
+/// What goes wrong is told without them: an engine that quotes what it was sent, a login that fails.
+#[test]
+fn messages_of_failures_show_no_secret() {
+    let engine = Engine::start();
+    used_disk(&engine, "web01", "raw");
+    let fault = json!({"status": 400, "detail": format!("[Bad request of {PASSWORD}: no]")});
+    engine.switch(&json!({"switch": "fault", "value": fault, "match": "POST .*/imagetransfers$"}));
+    let point = point(&engine, "web01");
+    let mut args = engine.args();
+    args.extend([
+        "--log-level".into(),
+        "trace".into(),
+        "--disk".into(),
+        "web01".into(),
+    ]);
+    args.extend([point.clone().into(), "--".into(), "true".into()]);
+    let ran = engine.run(args, 60);
+    assert_told(&ran, &[4], &["Bad request"]);
+    assert_nothing_local(&point, &ran);
+}

@@ -1,0 +1,66 @@
+//! The stand-in does what the other tests rely on: its own tests, in Python, beside it.
+
+use std::process::Command;
+
+use crate::support::run::{run, top};
+
+/// Each part has a daemon of its own, so they can wait side by side.
+const PARTS: [&[&str]; 5] = [
+    &["test_api"],
+    &[
+        "test_switches.Requests",
+        "test_switches.AtTheStart",
+        "test_switches.DisksAndStarts",
+    ],
+    &["test_switches.Runs", "test_transfers.Uploads"],
+    &["test_transfers.Pauses"],
+    &[
+        "test_transfers.ShortTickets",
+        "test_transfers.CappedInactivity",
+        "test_transfers.OldEngine",
+        "test_transfers.ShortMemory",
+        "test_transfers.SmallBlockDisks",
+        "test_transfers.TheEnd",
+    ],
+];
+
+#[test]
+fn the_stand_in_does_what_it_says() {
+    let failed: Vec<String> = std::thread::scope(|scope| {
+        let running: Vec<_> = PARTS
+            .iter()
+            .map(|names| {
+                scope.spawn(move || {
+                    let mut command = Command::new(top().join("target/venv/bin/python"));
+                    command.arg("-B").arg(top().join("tests/engine/selftest.py"));
+                    run(command.arg(top()).args(*names), 120)
+                })
+            })
+            .collect();
+        let ended = running.into_iter().map(|one| one.join().expect("a part ends"));
+        ended
+            .filter(|ran| !ran.success())
+            .map(|ran| ran.to_string())
+            .collect()
+    });
+    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+}
+
+/// What stands in the table above is all that there is.
+#[test]
+fn every_class_of_the_selftest_is_run() {
+    let directory = top().join("tests/engine/selftest");
+    for file in ["test_api", "test_switches", "test_transfers"] {
+        let text = crate::support::run::text(&directory.join(format!("{file}.py")));
+        let classes = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("class ")?.split('(').next());
+        for class in classes {
+            let name = format!("{file}.{class}");
+            let known = PARTS
+                .iter()
+                .any(|part| part.contains(&file) || part.contains(&name.as_str()));
+            assert!(known, "{name} is not run");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What is said to the engine, as its log has it: the requests that keep a disk safe, made once, and waited for.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::rig::{
+    LIMIT, assert_free, assert_nothing_deleted, assert_told, command, create, existing, over, point, source,
+    used_disk,
+};
+use crate::support::engine::{Engine, PASSWORD};
+use crate::support::mount::assert_shows_none;
+use crate::support::run::run;
+
+fn one_transfer(engine: &Engine) -> Value {
+    let started = engine.requests("POST", "/imagetransfers");
+    assert_eq!(started.len(), 1, "{started:?}");
+    started[0]["body"].clone()
+}
+
+/// Policy `pause`, since any other one costs the disk after an idle hour; never an inactivity timeout of 0, which
+/// makes imageio drop connections; `format=raw`, which is the guest's view whatever the disk's own format.
+#[test]
+fn an_upload_is_asked_for_as_it_must_be() {
+    let engine = Engine::start();
+    used_disk(&engine, "web01", "cow");
+    over(&engine, &existing("web01"), "true").ok();
+    let body = one_transfer(&engine);
+    assert_eq!(body["direction"], "upload");
+    assert_eq!(body["format"], "raw");
+    assert_eq!(body["timeout_policy"], "pause");
+    assert_eq!(body["inactivity_timeout"].to_string().trim_matches('"'), "3600");
+    assert_eq!(engine.transfer().inactivity_timeout, 3600);
+}
+
+#[test]
+fn a_read_only_mount_is_a_download() {
+    let engine = Engine::start();
+    used_disk(&engine, "web01", "raw");
+    let mut args = existing("web01");
+    args.push("--read-only".into());
+    over(&engine, &args, "cat {} > /dev/null").ok();
+    let body = one_transfer(&engine);
+    assert_eq!(body["direction"], "download");
+    assert_eq!(body["format"], "raw");
+    assert_ne!(body["timeout_policy"], "cancel");
+}
+
+#[test]
+fn a_new_disk_is_asked_for_with_everything_that_matters() {
+    let engine = Engine::start();
+    over(&engine, &create("web01"), "true").ok();
+    let orders = engine.requests("POST", "/disks");
+    assert_eq!(orders.len(), 1, "{orders:?}");
+    let body = &orders[0]["body"];
+    assert_eq!(body["name"], "web01");
+    assert_eq!(body["provisioned_size"].to_string().trim_matches('"'), "8388608");
+    // Absent means different things on different storage.
+    assert_eq!(body["sparse"].to_string().trim_matches('"'), "true");
+    assert!(body["backup"].is_null(), "raw disks have no incremental backup");
+}
+
+/// `Version: 4` and one correlation id for all requests of a mount: what an administrator searches engine.log for.
+#[test]
+fn every_request_has_a_version_and_a_correlation_id() {
+    let engine = Engine::start();
+    over(&engine, &create("web01"), "true").ok();
+    let mut requests = engine.log("request");
+    requests.retain(|one| {
+        one["path"]
+            .as_str()
+            .is_some_and(|path| path.starts_with("/ovirt-engine/api"))
+    });
+    assert!(requests.len() > 5, "{requests:?}");
+    for one in &requests {
+        assert_eq!(one["version"], "4", "{one}");
+        assert_eq!(one["correlation_id"], requests[0]["correlation_id"], "{one}");
+        assert!(
+            one["correlation_id"].as_str().is_some_and(|id| id.len() >= 8),
+            "{one}"
+        );
+    }
+}
+
+#[test]
+fn a_fault_is_told_with_its_detail_status_and_correlation_id() {
+    let engine = Engine::start();
+    used_disk(&engine, "web01", "raw");
+    let fault = json!({"status": 409, "detail": "[Cannot transfer: the moon is in the way.]"});
+    engine.switch(&json!({"switch": "fault", "value": fault, "match": "POST .*/imagetransfers$"}));
+    let ran = over(&engine, &existing("web01"), "true");
+    assert_told(&ran, &[4], &["the moon is in the way", "409"]);
+    let refused = engine.requests("POST", "/imagetransfers");
+    let id = refused[0]["correlation_id"].as_str().expect("a correlation id");
+    assert!(ran.stderr.contains(id), "{id} is missing: {ran}");
+    assert_eq!(refused.len(), 1, "what the engine has refused is not asked again");
+}
+
+/// A wait that asks again would start a second transfer.
+#[test]
+fn a_transfer_that_takes_its_time_is_asked_for_once() {
+    let engine = Engine::start();
+    let source = source(&engine, 71);
+    engine.switch(&json!({"switch": "stay_initializing", "value": 1.5, "times": 1}));
+    over(
+        &engine,
+        &create("web01"),
+        &format!("cp '{}' {{}}", source.display()),
+    )
+    .ok();
+    one_transfer(&engine);
+    assert_free(&engine, "web01", &source);
+}
+
+/// The disk is `ok` before its lock is free: only the transfer's own last phase says that all is over.
+#[test]
+fn done_means_that_the_lock_is_free() {
+    let engine = Engine::with(["--unlock-delay", "0.8"]);
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    engine.switch(&json!({"switch": "finalize_slow", "value": 1, "times": 1}));
+    let ran = over(&engine, &existing("web01"), "true").ok();
+    assert_eq!(engine.transfer().phase, "finished_success", "{ran}");
+    assert_free(&engine, &disk.id, &content);
+    // And so the next one starts at once.
+    over(&engine, &existing("web01"), "true").ok();
+    // Polling faster than the engine looks brings nothing.
+    let polls = engine.log("request").len();
+    assert!(polls < 60, "{polls} requests for two mounts");
+    assert_nothing_deleted(&engine);
+}
+
+/// An engine on a busy machine: it looks at a transfer every few seconds only.
+#[test]
+fn a_slow_engine_is_waited_for() {
+    let engine = Engine::with(["--poll", "0.5", "--poll-max", "2"]);
+    let source = source(&engine, 72);
+    over(
+        &engine,
+        &create("web01"),
+        &format!("cp '{}' {{}}", source.display()),
+    )
+    .ok();
+    assert_free(&engine, "web01", &source);
+    let ran = over(&engine, &create("failed"), "exit 3");
+    assert_told(&ran, &[3], &[]);
+    assert!(engine.disk("failed").is_none(), "it is removed: {ran}");
+}
+
+/// A host is known by its vdsm.id; this machine has none.
+#[test]
+fn a_host_of_the_engine_serves_itself() {
+    const HARDWARE: &str = "00000000-1111-2222-3333-444444444444";
+    let engine = Engine::with(["--hardware-id", HARDWARE]);
+    let source = source(&engine, 73);
+    let id = engine.dir().join("vdsm.id");
+    fs::write(&id, format!("{HARDWARE}\n")).expect("write a vdsm.id");
+    let script = format!("cp '{}' {{}}", source.display());
+    let mut command = command(&engine, &create("local"), &point(&engine, "local"), &script);
+    let ran = run(command.env("RHV_MOUNT_VDSM_ID", &id), LIMIT).ok();
+    assert_shows_none(&ran, &[PASSWORD]);
+    let body = one_transfer(&engine);
+    assert!(body["host"]["id"].is_string(), "no host was asked for: {body}");
+    assert!(
+        engine.daemon().log().contains("client=local"),
+        "the unix socket was not used"
+    );
+    assert_free(&engine, "local", &source);
+}
