@@ -1,0 +1,57 @@
+"""scripts/bench: runs the tables and writes what was seen. See its usage, and docs/benchmark.md for the result."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import report
+import tables
+from measure import Failed, say
+from storage import MIB, Daemon, workplace
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="bench", description="rhv-mount beside what else moves an RHV disk")
+    parser.add_argument("--quick", action="store_true", help="a small image, one round, a few rows: does it run?")
+    parser.add_argument("--tables", default=",".join(tables.TABLES), help="some of: %(default)s")
+    parser.add_argument("--rounds", type=int, help="how often each row is run (5; --quick: 1)")
+    parser.add_argument("--data", type=int, help="MiB of data in the image (1331; --quick: 64)")
+    parser.add_argument("--disk", type=int, help="MiB of the image (4096; --quick: 256)")
+    parser.add_argument("--only", default="", help="only settings with these words in their name, e.g. 'unix socket, qcow2'")
+    parser.add_argument("--output", type=Path, required=True, help="directory for benchmark.md and benchmark.svg")
+    return parser.parse_args()
+
+
+def main():
+    args = arguments()
+    scale = tables.Scale(
+        data=(args.data or (64 if args.quick else 1331)) * MIB,
+        disk=(args.disk or (256 if args.quick else 4096)) * MIB,
+        rounds=args.rounds or (1 if args.quick else 5),
+        many=not args.quick,
+    )
+    wanted = args.tables.split(",")
+    if unknown := set(wanted) - set(tables.TABLES):
+        sys.exit(f"bench: no such table: {', '.join(unknown)}; there are {', '.join(tables.TABLES)}")
+    place = workplace(5 * scale.data + (1 << 30))
+    bench = tables.Bench(place, scale, Daemon, args.only)
+    place.chmod(0o755)
+    results = {}
+    try:
+        for name in wanted:
+            say(f"table {name}")
+            results[name] = tables.TABLES[name](bench)
+            report.write(args.output, scale, results)
+    except Failed as e:
+        sys.exit(f"bench: {e}")
+    finally:
+        bench.close()
+        tables.remove(place)
+    raw = {name: [vars(row) | {"samples": [s.as_dict() for s in row.samples]} for row in rows]
+           for name, rows in results.items()}
+    (args.output / "benchmark.json").write_text(json.dumps(raw, indent=1))
+    say(f"written: {args.output}/benchmark.md")
+
+
+main()

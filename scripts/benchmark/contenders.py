@@ -1,0 +1,237 @@
+"""Who moves the bytes: rhv-mount with a tool, ovirt_imageio's client, nbdfuse with a tool, a bare loop.
+
+Each has `upload(job)` and `download(job)` that return a [`Sample`]; a job says which disk, over what. The clock of a
+contender runs from before its first connection until every byte is flushed, or read and written to a file: for
+rhv-mount that is the whole process, from start to the end of its unmount.
+"""
+
+import json
+import os
+import pwd
+import shlex
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from measure import Failed, Sample, peak_rss, process_cpu, run, timed
+from storage import TOP, Daemon, Source
+
+BUILT = Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target")) / "release"
+VENV = TOP / "target/venv"
+HERE = Path(__file__).resolve().parent
+
+# In a shell: $1 is the file to read, $2 the one to write.
+UPLOAD = {
+    "qemu-img": 'qemu-img convert -n -f raw -O raw "$1" "$2"',
+    "cp": 'cp "$1" "$2"',
+    "dd": 'dd if="$1" of="$2" bs=1M status=none',
+    "dd bs=512": 'dd if="$1" of="$2" bs=512 status=none',
+    "dd bs=4k": 'dd if="$1" of="$2" bs=4k status=none',
+    "dd zeros": 'dd if=/dev/zero of="$2" bs=1M count=$(($(stat -c %s "$2") >> 20)) status=none',
+}
+DOWNLOAD = {
+    "qemu-img": 'qemu-img convert -f raw -O raw "$1" "$2"',
+    "cp": 'cp "$1" "$2"',
+    "dd": 'dd if="$1" of="$2" bs=1M status=none',
+}
+
+
+@dataclass
+class Job:
+    place: Path
+    daemon: Daemon
+    url: str
+    source: Source
+    connections: int = 4
+    output: Path = None  # download only
+    disk: object = None
+
+    def url_file(self):
+        path = self.place / "url"
+        path.write_text(self.url)
+        path.chmod(0o600)
+        return path
+
+    def cafile_or(self, none):
+        return str(self.daemon.cafile or none)
+
+
+class RhvMount:
+    """`rhv-mount ... -- TOOL`: mounted, copied, flushed, unmounted."""
+
+    def __init__(self, tool, as_user=None, options=()):
+        self.tool, self.as_user, self.options = tool, as_user, list(options)
+        self.name = f"rhv-mount, {tool}" + (" (ordinary user)" if as_user else "")
+
+    def command(self, job, read_only):
+        words = [BUILT / "rhv-mount", "--transfer-url-file", job.url_file(), "--log-level", "error"]
+        words += ["--connections", str(job.connections), *self.options]
+        if job.daemon.cafile:
+            words += ["--cafile", job.daemon.cafile]
+        if job.daemon.transport != "unix":
+            words.append("--no-unix-socket")
+        if read_only:
+            words.append("--read-only")
+        return words
+
+    def upload(self, job):
+        return self._run(job, False, UPLOAD[self.tool], job.source.path, "{}")
+
+    def download(self, job):
+        return self._run(job, True, DOWNLOAD[self.tool], "{}", job.output)
+
+    def _run(self, job, read_only, script, source, target):
+        with tempfile.TemporaryDirectory(dir=job.place) as work:
+            status, mountpoint = Path(work) / "status", Path(work) / "mnt"
+            mountpoint.mkdir()
+            script += ' && cat /proc/$PPID/status > "$3"'
+            words = [*self.command(job, read_only), mountpoint, "--", "sh", "-c", script, "sh"]
+            words += [source, target, status]
+            if self.as_user:
+                user = pwd.getpwnam(self.as_user)
+                for path in (work, mountpoint, job.url_file()):
+                    os.chown(path, user.pw_uid, user.pw_gid)
+                words = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", *words]
+                words = ["env", f"HOME={work}", *words]
+            sample, _ = timed(words)
+            sample.rss = peak_rss(status.read_text())
+            return sample
+
+    def mounted(self, job, read_only, work):
+        """Mounts, runs `work(file)`, unmounts; gives the process's peak memory and processor time."""
+        with tempfile.TemporaryDirectory(dir=job.place) as mountpoint:
+            daemon = subprocess.Popen(
+                [str(word) for word in [*self.command(job, read_only), "--foreground", mountpoint]],
+                stdin=subprocess.DEVNULL,
+            )
+            file = Path(mountpoint) / "disk"
+            try:
+                wait_for_file(file, daemon)
+                work(file)
+                status = Path(f"/proc/{daemon.pid}/status").read_text()
+                cpu = process_cpu(daemon.pid)
+            finally:
+                run([BUILT / "rhv-mount", "umount", mountpoint])
+                daemon.wait(60)
+            return peak_rss(status), cpu
+
+
+class OvirtClient:
+    """ovirt_imageio's client library: what `ovirt-img` runs."""
+
+    name = "ovirt_imageio client"
+
+    def upload(self, job):
+        return self._run(job, "upload", job.source.path)
+
+    def download(self, job):
+        return self._run(job, "download", job.output)
+
+    def _run(self, job, verb, file):
+        words = [VENV / "bin/python", HERE / "ovirt_client.py", verb, job.url, file]
+        _, output = timed([*words, job.cafile_or("-"), job.connections])
+        return Sample(**json.loads(output))
+
+
+class Ceiling:
+    """A bare loop of ours: no FUSE, no HTTP library, one buffer for each connection (examples/ceiling.rs)."""
+
+    name = "bare loop"
+
+    def upload(self, job):
+        return self._run(job, "put", ["--source", job.source.path])
+
+    def download(self, job):
+        return self._run(job, "get", ["--output", job.output])
+
+    def _run(self, job, verb, more):
+        ranges = job.place / "ranges"
+        job.source.write_ranges(ranges)
+        words = [BUILT / "examples/ceiling", verb, job.url]
+        words += ["--cafile", job.daemon.cafile] if job.daemon.cafile else ["--plain"]
+        words += ["--unix", job.daemon.socket] if job.daemon.socket else []
+        words += ["--connections", job.connections, "--request", 4 << 20, "--ranges", ranges]
+        sample, _ = timed([*words, *more])
+        if verb == "get":
+            os.truncate(job.output, job.source.size)
+        return sample
+
+
+class Nbdfuse:
+    """nbdfuse over nbdkit and a plugin over ovirt_imageio's client: the only other way to mount a transfer."""
+
+    def __init__(self, tool):
+        self.tool = tool
+        self.name = f"nbdfuse over nbdkit, {tool}"
+
+    def upload(self, job):
+        return self._timed(job, False, lambda file: run_tool(UPLOAD[self.tool], job.source.path, file))
+
+    def download(self, job):
+        return self._timed(job, True, lambda file: run_tool(DOWNLOAD[self.tool], file, job.output))
+
+    def _timed(self, job, read_only, work):
+        start, before = time.monotonic(), os.times()
+        _, cpu = self.mounted(job, read_only, work)
+        after = os.times()
+        tool = after.children_user - before.children_user + after.children_system - before.children_system
+        return Sample(time.monotonic() - start, max(cpu, tool))
+
+    def mounted(self, job, read_only, work):
+        with tempfile.TemporaryDirectory(dir=job.place) as mountpoint:
+            socket, log = job.place / "nbdkit.sock", job.place / "nbdkit.log"
+            file = Path(mountpoint) / "disk"
+            site = next((VENV / "lib").glob("python3*/site-packages"))
+            words = ["nbdkit", "--foreground", "--unix", socket, "python", HERE / "nbdkit_imageio.py"]
+            words += [f"url={job.url}", f"cafile={job.cafile_or('-')}", f"connections={job.connections}"]
+            with open(log, "wb") as out:
+                server = subprocess.Popen(
+                    [str(word) for word in words],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    env={**os.environ, "PYTHONPATH": str(site)},
+                )
+            mounter = None
+            try:
+                wait_until(socket.exists, f"nbdkit does not listen: {log.read_text()}")
+                words = ["nbdfuse", *(["--readonly"] if read_only else []), file, "--unix", socket]
+                mounter = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL)
+                wait_for_file(file, mounter)
+                work(file)
+                if not read_only:
+                    with open(file, "r+b") as disk:
+                        os.fsync(disk.fileno())
+                rss = sum(peak_rss(Path(f"/proc/{p.pid}/status").read_text()) for p in (server, mounter))
+                cpu = process_cpu(server.pid) + process_cpu(mounter.pid)
+            finally:
+                if mounter:
+                    subprocess.run(["fusermount3", "-u", mountpoint], check=False)
+                    mounter.wait(60)
+                server.terminate()
+                server.wait(60)
+                socket.unlink(missing_ok=True)
+            return rss, cpu
+
+
+def run_tool(script, source, target):
+    run(["sh", "-c", script, "sh", source, target])
+
+
+def wait_until(done, why):
+    for _ in range(1000):
+        if done():
+            return
+        time.sleep(0.01)
+    raise Failed(why)
+
+
+def wait_for_file(file, process):
+    def there():
+        if process.poll() is not None:
+            raise Failed(f"{shlex.join(map(str, process.args))[:60]}...: ended with {process.returncode}")
+        return file.exists()
+
+    wait_until(there, f"{file} does not appear")

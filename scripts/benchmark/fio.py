@@ -1,0 +1,65 @@
+"""Random I/O through a mount, by fio: operations a second of a bounded time, and what the storage holds afterwards."""
+
+import json
+import subprocess
+from contextlib import closing
+from dataclasses import dataclass
+
+from contenders import Job
+from measure import Sample, run
+from storage import make_disk
+
+SECONDS = 4
+
+
+@dataclass
+class FioJob:
+    name: str
+    rw: str
+    block: str
+    engine: tuple
+
+    def words(self, file, region):
+        words = ["fio", "--name=job", f"--filename={file}", f"--rw={self.rw}", f"--bs={self.block}"]
+        words += [f"--size={region}", "--time_based", f"--runtime={SECONDS}", "--randseed=7", "--invalidate=1"]
+        # fio would lay out a file of its own, or cut ours.
+        words += ["--allow_file_create=0", "--overwrite=1", "--file_append=0", "--output-format=json"]
+        return words + list(self.engine)
+
+
+PSYNC = ("--ioengine=psync",)
+AIO = ("--ioengine=libaio", "--iodepth=16", "--direct=1")
+
+JOBS = [
+    FioJob("4k random read, psync", "randread", "4k", PSYNC),
+    FioJob("4k random write, psync", "randwrite", "4k", (*PSYNC, "--end_fsync=1")),
+    FioJob("4k mixed, psync", "randrw", "4k", (*PSYNC, "--end_fsync=1")),
+    FioJob("4k random read, libaio 16", "randread", "4k", AIO),
+    FioJob("4k random write, libaio 16", "randwrite", "4k", (*AIO, "--end_fsync=1")),
+    FioJob("4k mixed, libaio 16", "randrw", "4k", (*AIO, "--end_fsync=1")),
+    FioJob("64k random read, libaio 16", "randread", "64k", AIO),
+    FioJob("64k random write, libaio 16", "randwrite", "64k", (*AIO, "--end_fsync=1")),
+]
+
+
+def run_job(bench, source, region, job, contender):
+    """One fio run on a disk that holds `source`. What the mount shows at its end is what the storage has to hold."""
+    daemon = bench.daemon("https")
+    seen, stored = bench.place / "seen.raw", bench.place / "stored.raw"
+    figures = {}
+
+    def work(file):
+        done = json.loads(run(job.words(file, region)))["jobs"][0]
+        figures["operations"] = sum(done[way]["total_ios"] for way in ("read", "write")) / (done["job_runtime"] / 1000)
+        figures["tool"] = (done["usr_cpu"] + done["sys_cpu"]) / 100 * done["job_runtime"] / 1000
+        subprocess.run(["dd", f"if={file}", f"of={seen}", "bs=1M", "status=none"], check=True)
+
+    with closing(make_disk(bench.place, "qcow2", source.size, source)) as disk:
+        read_only = job.rw == "randread"
+        url = daemon.ticket(disk, "read" if read_only else "read,write")
+        rss, cpu = contender.mounted(Job(bench.place, daemon, url, source, disk=disk), read_only, work)
+        disk.raw(stored)
+    run(["qemu-img", "compare", "-q", "-f", "raw", "-F", "raw", seen, stored])
+    seen.unlink()
+    stored.unlink()
+    return Sample(SECONDS, cpu + figures["tool"], rss, figures["operations"])

@@ -1,0 +1,83 @@
+"""An nbdkit plugin (python) over a transfer URL: the server half of `nbdfuse`, the only other way to mount one.
+
+    nbdkit python nbdkit_imageio.py url=URL cafile=PATH|- connections=N
+
+A pool of ovirt_imageio's clients, one for each request at a time; flush goes to all of them.
+"""
+
+import queue
+
+import nbdkit
+from ovirt_imageio.client import ImageioClient
+
+API_VERSION = 2
+settings = {"connections": "4"}
+clients = []
+idle = queue.Queue()
+
+
+def config(key, value):
+    settings[key] = value
+
+
+def config_complete():
+    if "url" not in settings:
+        raise RuntimeError("url=URL is missing")
+
+
+def thread_model():
+    return nbdkit.THREAD_MODEL_PARALLEL
+
+
+def get_ready():
+    for _ in range(int(settings["connections"])):
+        cafile = settings.get("cafile", "-")
+        client = ImageioClient(settings["url"], cafile=None if cafile == "-" else cafile)
+        clients.append(client)
+        idle.put(client)
+
+
+def open(readonly):
+    return 1
+
+
+def get_size(handle):
+    return with_client(lambda client: client.size())
+
+
+def with_client(work):
+    client = idle.get()
+    try:
+        return work(client)
+    finally:
+        idle.put(client)
+
+
+def pread(handle, buffer, offset, flags):
+    with_client(lambda client: client.read(offset, buffer))
+
+
+def pwrite(handle, buffer, offset, flags):
+    with_client(lambda client: client.write(offset, buffer))
+
+
+def can_flush(handle):
+    return True
+
+
+def can_zero(handle):
+    return True
+
+
+def zero(handle, count, offset, flags):
+    with_client(lambda client: client.zero(offset, count))
+
+
+def flush(handle, flags):
+    held = [idle.get() for _ in clients]
+    try:
+        for client in held:
+            client.flush()
+    finally:
+        for client in held:
+            idle.put(client)

@@ -1,0 +1,112 @@
+"""Writes what was seen: Markdown tables and one chart."""
+
+import datetime
+import os
+import platform
+import subprocess
+from html import escape
+
+import tables
+
+MIB, GIB = 1 << 20, 1 << 30
+HEAD = """# Benchmark
+
+What `scripts/bench` saw{where}. Every row moved real bytes to or from a real ovirt-imageio daemon on
+the same machine, and the bytes were compared on the other side after each run; rows of one setting took turns.
+
+- The image: {disk} MiB, of which {data} MiB are random data and the rest holes; {rounds} rounds; 4 connections unless
+  said otherwise. Rates are MiB of *data* a second, the median of the rounds, with the slowest and the fastest.
+- The clock: rhv-mount from its start to the end of its unmount, tool and final flush included; ovirt_imageio's
+  client (what `ovirt-img` runs) without the start of Python.
+- *ratio*: to the first row of its setting. *CPU*: processor seconds of the client side for each GiB of data (rhv-mount
+  and the tool; the client and its qemu-nbd). *memory*: the largest resident size of the process that holds the connections.
+- *bare loop*: reads the image and sends its data extents in 4 MiB requests, with nothing in between (examples/ceiling.rs).
+
+Daemon, storage, tool and client share the processors, so a client that needs less of them also leaves more to the server.
+"""
+
+
+def write(directory, scale, results):
+    directory.mkdir(parents=True, exist_ok=True)
+    text = [head(scale)]
+    if {"upload", "download"} & set(results):
+        text.append("![rates of upload and download](benchmark.svg)\n")
+        (directory / "benchmark.svg").write_text(chart(results))
+    for name, rows in results.items():
+        text.append(table(tables.TABLES[name].__doc__, rows))
+    (directory / "benchmark.md").write_text("\n".join(text))
+
+
+def head(scale):
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    day = datetime.date.today().isoformat()
+    where = f" on {day}: {os.cpu_count()} processors, {memory:.0f} GiB, Linux {platform.release()}, {version('qemu-img --version')}"
+    return HEAD.format(where=where, disk=scale.disk // MIB, data=scale.data // MIB, rounds=scale.rounds)
+
+
+def version(command):
+    return subprocess.run(command.split(), capture_output=True, text=True).stdout.split(" (")[0].strip()
+
+
+def table(title, rows):
+    lines = [f"## {title}\n", "| setting | who | rate | spread | ratio | CPU s/GiB | memory |", "|---|---|--:|--:|--:|--:|--:|"]
+    base, last = None, None
+    for row in rows:
+        if row.baseline:
+            base = row.rate()
+        low, high = row.spread()
+        unit = "/s" if row.operations else " MiB/s"
+        cpu = "" if row.operations or not row.bytes else f"{row.cpu() * GIB / row.bytes:.2f}"
+        memory = f"{row.rss() / MIB:.0f} MiB" if row.rss() else ""
+        setting = "" if row.setting == last else row.setting
+        last = row.setting
+        lines.append(
+            f"| {setting} | {row.contender} | {row.rate():.0f}{unit} | {low:.0f}-{high:.0f} | {row.rate() / base:.2f}"
+            f" | {cpu} | {memory} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+BAR, GAP, LEFT, WIDTH = 15, 14, 250, 860
+COLOURS = {"rhv-mount": "#1a6fb5", "ovirt_imageio": "#c8792b", "bare": "#bbbbbb", "nbdfuse": "#8a6db0"}
+
+
+def chart(results):
+    """Horizontal bars: one group for each setting, one bar for each contender."""
+    parts, y = [], 30
+    most = max(row.rate() for name in ("upload", "download") for row in results.get(name, []))
+    scale = (WIDTH - LEFT - 90) / most
+    for name in ("upload", "download"):
+        if name not in results:
+            continue
+        parts.append(text(10, y, name.capitalize() + ", MiB/s", "bold"))
+        y += 10
+        last = None
+        for row in results[name]:
+            if row.setting != last:
+                last = row.setting
+                y += GAP
+                parts.append(text(10, y + 4, row.setting, "normal"))
+                y += 10
+            colour = next(c for key, c in COLOURS.items() if row.contender.startswith(key))
+            length = row.rate() * scale
+            low, high = (value * scale for value in row.spread())
+            parts.append(text(LEFT - 6, y + 11, row.contender, "normal", "end"))
+            parts.append(f'<rect x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR - 3}" fill="{colour}"/>')
+            middle = y + (BAR - 3) / 2
+            parts.append(
+                f'<line x1="{LEFT + low:.1f}" x2="{LEFT + high:.1f}" y1="{middle}" y2="{middle}" stroke="#222" stroke-width="1"/>'
+            )
+            parts.append(text(LEFT + max(length, high) + 6, y + 11, f"{row.rate():.0f}", "normal"))
+            y += BAR
+        y += 3 * GAP
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" viewBox="0 0 {WIDTH} {y}" '
+        f'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>\n'
+        + "\n".join(parts)
+        + "\n</svg>\n"
+    )
+
+
+def text(x, y, words, weight, anchor="start"):
+    return f'<text x="{x:.0f}" y="{y:.0f}" font-weight="{weight}" text-anchor="{anchor}" fill="#222">{escape(words)}</text>'

@@ -1,0 +1,160 @@
+"""The server side: source images, the disks behind the tickets, and what is on them afterwards.
+
+Everything is in memory (/dev/shm) where there is room, so that no disk of this machine is in the figures.
+"""
+
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from measure import Failed, run
+
+TOP = Path(__file__).resolve().parent.parent.parent
+SCRIPTS = TOP / "scripts"
+MIB = 1 << 20
+RUN = 32 * MIB  # longest run of data in a source image
+
+
+def workplace(need):
+    """A directory for `need` bytes, removed by the caller."""
+    for place in ("/dev/shm", TOP / "target/tmp", "/var/tmp"):
+        try:
+            os.makedirs(place, exist_ok=True)
+            room = os.statvfs(place)
+        except OSError:
+            continue
+        if room.f_bavail * room.f_frsize > need:
+            return Path(tempfile.mkdtemp(prefix="bench-", dir=place))
+    raise Failed(f"no place for {need >> 20} MiB of images; free some memory, or take --data smaller")
+
+
+class Source:
+    """A raw image of `size` bytes with `data` random bytes in runs of up to 32 MiB, evenly spread."""
+
+    def __init__(self, path, size, data):
+        self.path, self.size, self.data = Path(path), size, data
+        runs = max(1, -(-data // RUN))
+        step = size // runs // MIB * MIB
+        self.ranges = []
+        noise = random.Random(4)
+        block = noise.randbytes(RUN + 4096)
+        with open(path, "wb") as image:
+            image.truncate(size)
+            left = data
+            for n in range(runs):
+                length = min(RUN, left)
+                left -= length
+                # Another shift and another head for each run: no two are alike.
+                shift = noise.randrange(4096)
+                image.seek(n * step)
+                image.write(noise.randbytes(4096) + block[shift + 4096 : shift + length])
+                self.ranges.append((n * step, length))
+
+    def write_ranges(self, path):
+        Path(path).write_text("".join(f"{start} {length}\n" for start, length in self.ranges))
+
+
+class Daemon:
+    """ovirt-imageio: `https` or `http` without its local socket, or `unix` with it."""
+
+    def __init__(self, place, transport):
+        self.dir, self.transport, self.tickets = Path(place) / f"imageio-{transport}", transport, 0
+        scheme = "--http" if transport == "http" else "--tls"
+        local = "path" if transport == "unix" else "none"
+        run([SCRIPTS / "imageio", "start", self.dir, scheme, "--local", local])
+        self.cafile = None if transport == "http" else self.dir / "ca.pem"
+        self.socket = self.dir / "local.sock" if transport == "unix" else None
+
+    def ticket(self, disk, ops="read,write"):
+        """The transfer URL of `disk`."""
+        self.tickets += 1
+        name = f"bench-{os.getpid()}-{self.tickets}"
+        words = [f"url={disk.url}", f"size={disk.size}", f"ops={ops}", "timeout=3000", "sparse=true"]
+        return run([SCRIPTS / "imageio", "ticket", self.dir, name, *words]).strip()
+
+    def log(self):
+        return (self.dir / "log").read_text(errors="replace")
+
+    def close(self):
+        run([SCRIPTS / "imageio", "stop", self.dir])
+
+
+class Qcow2:
+    """qcow2 behind qemu-nbd: what oVirt has behind most tickets."""
+
+    name = "qcow2"
+
+    def __init__(self, place, size, source=None):
+        self.dir = Path(tempfile.mkdtemp(prefix="disk-", dir=place))
+        self.size, self.image = size, self.dir / "disk.qcow2"
+        if source is None:
+            run(["qemu-img", "create", "-q", "-f", "qcow2", self.image, str(size)])
+        else:
+            run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", source.path, self.image])
+        run([SCRIPTS / "nbd", "start", self.dir, self.image, "qcow2"])
+        self.url = f"nbd:unix:{self.dir}/nbd.sock"
+
+    def check(self, source):
+        """Compares with `source`, byte by byte, on this side of the server."""
+        self.stop()
+        run(["qemu-img", "compare", "-q", "-f", "raw", "-F", "qcow2", source.path, self.image])
+
+    def raw(self, path):
+        self.stop()
+        run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", self.image, path])
+
+    def stop(self):
+        run([SCRIPTS / "nbd", "stop", self.dir])
+
+    def close(self):
+        self.stop()
+        shutil.rmtree(self.dir)
+
+
+class Slow:
+    """Memory that takes `delay` ms for each request, behind nbdkit: storage far away."""
+
+    def __init__(self, place, size, delay, source=None):
+        self.dir = Path(tempfile.mkdtemp(prefix="disk-", dir=place))
+        self.size, self.socket = size, self.dir / "nbd.sock"
+        self.url, self.uri = f"nbd:unix:{self.socket}", f"nbd+unix:///?socket={self.socket}"
+        self.server = subprocess.Popen(
+            ["nbdkit", "--foreground", "--unix", self.socket, "--filter=delay", "memory"]
+            + [f"size={size}", f"rdelay={delay}ms", f"wdelay={delay}ms", f"delay-zero={delay}ms"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(500):
+            if self.socket.exists():
+                break
+            time.sleep(0.02)
+        else:
+            raise Failed("nbdkit does not listen")
+        if source is not None:
+            run(["nbdcopy", source.path, self.uri])
+
+    def check(self, source):
+        copy = self.dir / "copy.raw"
+        self.raw(copy)
+        run(["cmp", source.path, copy])
+        copy.unlink()
+
+    def raw(self, path):
+        run(["nbdcopy", self.uri, path])
+
+    def close(self):
+        self.server.terminate()
+        self.server.wait(20)
+        shutil.rmtree(self.dir)
+
+
+def make_disk(place, backend, size, source=None):
+    """`qcow2`, or `slow-N` with N ms a request; empty, or with what `source` holds."""
+    if backend == "qcow2":
+        return Qcow2(place, size, source)
+    return Slow(place, size, int(backend.removeprefix("slow-")), source)

@@ -1,0 +1,292 @@
+"""What is compared with what, and how: each table is a function that returns its rows.
+
+A row is one contender in one setting. The contenders of a setting take turns, round by round, so that a machine that
+slows down slows all of them; after each run the bytes are compared on the other side.
+"""
+
+import os
+import shutil
+import statistics
+import tempfile
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import fio
+from contenders import Ceiling, Job, Nbdfuse, OvirtClient, RhvMount
+from measure import Failed, say
+from storage import MIB, Source, make_disk
+
+GIB = 1 << 30
+UNPRIVILEGED = "nobody"
+
+
+@dataclass
+class Scale:
+    """How much is moved, how often."""
+
+    data: int  # bytes of data in the image of the main tables
+    disk: int  # its size
+    rounds: int
+    many: bool = True  # every column; without it one row of each kind
+
+
+@dataclass
+class Row:
+    setting: str
+    contender: str
+    bytes: int
+    samples: list = field(default_factory=list)
+    baseline: bool = False
+    operations: bool = False
+
+    def rate(self):
+        """MiB/s, or operations a second; the median."""
+        if self.operations:
+            return statistics.median(s.operations for s in self.samples)
+        return statistics.median(self.bytes / MIB / s.seconds for s in self.samples)
+
+    def spread(self):
+        rates = [s.operations if self.operations else self.bytes / MIB / s.seconds for s in self.samples]
+        return min(rates), max(rates)
+
+    def cpu(self):
+        return statistics.median(s.cpu for s in self.samples)
+
+    def rss(self):
+        return max(s.rss for s in self.samples)
+
+
+class Bench:
+    """Daemons that are started when they are first needed, and a place for everything."""
+
+    def __init__(self, place, scale, start_daemon, only=""):
+        self.place, self.scale, self.only = place, scale, only
+        self.start_daemon, self.daemons, self.sources = start_daemon, {}, {}
+
+    def daemon(self, transport):
+        if transport not in self.daemons:
+            self.daemons[transport] = self.start_daemon(self.place, transport)
+        return self.daemons[transport]
+
+    def source(self, size, data):
+        if (size, data) not in self.sources:
+            for old in self.sources.values():
+                old.path.unlink()
+            self.sources = {(size, data): Source(self.place / f"source-{size}-{data}.raw", size, data)}
+        return self.sources[size, data]
+
+    def close(self):
+        for daemon in self.daemons.values():
+            daemon.close()
+
+    def in_turn(self, setting, contenders, run, moved, rounds=None):
+        """Every contender once, then all again; the first of them is the one to be compared with."""
+        if self.only not in setting:
+            return []
+        rows = [Row(setting, c.name, moved, baseline=n == 0) for n, c in enumerate(contenders)]
+        for n in range(rounds or self.scale.rounds):
+            for row, contender in zip(rows, contenders, strict=True):
+                row.samples.append(run(contender))
+                sample = row.samples[-1]
+                say(f"{setting}, {row.contender}: {moved / MIB / sample.seconds:.0f} MiB/s (round {n + 1})")
+        return rows
+
+    def upload(self, transport, backend, source, contender, connections=4):
+        daemon = self.daemon(transport)
+        with closing(make_disk(self.place, backend, source.size)) as disk:
+            job = Job(self.place, daemon, daemon.ticket(disk), source, connections, disk=disk)
+            sample = contender.upload(job)
+            disk.check(source)
+        return sample
+
+    @contextmanager
+    def filled(self, transport, backend, source):
+        """A disk that holds `source`; gives a function that downloads it."""
+        daemon = self.daemon(transport)
+        with closing(make_disk(self.place, backend, source.size, source)) as disk:
+            with tempfile.TemporaryDirectory(dir=self.place) as out:
+                os.chmod(out, 0o777)
+
+                def run(contender, connections=4):
+                    output = Path(out) / "out.raw"
+                    url = daemon.ticket(disk, "read")
+                    sample = contender.download(Job(self.place, daemon, url, source, connections, output, disk))
+                    compare(source, output)
+                    output.unlink()
+                    return sample
+
+                yield run
+
+
+def compare(source, output):
+    """Holes on either side are zeros; what is a hole on both costs nothing."""
+    from measure import run
+
+    run(["qemu-img", "compare", "-q", "-f", "raw", "-F", "raw", source.path, output])
+
+
+def settings(scale):
+    if not scale.many:
+        return [("https", "qcow2"), ("unix", "slow-5")]
+    return [
+        ("https", "qcow2"),
+        ("http", "qcow2"),
+        ("unix", "qcow2"),
+        ("unix", "slow-5"),
+        ("unix", "slow-20"),
+        ("https", "slow-20"),
+    ]
+
+
+def name_of(transport, backend):
+    storage = "qcow2" if backend == "qcow2" else f"memory, {backend.removeprefix('slow-')} ms a request"
+    return f"{ {'https': 'HTTPS', 'http': 'HTTP', 'unix': 'unix socket'}[transport] }, {storage}"
+
+
+def upload(bench):
+    """Upload: a raw image onto a new disk"""
+    source, rows = bench.source(bench.scale.disk, bench.scale.data), []
+    for transport, backend in settings(bench.scale):
+        contenders = [OvirtClient(), RhvMount("qemu-img"), RhvMount("cp"), RhvMount("dd"), Ceiling()]
+        if transport == "https" and backend == "qcow2":
+            contenders.append(Nbdfuse("qemu-img"))
+        rows += bench.in_turn(
+            name_of(transport, backend),
+            contenders,
+            lambda contender: bench.upload(transport, backend, source, contender),
+            source.data,
+        )
+    return rows
+
+
+def download(bench):
+    """Download: a disk into a raw file"""
+    source, rows = bench.source(bench.scale.disk, bench.scale.data), []
+    for transport, backend in settings(bench.scale):
+        contenders = [OvirtClient(), RhvMount("qemu-img"), RhvMount("cp"), RhvMount("dd"), Ceiling()]
+        if backend == "qcow2":
+            contenders.append(RhvMount("qemu-img", as_user=UNPRIVILEGED))
+        if transport == "https" and backend == "qcow2":
+            contenders.append(Nbdfuse("qemu-img"))
+        with bench.filled(transport, backend, source) as run:
+            rows += bench.in_turn(name_of(transport, backend), contenders, run, source.data)
+    return rows
+
+
+def connections(bench):
+    """Connections: the same work over 1, 2, 4 and 8"""
+    source, rows = bench.source(bench.scale.disk // 4, bench.scale.data // 4), []
+    backends = ["slow-20", "slow-5"] if bench.scale.many else ["slow-5"]
+    counts = [1, 2, 4, 8] if bench.scale.many else [1, 4]
+    tools = ["qemu-img", "dd"] if bench.scale.many else ["dd"]
+    for backend in backends:
+        with bench.filled("unix", backend, source) as run:
+            contenders = [With(n, c) for c in [OvirtClient(), *map(RhvMount, tools)] for n in counts]
+            rows += bench.in_turn(
+                f"upload, {name_of('unix', backend)}",
+                contenders,
+                lambda c: bench.upload("unix", backend, source, c.contender, c.connections),
+                source.data,
+            )
+            rows += bench.in_turn(
+                f"download, {name_of('unix', backend)}",
+                contenders,
+                lambda c: run(c.contender, c.connections),
+                source.data,
+            )
+    return rows
+
+
+class With:
+    """A contender with so many connections."""
+
+    def __init__(self, connections, contender):
+        self.connections, self.contender = connections, contender
+        self.name = f"{contender.name}, {connections} connection{'s'[: connections > 1]}"
+
+
+def sparse(bench):
+    """Mostly empty disks: 1 TiB against 4 GiB with the same data, and nothing but zeros"""
+    scale, rows = bench.scale, []
+    data = min(GIB, scale.data)
+    small, large = scale.disk, (1 << 40 if scale.many else 16 * scale.disk)
+    images = [Source(bench.place / f"sparse-{size}.raw", size, data) for size in (small, large)]
+    contenders = [OnDisk(RhvMount("qemu-img"), image) for image in images]
+    contenders += [OnDisk(OvirtClient(), image) for image in images]
+
+    rows += bench.in_turn(
+        "upload, unix socket, qcow2",
+        contenders,
+        lambda c: bench.upload("unix", "qcow2", c.source, c.contender),
+        data,
+    )
+
+    def download(contender):
+        with bench.filled("unix", "qcow2", contender.source) as run:
+            return run(contender.contender)
+
+    rows += bench.in_turn("download, unix socket, qcow2", contenders, download, data)
+    for image in images:
+        image.path.unlink()
+    return rows + zeros(bench)
+
+
+class OnDisk:
+    """A contender with an image of its own."""
+
+    def __init__(self, contender, source):
+        self.contender, self.source = contender, source
+        size = source.size
+        shown = f"{size >> 40} TiB" if size >= 1 << 40 else f"{size >> 20} MiB"
+        self.name = f"{contender.name}, {shown}"
+
+
+def zeros(bench):
+    size = 16 * GIB if bench.scale.many else bench.scale.disk
+    image = Source(bench.place / "zeros.raw", size, 0)
+
+    def run(contender):
+        before = bench.daemon("https").log().count("] PUT ")
+        sample = bench.upload("https", "qcow2", image, contender)
+        if bench.daemon("https").log().count("] PUT ") != before:
+            raise Failed("zeros went to the server as data")
+        return sample
+
+    rows = bench.in_turn("zeros onto a new disk, HTTPS", [RhvMount("dd zeros")], run, size)
+    image.path.unlink()
+    return rows
+
+
+def small(bench):
+    """Small and random requests, against the only other mount"""
+    rows = []
+    source = bench.source(bench.scale.disk // 4, bench.scale.data // 4)
+    region = min(256 * MIB, source.size // 2)
+    for block in ("dd bs=512", "dd bs=4k"):
+        tiny = Source(bench.place / "tiny.raw", region // 8, region // 8)
+        rows += bench.in_turn(
+            f"{block}, HTTPS, qcow2",
+            [Nbdfuse(block), RhvMount(block)],
+            lambda contender, tiny=tiny: bench.upload("https", "qcow2", tiny, contender),
+            tiny.data,
+        )
+        tiny.path.unlink()
+    for job in fio.JOBS if bench.scale.many else fio.JOBS[:3]:
+        found = bench.in_turn(
+            f"fio {job.name}, HTTPS, qcow2",
+            [Nbdfuse("fio"), RhvMount("fio")],
+            lambda contender, job=job: fio.run_job(bench, source, region, job, contender),
+            region,
+        )
+        for row in found:
+            row.operations = True
+        rows += found
+    return rows
+
+
+TABLES = {"upload": upload, "download": download, "connections": connections, "sparse": sparse, "small": small}
+
+
+def remove(place):
+    shutil.rmtree(place, ignore_errors=True)
