@@ -228,8 +228,9 @@ impl Transport for Wire {
         self.failed_send.is_none() && !self.ended
     }
 
+    /// What ureq wants of an https URL. The unix socket of this host is as good as TLS.
     fn is_tls(&self) -> bool {
-        matches!(self.stream, Stream::Tls(_))
+        matches!(self.stream, Stream::Tls(_) | Stream::Plain(Socket::Unix(_)))
     }
 }
 

@@ -105,7 +105,7 @@ fn column(transport: Transport, backend: Backend) {
     }
     if transport == Transport::Unix {
         assert!(
-            daemon.log().contains("client=local"),
+            daemon.has_written_locally(),
             "the unix socket was not used"
         );
     }

@@ -53,7 +53,7 @@ fn each_kind_of_mountpoint(local: LocalSocket, start: impl Fn(&Disk) -> Mounting
     }
     if local != LocalSocket::None {
         assert!(
-            daemon.log().contains("client=local"),
+            daemon.has_written_locally(),
             "the unix socket was not used"
         );
     }

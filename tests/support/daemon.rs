@@ -76,6 +76,13 @@ impl Daemon {
         text(&self.dir.path().join("log"))
     }
 
+    /// True when a connection over the local socket has carried data, and is closed by now.
+    pub fn has_written_locally(&self) -> bool {
+        self.log()
+            .lines()
+            .any(|line| line.contains("CLOSE") && line.contains("client=local") && line.contains("[write "))
+    }
+
     /// A ticket with an id that nobody can guess; the daemon's own names for `options`. Gives its URL.
     pub fn ticket(&self, options: &[(&str, &str)]) -> String {
         let id = fs::read_to_string("/proc/sys/kernel/random/uuid").expect("make an id");
