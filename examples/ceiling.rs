@@ -1,103 +1,140 @@
 //! The ceiling in the benchmark's table: what this machine and this daemon can do with nothing in between.
 //!
-//! N threads, each with one connection of its own and one buffer, take the next range from a counter and move it with
-//! hand-written HTTP: no FUSE, no HTTP library, no copy but the socket's. `put` reads the source file and flushes every
-//! connection at the end; `get` writes what it reads to the output file.
-//!
-//! ```text
-//! ceiling put|get URL --cafile PATH|--plain [--unix SOCKET] --connections N --request BYTES
-//!         --ranges FILE (lines of START LENGTH) --source FILE | --output FILE
-//! ```
+//! N threads, each with one connection of its own and one buffer that it uses again and again, take the next
+//! request from a counter and move it by hand-written HTTP/1.1: no FUSE, no HTTP library, no copy but the
+//! socket's (and that of TLS). Whatever mounts the disk can at best come near to this. `put` flushes every
+//! connection at the end. Messages name no part of the URL: the ticket in it is a credential.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{self, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use url::Url;
 
-/// A smaller one makes rustls read 4 KiB at a time.
+const USAGE: &str = "\
+usage: ceiling put|get URL --cafile PATH|--plain [--unix SOCKET] --connections N --request BYTES --ranges FILE
+               --source FILE (put) | [--output FILE] (get); the lines of --ranges are START LENGTH, in bytes";
+
+const OPTIONS: &str = "cafile unix connections request ranges source output";
+
+/// rustls alone would ask the socket for 4 KiB at a time.
 const READ_BUFFER: usize = 256 << 10;
 
-trait Stream: Read + Write {}
-impl<T: Read + Write> Stream for T {}
+trait Duplex: Read + Write {}
+impl<T: Read + Write> Duplex for T {}
+type Stream = Box<dyn Duplex>;
+
+struct Args {
+    put: bool,
+    url: String,
+    options: HashMap<&'static str, String>,
+}
+
+enum Route {
+    Unix(String),
+    Tcp(Vec<SocketAddr>),
+    Tls(Vec<SocketAddr>, ServerName<'static>, Arc<ClientConfig>),
+}
 
 struct Job {
-    put: bool,
-    address: String,
+    route: Route,
     path: String,
-    tls: Option<Arc<ClientConfig>>,
-    unix: Option<String>,
-    file: File,
-    requests: Vec<(u64, u64)>,
+    put: bool,
+    file: Option<File>,
+    largest: usize,
+    requests: Vec<(u64, usize)>,
     next: AtomicUsize,
 }
 
-fn main() -> Result<()> {
-    let mut args = std::env::args().skip(1);
-    let (verb, url) = (
-        args.next().context("put or get?")?,
-        args.next().context("which URL?")?,
-    );
-    let mut options = HashMap::new();
-    while let Some(name) = args.next() {
-        let value = if name == "--plain" {
-            String::new()
-        } else {
-            args.next().context("an option without a value")?
-        };
-        options.insert(name, value);
+fn main() -> ExitCode {
+    let args = Args::parse(std::env::args().skip(1)).context(USAGE);
+    match args.and_then(|args| run(&args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("ceiling: {e:#}");
+            ExitCode::FAILURE
+        }
     }
-    let option = |name: &str| options.get(name).with_context(|| format!("{name} is missing"));
-    let (connections, request) = (option("--connections")?.parse()?, option("--request")?.parse()?);
-    let job = Job {
-        put: verb == "put",
-        address: url.split('/').nth(2).context("a URL without a host")?.to_owned(),
-        path: url
-            .splitn(4, '/')
-            .nth(3)
-            .context("a URL without a path")?
-            .to_owned(),
-        tls: options
-            .get("--cafile")
-            .filter(|_| url.starts_with("https"))
-            .map(|path| trust(path))
-            .transpose()?,
-        unix: options.get("--unix").cloned(),
-        file: if verb == "put" {
-            File::open(option("--source")?)?
-        } else {
-            File::create(option("--output")?)?
-        },
-        requests: cut(&std::fs::read_to_string(option("--ranges")?)?, request)?,
-        next: AtomicUsize::new(0),
-    };
+}
+
+fn run(args: &Args) -> Result<()> {
+    let (job, connections) = (Job::new(args)?, args.number("connections")?);
     let begun = Instant::now();
-    std::thread::scope(|scope| -> Result<()> {
-        let threads: Vec<_> = (0..connections)
-            .map(|_: usize| scope.spawn(|| job.work(request)))
-            .collect();
-        threads
-            .into_iter()
-            .try_for_each(|thread| thread.join().expect("no panic"))
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..connections).map(|_| scope.spawn(|| job.work())).collect();
+        let mut results = threads.into_iter().map(|t| t.join().expect("no panic"));
+        results.try_for_each(|result| result)
     })?;
-    let (seconds, bytes) = (
-        begun.elapsed().as_secs_f64(),
-        job.requests.iter().map(|&(_, n)| n).sum::<u64>(),
-    );
-    println!(
-        r#"{{"bytes": {bytes}, "seconds": {seconds:.6}, "requests": {}}}"#,
-        job.requests.len()
-    );
+    let (seconds, requests) = (begun.elapsed().as_secs_f64(), job.requests.len());
+    let bytes: usize = job.requests.iter().map(|&(_, n)| n).sum();
+    println!(r#"{{"bytes": {bytes}, "seconds": {seconds:.6}, "requests": {requests}}}"#);
     Ok(())
+}
+
+impl Args {
+    fn parse(mut words: impl Iterator<Item = String>) -> Option<Args> {
+        let (verb, url) = (words.next()?, words.next()?);
+        let (mut options, mut plain) = (HashMap::new(), false);
+        while let Some(word) = words.next() {
+            let name = OPTIONS
+                .split(' ')
+                .find(|&known| word.strip_prefix("--") == Some(known));
+            match word == "--plain" {
+                true => plain = true,
+                false => drop(options.insert(name?, words.next()?)),
+            }
+        }
+        let put = verb == "put";
+        let files = put == options.contains_key("source") && !(put && options.contains_key("output"));
+        let valid = (put || verb == "get") && files && plain != options.contains_key("cafile");
+        valid.then_some(Args { put, url, options })
+    }
+
+    fn text(&self, name: &str) -> Result<&String> {
+        self.options.get(name).context(USAGE)
+    }
+
+    fn number(&self, name: &str) -> Result<usize> {
+        let number: NonZero<usize> = self.text(name)?.parse().with_context(|| format!("--{name}"))?;
+        Ok(number.get())
+    }
+
+    fn route(&self, url: &Url) -> Result<Route> {
+        if let Some(path) = self.options.get("unix") {
+            return Ok(Route::Unix(path.clone()));
+        }
+        let addresses = url.socket_addrs(|| None).context("the URL's host")?;
+        match (url.scheme(), self.options.get("cafile")) {
+            ("http", None) => Ok(Route::Tcp(addresses)),
+            ("https", Some(cafile)) => {
+                let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+                let name = ServerName::try_from(host.to_owned())?;
+                Ok(Route::Tls(addresses, name, trust(cafile).context("--cafile")?))
+            }
+            _ => bail!("https goes with --cafile, http with --plain"),
+        }
+    }
+
+    fn file(&self, end: u64) -> Result<Option<File>> {
+        let create = |path| File::create(path).and_then(|file| file.set_len(end).map(|()| file));
+        Ok(match (self.options.get("source"), self.options.get("output")) {
+            (Some(path), _) => Some(File::open(path).context("--source")?),
+            (None, path) => path.map(create).transpose().context("--output")?,
+        })
+    }
 }
 
 fn trust(cafile: &str) -> Result<Arc<ClientConfig>> {
@@ -105,147 +142,158 @@ fn trust(cafile: &str) -> Result<Arc<ClientConfig>> {
     for certificate in CertificateDer::pem_file_iter(cafile)? {
         roots.add(certificate?)?;
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(Arc::new(
-        config.with_root_certificates(roots).with_no_client_auth(),
-    ))
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions()?;
+    let config = builder.with_root_certificates(roots).with_no_client_auth();
+    Ok(Arc::new(config))
 }
 
-/// The extents, as requests of at most `most` bytes.
-fn cut(ranges: &str, most: u64) -> Result<Vec<(u64, u64)>> {
+/// The ranges in the file at `path`, as requests of at most `largest` bytes.
+fn cut(path: &str, largest: usize) -> Result<Vec<(u64, usize)>> {
     let mut requests = Vec::new();
-    for line in ranges.lines() {
-        let (start, length) = line.split_once(' ').context("a range without a length")?;
-        let (mut start, mut left): (u64, u64) = (start.parse()?, length.parse()?);
-        while left > 0 {
-            let n = left.min(most);
-            requests.push((start, n));
-            (start, left) = (start + n, left - n);
+    for line in std::fs::read_to_string(path)?.lines() {
+        let (start, length) = line.split_once(' ').context("a line is not START LENGTH")?;
+        let (start, length): (u64, u64) = (start.parse()?, length.parse()?);
+        let end = start.checked_add(length).context("a range has no end")?;
+        for at in (start..end).step_by(largest) {
+            requests.push((at, usize::try_from(end - at)?.min(largest)));
         }
     }
     Ok(requests)
 }
 
-impl Job {
-    fn connect(&self) -> Result<BufReader<Box<dyn Stream>>> {
-        let stream: Box<dyn Stream> = match (&self.unix, &self.tls) {
-            (Some(path), _) => Box::new(UnixStream::connect(path)?),
-            (None, None) => Box::new(self.tcp()?),
-            (None, Some(config)) => {
-                let host = self
-                    .address
-                    .rsplit_once(':')
-                    .map_or(&*self.address, |(host, _)| host);
-                let session = ClientConnection::new(config.clone(), ServerName::try_from(host.to_owned())?)?;
-                Box::new(StreamOwned::new(
-                    session,
-                    Buffered(BufReader::with_capacity(READ_BUFFER, self.tcp()?)),
-                ))
+impl Route {
+    fn connect(&self) -> Result<Stream> {
+        Ok(match self {
+            Route::Unix(path) => Box::new(UnixStream::connect(path)?),
+            Route::Tcp(addresses) => Box::new(tcp(addresses)?),
+            Route::Tls(addresses, name, config) => {
+                let session = ClientConnection::new(config.clone(), name.clone())?;
+                let socket = BufReader::with_capacity(READ_BUFFER, tcp(addresses)?);
+                let mut stream = StreamOwned::new(session, ReadBuffered(socket));
+                // At once: the daemon accepts nobody else before the handshake.
+                stream.flush()?;
+                Box::new(stream)
             }
-        };
-        Ok(BufReader::with_capacity(READ_BUFFER, stream))
-    }
-
-    fn tcp(&self) -> Result<TcpStream> {
-        let socket = TcpStream::connect(&self.address)?;
-        socket.set_nodelay(true)?;
-        Ok(socket)
-    }
-
-    fn work(&self, most: u64) -> Result<()> {
-        let (mut connection, mut buffer) = (self.connect()?, vec![0; most as usize]);
-        while let Some(&(start, n)) = self.requests.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            let (buffer, last) = (&mut buffer[..n as usize], start + n - 1);
-            if self.put {
-                self.file.read_exact_at(buffer, start)?;
-                self.send(
-                    &mut connection,
-                    "PUT",
-                    "?flush=n",
-                    &format!("content-range: bytes {start}-{last}/*\r\ncontent-length: {n}\r\n"),
-                )?;
-                connection.get_mut().write_all(buffer)?;
-                self.answer(&mut connection, "200", 0)?;
-            } else {
-                self.send(
-                    &mut connection,
-                    "GET",
-                    "",
-                    &format!("range: bytes={start}-{last}\r\n"),
-                )?;
-                self.answer(&mut connection, "206", n)?;
-                connection.read_exact(buffer)?;
-                self.file.write_all_at(buffer, start)?;
-            }
-        }
-        if self.put {
-            let flush = r#"{"op": "flush"}"#;
-            self.send(
-                &mut connection,
-                "PATCH",
-                "",
-                &format!("content-length: {}\r\n", flush.len()),
-            )?;
-            connection.get_mut().write_all(flush.as_bytes())?;
-            self.answer(&mut connection, "200", 0)?;
-        }
-        Ok(())
-    }
-
-    fn send(
-        &self,
-        to: &mut BufReader<Box<dyn Stream>>,
-        verb: &str,
-        query: &str,
-        headers: &str,
-    ) -> Result<()> {
-        let head = format!(
-            "{verb} /{}{query} HTTP/1.1\r\nhost: ceiling\r\n{headers}\r\n",
-            self.path
-        );
-        Ok(to.get_mut().write_all(head.as_bytes())?)
-    }
-
-    /// Reads the head of an answer, up to its body of `length` bytes.
-    fn answer(&self, from: &mut BufReader<Box<dyn Stream>>, status: &str, length: u64) -> Result<()> {
-        let mut line = String::new();
-        from.read_line(&mut line)?;
-        let got = line.split(' ').nth(1).unwrap_or_default().to_owned();
-        if got != status {
-            bail!("the server answers {got:?}, not {status}");
-        }
-        loop {
-            line.clear();
-            from.read_line(&mut line)?;
-            if let Some(value) = line.strip_prefix("content-length:") {
-                ensure!(
-                    value.trim().parse() == Ok(length),
-                    "another length than asked for"
-                );
-            }
-            if line.trim().is_empty() {
-                return Ok(());
-            }
-        }
+        })
     }
 }
 
-/// Reads through a buffer, writes past it.
-struct Buffered(BufReader<TcpStream>);
+fn tcp(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect(addresses)?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
 
-impl Read for Buffered {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+struct ReadBuffered(BufReader<TcpStream>);
+
+impl Read for ReadBuffered {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.0.read(buf)
     }
 }
 
-impl Write for Buffered {
-    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+impl Write for ReadBuffered {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.0.get_mut().write(buf)
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn write_vectored(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.0.get_mut().write_vectored(bufs)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+impl Job {
+    fn new(args: &Args) -> Result<Job> {
+        let url = Url::parse(&args.url).context("the URL")?;
+        let largest = args.number("request")?;
+        let requests = cut(args.text("ranges")?, largest).context("--ranges")?;
+        let end = requests.iter().map(|&(start, n)| start + n as u64).max();
+        Ok(Job {
+            route: args.route(&url)?,
+            path: url.path().to_owned(),
+            put: args.put,
+            file: args.file(end.unwrap_or(0))?,
+            largest,
+            requests,
+            next: AtomicUsize::new(0),
+        })
+    }
+
+    /// After a failure of one thread the others find no more requests.
+    fn work(&self) -> Result<()> {
+        let stream = self.route.connect().context("connect");
+        let result = stream.and_then(|stream| self.serve(stream));
+        if result.is_err() {
+            self.next.store(self.requests.len(), Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn serve(&self, mut stream: Stream) -> Result<()> {
+        let mut buffer = vec![0; self.largest];
+        while let Some(&(start, n)) = self.requests.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            self.transfer(&mut stream, start, &mut buffer[..n])?;
+        }
+        if self.put {
+            self.send(&mut stream, "PATCH", "", br#"{"op": "flush"}"#)?;
+            answer(&mut stream, 200, &mut []).context("PATCH")?;
+        }
+        Ok(())
+    }
+
+    fn transfer(&self, stream: &mut Stream, start: u64, buffer: &mut [u8]) -> Result<()> {
+        let last = start + buffer.len() as u64 - 1;
+        match (&self.file, self.put) {
+            (Some(source), true) => {
+                source.read_exact_at(buffer, start).context("--source")?;
+                let range = format!("content-range: bytes {start}-{last}/*\r\n");
+                self.send(stream, "PUT", &range, buffer)?;
+                answer(stream, 200, &mut []).context("PUT")
+            }
+            (output, _) => {
+                self.send(stream, "GET", &format!("range: bytes={start}-{last}\r\n"), &[])?;
+                answer(stream, 206, buffer).context("GET")?;
+                let write = |file: &File| file.write_all_at(buffer, start);
+                output.as_ref().map_or(Ok(()), write).context("--output")
+            }
+        }
+    }
+
+    fn send(&self, stream: &mut Stream, verb: &str, fields: &str, body: &[u8]) -> Result<()> {
+        let query = if verb == "PUT" { "?flush=n" } else { "" };
+        let (path, n) = (&self.path, body.len());
+        let line = format!("{verb} {path}{query} HTTP/1.1\r\n");
+        let head = format!("{line}host: ceiling\r\n{fields}content-length: {n}\r\n\r\n");
+        stream.write_all(head.as_bytes()).context("send")?;
+        stream.write_all(body).context("send")
+    }
+}
+
+/// Reads an answer of `status` with a body as long as `body`: only what comes with the head is copied.
+fn answer(stream: &mut Stream, status: u16, body: &mut [u8]) -> Result<()> {
+    let (mut head, mut filled) = ([0; 4096], 0);
+    let end = loop {
+        if let Some(at) = head[..filled].windows(4).position(|four| four == b"\r\n\r\n") {
+            break at + 4;
+        }
+        let n = stream.read(&mut head[filled..]).context("receive")?;
+        ensure!(n > 0, "the answer ends in its head");
+        filled += n;
+    };
+    let (text, early) = (str::from_utf8(&head[..end])?, &head[end..filled]);
+    let got: u16 = text.split(' ').nth(1).context("no status")?.parse()?;
+    ensure!(got == status, "answered with status {got}, not {status}");
+    let mut lengths = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("content-length: "));
+    let length = lengths.next().and_then(|digits| digits.parse().ok());
+    let fits = length == Some(body.len()) && early.len() <= body.len();
+    ensure!(fits, "answered with a body of another length");
+    body[..early.len()].copy_from_slice(early);
+    stream.read_exact(&mut body[early.len()..]).context("receive")
 }

@@ -34,7 +34,7 @@ UPLOAD = {
 DOWNLOAD = {
     "qemu-img": 'qemu-img convert -f raw -O raw "$1" "$2"',
     "cp": 'cp "$1" "$2"',
-    "dd": 'dd if="$1" of="$2" bs=1M status=none',
+    "dd": 'dd if="$1" of="$2" bs=1M conv=sparse status=none',
 }
 
 

@@ -68,6 +68,10 @@ class Daemon:
         run([SCRIPTS / "imageio", "start", self.dir, scheme, "--local", local])
         self.cafile = None if transport == "http" else self.dir / "ca.pem"
         self.socket = self.dir / "local.sock" if transport == "unix" else None
+        if self.socket:
+            # As on a host: any user may talk to it, the ticket is the right.
+            self.dir.chmod(0o755)
+            self.socket.chmod(0o666)
 
     def ticket(self, disk, ops="read,write"):
         """The transfer URL of `disk`."""
