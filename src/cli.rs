@@ -148,7 +148,7 @@ pub struct MountArgs {
     #[arg(long, help_heading = "Connection")]
     pub no_unix_socket: bool,
     /// Memory for the read cache
-    #[arg(long, value_name = "SIZE", default_value = "32M", help_heading = "Connection",
+    #[arg(long, value_name = "SIZE", default_value = "64M", help_heading = "Connection",
           value_parser = parse_size)]
     pub cache_size: u64,
     /// Send zeros in writes as they are, instead of zeroing the range

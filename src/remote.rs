@@ -24,10 +24,11 @@ pub trait Remote: Send {
     fn epoch(&self) -> u64 {
         0
     }
-    /// Fills `buf` with the bytes at `offset`.
-    fn read(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), RemoteError>;
-    /// Writes `data` at `offset`; not durable before [`Remote::flush`] on the same connection.
-    fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), RemoteError>;
+    /// Fills `parts`, one after the other, with the bytes at `offset`: one request.
+    fn read(&mut self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), RemoteError>;
+    /// Writes `parts`, one after the other, at `offset`: one request. Not durable before [`Remote::flush`] on the same
+    /// connection.
+    fn write(&mut self, offset: u64, parts: &[&[u8]]) -> Result<(), RemoteError>;
     /// Makes `len` bytes at `offset` read as zeros; durable like a write.
     fn zero(&mut self, offset: u64, len: u64) -> Result<(), RemoteError>;
     /// Makes every answered write of this connection durable.

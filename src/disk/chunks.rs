@@ -17,8 +17,11 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use lru::LruCache;
 
-/// Bytes of a chunk: a whole number of kernel reads, small enough that one isn't much waste.
+/// Bytes of a chunk: the kernel's largest read, small enough that one isn't much waste.
 pub(super) const CHUNK: u64 = 1 << 20;
+
+/// Buffers kept for the next fetches: those of the requests under way.
+const SPARE: usize = 32;
 
 /// One fetch; its readers wait here.
 #[derive(Debug, Default)]
@@ -61,6 +64,18 @@ pub(super) enum Found {
 struct State {
     kept: LruCache<u64, Arc<Vec<u8>>>,
     coming: HashMap<u64, UnderWay>,
+    /// Memory that was used before: fresh pages cost more than the bytes that go into them.
+    spare: Vec<Vec<u8>>,
+}
+
+impl State {
+    fn recycle(&mut self, chunk: Arc<Vec<u8>>) {
+        if self.spare.len() < SPARE
+            && let Some(buffer) = Arc::into_inner(chunk)
+        {
+            self.spare.push(buffer);
+        }
+    }
 }
 
 /// See the head of this file.
@@ -68,20 +83,28 @@ struct State {
 pub(super) struct Chunks {
     state: Mutex<State>,
     capacity: usize,
+    run: u64,
 }
 
 impl Chunks {
-    /// Keeps at most `bytes` bytes, at least two chunks.
-    pub(super) fn new(bytes: u64) -> Self {
+    /// Keeps at most `bytes` bytes, at least two chunks, and fetches `run` of them with one request.
+    pub(super) fn new(bytes: u64, run: u64) -> Self {
         let capacity = NonZeroUsize::new((bytes / CHUNK) as usize).map_or(2, |n| n.get().max(2));
         let kept = LruCache::new(NonZeroUsize::new(capacity).expect("at least 2"));
         Chunks {
             state: Mutex::new(State {
                 kept,
                 coming: HashMap::new(),
+                spare: Vec::new(),
             }),
             capacity,
+            run,
         }
+    }
+
+    /// Chunks fetched with one request.
+    pub(super) fn run(&self) -> u64 {
+        self.run
     }
 
     /// Number of chunks that can be kept.
@@ -101,21 +124,34 @@ impl Chunks {
         }
     }
 
-    /// Announces a fetch of chunk `index`, unless it is kept or announced already.
-    pub(super) fn begin(&self, index: u64) -> Option<Arc<Fetch>> {
+    /// Announces a fetch of each of `indexes` that is neither kept nor announced already; gives them in runs for one
+    /// request each. Every one of them has to [end](Chunks::end).
+    pub(super) fn begin(&self, indexes: Range<u64>) -> Vec<Range<u64>> {
         let mut state = self.lock();
-        if state.kept.contains(&index) || state.coming.contains_key(&index) {
-            return None;
-        }
-        let fetch = Arc::new(Fetch::default());
-        state.coming.insert(
-            index,
-            UnderWay {
-                fetch: fetch.clone(),
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for index in indexes {
+            if state.kept.contains(&index) || state.coming.contains_key(&index) {
+                continue;
+            }
+            let under_way = UnderWay {
+                fetch: Arc::default(),
                 tainted: false,
-            },
-        );
-        Some(fetch)
+            };
+            state.coming.insert(index, under_way);
+            match runs.last_mut() {
+                Some(run) if run.end == index && !index.is_multiple_of(self.run) => run.end += 1,
+                _ => runs.push(index..index + 1),
+            }
+        }
+        runs
+    }
+
+    /// A buffer of `len` bytes with anything in it.
+    pub(super) fn buffer(&self, len: usize) -> Vec<u8> {
+        let spare = self.lock().spare.pop();
+        let mut buffer = spare.unwrap_or_default();
+        buffer.resize(len, 0);
+        buffer
     }
 
     /// The fetch of chunk `index` can't be shared or kept: a pending write touches it.
@@ -131,8 +167,10 @@ impl Chunks {
         let Some(under_way) = state.coming.remove(&index) else {
             return;
         };
-        if let (Some(bytes), false) = (&bytes, under_way.tainted) {
-            state.kept.put(index, bytes.clone());
+        if let (Some(bytes), false) = (&bytes, under_way.tainted)
+            && let Some((_, old)) = state.kept.push(index, bytes.clone())
+        {
+            state.recycle(old);
         }
         drop(state);
         *under_way.fetch.outcome.lock().unwrap_or_else(|e| e.into_inner()) = Some(bytes);
@@ -169,15 +207,24 @@ impl Chunks {
 mod tests {
     use super::*;
 
+    fn one(index: u64) -> Vec<Range<u64>> {
+        vec![Range {
+            start: index,
+            end: index + 1,
+        }]
+    }
+
     #[test]
     fn a_write_drops_a_kept_chunk_and_spoils_one_under_way() {
-        let chunks = Chunks::new(8 * CHUNK);
-        chunks.begin(0).unwrap();
+        let chunks = Chunks::new(8 * CHUNK, 4);
+        assert_eq!(chunks.begin(0..1), one(0));
         chunks.end(0, Some(Arc::new(vec![1])));
         assert!(matches!(chunks.find(0), Found::Kept(_)));
-        let fetch = chunks.begin(1).unwrap();
-        assert!(chunks.begin(1).is_none(), "one fetch at a time");
-        assert!(matches!(chunks.find(1), Found::Coming(_)));
+        assert_eq!(chunks.begin(0..2), one(1));
+        assert_eq!(chunks.begin(1..2), [], "one fetch at a time");
+        let Found::Coming(fetch) = chunks.find(1) else {
+            panic!("it was announced")
+        };
         chunks.taint(&(CHUNK - 1..CHUNK + 1));
         assert!(matches!(chunks.find(0), Found::Missing));
         assert!(
@@ -194,10 +241,17 @@ mod tests {
     }
 
     #[test]
+    fn a_run_is_one_request_and_never_crosses_its_place() {
+        let chunks = Chunks::new(64 * CHUNK, 4);
+        assert_eq!(chunks.begin(5..6), one(5));
+        assert_eq!(chunks.begin(2..13), [2..4, 4..5, 6..8, 8..12, 12..13]);
+    }
+
+    #[test]
     fn the_cache_is_bounded() {
-        let chunks = Chunks::new(3 * CHUNK);
+        let chunks = Chunks::new(3 * CHUNK, 4);
         for index in 0..10 {
-            chunks.begin(index).unwrap();
+            assert_eq!(chunks.begin(index..index + 1).len(), 1);
             chunks.end(index, Some(Arc::new(vec![0])));
         }
         let kept = (0..10)

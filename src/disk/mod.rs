@@ -13,11 +13,12 @@
 //! pending  the write-behind table: order, merging, overlay      writer  its lock, threads, waiters
 //! flush    shared fsync rounds                                  pieces  zero detection
 //! reader   where a read finds its bytes, prefetch               chunks, streams
-//! zeros    what is known to be zero
+//! zeros    what is known to be zero              extents  how that is learnt
 //! ```
 
 mod chunks;
 mod error;
+mod extents;
 mod flush;
 mod pending;
 mod pieces;
@@ -31,13 +32,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use tracing::{debug, warn};
+use tracing::debug;
 
 pub use self::error::DiskError;
+use self::extents::Extents;
 use self::flush::SharedRounds;
+use self::pieces::Kind;
+pub use self::reader::ReadBytes;
 use self::reader::Reader;
 use self::writer::{Inner, WriteBehind};
-use self::zeros::ZeroMap;
 use crate::pool::Pool;
 
 /// How a disk behaves.
@@ -47,7 +50,7 @@ pub struct DiskOptions {
     pub read_only: bool,
     /// Bytes of the read cache.
     pub cache_size: u64,
-    /// Writes are merged into requests of at most this many bytes.
+    /// Writes are merged, and chunks fetched ahead, with requests of at most this many bytes.
     pub request_size: u64,
     /// Send long runs of zeros as zero requests.
     pub zero_detect: bool,
@@ -61,9 +64,6 @@ fn write_behind_limit(writers: usize, request_size: u64) -> usize {
     (2 * writers * request_size as usize).max(32 << 20)
 }
 
-/// The largest unit that a backend rounds a disk's size up to, bytes: a qcow2 cluster.
-const EXTENTS_ROUNDING: u64 = 2 << 20;
-
 /// One remote disk, open.
 pub struct Disk {
     size: u64,
@@ -76,7 +76,7 @@ pub struct Disk {
     flushed: AtomicU64,
     /// Somebody wanted to write behind the end.
     overflowed: AtomicBool,
-    loading: Mutex<()>,
+    extents: Extents,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -87,13 +87,22 @@ impl Disk {
             size,
             write_behind_limit(pool.writers(), options.request_size),
             options.request_size,
+            pool.writers(),
         ));
-        let (reader, mut threads) = Reader::start(size, pool.clone(), writes.clone(), options.cache_size)?;
+        let (reader, mut threads) = Reader::start(
+            size,
+            pool.clone(),
+            writes.clone(),
+            options.cache_size,
+            options.request_size,
+        )?;
         if !options.read_only {
             threads.extend(writes.start(&pool)?);
         }
         let rounds = SharedRounds::default();
-        let (flushed, loading, threads) = (AtomicU64::new(0), Mutex::new(()), Mutex::new(threads));
+        let (extents, asking) = Extents::ask(&pool, &writes, size, options.extents)?;
+        threads.extend(asking);
+        let (flushed, threads) = (AtomicU64::new(0), Mutex::new(threads));
         Ok(Disk {
             size,
             options,
@@ -103,7 +112,7 @@ impl Disk {
             rounds,
             flushed,
             overflowed: AtomicBool::new(false),
-            loading,
+            extents,
             threads,
         })
     }
@@ -141,18 +150,25 @@ impl Disk {
         self.overflowed.load(Ordering::Relaxed)
     }
 
-    /// Reads up to `len` bytes at `offset` into `buf`, replacing what it holds; less at the end.
-    pub fn read(&self, offset: u64, len: usize, buf: &mut Vec<u8>) -> Result<(), DiskError> {
-        let end = self.len();
-        let n = (len as u64).min(end.saturating_sub(offset)) as usize;
-        if buf.len() < n {
-            buf.resize(n, 0);
-        }
-        buf.truncate(n);
-        if n == 0 {
-            return Ok(());
-        }
-        self.reader.read(offset, buf)
+    /// Bytes of the file that take space on the storage, as far as is known now; never less than that.
+    pub fn allocated(&self) -> u64 {
+        self.extents.known_soon();
+        let inner = self.writes.lock();
+        let behind_the_end = self.size - inner.len;
+        let zeros = inner.zeros.as_ref().map_or(0, |zeros| zeros.bytes());
+        inner.len - zeros.saturating_sub(behind_the_end).min(inner.len)
+    }
+
+    /// Reads up to `len` bytes at `offset`, less at the end of the file. `buf` is room for those that have to be put
+    /// together.
+    pub fn read<'a>(
+        &self,
+        offset: u64,
+        len: usize,
+        buf: &'a mut Vec<u8>,
+    ) -> Result<ReadBytes<'a>, DiskError> {
+        let n = (len as u64).min(self.len().saturating_sub(offset)) as usize;
+        self.reader.read(offset, n, buf)
     }
 
     /// Acknowledges `data` at `offset`; returns how many bytes fit before the end of the disk.
@@ -166,26 +182,31 @@ impl Disk {
             self.overflowed.store(true, Ordering::Relaxed);
         }
         let data = &data[..fits];
+        let mut parts = Vec::with_capacity(1);
+        match self.options.zero_detect {
+            true => pieces::cut(offset, data, |part, kind| parts.push((part, kind))),
+            false => parts.push((0..fits, Kind::Data)),
+        }
+        if parts.iter().any(|(_, kind)| *kind == Kind::Zeros) {
+            self.extents.known_soon();
+        }
         let mut inner = self.writable()?;
-        let end = offset + fits as u64;
-        inner.len = inner.len.max(end);
-        let mut accept = |part: Range<usize>, zero: bool| {
+        inner.len = inner.len.max(offset + fits as u64);
+        for (part, kind) in parts {
             let range = offset + part.start as u64..offset + part.end as u64;
+            let zero = match kind {
+                Kind::Zeros => true,
+                // The rest of a run of zeros that the kernel cut in two, or zeros where there are zeros.
+                Kind::FewZeros => inner.follows_zeros(&range),
+                Kind::Data => false,
+            };
             match zero {
                 true => self.zero_locked(&mut inner, range),
-                // The rest of a run of zeros that the kernel cut in two.
-                false if pieces::is_zero(&data[part.clone()]) && inner.follows_zeros(range.start) => {
-                    self.zero_locked(&mut inner, range);
-                }
                 false => {
                     inner.table.write(range.start, &data[part]);
                     self.changed(&mut inner, range, false);
                 }
             }
-        };
-        match self.options.zero_detect {
-            true => pieces::cut(offset, data, &mut accept),
-            false => accept(0..fits, false),
         }
         drop(inner);
         self.writes.accepted();
@@ -196,6 +217,7 @@ impl Disk {
     /// behind the file's end is ignored (it is zero).
     pub fn zero(&self, offset: u64, len: u64, grow: bool) -> Result<(), DiskError> {
         let end = offset.saturating_add(len);
+        self.extents.known_soon();
         let mut inner = self.writable()?;
         if grow && end > self.size {
             return Err(self.no_space());
@@ -230,7 +252,7 @@ impl Disk {
         }
         if len < self.len() {
             // Zeroing what is zero already would cost a request; only the extents can tell.
-            self.load_zeros();
+            self.extents.known();
         }
         let mut inner = self.writable()?;
         let cut = len..inner.len;
@@ -278,7 +300,7 @@ impl Disk {
 
     /// First byte at or after `offset` that may be data.
     pub fn next_data(&self, offset: u64) -> Result<u64, DiskError> {
-        self.load_zeros();
+        self.extents.known();
         let inner = self.writes.lock();
         let at = inner
             .zeros
@@ -293,7 +315,7 @@ impl Disk {
 
     /// First byte at or after `offset` that is known to be zero; the end of the file is a hole.
     pub fn next_hole(&self, offset: u64) -> Result<u64, DiskError> {
-        self.load_zeros();
+        self.extents.known();
         let inner = self.writes.lock();
         if offset >= inner.len {
             return Err(DiskError::NoSuchOffset);
@@ -361,47 +383,6 @@ impl Disk {
             (None, _) => {}
         }
         self.reader.chunks().taint(&range);
-    }
-
-    /// Asks the server for its extents, once. Whatever is pending at the start, or changes before the
-    /// answer is here, counts as data.
-    fn load_zeros(&self) {
-        let _one_at_a_time = self.loading.lock().unwrap_or_else(|e| e.into_inner());
-        let mut inner = self.writes.lock();
-        if inner.zeros.is_some() {
-            return;
-        }
-        if !self.options.extents {
-            inner.zeros = Some(ZeroMap::default());
-            return;
-        }
-        inner.changed_since = Some(inner.table.ranges().collect());
-        drop(inner);
-        let (mut map, mut reach) = (ZeroMap::default(), 0);
-        let asked = self.pool.extents(&mut |extent| {
-            if extent.start == 0 {
-                map = ZeroMap::default();
-            }
-            reach = extent.start + extent.length;
-            if extent.zero {
-                map.insert(extent.start..reach);
-            }
-        });
-        // The backend may round the size up to its block; more than that isn't this disk.
-        if reach > self.size.next_multiple_of(EXTENTS_ROUNDING) {
-            warn!("the extents reach to {reach}, beyond the disk: all counts as data");
-            map = ZeroMap::default();
-        }
-        if let Err(e) = asked {
-            warn!("holes are not known, all counts as data: {e}");
-            map = ZeroMap::default();
-        }
-        let mut inner = self.writes.lock();
-        for range in inner.changed_since.take().unwrap_or_default() {
-            map.remove(range);
-        }
-        map.remove(self.size..u64::MAX);
-        inner.zeros = Some(map);
     }
 }
 

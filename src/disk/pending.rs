@@ -82,13 +82,21 @@ impl Flight {
     fn end(&self) -> u64 {
         self.start + self.payload.len()
     }
+
+    /// The bytes of a flight with data.
+    pub(super) fn bytes(&self) -> &[u8] {
+        match &*self.payload {
+            Payload::Data(bytes) => bytes,
+            Payload::Zero(_) => &[],
+        }
+    }
 }
 
 /// The answer of [`Table::pick`].
 #[derive(Debug)]
 pub(super) enum Pick {
-    /// Perform this, then call [`Table::landed`].
-    Go(Flight),
+    /// Perform these with one request, then call [`Table::landed`] with each: neighbours with data, or a single one.
+    Go(Vec<Flight>),
     /// Nothing now; look again at that time, or when something changed.
     Wait(Option<Instant>),
 }
@@ -129,6 +137,11 @@ impl Table {
     /// Bytes held, with an overhead for each segment.
     pub(super) fn cost(&self) -> usize {
         self.cost
+    }
+
+    /// Of [`Self::cost`], what isn't in flight.
+    pub(super) fn queued_cost(&self) -> usize {
+        self.cost - self.flights.iter().map(|f| f.payload.cost()).sum::<usize>()
     }
 
     /// Number of the newest acknowledged write.
@@ -299,11 +312,11 @@ impl Table {
         segment
     }
 
-    /// The segment to send now. With `pressed`, somebody waits for room and nothing lingers.
-    pub(super) fn pick(&mut self, now: Instant, pressed: bool) -> Pick {
+    /// What to send now, at most `most` bytes of data. With `pressed`, somebody waits for room and nothing lingers.
+    pub(super) fn pick(&mut self, now: Instant, pressed: bool, most: u64) -> Pick {
         let mut next_look = None;
         let mut found = None;
-        for &(seq, start) in self.by_age.iter().take(SCAN) {
+        for &(_, start) in self.by_age.iter().take(SCAN) {
             let segment = &self.queued[&start];
             let end = start + segment.payload.len();
             if self
@@ -314,8 +327,7 @@ impl Table {
                 continue;
             }
             let ripe = segment.born + LINGER;
-            let full = matches!(segment.payload, Payload::Data(_)) && end.is_multiple_of(self.cell);
-            if pressed || full || seq <= self.urgent || ripe <= now {
+            if pressed || self.is_due(start, segment, now) {
                 found = Some(start);
                 break;
             }
@@ -324,6 +336,37 @@ impl Table {
         let Some(start) = found else {
             return Pick::Wait(next_look);
         };
+        let mut run = vec![self.launch(start)];
+        while let Some(next) = self.next_of(&run, now, pressed, most) {
+            let next = self.launch(next);
+            run.push(next);
+        }
+        Pick::Go(run)
+    }
+
+    /// True when a segment need not wait for neighbours.
+    fn is_due(&self, start: u64, segment: &Segment, now: Instant) -> bool {
+        let end = start + segment.payload.len();
+        let full = matches!(segment.payload, Payload::Data(_)) && end.is_multiple_of(self.cell);
+        full || segment.seq <= self.urgent || segment.born + LINGER <= now
+    }
+
+    /// Start of the queued data that follows `run` and may go with it.
+    fn next_of(&self, run: &[Flight], now: Instant, pressed: bool, most: u64) -> Option<u64> {
+        let (first, last) = (run.first()?, run.last()?);
+        let end = last.end();
+        let next = self.queued.get(&end)?;
+        let next_end = end + next.payload.len();
+        let is_data = |payload: &Payload| matches!(payload, Payload::Data(_));
+        let own = |flight: &Flight| run.iter().any(|own| Arc::ptr_eq(&own.payload, &flight.payload));
+        let free =
+            |flight: &Flight| own(flight) || !share_block(&(end..next_end), &(flight.start..flight.end()));
+        let fits = is_data(&last.payload) && is_data(&next.payload) && next_end - first.start <= most;
+        let due = pressed || self.is_due(end, next, now);
+        (fits && due && self.flights.iter().all(free)).then_some(end)
+    }
+
+    fn launch(&mut self, start: u64) -> Flight {
         let segment = self.take(start);
         self.cost += segment.payload.cost();
         let flight = Flight {
@@ -332,7 +375,7 @@ impl Table {
             seq: segment.seq,
         };
         self.flights.push(flight.clone());
-        Pick::Go(flight)
+        flight
     }
 
     /// The server has answered `flight` with success.

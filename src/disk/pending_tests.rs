@@ -14,10 +14,22 @@ fn perform(server: &mut [u8], flight: &Flight) {
     }
 }
 
-fn go(table: &mut Table) -> Option<Flight> {
-    match table.pick(Instant::now(), true) {
-        Pick::Go(flight) => Some(flight),
+/// What goes out with one request of at most two cells.
+fn go(table: &mut Table) -> Option<Vec<Flight>> {
+    match table.pick(Instant::now(), true, 2 * CELL) {
+        Pick::Go(run) => Some(run),
         Pick::Wait(_) => None,
+    }
+}
+
+fn reach(run: &[Flight]) -> Range<u64> {
+    run[0].start..run[run.len() - 1].end()
+}
+
+fn land(table: &mut Table, server: &mut [u8], run: Vec<Flight>) {
+    for flight in run {
+        perform(server, &flight);
+        table.landed(flight);
     }
 }
 
@@ -54,7 +66,7 @@ proptest! {
         let mut table = Table::new(CELL);
         let mut model = vec![0u8; SIZE];
         let mut server = vec![0u8; SIZE];
-        let mut flying: Vec<Flight> = Vec::new();
+        let mut flying: Vec<Vec<Flight>> = Vec::new();
         for step in steps {
             match step {
                 Step::Write(offset, len, byte) => {
@@ -67,18 +79,19 @@ proptest! {
                     model[offset as usize..(offset + len) as usize].fill(0);
                 }
                 Step::Start => {
-                    if let Some(flight) = go(&mut table) {
+                    if let Some(run) = go(&mut table) {
+                        let range = reach(&run);
+                        prop_assert!(run.len() == 1 || range.end - range.start <= 2 * CELL);
+                        prop_assert!(run.is_sorted_by(|a, b| a.end() == b.start));
                         for other in &flying {
-                            prop_assert!(!share_block(&(flight.start..flight.end()), &(other.start..other.end())));
+                            prop_assert!(!share_block(&range, &reach(other)));
                         }
-                        flying.push(flight);
+                        flying.push(run);
                     }
                 }
                 // Flights land in any order; what they carry reaches the server at some time before.
                 Step::Land(n) if !flying.is_empty() => {
-                    let flight = flying.swap_remove(n % flying.len());
-                    perform(&mut server, &flight);
-                    table.landed(flight);
+                    land(&mut table, &mut server, flying.swap_remove(n % flying.len()));
                 }
                 Step::Land(_) => {}
             }
@@ -89,13 +102,11 @@ proptest! {
                 prop_assert!(!table.touches(&gap));
             }
         }
-        for flight in flying.drain(..) {
-            perform(&mut server, &flight);
-            table.landed(flight);
+        for run in flying.drain(..) {
+            land(&mut table, &mut server, run);
         }
-        while let Some(flight) = go(&mut table) {
-            perform(&mut server, &flight);
-            table.landed(flight);
+        while let Some(run) = go(&mut table) {
+            land(&mut table, &mut server, run);
         }
         prop_assert!(server == model, "the server's image differs");
         prop_assert_eq!(table.cost(), 0);
@@ -112,18 +123,39 @@ fn a_stream_of_small_writes_becomes_whole_aligned_cells() {
         table.write(offset, &vec![1; step]);
         offset += step as u64;
     }
-    let first = match table.pick(Instant::now(), false) {
-        Pick::Go(flight) => flight,
+    let first = match table.pick(Instant::now(), false, CELL) {
+        Pick::Go(run) => run,
         Pick::Wait(_) => panic!("a full cell goes out at once"),
     };
-    assert_eq!((first.start, first.end()), (0, CELL));
+    assert_eq!(reach(&first), 0..CELL);
     assert!(
-        matches!(table.pick(Instant::now(), false), Pick::Go(f) if f.start == CELL && f.end() == 2 * CELL)
+        matches!(table.pick(Instant::now(), false, CELL), Pick::Go(run) if reach(&run) == (CELL..2 * CELL))
     );
     assert!(
-        matches!(table.pick(Instant::now(), false), Pick::Wait(Some(_))),
+        matches!(table.pick(Instant::now(), false, CELL), Pick::Wait(Some(_))),
         "the tail waits for more"
     );
+}
+
+#[test]
+fn the_backlog_of_a_stream_goes_out_in_large_requests() {
+    let mut table = Table::new(CELL);
+    for n in 0..6 {
+        table.write(n * CELL, &vec![1; CELL as usize]);
+    }
+    table.write(6 * CELL, &[1; 10]);
+    let mut next = |most| match table.pick(Instant::now(), false, most) {
+        Pick::Go(run) => Some(reach(&run)),
+        Pick::Wait(_) => None,
+    };
+    assert_eq!(next(0), Some(0..CELL), "at least one");
+    assert_eq!(next(3 * CELL), Some(CELL..4 * CELL));
+    assert_eq!(
+        next(9 * CELL),
+        Some(4 * CELL..6 * CELL),
+        "the tail waits for more"
+    );
+    assert_eq!(next(9 * CELL), None);
 }
 
 #[test]
@@ -136,11 +168,11 @@ fn the_oldest_number_stays_with_merged_and_carved_segments() {
     table.zero(140..150);
     assert_eq!(table.oldest(), Some(mark));
     table.hurry(mark);
-    let flight = match table.pick(Instant::now(), false) {
-        Pick::Go(flight) => flight,
+    let run = match table.pick(Instant::now(), false, 100) {
+        Pick::Go(run) => run,
         Pick::Wait(_) => panic!("what a flush waits for goes out at once"),
     };
-    table.landed(flight);
+    run.into_iter().for_each(|flight| table.landed(flight));
     assert_eq!(
         table.oldest(),
         Some(mark),
@@ -154,8 +186,8 @@ fn zeros_next_to_zeros_are_one_request_of_any_length() {
     table.zero(0..CELL);
     table.zero(2 * CELL..9 * CELL);
     table.zero(CELL..2 * CELL);
-    let flight = go(&mut table).unwrap();
-    assert_eq!((flight.start, flight.end()), (0, 9 * CELL));
+    let run = go(&mut table).unwrap();
+    assert_eq!(reach(&run), 0..9 * CELL);
     assert!(go(&mut table).is_none());
 }
 

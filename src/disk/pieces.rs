@@ -10,24 +10,41 @@ const BLOCK: usize = 64 << 10;
 /// server's qemu-nbd detects zeros too.
 const MIN_RUN: usize = 256 << 10;
 
-/// Calls `each(range, zero)` for consecutive parts of `data`, which is to be written at `offset`.
-/// Ranges index `data`.
-pub(super) fn cut(offset: u64, data: &[u8], mut each: impl FnMut(Range<usize>, bool)) {
+/// What a part of a write holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Something else than zeros.
+    Data,
+    /// Zeros, too few for a request of their own.
+    FewZeros,
+    /// A long run of zeros.
+    Zeros,
+}
+
+/// Calls `each(range, kind)` for consecutive parts of `data`, which is to be written at `offset`. Ranges index `data`.
+/// Only the first and the last part may be [`Kind::FewZeros`]: their neighbours are in other writes.
+pub(super) fn cut(offset: u64, data: &[u8], mut each: impl FnMut(Range<usize>, Kind)) {
     let mut data_from = 0;
     let mut at = 0;
     while at < data.len() {
         let zeros = zero_run(offset, data, at);
-        if zeros - at >= MIN_RUN {
+        let kind = match zeros - at {
+            0 => Kind::Data,
+            run if run >= MIN_RUN => Kind::Zeros,
+            _ if at == 0 || zeros == data.len() => Kind::FewZeros,
+            _ => Kind::Data,
+        };
+        if kind != Kind::Data {
             if data_from < at {
-                each(data_from..at, false);
+                each(data_from..at, Kind::Data);
             }
-            each(at..zeros, true);
+            each(at..zeros, kind);
             data_from = zeros;
         }
         at = zeros.max(block_end(offset, data.len(), at));
     }
     if data_from < data.len() {
-        each(data_from..data.len(), false);
+        each(data_from..data.len(), Kind::Data);
     }
 }
 
@@ -50,7 +67,7 @@ fn block_end(offset: u64, len: usize, at: usize) -> usize {
 }
 
 /// A slice that begins with a zero and equals itself shifted by one is all zeros (memcmp speed).
-pub(super) fn is_zero(data: &[u8]) -> bool {
+fn is_zero(data: &[u8]) -> bool {
     data.first()
         .is_none_or(|&first| first == 0 && data[1..] == data[..data.len() - 1])
 }
@@ -59,30 +76,37 @@ pub(super) fn is_zero(data: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn parts(offset: u64, data: &[u8]) -> Vec<(Range<usize>, bool)> {
+    fn parts(offset: u64, data: &[u8]) -> Vec<(Range<usize>, Kind)> {
         let mut parts = Vec::new();
-        cut(offset, data, |range, zero| parts.push((range, zero)));
+        cut(offset, data, |range, kind| parts.push((range, kind)));
         parts
     }
 
     #[test]
-    fn parts_are_consecutive_and_zero_parts_are_long_and_zero() {
+    fn parts_are_consecutive_and_zero_parts_are_zero() {
         for offset in [0, 1, 4096, 65535, 100_001] {
             for (from, to) in [
                 (0, 0),
                 (0, 1 << 20),
+                (0, 200_000),
                 (100_000, 900_000),
                 (300_000, 310_000),
                 (500_000, 1 << 20),
+                (900_000, 1 << 20),
             ] {
                 let mut data = vec![9u8; 1 << 20];
                 data[from..to].fill(0);
                 let mut next = 0;
-                for (range, zero) in parts(offset, &data) {
+                for (range, kind) in parts(offset, &data) {
                     assert_eq!(range.start, next);
                     next = range.end;
-                    if zero {
-                        assert!(range.len() >= MIN_RUN && is_zero(&data[range]));
+                    match kind {
+                        Kind::Data => assert!(!is_zero(&data[range])),
+                        Kind::FewZeros => {
+                            assert!(range.len() < MIN_RUN && is_zero(&data[range.clone()]));
+                            assert!(range.start == 0 || range.end == data.len());
+                        }
+                        Kind::Zeros => assert!(range.len() >= MIN_RUN && is_zero(&data[range])),
                     }
                 }
                 assert_eq!(next, data.len());
@@ -91,12 +115,25 @@ mod tests {
     }
 
     #[test]
-    fn a_zero_buffer_is_one_zero_part_and_a_short_one_is_data() {
-        assert_eq!(parts(0, &vec![0; 1 << 20]), [(0..1 << 20, true)]);
-        assert_eq!(parts(0, &vec![0; 1 << 16]), [(0..1 << 16, false)]);
+    fn a_long_run_of_zeros_is_told_from_a_short_one() {
+        use Kind::{Data, FewZeros, Zeros};
+        assert_eq!(parts(0, &vec![0; 1 << 20]), [(0..1 << 20, Zeros)]);
+        assert_eq!(parts(0, &vec![0; 1 << 16]), [(0..1 << 16, FewZeros)]);
         assert_eq!(parts(0, &[]), []);
         let mut mixed = vec![0u8; 1 << 20];
         mixed[..3].fill(1);
-        assert_eq!(parts(0, &mixed), [(0..1 << 16, false), (1 << 16..1 << 20, true)]);
+        assert_eq!(parts(0, &mixed), [(0..1 << 16, Data), (1 << 16..1 << 20, Zeros)]);
+        mixed[..1 << 19].fill(1);
+        mixed[(1 << 20) - (1 << 16) - 1] = 1;
+        let tail = (1 << 20) - (1 << 16);
+        assert_eq!(
+            parts(0, &mixed),
+            [
+                (0..1 << 19, Data),
+                (1 << 19..tail - (1 << 16), Zeros),
+                (tail - (1 << 16)..tail, Data),
+                (tail..1 << 20, FewZeros)
+            ]
+        );
     }
 }

@@ -1,10 +1,13 @@
 //! Reads: pending writes first, known zeros next, then kept chunks, and the server for the rest.
 //!
-//! A random read asks the server for exactly its bytes. A sequential one is served in whole chunks, and
-//! the chunks ahead are fetched meanwhile by prefetch threads (one for each connection), so that a
-//! single reader keeps all connections busy.
+//! A random read asks the server for exactly its bytes. A sequential one is served in whole chunks, and the chunks
+//! ahead are fetched meanwhile, several with one request, by prefetch threads (one for each connection), so that a
+//! single reader keeps all connections busy. A read within one chunk is answered from the chunk's own memory.
+//!
+//! Who reads announces the chunks that are wanted ([`Chunks::begin`]) and hands them over in runs; a run that nobody
+//! takes, or whose request fails or panics, ends all the same, so that no reader waits for ever.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -15,48 +18,72 @@ use super::DiskError;
 use super::chunks::{CHUNK, Chunks, Found};
 use super::streams::Streams;
 use super::writer::WriteBehind;
+use super::zeros::ZeroMap;
 use crate::pool::Pool;
 
-/// Furthest prefetch, bytes; also never more than half of the cache.
-const MAX_WINDOW: u64 = 16 << 20;
+/// Furthest prefetch, bytes: four requests of 8 MiB on their way and two to be read. Never more than 3/4 of the cache.
+const MAX_WINDOW: u64 = 48 << 20;
+
+/// Holes that one look ahead skips at most.
+const HOLES_AHEAD: usize = 32;
+
+/// The bytes of one read.
+#[derive(Debug)]
+#[must_use]
+pub enum ReadBytes<'a> {
+    /// They lie in a kept chunk.
+    Kept(Arc<Vec<u8>>, Range<usize>),
+    /// They were put together.
+    Copied(&'a [u8]),
+}
+
+impl Deref for ReadBytes<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            ReadBytes::Kept(chunk, range) => &chunk[range.clone()],
+            ReadBytes::Copied(bytes) => bytes,
+        }
+    }
+}
 
 /// The reading half of a disk.
 pub(super) struct Reader {
     fetcher: Arc<Fetcher>,
     streams: Mutex<Streams>,
-    ahead: Sender<u64>,
+    ahead: Sender<Announced>,
 }
 
 impl Reader {
-    /// A reader over `size` bytes with a cache of `cache` bytes, and its prefetch threads.
+    /// A reader over `size` bytes with a cache of `cache` bytes, and its prefetch threads, which ask for at most
+    /// `request_size` bytes at once.
     pub(super) fn start(
         size: u64,
         pool: Arc<Pool>,
         writes: Arc<WriteBehind>,
         cache: u64,
+        request_size: u64,
     ) -> std::io::Result<(Reader, Vec<JoinHandle<()>>)> {
-        let (ahead, wanted) = bounded::<u64>(256);
+        let (ahead, wanted) = bounded::<Announced>(256);
         let connections = pool.connections();
         let fetcher = Arc::new(Fetcher {
             size,
             pool,
             writes,
-            chunks: Chunks::new(cache),
+            chunks: Arc::new(Chunks::new(cache, (request_size / CHUNK).max(1))),
         });
         let prefetch = |n| {
-            let (fetcher, wanted): (_, Receiver<u64>) = (fetcher.clone(), wanted.clone());
+            let (fetcher, wanted): (_, Receiver<Announced>) = (fetcher.clone(), wanted.clone());
             let builder = std::thread::Builder::new().name(format!("prefetch-{n}"));
-            builder.spawn(move || {
-                for index in &wanted {
-                    fetcher.fetch(index);
-                }
-            })
+            builder.spawn(move || wanted.iter().for_each(|run| fetcher.fetch(run)))
         };
         let threads = (1..=connections).map(prefetch).collect::<Result<_, _>>()?;
+        let streams = Mutex::default();
         Ok((
             Reader {
                 fetcher,
-                streams: Mutex::default(),
+                streams,
                 ahead,
             },
             threads,
@@ -68,9 +95,53 @@ impl Reader {
         &self.fetcher.chunks
     }
 
-    /// Fills `buf` from `offset`; the caller has made sure that it lies within the disk.
-    pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
-        let range = offset..offset + buf.len() as u64;
+    /// Reads `len` bytes at `offset`; the caller has made sure that they lie within the disk.
+    pub(super) fn read<'a>(
+        &self,
+        offset: u64,
+        len: usize,
+        buf: &'a mut Vec<u8>,
+    ) -> Result<ReadBytes<'a>, DiskError> {
+        let range = offset..offset + len as u64;
+        let ahead = self.note(&range);
+        if ahead && offset / CHUNK == (range.end - 1) / CHUNK {
+            let inner = self.fetcher.writes.lock();
+            let zeros = inner.zeros.as_ref();
+            let plain = !inner.table.touches(&range) && zeros.is_none_or(|zeros| !zeros.touches(&range));
+            drop(inner);
+            if plain && let Some(chunk) = self.chunk(offset / CHUNK) {
+                let within = (offset % CHUNK) as usize;
+                return Ok(ReadBytes::Kept(chunk, within..within + len));
+            }
+        }
+        if buf.len() < len {
+            buf.resize(len, 0);
+        }
+        self.read_into(offset, &mut buf[..len], ahead)?;
+        Ok(ReadBytes::Copied(&buf[..len]))
+    }
+
+    /// Has the chunks ahead fetched when `range` continues a stream; says whether it does.
+    fn note(&self, range: &Range<u64>) -> bool {
+        if range.is_empty() {
+            return false;
+        }
+        let max = MAX_WINDOW.min(self.fetcher.chunks.capacity() as u64 * CHUNK / 4 * 3);
+        let inner = self.fetcher.writes.lock();
+        let zeros = inner.zeros.as_ref();
+        let mut streams = self.streams.lock().unwrap_or_else(|e| e.into_inner());
+        let skip = |at| zeros.map_or(at, |zeros| zeros.next_data(at));
+        let Some(ahead) = streams.note(range, max, skip) else {
+            return false;
+        };
+        drop(streams);
+        let data = data_ahead(zeros, ahead, self.fetcher.size);
+        drop(inner);
+        self.fetch_ahead(data);
+        true
+    }
+
+    fn read_into(&self, offset: u64, buf: &mut [u8], stream: bool) -> Result<(), DiskError> {
         let inner = self.fetcher.writes.lock();
         let mut gaps = inner.table.overlay(offset, buf);
         if let Some(zeros) = &inner.zeros {
@@ -89,21 +160,11 @@ impl Reader {
             gaps = data;
         }
         drop(inner);
-        let ahead = {
-            let max = MAX_WINDOW.min(self.fetcher.chunks.capacity() as u64 * CHUNK / 2);
-            self.streams
-                .lock()
-                .unwrap_or_else(|e| e.into_inner())
-                .note(&range, max)
-        };
-        if let Some(ahead) = &ahead {
-            self.fetch_ahead(ahead.clone());
-        }
         for gap in gaps {
             let part = &mut buf[(gap.start - offset) as usize..(gap.end - offset) as usize];
-            match ahead {
-                Some(_) => self.read_chunks(gap.start, part)?,
-                None => self.read_exact(gap.start, part)?,
+            match stream {
+                true => self.read_chunks(gap.start, part)?,
+                false => self.read_exact(gap.start, part)?,
             }
         }
         Ok(())
@@ -120,7 +181,7 @@ impl Reader {
         }
         self.fetcher
             .pool
-            .read(offset, buf)
+            .read(offset, &mut [buf])
             .map_err(|e| DiskError::Read(e.to_string()))
     }
 
@@ -128,15 +189,9 @@ impl Reader {
         let end = offset + buf.len() as u64;
         let mut at = offset;
         while at < end {
-            let index = at / CHUNK;
-            let until = ((index + 1) * CHUNK).min(end);
+            let until = ((at / CHUNK + 1) * CHUNK).min(end);
             let part = &mut buf[(at - offset) as usize..(until - offset) as usize];
-            let bytes = match self.fetcher.chunks.find(index) {
-                Found::Kept(bytes) => Some(bytes),
-                Found::Coming(fetch) => fetch.wait(),
-                Found::Missing => self.fetcher.fetch(index),
-            };
-            match bytes {
+            match self.chunk(at / CHUNK) {
                 Some(bytes) => {
                     let within = (at % CHUNK) as usize;
                     part.copy_from_slice(&bytes[within..within + part.len()]);
@@ -144,7 +199,7 @@ impl Reader {
                 None => self
                     .fetcher
                     .pool
-                    .read(at, part)
+                    .read(at, &mut [part])
                     .map_err(|e| DiskError::Read(e.to_string()))?,
             }
             at = until;
@@ -152,14 +207,70 @@ impl Reader {
         Ok(())
     }
 
-    /// Puts the chunks of `range` on the prefetch list. Full list: enough is under way.
-    fn fetch_ahead(&self, range: Range<u64>) {
-        let range = range.start.min(self.fetcher.size)..range.end.min(self.fetcher.size);
-        for index in range.start / CHUNK..range.end.div_ceil(CHUNK) {
-            let missing = matches!(self.fetcher.chunks.find(index), Found::Missing);
-            if missing && self.ahead.try_send(index).is_err() {
-                return;
+    /// Chunk `index`, kept or as it comes; `None` when it can't be shared: it is being written, or the fetch failed.
+    fn chunk(&self, index: u64) -> Option<Arc<Vec<u8>>> {
+        match self.fetcher.chunks.find(index) {
+            Found::Kept(bytes) => Some(bytes),
+            Found::Coming(fetch) => fetch.wait(),
+            Found::Missing => {
+                for run in self.fetcher.announce(index..index + 1) {
+                    self.fetcher.fetch(run);
+                }
+                match self.fetcher.chunks.find(index) {
+                    Found::Kept(bytes) => Some(bytes),
+                    Found::Coming(fetch) => fetch.wait(),
+                    Found::Missing => None,
+                }
             }
+        }
+    }
+
+    /// Hands the chunks of `data` over to the prefetch threads, whole runs where the window has room for one. Full
+    /// list: enough is under way.
+    fn fetch_ahead(&self, data: Vec<Range<u64>>) {
+        let last = data.len().saturating_sub(1);
+        for (n, range) in data.into_iter().enumerate() {
+            let (first, end) = (range.start / CHUNK, range.end.div_ceil(CHUNK));
+            let run = self.fetcher.chunks.run();
+            let whole = end / run * run;
+            let cut = n == last && range.end < self.fetcher.size && whole > first;
+            for run in self.fetcher.announce(first..if cut { whole } else { end }) {
+                if self.ahead.try_send(run).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The next bytes of data, as many as `ahead` has, from its start on: holes are skipped.
+fn data_ahead(zeros: Option<&ZeroMap>, ahead: Range<u64>, size: u64) -> Vec<Range<u64>> {
+    let (mut at, mut left, mut data) = (ahead.start, ahead.end - ahead.start, Vec::new());
+    while left > 0 && data.len() < HOLES_AHEAD {
+        let start = zeros.map_or(at, |zeros| zeros.next_data(at));
+        let end = zeros.and_then(|zeros| zeros.next_zero(start)).unwrap_or(size);
+        let end = end.min(size).min(start + left);
+        if start >= end {
+            break;
+        }
+        left -= end - start;
+        data.push(start..end);
+        at = end;
+    }
+    data
+}
+
+/// A run of chunks that somebody has announced to fetch; dropping it ends them, with what has come.
+struct Announced {
+    chunks: Arc<Chunks>,
+    first: u64,
+    bytes: Vec<Option<Vec<u8>>>,
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        for (index, bytes) in (self.first..).zip(self.bytes.drain(..)) {
+            self.chunks.end(index, bytes.map(Arc::new));
         }
     }
 }
@@ -169,48 +280,69 @@ struct Fetcher {
     size: u64,
     pool: Arc<Pool>,
     writes: Arc<WriteBehind>,
-    chunks: Chunks,
+    chunks: Arc<Chunks>,
 }
 
 impl Fetcher {
-    /// Fetches chunk `index` unless somebody does or did; `None` when there is nothing to share: it is
-    /// known to be zero, being written, or the request failed.
-    fn fetch(&self, index: u64) -> Option<Arc<Vec<u8>>> {
-        let range = index * CHUNK..((index + 1) * CHUNK).min(self.size);
-        self.chunks.begin(index)?;
-        // Whoever waits for this chunk is told in any case, also when the request panics.
-        let mut end = EndOnDrop {
-            chunks: &self.chunks,
-            index,
-            bytes: None,
-        };
+    /// Announces those of `indexes` that are not known to be all zeros.
+    fn announce(&self, indexes: Range<u64>) -> Vec<Announced> {
         let inner = self.writes.lock();
-        let hole = inner
-            .zeros
-            .as_ref()
-            .is_some_and(|zeros| zeros.covers(range.clone()));
-        if hole || inner.table.touches(&range) {
+        let hole = |index: u64| {
+            let zeros = inner.zeros.as_ref();
+            zeros.is_some_and(|zeros| zeros.covers(self.bytes(index..index + 1)))
+        };
+        let wanted: Vec<u64> = indexes.filter(|&index| !hole(index)).collect();
+        drop(inner);
+        let mut runs = Vec::new();
+        for consecutive in wanted.chunk_by(|a, b| a + 1 == *b) {
+            runs.extend(
+                self.chunks
+                    .begin(consecutive[0]..consecutive[consecutive.len() - 1] + 1),
+            );
+        }
+        let announced = |run: Range<u64>| Announced {
+            chunks: self.chunks.clone(),
+            first: run.start,
+            bytes: run.map(|_| None).collect(),
+        };
+        runs.into_iter().map(announced).collect()
+    }
+
+    /// Fetches a run with one request. Chunks that a pending write touches stay out of it.
+    fn fetch(&self, mut run: Announced) {
+        let (first, count) = (run.first, run.bytes.len() as u64);
+        let inner = self.writes.lock();
+        let pending: Vec<bool> = (first..first + count)
+            .map(|index| inner.table.touches(&self.bytes(index..index + 1)))
+            .collect();
+        for (index, _) in (first..).zip(&pending).filter(|(_, pending)| **pending) {
             self.chunks.spoil(index);
-            return None;
         }
         drop(inner);
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        match self.pool.read(range.start, &mut bytes) {
-            Ok(()) => end.bytes = Some(Arc::new(bytes)),
-            Err(e) => debug!("fetch of chunk {index} failed: {e}"),
+        let Some(from) = pending.iter().position(|pending| !pending) else {
+            return;
+        };
+        let clean = pending[from..].iter().take_while(|pending| !**pending).count();
+        let first = first + from as u64;
+        let mut buffers: Vec<Vec<u8>> = (first..first + clean as u64)
+            .map(|index| {
+                let range = self.bytes(index..index + 1);
+                self.chunks.buffer((range.end - range.start) as usize)
+            })
+            .collect();
+        let mut parts: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
+        match self.pool.read(first * CHUNK, &mut parts) {
+            Ok(()) => {
+                for (place, buffer) in run.bytes[from..].iter_mut().zip(buffers) {
+                    *place = Some(buffer);
+                }
+            }
+            Err(e) => debug!("fetch of chunk {first} and {clean} in all failed: {e}"),
         }
-        end.bytes.clone()
     }
-}
 
-struct EndOnDrop<'a> {
-    chunks: &'a Chunks,
-    index: u64,
-    bytes: Option<Arc<Vec<u8>>>,
-}
-
-impl Drop for EndOnDrop<'_> {
-    fn drop(&mut self) {
-        self.chunks.end(self.index, self.bytes.take());
+    /// The bytes of the disk that chunks `indexes` hold.
+    fn bytes(&self, indexes: Range<u64>) -> Range<u64> {
+        indexes.start * CHUNK..(indexes.end * CHUNK).min(self.size)
     }
 }

@@ -78,13 +78,18 @@ impl Connection {
 }
 
 impl Remote for Connection {
-    fn read(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), RemoteError> {
+    fn read(&mut self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), RemoteError> {
         self.request(Kind::Read, |server, _| {
-            buf.copy_from_slice(&server.visible[offset as usize..][..buf.len()]);
+            let mut at = offset as usize;
+            for part in parts {
+                part.copy_from_slice(&server.visible[at..][..part.len()]);
+                at += part.len();
+            }
         })
     }
-    fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), RemoteError> {
-        self.change(offset as usize..offset as usize + data.len(), data)
+    fn write(&mut self, offset: u64, parts: &[&[u8]]) -> Result<(), RemoteError> {
+        let data = parts.concat();
+        self.change(offset as usize..offset as usize + data.len(), &data)
     }
     fn zero(&mut self, offset: u64, len: u64) -> Result<(), RemoteError> {
         self.server.lock().unwrap().zeros += 1;
@@ -142,8 +147,7 @@ fn disk(fill: u8, zero_detect: bool) -> (Arc<Mutex<Server>>, Disk) {
 
 fn whole(disk: &Disk) -> Vec<u8> {
     let mut all = Vec::new();
-    disk.read(0, SIZE, &mut all).unwrap();
-    all
+    disk.read(0, SIZE, &mut all).unwrap().to_vec()
 }
 
 #[derive(Debug, Clone)]
@@ -234,10 +238,10 @@ impl Model {
             }
             Step::Read(offset, len) => {
                 let mut seen = Vec::new();
-                disk.read(offset, len, &mut seen).expect("reads are repeated");
+                let seen = disk.read(offset, len, &mut seen).expect("reads are repeated");
                 let end = (offset as usize + len).min(self.len);
                 assert!(
-                    seen == self.image[(offset as usize).min(end)..end],
+                    *seen == self.image[(offset as usize).min(end)..end],
                     "not the last write"
                 );
             }
@@ -364,8 +368,8 @@ fn readers_beside_writers_never_see_an_older_block() {
                 for n in 0..4000u64 {
                     let block = n % 16;
                     let before = latest[block as usize].load(Ordering::SeqCst);
-                    disk.read(block * BLOCK, BLOCK as usize, &mut seen).unwrap();
-                    let round = u64::from_le_bytes(seen[..8].try_into().unwrap());
+                    let read = disk.read(block * BLOCK, BLOCK as usize, &mut seen).unwrap();
+                    let round = u64::from_le_bytes(read[..8].try_into().unwrap());
                     assert!(round >= before, "read {round} after {before} was acknowledged");
                 }
             });

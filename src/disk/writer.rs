@@ -16,9 +16,14 @@ use std::time::Instant;
 use tracing::info;
 
 use super::DiskError;
-use super::pending::{Payload, Pick, Table};
+use super::pending::{Flight, Payload, Pick, Table};
 use super::zeros::ZeroMap;
 use crate::pool::Pool;
+
+/// Writes are merged into cells of this part of a request. A connection that is free takes a full cell at once; the more
+/// cells wait, the more go with one request. So a lone write is on its way early, and a stream makes large requests, which
+/// is what storage with a long way to it wants.
+const CELLS: u64 = 4;
 
 /// What the lock protects: the size of the file, its holes, and what isn't written yet.
 #[derive(Debug)]
@@ -26,7 +31,7 @@ pub(super) struct Inner {
     pub(super) table: Table,
     /// Size of the file as its users see it, bytes; at most the disk's.
     pub(super) len: u64,
-    /// `None` until the extents were asked for.
+    /// `None` until the extents are here.
     pub(super) zeros: Option<ZeroMap>,
     /// While the extents are on their way: what changed meanwhile.
     pub(super) changed_since: Option<Vec<std::ops::Range<u64>>>,
@@ -36,14 +41,12 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    /// True when zeros at `offset` would extend a run of zeros that ends there.
-    pub(super) fn follows_zeros(&self, offset: u64) -> bool {
-        offset > 0
-            && (self.table.zeros_end_at(offset)
-                || self
-                    .zeros
-                    .as_ref()
-                    .is_some_and(|zeros| zeros.covers(offset - 1..offset)))
+    /// True when zeros in `range` would extend a run of zeros that ends there, or are there already.
+    pub(super) fn follows_zeros(&self, range: &std::ops::Range<u64>) -> bool {
+        let known = |range| self.zeros.as_ref().is_some_and(|zeros| zeros.covers(range));
+        known(range.clone())
+            || range.start > 0
+                && (self.table.zeros_end_at(range.start) || known(range.start - 1..range.start))
     }
 }
 
@@ -54,15 +57,17 @@ pub(super) struct WriteBehind {
     work: Condvar,
     moved: Condvar,
     limit: usize,
+    request_size: u64,
+    writers: u64,
     failure: OnceLock<String>,
 }
 
 impl WriteBehind {
     /// Holds at most `limit` bytes (and one write more), in requests of at most `request_size` bytes.
-    pub(super) fn new(len: u64, limit: usize, request_size: u64) -> Self {
+    pub(super) fn new(len: u64, limit: usize, request_size: u64, writers: usize) -> Self {
         WriteBehind {
             inner: Mutex::new(Inner {
-                table: Table::new(request_size),
+                table: Table::new(request_size / CELLS),
                 len,
                 zeros: None,
                 changed_since: None,
@@ -73,6 +78,8 @@ impl WriteBehind {
             work: Condvar::new(),
             moved: Condvar::new(),
             limit,
+            request_size,
+            writers: writers as u64,
             failure: OnceLock::new(),
         }
     }
@@ -89,6 +96,39 @@ impl WriteBehind {
     pub(super) fn check(&self) -> Result<(), DiskError> {
         self.failure()
             .map_or(Ok(()), |why| Err(DiskError::Failed(why.to_owned())))
+    }
+
+    /// The extents are asked for now: what is pending may not be in the answer.
+    pub(super) fn expect_zeros(&self) {
+        let mut inner = self.lock();
+        inner.changed_since = Some(inner.table.ranges().collect());
+    }
+
+    /// The extents are here.
+    pub(super) fn learn_zeros(&self, mut map: ZeroMap) {
+        let mut inner = self.lock();
+        for range in inner.changed_since.take().unwrap_or_default() {
+            map.remove(range);
+        }
+        inner.zeros = Some(map);
+        drop(inner);
+        self.moved.notify_all();
+    }
+
+    /// Waits until the extents are here, or until `deadline`.
+    pub(super) fn await_zeros(&self, deadline: Option<Instant>) {
+        let mut inner = self.lock();
+        while inner.zeros.is_none() {
+            let now = Instant::now();
+            inner = match deadline {
+                None => self.moved.wait(inner).unwrap_or_else(|e| e.into_inner()),
+                Some(at) if at <= now => return,
+                Some(at) => {
+                    let waited = self.moved.wait_timeout(inner, at - now);
+                    waited.unwrap_or_else(|e| e.into_inner()).0
+                }
+            };
+        }
     }
 
     /// Notes the first failure for good and wakes everybody.
@@ -166,17 +206,23 @@ impl WriteBehind {
         (1..=pool.writers()).map(spawn).collect()
     }
 
+    /// The most that one request takes of the backlog: a fair share, so that no connection is left without work.
+    fn share(&self, inner: &Inner) -> u64 {
+        (inner.table.queued_cost() as u64 / self.writers).min(self.request_size)
+    }
+
     fn perform_next(&self, pool: &Pool) -> bool {
         let mut inner = self.lock();
-        let flight = loop {
+        let run = loop {
             if inner.stop {
                 return false;
             }
             let pressed = inner.waiting_for_room > 0;
+            let share = self.share(&inner);
             let wait = match self.failure() {
                 Some(_) => None,
-                None => match inner.table.pick(Instant::now(), pressed) {
-                    Pick::Go(flight) => break flight,
+                None => match inner.table.pick(Instant::now(), pressed, share) {
+                    Pick::Go(run) => break run,
                     Pick::Wait(until) => until,
                 },
             };
@@ -192,13 +238,16 @@ impl WriteBehind {
             };
         };
         drop(inner);
-        let done = catch_unwind(AssertUnwindSafe(|| match &*flight.payload {
-            Payload::Data(bytes) => pool.write(flight.start, bytes),
-            Payload::Zero(len) => pool.zero(flight.start, *len),
+        let start = run[0].start;
+        let done = catch_unwind(AssertUnwindSafe(|| match &*run[0].payload {
+            Payload::Data(_) => pool.write(start, &run.iter().map(Flight::bytes).collect::<Vec<_>>()),
+            Payload::Zero(len) => pool.zero(start, *len),
         }));
         match done {
             Ok(Ok(())) => {
-                self.lock().table.landed(flight);
+                let mut inner = self.lock();
+                run.into_iter().for_each(|flight| inner.table.landed(flight));
+                drop(inner);
                 self.moved.notify_all();
                 // What conflicted with this flight may go now.
                 self.work.notify_all();

@@ -15,6 +15,7 @@ const MAX_RUNS: usize = 1 << 18;
 #[derive(Debug, Default)]
 pub(super) struct ZeroMap {
     runs: BTreeMap<u64, u64>,
+    bytes: u64,
 }
 
 impl ZeroMap {
@@ -29,11 +30,9 @@ impl ZeroMap {
         {
             start = start.min(s);
             end = end.max(e);
-            self.runs.remove(&s);
+            self.forget(s);
         }
-        if self.runs.len() < MAX_RUNS {
-            self.runs.insert(start, end);
-        }
+        self.keep(start, end);
     }
 
     /// `range` may hold data now.
@@ -44,18 +43,38 @@ impl ZeroMap {
         while let Some((&s, &e)) = self.runs.range(..range.end).next_back()
             && e > range.start
         {
-            self.runs.remove(&s);
+            self.forget(s);
             for (s, e) in [(s, range.start), (range.end, e)] {
-                if s < e && self.runs.len() < MAX_RUNS {
-                    self.runs.insert(s, e);
-                }
+                self.keep(s, e);
             }
         }
+    }
+
+    fn keep(&mut self, start: u64, end: u64) {
+        if start < end && self.runs.len() < MAX_RUNS {
+            self.bytes += end - start;
+            self.runs.insert(start, end);
+        }
+    }
+
+    fn forget(&mut self, start: u64) {
+        self.bytes -= self.runs.remove(&start).map_or(0, |end| end - start);
+    }
+
+    /// Number of bytes that are known to be zero.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// True when all of `range` is known to be zero.
     pub(super) fn covers(&self, range: Range<u64>) -> bool {
         range.is_empty() || self.run_at(range.start).is_some_and(|end| end >= range.end)
+    }
+
+    /// True when any byte of `range` is known to be zero.
+    pub(super) fn touches(&self, range: &Range<u64>) -> bool {
+        let last = self.runs.range(..range.end).next_back();
+        last.is_some_and(|(_, &end)| end > range.start)
     }
 
     /// First byte at or after `offset` that may be data.
@@ -98,6 +117,7 @@ mod tests {
                     true => map.insert(range),
                     false => map.remove(range),
                 }
+                prop_assert_eq!(map.bytes(), model.iter().filter(|zero| **zero).count() as u64);
                 for at in 0..64u64 {
                     let rest = &model[at as usize..];
                     let data = rest.iter().position(|z| !z).map_or(64, |n| at + n as u64);
@@ -105,6 +125,7 @@ mod tests {
                     let zero = rest.iter().position(|z| *z).map(|n| at + n as u64);
                     prop_assert_eq!(map.next_zero(at), zero);
                     prop_assert!(map.covers(at..data));
+                    prop_assert_eq!(map.touches(&(at..64)), zero.is_some());
                 }
             }
         }

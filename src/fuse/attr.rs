@@ -99,7 +99,8 @@ impl Inodes {
         }
     }
 
-    pub(super) fn attr(&self, node: Node, size: u64) -> FileAttr {
+    /// `allocated` (bytes) tells `cp` and `du` that there are holes to skip.
+    pub(super) fn attr(&self, node: Node, size: u64, allocated: u64) -> FileAttr {
         let disk = self.disk.lock().unwrap_or_else(|e| e.into_inner());
         let directory = node == Node::Directory;
         // Who may read the file may enter the directory.
@@ -119,7 +120,7 @@ impl Inodes {
                 2
             }),
             size: if directory { 0 } else { size },
-            blocks: if directory { 0 } else { size.div_ceil(512) },
+            blocks: if directory { 0 } else { allocated.div_ceil(512) },
             atime: times[0],
             mtime: times[1],
             ctime: times[2],

@@ -1,10 +1,11 @@
 //! The kernel's side: the only place that knows fuser. Each operation is one short method that asks
 //! the [`Disk`] and answers with its result or an errno from the table.
 //!
-//! Session threads call these methods and block in them; the kernel sends writes of at most 1 MiB. On a
-//! writable mount every open is direct (no page cache: 1.4-1.7 times as fast as the kernel's writeback,
-//! exact ENOSPC and sizes, and no second copy of the truth for readers to see); a read-only mount goes
-//! through the page cache, which nobody can make stale.
+//! Session threads call these methods and block in them; the kernel sends requests of at most 1 MiB. Every open is
+//! direct, past the page cache. For writers that is 1.4-1.7 times as fast as the kernel's writeback, with exact ENOSPC and
+//! sizes, and no second copy of the truth for readers to see. For readers it is 1.5-3 times as fast with a third of the
+//! processor time: a page cache fills fresh memory with bytes that are read once, and its readahead, which only root may
+//! raise, is ours in any case (`disk/reader.rs`). The price: a small read costs a round trip to here, 10 µs or so.
 
 mod attr;
 mod errno;
@@ -61,7 +62,7 @@ impl DiskFs {
     }
 
     fn attr(&self, node: Node) -> fuser::FileAttr {
-        self.inodes.attr(node, self.disk.len())
+        self.inodes.attr(node, self.disk.len(), self.disk.allocated())
     }
 
     /// Runs one operation on the file; a panic in it is EIO, logged, and the mount lives on.
@@ -176,14 +177,11 @@ impl Filesystem for DiskFs {
             return reply.error(Errno::EISDIR);
         }
         let writing = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        match (self.disk.is_read_only(), writing) {
-            (true, true) => reply.error(Errno::EROFS),
-            (true, false) => reply.opened(READING, FopenFlags::FOPEN_KEEP_CACHE),
-            (false, _) => {
-                let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-                reply.opened(if writing { WRITING } else { READING }, direct);
-            }
+        if writing && self.disk.is_read_only() {
+            return reply.error(Errno::EROFS);
         }
+        let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+        reply.opened(if writing { WRITING } else { READING }, direct);
     }
 
     fn read(
@@ -199,7 +197,7 @@ impl Filesystem for DiskFs {
     ) {
         BUFFER.with_borrow_mut(|buffer| {
             match self.on_disk("read", ino, |disk| disk.read(offset, size as usize, buffer)) {
-                Ok(()) => reply.data(buffer),
+                Ok(bytes) => reply.data(&bytes),
                 Err(e) => reply.error(e),
             }
         });

@@ -15,15 +15,10 @@ use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use thiserror::Error;
-use tracing::debug;
 
 use super::DiskFs;
 use super::attr::{Inodes, Shape};
 use crate::disk::Disk;
-
-/// Readahead of the kernel on a read-only mount, KiB: 8 requests of 1 MiB at once. Only root may
-/// raise it over the default of 128 KiB.
-const READ_AHEAD_KIB: &str = "8192";
 
 /// Why a mount or unmount failed.
 #[derive(Debug, Error)]
@@ -124,9 +119,6 @@ pub fn mount(disk: Arc<Disk>, path: &Path, options: MountOptions) -> Result<Moun
         path: path.to_owned(),
         why: explain(&e),
     })?;
-    if read_only {
-        raise_read_ahead(path);
-    }
     Ok(Mounted {
         session: Some(session),
     })
@@ -184,15 +176,6 @@ fn explain(error: &io::Error) -> String {
         }
         io::ErrorKind::PermissionDenied => format!("{text}; it must belong to you and be writable"),
         _ => text.trim_start_matches("fusermount3: ").to_owned(),
-    }
-}
-
-fn raise_read_ahead(path: &Path) {
-    let Ok(meta) = fs::metadata(path) else { return };
-    let (major, minor) = (libc::major(meta.dev()), libc::minor(meta.dev()));
-    let knob = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-    if let Err(e) = fs::write(&knob, READ_AHEAD_KIB) {
-        debug!("readahead of the kernel stays at its default: {knob}: {e}");
     }
 }
 

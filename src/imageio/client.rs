@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::{Response, header};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, SendBody};
 
 use super::TransferUrl;
 use super::answers::{Capabilities, read_extents};
@@ -162,8 +162,9 @@ impl Client {
         }
     }
 
-    fn get(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
-        let last = offset + buf.len() as u64 - 1;
+    fn get(&mut self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), Error> {
+        let len = parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        let last = offset + len - 1;
         let what = || format!("GET of bytes {offset}-{last}");
         let mut response = self
             .agent
@@ -184,17 +185,19 @@ impl Client {
             return Err(self.nonsense(what(), why));
         }
         let length = text_header(&response, header::CONTENT_LENGTH).and_then(|l| l.parse::<u64>().ok());
-        if length != Some(buf.len() as u64) {
+        if length != Some(len) {
             return Err(self.nonsense(what(), format!("Content-Length {length:?}")));
         }
         let mut body = response.body_mut().as_reader();
-        let read = body.read_exact(buf).and_then(|()| body.read(&mut [0]));
+        let mut read = parts.iter_mut().try_for_each(|part| body.read_exact(part));
+        read = read.and_then(|()| body.read(&mut [0]).map(drop));
         read.map_err(|e| self.lost(what(), e))?;
         Ok(())
     }
 
-    fn put(&mut self, offset: u64, data: &[u8]) -> Result<(), Error> {
-        let last = offset + data.len() as u64 - 1;
+    fn put(&mut self, offset: u64, parts: &[&[u8]]) -> Result<(), Error> {
+        let len = parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        let last = offset + len - 1;
         let what = || format!("PUT of bytes {offset}-{last}");
         let address = self
             .url
@@ -204,7 +207,12 @@ impl Client {
             .put(address)
             .header(header::CONTENT_RANGE, format!("bytes {offset}-{last}/*"))
             .header(header::CONTENT_TYPE, "application/octet-stream")
-            .send(data)
+            // Without it ureq would send chunks, which imageio doesn't take.
+            .header(header::CONTENT_LENGTH, len)
+            .send(SendBody::from_reader(&mut Parts {
+                current: &[],
+                rest: parts,
+            }))
             .map_err(|e| self.broken(what(), e))?;
         self.expect_done(what(), response)
     }
@@ -340,6 +348,23 @@ impl Client {
     }
 }
 
+/// The parts of a body, read one after the other.
+struct Parts<'a> {
+    current: &'a [u8],
+    rest: &'a [&'a [u8]],
+}
+
+impl Read for Parts<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty()
+            && let [next, rest @ ..] = self.rest
+        {
+            (self.current, self.rest) = (next, rest);
+        }
+        self.current.read(buf)
+    }
+}
+
 fn text_header(response: &Response<Body>, name: header::HeaderName) -> Option<&str> {
     response.headers().get(name).and_then(|value| value.to_str().ok())
 }
@@ -349,18 +374,18 @@ impl Remote for Client {
         self.epoch
     }
 
-    fn read(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), RemoteError> {
-        if buf.is_empty() {
+    fn read(&mut self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), RemoteError> {
+        if parts.iter().all(|part| part.is_empty()) {
             return Ok(());
         }
-        Ok(self.get(offset, buf)?)
+        Ok(self.get(offset, parts)?)
     }
 
-    fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), RemoteError> {
-        if data.is_empty() {
+    fn write(&mut self, offset: u64, parts: &[&[u8]]) -> Result<(), RemoteError> {
+        if parts.iter().all(|part| part.is_empty()) {
             return Ok(());
         }
-        Ok(self.put(offset, data)?)
+        Ok(self.put(offset, parts)?)
     }
 
     fn zero(&mut self, offset: u64, len: u64) -> Result<(), RemoteError> {
@@ -375,7 +400,7 @@ impl Remote for Client {
         let end = offset + len;
         for start in (offset..end).step_by(ZERO_PIECE) {
             let n = (end - start).min(ZERO_PIECE as u64) as usize;
-            self.put(start, &zeros[..n])?;
+            self.put(start, &[&zeros[..n]])?;
         }
         Ok(())
     }

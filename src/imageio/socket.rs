@@ -1,6 +1,6 @@
 //! The byte stream below HTTP: TCP or a unix socket, with connect, read and write timeouts.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -93,10 +93,24 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.send(|stream| stream.write(buf))
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.send(|stream| stream.write_vectored(bufs))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Socket {
+    fn send(&mut self, mut once: impl FnMut(&mut dyn Write) -> io::Result<usize>) -> io::Result<usize> {
         loop {
             let result = match self {
-                Socket::Tcp(s) => s.write(buf),
-                Socket::Unix(s) => s.write(buf),
+                Socket::Tcp(s) => once(s),
+                Socket::Unix(s) => once(s),
             };
             match result {
                 // Also without a handler: a stop and continue interrupts a send that has a timeout.
@@ -110,10 +124,6 @@ impl Write for Socket {
                 other => return other,
             }
         }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

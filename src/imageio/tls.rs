@@ -21,6 +21,10 @@ use crate::trust::{CaFileError, Trust};
 /// (measured: 1.85 against 1.44 GiB/s).
 const READ_BUFFER: usize = 256 * 1024;
 
+/// Bytes encrypted before they are sent: all that ureq hands over at once, in one system call instead of one for each
+/// record of 16 KiB.
+const WRITE_BUFFER: usize = 160 * 1024;
+
 /// The client configuration for `trust`.
 pub(super) fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, CaFileError> {
     let provider = Arc::new(ring::default_provider());
@@ -77,6 +81,7 @@ impl TlsStream {
                 }
             })?;
         }
+        session.set_buffer_limit(Some(WRITE_BUFFER));
         let mut stream = TlsStream { session, socket };
         stream
             .send_pending()

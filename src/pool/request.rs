@@ -34,11 +34,11 @@ const ATTEMPTS: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 impl Pool {
-    /// Fills `buf` from `offset`.
-    pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), PoolError> {
-        let len = buf.len() as u64;
+    /// Fills `parts`, one after the other, from `offset`.
+    pub fn read(&self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), PoolError> {
+        let len = parts.iter().map(|part| part.len() as u64).sum();
         self.lease(Access::Read)?
-            .repeat(Op::Read, len, |remote| remote.read(offset, buf))
+            .repeat(Op::Read, len, |remote| remote.read(offset, parts))
     }
 
     /// Reports the extents of the whole disk. After a failed attempt they come again from offset 0.
@@ -47,9 +47,10 @@ impl Pool {
             .repeat(Op::Extents, 0, |remote| remote.extents(found))
     }
 
-    /// Writes `data` at `offset`.
-    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), PoolError> {
-        self.change(Op::Write, data.len() as u64, |remote| remote.write(offset, data))
+    /// Writes `parts`, one after the other, at `offset`.
+    pub fn write(&self, offset: u64, parts: &[&[u8]]) -> Result<(), PoolError> {
+        let len = parts.iter().map(|part| part.len() as u64).sum();
+        self.change(Op::Write, len, |remote| remote.write(offset, parts))
     }
 
     /// Makes some activity on the ticket where there was none for `quiet`; like a keep-alive, it takes no connection

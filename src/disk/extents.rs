@@ -1,0 +1,105 @@
+//! Learns once, when the disk is opened, what the server knows to be zero.
+//!
+//! One thread asks, beside the first reads and writes. Whatever is pending when it starts, or changes before the answer
+//! is here, counts as data: the answer may be older than the change. Who needs the map ([`known`]) waits for it; zeros
+//! that are written in the first moment wait a little ([`known_soon`]), since on a new disk they then need no request.
+//! The thread always leaves a map behind, if only an empty one.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::writer::WriteBehind;
+use super::zeros::ZeroMap;
+use crate::pool::Pool;
+
+/// The largest unit that a backend rounds a disk's size up to, bytes: a qcow2 cluster.
+const ROUNDING: u64 = 2 << 20;
+
+/// Zeros that are written sooner than this after the disk was opened wait for the map until then.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The extents of a disk, on their way or here.
+#[derive(Debug)]
+pub(super) struct Extents {
+    writes: Arc<WriteBehind>,
+    asked: Instant,
+}
+
+impl Extents {
+    /// Asks for the extents of a disk of `size` bytes, where the server can tell (`supported`).
+    pub(super) fn ask(
+        pool: &Arc<Pool>,
+        writes: &Arc<WriteBehind>,
+        size: u64,
+        supported: bool,
+    ) -> std::io::Result<(Extents, Option<JoinHandle<()>>)> {
+        let extents = Extents {
+            writes: writes.clone(),
+            asked: Instant::now(),
+        };
+        if !supported {
+            writes.learn_zeros(ZeroMap::default());
+            return Ok((extents, None));
+        }
+        writes.expect_zeros();
+        let (pool, writes) = (pool.clone(), writes.clone());
+        let builder = std::thread::Builder::new().name("extents".into());
+        let thread = builder.spawn(move || {
+            let mut learning = Learning {
+                writes,
+                map: ZeroMap::default(),
+            };
+            learning.map = load(&pool, size);
+        })?;
+        Ok((extents, Some(thread)))
+    }
+
+    /// Waits until the map is here; at most as long as the request for it may take.
+    pub(super) fn known(&self) {
+        self.writes.await_zeros(None);
+    }
+
+    /// Waits until the map is here, or [`PATIENCE`] is over.
+    pub(super) fn known_soon(&self) {
+        self.writes.await_zeros(Some(self.asked + PATIENCE));
+    }
+}
+
+/// Whoever waits for the map gets one also when its thread panics.
+struct Learning {
+    writes: Arc<WriteBehind>,
+    map: ZeroMap,
+}
+
+impl Drop for Learning {
+    fn drop(&mut self) {
+        self.writes.learn_zeros(std::mem::take(&mut self.map));
+    }
+}
+
+fn load(pool: &Pool, size: u64) -> ZeroMap {
+    let (mut map, mut reach) = (ZeroMap::default(), 0);
+    let asked = pool.extents(&mut |extent| {
+        if extent.start == 0 {
+            map = ZeroMap::default();
+        }
+        reach = extent.start + extent.length;
+        if extent.zero {
+            map.insert(extent.start..reach);
+        }
+    });
+    // The backend may round the size up to its block; more than that isn't this disk.
+    if reach > size.next_multiple_of(ROUNDING) {
+        warn!("the extents reach to {reach}, beyond the disk: all counts as data");
+        return ZeroMap::default();
+    }
+    if let Err(e) = asked {
+        warn!("holes are not known, all counts as data: {e}");
+        return ZeroMap::default();
+    }
+    map.remove(size..u64::MAX);
+    map
+}
