@@ -1,15 +1,13 @@
-//! Several connections are faster than one.
+//! Several connections are at work at once.
 //!
-//! The storage takes 5 ms for each request (nbdkit's delay filter behind imageio), as storage far away does: then one
-//! connection waits most of its time, and four wait side by side. A test binary of its own, so that nothing else runs
-//! while it measures; one connection and four take turns, and the least disturbed round of each counts. The bytes travel over the
-//! daemon's unix socket: TLS on both sides of two cores would be the limit, and not the storage.
+//! The storage takes 5 ms for each request (nbdkit's delay filter behind imageio), as storage far away does. How much
+//! faster four connections are than one is the benchmark's to tell (`scripts/bench`); what has to hold on any machine is
+//! that a single program's stream keeps all four of them at work most of the time.
 
 #[path = "support/mod.rs"]
 mod support;
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use support::content::{MIB, random_image};
 use support::daemon::{Daemon, LocalSocket, Scheme};
@@ -18,70 +16,75 @@ use support::image::{Backend, Content};
 use support::mount::{MountKind, Mounting};
 use support::run::{scratch, sh};
 
-const SIZE: u64 = 192 * MIB;
-const ROUNDS: usize = 4;
-const LEAST_RATIO: f64 = 2.5;
+const SIZE: u64 = 256 * MIB;
+const CONNECTIONS: usize = 4;
 
-const TOOLS: [(&str, &str); 3] = [
-    ("dd bs=1M", r#"dd if="$1" of="$2" bs=1M status=none"#),
-    ("cp", r#"cp "$1" "$2""#),
+/// Requests under way on average, over the whole time from the tool's start to its end.
+const LEAST_AT_ONCE: f64 = 2.0;
+
+const TOOLS: [(&str, &str, &str); 6] = [
+    ("dd", "write", r#"dd if="$1" of="$2" bs=1M status=none"#),
+    ("cp", "write", r#"cp "$1" "$2""#),
     (
-        "qemu-img convert -n",
+        "qemu-img",
+        "write",
         r#"qemu-img convert -n -f raw -O raw "$1" "$2""#,
     ),
+    ("dd", "read", r#"dd if="$2" of=/dev/null bs=1M status=none"#),
+    ("cat", "read", r#"cat "$2" > /dev/null"#),
+    ("nbdcopy", "read", r#"nbdcopy "$2" null:"#),
 ];
 
 #[test]
-fn four_connections_are_much_faster_than_one_where_the_storage_is_slow() {
+fn one_program_keeps_all_connections_at_work() {
     let daemon = Daemon::start(Scheme::Https, LocalSocket::Path);
     let dir = scratch();
     let source = dir.path().join("source.raw");
     random_image(&source, SIZE, 1);
-    let mut slow = Vec::new();
-    for (tool, script) in TOOLS {
-        let (mut one, mut four) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            one.push(copy(&daemon, &source, script, "1"));
-            four.push(copy(&daemon, &source, script, "4"));
+    let mut idle = Vec::new();
+    for (tool, op, script) in TOOLS {
+        let disk = Disk::create(&daemon, Backend::Delayed, SIZE, Content::Fresh);
+        let mount = Mounting::new(disk.url())
+            .args(disk.args())
+            .args(["--connections", &CONNECTIONS.to_string()])
+            .args(["--stats"])
+            .kind(MountKind::Directory)
+            .log_level("warn")
+            .start();
+        if op == "read" {
+            sh(TOOLS[0].2, [&source, &mount.file()], 120).ok();
         }
-        let (one, four) = (least(&one), least(&four));
-        let ratio = one.as_secs_f64() / four.as_secs_f64();
-        let line = format!(
-            "{tool}: 1 connection {}, 4 connections {}, {ratio:.2} times",
-            rate(one),
-            rate(four)
+        let started = Instant::now();
+        sh(script, [&source, &mount.file()], 120).ok();
+        let wall = started.elapsed().as_secs_f64();
+        let stats = mount.umount().ok().stderr;
+        let busy = seconds_in(op, &stats);
+        assert_eq!(
+            busy.len(),
+            CONNECTIONS,
+            "{tool}: each of them did its part:\n{stats}"
         );
-        println!("{line}");
-        if ratio < LEAST_RATIO {
-            slow.push(line);
+        let at_once = busy.iter().sum::<f64>() / wall;
+        println!("{tool}, {op}: {at_once:.1} requests at once");
+        if at_once < LEAST_AT_ONCE {
+            idle.push(format!("{tool}: {at_once:.1} {op} requests at once\n{stats}"));
         }
     }
-    assert!(slow.is_empty(), "below {LEAST_RATIO} times:\n{}", slow.join("\n"));
+    assert!(idle.is_empty(), "below {LEAST_AT_ONCE}:\n{}", idle.join("\n"));
 }
 
-/// From the tool's start to the end of `umount`, when every byte is on the storage.
-fn copy(daemon: &Daemon, source: &Path, script: &str, connections: &str) -> Duration {
-    let disk = Disk::create(daemon, Backend::Delayed, SIZE, Content::Fresh);
-    let mount = Mounting::new(disk.url())
-        .args(disk.args())
-        .args(["--connections", connections])
-        .kind(MountKind::Directory)
-        .log_level("warn")
-        .start();
-    let started = Instant::now();
-    sh(script, [source, &mount.file()], 120).ok();
-    mount.umount().ok();
-    started.elapsed()
-}
-
-fn least(times: &[Duration]) -> Duration {
-    *times.iter().min().expect("there are rounds")
-}
-
-fn rate(time: Duration) -> String {
-    format!(
-        "{:.2} s ({:.0} MiB/s)",
-        time.as_secs_f64(),
-        (SIZE / MIB) as f64 / time.as_secs_f64()
-    )
+/// The seconds that each connection spent in requests of `op`, from the lines of `--stats`.
+fn seconds_in(op: &str, stats: &str) -> Vec<f64> {
+    let after = format!("[{op} ");
+    stats
+        .lines()
+        .filter_map(|line| {
+            line.split_once(&after)?
+                .1
+                .split_once("ops, ")?
+                .1
+                .split_once(" s,")
+        })
+        .map(|(seconds, _)| seconds.parse().expect("seconds"))
+        .collect()
 }
