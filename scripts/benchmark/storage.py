@@ -51,8 +51,9 @@ class Source:
                 # Another shift and another head for each run: no two are alike.
                 shift = noise.randrange(4096)
                 image.seek(n * step)
-                image.write(noise.randbytes(4096) + block[shift + 4096 : shift + length])
-                self.ranges.append((n * step, length))
+                image.write((noise.randbytes(4096) + block[shift + 4096 : shift + length])[:length])
+                if length:
+                    self.ranges.append((n * step, length))
 
     def write_ranges(self, path):
         Path(path).write_text("".join(f"{start} {length}\n" for start, length in self.ranges))

@@ -179,7 +179,7 @@ def connections(bench):
     source, rows = bench.source(bench.scale.disk // 4, bench.scale.data // 4), []
     backends = ["slow-20", "slow-5"] if bench.scale.many else ["slow-5"]
     counts = [1, 2, 4, 8] if bench.scale.many else [1, 4]
-    tools = ["qemu-img", "dd"] if bench.scale.many else ["dd"]
+    tools = ["qemu-img"] if bench.scale.many else ["dd"]
     for backend in backends:
         with bench.filled("unix", backend, source) as run:
             contenders = [With(n, c) for c in [OvirtClient(), *map(RhvMount, tools)] for n in counts]
@@ -207,7 +207,7 @@ class With:
 
 
 def sparse(bench):
-    """Mostly empty disks: 1 TiB against 4 GiB with the same data, and nothing but zeros"""
+    """Mostly empty disks: 1 TiB against a small one with the same data, and nothing but zeros"""
     scale, rows = bench.scale, []
     data = min(GIB, scale.data)
     small, large = scale.disk, (1 << 40 if scale.many else 16 * scale.disk)
@@ -238,7 +238,8 @@ class OnDisk:
     def __init__(self, contender, source):
         self.contender, self.source = contender, source
         size = source.size
-        shown = f"{size >> 40} TiB" if size >= 1 << 40 else f"{size >> 20} MiB"
+        units = [(40, "TiB"), (30, "GiB"), (20, "MiB")]
+        shown = next(f"{size >> bits} {unit}" for bits, unit in units if size >= 1 << bits)
         self.name = f"{contender.name}, {shown}"
 
 
