@@ -124,6 +124,12 @@ impl Chunks {
         }
     }
 
+    /// A sequential reader has got to the end of chunk `index`: it makes room before those that are still to be read,
+    /// although they came earlier.
+    pub(super) fn consumed(&self, index: u64) {
+        self.lock().kept.demote(&index);
+    }
+
     /// Announces a fetch of each of `indexes` that is neither kept nor announced already; gives them in runs for one
     /// request each. Every one of them has to [end](Chunks::end).
     pub(super) fn begin(&self, indexes: Range<u64>) -> Vec<Range<u64>> {
@@ -238,6 +244,20 @@ mod tests {
             "who came before it may have the bytes"
         );
         assert!(matches!(chunks.find(1), Found::Missing), "and they are not kept");
+    }
+
+    #[test]
+    fn what_was_read_to_its_end_makes_room_before_what_was_not_read_yet() {
+        let chunks = Chunks::new(3 * CHUNK, 4);
+        chunks.begin(0..4);
+        (0..3).for_each(|index| chunks.end(index, Some(Arc::default())));
+        assert!(matches!(chunks.find(0), Found::Kept(_)));
+        chunks.consumed(0);
+        chunks.end(3, Some(Arc::default()));
+        let kept: Vec<u64> = (0..4)
+            .filter(|&index| matches!(chunks.find(index), Found::Kept(_)))
+            .collect();
+        assert_eq!(kept, [1, 2, 3]);
     }
 
     #[test]

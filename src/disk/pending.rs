@@ -33,8 +33,9 @@ const OVERHEAD: usize = 256;
 /// A write of at least this many bytes is likely part of a stream and gets a whole cell's buffer.
 const STREAM_WRITE: usize = 128 << 10;
 
-/// Memory kept in buffers for the next writes, bytes.
-const SPARE: usize = 16 << 20;
+/// Memory kept in buffers for the next writes, bytes. As much as the table of a fast stream holds: what is freed and
+/// asked for again by many threads costs fresh pages, and more of them each time.
+const SPARE: usize = 64 << 20;
 
 /// What to do with a range.
 #[derive(Debug)]

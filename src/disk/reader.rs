@@ -21,7 +21,8 @@ use super::writer::WriteBehind;
 use super::zeros::ZeroMap;
 use crate::pool::Pool;
 
-/// Furthest prefetch, bytes: four requests of 8 MiB on their way and two to be read. Never more than 3/4 of the cache.
+/// Furthest prefetch, bytes: four requests of 8 MiB on their way and two to be read. Never more than the chunks that are
+/// kept.
 const MAX_WINDOW: u64 = 48 << 20;
 
 /// Holes that one look ahead skips at most.
@@ -71,7 +72,8 @@ impl Reader {
             size,
             pool,
             writes,
-            chunks: Arc::new(Chunks::new(cache, (request_size / CHUNK).max(1))),
+            // The rest is for the requests under way.
+            chunks: Arc::new(Chunks::new(cache / 4 * 3, (request_size / CHUNK).max(1))),
         });
         let prefetch = |n| {
             let (fetcher, wanted): (_, Receiver<Announced>) = (fetcher.clone(), wanted.clone());
@@ -110,6 +112,7 @@ impl Reader {
             let plain = !inner.table.touches(&range) && zeros.is_none_or(|zeros| !zeros.touches(&range));
             drop(inner);
             if plain && let Some(chunk) = self.chunk(offset / CHUNK) {
+                self.consumed_to(range.end);
                 let within = (offset % CHUNK) as usize;
                 return Ok(ReadBytes::Kept(chunk, within..within + len));
             }
@@ -126,7 +129,7 @@ impl Reader {
         if range.is_empty() {
             return false;
         }
-        let max = MAX_WINDOW.min(self.fetcher.chunks.capacity() as u64 * CHUNK / 4 * 3);
+        let max = MAX_WINDOW.min(self.fetcher.chunks.capacity() as u64 * CHUNK);
         let inner = self.fetcher.writes.lock();
         let zeros = inner.zeros.as_ref();
         let mut streams = self.streams.lock().unwrap_or_else(|e| e.into_inner());
@@ -195,6 +198,7 @@ impl Reader {
                 Some(bytes) => {
                     let within = (at % CHUNK) as usize;
                     part.copy_from_slice(&bytes[within..within + part.len()]);
+                    self.consumed_to(until);
                 }
                 None => self
                     .fetcher
@@ -205,6 +209,13 @@ impl Reader {
             at = until;
         }
         Ok(())
+    }
+
+    /// A sequential reader has got to `end`.
+    fn consumed_to(&self, end: u64) {
+        if end.is_multiple_of(CHUNK) {
+            self.fetcher.chunks.consumed(end / CHUNK - 1);
+        }
     }
 
     /// Chunk `index`, kept or as it comes; `None` when it can't be shared: it is being written, or the fetch failed.

@@ -3,7 +3,7 @@
 //!
 //! Session threads call these methods and block in them; the kernel sends requests of at most 1 MiB. Every open is
 //! direct, past the page cache. For writers that is 1.4-1.7 times as fast as the kernel's writeback, with exact ENOSPC and
-//! sizes, and no second copy of the truth for readers to see. For readers it is 1.5-3 times as fast with a third of the
+//! sizes, and no second copy of the truth for readers to see. For readers it is 1.6-2 times as fast with two thirds of the
 //! processor time: a page cache fills fresh memory with bytes that are read once, and its readahead, which only root may
 //! raise, is ours in any case (`disk/reader.rs`). The price: a small read costs a round trip to here, 10 µs or so.
 

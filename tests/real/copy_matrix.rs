@@ -104,10 +104,7 @@ fn column(transport: Transport, backend: Backend) {
         turn += 1;
     }
     if transport == Transport::Unix {
-        assert!(
-            daemon.has_written_locally(),
-            "the unix socket was not used"
-        );
+        assert!(daemon.has_written_locally(), "the unix socket was not used");
     }
     let failed = failures.len();
     assert!(

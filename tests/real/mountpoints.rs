@@ -52,10 +52,7 @@ fn each_kind_of_mountpoint(local: LocalSocket, start: impl Fn(&Disk) -> Mounting
             .unwrap_or_else(|reason| panic!("{kind:?}: {reason}"));
     }
     if local != LocalSocket::None {
-        assert!(
-            daemon.has_written_locally(),
-            "the unix socket was not used"
-        );
+        assert!(daemon.has_written_locally(), "the unix socket was not used");
     }
 }
 
