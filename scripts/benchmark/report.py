@@ -11,10 +11,12 @@ import tables
 MIB, GIB = 1 << 20, 1 << 30
 HEAD = """# Benchmark
 
-What `scripts/bench` saw{where}. Every row moved real bytes to or from a real ovirt-imageio daemon on
+What `scripts/bench` saw{where}.
+Every row moved real bytes to or from a real ovirt-imageio daemon on
 the same machine, and the bytes were compared on the other side after each run; rows of one setting took turns.
 
-- The image: {disk} MiB, of which {data} MiB are random data and the rest holes; {rounds} rounds; 4 connections unless
+- The image: {disk} MiB, of which {data} MiB are random data and the rest holes; {rounds} rounds (2 in the tables
+  of connections and of small requests); 4 connections unless
   said otherwise. Rates are MiB of *data* a second, the median of the rounds, with the slowest and the fastest.
 - The clock: rhv-mount from its start to the end of its unmount, tool and final flush included; ovirt_imageio's
   client (what `ovirt-img` runs) without the start of Python.

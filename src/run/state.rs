@@ -8,6 +8,8 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::unistd::{User, geteuid};
 use serde::{Deserialize, Serialize};
@@ -74,14 +76,23 @@ fn kernel_says(what: &str) -> String {
     text.trim().to_owned()
 }
 
-/// When a process began, clock ticks since boot: the 22nd field of its stat, the 20th after the name. One that has
-/// ended and that nobody has waited for yet is gone.
+/// How long a process that was killed may take to let go of its files.
+const DYING: Duration = Duration::from_secs(5);
+
+/// When a process began, clock ticks since boot. One that has ended and that nobody has waited for yet is gone; one that
+/// is about to end (it has no memory any more) is waited for.
 pub(super) fn start_of(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields = stat.rsplit_once(") ")?.1;
-    match fields.starts_with(['Z', 'X']) {
-        true => None,
-        false => fields.split(' ').nth(19)?.parse().ok(),
+    let until = Instant::now() + DYING;
+    loop {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The 3rd, 22nd and 23rd field: state, start, bytes of memory. The name before them may hold anything.
+        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        let (state, start, memory) = (fields.first()?, fields.get(19)?, fields.get(20)?);
+        match (*state, *memory) {
+            ("Z" | "X", _) => return None,
+            (_, "0") if Instant::now() < until => sleep(Duration::from_millis(10)),
+            _ => return start.parse().ok(),
+        }
     }
 }
 
