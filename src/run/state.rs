@@ -226,4 +226,16 @@ mod tests {
         assert!(now.is_some());
         assert_eq!(start_of(u32::MAX), None);
     }
+
+    #[test]
+    fn a_killed_process_is_gone_before_anybody_has_waited_for_it() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(start_of(child.id()).is_some());
+        child.kill().unwrap();
+        let until = Instant::now() + DYING;
+        while start_of(child.id()).is_some() {
+            assert!(Instant::now() < until, "still there");
+        }
+        child.wait().unwrap();
+    }
 }
