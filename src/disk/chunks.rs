@@ -70,7 +70,7 @@ struct State {
 
 impl State {
     fn recycle(&mut self, chunk: Arc<Vec<u8>>) {
-        if self.spare.len() < SPARE
+        if self.spare.len() < SPARE.min(self.kept.cap().get() / 3)
             && let Some(buffer) = Arc::into_inner(chunk)
         {
             self.spare.push(buffer);

@@ -8,6 +8,7 @@
 //! takes, or whose request fails or panics, ends all the same, so that no reader waits for ever.
 
 use std::ops::{Deref, Range};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -78,7 +79,12 @@ impl Reader {
         let prefetch = |n| {
             let (fetcher, wanted): (_, Receiver<Announced>) = (fetcher.clone(), wanted.clone());
             let builder = std::thread::Builder::new().name(format!("prefetch-{n}"));
-            builder.spawn(move || wanted.iter().for_each(|run| fetcher.fetch(run)))
+            builder.spawn(move || {
+                for run in &wanted {
+                    // A panic costs this run; the thread has to be there for those that are announced.
+                    let _ = catch_unwind(AssertUnwindSafe(|| fetcher.fetch(run)));
+                }
+            })
         };
         let threads = (1..=connections).map(prefetch).collect::<Result<_, _>>()?;
         let streams = Mutex::default();

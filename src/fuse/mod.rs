@@ -62,7 +62,11 @@ impl DiskFs {
     }
 
     fn attr(&self, node: Node) -> fuser::FileAttr {
-        self.inodes.attr(node, self.disk.len(), self.disk.allocated())
+        let allocated = match node {
+            Node::Disk => self.disk.allocated(),
+            Node::Directory => 0,
+        };
+        self.inodes.attr(node, self.disk.len(), allocated)
     }
 
     /// Runs one operation on the file; a panic in it is EIO, logged, and the mount lives on.
