@@ -151,6 +151,18 @@ pub struct MountArgs {
     #[arg(long, value_name = "SIZE", default_value = "64M", help_heading = "Connection",
           value_parser = parse_size)]
     pub cache_size: u64,
+    /// Memory for what the server has answered and not flushed: it is written again when a connection is lost
+    #[arg(long, value_name = "SIZE", default_value = "256M", help_heading = "Connection",
+          value_parser = parse_size)]
+    pub journal_size: u64,
+    /// How long to try again when connections are lost or the server is away; 0 gives up at once
+    #[arg(long, value_name = "SECONDS", default_value = "300", help_heading = "Connection",
+          value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub retry_time: u32,
+    /// Longest silence of the server in a request; then its connection counts as lost
+    #[arg(long, value_name = "SECONDS", default_value = "60", help_heading = "Connection",
+          value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub timeout: u32,
     /// Send zeros in writes as they are, instead of zeroing the range
     #[arg(long, help_heading = "Connection")]
     pub no_zero_detect: bool,
@@ -388,6 +400,9 @@ fn mount_option(option: &str) -> Result<Option<OsString>, Failure> {
         "file-name",
         "connections",
         "cache-size",
+        "journal-size",
+        "retry-time",
+        "timeout",
         "cafile",
         "imageio-cafile",
         "engine-url",

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +71,12 @@ pub struct Settings {
     pub unix_socket: bool,
     /// Read cache, bytes.
     pub cache_size: u64,
+    /// What may be answered and not flushed, bytes.
+    pub journal_size: u64,
+    /// How long to try again when the server is away.
+    pub retry_time: Duration,
+    /// Longest silence of the server in a request.
+    pub timeout: Duration,
     /// Send long zeros as zero requests.
     pub zero_detect: bool,
     /// Other users may use the mount.
@@ -127,6 +134,9 @@ impl Settings {
             connections: args.connections,
             unix_socket: !args.no_unix_socket,
             cache_size: args.cache_size,
+            journal_size: args.journal_size,
+            retry_time: Duration::from_secs(args.retry_time.into()),
+            timeout: Duration::from_secs(args.timeout.into()),
             zero_detect: !args.no_zero_detect,
             allow_other: args.allow_other,
             uid: args.uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),

@@ -1,6 +1,7 @@
 //! Learns once, when the disk is opened, what the server knows to be zero.
 //!
-//! One thread asks, beside the first reads and writes. Whatever is pending when it starts, or changes before the answer
+//! One thread asks, beside the first reads and writes, and where the server allows it on a connection of its own: an fsync
+//! would wait for one of the pool's. Whatever is pending when it starts, or changes before the answer
 //! is here, counts as data: the answer may be older than the change. Who needs the map ([`known`]) waits for it; zeros
 //! that are written in the first moment wait a little ([`known_soon`]), since on a new disk they then need no request.
 //! The thread always leaves a map behind, if only an empty one.
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use super::DiskOptions;
 use super::writer::WriteBehind;
 use super::zeros::ZeroMap;
 use crate::pool::Pool;
@@ -29,35 +31,35 @@ pub(super) struct Extents {
 }
 
 impl Extents {
-    /// Asks for the extents of a disk of `size` bytes, where the server can tell (`supported`).
+    /// Asks for the extents of a disk of `size` bytes, where the server can tell.
     pub(super) fn ask(
         pool: &Arc<Pool>,
         writes: &Arc<WriteBehind>,
         size: u64,
-        supported: bool,
+        options: &DiskOptions,
     ) -> std::io::Result<(Extents, Option<JoinHandle<()>>)> {
         let extents = Extents {
             writes: writes.clone(),
             asked: Instant::now(),
         };
-        if !supported {
+        if !options.extents {
             writes.learn_zeros(ZeroMap::default());
             return Ok((extents, None));
         }
         writes.expect_zeros();
-        let (pool, writes) = (pool.clone(), writes.clone());
+        let (pool, writes, own_connection) = (pool.clone(), writes.clone(), options.spare_connection);
         let builder = std::thread::Builder::new().name("extents".into());
         let thread = builder.spawn(move || {
             let mut learning = Learning {
                 writes,
                 map: ZeroMap::default(),
             };
-            learning.map = load(&pool, size);
+            learning.map = load(&pool, size, own_connection);
         })?;
         Ok((extents, Some(thread)))
     }
 
-    /// Waits until the map is here; at most as long as the request for it may take.
+    /// Waits until the map is here; at most as long as the request for it may take, or until the disk closes.
     pub(super) fn known(&self) {
         self.writes.await_zeros(None);
     }
@@ -80,9 +82,9 @@ impl Drop for Learning {
     }
 }
 
-fn load(pool: &Pool, size: u64) -> ZeroMap {
+fn load(pool: &Pool, size: u64, own_connection: bool) -> ZeroMap {
     let (mut map, mut reach) = (ZeroMap::default(), 0);
-    let asked = pool.extents(&mut |extent| {
+    let asked = pool.extents(own_connection, &mut |extent| {
         if extent.start == 0 {
             map = ZeroMap::default();
         }

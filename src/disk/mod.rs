@@ -8,10 +8,13 @@
 //! - *The bytes behind the file's end are zeros.* The file may be shorter than the disk after a
 //!   truncate; truncating zeroes what it cuts off, so growing the file again is free.
 //! - *A failure is for good*: after a write, zero or flush failed, every later one says so.
+//! - *A lost connection is no failure*: what it carried is in the journal until it is durable, and is written again.
 //!
 //! ```text
-//! pending  the write-behind table: order, merging, overlay      writer  its lock, threads, waiters
-//! flush    shared fsync rounds                                  pieces  zero detection
+//! pending  the write-behind table: order, merging               writer  its lock, threads, waiters
+//! journal  answered and not flushed: what is written again      strays  requests that may be performed late
+//! overlay  what is in memory over what is read                  pieces  zero detection
+//! flush    shared fsync rounds
 //! reader   where a read finds its bytes, prefetch               chunks, streams
 //! zeros    what is known to be zero              extents  how that is learnt
 //! ```
@@ -20,9 +23,12 @@ mod chunks;
 mod error;
 mod extents;
 mod flush;
+mod journal;
+mod overlay;
 mod pending;
 mod pieces;
 mod reader;
+mod strays;
 mod streams;
 mod writer;
 mod zeros;
@@ -50,19 +56,26 @@ pub struct DiskOptions {
     pub read_only: bool,
     /// Bytes of the read cache.
     pub cache_size: u64,
+    /// Bytes that may be answered and not flushed; with 0, a lost connection is a loss of what it carried.
+    pub journal_size: u64,
     /// Writes are merged, and chunks fetched ahead, with requests of at most this many bytes.
     pub request_size: u64,
     /// Send long runs of zeros as zero requests.
     pub zero_detect: bool,
     /// The server can list extents.
     pub extents: bool,
+    /// The server allows a connection more than the pool has.
+    pub spare_connection: bool,
 }
 
 /// Acknowledged bytes held at most: for each writing connection a request on its way and one that grows, and
-/// never so few that a burst of a few writes waits.
+/// never so few that a burst of a few writes waits, nor more than [`MOST_BEHIND`].
 fn write_behind_limit(writers: usize, request_size: u64) -> usize {
-    (2 * writers * request_size as usize).max(32 << 20)
+    (2 * writers * request_size as usize).clamp(32 << 20, MOST_BEHIND)
 }
+
+/// Of the write-behind, bytes, whatever the number of connections.
+const MOST_BEHIND: usize = 128 << 20;
 
 /// One remote disk, open.
 pub struct Disk {
@@ -86,9 +99,13 @@ impl Disk {
         let writes = Arc::new(WriteBehind::new(
             size,
             write_behind_limit(pool.writers(), options.request_size),
+            options.journal_size,
             options.request_size,
             pool.writers(),
         ));
+        if options.journal_size > 0 {
+            pool.keep_journal(writes.clone());
+        }
         let (reader, mut threads) = Reader::start(
             size,
             pool.clone(),
@@ -100,7 +117,7 @@ impl Disk {
             threads.extend(writes.start(&pool)?);
         }
         let rounds = SharedRounds::default();
-        let (extents, asking) = Extents::ask(&pool, &writes, size, options.extents)?;
+        let (extents, asking) = Extents::ask(&pool, &writes, size, &options)?;
         threads.extend(asking);
         let (flushed, threads) = (AtomicU64::new(0), Mutex::new(threads));
         Ok(Disk {
@@ -287,11 +304,17 @@ impl Disk {
         }
         let round = || {
             let mark = self.writes.last_seq();
-            self.writes.drain()?;
-            if let Err(e) = self.pool.flush_all() {
-                self.writes.fail(e.to_string());
+            loop {
+                self.writes.drain()?;
+                if let Err(e) = self.pool.flush_all() {
+                    self.writes.fail(e.to_string());
+                }
+                self.verdict()?;
+                // Not so when a connection was lost meanwhile: what it carried is to be written and flushed again.
+                if self.writes.is_durable(mark) {
+                    break;
+                }
             }
-            self.verdict()?;
             self.flushed.fetch_max(mark, Ordering::Release);
             Ok(())
         };
@@ -375,7 +398,7 @@ impl Disk {
     /// Tells everybody who remembers something about `range`; it is in the table already.
     fn changed(&self, inner: &mut Inner, range: Range<u64>, zero: bool) {
         if let Some(changed) = &mut inner.changed_since {
-            changed.push(range.clone());
+            changed.note(range.clone());
         }
         match (&mut inner.zeros, zero) {
             (Some(zeros), true) => zeros.insert(range.clone()),

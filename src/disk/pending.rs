@@ -1,4 +1,4 @@
-//! The write-behind table: what was acknowledged and isn't on the server yet.
+//! The write-behind table: what was acknowledged and isn't known to be durable on the server yet.
 //!
 //! A write is copied once, into a *segment*; neighbours grow into one segment up to a *cell*, newer
 //! bytes replace older ones in place. A writer thread [picks](Table::pick) the oldest segment that is
@@ -6,9 +6,13 @@
 //! disjoint, overlapping writes reach the server in the order in which they were acknowledged, and
 //! two connections never rewrite parts of one block (a file backend would lose one of them).
 //!
-//! The newest bytes of any offset are in `queued`, else in `flights`, else on the server:
-//! [`Table::overlay`] lets a read see that. Every segment carries the sequence number of its oldest
-//! write; a flush waits until none at or below its mark is left.
+//! What was answered goes from `flights` into the [journal](super::journal) until it is flushed; when the
+//! connection that carried it is lost first, it is queued again, under whatever is newer. So the newest bytes of any
+//! offset are in `queued`, else in `flights`, else in the journal, else on the server: [`Table::overlay`] lets a read see
+//! that, also while a server that has restarted has forgotten what the journal has. A segment that goes over one of the
+//! [strays](super::strays) waits for it.
+//!
+//! Every segment carries the sequence number of its oldest write; a flush waits until none at or below its mark is left.
 //!
 //! This is the plain data structure; `writer` has the lock, the threads and the waiting.
 
@@ -17,9 +21,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::journal::{Again, Journal};
+use super::overlay::{Placed, without};
+use super::strays::{Passage, Strays};
+use crate::pool::Doubt;
+
 /// Requests in flight never share a block of this many bytes: the largest unit that a file backend
 /// rewrites as a whole (4096 on NFS and 4Kn disks).
-const BLOCK: u64 = 4096;
+pub(super) const BLOCK: u64 = 4096;
 
 /// A segment that isn't full waits this long for neighbours, unless somebody waits for it.
 const LINGER: Duration = Duration::from_millis(20);
@@ -38,7 +47,7 @@ const STREAM_WRITE: usize = 128 << 10;
 const SPARE: usize = 64 << 20;
 
 /// What to do with a range.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Payload {
     /// Write these bytes.
     Data(Vec<u8>),
@@ -47,17 +56,34 @@ pub(super) enum Payload {
 }
 
 impl Payload {
-    fn len(&self) -> u64 {
+    /// Bytes of the disk.
+    pub(super) fn len(&self) -> u64 {
         match self {
             Payload::Data(bytes) => bytes.len() as u64,
             Payload::Zero(len) => *len,
         }
     }
 
-    fn cost(&self) -> usize {
+    /// Bytes of memory.
+    pub(super) fn cost(&self) -> usize {
         match self {
-            Payload::Data(bytes) => bytes.len() + OVERHEAD,
+            Payload::Data(bytes) => bytes.capacity() + OVERHEAD,
             Payload::Zero(_) => OVERHEAD,
+        }
+    }
+
+    fn content(&self) -> usize {
+        match self {
+            Payload::Data(bytes) => bytes.len(),
+            Payload::Zero(_) => 0,
+        }
+    }
+
+    /// The bytes `range` of it.
+    pub(super) fn part(&self, range: Range<u64>) -> Payload {
+        match self {
+            Payload::Data(bytes) => Payload::Data(bytes[range.start as usize..range.end as usize].to_vec()),
+            Payload::Zero(_) => Payload::Zero(range.end - range.start),
         }
     }
 }
@@ -77,6 +103,7 @@ pub(super) struct Flight {
     pub(super) start: u64,
     pub(super) payload: Arc<Payload>,
     seq: u64,
+    era: u64,
 }
 
 impl Flight {
@@ -100,6 +127,8 @@ pub(super) enum Pick {
     Go(Vec<Flight>),
     /// Nothing now; look again at that time, or when something changed.
     Wait(Option<Instant>),
+    /// There is something that must not be written any more: a request for these bytes may be performed after it.
+    Blocked(Range<u64>),
 }
 
 /// See the head of this file.
@@ -111,31 +140,39 @@ pub(super) struct Table {
     queued: BTreeMap<u64, Segment>,
     by_age: BTreeSet<(u64, u64)>,
     flights: Vec<Flight>,
+    journal: Journal,
+    strays: Strays,
+    /// Counts the times that the storage reported a loss.
+    era: u64,
+    /// Bytes of memory in `queued` and `flights`, and how many of them are data.
     cost: usize,
+    content: usize,
     last_seq: u64,
     /// Segments at or below this number go out at once.
     urgent: u64,
     spare: Vec<Vec<u8>>,
-    cells: usize,
 }
 
 impl Table {
-    /// An empty table that merges writes into requests of at most `cell` bytes.
-    pub(super) fn new(cell: u64) -> Self {
+    /// An empty table that merges writes into requests of at most `cell` bytes, for connections in `slots` slots.
+    pub(super) fn new(cell: u64, slots: usize) -> Self {
         Table {
             cell,
             queued: BTreeMap::new(),
             by_age: BTreeSet::new(),
             flights: Vec::new(),
+            journal: Journal::new(slots),
+            strays: Strays::default(),
+            era: 0,
             cost: 0,
+            content: 0,
             last_seq: 0,
             urgent: 0,
             spare: Vec::new(),
-            cells: 0,
         }
     }
 
-    /// Bytes held, with an overhead for each segment.
+    /// Bytes of memory held for what has no answer yet, with an overhead for each segment.
     pub(super) fn cost(&self) -> usize {
         self.cost
     }
@@ -300,8 +337,18 @@ impl Table {
         self.queued.range(..offset).next_back().map(|(&s, seg)| (s, seg))
     }
 
+    fn count(&mut self, payload: &Payload) {
+        self.cost += payload.cost();
+        self.content += payload.content();
+    }
+
+    fn discount(&mut self, payload: &Payload) {
+        self.cost -= payload.cost();
+        self.content -= payload.content();
+    }
+
     fn insert(&mut self, start: u64, segment: Segment) {
-        self.cost += segment.payload.cost();
+        self.count(&segment.payload);
         self.by_age.insert((segment.seq, start));
         self.queued.insert(start, segment);
     }
@@ -309,7 +356,7 @@ impl Table {
     fn take(&mut self, start: u64) -> Segment {
         let segment = self.queued.remove(&start).expect("the caller saw it");
         self.by_age.remove(&(segment.seq, start));
-        self.cost -= segment.payload.cost();
+        self.discount(&segment.payload);
         segment
     }
 
@@ -327,10 +374,16 @@ impl Table {
             {
                 continue;
             }
-            let ripe = segment.born + LINGER;
+            let mut ripe = segment.born + LINGER;
             if pressed || self.is_due(start, segment, now) {
-                found = Some(start);
-                break;
+                match self.strays.passage(start, &segment.payload, now) {
+                    Passage::Free => {
+                        found = Some(start);
+                        break;
+                    }
+                    Passage::Wait(until) => ripe = until,
+                    Passage::Blocked(by) => return Pick::Blocked(by),
+                }
             }
             next_look = Some(next_look.map_or(ripe, |t: Instant| t.min(ripe)));
         }
@@ -353,7 +406,7 @@ impl Table {
     }
 
     /// Start of the queued data that follows `run` and may go with it.
-    fn next_of(&self, run: &[Flight], now: Instant, pressed: bool, most: u64) -> Option<u64> {
+    fn next_of(&mut self, run: &[Flight], now: Instant, pressed: bool, most: u64) -> Option<u64> {
         let (first, last) = (run.first()?, run.last()?);
         let end = last.end();
         let next = self.queued.get(&end)?;
@@ -364,34 +417,107 @@ impl Table {
             |flight: &Flight| own(flight) || !share_block(&(end..next_end), &(flight.start..flight.end()));
         let fits = is_data(&last.payload) && is_data(&next.payload) && next_end - first.start <= most;
         let due = pressed || self.is_due(end, next, now);
-        (fits && due && self.flights.iter().all(free)).then_some(end)
+        let goes = fits && due && self.flights.iter().all(free);
+        (goes && self.strays.passage(end, &next.payload, now) == Passage::Free).then_some(end)
     }
 
     fn launch(&mut self, start: u64) -> Flight {
         let segment = self.take(start);
-        self.cost += segment.payload.cost();
+        self.count(&segment.payload);
         let flight = Flight {
             start,
             payload: Arc::new(segment.payload),
             seq: segment.seq,
+            era: self.era,
         };
         self.flights.push(flight.clone());
         flight
     }
 
-    /// The server has answered `flight` with success.
-    pub(super) fn landed(&mut self, flight: Flight) {
+    /// The server has answered `flight` with success, on connection `slot`, for the journal, if there is to be one; after
+    /// `doubt`, an earlier attempt at it will not be performed any more.
+    pub(super) fn landed(&mut self, flight: Flight, slot: Option<usize>, doubt: Option<Doubt>) {
         self.flights.retain(|f| !Arc::ptr_eq(&f.payload, &flight.payload));
-        self.cost -= flight.payload.cost();
-        if let Some(Payload::Data(bytes)) = Arc::into_inner(flight.payload) {
-            self.recycle(bytes);
+        self.discount(&flight.payload);
+        let Flight {
+            start,
+            payload,
+            seq,
+            era,
+        } = flight;
+        if let Some(doubt) = doubt {
+            self.strays.add(start, payload.clone(), doubt);
+        }
+        let Some(slot) = slot else {
+            if let Some(Payload::Data(bytes)) = Arc::into_inner(payload) {
+                self.recycle(bytes);
+            }
+            return;
+        };
+        let freed = self.journal.note(start, payload, seq, slot);
+        freed.into_iter().for_each(|bytes| self.recycle(bytes));
+        if era < self.era {
+            // The storage lost something while this was under way, and has reported it, to another one.
+            self.lost(Some(slot));
         }
     }
 
-    /// True when any acknowledged byte of `range` is not on the server yet.
+    /// Bytes of memory in the journal that wait for a flush of connection `slot`.
+    pub(super) fn unflushed(&self, slot: usize) -> usize {
+        self.journal.cost(slot)
+    }
+
+    /// All that connection `slot` has answered is durable.
+    pub(super) fn flushed(&mut self, slot: usize) {
+        let freed = self.journal.flushed(slot);
+        freed.into_iter().for_each(|bytes| self.recycle(bytes));
+    }
+
+    /// What connection `slot` had answered and not flushed is to be written again.
+    pub(super) fn lost(&mut self, slot: Option<usize>) {
+        for again in self.journal.take(slot) {
+            self.queue_again(again);
+        }
+    }
+
+    /// The storage has lost what any connection had answered and not flushed, or what is being answered now.
+    pub(super) fn lost_all(&mut self) {
+        self.era += 1;
+        self.lost(None);
+    }
+
+    /// Queues answered bytes under everything that is newer: what is queued or in flight.
+    fn queue_again(&mut self, (start, payload, seq): Again) {
+        let whole = start..start + payload.len();
+        let first = self.before(start).map_or(start, |(s, _)| s);
+        let queued = self.queued.range(first..whole.end);
+        let newer: Vec<Range<u64>> = queued
+            .map(|(&s, seg)| s..s + seg.payload.len())
+            .chain(self.flights.iter().map(|f| f.start..f.end()))
+            .collect();
+        let gaps = newer.iter().fold(vec![whole.clone()], without);
+        // It has waited long enough.
+        let born = Instant::now() - LINGER;
+        if gaps == [whole] {
+            return self.insert(start, Segment { payload, seq, born });
+        }
+        for gap in gaps {
+            let payload = payload.part(gap.start - start..gap.end - start);
+            self.insert(gap.start, Segment { payload, seq, born });
+        }
+    }
+
+    /// True when everything numbered up to `seq` is durable.
+    pub(super) fn is_durable(&self, seq: u64) -> bool {
+        self.oldest().is_none_or(|oldest| oldest > seq)
+            && self.journal.oldest().is_none_or(|oldest| oldest > seq)
+    }
+
+    /// True when any acknowledged byte of `range` is not known to be on the server for good.
     pub(super) fn touches(&self, range: &Range<u64>) -> bool {
         let queued = self.queued.range(..range.end).next_back();
         queued.is_some_and(|(s, seg)| s + seg.payload.len() > range.start)
+            || self.journal.touches(range)
             || self
                 .flights
                 .iter()
@@ -415,37 +541,33 @@ impl Table {
     /// nothing about, in ascending order.
     pub(super) fn overlay(&self, offset: u64, buf: &mut [u8]) -> Vec<Range<u64>> {
         let end = offset + buf.len() as u64;
-        let whole: Vec<Range<u64>> = std::iter::once(offset..end).filter(|r| !r.is_empty()).collect();
-        let mut gaps = whole;
+        let mut gaps: Vec<Range<u64>> = std::iter::once(offset..end).filter(|r| !r.is_empty()).collect();
         let first = self.before(offset).map_or(offset, |(s, _)| s);
-        for (&start, segment) in self.queued.range(first..end) {
-            gaps = cover(gaps, start, &segment.payload, offset, buf);
-        }
-        for flight in &self.flights {
-            gaps = cover(gaps, flight.start, &flight.payload, offset, buf);
+        let queued = self
+            .queued
+            .range(first..end)
+            .map(|(&s, seg)| Placed::whole(s, &seg.payload));
+        let flights = self.flights.iter().map(|f| Placed::whole(f.start, &f.payload));
+        for layer in queued.chain(flights).chain(self.journal.within(offset..end)) {
+            gaps = layer.fill(gaps, offset, buf);
         }
         gaps
     }
 
-    /// An empty buffer for a piece of `len` bytes. Whole-cell buffers are used again, and never more of
-    /// them than the table has handed out at its fullest.
+    /// An empty buffer for a piece of `len` bytes: room for a whole cell where more is likely to follow, as long as that
+    /// room does not get more than what is in it.
     fn buffer(&mut self, len: usize) -> Vec<u8> {
-        if len < STREAM_WRITE || self.cells * self.cell as usize > self.cost + self.cell as usize {
+        if len < STREAM_WRITE || self.cost > 2 * self.content + self.cell as usize {
             return Vec::with_capacity(len);
         }
-        self.cells += 1;
-        self.spare
-            .pop()
-            .unwrap_or_else(|| Vec::with_capacity(self.cell as usize))
+        let spare = self.spare.pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(self.cell as usize))
     }
 
     fn recycle(&mut self, mut bytes: Vec<u8>) {
-        if bytes.capacity() >= self.cell as usize {
-            self.cells = self.cells.saturating_sub(1);
-            if self.spare.len() * (self.cell as usize) < SPARE {
-                bytes.clear();
-                self.spare.push(bytes);
-            }
+        if bytes.capacity() >= self.cell as usize && self.spare.len() * (self.cell as usize) < SPARE {
+            bytes.clear();
+            self.spare.push(bytes);
         }
     }
 }
@@ -454,38 +576,6 @@ fn share_block(a: &Range<u64>, b: &Range<u64>) -> bool {
     let first = |r: &Range<u64>| r.start / BLOCK;
     let last = |r: &Range<u64>| (r.end - 1) / BLOCK;
     first(a) <= last(b) && first(b) <= last(a)
-}
-
-/// Fills from `payload`, which stands at `start`, whatever of it lies in `gaps`; returns the rest.
-fn cover(
-    gaps: Vec<Range<u64>>,
-    start: u64,
-    payload: &Payload,
-    offset: u64,
-    buf: &mut [u8],
-) -> Vec<Range<u64>> {
-    let end = start + payload.len();
-    let mut rest = Vec::with_capacity(gaps.len() + 1);
-    for gap in gaps {
-        let hit = gap.start.max(start)..gap.end.min(end);
-        if hit.is_empty() {
-            rest.push(gap);
-            continue;
-        }
-        let into = &mut buf[(hit.start - offset) as usize..(hit.end - offset) as usize];
-        match payload {
-            Payload::Data(bytes) => {
-                into.copy_from_slice(&bytes[(hit.start - start) as usize..(hit.end - start) as usize]);
-            }
-            Payload::Zero(_) => into.fill(0),
-        }
-        rest.extend(
-            [gap.start..hit.start, hit.end..gap.end]
-                .into_iter()
-                .filter(|r| !r.is_empty()),
-        );
-    }
-    rest
 }
 
 #[cfg(test)]

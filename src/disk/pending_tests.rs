@@ -18,7 +18,7 @@ fn perform(server: &mut [u8], flight: &Flight) {
 fn go(table: &mut Table) -> Option<Vec<Flight>> {
     match table.pick(Instant::now(), true, 2 * CELL) {
         Pick::Go(run) => Some(run),
-        Pick::Wait(_) => None,
+        Pick::Wait(_) | Pick::Blocked(_) => None,
     }
 }
 
@@ -29,7 +29,7 @@ fn reach(run: &[Flight]) -> Range<u64> {
 fn land(table: &mut Table, server: &mut [u8], run: Vec<Flight>) {
     for flight in run {
         perform(server, &flight);
-        table.landed(flight);
+        table.landed(flight, None, None);
     }
 }
 
@@ -63,7 +63,7 @@ proptest! {
 
     #[test]
     fn reads_see_the_last_write_and_the_server_ends_equal(steps in steps()) {
-        let mut table = Table::new(CELL);
+        let mut table = Table::new(CELL, 1);
         let mut model = vec![0u8; SIZE];
         let mut server = vec![0u8; SIZE];
         let mut flying: Vec<Vec<Flight>> = Vec::new();
@@ -116,7 +116,7 @@ proptest! {
 
 #[test]
 fn a_stream_of_small_writes_becomes_whole_aligned_cells() {
-    let mut table = Table::new(CELL);
+    let mut table = Table::new(CELL, 1);
     let step = 100_001;
     let mut offset = 0;
     while offset < 2 * CELL {
@@ -125,7 +125,7 @@ fn a_stream_of_small_writes_becomes_whole_aligned_cells() {
     }
     let first = match table.pick(Instant::now(), false, CELL) {
         Pick::Go(run) => run,
-        Pick::Wait(_) => panic!("a full cell goes out at once"),
+        Pick::Wait(_) | Pick::Blocked(_) => panic!("a full cell goes out at once"),
     };
     assert_eq!(reach(&first), 0..CELL);
     assert!(
@@ -139,14 +139,14 @@ fn a_stream_of_small_writes_becomes_whole_aligned_cells() {
 
 #[test]
 fn the_backlog_of_a_stream_goes_out_in_large_requests() {
-    let mut table = Table::new(CELL);
+    let mut table = Table::new(CELL, 1);
     for n in 0..6 {
         table.write(n * CELL, &vec![1; CELL as usize]);
     }
     table.write(6 * CELL, &[1; 10]);
     let mut next = |most| match table.pick(Instant::now(), false, most) {
         Pick::Go(run) => Some(reach(&run)),
-        Pick::Wait(_) => None,
+        Pick::Wait(_) | Pick::Blocked(_) => None,
     };
     assert_eq!(next(0), Some(0..CELL), "at least one");
     assert_eq!(next(3 * CELL), Some(CELL..4 * CELL));
@@ -160,7 +160,7 @@ fn the_backlog_of_a_stream_goes_out_in_large_requests() {
 
 #[test]
 fn the_oldest_number_stays_with_merged_and_carved_segments() {
-    let mut table = Table::new(CELL);
+    let mut table = Table::new(CELL, 1);
     table.write(100, &[1; 100]);
     let mark = table.last_seq();
     table.write(200, &[2; 100]);
@@ -170,9 +170,10 @@ fn the_oldest_number_stays_with_merged_and_carved_segments() {
     table.hurry(mark);
     let run = match table.pick(Instant::now(), false, 100) {
         Pick::Go(run) => run,
-        Pick::Wait(_) => panic!("what a flush waits for goes out at once"),
+        Pick::Wait(_) | Pick::Blocked(_) => panic!("what a flush waits for goes out at once"),
     };
-    run.into_iter().for_each(|flight| table.landed(flight));
+    run.into_iter()
+        .for_each(|flight| table.landed(flight, None, None));
     assert_eq!(
         table.oldest(),
         Some(mark),
@@ -182,7 +183,7 @@ fn the_oldest_number_stays_with_merged_and_carved_segments() {
 
 #[test]
 fn zeros_next_to_zeros_are_one_request_of_any_length() {
-    let mut table = Table::new(CELL);
+    let mut table = Table::new(CELL, 1);
     table.zero(0..CELL);
     table.zero(2 * CELL..9 * CELL);
     table.zero(CELL..2 * CELL);
@@ -193,7 +194,7 @@ fn zeros_next_to_zeros_are_one_request_of_any_length() {
 
 #[test]
 fn bytes_of_random_writes_do_not_hold_whole_cells() {
-    let mut table = Table::new(CELL);
+    let mut table = Table::new(CELL, 1);
     for n in 0..100u64 {
         table.write(n * 2 * CELL, &vec![1; STREAM_WRITE]);
     }
@@ -206,8 +207,8 @@ fn bytes_of_random_writes_do_not_hold_whole_cells() {
         })
         .sum();
     assert!(
-        held <= 2 * table.cost() + 2 * CELL as usize,
+        held <= 2 * table.content + 2 * CELL as usize,
         "{held} for {}",
-        table.cost()
+        table.content
     );
 }

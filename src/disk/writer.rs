@@ -18,7 +18,7 @@ use tracing::info;
 use super::DiskError;
 use super::pending::{Flight, Payload, Pick, Table};
 use super::zeros::ZeroMap;
-use crate::pool::Pool;
+use crate::pool::{self, Answered, Pool};
 
 /// Writes are merged into cells of this part of a request. A connection that is free takes a full cell at once; the more
 /// cells wait, the more go with one request. So a lone write is on its way early, and a stream makes large requests, which
@@ -34,10 +34,31 @@ pub(super) struct Inner {
     /// `None` until the extents are here.
     pub(super) zeros: Option<ZeroMap>,
     /// While the extents are on their way: what changed meanwhile.
-    pub(super) changed_since: Option<Vec<std::ops::Range<u64>>>,
+    pub(super) changed_since: Option<Changes>,
     waiting_for_room: usize,
     closing: bool,
     stop: bool,
+}
+
+/// Ranges that were written while the extents were on their way.
+#[derive(Debug, Default)]
+pub(super) struct Changes(Vec<std::ops::Range<u64>>);
+
+impl Changes {
+    /// Ranges remembered at most; beyond, all has changed.
+    const MOST: usize = 1 << 16;
+
+    /// `range` has changed.
+    pub(super) fn note(&mut self, range: std::ops::Range<u64>) {
+        let full = self.0.len() == Self::MOST;
+        match self.0.last_mut() {
+            Some(last) if last.start <= range.start && range.start <= last.end => {
+                last.end = last.end.max(range.end)
+            }
+            _ if full => self.0 = std::iter::once(0..u64::MAX).collect(),
+            _ => self.0.push(range),
+        }
+    }
 }
 
 impl Inner {
@@ -57,17 +78,20 @@ pub(super) struct WriteBehind {
     work: Condvar,
     moved: Condvar,
     limit: usize,
+    /// Each writing connection's share of the journal, bytes; `None` without a journal.
+    journal_share: Option<usize>,
     request_size: u64,
     writers: u64,
     failure: OnceLock<String>,
 }
 
 impl WriteBehind {
-    /// Holds at most `limit` bytes (and one write more), in requests of at most `request_size` bytes.
-    pub(super) fn new(len: u64, limit: usize, request_size: u64, writers: usize) -> Self {
+    /// Holds at most `limit` bytes (and one write more) that are not answered, in requests of at most `request_size`
+    /// bytes, and `journal` bytes (and one request more for each connection) that are not flushed.
+    pub(super) fn new(len: u64, limit: usize, journal: u64, request_size: u64, writers: usize) -> Self {
         WriteBehind {
             inner: Mutex::new(Inner {
-                table: Table::new(request_size / CELLS),
+                table: Table::new(request_size / CELLS, writers),
                 len,
                 zeros: None,
                 changed_since: None,
@@ -78,6 +102,7 @@ impl WriteBehind {
             work: Condvar::new(),
             moved: Condvar::new(),
             limit,
+            journal_share: (journal > 0).then_some(journal as usize / writers),
             request_size,
             writers: writers as u64,
             failure: OnceLock::new(),
@@ -101,13 +126,13 @@ impl WriteBehind {
     /// The extents are asked for now: what is pending may not be in the answer.
     pub(super) fn expect_zeros(&self) {
         let mut inner = self.lock();
-        inner.changed_since = Some(inner.table.ranges().collect());
+        inner.changed_since = Some(Changes(inner.table.ranges().collect()));
     }
 
     /// The extents are here.
     pub(super) fn learn_zeros(&self, mut map: ZeroMap) {
         let mut inner = self.lock();
-        for range in inner.changed_since.take().unwrap_or_default() {
+        for range in inner.changed_since.take().unwrap_or_default().0 {
             map.remove(range);
         }
         inner.zeros = Some(map);
@@ -115,10 +140,10 @@ impl WriteBehind {
         self.moved.notify_all();
     }
 
-    /// Waits until the extents are here, or until `deadline`.
+    /// Waits until the extents are here, or until `deadline`, or until the disk closes.
     pub(super) fn await_zeros(&self, deadline: Option<Instant>) {
         let mut inner = self.lock();
-        while inner.zeros.is_none() {
+        while inner.zeros.is_none() && !inner.closing {
             let now = Instant::now();
             inner = match deadline {
                 None => self.moved.wait(inner).unwrap_or_else(|e| e.into_inner()),
@@ -139,6 +164,11 @@ impl WriteBehind {
         }
         self.work.notify_all();
         self.moved.notify_all();
+    }
+
+    /// True when every write numbered up to `seq` is on the storage for good.
+    pub(super) fn is_durable(&self, seq: u64) -> bool {
+        self.lock().table.is_durable(seq)
     }
 
     /// Number of the newest acknowledged write.
@@ -224,6 +254,16 @@ impl WriteBehind {
                 None => match inner.table.pick(Instant::now(), pressed, share) {
                     Pick::Go(run) => break run,
                     Pick::Wait(until) => until,
+                    Pick::Blocked(by) => {
+                        drop(inner);
+                        self.fail(format!(
+                            "the server has not answered a request for bytes {}-{} and may perform it still, over \
+                             newer bytes: write the image again",
+                            by.start,
+                            by.end - 1
+                        ));
+                        return true;
+                    }
                 },
             };
             inner = match wait {
@@ -237,24 +277,58 @@ impl WriteBehind {
                 }
             };
         };
+        if inner.table.queued_cost() > 0 {
+            // What is left may be for another thread now, or has a time at which somebody should look again.
+            self.work.notify_one();
+        }
         drop(inner);
         let start = run[0].start;
-        let done = catch_unwind(AssertUnwindSafe(|| match &*run[0].payload {
-            Payload::Data(_) => pool.write(start, &run.iter().map(Flight::bytes).collect::<Vec<_>>()),
-            Payload::Zero(len) => pool.zero(start, *len),
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            let Answered { mut lease, doubt } = match &*run[0].payload {
+                Payload::Data(_) => pool.write(start, &run.iter().map(Flight::bytes).collect::<Vec<_>>())?,
+                Payload::Zero(len) => pool.zero(start, *len)?,
+            };
+            // In the journal before the connection can be flushed or lost.
+            let mut inner = self.lock();
+            for flight in run {
+                let slot = self.journal_share.map(|_| lease.index());
+                inner.table.landed(flight, slot, doubt);
+            }
+            let full = self
+                .journal_share
+                .is_some_and(|share| inner.table.unflushed(lease.index()) > share);
+            drop(inner);
+            self.moved.notify_all();
+            // What conflicted with this flight may go now.
+            self.work.notify_all();
+            if full { lease.flush() } else { Ok(()) }
         }));
         match done {
-            Ok(Ok(())) => {
-                let mut inner = self.lock();
-                run.into_iter().for_each(|flight| inner.table.landed(flight));
-                drop(inner);
-                self.moved.notify_all();
-                // What conflicted with this flight may go now.
-                self.work.notify_all();
-            }
+            Ok(Ok(())) => {}
             Ok(Err(e)) => self.fail(e.to_string()),
             Err(_) => self.fail("internal error in a writer thread".into()),
         }
         true
+    }
+}
+
+/// The pool tells, with the connection's lease held.
+impl pool::Journal for WriteBehind {
+    fn flushed(&self, slot: usize) {
+        if (slot as u64) < self.writers {
+            self.lock().table.flushed(slot);
+        }
+    }
+
+    fn lost(&self, slot: usize) {
+        if (slot as u64) < self.writers {
+            self.lock().table.lost(Some(slot));
+            self.work.notify_all();
+        }
+    }
+
+    fn lost_all(&self) {
+        self.lock().table.lost_all();
+        self.work.notify_all();
     }
 }

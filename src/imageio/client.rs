@@ -15,7 +15,6 @@ use ureq::{Agent, Body, SendBody};
 use super::TransferUrl;
 use super::answers::{Capabilities, read_extents};
 use super::error::{Broken, Error};
-use super::socket::IO_TIMEOUT;
 use super::transport::{NoResolver, OneShot, Permit};
 use crate::remote::{Extent, Remote, RemoteError};
 use crate::secret::clean;
@@ -231,9 +230,9 @@ impl Client {
         let what = || format!("PATCH zero of {len} bytes at {offset}");
         let message = serde_json::json!({"op": "zero", "offset": offset, "size": len, "flush": !self.capabilities.flush});
         self.permit
-            .be_patient(IO_TIMEOUT + Duration::from_secs(len / ZERO_BYTES_PER_SECOND));
+            .be_patient(self.permit.usual + Duration::from_secs(len / ZERO_BYTES_PER_SECOND));
         let done = self.patch(what, message);
-        self.permit.be_patient(IO_TIMEOUT);
+        self.permit.be_patient(self.permit.usual);
         done
     }
 
@@ -413,12 +412,12 @@ impl Remote for Client {
     }
 
     fn touch(&mut self) -> Result<(), RemoteError> {
-        self.permit.be_patient(TOUCH_TIMEOUT);
+        self.permit.be_patient(TOUCH_TIMEOUT.min(self.permit.usual));
         let touched = match self.capabilities.options {
             true => self.options().map(drop),
             false => self.size().map(drop),
         };
-        self.permit.be_patient(IO_TIMEOUT);
+        self.permit.be_patient(self.permit.usual);
         Ok(touched?)
     }
 
@@ -428,7 +427,7 @@ impl Remote for Client {
         }
         self.permit.be_patient(EXTENTS_TIMEOUT);
         let got = self.get_extents(found);
-        self.permit.be_patient(IO_TIMEOUT);
+        self.permit.be_patient(self.permit.usual);
         Ok(got?)
     }
 }

@@ -22,6 +22,7 @@ mod transport;
 mod url;
 
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::time::Duration;
 
 use rustls::ClientConfig;
 use tracing::{debug, info};
@@ -29,6 +30,7 @@ use tracing::{debug, info};
 pub use self::answers::Capabilities;
 pub use self::client::Client;
 pub use self::error::Error;
+pub use self::socket::IO_TIMEOUT;
 use self::socket::Route;
 use self::transport::{OneShot, Permit};
 pub use self::url::TransferUrl;
@@ -44,6 +46,8 @@ pub struct Access {
     pub trust: Trust,
     /// Use the server's unix socket when the server is this host.
     pub unix_socket: bool,
+    /// Longest silence of the server in a request.
+    pub timeout: Duration,
 }
 
 /// Given the URL that was refused, gets another one.
@@ -56,7 +60,8 @@ pub struct Image {
     renewing: Mutex<()>,
     /// Where a new transfer URL comes from when the one that is given has ended.
     renewal: OnceLock<Renewal>,
-    tls: Option<(Arc<ClientConfig>, String)>,
+    tls: Option<Arc<ClientConfig>>,
+    timeout: Duration,
     /// The unix socket, once it was found usable.
     local: Option<String>,
     capabilities: Capabilities,
@@ -68,7 +73,7 @@ impl Image {
     pub fn open(access: &Access) -> Result<(Image, Client), Error> {
         let url = access.url.clone();
         let tls = match url.is_tls() {
-            true => Some((tls::client_config(&access.trust)?, url.host_name().to_owned())),
+            true => Some(tls::client_config(&access.trust)?),
             false => None,
         };
         let mut image = Image {
@@ -76,6 +81,7 @@ impl Image {
             renewing: Mutex::new(()),
             renewal: OnceLock::new(),
             tls,
+            timeout: access.timeout,
             local: None,
             capabilities: Capabilities::default(),
             size: 0,
@@ -145,7 +151,11 @@ impl Image {
                     host: url.host_name().to_owned(),
                     port: url.port(),
                 };
-                (route, self.tls.clone(), url.host())
+                let tls = self
+                    .tls
+                    .clone()
+                    .map(|config| (config, url.host_name().to_owned()));
+                (route, tls, url.host())
             }
         };
         Client::open(
@@ -155,7 +165,7 @@ impl Image {
             OneShot {
                 route,
                 tls,
-                permit: Permit::once(),
+                permit: Permit::once(self.timeout),
             },
         )
     }

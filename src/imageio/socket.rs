@@ -17,9 +17,9 @@ use super::error::Broken;
 /// A TCP connect or TLS handshake that takes longer has failed. The stock client uses the same.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest silence of the server in a request, and longest stall of a send. The stock client
-/// uses the same; the server gives up on a silent client after 60 s too.
-pub(super) const IO_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest silence of the server in a request, and longest stall of a send, unless the user wants another one. The stock
+/// client uses the same; the server gives up on a silent client after 60 s too.
+pub const IO_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where a connection leads.
 #[derive(Debug, Clone)]
@@ -37,15 +37,16 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    pub(super) fn connect(route: &Route) -> Result<Socket, Broken> {
+    /// Connects; from then on a send may stall for `timeout`, an answer only as long as a handshake may take.
+    pub(super) fn connect(route: &Route, timeout: Duration) -> Result<Socket, Broken> {
         let socket = match route {
-            Route::Tcp { host, port } => Socket::Tcp(connect_tcp(host, *port)?),
+            Route::Tcp { host, port } => Socket::Tcp(connect_tcp(host, *port, timeout)?),
             Route::Unix(path) => {
                 Socket::Unix(connect_unix(path).map_err(|e| Broken::Connect(e.to_string()))?)
             }
         };
         socket
-            .set_timeouts(CONNECT_TIMEOUT, IO_TIMEOUT)
+            .set_timeouts(CONNECT_TIMEOUT, timeout)
             .map_err(|e| Broken::Connect(e.to_string()))?;
         Ok(socket)
     }
@@ -127,7 +128,7 @@ impl Socket {
     }
 }
 
-fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, Broken> {
+fn connect_tcp(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, Broken> {
     let name = host.trim_start_matches('[').trim_end_matches(']');
     let addresses: Vec<_> = (name, port)
         .to_socket_addrs()
@@ -137,7 +138,7 @@ fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, Broken> {
     for address in addresses {
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(stream) => {
-                notice_dead_peers(&stream).map_err(|e| Broken::Connect(e.to_string()))?;
+                notice_dead_peers(&stream, timeout).map_err(|e| Broken::Connect(e.to_string()))?;
                 return Ok(stream);
             }
             Err(e) => last = e.to_string(),
@@ -147,16 +148,20 @@ fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, Broken> {
 }
 
 /// A host that lost its power answers nothing, not even with a reset: the kernel asks, and gives up.
-fn notice_dead_peers(stream: &TcpStream) -> io::Result<()> {
+fn notice_dead_peers(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     setsockopt(stream, sockopt::KeepAlive, &true)?;
-    setsockopt(stream, sockopt::TcpKeepIdle, &(IO_TIMEOUT.as_secs() as u32 / 2))?;
+    setsockopt(
+        stream,
+        sockopt::TcpKeepIdle,
+        &(timeout.as_secs() as u32 / 2).max(1),
+    )?;
     setsockopt(stream, sockopt::TcpKeepInterval, &10)?;
     setsockopt(stream, sockopt::TcpKeepCount, &3)?;
     Ok(setsockopt(
         stream,
         sockopt::TcpUserTimeout,
-        &(IO_TIMEOUT.as_millis() as u32),
+        &(timeout.as_millis() as u32),
     )?)
 }
 

@@ -18,7 +18,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-use super::socket::{IO_TIMEOUT, Route, Socket};
+use super::socket::{Route, Socket};
 use super::tls::TlsStream;
 
 /// ureq moves a body through a buffer of this many bytes, one system call each.
@@ -33,14 +33,19 @@ pub(super) struct Permit {
     local: AtomicBool,
     /// The server has said something.
     heard: AtomicBool,
-    /// Longest wait for an answer, milliseconds; 0 is [`IO_TIMEOUT`].
+    /// Longest silence of the server, and longest stall of a send.
+    pub(super) usual: Duration,
+    /// Longest wait for an answer, milliseconds.
     patience: AtomicU64,
 }
 
 impl Permit {
-    pub(super) fn once() -> Arc<Permit> {
+    /// For one connection to a server that may be silent for `usual`.
+    pub(super) fn once(usual: Duration) -> Arc<Permit> {
         Arc::new(Permit {
             connect: AtomicBool::new(true),
+            usual,
+            patience: AtomicU64::new(usual.as_millis() as u64),
             ..Permit::default()
         })
     }
@@ -58,16 +63,13 @@ impl Permit {
         self.heard.load(Ordering::Relaxed)
     }
 
-    /// From now on the server may be silent for `wait`, instead of [`IO_TIMEOUT`].
+    /// From now on the server may be silent for `wait`, instead of the usual time.
     pub(super) fn be_patient(&self, wait: Duration) {
         self.patience.store(wait.as_millis() as u64, Ordering::Relaxed);
     }
 
     fn patience(&self) -> Duration {
-        match self.patience.load(Ordering::Relaxed) {
-            0 => IO_TIMEOUT,
-            ms => Duration::from_millis(ms),
-        }
+        Duration::from_millis(self.patience.load(Ordering::Relaxed))
     }
 }
 
@@ -87,7 +89,8 @@ impl Connector for OneShot {
             let gone = io::Error::new(io::ErrorKind::NotConnected, "the server closed the connection");
             return Err(gone.into());
         }
-        let socket = Socket::connect(&self.route).map_err(io::Error::from)?;
+        let usual = self.permit.usual;
+        let socket = Socket::connect(&self.route, usual).map_err(io::Error::from)?;
         self.permit.local.store(socket.is_local(), Ordering::Relaxed);
         let stream = match &self.tls {
             None => Stream::Plain(socket),
@@ -96,12 +99,12 @@ impl Connector for OneShot {
                 Stream::Tls(Box::new(tls))
             }
         };
-        stream.socket().set_timeouts(IO_TIMEOUT, IO_TIMEOUT)?;
+        stream.socket().set_timeouts(usual, usual)?;
         Ok(Some(Wire {
             stream,
             buffers: LazyBuffers::new(BUFFER, BUFFER),
             permit: self.permit.clone(),
-            patience: IO_TIMEOUT,
+            patience: usual,
             half: Half::Receiving,
             began: Instant::now(),
             failed_send: None,
@@ -197,7 +200,7 @@ impl Transport for Wire {
     fn await_input(&mut self, _: NextTimeout) -> Result<bool, ureq::Error> {
         let patience = self.permit.patience();
         if patience != self.patience {
-            self.stream.socket().set_timeouts(patience, IO_TIMEOUT)?;
+            self.stream.socket().set_timeouts(patience, self.permit.usual)?;
             self.patience = patience;
         }
         self.check_drip(Half::Receiving)?;

@@ -9,9 +9,13 @@
 //! is thrown away, since nobody knows how far the conversation got.
 //!
 //! Each slot remembers whether its connection carried writes that no flush on *it* has covered. A
-//! connection that dies with such writes takes the promise of durability with it: that is recorded
-//! once and for all ([`Pool::loss`]), the slot gets a new connection with a new generation, and
-//! every later flush of the pool fails. A connection that dies clean is replaced and nobody notices.
+//! connection that dies with such writes takes the promise of durability with it. Then the slot gets a new
+//! connection with a new generation, and the [`Journal`], which holds those writes still, sends them again; nobody
+//! notices. Without a journal it is a loss, recorded once and for all ([`Pool::loss`]), and every later flush of the pool
+//! fails.
+//!
+//! The journal hears of an answer, of a flush and of a loss while the connection's lease is held, so for each
+//! connection in the order in which they happened.
 //!
 //! At most `writers` slots are ever leased for writing: a file backend advises one, since it
 //! rewrites whole blocks without a lock.
@@ -19,6 +23,7 @@
 mod clock;
 mod keeper;
 mod request;
+mod retry;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +35,12 @@ use tracing::info;
 
 pub use self::clock::{Clock, Op};
 pub use self::keeper::{Keeper, USUAL_TIMEOUT};
+pub use self::request::Answered;
+pub use self::retry::Doubt;
 use crate::remote::{Dial, Remote, RemoteError};
+
+/// Flushes that fail further apart than this have nothing to do with each other.
+const FLUSH_STORY: Duration = Duration::from_secs(120);
 
 /// Why the pool could not do what it was asked.
 #[derive(Debug, Clone, Error)]
@@ -44,6 +54,17 @@ pub enum PoolError {
     /// [`Pool::close_all`] was called.
     #[error("the connections are closed: the mount is ending")]
     Closed,
+}
+
+/// What was answered on a connection, is not known to be durable, and can be sent again. Called with the connection's
+/// lease held, and from many threads.
+pub trait Journal: Send + Sync {
+    /// All that connection `slot` has answered is durable.
+    fn flushed(&self, slot: usize);
+    /// Connection `slot` is gone: what it had answered since its last flush is to be sent again.
+    fn lost(&self, slot: usize);
+    /// The storage may have lost what any connection had answered since its last flush: all of it is to be sent again.
+    fn lost_all(&self);
 }
 
 /// What a lease is for.
@@ -62,6 +83,10 @@ pub struct Pool {
     dial: Arc<dyn Dial>,
     clocks: Vec<Clock>,
     writers: usize,
+    retry_time: Duration,
+    journal: OnceLock<Arc<dyn Journal>>,
+    /// Held by whoever flushes a single connection.
+    flushing: Mutex<()>,
     loss: OnceLock<String>,
     replaced: AtomicU64,
 }
@@ -82,17 +107,34 @@ struct Seat {
     generation: u64,
     /// Writes were sent on this connection and not flushed on it since.
     unflushed: bool,
+    /// The first and the last one of the flushes that have failed in this slot, with none between that did not.
+    flush_failing: Option<(Instant, Instant)>,
     used: Instant,
+}
+
+impl Seat {
+    /// A flush has failed; returns since when they do. One that failed long ago is another story.
+    fn flush_failed(&mut self) -> Instant {
+        let now = Instant::now();
+        let first = match self.flush_failing {
+            Some((first, last)) if now - last < FLUSH_STORY => first,
+            _ => now,
+        };
+        self.flush_failing = Some((first, now));
+        first
+    }
 }
 
 impl Pool {
     /// A pool over `first` and `count - 1` further connections, dialled at once and in parallel, so
-    /// that each is authorised before the server drops it. `count` and `writers` are at least 1.
+    /// that each is authorised before the server drops it. `count` and `writers` are at least 1. What fails for want of
+    /// a connection is tried again for `retry_time`.
     pub fn open(
         dial: Arc<dyn Dial>,
         first: Box<dyn Remote>,
         count: usize,
         writers: usize,
+        retry_time: Duration,
     ) -> Result<Arc<Pool>, RemoteError> {
         let count = count.max(1);
         let mut remotes = vec![first];
@@ -109,6 +151,7 @@ impl Pool {
                 remote: Some(remote),
                 generation: 1,
                 unflushed: false,
+                flush_failing: None,
                 used,
             })
         };
@@ -123,9 +166,17 @@ impl Pool {
             dial,
             clocks: (0..count).map(|_| Clock::start()).collect(),
             writers: writers.clamp(1, count),
+            retry_time,
+            journal: OnceLock::new(),
+            flushing: Mutex::new(()),
             loss: OnceLock::new(),
             replaced: AtomicU64::new(0),
         }))
+    }
+
+    /// From now on `journal` sends again what a lost connection took with it. Once, before the first change.
+    pub fn keep_journal(&self, journal: Arc<dyn Journal>) {
+        let _ = self.journal.set(journal);
     }
 
     /// Number of connections.
@@ -183,30 +234,6 @@ impl Pool {
             .collect())
     }
 
-    /// Flushes every connection; the caller has made sure that what must be covered was answered.
-    pub fn flush_all(&self) -> Result<(), PoolError> {
-        let mut leases = self.lock_all()?;
-        std::thread::scope(|scope| {
-            let (last, others) = leases.split_last_mut().expect("a pool is never empty");
-            let flushes: Vec<_> = others
-                .iter_mut()
-                .map(|lease| scope.spawn(|| lease.flush()))
-                .collect();
-            let mut result = last.flush();
-            for flush in flushes {
-                let one = flush.join().unwrap_or_else(|_| {
-                    Err(PoolError::Loss(
-                        "a flush ended in an internal error; data may be lost".into(),
-                    ))
-                });
-                result = result.and(one);
-            }
-            result
-        })?;
-        drop(leases);
-        self.check_loss()
-    }
-
     /// Waits until every lease is back, closes all connections and refuses new leases.
     pub fn close_all(&self) {
         if let Ok(mut state) = self.take_turn(|state| state.slots.iter().all(Slot::is_some)) {
@@ -258,6 +285,24 @@ impl Pool {
         state.slots.iter().all(quiet)
     }
 
+    fn has_journal(&self) -> bool {
+        self.journal.get().is_some()
+    }
+
+    fn flushed(&self, slot: usize) {
+        if let Some(journal) = self.journal.get() {
+            journal.flushed(slot);
+        }
+    }
+
+    /// The storage may have lost whatever it had not flushed.
+    fn lost_all(&self, why: &str) {
+        if let Some(journal) = self.journal.get() {
+            info!("all that is not flushed is written again: {why}");
+            journal.lost_all();
+        }
+    }
+
     fn check_loss(&self) -> Result<(), PoolError> {
         self.loss()
             .map_or(Ok(()), |why| Err(PoolError::Loss(why.to_owned())))
@@ -295,26 +340,32 @@ impl Lease<'_> {
         self.seat.as_mut().expect("the seat is taken in drop only")
     }
 
-    /// Ends the slot's connection. With unflushed writes on it, that is a loss, for `why`.
+    /// Ends the slot's connection. What it carried and did not flush is written again; without a journal that is a loss,
+    /// for `why`.
     fn give_up_connection(&mut self, why: &str) {
-        let index = self.index;
+        let connection = self.index + 1;
         let seat = self.seat_mut();
         let unflushed = std::mem::take(&mut seat.unflushed);
         let had_one = seat.remote.take().is_some();
-        if unflushed {
-            let loss = format!(
-                "connection {} ended before the writes that it carried were flushed: {why}; \
-                 data may be lost, write the image again",
-                index + 1
-            );
-            if self.pool.loss.set(loss.clone()).is_ok() {
-                info!("{loss}");
+        match (unflushed, self.pool.journal.get()) {
+            (true, Some(journal)) => {
+                info!(
+                    connection,
+                    "connection ended, its unflushed writes are written again: {why}"
+                );
+                journal.lost(self.index);
             }
-        } else if had_one {
-            info!(
-                connection = index + 1,
-                "connection ended with nothing unflushed: {why}"
-            );
+            (true, None) => {
+                let loss = format!(
+                    "connection {connection} ended before the writes that it carried were flushed: {why}; \
+                     data may be lost, write the image again"
+                );
+                if self.pool.loss.set(loss.clone()).is_ok() {
+                    info!("{loss}");
+                }
+            }
+            (false, _) if had_one => info!(connection, "connection ended with nothing unflushed: {why}"),
+            (false, _) => {}
         }
     }
 

@@ -1,56 +1,123 @@
-//! One request on a leased connection: what may be repeated, on which connection, how often.
+//! One request on a leased connection: what may be repeated, and on which connection.
 //!
-//! | request      | connection lost                          | server failed (5xx)        | denied, nonsense |
-//! |--------------|------------------------------------------|----------------------------|------------------|
-//! | read         | new connection, again                    | new connection, again      | error, see below |
-//! | write, zero  | again, if nothing unflushed went with it | error                      | error            |
-//! | flush        | fine, if nothing unflushed went with it  | error                      | error            |
-//! | touch        | new connection at the next one           | the same                   | the same         |
+//! | request      | connection lost or silent       | server failed (5xx)             | denied               | nonsense |
+//! |--------------|---------------------------------|---------------------------------|----------------------|----------|
+//! | read         | new connection, again           | new connection, again           | new right, again     | error    |
+//! | write, zero  | new connection, again           | new connection, again           | new right, again     | error    |
+//! | flush        | new connection, nothing to flush| new connection; all is to be    | new right            | error    |
+//! |              | on it                           | written again                   |                      |          |
+//! | touch        | new connection at the next one  | the same                        | the same             | the same |
 //!
-//! A request without an answer in time counts as a lost connection, but for writes: the server may be at
-//! it still, and would put the old bytes over newer ones later. Such a write is never repeated.
+//! Whenever a connection goes, the [`Journal`] hears of it and writes again what the connection had answered and not
+//! flushed; only without a journal is that a loss, for good. How often a request is tried is `retry`'s business, and how a
+//! new right comes about is [`Dial::renew`]'s.
 //!
-//! A read that is denied may be repeated once, when whoever dials has got a new right ([`Dial::renew`]).
+//! A failed flush is about more than its connection: the storage reports that it lost something once, to whoever asks
+//! first. So after a 5xx everything that is not known to be durable is written again, whoever carried it.
 //!
-//! A failed write is not repeated: after a 500 the server promises nothing about any write since the
-//! last flush (imageio, docs/images.md), so one more PUT would not repair what the disk lost. After
-//! a 5xx the connection is left behind, as its NBD backend may be gone for good; if it carried
-//! unflushed writes it is flushed first, and only if that fails they count as lost.
+//! After a 5xx a connection is left behind, as its NBD backend may be gone for good. A read that failed says nothing
+//! about the writes on its connection: they are flushed before it goes, and only if that fails they are written again.
 
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tracing::warn;
 
+#[cfg(doc)]
+use super::Journal;
+use super::retry::{Doubt, Kind, Retry, is_hopeless};
 use super::{Access, Lease, Op, Pool, PoolError};
 #[cfg(doc)]
 use crate::remote::Dial;
 use crate::remote::{Extent, Remote, RemoteError};
 
-/// Attempts of a request that may be repeated, the first one included.
-const ATTEMPTS: u32 = 4;
+/// New rights that one request may ask for.
+const RENEWALS: u32 = 3;
 
-/// Wait before the first repetition; it doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// A change that was answered.
+#[must_use]
+pub struct Answered<'a> {
+    /// The connection that carried it. It may be flushed, or lost, as soon as this is dropped.
+    pub lease: Lease<'a>,
+    /// An earlier attempt may still be performed, until then.
+    pub doubt: Option<Doubt>,
+}
+
+/// Why an attempt failed.
+struct Attempt {
+    error: RemoteError,
+    /// How long the request was at work; `None` when it was not sent: there was no connection to be had.
+    at_work: Option<Duration>,
+    /// The right that it was made with.
+    epoch: u64,
+}
+
+/// The answer to a flush; false when there was no connection, so nothing to flush on it.
+type Flushed = Result<bool, Attempt>;
 
 impl Pool {
+    /// Flushes every connection; the caller has made sure that what must be covered was answered. With a journal, ask it
+    /// what is durable then: a connection that was lost had nothing to flush.
+    pub fn flush_all(&self) -> Result<(), PoolError> {
+        let mut leases = self.lock_all()?;
+        let flushed: Vec<Flushed> = std::thread::scope(|scope| {
+            let (last, others) = leases.split_last_mut().expect("a pool is never empty");
+            let others: Vec<_> = others
+                .iter_mut()
+                .map(|lease| scope.spawn(|| lease.flush_once()))
+                .collect();
+            let last = last.flush_once();
+            let joined = others.into_iter().map(|flush| flush.join().map_err(|_| ()));
+            joined.chain([Ok(last)]).collect::<Result<_, ()>>()
+        })
+        .map_err(|()| PoolError::Loss("a flush ended in an internal error; data may be lost".into()))?;
+        let failed = flushed.iter().find_map(|result| match result {
+            Err(Attempt {
+                error: error @ RemoteError::Failed(_),
+                ..
+            }) => Some(error.to_string()),
+            _ => None,
+        });
+        if let Some(why) = &failed {
+            self.lost_all(why);
+        }
+        let mut done = Ok(());
+        for (lease, result) in leases.iter_mut().zip(flushed) {
+            // Where one flush failed, the success of another proves nothing.
+            if failed.is_none() || result.is_err() {
+                done = done.and(lease.settle(result));
+            }
+        }
+        done.and_then(|()| self.check_loss())
+    }
+
     /// Fills `parts`, one after the other, from `offset`.
     pub fn read(&self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), PoolError> {
         let len = parts.iter().map(|part| part.len() as u64).sum();
-        self.lease(Access::Read)?
-            .repeat(Op::Read, len, |remote| remote.read(offset, parts))
+        let mut lease = self.lease(Access::Read)?;
+        lease.repeat(Kind::Read, Op::Read, len, |remote| remote.read(offset, parts))?;
+        Ok(())
     }
 
-    /// Reports the extents of the whole disk. After a failed attempt they come again from offset 0.
-    pub fn extents(&self, found: &mut dyn FnMut(Extent)) -> Result<(), PoolError> {
-        self.lease(Access::Read)?
-            .repeat(Op::Extents, 0, |remote| remote.extents(found))
+    /// Reports the extents of the whole disk, on a connection of the pool, or on one of its own where the server has
+    /// one to spare: it may take minutes. After a failed attempt they come again from offset 0.
+    pub fn extents(&self, own_connection: bool, found: &mut dyn FnMut(Extent)) -> Result<(), PoolError> {
+        if own_connection {
+            return Ok(self.dial.dial()?.extents(found)?);
+        }
+        let mut lease = self.lease(Access::Read)?;
+        lease.repeat(Kind::Read, Op::Extents, 0, |remote| remote.extents(found))?;
+        Ok(())
     }
 
     /// Writes `parts`, one after the other, at `offset`.
-    pub fn write(&self, offset: u64, parts: &[&[u8]]) -> Result<(), PoolError> {
+    pub fn write(&self, offset: u64, parts: &[&[u8]]) -> Result<Answered<'_>, PoolError> {
         let len = parts.iter().map(|part| part.len() as u64).sum();
         self.change(Op::Write, len, |remote| remote.write(offset, parts))
+    }
+
+    /// Zeroes `len` bytes at `offset`.
+    pub fn zero(&self, offset: u64, len: u64) -> Result<Answered<'_>, PoolError> {
+        self.change(Op::Zero, len, |remote| remote.zero(offset, len))
     }
 
     /// Makes some activity on the ticket where there was none for `quiet`; like a keep-alive, it takes no connection
@@ -63,75 +130,84 @@ impl Pool {
         }
     }
 
-    /// Zeroes `len` bytes at `offset`.
-    pub fn zero(&self, offset: u64, len: u64) -> Result<(), PoolError> {
-        self.change(Op::Zero, len, |remote| remote.zero(offset, len))
-    }
-
     fn change(
         &self,
         op: Op,
         bytes: u64,
-        mut request: impl FnMut(&mut dyn Remote) -> Result<(), RemoteError>,
-    ) -> Result<(), PoolError> {
+        request: impl FnMut(&mut dyn Remote) -> Result<(), RemoteError>,
+    ) -> Result<Answered<'_>, PoolError> {
         let mut lease = self.lease(Access::Write)?;
-        let mut pause = FIRST_PAUSE;
-        for attempt in 1.. {
-            self.check_loss()?;
-            let error = match lease.try_once(op, bytes, &mut request) {
-                Ok(()) => {
-                    lease.seat_mut().unflushed = true;
-                    return Ok(());
-                }
-                Err(error) => error,
-            };
-            match error {
-                RemoteError::Lost(_) | RemoteError::Late(_) => {
-                    lease.give_up_connection(&error.to_string());
-                    self.check_loss()?;
-                }
-                RemoteError::Failed(_) => lease.leave_behind(&error),
-                RemoteError::Denied(_) | RemoteError::Protocol(_) => {}
-            }
-            if attempt == ATTEMPTS || !matches!(error, RemoteError::Lost(_)) {
-                return Err(error.into());
-            }
-            info!(attempt, "again after: {error}");
-            sleep(pause);
-            pause *= 2;
-        }
-        unreachable!("the loop returns at the last attempt")
+        let doubt = lease.repeat(Kind::Change, op, bytes, request)?;
+        lease.seat_mut().unflushed = true;
+        Ok(Answered { lease, doubt })
     }
 }
 
 impl Lease<'_> {
-    /// Makes every write that this connection carried durable.
-    pub(super) fn flush(&mut self) -> Result<(), PoolError> {
-        if self.seat().remote.is_none() {
-            return self.pool.check_loss();
+    /// Makes every write that this connection carried durable, or has the journal write it again: whoever needs to know
+    /// asks the journal.
+    pub fn flush(&mut self) -> Result<(), PoolError> {
+        // Two at once could share one report of a loss; the one without it would tell of success.
+        let pool = self.pool;
+        let _alone = pool.flushing.lock().unwrap_or_else(|e| e.into_inner());
+        let result = self.flush_once();
+        if let Err(Attempt {
+            error: RemoteError::Failed(why),
+            ..
+        }) = &result
+        {
+            pool.lost_all(why);
         }
-        match self.try_once(Op::Flush, 0, &mut |remote| remote.flush()) {
-            Ok(()) => {
-                self.seat_mut().unflushed = false;
-                Ok(())
-            }
-            Err(error @ (RemoteError::Lost(_) | RemoteError::Late(_))) => {
-                self.give_up_connection(&error.to_string());
-                self.pool.check_loss()
-            }
-            Err(error) => Err(error.into()),
+        self.settle(result)
+    }
+
+    /// Sends a flush; nobody has drawn a conclusion from it yet.
+    fn flush_once(&mut self) -> Flushed {
+        match self.seat().remote {
+            None => Ok(false),
+            Some(_) => self
+                .try_once(Op::Flush, 0, &mut |remote| remote.flush())
+                .map(|()| true),
         }
     }
 
+    /// Draws the conclusions from a flush of this connection alone.
+    fn settle(&mut self, result: Flushed) -> Result<(), PoolError> {
+        let Attempt { error, epoch, .. } = match result {
+            Ok(answered) => {
+                if answered {
+                    self.pool.flushed(self.index());
+                    let seat = self.seat_mut();
+                    (seat.unflushed, seat.flush_failing) = (false, None);
+                }
+                return self.pool.check_loss();
+            }
+            Err(attempt) => attempt,
+        };
+        let since = self.seat_mut().flush_failed();
+        let may_be_repaired = match &error {
+            RemoteError::Lost(_) | RemoteError::Late(_) => true,
+            RemoteError::Failed(_) => self.pool.has_journal(),
+            RemoteError::Denied(_) => self.pool.has_journal() && self.pool.dial.renew(epoch),
+            RemoteError::Protocol(_) => false,
+        };
+        let matters = self.seat().unflushed || matches!(error, RemoteError::Failed(_));
+        if !may_be_repaired || matters && is_hopeless(&error, since, self.pool.retry_time) {
+            return Err(error.into());
+        }
+        self.give_up_connection(&error.to_string());
+        self.pool.check_loss()
+    }
+
     /// Counts as activity on a connection that has been idle. One attempt: a connection that is gone is
-    /// dialled again at the next look. A failed flush is a loss: a second one might succeed without the
+    /// dialled again at the next look. A failed flush costs the connection: a second one might succeed without the
     /// writes that the first one was about (fsync reports an error once).
     pub(super) fn keep_alive(&mut self) {
         let done = match self.seat().unflushed {
             true => self.flush(),
             false => self
                 .try_once(Op::Touch, 0, &mut |remote| remote.touch())
-                .map_err(PoolError::from),
+                .map_err(|attempt| attempt.error.into()),
         };
         if let Err(error) = done {
             warn!(connection = self.index() + 1, "keep-alive failed: {error}");
@@ -139,43 +215,53 @@ impl Lease<'_> {
         }
     }
 
+    /// Makes a request until it is answered, or there is no sense in it any more.
     fn repeat(
         &mut self,
+        kind: Kind,
         op: Op,
         bytes: u64,
         mut request: impl FnMut(&mut dyn Remote) -> Result<(), RemoteError>,
-    ) -> Result<(), PoolError> {
-        let (mut pause, mut renewed) = (FIRST_PAUSE, false);
-        for attempt in 1.. {
-            let remote = self.seat().remote.as_ref();
-            let epoch = remote.map_or_else(|| self.pool.dial.epoch(), |remote| remote.epoch());
-            let error = match self.try_once(op, bytes, &mut request) {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
+    ) -> Result<Option<Doubt>, PoolError> {
+        let (mut retry, mut renewals) = (Retry::new(kind, self.pool.retry_time), 0);
+        let mut doubt = None;
+        loop {
+            if kind == Kind::Change {
+                self.pool.check_loss()?;
+            }
+            let Attempt {
+                error,
+                at_work,
+                epoch,
+            } = match self.try_once(op, bytes, &mut request) {
+                Ok(()) => return Ok(doubt),
+                Err(attempt) => attempt,
             };
+            doubt = doubt.max(at_work.and_then(|time| Doubt::of(&error, time)));
             match error {
-                RemoteError::Lost(_) | RemoteError::Late(_) => self.give_up_connection(&error.to_string()),
-                RemoteError::Failed(_) => self.leave_behind(&error),
+                RemoteError::Failed(_) if kind == Kind::Read => self.leave_behind(&error),
+                RemoteError::Lost(_) | RemoteError::Late(_) | RemoteError::Failed(_) => {
+                    self.give_up_connection(&error.to_string());
+                }
                 RemoteError::Denied(_)
-                    if !renewed && !self.seat().unflushed && self.pool.dial.renew(epoch) =>
+                    if renewals < RENEWALS
+                        && (self.pool.has_journal() || kind == Kind::Read && !self.seat().unflushed)
+                        && self.pool.dial.renew(epoch) =>
                 {
-                    renewed = true;
+                    renewals += 1;
                     self.give_up_connection(&error.to_string());
                     continue;
                 }
-                RemoteError::Denied(_) | RemoteError::Protocol(_) => return Err(error.into()),
+                RemoteError::Denied(_) | RemoteError::Protocol(_) => {}
             }
-            if attempt == ATTEMPTS {
-                return Err(error.into());
+            if kind == Kind::Change {
+                self.pool.check_loss()?;
             }
-            info!(attempt, "again after: {error}");
-            sleep(pause);
-            pause *= 2;
+            retry.again(error)?;
         }
-        unreachable!("the loop returns at the last attempt")
     }
 
-    /// Leaves a connection whose server failed; its writes are flushed before it goes.
+    /// Leaves a connection whose server failed to read; its writes are flushed before it goes.
     fn leave_behind(&mut self, why: &RemoteError) {
         if self.seat().unflushed {
             let _ = self.flush();
@@ -188,11 +274,27 @@ impl Lease<'_> {
         op: Op,
         bytes: u64,
         request: &mut impl FnMut(&mut dyn Remote) -> Result<(), RemoteError>,
-    ) -> Result<(), RemoteError> {
-        let clock = &self.pool.clocks[self.index];
+    ) -> Result<(), Attempt> {
+        let clock = &self.pool.clocks[self.index()];
         let begun = Instant::now();
-        let result = self.remote().and_then(|remote| request(remote.as_mut()));
+        let epoch = match &self.seat().remote {
+            Some(remote) => remote.epoch(),
+            None => self.pool.dial.epoch(),
+        };
+        let (mut sent, mut result) = (None, Ok(()));
+        match self.remote() {
+            Ok(remote) => {
+                let at = Instant::now();
+                result = request(remote.as_mut());
+                sent = Some(at);
+            }
+            Err(error) => result = result.and(Err(error)),
+        }
         clock.record(op, begun.elapsed(), result.is_ok(), bytes);
-        result
+        result.map_err(|error| Attempt {
+            error,
+            at_work: sent.map(|at| at.elapsed()),
+            epoch,
+        })
     }
 }

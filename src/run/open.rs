@@ -61,11 +61,24 @@ pub(super) fn open(settings: &Settings, mountpoint: &Path, interrupt: &Interrupt
         readers.max(writers)
     };
     let connections = settings.connections.min(most);
+    let advice = [can.max_readers, can.max_writers];
+    let most_allowed = advice.into_iter().flatten().max().unwrap_or(0);
     let image = Arc::new(image);
-    let pool = Pool::open(image.clone(), Box::new(first), connections, writers)?;
+    let pool = Pool::open(
+        image.clone(),
+        Box::new(first),
+        connections,
+        writers,
+        settings.retry_time,
+    )?;
     let options = DiskOptions {
         read_only: settings.read_only,
         cache_size: settings.cache_size,
+        // Nobody is there to write again what waits in it.
+        journal_size: match settings.retry_time.is_zero() {
+            true => 0,
+            false => settings.journal_size,
+        },
         // Where the server wants a single writer, only size is left.
         request_size: match writers < connections {
             true => REQUEST_SIZE,
@@ -73,6 +86,7 @@ pub(super) fn open(settings: &Settings, mountpoint: &Path, interrupt: &Interrupt
         },
         zero_detect: settings.zero_detect,
         extents: can.extents,
+        spare_connection: connections < most_allowed,
     };
     let disk = Arc::new(Disk::open(pool.clone(), image.size(), options)?);
     info!(
@@ -100,6 +114,7 @@ fn access(settings: &Settings, url: TransferUrl) -> Access {
         url,
         trust: settings.trust.clone(),
         unix_socket: settings.unix_socket,
+        timeout: settings.timeout,
     }
 }
 

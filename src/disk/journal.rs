@@ -1,0 +1,245 @@
+//! The journal: what the server has answered and no flush has covered, kept so that it can be sent again.
+//!
+//! An answer to a write is no promise: the bytes may stand in a cache of the server, or of the machine below it, and go
+//! with the connection that carried them. So they stay here, tagged with that connection's slot, until a flush on it was
+//! answered. When the connection is lost, or the storage reports a loss, they go back into the write-behind table
+//! ([`super::pending`]) and are written again like anything else.
+//!
+//! Only the newest answered bytes of each offset are here: an answer replaces what older ones had there, whichever
+//! connection carried them. So nothing that is sent again can be older than what it goes over; and what is newer than
+//! the journal is in the table, which never lets it be overtaken.
+//!
+//! The buffers are the table's own, shared and never copied; one that newer bytes have covered in part stays until its
+//! last piece goes, and counts until then.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::overlay::Placed;
+use super::pending::Payload;
+
+/// Answered bytes that are not known to be durable.
+#[derive(Debug)]
+struct Entry {
+    len: u64,
+    held: Arc<Held>,
+    /// Where they begin in the payload.
+    skip: u64,
+}
+
+/// What one answer was about; the entries of its remaining pieces share it.
+#[derive(Debug)]
+struct Held {
+    payload: Arc<Payload>,
+    slot: usize,
+    /// Of its oldest write.
+    seq: u64,
+}
+
+/// Bytes to be written again: where, what, and the number of the oldest write in them.
+pub(super) type Again = (u64, Payload, u64);
+
+/// See the head of this file. Plain data, under the table's lock.
+#[derive(Debug)]
+pub(super) struct Journal {
+    /// Disjoint, by first byte.
+    entries: BTreeMap<u64, Entry>,
+    /// Bytes of memory, by slot.
+    cost: Vec<usize>,
+}
+
+impl Journal {
+    /// An empty journal for connections in `slots` slots.
+    pub(super) fn new(slots: usize) -> Self {
+        Journal {
+            entries: BTreeMap::new(),
+            cost: vec![0; slots],
+        }
+    }
+
+    /// Bytes of memory held for `slot`.
+    pub(super) fn cost(&self, slot: usize) -> usize {
+        self.cost[slot]
+    }
+
+    /// Connection `slot` has answered `payload` at `start`. Returns the buffers that are free now.
+    pub(super) fn note(
+        &mut self,
+        start: u64,
+        mut payload: Arc<Payload>,
+        seq: u64,
+        slot: usize,
+    ) -> Vec<Vec<u8>> {
+        let len = payload.len();
+        let freed = self.carve(&(start..start + len));
+        if let Some(Payload::Data(bytes)) = Arc::get_mut(&mut payload)
+            && bytes.len() < bytes.capacity() / 4 * 3
+        {
+            bytes.shrink_to_fit();
+        }
+        self.cost[slot] += payload.cost();
+        let held = Arc::new(Held { payload, slot, seq });
+        self.entries.insert(start, Entry { len, held, skip: 0 });
+        freed
+    }
+
+    /// All that connection `slot` has answered is durable. Returns the buffers that are free now.
+    pub(super) fn flushed(&mut self, slot: usize) -> Vec<Vec<u8>> {
+        let gone = self.entries.extract_if(.., |_, entry| entry.held.slot == slot);
+        let gone: Vec<Entry> = gone.map(|(_, entry)| entry).collect();
+        gone.into_iter()
+            .filter_map(|entry| self.release(entry.held))
+            .collect()
+    }
+
+    /// Takes out what connection `slot` has answered, or with `None` all connections.
+    pub(super) fn take(&mut self, slot: Option<usize>) -> Vec<Again> {
+        let lost = |entry: &Entry| slot.is_none_or(|slot| entry.held.slot == slot);
+        let gone: Vec<(u64, Entry)> = self.entries.extract_if(.., |_, entry| lost(entry)).collect();
+        let again = |(start, Entry { len, held, skip }): (u64, Entry)| {
+            let seq = held.seq;
+            if len < held.payload.len() {
+                let part = held.payload.part(skip..skip + len);
+                self.release(held);
+                return (start, part, seq);
+            }
+            self.cost[held.slot] -= held.payload.cost();
+            let payload = Arc::into_inner(held)
+                .map(|held| held.payload)
+                .expect("it is whole");
+            let payload = Arc::try_unwrap(payload).unwrap_or_else(|shared| shared.part(0..len));
+            (start, payload, seq)
+        };
+        gone.into_iter().map(again).collect()
+    }
+
+    /// Number of the oldest write that is not known to be durable.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.entries.values().map(|entry| entry.held.seq).min()
+    }
+
+    /// True when any byte of `range` is here.
+    pub(super) fn touches(&self, range: &Range<u64>) -> bool {
+        let last = self.entries.range(..range.end).next_back();
+        last.is_some_and(|(start, entry)| start + entry.len > range.start)
+    }
+
+    /// What there is of `range`, in ascending order.
+    pub(super) fn within(&self, range: Range<u64>) -> impl Iterator<Item = Placed<'_>> {
+        let before = self.entries.range(..range.start).next_back();
+        let first = before.map_or(range.start, |(start, _)| *start);
+        let placed = |(&start, entry): (&u64, &'_ Entry)| (start, entry.len, entry.skip);
+        self.entries.range(first..range.end.max(first)).map(move |found| {
+            let (start, len, skip) = placed(found);
+            Placed {
+                start,
+                len,
+                payload: &found.1.held.payload,
+                skip,
+            }
+        })
+    }
+
+    /// Removes `range`: newer bytes stand there.
+    fn carve(&mut self, range: &Range<u64>) -> Vec<Vec<u8>> {
+        let first = self.entries.range(..range.start).next_back();
+        let first = first.map_or(range.start, |(start, _)| *start);
+        let touched: Vec<u64> = self
+            .entries
+            .range(first..range.end)
+            .map(|(start, _)| *start)
+            .collect();
+        let mut freed = Vec::new();
+        for start in touched {
+            let end = start + self.entries[&start].len;
+            if end <= range.start {
+                continue;
+            }
+            let Entry { held, skip, .. } = self.entries.remove(&start).expect("just seen");
+            for piece in [start..range.start, range.end..end] {
+                if !piece.is_empty() {
+                    let entry = Entry {
+                        len: piece.end - piece.start,
+                        held: held.clone(),
+                        skip: skip + (piece.start - start),
+                    };
+                    self.entries.insert(piece.start, entry);
+                }
+            }
+            freed.extend(self.release(held));
+        }
+        freed
+    }
+
+    /// One piece less of an answer; with the last one its buffer is free.
+    fn release(&mut self, held: Arc<Held>) -> Option<Vec<u8>> {
+        let Held { payload, slot, .. } = Arc::into_inner(held)?;
+        self.cost[slot] -= payload.cost();
+        match Arc::into_inner(payload) {
+            Some(Payload::Data(bytes)) => Some(bytes),
+            Some(Payload::Zero(_)) | None => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(len: usize, fill: u8) -> Arc<Payload> {
+        Arc::new(Payload::Data(vec![fill; len]))
+    }
+
+    fn read(journal: &Journal, range: Range<u64>) -> Vec<u8> {
+        let mut buf = vec![0; (range.end - range.start) as usize];
+        let mut gaps = vec![range.clone()];
+        for placed in journal.within(range.clone()) {
+            gaps = placed.fill(gaps, range.start, &mut buf);
+        }
+        buf
+    }
+
+    #[test]
+    fn newer_answers_replace_older_ones_whoever_carried_them() {
+        let mut journal = Journal::new(2);
+        journal.note(0, data(10, 1), 1, 0);
+        journal.note(4, data(2, 2), 2, 1);
+        assert_eq!(read(&journal, 0..10), [1, 1, 1, 1, 2, 2, 1, 1, 1, 1]);
+        let mut again = journal.take(Some(0));
+        again.sort_by_key(|(start, ..)| *start);
+        let starts: Vec<_> = again
+            .iter()
+            .map(|(start, payload, seq)| (*start, payload.len(), *seq))
+            .collect();
+        assert_eq!(
+            starts,
+            [(0, 4, 1), (6, 4, 1)],
+            "not the bytes that connection 1 has put over it"
+        );
+        assert_eq!((journal.cost(0), journal.oldest()), (0, Some(2)));
+    }
+
+    #[test]
+    fn a_flush_speaks_for_its_own_connection() {
+        let mut journal = Journal::new(2);
+        journal.note(0, data(10, 1), 1, 0);
+        journal.note(10, data(10, 2), 2, 1);
+        assert_eq!(journal.flushed(0).len(), 1, "its buffer is free");
+        assert!(!journal.touches(&(0..10)) && journal.touches(&(19..20)));
+        assert_eq!(journal.take(None).len(), 1);
+        assert_eq!((journal.cost(0), journal.cost(1), journal.oldest()), (0, 0, None));
+    }
+
+    #[test]
+    fn a_buffer_counts_until_its_last_piece_is_gone() {
+        let mut journal = Journal::new(1);
+        journal.note(0, data(1000, 1), 1, 0);
+        let full = journal.cost(0);
+        journal.note(0, Arc::new(Payload::Zero(400)), 2, 0);
+        journal.note(600, Arc::new(Payload::Zero(400)), 3, 0);
+        assert!(journal.cost(0) > full, "the middle holds all of it");
+        assert_eq!(journal.note(400, Arc::new(Payload::Zero(200)), 4, 0).len(), 1);
+        assert!(journal.cost(0) < full);
+    }
+}

@@ -1,0 +1,152 @@
+//! Requests that nobody waits for any more and that the server may perform all the same.
+//!
+//! A change whose connection broke, or that got no answer in time, was sent again, and answered then. The first attempt
+//! may still be under way: behind a proxy that cut the connection, in a server thread that waits for its storage. It
+//! carries the same bytes, so for as long as these are the newest ones it does no harm; but newer bytes for the same
+//! blocks, sent now, could be overwritten by it later. They wait until the attempt is over as far as anybody can say
+//! ([`Doubt::Until`]). Where nobody can say ([`Doubt::Forever`]), writing newer bytes there ends in an error.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::pending::{BLOCK, Payload};
+use crate::pool::Doubt;
+
+/// Memory for the bytes of strays; beyond it, what would be sent counts as different from theirs.
+const BYTES: usize = 64 << 20;
+
+#[derive(Debug)]
+struct Stray {
+    range: Range<u64>,
+    /// What it writes, while that is kept.
+    payload: Option<Arc<Payload>>,
+    doubt: Doubt,
+}
+
+impl Stray {
+    /// Whole blocks: a file backend rewrites them.
+    fn blocks(&self) -> Range<u64> {
+        self.range.start / BLOCK * BLOCK..self.range.end.next_multiple_of(BLOCK)
+    }
+
+    /// True when it would leave `payload` at `start` as it is.
+    fn agrees(&self, start: u64, payload: &Payload) -> bool {
+        let (blocks, end) = (self.blocks(), start + payload.len());
+        let shared = start.max(blocks.start)..end.min(blocks.end);
+        if shared.start < self.range.start || shared.end > self.range.end {
+            return false;
+        }
+        let from = |base: u64| (shared.start - base) as usize..(shared.end - base) as usize;
+        match (self.payload.as_deref(), payload) {
+            (Some(Payload::Data(old)), Payload::Data(new)) => old[from(self.range.start)] == new[from(start)],
+            (Some(Payload::Zero(_)), Payload::Zero(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What strays have to say about a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Passage {
+    /// It may go.
+    Free,
+    /// Not before then.
+    Wait(Instant),
+    /// Never.
+    Blocked(Range<u64>),
+}
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(super) struct Strays {
+    list: Vec<Stray>,
+}
+
+impl Strays {
+    /// An attempt to put `payload` at `start` may still be performed.
+    pub(super) fn add(&mut self, start: u64, payload: Arc<Payload>, doubt: Doubt) {
+        self.list.push(Stray {
+            range: start..start + payload.len(),
+            payload: Some(payload),
+            doubt,
+        });
+        let mut room = BYTES;
+        for stray in self.list.iter_mut().rev() {
+            let cost = stray.payload.as_ref().map_or(0, |payload| payload.cost());
+            match room.checked_sub(cost) {
+                Some(rest) => room = rest,
+                None => stray.payload = None,
+            }
+        }
+    }
+
+    /// May `payload` be written at `start` now?
+    pub(super) fn passage(&mut self, start: u64, payload: &Payload, now: Instant) -> Passage {
+        if self.list.is_empty() {
+            return Passage::Free;
+        }
+        self.list.retain(|stray| stray.doubt > Doubt::Until(now));
+        let end = start + payload.len();
+        let mut passage = Passage::Free;
+        for stray in &self.list {
+            let blocks = stray.blocks();
+            if blocks.end <= start || end <= blocks.start || stray.agrees(start, payload) {
+                continue;
+            }
+            passage = match (stray.doubt, passage) {
+                (Doubt::Forever, _) => return Passage::Blocked(stray.range.clone()),
+                (Doubt::Until(at), Passage::Wait(other)) => Passage::Wait(at.max(other)),
+                (Doubt::Until(at), _) => Passage::Wait(at),
+            };
+        }
+        passage
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn data(len: usize, fill: u8) -> Payload {
+        Payload::Data(vec![fill; len])
+    }
+
+    #[test]
+    fn the_same_bytes_pass_and_newer_ones_wait() {
+        let (mut strays, now) = (Strays::default(), Instant::now());
+        let later = now + Duration::from_secs(5);
+        strays.add(8192, Arc::new(data(4096, 1)), Doubt::Until(later));
+        assert_eq!(strays.passage(8192, &data(4096, 1), now), Passage::Free);
+        assert_eq!(strays.passage(0, &data(8192, 2), now), Passage::Free);
+        assert_eq!(strays.passage(8192, &data(4096, 2), now), Passage::Wait(later));
+        assert_eq!(strays.passage(12287, &data(10, 2), now), Passage::Wait(later));
+        assert_eq!(strays.passage(8192, &Payload::Zero(1), now), Passage::Wait(later));
+        assert_eq!(strays.passage(8192, &data(4096, 2), later), Passage::Free);
+    }
+
+    #[test]
+    fn a_stray_that_ends_in_a_block_speaks_for_the_whole_block() {
+        let (mut strays, now) = (Strays::default(), Instant::now());
+        strays.add(100, Arc::new(data(100, 1)), Doubt::Forever);
+        assert_eq!(strays.passage(0, &data(50, 7), now), Passage::Blocked(100..200));
+        assert_eq!(strays.passage(120, &data(50, 1), now), Passage::Free);
+        assert_eq!(strays.passage(4096, &data(50, 7), now), Passage::Free);
+    }
+
+    #[test]
+    fn what_strays_hold_is_bounded_and_the_oldest_forget_first() {
+        let (mut strays, now) = (Strays::default(), Instant::now());
+        let mib = 1 << 20;
+        for n in 0..70u64 {
+            strays.add(n * mib as u64, Arc::new(data(mib, 1)), Doubt::Forever);
+        }
+        assert_eq!(
+            strays.passage(0, &data(mib, 1), now),
+            Passage::Blocked(0..mib as u64)
+        );
+        assert_eq!(strays.passage(69 * mib as u64, &data(mib, 1), now), Passage::Free);
+    }
+}

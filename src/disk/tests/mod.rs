@@ -1,0 +1,93 @@
+//! The disk over a pool over a server in memory ([`cloud`]).
+
+mod cloud;
+mod model;
+mod reconnect;
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use self::cloud::{Cloud, SIZE};
+use super::*;
+use crate::remote::Dial;
+
+impl Cloud {
+    /// The disk on four connections.
+    fn disk(self: &Arc<Self>, zero_detect: bool, journal_size: u64) -> Disk {
+        let retry_time = Duration::from_secs(if journal_size == 0 { 0 } else { 10 });
+        let pool = Pool::open(self.clone(), self.dial().unwrap(), 4, 4, retry_time).unwrap();
+        let options = DiskOptions {
+            read_only: false,
+            cache_size: 4 << 20,
+            journal_size,
+            request_size: 64 << 10,
+            zero_detect,
+            extents: true,
+            spare_connection: false,
+        };
+        Disk::open(pool, SIZE as u64, options).unwrap()
+    }
+}
+
+#[test]
+fn a_used_disk_is_emptied_by_one_zero_request_and_a_zero_disk_by_none() {
+    for (fill, requests) in [(9, 1), (0, 0)] {
+        let cloud = Cloud::new(fill);
+        let disk = cloud.disk(true, 1 << 20);
+        disk.truncate(0).unwrap();
+        disk.truncate(SIZE as u64).unwrap();
+        disk.truncate(0).unwrap();
+        disk.flush().unwrap();
+        let server = cloud.server();
+        assert_eq!(server.zeros, requests);
+        assert!(server.durable.iter().all(|b| *b == 0));
+    }
+}
+
+#[test]
+fn a_write_behind_the_end_is_refused_and_one_across_it_is_short() {
+    let disk = Cloud::new(0).disk(false, 1 << 20);
+    assert!(matches!(
+        disk.write(SIZE as u64, b"x"),
+        Err(DiskError::NoSpace { .. })
+    ));
+    assert_eq!(disk.write(SIZE as u64 - 3, b"12345").unwrap(), 3);
+    assert!(matches!(
+        disk.truncate(SIZE as u64 + 1),
+        Err(DiskError::NoSpace { .. })
+    ));
+}
+
+#[test]
+fn readers_beside_writers_never_see_an_older_block() {
+    let disk = Cloud::new(0).disk(false, 1 << 20);
+    let latest: Vec<AtomicU64> = (0..16).map(|_| AtomicU64::new(0)).collect();
+    const BLOCK: u64 = 8192;
+    std::thread::scope(|scope| {
+        for writer in 0..2u64 {
+            let (disk, latest) = (&disk, &latest);
+            scope.spawn(move || {
+                for round in 1..400u64 {
+                    for block in (writer..16).step_by(2) {
+                        disk.write(block * BLOCK, &round.to_le_bytes().repeat(BLOCK as usize / 8))
+                            .unwrap();
+                        latest[block as usize].store(round, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut seen = Vec::new();
+                for n in 0..4000u64 {
+                    let block = n % 16;
+                    let before = latest[block as usize].load(Ordering::SeqCst);
+                    let read = disk.read(block * BLOCK, BLOCK as usize, &mut seen).unwrap();
+                    let round = u64::from_le_bytes(read[..8].try_into().unwrap());
+                    assert!(round >= before, "read {round} after {before} was acknowledged");
+                }
+            });
+        }
+    });
+    disk.close().unwrap();
+}

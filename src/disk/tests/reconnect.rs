@@ -1,0 +1,134 @@
+//! What becomes of answered bytes when their connection goes, case by case.
+
+use super::cloud::{Fault, Kind};
+use super::*;
+
+const JOURNAL: u64 = 1 << 20;
+
+fn read(disk: &Disk, range: Range<usize>) -> Vec<u8> {
+    let mut buf = Vec::new();
+    disk.read(range.start as u64, range.len(), &mut buf)
+        .unwrap()
+        .to_vec()
+}
+
+#[test]
+fn what_a_restarted_server_forgot_is_read_from_the_journal_and_written_again() {
+    let cloud = Cloud::new(9);
+    let disk = cloud.disk(false, JOURNAL);
+    disk.write(0, &[1; 5000]).unwrap();
+    disk.drain().unwrap();
+    cloud.restart();
+    assert!(
+        cloud.server().visible[..5000] == [9; 5000],
+        "the server has forgotten it"
+    );
+    assert!(read(&disk, 0..5000) == [1; 5000]);
+    disk.flush().unwrap();
+    assert!(cloud.server().durable[..5000] == [1; 5000]);
+    assert_eq!(disk.failure(), None);
+}
+
+#[test]
+fn a_zero_over_a_write_stays_a_zero_when_the_write_is_lost() {
+    let cloud = Cloud::new(9);
+    let disk = cloud.disk(false, JOURNAL);
+    disk.write(0, &[1; 8192]).unwrap();
+    disk.drain().unwrap();
+    disk.zero(4096, 4096, false).unwrap();
+    disk.drain().unwrap();
+    cloud.restart();
+    disk.flush().unwrap();
+    let server = cloud.server();
+    assert!(server.durable[..4096] == [1; 4096] && server.durable[4096..8192] == [0; 4096]);
+}
+
+#[test]
+fn a_failed_flush_has_everything_written_again_whoever_carried_it() {
+    let cloud = Cloud::new(9);
+    let disk = cloud.disk(false, JOURNAL);
+    for n in 0..8 {
+        disk.write(n * 40_000, &[n as u8 + 1; 4096]).unwrap();
+        disk.drain().unwrap();
+    }
+    cloud.server().faults.push((Kind::Flush, Fault::Failed));
+    disk.flush().unwrap();
+    for n in 0..8 {
+        assert!(cloud.server().durable[n * 40_000..][..4096] == [n as u8 + 1; 4096]);
+    }
+}
+
+#[test]
+fn newer_bytes_wait_for_a_request_that_may_still_be_performed() {
+    let cloud = Cloud::new(9);
+    let disk = cloud.disk(false, JOURNAL);
+    cloud.server().faults.push((Kind::Change, Fault::LostLater));
+    disk.write(0, &[1; 4096]).unwrap();
+    disk.drain().unwrap();
+    disk.write(0, &[2; 4096]).unwrap();
+    disk.flush().unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    let mut server = cloud.server();
+    server.let_strays_in(true);
+    assert!(server.durable[..4096] == [2; 4096]);
+}
+
+#[test]
+fn newer_bytes_where_a_silent_request_may_strike_any_time_are_refused_for_good() {
+    let cloud = Cloud::new(9);
+    let disk = cloud.disk(false, JOURNAL);
+    cloud.server().faults.push((Kind::Change, Fault::LateLater));
+    disk.write(0, &[1; 4096]).unwrap();
+    disk.flush().expect("the same bytes again do no harm");
+    disk.write(8192, &[3; 4096]).unwrap();
+    disk.flush().expect("other bytes neither");
+    disk.write(0, &[2; 4096]).unwrap();
+    assert!(disk.flush().is_err());
+    let why = disk.failure().unwrap();
+    assert!(
+        why.contains("bytes 0-4095") && why.contains("may perform it still"),
+        "{why}"
+    );
+}
+
+#[test]
+fn a_full_journal_is_flushed_without_being_asked() {
+    let cloud = Cloud::new(9);
+    let disk = cloud.disk(false, 256 << 10);
+    for n in 0..64 {
+        disk.write(n % 8 * (64 << 10), &[n as u8; 64 << 10]).unwrap();
+        disk.drain().unwrap();
+    }
+    let flushes = cloud.server().flushes;
+    assert!((16..64).contains(&flushes), "{flushes} flushes for 4 MiB");
+}
+
+#[test]
+fn storage_that_never_flushes_fails_for_good_in_the_end() {
+    let cloud = Cloud::new(9);
+    let pool = Pool::open(
+        cloud.clone(),
+        cloud.dial().unwrap(),
+        2,
+        2,
+        Duration::from_millis(200),
+    )
+    .unwrap();
+    let options = DiskOptions {
+        read_only: false,
+        cache_size: 4 << 20,
+        journal_size: JOURNAL,
+        request_size: 64 << 10,
+        zero_detect: true,
+        extents: true,
+        spare_connection: false,
+    };
+    let disk = Disk::open(pool, SIZE as u64, options).unwrap();
+    disk.write(0, &[1; 4096]).unwrap();
+    cloud
+        .server()
+        .faults
+        .extend((0..100_000).map(|_| (Kind::Flush, Fault::Failed)));
+    assert!(disk.flush().is_err());
+    assert!(disk.write(0, &[1; 4096]).is_err());
+}

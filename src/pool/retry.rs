@@ -1,0 +1,126 @@
+//! How long a failing request is tried again, and what a failed attempt leaves behind.
+//!
+//! The clock of a request starts at its first failure, and with it a pause that doubles. How long it goes on depends on
+//! who failed:
+//!
+//! | what happened                 | a change (write, zero)             | a read          |
+//! |-------------------------------|------------------------------------|-----------------|
+//! | connection lost, or silent    | the retry time                     | the retry time  |
+//! | the server says 5xx           | at most [`STORAGE_TIME`]           | [`ATTEMPTS`]    |
+//! | denied, nonsense              | never                              | never           |
+//!
+//! A server that is away comes back; a storage that is full, or a sector that is bad, mostly doesn't, and whoever
+//! reads such a disk on purpose should not wait minutes for each sector.
+//!
+//! A change whose answer never came may still be performed, after everything that is sent later on another connection:
+//! [`Doubt`] says for how long. Sending the same bytes again is harmless; newer bytes for the same place have to wait.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use tracing::info;
+
+use crate::remote::RemoteError;
+
+/// Attempts of a request that may be repeated, the first one included, also when the retry time is 0.
+const ATTEMPTS: u32 = 4;
+
+/// Wait before the first repetition; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
+
+/// Longest wait between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long changes are repeated that the server's storage refuses: a path that fails over takes about as long.
+const STORAGE_TIME: Duration = Duration::from_secs(30);
+
+/// A request that was at work for some time when its connection broke is given this many times that time to end.
+const GRACE_FACTOR: u32 = 2;
+
+/// And at least this.
+const SHORTEST_GRACE: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
+
+/// Until when an attempt without an answer may still be performed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Doubt {
+    /// The connection broke: whoever served it finds out, and its last request ends soon.
+    Until(Instant),
+    /// The server fell silent in the middle: it may wake up at any time.
+    Forever,
+}
+
+impl Doubt {
+    /// What an attempt that began `ago` leaves behind.
+    pub(super) fn of(error: &RemoteError, ago: Duration) -> Option<Doubt> {
+        match error {
+            RemoteError::Late(_) => Some(Doubt::Forever),
+            RemoteError::Lost(_) => {
+                let grace = (ago * GRACE_FACTOR).max(SHORTEST_GRACE);
+                Some(Doubt::Until(Instant::now() + grace))
+            }
+            RemoteError::Failed(_) | RemoteError::Denied(_) | RemoteError::Protocol(_) => None,
+        }
+    }
+}
+
+/// What is repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Read,
+    Change,
+}
+
+/// The attempts of one request.
+#[derive(Debug)]
+pub(super) struct Retry {
+    kind: Kind,
+    time: Duration,
+    failing_since: Option<Instant>,
+    attempts: u32,
+    pause: Duration,
+}
+
+impl Retry {
+    /// None so far; lost connections are tried again for `time`.
+    pub(super) fn new(kind: Kind, time: Duration) -> Retry {
+        Retry {
+            kind,
+            time,
+            failing_since: None,
+            attempts: 0,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// An attempt has failed: waits before the next one, or returns the error when there is to be none.
+    pub(super) fn again(&mut self, error: RemoteError) -> Result<(), RemoteError> {
+        let since = *self.failing_since.get_or_insert_with(Instant::now);
+        self.attempts += 1;
+        let few = self.attempts < ATTEMPTS;
+        let within = |time: Duration| since.elapsed() + self.pause <= time;
+        let on = match (&error, self.kind) {
+            (RemoteError::Denied(_) | RemoteError::Protocol(_), _) => false,
+            (RemoteError::Failed(_), Kind::Read) => few,
+            (RemoteError::Failed(_), Kind::Change) => within(self.time.min(STORAGE_TIME)),
+            // Without time to retry, a request without an answer is repeated only where that can do no harm.
+            (RemoteError::Late(_), Kind::Change) => within(self.time),
+            (RemoteError::Lost(_) | RemoteError::Late(_), _) => few || within(self.time),
+        };
+        if !on {
+            return Err(error);
+        }
+        info!(attempt = self.attempts, "again after: {error}");
+        sleep(self.pause);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Ok(())
+    }
+}
+
+/// True when flushes that have failed since `since` have failed for too long.
+pub(super) fn is_hopeless(error: &RemoteError, since: Instant, time: Duration) -> bool {
+    let time = match error {
+        RemoteError::Failed(_) => time.min(STORAGE_TIME),
+        _ => time,
+    };
+    since.elapsed() >= time
+}
