@@ -78,7 +78,8 @@ pub(super) struct WriteBehind {
     work: Condvar,
     moved: Condvar,
     limit: usize,
-    /// Each writing connection's share of the journal, bytes; `None` without a journal.
+    /// What each writing connection may add to the journal before it is flushed, bytes; with one request more, that is its
+    /// share. `None` without a journal.
     journal_share: Option<usize>,
     request_size: u64,
     writers: u64,
@@ -87,11 +88,11 @@ pub(super) struct WriteBehind {
 
 impl WriteBehind {
     /// Holds at most `limit` bytes (and one write more) that are not answered, in requests of at most `request_size`
-    /// bytes, and `journal` bytes (and one request more for each connection) that are not flushed.
+    /// bytes, and `journal` bytes (but at least one request for each connection) that are not flushed.
     pub(super) fn new(len: u64, limit: usize, journal: u64, request_size: u64, writers: usize) -> Self {
         WriteBehind {
             inner: Mutex::new(Inner {
-                table: Table::new(request_size / CELLS, writers),
+                table: Table::new(request_size / CELLS, writers, limit + journal as usize),
                 len,
                 zeros: None,
                 changed_since: None,
@@ -102,7 +103,8 @@ impl WriteBehind {
             work: Condvar::new(),
             moved: Condvar::new(),
             limit,
-            journal_share: (journal > 0).then_some(journal as usize / writers),
+            journal_share: (journal > 0)
+                .then(|| (journal as usize / writers).saturating_sub(request_size as usize)),
             request_size,
             writers: writers as u64,
             failure: OnceLock::new(),

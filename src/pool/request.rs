@@ -102,7 +102,16 @@ impl Pool {
     /// one to spare: it may take minutes. After a failed attempt they come again from offset 0.
     pub fn extents(&self, own_connection: bool, found: &mut dyn FnMut(Extent)) -> Result<(), PoolError> {
         if own_connection {
-            return Ok(self.dial.dial()?.extents(found)?);
+            let mut retry = Retry::new(Kind::Read, Duration::ZERO);
+            loop {
+                let Err(error) = self.dial.dial().and_then(|mut remote| remote.extents(found)) else {
+                    return Ok(());
+                };
+                match error {
+                    late @ RemoteError::Late(_) => return Err(late.into()),
+                    other => retry.again(other)?,
+                }
+            }
         }
         let mut lease = self.lease(Access::Read)?;
         lease.repeat(Kind::Read, Op::Extents, 0, |remote| remote.extents(found))?;
