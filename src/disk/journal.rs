@@ -63,11 +63,6 @@ impl Journal {
         self.cost[slot]
     }
 
-    /// Bytes of memory held for all slots.
-    pub(super) fn total_cost(&self) -> usize {
-        self.cost.iter().sum()
-    }
-
     /// Connection `slot` has answered `payload` at `start`. Returns the buffers that are free now.
     pub(super) fn note(
         &mut self,

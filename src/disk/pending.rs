@@ -151,13 +151,11 @@ pub(super) struct Table {
     /// Segments at or below this number go out at once.
     urgent: u64,
     spare: Vec<Vec<u8>>,
-    room: usize,
 }
 
 impl Table {
-    /// An empty table that merges writes into requests of at most `cell` bytes, for connections in `slots` slots. Memory
-    /// that is free is kept for later within `room` bytes, with what is held.
-    pub(super) fn new(cell: u64, slots: usize, room: usize) -> Self {
+    /// An empty table that merges writes into requests of at most `cell` bytes, for connections in `slots` slots.
+    pub(super) fn new(cell: u64, slots: usize) -> Self {
         Table {
             cell,
             queued: BTreeMap::new(),
@@ -171,7 +169,6 @@ impl Table {
             last_seq: 0,
             urgent: 0,
             spare: Vec::new(),
-            room,
         }
     }
 
@@ -568,9 +565,7 @@ impl Table {
     }
 
     fn recycle(&mut self, mut bytes: Vec<u8>) {
-        let spare = (self.spare.len() + 1) * self.cell as usize;
-        let held = self.cost + self.journal.total_cost();
-        if bytes.capacity() >= self.cell as usize && spare <= SPARE.min(self.room.saturating_sub(held)) {
+        if bytes.capacity() >= self.cell as usize && self.spare.len() * (self.cell as usize) < SPARE {
             bytes.clear();
             self.spare.push(bytes);
         }

@@ -63,7 +63,7 @@ proptest! {
 
     #[test]
     fn reads_see_the_last_write_and_the_server_ends_equal(steps in steps()) {
-        let mut table = Table::new(CELL, 1, 64 << 20);
+        let mut table = Table::new(CELL, 1);
         let mut model = vec![0u8; SIZE];
         let mut server = vec![0u8; SIZE];
         let mut flying: Vec<Vec<Flight>> = Vec::new();
@@ -116,7 +116,7 @@ proptest! {
 
 #[test]
 fn a_stream_of_small_writes_becomes_whole_aligned_cells() {
-    let mut table = Table::new(CELL, 1, 64 << 20);
+    let mut table = Table::new(CELL, 1);
     let step = 100_001;
     let mut offset = 0;
     while offset < 2 * CELL {
@@ -139,7 +139,7 @@ fn a_stream_of_small_writes_becomes_whole_aligned_cells() {
 
 #[test]
 fn the_backlog_of_a_stream_goes_out_in_large_requests() {
-    let mut table = Table::new(CELL, 1, 64 << 20);
+    let mut table = Table::new(CELL, 1);
     for n in 0..6 {
         table.write(n * CELL, &vec![1; CELL as usize]);
     }
@@ -160,7 +160,7 @@ fn the_backlog_of_a_stream_goes_out_in_large_requests() {
 
 #[test]
 fn the_oldest_number_stays_with_merged_and_carved_segments() {
-    let mut table = Table::new(CELL, 1, 64 << 20);
+    let mut table = Table::new(CELL, 1);
     table.write(100, &[1; 100]);
     let mark = table.last_seq();
     table.write(200, &[2; 100]);
@@ -183,7 +183,7 @@ fn the_oldest_number_stays_with_merged_and_carved_segments() {
 
 #[test]
 fn zeros_next_to_zeros_are_one_request_of_any_length() {
-    let mut table = Table::new(CELL, 1, 64 << 20);
+    let mut table = Table::new(CELL, 1);
     table.zero(0..CELL);
     table.zero(2 * CELL..9 * CELL);
     table.zero(CELL..2 * CELL);
@@ -194,7 +194,7 @@ fn zeros_next_to_zeros_are_one_request_of_any_length() {
 
 #[test]
 fn bytes_of_random_writes_do_not_hold_whole_cells() {
-    let mut table = Table::new(CELL, 1, 64 << 20);
+    let mut table = Table::new(CELL, 1);
     for n in 0..100u64 {
         table.write(n * 2 * CELL, &vec![1; STREAM_WRITE]);
     }
