@@ -27,6 +27,7 @@ pub mod imageio;
 pub mod pool;
 pub mod remote;
 pub mod report;
+pub mod rights;
 pub mod run;
 pub mod secret;
 pub mod settings;

@@ -7,6 +7,8 @@ use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::rights;
+
 /// Whom to trust.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Trust {
@@ -31,8 +33,11 @@ impl Trust {
     pub fn roots(&self) -> Result<Option<Vec<CertificateDer<'static>>>, CaFileError> {
         match self {
             Trust::Insecure => Ok(None),
-            Trust::CaFile(path) => read_ca(path).map(Some),
-            Trust::System => Ok(Some(rustls_native_certs::load_native_certs().certs)),
+            Trust::CaFile(path) => {
+                let path = path.clone();
+                rights::with(move || read_ca(&path)).map(Some)
+            }
+            Trust::System => Ok(Some(rights::with(rustls_native_certs::load_native_certs).certs)),
         }
     }
 }

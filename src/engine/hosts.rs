@@ -6,6 +6,7 @@ use tracing::info;
 use super::address::{query, quoted};
 use super::json::{list, text};
 use super::{Engine, Error};
+use crate::rights;
 
 /// vdsm writes the machine's hardware id here.
 const HARDWARE_ID: &str = "/etc/vdsm/vdsm.id";
@@ -16,7 +17,7 @@ const HARDWARE_ID_VARIABLE: &str = "RHV_MOUNT_VDSM_ID";
 /// The hardware id of this machine, when it is a host.
 pub fn this_hardware() -> Option<String> {
     let path = std::env::var_os(HARDWARE_ID_VARIABLE).unwrap_or_else(|| HARDWARE_ID.into());
-    let id = std::fs::read_to_string(path).ok()?;
+    let id = rights::with(|| std::fs::read_to_string(path)).ok()?;
     Some(id.trim().to_owned()).filter(|id| !id.is_empty())
 }
 

@@ -19,6 +19,7 @@ use thiserror::Error;
 use super::DiskFs;
 use super::attr::{Inodes, Shape};
 use crate::disk::Disk;
+use crate::rights;
 
 /// Why a mount or unmount failed.
 #[derive(Debug, Error)]
@@ -108,7 +109,8 @@ pub fn mount(disk: Arc<Disk>, path: &Path, options: MountOptions) -> Result<Moun
     config.n_threads = Some(SESSION_THREADS);
     let inodes = Inodes::new(options.shape.clone(), options.mode, options.uid, options.gid);
     let fs = DiskFs::new(disk, inodes);
-    let session = match mount_as_root(path, &options, read_only) {
+    let (target, wanted) = (path.to_owned(), options.clone());
+    let session = match rights::with(move || mount_as_root(&target, &wanted, read_only)) {
         Ok(device) => Session::from_fd(fs, device, config.acl, config)
             .and_then(Session::spawn)
             .inspect_err(|_| drop(unmount(path, true))),
@@ -187,7 +189,8 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
     } else {
         MntFlags::empty()
     } | MntFlags::UMOUNT_NOFOLLOW;
-    match umount2(path, flags) {
+    let target = path.to_owned();
+    match rights::with(move || umount2(&target, flags)) {
         Ok(()) => Ok(()),
         Err(Errno::EBUSY) => Err(MountError::Busy {
             path: path.to_owned(),

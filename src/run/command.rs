@@ -7,7 +7,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, privacy};
+use crate::rights;
 
 /// The environment variable that holds the file's path for COMMAND.
 const FILE_VARIABLE: &str = "RHV_MOUNT_FILE";
@@ -17,21 +18,20 @@ const FILE_VARIABLE: &str = "RHV_MOUNT_FILE";
 pub(super) fn start(command: &[OsString], file: &Path) -> Result<Child, (u8, Failure)> {
     let args: Vec<OsString> = command.iter().map(|arg| fill(arg, file.as_os_str())).collect();
     let (program, args) = args.split_first().expect("the caller has a command");
-    Command::new(program)
-        .args(args)
-        .env(FILE_VARIABLE, file)
-        .spawn()
-        .map_err(|e| {
-            let code = if e.kind() == io::ErrorKind::NotFound {
-                127
-            } else {
-                126
-            };
-            (
-                code,
-                Failure::text(Exit::Other, format!("cannot run {}: {e}", program.display())),
-            )
-        })
+    let mut command = Command::new(program);
+    command.args(args).env(FILE_VARIABLE, file);
+    // Root's command may be in a directory that only somebody else can look into.
+    rights::with(move || privacy::as_before(|| command.spawn())).map_err(|e| {
+        let code = if e.kind() == io::ErrorKind::NotFound {
+            127
+        } else {
+            126
+        };
+        (
+            code,
+            Failure::text(Exit::Other, format!("cannot run {}: {e}", program.display())),
+        )
+    })
 }
 
 /// The exit code of a shell for this status: 128 and the signal's number for a killed process.

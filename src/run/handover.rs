@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, privacy};
 use crate::settings::{Settings, URL_VARIABLE};
 
 /// What the server says when the file is usable.
@@ -89,7 +89,10 @@ pub(super) fn become_clean(settings: &Settings) -> Failure {
         Role::Launcher
     };
     match again(role, settings) {
-        Ok((mut command, _memory)) => failed("cannot run myself again", command.exec()),
+        Ok((mut command, _memory)) => {
+            let failure = privacy::as_before(|| command.exec());
+            failed("cannot run myself again", failure)
+        }
         Err(failure) => failure,
     }
 }
@@ -121,10 +124,8 @@ pub(super) fn receive(fd: i32) -> Result<(Role, Settings), Failure> {
 /// (it has said why).
 pub(super) fn launch(settings: &Settings) -> Result<u8, Failure> {
     let (mut command, memory) = again(Role::Background, settings)?;
-    let mut server = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut server = privacy::as_before(|| command.spawn())
         .map_err(|e| failed("cannot start the background process", e))?;
     drop(memory);
     // Ctrl-C reaches only us: the server is in a session of its own. It ends in order, and we wait for that.

@@ -1,7 +1,8 @@
 //! The program: which action, in which process, with which exit code.
 //!
 //! `handover` moves the settings into a process without secrets in its argv; `serve` is the life of one
-//! mount; `umount` and `status` talk to it over `control`, and find it through `record`.
+//! mount; `umount` and `status` talk to it over `control`, and find it through `record`. `privacy` keeps others of
+//! the same user out of the process.
 
 mod acquire;
 mod command;
@@ -11,6 +12,7 @@ mod handover;
 mod mountpoint;
 mod open;
 mod outcome;
+mod privacy;
 mod record;
 mod recover;
 mod serve;
@@ -29,6 +31,9 @@ use crate::settings::Settings;
 
 /// Runs the command line of this process. Errors are one line on stderr.
 pub fn main() -> ExitCode {
+    if let Err(e) = privacy::close() {
+        eprintln!("rhv-mount: {e}");
+    }
     match act() {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

@@ -11,6 +11,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::{Exit, Failure};
 use crate::fuse::Shape;
+use crate::rights;
 use crate::settings::Settings;
 
 /// A mount that does not say in this time whether it is dead is alive.
@@ -123,10 +124,13 @@ impl Drop for Mountpoint {
 /// Removes a file that was made to be mounted on; never one that has something in it, since that is not the
 /// one that we made.
 pub(super) fn remove_placeholder(path: &Path) {
-    let ours = fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.len() == 0);
-    if ours && !is_mounted(path) {
-        let _ = fs::remove_file(path);
-    }
+    let path = path.to_owned();
+    rights::with(move || {
+        let ours = fs::symlink_metadata(&path).is_ok_and(|m| m.is_file() && m.len() == 0);
+        if ours && !is_mounted(&path) {
+            let _ = fs::remove_file(&path);
+        }
+    });
 }
 
 /// The path with its directory's links resolved. The last part is resolved only where that is possible:

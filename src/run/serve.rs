@@ -34,6 +34,7 @@ use crate::engine::Interrupt;
 use crate::fuse::{self, MountError, MountOptions};
 use crate::imageio::Image;
 use crate::pool::{Keeper, Pool, USUAL_TIMEOUT};
+use crate::rights;
 use crate::settings::{Settings, Source};
 
 /// How long COMMAND may take to end after a signal was passed on to it.
@@ -74,9 +75,12 @@ pub(super) struct Serving {
 /// Serves one mount; returns the exit code. Errors before the file is usable are returned, the outcome of
 /// the data is printed.
 pub(super) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
+    // Before the first thread.
+    rights::cut_down()?;
     let (events, inbox) = unbounded();
     forward_signals(events.clone())?;
-    let mountpoint = Mountpoint::prepare(&settings)?;
+    let wanted = settings.clone();
+    let mountpoint = rights::with(move || Mountpoint::prepare(&wanted))?;
     let serving = Arc::new(open_unless_interrupted(settings, mountpoint, &inbox)?);
     let end_in_any_case = serving.held.clone().map(EndOnDrop);
     let keeper = Keeper::start(&serving.pool, serving.inactivity_timeout())?;
@@ -86,6 +90,7 @@ pub(super) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
     let mounted = serving
         .mount(events.clone())
         .inspect_err(|_| serving.place.clear())?;
+    rights::settle();
     if let Some(held) = &serving.held {
         held.set_used();
     }
@@ -411,5 +416,5 @@ fn pass_on(pid: Pid, signal: i32, again: bool) {
         (false, SIGINT) => return,
         (false, _) => Signal::SIGTERM,
     };
-    let _ = kill(pid, signal);
+    let _ = rights::with(move || kill(pid, signal));
 }

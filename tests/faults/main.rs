@@ -17,6 +17,7 @@ mod mountpoints;
 mod reads;
 mod requests;
 mod rig;
+mod rights;
 mod server;
 mod server_itself;
 mod sticky_errors;

@@ -355,14 +355,19 @@ impl Drop for Mount {
     }
 }
 
-/// `rhv-mount ARGS` without a mount of the harness, with `url` in the environment.
-pub fn rhv_mount<A: AsRef<OsStr>>(url: Option<&str>, args: impl IntoIterator<Item = A>) -> Ran {
+/// `rhv-mount` without a mount of the harness, with `url` in the environment.
+pub fn rhv_mount_command(url: Option<&str>) -> Command {
     let mut command = Command::new(BINARY);
-    clean_environment(command.args(args));
+    clean_environment(&mut command);
     if let Some(url) = url {
         command.env(URL_VARIABLE, url);
     }
-    let ran = run(&mut command, START_SECONDS);
+    command
+}
+
+/// The same with `args`, to its end.
+pub fn rhv_mount<A: AsRef<OsStr>>(url: Option<&str>, args: impl IntoIterator<Item = A>) -> Ran {
+    let ran = run(rhv_mount_command(url).args(args), START_SECONDS);
     if let Some(url) = url {
         let secret = secret_of(url);
         assert!(

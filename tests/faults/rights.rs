@@ -1,0 +1,173 @@
+//! What the processes may do, and who may look into them: as root, one thread keeps a few of root's capabilities and
+//! COMMAND has them all; nobody else of the same user can trace the process or dump it.
+
+use crate::rig::{MIB, Rig, settings};
+use crate::server::Server;
+use crate::support::foreground::Foreground;
+use crate::support::mount::{
+    BINARY, MountKind, Mounting, URL_VARIABLE, clean_environment, is_mounted, rhv_mount, rhv_mount_command,
+};
+use crate::support::run::{is_root, run, scratch, text, wait_until};
+use nix::sys::signal::Signal;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const NOBODY: u32 = 65534;
+
+/// CAP_DAC_OVERRIDE, CAP_KILL, CAP_SYS_ADMIN: numbers 1, 5 and 21 in capabilities(7).
+const KEPT: u64 = 1 << 1 | 1 << 5 | 1 << 21;
+
+fn field(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let value = line
+        .unwrap_or_else(|| panic!("no {name} in {status}"))
+        .trim_start_matches(':')
+        .trim();
+    u64::from_str_radix(value, 16).unwrap()
+}
+
+fn tasks(pid: i32) -> Vec<PathBuf> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks.map(|task| task.unwrap().path()).collect()
+}
+
+#[track_caller]
+fn assert_few_rights(pid: i32) {
+    let mut keepers = 0;
+    for task in tasks(pid) {
+        let (name, status) = (text(&task.join("comm")), text(&task.join("status")));
+        let rights = ["CapEff", "CapPrm"].map(|set| field(&status, set));
+        if name.trim() == "rights" {
+            keepers += 1;
+            assert_eq!(rights, [KEPT; 2], "{}", name.trim());
+        } else {
+            assert_eq!(rights, [0; 2], "{}", name.trim());
+        }
+    }
+    assert_eq!(keepers, 1);
+}
+
+#[test]
+fn of_a_mount_by_root_one_thread_keeps_what_the_end_needs_and_no_other_has_any_capability() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::start(settings(4 * MIB), &[]);
+    let file = rig.read_write();
+    file.sync_all().unwrap();
+    drop(file);
+    let pids = rig.mount.pids();
+    assert_eq!(pids.len(), 1);
+    assert!(tasks(pids[0]).len() > 8, "where are its threads?");
+    assert_few_rights(pids[0]);
+    assert_eq!(rig.umount().0.code, Some(0));
+}
+
+#[test]
+fn a_command_of_root_keeps_every_capability() {
+    if !is_root() {
+        return;
+    }
+    let server = Server::start(settings(4 * MIB));
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let mine = dir.path().join("mine");
+    fs::write(&mine, "").unwrap();
+    // In a directory where only its owner, or root with its rights, may look.
+    let secret = dir.path().join("secret");
+    fs::create_dir(&secret).unwrap();
+    let script = secret.join("script");
+    let lines = "#!/bin/sh\nset -e\ncat /proc/self/status\nchown 65534 \"$1\"\nunshare --mount true\n";
+    fs::write(&script, lines).unwrap();
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&secret, Permissions::from_mode(0o700)).unwrap();
+    chown(&secret, Some(NOBODY), None).unwrap();
+    let args = [&target, Path::new("--"), &script, &mine];
+    let ran = rhv_mount(Some(&server.url()), args).ok();
+    let own = text(Path::new("/proc/self/status"));
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(field(&ran.stdout, set), field(&own, set), "{set}");
+    }
+    assert_eq!(fs::metadata(&mine).unwrap().uid(), NOBODY);
+}
+
+/// What is needed at the end: the mountpoint is in somebody else's directory, and COMMAND has become somebody else.
+#[test]
+fn a_mount_by_root_can_end_what_belongs_to_others() {
+    if !is_root() {
+        return;
+    }
+    let server = Server::start(settings(4 * MIB));
+    let dir = scratch();
+    let theirs = dir.path().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    chown(&theirs, Some(NOBODY), None).unwrap();
+    let target = theirs.join("disk.raw");
+    let mut program = rhv_mount_command(Some(&server.url()));
+    program.arg(&target);
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+    let began = dir.path().join("began");
+    let script = format!("trap 'exit 9' TERM; touch '{}'; sleep 60 & wait", began.display());
+    program.args([
+        "--",
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--clear-groups",
+        "sh",
+        "-c",
+        &script,
+    ]);
+    let mut mount = Foreground::spawn(&mut program);
+    wait_until("the command is at work", 40, || began.exists());
+    mount.signal(Signal::SIGTERM);
+    assert_eq!(mount.wait(60).code(), Some(9), "{}", mount.stderr());
+    assert!(!is_mounted(&target) && !target.exists());
+}
+
+/// A process that can be dumped belongs to its user in /proc; one that can't, to root.
+#[test]
+fn nobody_of_the_same_user_can_look_into_the_process() {
+    if !is_root() {
+        return;
+    }
+    let server = Server::start(settings(4 * MIB));
+    for kind in [MountKind::Directory, MountKind::New] {
+        let mount = Mounting::new(&server.url()).kind(kind).by_nobody().start();
+        let pids = mount.pids();
+        assert_eq!(pids.len(), 1);
+        let process = PathBuf::from(format!("/proc/{}", pids[0]));
+        assert_eq!(fs::metadata(process.join("environ")).unwrap().uid(), 0);
+        let environ = process.join("environ");
+        let looked = run(mount.command("cat").arg(&environ), 20);
+        assert!(looked.stderr.contains("ermission denied"), "{looked}");
+        let limits = text(&process.join("limits"));
+        let core = limits.lines().find(|line| line.starts_with("Max core file size"));
+        assert!(
+            core.is_some_and(|line| line.split_whitespace().nth(4) == Some("0")),
+            "{limits}"
+        );
+        // Its user is told of it all the same.
+        mount.status(&[]).ok();
+        mount.umount().ok();
+    }
+}
+
+#[test]
+fn a_command_has_the_users_own_limits() {
+    let server = Server::start(settings(4 * MIB));
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let mut program = Command::new("sh");
+    clean_environment(&mut program);
+    let script = r#"ulimit -Sc 1000 && exec "$0" "$@""#;
+    program.args(["-c", script, BINARY]).arg(&target);
+    program.args(["--", "sh", "-c", "ulimit -Sc; grep core /proc/$PPID/limits"]);
+    let ran = run(program.env(URL_VARIABLE, server.url()), 60).ok();
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert_eq!(lines[0], "1000", "{ran}");
+    let ours = lines[1].split_whitespace().nth(4);
+    assert_eq!(ours, Some("0"), "{ran}");
+}
