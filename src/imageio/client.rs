@@ -6,6 +6,7 @@
 //! and http.py.
 
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,9 +103,9 @@ impl Client {
         &self.host
     }
 
-    /// True when the server is this host.
-    pub(super) fn is_local(&self) -> bool {
-        self.permit.is_local()
+    /// The addresses of its first TCP connection, ours first.
+    pub(super) fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.permit.ends()
     }
 
     fn options(&mut self) -> Result<Capabilities, Error> {

@@ -1,12 +1,13 @@
 //! The HTTP side of one disk: the only place that knows ureq, rustls and ovirt-imageio's protocol.
 //!
 //! [`Image::open`] makes the first connection, learns what the ticket allows, how large the disk is,
-//! and whether the server is this host (then its unix socket serves, without TLS). From then on
+//! and whether the server is proven to be this host (then its unix socket serves, without TLS). From then on
 //! [`Image`] is the pool's [`Dial`]: each call makes one more connection, authorised with OPTIONS.
 //!
 //! ```text
 //! url       the transfer URL and its secret
 //! socket    TCP or unix stream, timeouts
+//! local     the proof that a unix socket is the server's
 //! tls       trust and the TLS stream
 //! transport socket + TLS as ureq wants it; no silent reconnect; the server is heard out
 //! client    the requests
@@ -16,6 +17,7 @@
 mod answers;
 mod client;
 mod error;
+mod local;
 mod socket;
 mod tls;
 mod transport;
@@ -30,6 +32,7 @@ use tracing::{debug, info};
 pub use self::answers::Capabilities;
 pub use self::client::Client;
 pub use self::error::Error;
+use self::local::Local;
 pub use self::socket::IO_TIMEOUT;
 use self::socket::Route;
 use self::transport::{OneShot, Permit};
@@ -63,7 +66,7 @@ pub struct Image {
     tls: Option<Arc<ClientConfig>>,
     timeout: Duration,
     /// The unix socket, once it was found usable.
-    local: Option<String>,
+    local: Option<Local>,
     capabilities: Capabilities,
     size: u64,
 }
@@ -88,15 +91,16 @@ impl Image {
         };
         let mut client = image.connect()?;
         image.capabilities = client.capabilities().clone();
-        if let Some(path) = image.capabilities.unix_socket.clone()
+        if let Some(name) = image.capabilities.unix_socket.clone()
             && access.unix_socket
-            && client.is_local()
         {
-            image.local = Some(path);
-            match image.connect() {
+            match image.connect_locally(&name, &mut client) {
                 Ok(local) => client = local,
-                Err(e) => {
-                    info!("unix socket not usable, staying with {}: {e}", client.host());
+                Err(why) => {
+                    info!(
+                        "its unix socket is not used, staying with {}: {why}",
+                        client.host()
+                    );
                     image.local = None;
                 }
             }
@@ -104,6 +108,18 @@ impl Image {
         image.size = client.size()?;
         debug!(host = client.host(), size = image.size, capabilities = ?image.capabilities, "image opened");
         Ok((image, client))
+    }
+
+    /// A connection over the unix socket `name` of the server that `remote` leads to. Whoever listens there is told
+    /// nothing before it is proven to be that server, and then says the same of the ticket.
+    fn connect_locally(&mut self, name: &str, remote: &mut Client) -> Result<Client, String> {
+        self.local = Some(Local::prove(name, remote.ends())?);
+        let mut local = self.connect().map_err(|e| e.to_string())?;
+        let size = |client: &mut Client| client.size().map_err(|e| e.to_string());
+        match local.capabilities() == remote.capabilities() && size(&mut local)? == size(remote)? {
+            true => Ok(local),
+            false => Err("it says something else of the ticket there".to_owned()),
+        }
     }
 
     /// Size of the disk, bytes.
@@ -142,10 +158,7 @@ impl Image {
     fn connect(&self) -> Result<Client, Error> {
         let (epoch, url) = self.current();
         let (route, tls, host) = match &self.local {
-            Some(path) => {
-                let shown = format!("unix:{}", path.replace('\0', "@"));
-                (Route::Unix(path.clone()), None, shown)
-            }
+            Some(local) => (Route::Unix(local.clone()), None, local.shown()),
             None => {
                 let route = Route::Tcp {
                     host: url.host_name().to_owned(),

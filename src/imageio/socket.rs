@@ -1,7 +1,7 @@
 //! The byte stream below HTTP: TCP or a unix socket, with connect, read and write timeouts.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-use nix::unistd::{User, geteuid};
 
 use super::error::Broken;
+use super::local::{Local, Owner};
 
 /// A TCP connect or TLS handshake that takes longer has failed. The stock client uses the same.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,8 +26,8 @@ pub const IO_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) enum Route {
     /// Host name or address (IPv6 in brackets) and port.
     Tcp { host: String, port: u16 },
-    /// Path, or an abstract name that begins with a NUL byte.
-    Unix(String),
+    /// The server's own socket on this host.
+    Unix(Local),
 }
 
 #[derive(Debug)]
@@ -41,8 +41,13 @@ impl Socket {
     pub(super) fn connect(route: &Route, timeout: Duration) -> Result<Socket, Broken> {
         let socket = match route {
             Route::Tcp { host, port } => Socket::Tcp(connect_tcp(host, *port, timeout)?),
-            Route::Unix(path) => {
-                Socket::Unix(connect_unix(path).map_err(|e| Broken::Connect(e.to_string()))?)
+            Route::Unix(local) => {
+                let (stream, owner) =
+                    connect_unix(&local.name).map_err(|e| Broken::Connect(e.to_string()))?;
+                if owner != local.owner {
+                    return Err(Broken::Connect("somebody else listens there now".to_owned()));
+                }
+                Socket::Unix(stream)
             }
         };
         socket
@@ -62,14 +67,11 @@ impl Socket {
         }
     }
 
-    /// True when both ends have the same address: the server is this host.
-    pub(super) fn is_local(&self) -> bool {
+    /// Our address and the server's.
+    pub(super) fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
         match self {
-            Socket::Unix(_) => true,
-            Socket::Tcp(s) => match (s.local_addr(), s.peer_addr()) {
-                (Ok(local), Ok(peer)) => local.ip() == peer.ip(),
-                _ => false,
-            },
+            Socket::Unix(_) => None,
+            Socket::Tcp(s) => s.local_addr().ok().zip(s.peer_addr().ok()),
         }
     }
 }
@@ -165,8 +167,9 @@ fn notice_dead_peers(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
     )?)
 }
 
-/// A unix connect waits for a place in the listener's queue, as long as the send timeout allows.
-fn connect_unix(path: &str) -> io::Result<UnixStream> {
+/// With the owner of the listening socket. A unix connect waits for a place in the listener's queue, as long as the send
+/// timeout allows.
+pub(super) fn connect_unix(path: &str) -> io::Result<(UnixStream, Owner)> {
     let address = match path.strip_prefix('\0') {
         Some(name) => UnixAddr::new_abstract(name.as_bytes())?,
         None => UnixAddr::new(path)?,
@@ -180,21 +183,12 @@ fn connect_unix(path: &str) -> io::Result<UnixStream> {
     let limit = TimeVal::seconds(CONNECT_TIMEOUT.as_secs() as i64);
     setsockopt(&socket, sockopt::SendTimeout, &limit)?;
     connect(socket.as_raw_fd(), &address)?;
-    let peer = getsockopt(&socket, sockopt::PeerCredentials)?.uid();
-    match is_server(peer) {
-        true => Ok(socket.into()),
-        false => Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            format!("user {peer} listens there, who is no server of images"),
-        )),
-    }
-}
-
-/// An abstract name belongs to whoever binds it first. The ticket and the data go only to root, to
-/// ourselves, or to the users that imageio and vdsm run as.
-fn is_server(uid: u32) -> bool {
-    let is = |name| matches!(User::from_name(name), Ok(Some(user)) if user.uid.as_raw() == uid);
-    uid == 0 || uid == geteuid().as_raw() || is("ovirtimg") || is("vdsm")
+    let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
+    let owner = Owner {
+        pid: peer.pid(),
+        uid: peer.uid(),
+    };
+    Ok((socket.into(), owner))
 }
 
 #[cfg(test)]

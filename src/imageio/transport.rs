@@ -8,8 +8,9 @@
 //!    response is awaited, and only when there is none the failed send is the error.
 
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
@@ -29,8 +30,8 @@ const BUFFER: usize = 128 * 1024;
 pub(super) struct Permit {
     /// Set by the client before its first request, cleared by the connector.
     connect: AtomicBool,
-    /// Both ends of the connection are on this host.
-    local: AtomicBool,
+    /// The addresses of the TCP connection, ours first.
+    ends: OnceLock<(SocketAddr, SocketAddr)>,
     /// The server has said something.
     heard: AtomicBool,
     /// Longest silence of the server, and longest stall of a send.
@@ -55,8 +56,8 @@ impl Permit {
         self.connect.store(connect, Ordering::Relaxed);
     }
 
-    pub(super) fn is_local(&self) -> bool {
-        self.local.load(Ordering::Relaxed)
+    pub(super) fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.ends.get().copied()
     }
 
     pub(super) fn heard(&self) -> bool {
@@ -91,7 +92,9 @@ impl Connector for OneShot {
         }
         let usual = self.permit.usual;
         let socket = Socket::connect(&self.route, usual).map_err(io::Error::from)?;
-        self.permit.local.store(socket.is_local(), Ordering::Relaxed);
+        if let Some(ends) = socket.ends() {
+            let _ = self.permit.ends.set(ends);
+        }
         let stream = match &self.tls {
             None => Stream::Plain(socket),
             Some((config, host)) => {

@@ -12,6 +12,7 @@ mod endings;
 mod failed_reads;
 mod features;
 mod flush_promise;
+mod local_sockets;
 mod model;
 mod mountpoints;
 mod reads;
