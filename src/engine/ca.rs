@@ -13,13 +13,16 @@ use crate::trust::Trust;
 /// The largest certificate worth reading, bytes.
 const LIMIT: u64 = 1 << 20;
 
-/// A certificate to be checked and saved.
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const END: &str = "-----END CERTIFICATE-----";
+
+/// To be checked and saved: whoever trusts the file trusts every certificate in it.
 #[derive(Debug)]
 pub struct Certificate {
-    /// The file.
+    /// The certificates, and nothing else of what was sent.
     pub pem: String,
-    /// SHA-256 of the DER form, as `openssl x509 -fingerprint -sha256` prints it.
-    pub fingerprint: String,
+    /// SHA-256 of the DER form of each, as `openssl x509 -fingerprint -sha256` prints it.
+    pub fingerprints: Vec<String>,
 }
 
 /// Asks the engine at `url` for its CA; no login is needed.
@@ -50,13 +53,53 @@ pub fn certificate(url: &str) -> Result<Certificate, Error> {
         .limit(LIMIT)
         .read_to_string()
         .map_err(|e| nonsense(e.to_string()))?;
-    let der = CertificateDer::from_pem_slice(pem.as_bytes())
-        .map_err(|e| nonsense(format!("no certificate: {e}")))?;
-    let digest = ring::digest::digest(&ring::digest::SHA256, &der);
-    let fingerprint = digest.as_ref().iter().fold(String::new(), |mut text, byte| {
+    of_pem(&pem).map_err(|e| nonsense(format!("no certificate: {e}")))
+}
+
+fn of_pem(text: &str) -> Result<Certificate, rustls::pki_types::pem::Error> {
+    let mut all = Certificate {
+        pem: String::new(),
+        fingerprints: Vec::new(),
+    };
+    for block in text.split(BEGIN).skip(1) {
+        let inside = block.split(END).next().unwrap_or_default();
+        let pem = format!("{BEGIN}{inside}{END}\n");
+        let der = CertificateDer::from_pem_slice(pem.as_bytes())?;
+        let strange = |c: char| c.is_control() && c != '\n' && c != '\r';
+        if pem.contains(strange) {
+            return Err(rustls::pki_types::pem::Error::NoItemsFound);
+        }
+        all.fingerprints.push(fingerprint(&der));
+        all.pem += &pem;
+    }
+    match all.fingerprints.is_empty() {
+        true => Err(rustls::pki_types::pem::Error::NoItemsFound),
+        false => Ok(all),
+    }
+}
+
+fn fingerprint(der: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, der);
+    digest.as_ref().iter().fold(String::new(), |mut text, byte| {
         let colon = if text.is_empty() { "" } else { ":" };
         let _ = write!(text, "{colon}{byte:02X}");
         text
-    });
-    Ok(Certificate { pem, fingerprint })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_certificate_is_told_and_nothing_else_is_passed_on() {
+        // No real ones: only the frame is looked at.
+        let sent = format!("\x1b[2JCertificate:\n{BEGIN}\nAAAA\n{END}\nrm -rf\n{BEGIN}\nBBBB\n{END}\n");
+        let found = of_pem(&sent).unwrap();
+        assert_eq!(found.pem, format!("{BEGIN}\nAAAA\n{END}\n{BEGIN}\nBBBB\n{END}\n"));
+        assert_eq!(found.fingerprints.len(), 2);
+        assert_ne!(found.fingerprints[0], found.fingerprints[1]);
+        assert!(of_pem("none").is_err());
+        assert!(of_pem(&format!("{BEGIN}\nAA\x1b[2JAA\n{END}\n")).is_err());
+    }
 }

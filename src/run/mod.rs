@@ -63,7 +63,9 @@ fn act() -> Result<u8, Failure> {
         Action::Ca(url) => {
             let certificate = engine::certificate(&url)?;
             print!("{}", certificate.pem);
-            eprintln!("SHA-256 fingerprint: {}", certificate.fingerprint);
+            for fingerprint in certificate.fingerprints {
+                eprintln!("SHA-256 fingerprint: {fingerprint}");
+            }
             eprintln!(
                 "Compare it with the engine's own before you trust it (there: openssl x509 -noout -fingerprint -sha256 -in /etc/pki/ovirt-engine/ca.pem)"
             );
