@@ -117,6 +117,11 @@ impl Error {
         matches!(self, Error::Fault { status: 409, message, .. } if message.to_lowercase().contains("locked"))
     }
 
+    /// It took too long.
+    pub fn is_late(&self) -> bool {
+        matches!(self, Error::Unanswered { late: true, .. })
+    }
+
     /// Asking again later may help.
     pub fn is_passing(&self) -> bool {
         match self {

@@ -8,6 +8,7 @@ use ureq::http::header;
 
 use super::wire::{ATTEMPTS, FIRST_PAUSE};
 use super::{Engine, Error, json};
+use crate::report::plain;
 use crate::secret::{Secret, clean, hide};
 
 /// A logout is a courtesy.
@@ -45,7 +46,9 @@ impl Engine {
                     debug!(url = self.url(), "logged in");
                     return Ok(());
                 }
-                Err(e) if attempt < ATTEMPTS && e.is_passing() => info!(attempt, "again after: {e}"),
+                Err(e) if attempt < ATTEMPTS && e.is_passing() && !e.is_late() => {
+                    info!(attempt, "again after: {e}")
+                }
                 Err(e) => return Err(e),
             }
             self.interrupt.sleep(pause)?;
@@ -88,7 +91,7 @@ impl Engine {
             (400..500, Some(code)) => Err(Error::Login {
                 url: self.url().to_owned(),
                 username: self.access.username.clone(),
-                message: clean(message.unwrap_or(code).trim_end_matches('.')).into_owned(),
+                message: plain(&clean(message.unwrap_or(code).trim_end_matches('.'))),
             }),
             (401 | 403, None) => Err(Error::Login {
                 url: self.url().to_owned(),

@@ -11,6 +11,7 @@ use super::json::{list, number, text};
 use super::patience::Patience;
 use super::wire::Kind;
 use super::{Direction, Engine, Error, Interrupt, Phase};
+use crate::report::plain;
 
 /// Seconds without activity after which the engine pauses a transfer. Never 0: imageio takes that for "no waiting at
 /// all" and drops connections. virt-v2v uses the same number.
@@ -74,9 +75,9 @@ pub struct Transfer {
 
 impl Transfer {
     fn of(value: &Value) -> Option<Transfer> {
-        let id_of = |key| value.get(key).and_then(|v| text(v, "id"));
+        let id_of = |key| value.get(key).and_then(|v| text(v, "id")).map(|id| plain(&id));
         Some(Transfer {
-            id: text(value, "id")?,
+            id: plain(&text(value, "id")?),
             phase: Phase::of(&text(value, "phase").unwrap_or_default()),
             direction: match text(value, "direction").as_deref() {
                 Some("download") => Direction::Download,

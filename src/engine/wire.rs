@@ -26,6 +26,7 @@ use super::Error;
 use super::error::NO_WORDS;
 use super::json::fault;
 use super::patience::Interrupt;
+use crate::report::plain;
 use crate::secret::{Secret, clean, hide};
 use crate::trust::Trust;
 
@@ -39,6 +40,9 @@ const CREATION_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Largest answer, bytes.
 const ANSWER_LIMIT: u64 = 16 << 20;
+
+/// Longest header of an answer, bytes; ureq takes no more than 128 lines.
+const HEADER_LIMIT: usize = 64 << 10;
 
 /// New sessions for one request: another thread's requests may use one up before ours is heard.
 const RENEWALS: u32 = 3;
@@ -183,8 +187,7 @@ impl Engine {
                 Kind::Creation => not_performed,
             };
             // Who has waited that long for an answer in vain waits elsewhere.
-            let timed_out = matches!(&error, Error::Unanswered { late: true, .. });
-            if !may_repeat || timed_out || attempt == ATTEMPTS {
+            if !may_repeat || error.is_late() || attempt == ATTEMPTS {
                 return Err(error);
             }
             info!(attempt, "again after: {error}");
@@ -289,14 +292,14 @@ impl Engine {
         Error::Nonsense {
             what: what.to_owned(),
             url: self.url().to_owned(),
-            why,
+            why: plain(&clean(&why)),
         }
     }
 
     pub(super) fn fault(&self, what: &str, status: u16, body: &[u8]) -> Error {
         let words = serde_json::from_slice(body).ok().and_then(|value| fault(&value));
         let words = words.unwrap_or_else(|| NO_WORDS.to_owned());
-        let message = clean(words.trim_end_matches('.')).into_owned();
+        let message = plain(&clean(words.trim_end_matches('.')));
         Error::Fault {
             what: what.to_owned(),
             status,
@@ -335,6 +338,8 @@ pub(super) fn agent(trust: &Trust) -> Result<Agent, Error> {
     let config = ureq::config::Config::builder()
         .tls_config(tls.build())
         .http_status_as_error(false)
+        .max_response_header_size(HEADER_LIMIT)
+        .accept_encoding("identity")
         .max_redirects(0)
         .max_redirects_will_error(false)
         .timeout_connect(Some(CONNECT_TIMEOUT))

@@ -1,7 +1,8 @@
 //! The JSON that imageio answers with.
 
+use std::cell::Cell;
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
 
 use serde::Deserialize;
 use serde::de::{Deserializer as _, SeqAccess, Visitor};
@@ -77,10 +78,29 @@ struct ExtentBody {
     zero: bool,
 }
 
+/// Longest text of one extent, bytes: a key or a string without end is not read to it.
+const EXTENT_LIMIT: usize = 4096;
+
+/// What may be read until the next extent is whole.
+struct Rationed<'a, R> {
+    reader: R,
+    ration: &'a Cell<usize>,
+}
+
+impl<R: Read> Read for Rationed<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buf)?;
+        let left = self.ration.get().checked_sub(read);
+        self.ration
+            .set(left.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an endless extent"))?);
+        Ok(read)
+    }
+}
+
 /// Streams the array of extents to `found`: a fragmented disk has millions, and memory is
 /// bounded. Gaps, overlaps and disorder are nonsense.
 pub(super) fn read_extents(body: impl Read, found: &mut dyn FnMut(Extent)) -> Result<(), serde_json::Error> {
-    struct Each<'a>(&'a mut dyn FnMut(Extent));
+    struct Each<'a>(&'a mut dyn FnMut(Extent), &'a Cell<usize>);
     impl<'de> Visitor<'de> for Each<'_> {
         type Value = ();
 
@@ -97,13 +117,18 @@ pub(super) fn read_extents(body: impl Read, found: &mut dyn FnMut(Extent)) -> Re
                     )));
                 }
                 next = start + length;
+                self.1.set(EXTENT_LIMIT);
                 (self.0)(Extent { start, length, zero });
             }
             Ok(())
         }
     }
-    let mut json = serde_json::Deserializer::from_reader(std::io::BufReader::new(body));
-    json.deserialize_seq(Each(found))?;
+    let ration = Cell::new(EXTENT_LIMIT);
+    let mut json = serde_json::Deserializer::from_reader(Rationed {
+        reader: io::BufReader::new(body),
+        ration: &ration,
+    });
+    json.deserialize_seq(Each(found, &ration))?;
     json.end()
 }
 
@@ -142,5 +167,31 @@ mod tests {
         ] {
             assert!(read_extents(bad, &mut |_| ()).is_err(), "{:?}", String::from_utf8_lossy(bad));
         }
+    }
+
+    /// Bytes without end, and a count of those that were read.
+    struct Endless(u64);
+
+    impl Read for &mut Endless {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            assert!(self.0 < 1 << 20, "it reads on and on");
+            self.0 += buf.len() as u64;
+            buf.fill(b'x');
+            Ok(buf.len())
+        }
+    }
+
+    #[test]
+    fn an_extent_without_end_is_not_read_to_its_end() {
+        for begin in ["[{\"", "[{\"start\": \"", "[{\"start\": 0, \"hole\": \""] {
+            let mut endless = Endless(0);
+            let body = begin.as_bytes().chain(&mut endless);
+            assert!(read_extents(body, &mut |_| ()).is_err(), "{begin}");
+        }
+        let many = (0..100_000).map(|n| format!("{{\"start\": {n}, \"length\": 1, \"zero\": true}}"));
+        let many = format!("[{}]", many.collect::<Vec<_>>().join(", "));
+        let mut seen = 0;
+        read_extents(many.as_bytes(), &mut |_| seen += 1).unwrap();
+        assert_eq!(seen, 100_000);
     }
 }

@@ -18,10 +18,20 @@ use super::answers::{Capabilities, read_extents};
 use super::error::{Broken, Error};
 use super::transport::{NoResolver, OneShot, Permit};
 use crate::remote::{Extent, Remote, RemoteError};
+use crate::report::plain;
 use crate::secret::clean;
 
 /// Longest error text read from a server, bytes.
 const MESSAGE_LIMIT: u64 = 1024;
+
+/// Longest answer to OPTIONS, bytes. imageio's has 200.
+const OPTIONS_LIMIT: u64 = 64 << 10;
+
+/// Longest list of extents, bytes: more than ten million of them, of which far fewer are remembered.
+const EXTENTS_LIMIT: u64 = 1 << 30;
+
+/// Longest header of an answer, bytes. imageio's have 300; ureq takes no more than 128 lines.
+const HEADER_LIMIT: usize = 32 << 10;
 
 /// Zeros are sent in pieces of this many bytes where the server has no PATCH zero.
 const ZERO_PIECE: usize = 1 << 20;
@@ -64,6 +74,7 @@ impl Client {
         let permit = connector.permit.clone();
         let config = ureq::config::Config::builder()
             .http_status_as_error(false)
+            .max_response_header_size(HEADER_LIMIT)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .proxy(None)
@@ -110,6 +121,7 @@ impl Client {
 
     fn options(&mut self) -> Result<Capabilities, Error> {
         let what = || "OPTIONS".to_owned();
+        self.permit.expect(OPTIONS_LIMIT);
         let mut response = self
             .agent
             .options(self.url.address(""))
@@ -128,7 +140,7 @@ impl Client {
         let read = response
             .body_mut()
             .as_reader()
-            .take(1 << 20)
+            .take(OPTIONS_LIMIT)
             .read_to_end(&mut body);
         read.map_err(|e| self.lost(what(), e))?;
         Capabilities::parse(&body, allow.as_deref()).map_err(|e| self.nonsense(what(), e))
@@ -137,6 +149,7 @@ impl Client {
     /// Size of the disk in bytes: the total in the Content-Range of a one-byte read.
     pub fn size(&mut self) -> Result<u64, Error> {
         let what = || "GET of the first byte".to_owned();
+        self.permit.expect(MESSAGE_LIMIT);
         let mut response = self
             .agent
             .get(self.url.address(""))
@@ -166,6 +179,7 @@ impl Client {
         let len = parts.iter().map(|part| part.len() as u64).sum::<u64>();
         let last = offset + len - 1;
         let what = || format!("GET of bytes {offset}-{last}");
+        self.permit.expect(len + MESSAGE_LIMIT);
         let mut response = self
             .agent
             .get(self.url.address(""))
@@ -199,6 +213,7 @@ impl Client {
         let len = parts.iter().map(|part| part.len() as u64).sum::<u64>();
         let last = offset + len - 1;
         let what = || format!("PUT of bytes {offset}-{last}");
+        self.permit.expect(MESSAGE_LIMIT);
         let address = self
             .url
             .address(if self.capabilities.flush { "?flush=n" } else { "" });
@@ -218,6 +233,7 @@ impl Client {
     }
 
     fn patch(&mut self, what: impl Fn() -> String, message: serde_json::Value) -> Result<(), Error> {
+        self.permit.expect(MESSAGE_LIMIT);
         let response = self
             .agent
             .patch(self.url.address(""))
@@ -239,6 +255,7 @@ impl Client {
 
     fn get_extents(&mut self, found: &mut dyn FnMut(Extent)) -> Result<(), Error> {
         let what = || "GET of the extents".to_owned();
+        self.permit.expect(EXTENTS_LIMIT);
         let answer = self.agent.get(self.url.address("/extents?context=zero")).call();
         let mut response = answer.map_err(|e| self.broken(what(), e))?;
         if response.status() != 200 {
@@ -275,7 +292,7 @@ impl Client {
             .as_reader()
             .take(MESSAGE_LIMIT)
             .read_to_end(&mut body);
-        let words = String::from_utf8_lossy(&body).replace(['\r', '\n'], " ");
+        let words = plain(&String::from_utf8_lossy(&body));
         let message = match clean(words.trim()).into_owned() {
             empty if empty.is_empty() => "no message".to_owned(),
             words => words,
@@ -305,11 +322,14 @@ impl Client {
         Error::Nonsense {
             what,
             host: self.host.clone(),
-            why: clean(&why).into_owned(),
+            why: plain(&clean(&why)),
         }
     }
 
     fn lost(&self, what: String, error: io::Error) -> Error {
+        if let Some(endless @ Broken::Endless(_)) = error.get_ref().and_then(|e| e.downcast_ref()) {
+            return self.nonsense(what, endless.to_string());
+        }
         let why = match error.kind() {
             io::ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
             _ => clean(&error.to_string()).into_owned(),
@@ -340,9 +360,10 @@ impl Client {
                     host,
                     why: why.clone(),
                 },
-                None => self.lost(what, e),
+                Some(Broken::Endless(_)) | None => self.lost(what, e),
             },
             ureq::Error::Protocol(e) => self.nonsense(what, e.to_string()),
+            e @ ureq::Error::LargeResponseHeader(..) => self.nonsense(what, e.to_string()),
             other => self.lost(what, io::Error::other(other.to_string())),
         }
     }

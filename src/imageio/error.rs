@@ -124,6 +124,8 @@ pub(super) enum Broken {
     Connect(String),
     #[error("{0}")]
     Trust(String),
+    #[error("more than {0} bytes in answer to one request")]
+    Endless(u64),
 }
 
 impl From<Broken> for io::Error {

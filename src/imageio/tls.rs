@@ -7,6 +7,7 @@
 
 use std::io::{self, BufReader, Read, Write};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -14,7 +15,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::error::Broken;
-use super::socket::Socket;
+use super::socket::{IO_TIMEOUT, Socket};
 use crate::trust::{CaFileError, Trust};
 
 /// Bytes asked of the socket at once: rustls alone would ask for 4 KiB at a time
@@ -24,6 +25,9 @@ const READ_BUFFER: usize = 256 * 1024;
 /// Bytes encrypted before they are sent: all that ureq hands over at once, in one system call instead of one for each
 /// record of 16 KiB.
 const WRITE_BUFFER: usize = 160 * 1024;
+
+/// A handshake is a few packets; each of them has [`CONNECT_TIMEOUT`](super::socket::CONNECT_TIMEOUT).
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The client configuration for `trust`.
 pub(super) fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, CaFileError> {
@@ -57,7 +61,11 @@ impl TlsStream {
         let name = ServerName::try_from(name).map_err(|e| Broken::Connect(e.to_string()))?;
         let mut session = ClientConnection::new(config, name).map_err(|e| Broken::Connect(e.to_string()))?;
         let mut socket = BufReader::with_capacity(READ_BUFFER, socket);
+        let began = Instant::now();
         while session.is_handshaking() {
+            if began.elapsed() > HANDSHAKE_LIMIT {
+                return Err(Broken::Connect("the TLS handshake takes too long".to_owned()));
+            }
             let step = if session.wants_write() {
                 session.write_tls(socket.get_mut()).map(|_| ())
             } else {
@@ -112,6 +120,7 @@ impl TlsStream {
 
     /// Reads what there is, at least one byte; 0 at the end of the stream.
     pub(super) fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut began = None;
         loop {
             match self.session.reader().read(buf) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -122,6 +131,10 @@ impl TlsStream {
                 return Ok(0);
             }
             self.session.process_new_packets().map_err(io::Error::other)?;
+            // Records without data, or bytes that become none: rustls would take them for ever.
+            if began.get_or_insert_with(Instant::now).elapsed() > IO_TIMEOUT {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
+            }
         }
     }
 }

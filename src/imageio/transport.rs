@@ -1,4 +1,4 @@
-//! What ureq sends and receives through: one socket, TLS or not, with two rules of ours.
+//! What ureq sends and receives through: one socket, TLS or not, with rules of ours.
 //!
 //! 1. *No silent reconnect.* ureq replaces a dead connection inside a call, but a flush speaks only
 //!    for the connection that carried the writes. [`OneShot`] therefore connects only when
@@ -6,6 +6,9 @@
 //! 2. *The server is heard out.* When a send fails because the server has closed, its answer (403,
 //!    416, 500 ...) may already be here. A failed send is remembered and reported as success, the
 //!    response is awaited, and only when there is none the failed send is the error.
+//!
+//! And the server is not heard for ever: each request has a number of bytes that its answer may take, whatever they
+//! are (headers, interim answers without end, a body), and a time.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -19,6 +22,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
+use super::error::Broken;
 use super::socket::{Route, Socket};
 use super::tls::TlsStream;
 
@@ -38,7 +42,14 @@ pub(super) struct Permit {
     pub(super) usual: Duration,
     /// Longest wait for an answer, milliseconds.
     patience: AtomicU64,
+    /// Bytes that the answer to the current request may have.
+    expected: AtomicU64,
+    /// Bytes of it that are here.
+    received: AtomicU64,
 }
+
+/// What an answer may have beside its body, and what may be read ahead of it, bytes.
+const BESIDES: u64 = 2 * BUFFER as u64;
 
 impl Permit {
     /// For one connection to a server that may be silent for `usual`.
@@ -67,6 +78,21 @@ impl Permit {
     /// From now on the server may be silent for `wait`, instead of the usual time.
     pub(super) fn be_patient(&self, wait: Duration) {
         self.patience.store(wait.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// A request is about to be sent, whose answer has a body of at most `body` bytes.
+    pub(super) fn expect(&self, body: u64) {
+        self.expected.store(body + BESIDES, Ordering::Relaxed);
+        self.received.store(0, Ordering::Relaxed);
+    }
+
+    fn receive(&self, bytes: usize) -> Result<(), Broken> {
+        let received = self.received.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        let expected = self.expected.load(Ordering::Relaxed);
+        match received > expected {
+            true => Err(Broken::Endless(expected)),
+            false => Ok(()),
+        }
     }
 
     fn patience(&self) -> Duration {
@@ -215,6 +241,7 @@ impl Transport for Wire {
         match (received, self.failed_send.take()) {
             (Ok(n), failed) if n > 0 => {
                 self.permit.heard.store(true, Ordering::Relaxed);
+                self.permit.receive(n).map_err(io::Error::from)?;
                 self.buffers.input_appended(n);
                 self.failed_send = failed;
                 Ok(true)

@@ -52,6 +52,23 @@ pub fn start_log(level: &str, file: Option<&Path>) -> io::Result<()> {
         .map_err(io::Error::other)
 }
 
+/// Longest text of a message that is not ours, characters.
+const LONGEST: usize = 2000;
+
+/// `text` as one line that is fit for a terminal: without control characters, and not longer than anybody reads. Servers
+/// choose what their messages and names say.
+pub fn plain(text: &str) -> String {
+    let mut line: String = text
+        .chars()
+        .take(LONGEST)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if text.chars().nth(LONGEST).is_some() {
+        line.push_str(" [...]");
+    }
+    line
+}
+
 #[derive(Clone)]
 struct CleanLines(Arc<Mutex<Box<dyn Write + Send>>>);
 
@@ -76,5 +93,17 @@ impl Write for CleanLines {
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.lock().unwrap_or_else(|e| e.into_inner()).flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_from_elsewhere_cannot_steer_a_terminal_or_fill_it() {
+        assert_eq!(plain("a\x1b[2J\tb\u{9b}c\n"), "a [2J b c ");
+        let endless = plain(&"x".repeat(1 << 20));
+        assert!(endless.len() < LONGEST + 10 && endless.ends_with("[...]"));
     }
 }

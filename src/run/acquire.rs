@@ -11,6 +11,7 @@ use super::state::{State, StateFile, start_of, this_boot, this_machine};
 use super::transfer::Held;
 use super::{Exit, Failure};
 use crate::engine::{self, Direction, Engine, Interrupt, Order, Subject, Transfer, this_hardware};
+use crate::report::plain;
 use crate::settings::{EngineSource, Wanted};
 
 impl Held {
@@ -47,7 +48,7 @@ impl Held {
         })?;
         match start(&engine, source, &mut subject, &mut file) {
             Ok((order, transfer)) => Ok(Held {
-                what: format!("disk {} ({})", subject.id, subject.name),
+                what: plain(&format!("disk {} ({})", subject.id, subject.name)),
                 keep: source.keep_on_failure,
                 phase: Mutex::new(transfer.phase.to_string()),
                 file: Mutex::new(file),

@@ -7,6 +7,7 @@ use crate::engine;
 use crate::fuse::MountError;
 use crate::imageio;
 use crate::remote::RemoteError;
+use crate::report::plain;
 use crate::secret::clean;
 
 /// What a whole run ended with. The numbers are a contract with scripts.
@@ -60,7 +61,8 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = format!("{:#}", self.error);
-        f.write_str(&clean(&whole).split_whitespace().collect::<Vec<_>>().join(" "))
+        let words: Vec<&str> = whole.split_whitespace().collect();
+        f.write_str(&plain(&clean(&words.join(" "))))
     }
 }
 

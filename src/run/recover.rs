@@ -9,6 +9,7 @@ use crate::cli::RecoverArgs;
 use crate::config::{ConfigError, Section, engine_access, trust, variable};
 use crate::engine::{Direction, Engine, Interrupt, Phase, Transfer, address};
 use crate::fuse::unmount;
+use crate::report::plain;
 
 /// Ends what `args` names; the first failure's exit code is ours.
 pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
@@ -55,7 +56,7 @@ fn end(file: &StateFile, args: &RecoverArgs) -> Result<(), Failure> {
             ),
         ));
     }
-    let disk = format!("disk {} ({})", state.disk_id, state.disk_name);
+    let disk = plain(&format!("disk {} ({})", state.disk_id, state.disk_name));
     let destructive = args.cancel && state.direction == Direction::Upload;
     if destructive && !state.created {
         return Err(Failure::text(

@@ -143,7 +143,11 @@ pub(super) fn status(path: Option<&Path>, output: Output) -> Result<u8, Failure>
             };
             println!("{}", json.map_err(|e| Failure::text(Exit::Other, e))?);
         }
-        Output::Text => print!("{}", all.iter().map(text).collect::<Vec<_>>().join("\n")),
+        Output::Text => {
+            let all = all.iter().map(text).collect::<Vec<_>>().join("\n");
+            // Names are the engine's, and another user's process may say anything.
+            print!("{}", all.replace(|c: char| c.is_control() && c != '\n', " "));
+        }
     }
     Ok(Exit::Done as u8)
 }

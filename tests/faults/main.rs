@@ -9,6 +9,7 @@
 mod bad_servers;
 mod command;
 mod endings;
+mod endless;
 mod failed_reads;
 mod features;
 mod flush_promise;

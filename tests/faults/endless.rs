@@ -1,0 +1,412 @@
+//! Answers without end, and answers that lead elsewhere: each ends in one line of an error, soon, in bounded memory, and
+//! nobody but the server that was named is ever connected to.
+
+use crate::rig::TICKET;
+use crate::support::mount::{BINARY, is_mounted, rhv_mount_command};
+use crate::support::run::{Ran, run, scratch};
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+/// Longer than the engine is waited for.
+const LIMIT_SECONDS: u64 = 100;
+
+/// What the program may map, KiB. Without a bound the answers here would not fit.
+const MEMORY: u64 = 2 << 20;
+
+/// Far more than any answer may have, and not a load on the machine.
+const ENOUGH: usize = 3 << 30;
+
+/// What one request is answered with.
+#[derive(Clone)]
+enum Answer {
+    /// The first text, then the second one again and again.
+    Endless(String, String),
+    Once(Vec<u8>),
+}
+
+fn once(status: &str, headers: &str, body: &str) -> Answer {
+    let length = body.len();
+    Answer::Once(format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\r\n{body}").into())
+}
+
+fn endless(head: &str, rest: &str) -> Answer {
+    let many = 65536usize.div_ceil(rest.len().max(1));
+    Answer::Endless(head.to_owned(), rest.repeat(many))
+}
+
+/// A server that answers each request line with what `answer` says.
+struct Hostile {
+    port: u16,
+    stopping: Arc<AtomicBool>,
+    streams: Arc<Mutex<Vec<TcpStream>>>,
+    connections: Arc<AtomicUsize>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Hostile {
+    fn start(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Hostile {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let streams = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (stop, all, count) = (stopping.clone(), streams.clone(), connections.clone());
+        let answer = Arc::new(answer);
+        let accepting = thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                count.fetch_add(1, Ordering::SeqCst);
+                all.lock().unwrap().push(stream.try_clone().unwrap());
+                let answer = answer.clone();
+                thread::spawn(move || serve(stream, &*answer));
+            }
+        });
+        Hostile {
+            port,
+            stopping,
+            streams,
+            connections,
+            accepting: Some(accepting),
+        }
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    fn image(&self) -> String {
+        format!("http://127.0.0.1:{}/images/{TICKET}", self.port)
+    }
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        for stream in self.streams.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        let _ = self.accepting.take().unwrap().join();
+    }
+}
+
+fn serve(stream: TcpStream, answer: &impl Fn(&str) -> Answer) {
+    let mut writer = stream.try_clone().unwrap();
+    let mut reader = BufReader::new(stream);
+    loop {
+        let (mut request, mut length) = (String::new(), 0);
+        if reader.read_line(&mut request).unwrap_or(0) == 0 {
+            return;
+        }
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        if reader.read_exact(&mut body).is_err() {
+            return;
+        }
+        let sent = match answer(request.trim()) {
+            Answer::Once(bytes) => writer.write_all(&bytes),
+            Answer::Endless(head, rest) => writer.write_all(head.as_bytes()).and_then(|()| {
+                let times = ENOUGH / rest.len();
+                (0..times).try_for_each(|_| writer.write_all(rest.as_bytes()))
+            }),
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// `rhv-mount` with bounded memory, which must fail in one line.
+#[track_caller]
+fn refused(mut program: Command, args: &[&str], target: &Path, what: &str) -> Ran {
+    let mut limited = Command::new("sh");
+    let script = format!("ulimit -v {MEMORY} && exec \"$0\" \"$@\"");
+    limited.args(["-c", &script, BINARY]).args(args).arg(target);
+    limited.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+    limited.envs(
+        program
+            .args(args)
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    let ran = run(&mut limited, LIMIT_SECONDS);
+    assert!(!ran.timed_out, "{what}: {ran}");
+    assert!(matches!(ran.code, Some(2..=5)), "{what}: {ran}");
+    assert_eq!(ran.stderr.trim().lines().count(), 1, "{what}: {ran}");
+    assert!(ran.stderr.len() < 4000, "{what}: {} bytes", ran.stderr.len());
+    assert!(
+        !ran.stderr.contains(|c: char| c.is_control() && c != '\n'),
+        "{what}: {ran}"
+    );
+    assert!(
+        !ran.stderr.contains("panicked") && !ran.stderr.contains(TICKET),
+        "{what}: {ran}"
+    );
+    assert!(!is_mounted(target) && !target.exists(), "{what}: {ran}");
+    ran
+}
+
+fn what_has_no_end() -> Vec<(&'static str, Answer)> {
+    let ok = "HTTP/1.1 200 OK\r\n";
+    let text = "Content-Type: application/json\r\n";
+    vec![
+        ("headers", endless(ok, "X-More: yes\r\n")),
+        ("one header", endless("HTTP/1.1 200 OK\r\nX-More: ", "yes")),
+        ("a status line", endless("HTTP/1.1 200 ", "OK")),
+        ("100", endless("", "HTTP/1.1 100 Continue\r\n\r\n")),
+        ("102", endless("", "HTTP/1.1 102 Processing\r\n\r\n")),
+        (
+            "103 with headers",
+            endless("", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"),
+        ),
+        (
+            "a body",
+            endless(
+                &format!("{ok}{text}Connection: close\r\n\r\n{{\"features\": [\""),
+                "x",
+            ),
+        ),
+        (
+            "a body as long as it says",
+            endless(
+                &format!("{ok}{text}Content-Length: 9223372036854775807\r\n\r\n[\""),
+                "x",
+            ),
+        ),
+        (
+            "chunks",
+            endless(
+                &format!("{ok}{text}Transfer-Encoding: chunked\r\n\r\n"),
+                "4\r\n[[[[\r\n",
+            ),
+        ),
+        (
+            "a chunk",
+            endless(
+                &format!("{ok}{text}Transfer-Encoding: chunked\r\n\r\n7fffffffffffffff\r\n"),
+                "[",
+            ),
+        ),
+        (
+            "a chunk's size",
+            endless(&format!("{ok}{text}Transfer-Encoding: chunked\r\n\r\n"), "0"),
+        ),
+        (
+            "what is said to be packed",
+            endless(
+                &format!("{ok}{text}Content-Encoding: gzip\r\nConnection: close\r\n\r\n"),
+                "\u{1f}x",
+            ),
+        ),
+        (
+            "an error page",
+            endless("HTTP/1.1 500 No\r\nConnection: close\r\n\r\n", "no \u{1b}[2J "),
+        ),
+        (
+            "a refusal",
+            endless("HTTP/1.1 403 No\r\nConnection: close\r\n\r\n", "no \u{1b}[2J "),
+        ),
+    ]
+}
+
+#[test]
+fn an_answer_of_imageio_without_end_is_an_error() {
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    for (what, answer) in what_has_no_end() {
+        let server = Hostile::start(move |_| answer.clone());
+        refused(rhv_mount_command(Some(&server.image())), &[], &target, what);
+    }
+}
+
+/// The second request, when the first one was answered well.
+#[test]
+fn a_first_byte_without_end_is_an_error() {
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let partial = "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-0/";
+    for (what, answer) in [
+        (
+            "a body",
+            endless(
+                &format!("{partial}4096\r\nContent-Length: 9999999999\r\n\r\n"),
+                "x",
+            ),
+        ),
+        ("a size", endless(partial, "9")),
+        ("102", endless("", "HTTP/1.1 102 Processing\r\n\r\n")),
+    ] {
+        let server = Hostile::start(move |request| match request.starts_with("OPTIONS") {
+            true => options(),
+            false => answer.clone(),
+        });
+        // A byte too many is read past, once.
+        let program = rhv_mount_command(Some(&server.image()));
+        if what != "a body" {
+            refused(program, &[], &target, what);
+            continue;
+        }
+        let mut program = program;
+        let ran = run(
+            program.arg("--read-only").arg(&target).args(["--", "true"]),
+            LIMIT_SECONDS,
+        );
+        assert!(!ran.timed_out && ran.code.is_some(), "{ran}");
+        assert!(!is_mounted(&target) && !target.exists(), "{ran}");
+    }
+}
+
+#[test]
+fn an_answer_of_the_engine_without_end_is_an_error() {
+    let cases: Vec<_> = what_has_no_end()
+        .into_iter()
+        .map(|(what, answer)| {
+            thread::spawn(move || {
+                let server = Hostile::start(move |_| answer.clone());
+                refused_by_engine(&server, what);
+            })
+        })
+        .collect();
+    for case in cases {
+        case.join().unwrap();
+    }
+}
+
+#[track_caller]
+fn refused_by_engine(server: &Hostile, what: &str) -> Ran {
+    let dir = scratch();
+    let (target, password) = (dir.path().join("disk.raw"), dir.path().join("password"));
+    fs::write(&password, "geheimes Wort 17").unwrap();
+    fs::set_permissions(&password, Permissions::from_mode(0o600)).unwrap();
+    let url = format!("http://127.0.0.1:{}", server.port);
+    let password = password.to_str().unwrap();
+    let args = [
+        "--engine-url",
+        &url,
+        "--username",
+        "a@b",
+        "--password-file",
+        password,
+        "--disk",
+        "d",
+    ];
+    let ran = refused(rhv_mount_command(None), &args, &target, what);
+    assert!(!ran.stderr.contains("geheimes"), "{ran}");
+    ran
+}
+
+fn options() -> Answer {
+    let body = "{\"features\": [\"zero\", \"flush\"], \"max_readers\": 1, \"max_writers\": 1}";
+    once("200 OK", "Allow: OPTIONS,GET,PUT,PATCH\r\n", body)
+}
+
+const REDIRECTS: [&str; 5] = [
+    "301 Moved Permanently",
+    "302 Found",
+    "303 See Other",
+    "307 Temporary Redirect",
+    "308 Permanent Redirect",
+];
+
+/// The ticket is in the path, and whoever gets it has the disk.
+#[test]
+fn imageio_cannot_send_us_elsewhere() {
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let elsewhere = Hostile::start(|_| options());
+    let location = format!("Location: {}\r\n", elsewhere.image());
+    for status in REDIRECTS {
+        for method in ["OPTIONS", "GET"] {
+            let answer = once(status, &location, "");
+            let server = Hostile::start(move |request| match request.starts_with(method) {
+                true => answer.clone(),
+                false => options(),
+            });
+            let ran = refused(rhv_mount_command(Some(&server.image())), &[], &target, status);
+            assert!(ran.stderr.contains(&status[..3]), "{ran}");
+        }
+        let answer = once(status, &location, "");
+        let server = Hostile::start(move |request| match request.split(' ').next() {
+            Some("OPTIONS") => options(),
+            Some("GET") => once("206 Partial", "Content-Range: bytes 0-0/1048576\r\n", "x"),
+            _ => answer.clone(),
+        });
+        let mut program = rhv_mount_command(Some(&server.image()));
+        let script = "printf lost > {}";
+        let ran = run(
+            program.arg(&target).args(["--", "sh", "-c", script]),
+            LIMIT_SECONDS,
+        );
+        assert!(!is_mounted(&target) && !target.exists(), "{ran}");
+        assert!(
+            ran.code.is_some_and(|code| code != 0),
+            "a lost write is no success: {ran}"
+        );
+    }
+    assert_eq!(elsewhere.connections(), 0);
+}
+
+/// The first request has the password, every other one the token of the session.
+#[test]
+fn the_engine_cannot_send_us_elsewhere() {
+    let elsewhere = Hostile::start(|_| once("200 OK", "", "{\"access_token\": \"another\"}"));
+    let location = format!(
+        "Location: http://127.0.0.1:{}/ovirt-engine/api\r\n",
+        elsewhere.port
+    );
+    for status in REDIRECTS {
+        let answer = once(status, &location, "");
+        let first = Hostile::start(move |_| answer.clone());
+        let ran = refused_by_engine(&first, status);
+        assert!(ran.stderr.contains("redirects"), "{ran}");
+        let answer = once(status, &location, "");
+        let second = Hostile::start(move |request| match request.contains("/sso/oauth/token") {
+            true => once("200 OK", "", "{\"access_token\": \"the token of this session\"}"),
+            false => answer.clone(),
+        });
+        let ran = refused_by_engine(&second, status);
+        assert!(ran.stderr.contains("redirects"), "{ran}");
+        let ca = ["ca", &format!("http://127.0.0.1:{}", first.port)];
+        let ran = run(rhv_mount_command(None).args(ca), LIMIT_SECONDS);
+        assert!(!ran.success() && ran.stdout.is_empty(), "{ran}");
+    }
+    assert_eq!(elsewhere.connections(), 0);
+}
+
+#[test]
+fn a_ca_certificate_without_end_is_an_error() {
+    for (what, answer) in what_has_no_end() {
+        if matches!(what, "100" | "102" | "103 with headers") {
+            // As long as the engine's, which is tested above.
+            continue;
+        }
+        let server = Hostile::start(move |_| answer.clone());
+        let url = format!("http://127.0.0.1:{}", server.port);
+        let ran = run(rhv_mount_command(None).args(["ca", &url]), LIMIT_SECONDS);
+        assert!(
+            ran.code.is_some_and(|code| code != 0) && ran.stdout.is_empty(),
+            "{what}: {ran}"
+        );
+        assert!(ran.stderr.len() < 4000, "{what}: {} bytes", ran.stderr.len());
+    }
+}
