@@ -1,6 +1,7 @@
 //! Whom to trust at the other end of a TLS connection: one answer for the engine and for imageio.
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -28,7 +29,30 @@ pub struct CaFileError {
     why: String,
 }
 
+/// Whom we have warned of.
+static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
 impl Trust {
+    /// Before anything secret goes to `url` (`scheme://host:port`) of `what`: says once on stderr when it is not known
+    /// who answers there, or when everybody on the way can listen.
+    pub fn warn(&self, what: &str, url: &str) {
+        let encrypted = url.starts_with("https:");
+        let why = match (self, encrypted) {
+            (Trust::Insecure, true) => {
+                "is NOT VERIFIED (--insecure, secure = no or OVIRT_INSECURE): whoever answers there is believed"
+            }
+            (_, false) if !is_loopback(url) => "is NOT ENCRYPTED (http): everybody on the way can read along",
+            _ => return,
+        };
+        let mut told = TOLD.lock().unwrap_or_else(|e| e.into_inner());
+        if !told.iter().any(|one| one == url) {
+            told.push(url.to_owned());
+            eprintln!(
+                "rhv-mount: WARNING: the connection to {what} {url} {why}, and can read and change what is sent"
+            );
+        }
+    }
+
     /// The CAs to trust, read now; `None` for anyone.
     pub fn roots(&self) -> Result<Option<Vec<CertificateDer<'static>>>, CaFileError> {
         match self {
@@ -40,6 +64,16 @@ impl Trust {
             Trust::System => Ok(Some(rights::with(rustls_native_certs::load_native_certs).certs)),
         }
     }
+}
+
+fn is_loopback(url: &str) -> bool {
+    let url = url::Url::parse(url).ok();
+    url.is_some_and(|url| match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    })
 }
 
 fn read_ca(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaFileError> {

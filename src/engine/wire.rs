@@ -89,6 +89,7 @@ impl Engine {
     /// Logs in.
     pub fn login(access: &Access, interrupt: &Interrupt) -> Result<Engine, Error> {
         hide(access.password.expose());
+        access.trust.warn("the engine", &access.url);
         // The characters that the engine leaves in: it drops others and cuts at 36.
         let run = random_id().unwrap_or_default();
         let engine = Engine {
@@ -212,7 +213,10 @@ impl Engine {
             .header(header::ACCEPT, "application/json")
             .header("Correlation-Id", &self.correlation);
         if let Some(token) = token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.expose()));
+            let bearer = header::HeaderValue::try_from(format!("Bearer {}", token.expose()));
+            let mut bearer = bearer.map_err(ureq::http::Error::from)?;
+            bearer.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, bearer);
         }
         let limit = match kind {
             Kind::Repeatable => ANSWER_TIMEOUT,

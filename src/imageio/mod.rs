@@ -75,6 +75,7 @@ impl Image {
     /// Makes the first connection; returns it beside the image, ready for the pool.
     pub fn open(access: &Access) -> Result<(Image, Client), Error> {
         let url = access.url.clone();
+        access.trust.warn("imageio", &url.host());
         let tls = match url.is_tls() {
             true => Some(tls::client_config(&access.trust)?),
             false => None,

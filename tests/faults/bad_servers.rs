@@ -37,7 +37,7 @@ fn refused(url: &str, args: &[&str], code: i32, words: &[&str]) -> Ran {
     let lines: Vec<&str> = ran
         .stderr
         .lines()
-        .filter(|line| !line.trim().is_empty())
+        .filter(|line| !line.trim().is_empty() && !line.contains("WARNING"))
         .collect();
     assert_eq!(lines.len(), 1, "not one line: {ran}");
     assert!(

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::rig::{
     CANNOT_CONNECT, CANNOT_REACH_ENGINE, ENGINE_FAILED, LIMIT, USAGE, assert_free, assert_refused,
-    assert_told, create, existing, point, source, used_disk,
+    assert_told, assert_warned, create, existing, point, source, used_disk,
 };
 use crate::support::daemon::{Daemon, LocalSocket, Scheme};
 use crate::support::engine::Engine;
@@ -73,8 +73,16 @@ fn an_unknown_ca_is_refused_and_the_remedies_are_named() {
 #[test]
 fn without_verification_it_works_too() {
     let engine = Engine::with(["--own-ca"]);
-    copy_trusting(&engine, "insecure", &["--insecure"]).ok();
+    let ran = copy_trusting(&engine, "insecure", &["--insecure"]).ok();
+    assert_warned(&ran, &[engine.url(), &engine.daemon().url()]);
     assert_free(&engine, "insecure", &source(&engine, 91));
+    // Only of those that are not verified.
+    let (api, hosts) = (engine.cafile().to_owned(), engine.daemon().cafile());
+    let (api, hosts) = (api.to_str().expect("UTF-8"), hosts.to_str().expect("UTF-8"));
+    let ran = copy_trusting(&engine, "half", &["--insecure", "--imageio-cafile", hosts]).ok();
+    assert_warned(&ran, &[engine.url()]);
+    let ran = copy_trusting(&engine, "secure", &["--cafile", api, "--imageio-cafile", hosts]).ok();
+    assert_warned(&ran, &[]);
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::rig::{
-    CANNOT_REACH_ENGINE, LIMIT, LOGIN_REFUSED, USAGE, assert_refused, assert_told, point, used_disk,
+    CANNOT_REACH_ENGINE, LIMIT, LOGIN_REFUSED, USAGE, assert_refused, assert_told, assert_warned, point,
+    used_disk,
 };
 use crate::support::engine::{Engine, PASSWORD, USER, USER_WITH_TWO_ATS, write_private};
 use crate::support::mount::{BINARY, assert_shows_none};
@@ -59,7 +60,8 @@ fn the_environment_is_enough() {
     assert_eq!(users(&engine), [USER_WITH_TWO_ATS]);
     let mut envs = envs.to_vec();
     envs[3] = ("OVIRT_INSECURE", "true");
-    mount(&engine, &[], &envs).ok();
+    let ran = mount(&engine, &[], &envs).ok();
+    assert_warned(&ran, &[engine.url(), &engine.daemon().url()]);
     // Nothing is taken for a password: it is asked for on a terminal, and there is none.
     envs.remove(2);
     let ran = mount(&engine, &[], &envs);
@@ -111,7 +113,8 @@ fn a_section_can_create_a_disk_and_go_without_verification() {
             engine.url()
         ),
     );
-    mount(&engine, &["--config", "here"], &[]).ok();
+    let ran = mount(&engine, &["--config", "here"], &[]).ok();
+    assert_warned(&ran, &[engine.url(), &engine.daemon().url()]);
     assert_eq!(engine.disk("new").expect("the new disk").size, 1 << 20);
 }
 

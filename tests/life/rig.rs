@@ -134,11 +134,25 @@ pub(crate) fn assert_told(ran: &Ran, codes: &[i32], words: &[&str]) {
     assert!(!said.contains("panicked"), "{ran}");
 }
 
+/// It says loudly, and once, that these hosts are not verified, and no other.
+#[track_caller]
+pub(crate) fn assert_warned(ran: &Ran, hosts: &[&str]) {
+    let warnings = ran.stderr.lines().filter(|line| line.contains("WARNING"));
+    let mut warnings: Vec<&str> = warnings.collect();
+    for host in hosts {
+        let about = |line: &&str| line.contains(&format!("{host} is NOT VERIFIED"));
+        let at = warnings.iter().position(about);
+        warnings.remove(at.unwrap_or_else(|| panic!("no warning of {host}: {ran}")));
+    }
+    assert!(warnings.is_empty(), "{warnings:?}: {ran}");
+}
+
 /// The same for what rhv-mount refuses: one line says it.
 #[track_caller]
 pub(crate) fn assert_refused(ran: &Ran, codes: &[i32], words: &[&str]) {
     assert_told(ran, codes, words);
-    let lines = ran.stderr.lines().filter(|line| line.starts_with("rhv-mount:"));
+    let said = |line: &&str| line.starts_with("rhv-mount:") && !line.contains("WARNING");
+    let lines = ran.stderr.lines().filter(said);
     assert_eq!(lines.count(), 1, "one line that says it: {ran}");
 }
 
