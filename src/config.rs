@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use configparser::ini::{Ini, IniDefault};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::cli::EngineArgs;
 use crate::engine::{self, Access, address};
@@ -73,7 +74,7 @@ pub enum ConfigError {
 /// The chosen section of the file; empty when none was chosen.
 #[derive(Debug, Default)]
 pub struct Section {
-    values: HashMap<String, String>,
+    values: HashMap<String, Zeroizing<String>>,
 }
 
 impl Section {
@@ -115,7 +116,7 @@ impl Section {
         let values: HashMap<_, _> = common
             .into_iter()
             .chain(own)
-            .filter_map(|(key, value)| Some((key.to_lowercase(), value?)))
+            .filter_map(|(key, value)| Some((key.to_lowercase(), Zeroizing::new(value?))))
             .collect();
         if let Some(password) = values.get("password") {
             hide(password);
@@ -131,7 +132,7 @@ impl Section {
 
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.values.get(key).map(String::as_str)
+        self.values.get(key).map(|value| value.as_str())
     }
 
     /// A key that is yes or no.
@@ -193,11 +194,11 @@ pub fn engine_access(args: &EngineArgs, section: &Section, trust: Trust) -> Resu
         "OVIRT_USERNAME",
     )?;
     let password = password(args.password_file.as_deref(), section, &url, &username)?;
-    hide(&password);
+    hide(password.expose());
     Ok(Access {
         url,
         username,
-        password: Secret::new(password),
+        password,
         trust,
     })
 }
@@ -207,7 +208,7 @@ fn password(
     section: &Section,
     url: &str,
     username: &str,
-) -> Result<String, ConfigError> {
+) -> Result<Secret, ConfigError> {
     if let Some(path) = file {
         return password_of_file(path);
     }
@@ -216,7 +217,7 @@ fn password(
         .map(str::to_owned)
         .or_else(|| variable("OVIRT_PASSWORD"))
     {
-        return Ok(password);
+        return Ok(Secret::new(password));
     }
     let missing = ConfigError::Missing {
         what: "the password",
@@ -228,10 +229,11 @@ fn password(
         return Err(missing);
     }
     let typed = rpassword::prompt_password(format!("Password of {username} at {url}: "));
-    typed.ok().filter(|password| !password.is_empty()).ok_or(missing)
+    let typed = typed.ok().filter(|password| !password.is_empty());
+    typed.map(Secret::new).ok_or(missing)
 }
 
-fn password_of_file(path: &Path) -> Result<String, ConfigError> {
+fn password_of_file(path: &Path) -> Result<Secret, ConfigError> {
     let refuse = |why: String| ConfigError::PasswordFile {
         path: path.to_owned(),
         why,
@@ -244,11 +246,12 @@ fn password_of_file(path: &Path) -> Result<String, ConfigError> {
             path.display()
         )));
     }
-    let text = fs::read_to_string(path).map_err(|e| refuse(e.to_string()))?;
+    let text = fs::read_to_string(path).map(Zeroizing::new);
+    let text = text.map_err(|e| refuse(e.to_string()))?;
     let password = text.trim_end_matches(['\n', '\r']);
     match password.is_empty() {
         true => Err(refuse("it is empty".into())),
-        false => Ok(password.to_owned()),
+        false => Ok(Secret::new(password)),
     }
 }
 
@@ -324,7 +327,7 @@ mod tests {
         let error = password_of_file(&path).unwrap_err().to_string();
         assert!(error.contains("chmod 600"), "{error}");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(password_of_file(&path).unwrap(), "open sesame");
+        assert_eq!(password_of_file(&path).unwrap().expose(), "open sesame");
     }
 
     #[test]

@@ -4,12 +4,16 @@
 //! [`Secret`], so that a derived `Debug` can't show it, and it is registered with [`hide`], so that
 //! log records of libraries (which print request lines) and server messages (which quote the
 //! ticket) are cleaned by [`clean`] on their way out. Registered strings live as long as the process.
+//!
+//! A [`Secret`] is overwritten when it is dropped. What libraries make of it (request lines, headers, a form) is not, nor
+//! what swap holds: `run::privacy` keeps others out of the memory.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::RwLock;
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// What stands in the place of a secret.
 pub const HIDDEN: &str = "***";
@@ -18,12 +22,12 @@ static SECRETS: RwLock<Vec<String>> = RwLock::new(Vec::new());
 
 /// A string that is never printed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Wraps `value`.
     pub fn new(value: impl Into<String>) -> Self {
-        Secret(value.into())
+        Secret(Zeroizing::new(value.into()))
     }
 
     /// The value itself, for the wire and for nothing else.
@@ -33,6 +37,12 @@ impl Secret {
 }
 
 impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(HIDDEN)
     }
@@ -96,6 +106,17 @@ mod tests {
     #[test]
     fn debug_of_a_secret_shows_nothing() {
         assert_eq!(format!("{:?}", Some(Secret::new("hunter2"))), "Some(***)");
+        assert_eq!(format!("{:>9}", Secret::new("hunter2")), "***");
+    }
+
+    #[test]
+    fn a_secret_is_overwritten_and_travels_as_it_is() {
+        fn overwritten_when_dropped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
+        let Secret(inside) = Secret::new("hunter2");
+        overwritten_when_dropped(&inside);
+        let json = serde_json::to_string(&Secret(inside)).unwrap();
+        assert_eq!(json, "\"hunter2\"");
+        assert_eq!(serde_json::from_str::<Secret>(&json).unwrap().expose(), "hunter2");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tracing::{debug, info};
 use ureq::http::header;
+use zeroize::Zeroizing;
 
 use super::wire::{ATTEMPTS, FIRST_PAUSE};
 use super::{Engine, Error, json};
@@ -72,6 +73,7 @@ impl Engine {
             .header(header::ACCEPT, "application/json")
             .send_form(form);
         let (status, body) = self.read(what, answer)?;
+        let body = Zeroizing::new(body);
         let value: Option<Value> = serde_json::from_slice(&body).ok();
         if let (200, Some(token)) = (status, value.as_ref().and_then(|v| json::text(v, "access_token"))) {
             hide(&token);

@@ -26,6 +26,7 @@ use nix::unistd::{Pid, close, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use zeroize::Zeroizing;
 
 use super::{Exit, Failure, privacy};
 use crate::settings::{Settings, URL_VARIABLE};
@@ -64,6 +65,7 @@ fn again(role: Role, settings: &Settings) -> Result<(Command, OwnedFd), Failure>
         settings: settings.clone(),
     };
     let json = serde_json::to_vec(&handover)
+        .map(Zeroizing::new)
         .map_err(|e| Failure::text(Exit::Usage, format!("a path is not valid UTF-8: {e}")))?;
     let copy = memory.try_clone().map_err(|e| failed("memory file", e))?;
     File::from(copy)
@@ -108,8 +110,10 @@ pub(super) fn receive(fd: i32) -> Result<(Role, Settings), Failure> {
             format!("--settings-fd is for rhv-mount's own use: {e}"),
         )
     };
-    let mut json = Vec::new();
     let file = File::open(format!("/proc/self/fd/{fd}")).map_err(|e| refuse(&e))?;
+    let size = file.metadata().map_err(|e| refuse(&e))?.len();
+    // All at once: what a growing buffer leaves behind is not overwritten.
+    let mut json = Zeroizing::new(Vec::with_capacity(size.min(HANDOVER_LIMIT) as usize + 1));
     file.take(HANDOVER_LIMIT)
         .read_to_end(&mut json)
         .map_err(|e| refuse(&e))?;
