@@ -121,3 +121,14 @@ impl From<std::io::Error> for Failure {
         Failure::new(Exit::Other, error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line_that_steers_no_terminal() {
+        let failure = Failure::text(Exit::Other, "HTTP 500:\r\n\u{1b}[2Jred\u{7}\u{9b}0m  end\n");
+        assert_eq!(failure.to_string(), "HTTP 500: [2Jred 0m end");
+    }
+}
