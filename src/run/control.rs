@@ -17,6 +17,10 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Who waits longer for the end of a mount wants to know why.
 const UMOUNT_SILENCE: Duration = Duration::from_secs(5);
 
+/// No line is longer, bytes: the ending of 64 connections with their figures takes half of it. Root asks everybody's
+/// processes.
+pub(super) const LINE_LIMIT: u64 = 128 << 10;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Ask {
@@ -113,10 +117,25 @@ fn ask(place: &Place, ask: Ask) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-fn read_line<T: for<'a> Deserialize<'a>>(mut reader: impl BufRead) -> io::Result<T> {
+pub(super) fn read_line<T: for<'a> Deserialize<'a>>(reader: impl BufRead) -> io::Result<T> {
     let mut line = String::new();
-    if reader.read_line(&mut line)? == 0 {
+    if reader.take(LINE_LIMIT).read_line(&mut line)? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(serde_json::from_str(&line)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_line_without_end_is_given_up_on() {
+        let mut endless = io::repeat(b' ').take(LINE_LIMIT * 2);
+        assert!(read_line::<Ask>(BufReader::with_capacity(1024, &mut endless)).is_err());
+        assert!(endless.limit() >= LINE_LIMIT - 1024, "it was read on");
+        assert_eq!(read_line::<Ask>(&b"\"umount\"\n"[..]).unwrap(), Ask::Umount);
+    }
 }
