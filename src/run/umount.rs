@@ -141,7 +141,10 @@ pub(super) fn status(path: Option<&Path>, output: Output) -> Result<u8, Failure>
                 (Some(_), Some(one)) => serde_json::to_string_pretty(one),
                 _ => serde_json::to_string_pretty(&all),
             };
-            println!("{}", json.map_err(|e| Failure::text(Exit::Other, e))?);
+            println!(
+                "{}",
+                plain_json(&json.map_err(|e| Failure::text(Exit::Other, e))?)
+            );
         }
         Output::Text => {
             let all = all.iter().map(text).collect::<Vec<_>>().join("\n");
@@ -192,7 +195,8 @@ fn look(user: Uid, place: &Place) -> Option<Status> {
     })
 }
 
-fn text(status: &Status) -> String {
+pub(super) fn text(status: &Status) -> String {
+    let plain = |text: &str| text.replace(char::is_control, " ");
     let mode = if status.read_only {
         "read-only"
     } else {
@@ -200,18 +204,21 @@ fn text(status: &Status) -> String {
     };
     let mut out = format!(
         "{}\n  phase        {} ({mode}, process {}, {} s)\n",
-        status.mountpoint, status.phase, status.pid, status.seconds
+        plain(&status.mountpoint),
+        plain(&status.phase),
+        status.pid,
+        status.seconds
     );
     if status.phase != "dead" {
         out += &format!(
             "  file         {}, {} bytes of a disk of {}\n  host         {} over {}\n  \
              connections  {} ({} writing, {} replaced)\n  bytes        {} read, {} written, {} zeroed\n  \
              flushes      {}\n  errors       {}\n",
-            status.file,
+            plain(&status.file),
             status.file_size,
             status.disk_size,
-            status.host,
-            status.transport,
+            plain(&status.host),
+            plain(&status.transport),
             status.connections,
             status.writers,
             status.replaced,
@@ -223,13 +230,55 @@ fn text(status: &Status) -> String {
         );
     }
     if let (Some(id), Some(name)) = (&status.disk_id, &status.disk_name) {
-        out += &format!("  disk         {id} ({name})\n");
+        out += &format!("  disk         {} ({})\n", plain(id), plain(name));
     }
     if let (Some(id), Some(phase)) = (&status.transfer, &status.transfer_phase) {
-        out += &format!("  transfer     {id} ({phase})\n");
+        out += &format!("  transfer     {} ({})\n", plain(id), plain(phase));
     }
     if let Some(failure) = &status.failure {
-        out += &format!("  failure      {failure}\n");
+        out += &format!("  failure      {}\n", plain(failure));
     }
     out
+}
+
+/// Control characters are legal in JSON from DEL on; a terminal obeys them.
+fn plain_json(json: &str) -> String {
+    json.chars().fold(String::new(), |mut out, c| {
+        match c.is_control() && c != '\n' {
+            true => out += &format!("\\u{:04x}", c as u32),
+            false => out.push(c),
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_somebody_else() -> Status {
+        let words = "a\u{1b}[2Jb\n  failure      none\u{9b}0m";
+        let text = serde_json::json!({
+            "mountpoint": words, "file": words, "pid": 1, "phase": words, "host": words, "transport": words,
+            "read_only": true, "disk_size": 0, "file_size": 0, "connections": 0, "writers": 0, "replaced": 0,
+            "seconds": 0, "bytes_read": 0, "bytes_written": 0, "bytes_zeroed": 0, "flushes": 0, "errors": 0,
+            "failure": words, "disk_id": words, "disk_name": words, "transfer": words, "transfer_phase": words,
+        });
+        serde_json::from_value(text).unwrap()
+    }
+
+    /// Root sees the mounts of all users, and each of them may have written the answer by hand.
+    #[test]
+    fn what_another_process_says_of_itself_steers_no_terminal() {
+        let shown = text(&of_somebody_else());
+        assert!(
+            !shown.contains(|c: char| c.is_control() && c != '\n'),
+            "{shown:?}"
+        );
+        assert_eq!(shown.lines().count(), 11, "{shown}");
+        let json = plain_json(&serde_json::to_string_pretty(&of_somebody_else()).unwrap());
+        assert!(!json.contains(|c: char| c.is_control() && c != '\n'), "{json:?}");
+        let again: Status = serde_json::from_str(&json).unwrap();
+        assert_eq!(again.failure, of_somebody_else().failure);
+    }
 }
