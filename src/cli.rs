@@ -453,16 +453,12 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     let refuse = || "it takes a size like 4096, 64k, 32M, 1.5G or 2T".to_owned();
     let digits = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let shift = match unit
-        .to_ascii_lowercase()
-        .trim_end_matches("ib")
-        .trim_end_matches('b')
-    {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
         _ => return Err(refuse()),
     };
     if let Ok(whole) = number.parse::<u64>() {
@@ -558,7 +554,7 @@ mod tests {
         ] {
             assert_eq!(parse_size(text), Ok(size));
         }
-        for bad in ["", "k", "-1", "1x", "99999999T", "nan"] {
+        for bad in ["", "k", "-1", "1x", "99999999T", "nan", "5ib", "1kbb", "1GiBiB"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
     }
