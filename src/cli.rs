@@ -1,6 +1,7 @@
 //! The command line. Scripts outside the project rely on it: see `rhv-mount --help`.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
@@ -288,6 +289,10 @@ impl Action {
             (Some(Command::Recover(args)), _, _) => Action::Recover(Box::new(args)),
             (Some(Command::Ca { engine_url }), _, _) => Action::Ca(engine_url),
             (None, Some(fd), _) => Action::Continue(fd),
+            // As in -fo ro: clap has taken the list, which nobody reads there.
+            (None, None, Some(mount)) if !mount._mount_options.is_empty() => {
+                return Err(usage("-o stands for itself: not -fo ro, but -f -o ro"));
+            }
             (None, None, Some(mount)) => Action::Mount(Box::new(MountArgs {
                 engine: cli.engine,
                 ..mount
@@ -360,13 +365,17 @@ fn expand_mount_options(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
                 break;
             }
             Some("") => args.next().ok_or_else(|| usage("-o takes a list of options"))?,
-            Some(list) => list.into(),
+            // A program's arguments are bytes.
+            Some(_) => OsStr::from_bytes(&arg.as_bytes()["-o".len()..]).to_owned(),
             None => {
                 out.push(arg);
                 continue;
             }
         };
-        for option in list.to_string_lossy().split(',').filter(|o| !o.is_empty()) {
+        let list = list
+            .to_str()
+            .ok_or_else(|| usage(format!("-o {}: it is not valid UTF-8", list.to_string_lossy())))?;
+        for option in list.split(',').filter(|o| !o.is_empty()) {
             out.extend(mount_option(option)?);
         }
     }
@@ -503,6 +512,27 @@ mod tests {
         );
         let error = parse("rhv-mount /mnt -o frobnicate").unwrap_err();
         assert!(error.to_string().contains("frobnicate"));
+    }
+
+    #[test]
+    fn no_list_of_options_is_dropped_or_changed() {
+        for line in [
+            "rhv-mount -fo ro /mnt",
+            "rhv-mount -foro /mnt",
+            "rhv-mount /mnt -fo ro",
+        ] {
+            let error = parse(line).unwrap_err().to_string();
+            assert!(error.contains("-f -o ro"), "{line}: {error}");
+        }
+        for list in [&b"-ocafile=/ca\xff"[..], b"-olog_file=\xff,ro"] {
+            let args = [
+                "rhv-mount".into(),
+                "/mnt".into(),
+                OsStr::from_bytes(list).to_owned(),
+            ];
+            let error = Action::parse(args.into()).unwrap_err().to_string();
+            assert!(error.contains("UTF-8"), "{error}");
+        }
     }
 
     #[test]
