@@ -155,7 +155,12 @@ pub(super) fn is_mounted(path: &Path) -> bool {
 
 /// The user who mounted the rhv-mount file system on exactly this path, dead or alive.
 pub(super) fn mounted_by(path: &Path) -> Option<u32> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    owner_in(&fs::read("/proc/self/mountinfo").unwrap_or_default(), path)
+}
+
+/// The same, by the kernel's table of mounts. Other mounts may have any bytes in their paths; ours are UTF-8.
+pub(super) fn owner_in(table: &[u8], path: &Path) -> Option<u32> {
+    let table = String::from_utf8_lossy(table);
     table.lines().rev().find_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
         let target = mount.split(' ').nth(4).map(unescape)?;
@@ -245,6 +250,13 @@ mod tests {
     fn blanks_in_mount_paths_are_read_back() {
         assert_eq!(unescape(r"/mnt/a\040b\134c"), r"/mnt/a b\c");
         assert_eq!(unescape(r"/mnt/\9x"), r"/mnt/\9x");
+    }
+
+    #[test]
+    fn another_mount_with_strange_bytes_hides_nothing() {
+        let table = b"1 2 0:1 / /mnt/\xff rw - ext4 x rw\n3 2 0:2 / /mnt/a\\040b rw - fuse.rhv-mount r rw,user_id=7\n";
+        assert_eq!(owner_in(table, Path::new("/mnt/a b")), Some(7));
+        assert_eq!(owner_in(table, Path::new("/mnt/a")), None);
     }
 
     #[test]
