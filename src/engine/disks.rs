@@ -96,7 +96,7 @@ fn full_qcow2_size(size: u64) -> u64 {
     let maps = data.div_ceil(8192);
     let top = (maps * 8).div_ceil(CLUSTER).max(1);
     let counts = (data + maps + top).div_ceil(32768) + 1;
-    (1 + data + maps + top + counts + 1) * CLUSTER
+    (1 + data + maps + top + counts + 1).saturating_mul(CLUSTER)
 }
 
 /// Has `text` the form of an id?
@@ -402,6 +402,11 @@ mod tests {
                 "{size}: {ours} for {measured}"
             );
         }
+    }
+
+    #[test]
+    fn the_largest_size_does_not_become_a_small_one() {
+        assert_eq!(full_qcow2_size(u64::MAX), u64::MAX);
     }
 
     #[test]
