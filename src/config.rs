@@ -5,7 +5,7 @@
 //! `-c`. Keys are those of ovirt-img (engine_url, username, password, cafile, secure, log_file, log_level), and those of
 //! our own options.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
@@ -92,6 +92,23 @@ impl Section {
             why,
         };
         let text = fs::read_to_string(path).map_err(|e| refuse(e.to_string()))?;
+        let section = Section::of_text(text, path, name)?;
+        if section.get("password").is_some() && fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o077 != 0)
+        {
+            eprintln!(
+                "rhv-mount: others can read {0}, which has a password in it; run: chmod 600 {0}",
+                path.display()
+            );
+        }
+        Ok(section)
+    }
+
+    /// Section `name` of `text`, which is what is in `path`.
+    pub(crate) fn of_text(text: String, path: &Path, name: &str) -> Result<Section, ConfigError> {
+        let refuse = |why: String| ConfigError::File {
+            path: path.to_owned(),
+            why,
+        };
         // As Python's configparser reads it: a `#` or `;` inside a value belongs to it, a password may have one.
         let mut defaults = IniDefault::default();
         defaults.default_section = "DEFAULT".to_owned();
@@ -113,19 +130,21 @@ impl Section {
                 },
             });
         };
-        let values: HashMap<_, _> = common
-            .into_iter()
-            .chain(own)
-            .filter_map(|(key, value)| Some((key.to_lowercase(), Zeroizing::new(value?))))
-            .collect();
+        let mut values = HashMap::new();
+        for section in [common, own] {
+            let mut keys = HashSet::new();
+            for (key, value) in section {
+                let key = key.to_lowercase();
+                if !keys.insert(key.clone()) {
+                    return Err(refuse(format!("{key} is in a section twice")));
+                }
+                if let Some(value) = value {
+                    values.insert(key, value);
+                }
+            }
+        }
         if let Some(password) = values.get("password") {
             hide(password);
-            if fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o077 != 0) {
-                eprintln!(
-                    "rhv-mount: others can read {0}, which has a password in it; run: chmod 600 {0}",
-                    path.display()
-                );
-            }
         }
         Ok(Section { values })
     }
@@ -316,6 +335,15 @@ mod tests {
         assert_eq!(section(text, "prod").unwrap().get("username"), Some("z"));
         let error = section(text, "missing").unwrap_err().to_string();
         assert!(error.contains("[missing]") && error.contains("other"), "{error}");
+    }
+
+    /// The map of a section has no order: which of the two is taken would be chance.
+    #[test]
+    fn a_key_that_is_there_twice_is_refused() {
+        let text = "[DEFAULT]\nusername = x\n[a]\nUsername = y\nusername = z\n[b]\nUSERNAME = w\n";
+        let error = section(text, "a").unwrap_err().to_string();
+        assert!(error.contains("username"), "{error}");
+        assert_eq!(section(text, "b").unwrap().get("username"), Some("w"));
     }
 
     #[test]
