@@ -139,7 +139,7 @@ impl Section {
                     return Err(refuse(format!("{key} is in a section twice")));
                 }
                 if let Some(value) = value {
-                    values.insert(key, value);
+                    values.insert(key, Zeroizing::new(value));
                 }
             }
         }

@@ -56,7 +56,7 @@ pub fn certificate(url: &str) -> Result<Certificate, Error> {
     of_pem(&pem).map_err(|e| nonsense(format!("no certificate: {e}")))
 }
 
-fn of_pem(text: &str) -> Result<Certificate, rustls::pki_types::pem::Error> {
+pub(super) fn of_pem(text: &str) -> Result<Certificate, rustls::pki_types::pem::Error> {
     let mut all = Certificate {
         pem: String::new(),
         fingerprints: Vec::new(),

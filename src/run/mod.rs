@@ -63,7 +63,7 @@ fn act() -> Result<u8, Failure> {
         Action::Ca(url) => {
             let certificate = engine::certificate(&url)?;
             print!("{}", certificate.pem);
-            for fingerprint in certificate.fingerprints {
+            for fingerprint in &certificate.fingerprints {
                 eprintln!("SHA-256 fingerprint: {fingerprint}");
             }
             eprintln!(
