@@ -79,7 +79,7 @@ struct ExtentBody {
 }
 
 /// Longest text of one extent, bytes: a key or a string without end is not read to it.
-const EXTENT_LIMIT: usize = 4096;
+pub(super) const EXTENT_LIMIT: usize = 4096;
 
 /// What may be read until the next extent is whole.
 struct Rationed<'a, R> {
