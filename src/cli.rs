@@ -195,7 +195,7 @@ pub struct MountArgs {
     /// Options as mount(8) writes them, separated by commas: ro, allow_other, uid=N, noatime, or any long
     /// option of ours without its dashes
     #[arg(short = 'o', value_name = "OPTIONS", help_heading = "Mount")]
-    _mount_options: Vec<String>,
+    pub(crate) _mount_options: Vec<String>,
 
     /// off, error, warn, info, debug or trace [default: warn]
     #[arg(long, value_name = "LEVEL", help_heading = "Output",
@@ -344,7 +344,7 @@ const IGNORED: [&str; 17] = [
 ];
 
 /// Turns `-o ro,uid=3` into `--read-only --uid=3` before clap sees it.
-fn expand_mount_options(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
+pub(crate) fn expand_mount_options(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
     // `status -o json` is another -o.
     let is_command = |arg: &OsStr| {
         ["umount", "unmount", "status", "recover", "ca", "help"]
@@ -445,14 +445,14 @@ fn mount_option(option: &str) -> Result<Option<OsString>, Failure> {
     Ok(Some(long.into()))
 }
 
-fn parse_connections(text: &str) -> Result<usize, String> {
+pub(crate) fn parse_connections(text: &str) -> Result<usize, String> {
     match text.parse::<i64>() {
         Ok(n) if (1..=MAX_CONNECTIONS).contains(&n) => Ok(n as usize),
         _ => Err(format!("it takes a number from 1 to {MAX_CONNECTIONS}")),
     }
 }
 
-fn parse_mode(text: &str) -> Result<u16, String> {
+pub(crate) fn parse_mode(text: &str) -> Result<u16, String> {
     let mode = u16::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
     mode.ok_or_else(|| "it takes an octal number up to 777".to_owned())
 }

@@ -23,6 +23,8 @@ pub mod config;
 pub mod disk;
 pub mod engine;
 pub mod fuse;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod imageio;
 pub mod pool;
 pub mod remote;

@@ -82,11 +82,16 @@ fn read_ca(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaFileError> {
         why,
     };
     let pem = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
-    let certs: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+    certificates(&pem).map_err(refuse)
+}
+
+/// All certificates of a PEM file; there is at least one.
+pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certs: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|e| refuse(e.to_string()))?;
+        .map_err(|e| e.to_string())?;
     match certs.is_empty() {
-        true => Err(refuse("no certificate in it".into())),
+        true => Err("no certificate in it".into()),
         false => Ok(certs),
     }
 }

@@ -38,7 +38,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    fn of(value: &Value) -> Option<Disk> {
+    pub(super) fn of(value: &Value) -> Option<Disk> {
         let domains = value.get("storage_domains").unwrap_or(&Value::Null);
         Some(Disk {
             id: text(value, "id")?,
@@ -53,7 +53,7 @@ impl Disk {
         })
     }
 
-    fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         format!(
             "{} ({}, {} bytes, {})",
             self.id, self.name, self.size, self.status
@@ -89,7 +89,7 @@ pub struct NewDisk {
 
 /// Bytes of a qcow2 image of `size` bytes with every cluster allocated: what `qemu-img measure` calls fully
 /// allocated, with clusters of 64 KiB.
-fn full_qcow2_size(size: u64) -> u64 {
+pub(super) fn full_qcow2_size(size: u64) -> u64 {
     const CLUSTER: u64 = 64 << 10;
     // A cluster of 8-byte entries maps 8192 data clusters; one of 2-byte counts covers 32768 clusters.
     let data = size.div_ceil(CLUSTER);

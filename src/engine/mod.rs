@@ -19,6 +19,8 @@ mod address;
 mod ca;
 mod disks;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod hosts;
 mod json;
 mod login;

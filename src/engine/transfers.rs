@@ -74,7 +74,7 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    fn of(value: &Value) -> Option<Transfer> {
+    pub(super) fn of(value: &Value) -> Option<Transfer> {
         let id_of = |key| value.get(key).and_then(|v| text(v, "id")).map(|id| plain(&id));
         Some(Transfer {
             id: plain(&text(value, "id")?),

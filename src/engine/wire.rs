@@ -81,7 +81,7 @@ pub struct Engine {
     pub(super) agent: Agent,
     pub(super) access: Access,
     pub(super) token: Mutex<Option<Secret>>,
-    correlation: String,
+    pub(super) correlation: String,
     pub(super) interrupt: Interrupt,
 }
 

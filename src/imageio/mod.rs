@@ -17,7 +17,11 @@
 mod answers;
 mod client;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod local;
+#[cfg(any(test, feature = "fuzzing"))]
+mod script;
 mod socket;
 mod tls;
 mod transport;

@@ -13,6 +13,8 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::error::Broken;
 use super::local::{Local, Owner};
+#[cfg(any(test, feature = "fuzzing"))]
+use super::script::Script;
 
 /// A TCP connect or TLS handshake that takes longer has failed. The stock client uses the same.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,12 +30,17 @@ pub(super) enum Route {
     Tcp { host: String, port: u16 },
     /// The server's own socket on this host.
     Unix(Local),
+    /// To a server that has said everything already.
+    #[cfg(any(test, feature = "fuzzing"))]
+    Script(Script),
 }
 
 #[derive(Debug)]
 pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    #[cfg(any(test, feature = "fuzzing"))]
+    Script(Script),
 }
 
 impl Socket {
@@ -49,6 +56,8 @@ impl Socket {
                 }
                 Socket::Unix(stream)
             }
+            #[cfg(any(test, feature = "fuzzing"))]
+            Route::Script(script) => Socket::Script(script.clone()),
         };
         socket
             .set_timeouts(CONNECT_TIMEOUT, timeout)
@@ -64,6 +73,8 @@ impl Socket {
             Socket::Unix(s) => s
                 .set_read_timeout(Some(read))
                 .and_then(|()| s.set_write_timeout(Some(write))),
+            #[cfg(any(test, feature = "fuzzing"))]
+            Socket::Script(_) => Ok(()),
         }
     }
 
@@ -72,6 +83,8 @@ impl Socket {
         match self {
             Socket::Unix(_) => None,
             Socket::Tcp(s) => s.local_addr().ok().zip(s.peer_addr().ok()),
+            #[cfg(any(test, feature = "fuzzing"))]
+            Socket::Script(_) => None,
         }
     }
 }
@@ -82,6 +95,8 @@ impl Read for Socket {
             let result = match self {
                 Socket::Tcp(s) => s.read(buf),
                 Socket::Unix(s) => s.read(buf),
+                #[cfg(any(test, feature = "fuzzing"))]
+                Socket::Script(s) => s.read(buf),
             };
             match result {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -114,6 +129,8 @@ impl Socket {
             let result = match self {
                 Socket::Tcp(s) => once(s),
                 Socket::Unix(s) => once(s),
+                #[cfg(any(test, feature = "fuzzing"))]
+                Socket::Script(s) => once(s),
             };
             match result {
                 // Also without a handler: a stop and continue interrupts a send that has a timeout.

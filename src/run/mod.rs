@@ -8,6 +8,8 @@ mod acquire;
 mod command;
 mod control;
 mod exit;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handover;
 mod mountpoint;
 mod open;

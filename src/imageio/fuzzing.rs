@@ -1,0 +1,183 @@
+//! Fuzz targets for everything that imageio says, and for the transfer URL; see `crate::fuzzing`.
+
+use serde_json::Value;
+use ureq::Agent;
+
+use super::answers::{Capabilities, EXTENT_LIMIT, read_extents};
+use super::script::Script;
+use super::socket::{IO_TIMEOUT, Route};
+use super::transport::{NoResolver, OneShot, Permit};
+use super::{Client, TransferUrl};
+use crate::fuzzing::{Pieces, assert_presentable, first_line, number_of};
+use crate::remote::{Extent, Remote};
+use crate::run::Failure;
+use crate::secret::forget_all;
+
+const TICKET: &str = "bc922a10-62e5-4709-a1b2-0123456789ab";
+
+/// An Allow header (`-` for none) on the first line, then the body of an answer to OPTIONS. What is understood is what
+/// the JSON says.
+pub fn options_answer(data: &[u8]) {
+    let (allow, body) = first_line(data);
+    let allow = std::str::from_utf8(allow).ok().filter(|allow| *allow != "-");
+    let Ok(got) = Capabilities::parse(body, allow) else {
+        return;
+    };
+    // serde takes an array of the fields too, and minds no nonsense where it does not look.
+    let json: Value = serde_json::from_slice(body).unwrap_or_default();
+    let Some(said) = json.as_object() else { return };
+    let features = said["features"].as_array().expect("it was understood");
+    let offers = |name: &str| features.iter().any(|f| f == name);
+    assert!(got.options);
+    assert_eq!(
+        (got.zero, got.flush, got.extents),
+        (offers("zero"), offers("flush"), offers("extents"))
+    );
+    let socket = said.get("unix_socket").and_then(Value::as_str);
+    assert_eq!(got.unix_socket.as_deref(), socket.filter(|s| !s.is_empty()));
+    let readers = said.get("max_readers").and_then(Value::as_u64);
+    assert_eq!(got.max_readers, readers.map(|n| n as usize));
+    match allow {
+        Some(allow) => assert!(!got.write || allow.to_ascii_uppercase().contains("PUT")),
+        None => assert_eq!(got.write, got.zero || got.flush || features.is_empty()),
+    }
+}
+
+/// The body of an extents answer. Extents follow each other from 0 on, none is empty, all of them are those of the
+/// JSON, and what is not an extent yet never takes more than a bounded number of bytes.
+pub fn extents_answer(data: &[u8]) {
+    /// The reader's own buffer.
+    const AHEAD: usize = 8 << 10;
+    let pieces = Pieces::new(data);
+    let taken = pieces.taken();
+    let (mut next, mut seen_at, mut seen) = (0, 0, Vec::new());
+    let bounded = |since: usize| {
+        let waits = taken.get() - since;
+        assert!(waits <= EXTENT_LIMIT + AHEAD, "{waits} bytes without an extent");
+    };
+    let done = read_extents(pieces, &mut |Extent { start, length, zero }| {
+        assert_eq!(start, next, "a gap or an overlap");
+        assert!(length > 0);
+        next = start.checked_add(length).expect("it ends before 2^64");
+        bounded(seen_at);
+        seen_at = taken.get();
+        seen.push((start, length, zero));
+    });
+    bounded(seen_at);
+    if done.is_err() || !Pieces::is_plain(data) {
+        return;
+    }
+    // Minds nonsense where we do not look.
+    let Ok(json) = serde_json::from_slice::<Value>(data) else {
+        return;
+    };
+    let of = |e: &Value| Some((e["start"].as_u64()?, e["length"].as_u64()?, e["zero"].as_bool()?));
+    let said = json.as_array().expect("it was understood");
+    if said.iter().all(Value::is_object) {
+        assert_eq!(said.iter().map(of).collect::<Option<Vec<_>>>(), Some(seen));
+    }
+}
+
+/// A transfer URL as a user gives it. What is accepted has a host and one ticket, is the same when it is read again, and
+/// is never printed; what is refused is not quoted.
+pub fn transfer_url(data: &[u8]) {
+    forget_all();
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let long =
+        |ticket: &&str| ticket.len() >= 8 && ticket.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let given = text.trim().split_once("/images/");
+    let given = given.map(|(_, ticket)| ticket.trim_end_matches('/')).filter(long);
+    match TransferUrl::parse(text) {
+        Ok(url) => {
+            let address = url.address("");
+            assert_eq!(TransferUrl::parse(&address).expect("it was accepted"), url);
+            assert!(!url.ticket().is_empty() && !url.ticket().contains(['/', '?', '#']));
+            assert!(!url.host_name().is_empty() && !url.host().contains(['@', ' ']));
+            if long(&url.ticket()) {
+                assert!(!format!("{url:?}").contains(url.ticket()) || url.host().contains(url.ticket()));
+                assert!(!crate::secret::clean(&address).contains(url.ticket()));
+            }
+        }
+        Err(e) => assert_presentable(&e.into(), given.as_slice()),
+    }
+}
+
+/// Requests on the first line, one letter each, then all that the server says to them and to the OPTIONS that comes
+/// first. Whatever it says, each request ends; one that succeeds got an answer of its own; and no message quotes the
+/// ticket or steers the terminal.
+pub fn imageio_answers(data: &[u8]) {
+    forget_all();
+    let (requests, said) = first_line(data);
+    let number = number_of(requests);
+    let piece = [usize::MAX, 7, 64, 1000][number % 4];
+    let route = Route::Script(Script::new(said, piece, !(number / 4).is_multiple_of(3)));
+    let url =
+        TransferUrl::parse(&format!("http://imageio.example:54322/images/{TICKET}")).expect("it is one");
+    let refused = |e: Failure| assert_presentable(&e, &[TICKET]);
+    let connector = OneShot {
+        route,
+        tls: None,
+        permit: Permit::once(IO_TIMEOUT),
+    };
+    let mut client = match Client::open(&url, 0, url.host(), connector) {
+        Ok(client) => client,
+        Err(e) => return refused(e.into()),
+    };
+    let has = |needle: &str| {
+        said.windows(needle.len())
+            .any(|w| w.eq_ignore_ascii_case(needle.as_bytes()))
+    };
+    for request in requests.iter().take(16) {
+        let done = match request {
+            b's' => client
+                .size()
+                .map(|size| {
+                    assert!(has(&size.to_string()), "the size {size} out of nothing");
+                })
+                .map_err(Into::into),
+            b'r' => {
+                let (mut a, mut b) = ([0; 3], [0; 2]);
+                let read = client.read(16, &mut [&mut a, &mut b]);
+                read.map(|()| {
+                    assert!(has("bytes 16-20/") && has(" 206"), "bytes out of nothing");
+                })
+                .map_err(Failure::from)
+            }
+            b'w' => client.write(512, &[b"ab", b"", b"cde"]).map_err(Into::into),
+            b'z' => client.zero(4096, 8192).map_err(Into::into),
+            b'f' => client.flush().map_err(Into::into),
+            b't' => client.touch().map_err(Into::into),
+            b'e' => {
+                let mut next = 0;
+                client
+                    .extents(&mut |e| {
+                        assert_eq!(e.start, next);
+                        next += e.length;
+                    })
+                    .map_err(Into::into)
+            }
+            _ => Ok(()),
+        };
+        if let Err(e) = done {
+            refused(e);
+        }
+    }
+}
+
+/// An HTTP client whose server says `said`, on one connection for each time that the second result allows one.
+pub(crate) fn scripted_agent(config: ureq::config::Config, said: &[u8], number: usize) -> (Agent, impl Fn()) {
+    let permit = Permit::once(IO_TIMEOUT);
+    let connector = OneShot {
+        route: Route::Script(Script::new(
+            said,
+            [usize::MAX, 7, 64, 1000][number % 4],
+            !(number / 4).is_multiple_of(3),
+        )),
+        tls: None,
+        permit: permit.clone(),
+    };
+    let agent = Agent::with_parts(config, connector, NoResolver);
+    (agent, move || permit.allow(true))
+}
