@@ -61,8 +61,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = format!("{:#}", self.error);
-        let words: Vec<&str> = whole.split_whitespace().collect();
-        f.write_str(&plain(&clean(&words.join(" "))))
+        // It quotes what servers, files and users say, none of which may steer a terminal.
+        let line = plain(&clean(&whole));
+        f.write_str(&line.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 }
 
