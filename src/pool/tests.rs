@@ -65,6 +65,32 @@ fn pool(count: usize, writers: usize) -> (Arc<Fake>, Arc<Pool>) {
     (fake, pool)
 }
 
+/// A journal that remembers what it was told.
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl Journal for Heard {
+    fn flushed(&self, slot: usize) {
+        self.0.lock().unwrap().push(format!("flushed {slot}"));
+    }
+    fn lost(&self, slot: usize) {
+        self.0.lock().unwrap().push(format!("lost {slot}"));
+    }
+    fn lost_all(&self) {
+        self.0.lock().unwrap().push("lost all".into());
+    }
+}
+
+/// A pool with a journal, which tries again for a while.
+fn pool_with_journal(count: usize) -> (Arc<Fake>, Arc<Pool>, Arc<Heard>) {
+    let (fake, heard) = (Arc::new(Fake::default()), Arc::new(Heard::default()));
+    let dial = Arc::new(FakeDial(fake.clone()));
+    let first = dial.dial().unwrap();
+    let pool = Pool::open(dial, first, count, count, Duration::from_secs(10)).unwrap();
+    pool.keep_journal(heard.clone());
+    (fake, pool, heard)
+}
+
 fn lost() -> RemoteError {
     RemoteError::Lost("reset".into())
 }
@@ -104,25 +130,47 @@ fn flush_reaches_every_connection() {
 }
 
 #[test]
+fn the_success_of_a_flush_beside_a_failed_one_is_not_believed() {
+    let (fake, pool, heard) = pool_with_journal(4);
+    let hold: Vec<_> = (0..4).map(|_| pool.write(0, &[b"x"]).unwrap()).collect();
+    drop(hold);
+    fake.next
+        .lock()
+        .unwrap()
+        .push_back(RemoteError::Failed("500".into()));
+    pool.flush_all().unwrap();
+    let told = std::mem::take(&mut *heard.0.lock().unwrap());
+    assert_eq!(told[0], "lost all");
+    assert!(told.iter().all(|what| !what.starts_with("flushed")), "{told:?}");
+    pool.flush_all().unwrap();
+    let told = std::mem::take(&mut *heard.0.lock().unwrap());
+    assert!(told.iter().all(|what| what.starts_with("flushed")), "{told:?}");
+}
+
+#[test]
 fn writers_and_two_flushers_never_deadlock_or_starve() {
+    const ROUNDS: u32 = 2000;
     let (_, pool) = pool(4, 4);
-    let (done, ended) = channel();
+    let (tell, told) = channel();
     for worker in 0..6 {
-        let (pool, done) = (pool.clone(), done.clone());
+        let (pool, tell) = (pool.clone(), tell.clone());
         std::thread::spawn(move || {
-            for _ in 0..2000 {
+            for _ in 0..ROUNDS {
                 match worker {
                     0 | 1 => pool.flush_all().unwrap(),
                     _ => drop(pool.write(0, &[b"x"]).unwrap()),
                 }
+                tell.send(worker).unwrap();
             }
-            done.send(()).unwrap();
         });
     }
-    for _ in 0..6 {
-        ended
-            .recv_timeout(Duration::from_secs(60))
-            .expect("no thread is stuck");
+    drop(tell);
+    let mut rounds = [0; 6];
+    for _ in 0..6 * ROUNDS {
+        match told.recv_timeout(Duration::from_secs(20)) {
+            Ok(worker) => rounds[worker] += 1,
+            Err(_) => panic!("stuck, or panicked, after {rounds:?} rounds"),
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 mod cloud;
 mod model;
 mod reconnect;
+mod table;
 
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::cloud::{Cloud, SIZE};
 use super::*;

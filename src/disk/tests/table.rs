@@ -1,0 +1,185 @@
+//! The write-behind table with its journal against a server that forgets, step by step and without threads: every order of
+//! answers, flushes and losses can be tried, also those that threads hardly ever take.
+
+use proptest::prelude::*;
+
+use self::Step::*;
+use super::super::pending::{Flight, Payload, Pick, Table};
+use super::*;
+
+const CELL: u64 = 8 << 10;
+const BYTES: usize = 6 * CELL as usize;
+const SLOTS: usize = 3;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write(u64, usize, u8),
+    Zero(u64, u64),
+    /// A request goes out.
+    Start,
+    /// One of the requests that are out is answered on the connection of this slot.
+    Land(usize, usize),
+    Flush(usize),
+    /// The connection of this slot is lost.
+    Lose(usize),
+    /// The server starts again and forgets; who uses a connection next finds that it is lost.
+    Restart,
+    /// The storage reports a loss.
+    LoseAll,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let offset = 0..BYTES as u64 - 10_000;
+    let len = prop_oneof![1..300usize, 1..10_000usize, 4000..4200usize];
+    let step = prop_oneof![
+        4 => (offset.clone(), len.clone(), 1..=255u8).prop_map(|(o, l, b)| Write(o, l, b)),
+        1 => (offset, len).prop_map(|(o, l)| Zero(o, l as u64)),
+        4 => Just(Start),
+        4 => (0..4usize, 0..SLOTS).prop_map(|(n, slot)| Land(n, slot)),
+        2 => (0..SLOTS).prop_map(Flush),
+        2 => (0..SLOTS).prop_map(Lose),
+        1 => Just(Restart),
+        1 => Just(LoseAll),
+    ];
+    prop::collection::vec(step, 1..100)
+}
+
+struct Server {
+    visible: Vec<u8>,
+    durable: Vec<u8>,
+    /// For each byte the slot that has written and not flushed it.
+    owner: Vec<Option<usize>>,
+    losses: usize,
+    /// Connections that are lost without anybody having noticed.
+    broken: [bool; SLOTS],
+}
+
+impl Server {
+    fn perform(&mut self, flight: &Flight, slot: usize) {
+        let range = flight.start as usize..(flight.start + flight.payload.len()) as usize;
+        match &*flight.payload {
+            Payload::Data(bytes) => self.visible[range.clone()].copy_from_slice(bytes),
+            Payload::Zero(_) => self.visible[range.clone()].fill(0),
+        }
+        self.owner[range].fill(Some(slot));
+    }
+
+    fn settle(&mut self, keep: bool, whose: impl Fn(usize) -> bool) {
+        for at in 0..BYTES {
+            if self.owner[at].is_some_and(&whose) {
+                match keep {
+                    true => self.durable[at] = self.visible[at],
+                    false => self.visible[at] = self.durable[at],
+                }
+                self.owner[at] = None;
+            }
+        }
+    }
+}
+
+struct Rig {
+    table: Table,
+    server: Server,
+    /// What is out, and how many losses there had been when it went.
+    flying: Vec<(Vec<Flight>, usize)>,
+}
+
+impl Rig {
+    fn start(&mut self) -> bool {
+        let Pick::Go(run) = self.table.pick(Instant::now(), true, 2 * CELL) else {
+            return false;
+        };
+        self.flying.push((run, self.server.losses));
+        true
+    }
+
+    fn land(&mut self, n: usize, slot: usize) {
+        if self.server.broken[slot] {
+            self.lose(slot);
+        }
+        let (run, losses) = self.flying.swap_remove(n % self.flying.len());
+        for flight in run {
+            // What was under way when the storage lost something is among what it lost.
+            if losses == self.server.losses {
+                self.server.perform(&flight, slot);
+            }
+            self.table.landed(flight, Some(slot), None);
+        }
+    }
+
+    fn flush(&mut self, slot: usize) {
+        if self.server.broken[slot] {
+            return self.lose(slot);
+        }
+        self.server.settle(true, |owner| owner == slot);
+        self.table.flushed(slot);
+    }
+
+    fn lose(&mut self, slot: usize) {
+        self.server.settle(false, |owner| owner == slot);
+        self.server.broken[slot] = false;
+        self.table.lost(Some(slot));
+    }
+
+    fn step(&mut self, step: Step, image: &mut [u8]) {
+        match step {
+            Write(offset, len, byte) => {
+                let data: Vec<u8> = (0..len).map(|i| byte.wrapping_add(i as u8)).collect();
+                self.table.write(offset, &data);
+                image[offset as usize..offset as usize + len].copy_from_slice(&data);
+            }
+            Zero(offset, len) => {
+                self.table.zero(offset..offset + len);
+                image[offset as usize..(offset + len) as usize].fill(0);
+            }
+            Start => drop(self.start()),
+            Land(n, slot) if !self.flying.is_empty() => self.land(n, slot),
+            Land(..) => {}
+            Flush(slot) => self.flush(slot),
+            Lose(slot) => self.lose(slot),
+            Restart => {
+                self.server.settle(false, |_| true);
+                self.server.broken = [true; SLOTS];
+            }
+            LoseAll => {
+                self.server.losses += 1;
+                self.server.settle(false, |_| true);
+                self.table.lost_all();
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_acknowledged_is_forgotten_and_nothing_old_comes_back(steps in steps()) {
+        let server = Server {
+            visible: vec![9; BYTES],
+            durable: vec![9; BYTES],
+            owner: vec![None; BYTES],
+            losses: 0,
+            broken: [false; SLOTS],
+        };
+        let mut rig = Rig { table: Table::new(CELL, SLOTS), server, flying: Vec::new() };
+        let mut image = vec![9; BYTES];
+        for step in steps {
+            rig.step(step, &mut image);
+            let mut seen = rig.server.visible.clone();
+            rig.table.overlay(0, &mut seen);
+            prop_assert!(seen == image, "a read differs from the last write");
+            if rig.table.is_durable(rig.table.last_seq()) {
+                prop_assert!(rig.server.durable == image, "it is not durable, as the table says");
+            }
+        }
+        while !rig.table.is_durable(rig.table.last_seq()) {
+            while !rig.flying.is_empty() || rig.start() {
+                rig.land(0, 1);
+            }
+            (0..SLOTS).for_each(|slot| rig.flush(slot));
+        }
+        prop_assert!(rig.server.durable == image, "the last bytes are not durable");
+        prop_assert_eq!(rig.table.cost(), 0);
+    }
+}
