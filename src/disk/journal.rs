@@ -7,7 +7,8 @@
 //!
 //! Only the newest answered bytes of each offset are here: an answer replaces what older ones had there, whichever
 //! connection carried them. So nothing that is sent again can be older than what it goes over; and what is newer than
-//! the journal is in the table, which never lets it be overtaken.
+//! the journal is in the table, which never lets it be overtaken. An answer takes over the number of what it replaces, which
+//! may not be durable either: it is the one that a flush waits for now.
 //!
 //! The buffers are the table's own, shared and never copied; one that newer bytes have covered in part stays until its
 //! last piece goes, and counts until then.
@@ -72,7 +73,8 @@ impl Journal {
         slot: usize,
     ) -> Vec<Vec<u8>> {
         let len = payload.len();
-        let freed = self.carve(&(start..start + len));
+        let (freed, replaced) = self.carve(&(start..start + len));
+        let seq = replaced.map_or(seq, |replaced| replaced.min(seq));
         if let Some(Payload::Data(bytes)) = Arc::get_mut(&mut payload)
             && bytes.len() < bytes.capacity() / 4 * 3
         {
@@ -141,8 +143,9 @@ impl Journal {
         })
     }
 
-    /// Removes `range`: newer bytes stand there.
-    fn carve(&mut self, range: &Range<u64>) -> Vec<Vec<u8>> {
+    /// Removes `range`: newer bytes stand there. Returns the buffers that are free now, and the oldest number of what was
+    /// there.
+    fn carve(&mut self, range: &Range<u64>) -> (Vec<Vec<u8>>, Option<u64>) {
         let first = self.entries.range(..range.start).next_back();
         let first = first.map_or(range.start, |(start, _)| *start);
         let touched: Vec<u64> = self
@@ -150,13 +153,14 @@ impl Journal {
             .range(first..range.end)
             .map(|(start, _)| *start)
             .collect();
-        let mut freed = Vec::new();
+        let (mut freed, mut oldest) = (Vec::new(), None);
         for start in touched {
             let end = start + self.entries[&start].len;
             if end <= range.start {
                 continue;
             }
             let Entry { held, skip, .. } = self.entries.remove(&start).expect("just seen");
+            oldest = Some(oldest.map_or(held.seq, |oldest: u64| oldest.min(held.seq)));
             for piece in [start..range.start, range.end..end] {
                 if !piece.is_empty() {
                     let entry = Entry {
@@ -169,7 +173,7 @@ impl Journal {
             }
             freed.extend(self.release(held));
         }
-        freed
+        (freed, oldest)
     }
 
     /// One piece less of an answer; with the last one its buffer is free.
@@ -217,7 +221,11 @@ mod tests {
             [(0, 4, 1), (6, 4, 1)],
             "not the bytes that connection 1 has put over it"
         );
-        assert_eq!((journal.cost(0), journal.oldest()), (0, Some(2)));
+        assert_eq!(
+            (journal.cost(0), journal.oldest()),
+            (0, Some(1)),
+            "it is waited for by whoever waits for what it has replaced"
+        );
     }
 
     #[test]

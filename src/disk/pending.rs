@@ -13,6 +13,8 @@
 //! [strays](super::strays) waits for it.
 //!
 //! Every segment carries the sequence number of its oldest write; a flush waits until none at or below its mark is left.
+//! Bytes that go over others which are not durable take over their number: what was acknowledged before the flush may have
+//! been replaced since, but as long as neither the old bytes nor the new ones are durable, there is one that it waits for.
 //!
 //! This is the plain data structure; `writer` has the lock, the threads and the waiting.
 
@@ -215,8 +217,8 @@ impl Table {
     /// Acknowledges zeros in `range`.
     pub(super) fn zero(&mut self, range: Range<u64>) {
         self.last_seq += 1;
-        self.carve(&range);
-        let (mut start, mut end, mut seq, mut born) = (range.start, range.end, self.last_seq, Instant::now());
+        let mut seq = self.carve(&range).unwrap_or(self.last_seq);
+        let (mut start, mut end, mut born) = (range.start, range.end, Instant::now());
         let left = self
             .before(start)
             .filter(|&(s, seg)| s + seg.payload.len() == start)
@@ -255,7 +257,7 @@ impl Table {
             bytes[at..at + piece.len()].copy_from_slice(piece);
             return;
         }
-        self.carve(&(start..end));
+        let seq = self.carve(&(start..end)).unwrap_or(self.last_seq);
         // A neighbour on the left in the same cell takes the bytes; one on the right is taken in.
         let left = self.before(start).filter(|&(s, seg)| {
             matches!(seg.payload, Payload::Data(_))
@@ -271,7 +273,7 @@ impl Table {
                     start,
                     Segment {
                         payload,
-                        seq: self.last_seq,
+                        seq,
                         born: Instant::now(),
                     },
                 )
@@ -281,6 +283,7 @@ impl Table {
             unreachable!("only data was taken")
         };
         bytes.extend_from_slice(piece);
+        segment.seq = segment.seq.min(seq);
         if !end.is_multiple_of(self.cell)
             && let Some(Segment {
                 payload: Payload::Data(_),
@@ -299,16 +302,19 @@ impl Table {
         self.insert(at, segment);
     }
 
-    /// Removes `range` from what is queued; what sticks out on both sides stays, as old as it was.
-    fn carve(&mut self, range: &Range<u64>) {
+    /// Removes `range` from what is queued; what sticks out on both sides stays, as old as it was. Returns the oldest
+    /// number of what was there.
+    fn carve(&mut self, range: &Range<u64>) -> Option<u64> {
         let first = self.before(range.start).map_or(range.start, |(s, _)| s);
         let touched: Vec<u64> = self.queued.range(first..range.end).map(|(&s, _)| s).collect();
+        let mut oldest = None;
         for s in touched {
             let e = s + self.queued[&s].payload.len();
             if e <= range.start {
                 continue;
             }
             let Segment { payload, seq, born } = self.take(s);
+            oldest = Some(oldest.map_or(seq, |oldest: u64| oldest.min(seq)));
             let (left, right) = match payload {
                 Payload::Zero(_) => (
                     Payload::Zero(range.start.saturating_sub(s)),
@@ -331,6 +337,7 @@ impl Table {
                 }
             }
         }
+        oldest
     }
 
     fn before(&self, offset: u64) -> Option<(u64, &Segment)> {
@@ -437,14 +444,21 @@ impl Table {
     /// The server has answered `flight` with success, on connection `slot`, for the journal, if there is to be one; after
     /// `doubt`, an earlier attempt at it will not be performed any more.
     pub(super) fn landed(&mut self, flight: Flight, slot: Option<usize>, doubt: Option<Doubt>) {
-        self.flights.retain(|f| !Arc::ptr_eq(&f.payload, &flight.payload));
-        self.discount(&flight.payload);
+        let own = self
+            .flights
+            .iter()
+            .position(|f| Arc::ptr_eq(&f.payload, &flight.payload));
+        drop(flight);
+        // The table's own, since its number may have changed on the way.
         let Flight {
             start,
             payload,
             seq,
             era,
-        } = flight;
+        } = self
+            .flights
+            .swap_remove(own.expect("it was launched, and lands once"));
+        self.discount(&payload);
         if let Some(doubt) = doubt {
             self.strays.add(start, payload.clone(), doubt);
         }
@@ -489,6 +503,7 @@ impl Table {
     /// Queues answered bytes under everything that is newer: what is queued or in flight.
     fn queue_again(&mut self, (start, payload, seq): Again) {
         let whole = start..start + payload.len();
+        self.age(&whole, seq);
         let first = self.before(start).map_or(start, |(s, _)| s);
         let queued = self.queued.range(first..whole.end);
         let newer: Vec<Range<u64>> = queued
@@ -504,6 +519,22 @@ impl Table {
         for gap in gaps {
             let payload = payload.part(gap.start - start..gap.end - start);
             self.insert(gap.start, Segment { payload, seq, born });
+        }
+    }
+
+    /// What is queued or in flight in `range` stands for a write as old as `seq` as well.
+    fn age(&mut self, range: &Range<u64>, seq: u64) {
+        let hit = |start: u64, end: u64| start < range.end && range.start < end;
+        for flight in self.flights.iter_mut().filter(|f| hit(f.start, f.end())) {
+            flight.seq = flight.seq.min(seq);
+        }
+        let first = self.before(range.start).map_or(range.start, |(s, _)| s);
+        for (&start, segment) in self.queued.range_mut(first..range.end) {
+            if hit(start, start + segment.payload.len()) && seq < segment.seq {
+                self.by_age.remove(&(segment.seq, start));
+                self.by_age.insert((seq, start));
+                segment.seq = seq;
+            }
         }
     }
 

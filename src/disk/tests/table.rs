@@ -15,6 +15,8 @@ const SLOTS: usize = 3;
 enum Step {
     Write(u64, usize, u8),
     Zero(u64, u64),
+    /// An fsync begins.
+    Mark,
     /// A request goes out.
     Start,
     /// One of the requests that are out is answered on the connection of this slot.
@@ -34,6 +36,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => (offset.clone(), len.clone(), 1..=255u8).prop_map(|(o, l, b)| Write(o, l, b)),
         1 => (offset, len).prop_map(|(o, l)| Zero(o, l as u64)),
+        1 => Just(Step::Mark),
         4 => Just(Start),
         4 => (0..4usize, 0..SLOTS).prop_map(|(n, slot)| Land(n, slot)),
         2 => (0..SLOTS).prop_map(Flush),
@@ -77,9 +80,29 @@ impl Server {
     }
 }
 
+/// The values that each byte has had since an fsync began; after it, one of them is durable.
+struct Mark {
+    seq: u64,
+    values: Vec<[u64; 4]>,
+}
+
+impl Mark {
+    fn note(&mut self, range: Range<usize>, image: &[u8]) {
+        for at in range {
+            self.values[at][image[at] as usize / 64] |= 1 << (image[at] % 64);
+        }
+    }
+
+    fn allows(&self, image: &[u8]) -> bool {
+        let had = |(values, byte): (&[u64; 4], &u8)| values[*byte as usize / 64] & 1 << (byte % 64) != 0;
+        self.values.iter().zip(image).all(had)
+    }
+}
+
 struct Rig {
     table: Table,
     server: Server,
+    mark: Option<Mark>,
     /// What is out, and how many losses there had been when it went.
     flying: Vec<(Vec<Flight>, usize)>,
 }
@@ -121,16 +144,34 @@ impl Rig {
         self.table.lost(Some(slot));
     }
 
+    fn note(&mut self, range: Range<usize>, image: &[u8]) {
+        if let Some(mark) = &mut self.mark {
+            mark.note(range, image);
+        }
+    }
+
     fn step(&mut self, step: Step, image: &mut [u8]) {
         match step {
             Write(offset, len, byte) => {
                 let data: Vec<u8> = (0..len).map(|i| byte.wrapping_add(i as u8)).collect();
                 self.table.write(offset, &data);
-                image[offset as usize..offset as usize + len].copy_from_slice(&data);
+                let range = offset as usize..offset as usize + len;
+                image[range.clone()].copy_from_slice(&data);
+                self.note(range, image);
             }
             Zero(offset, len) => {
                 self.table.zero(offset..offset + len);
-                image[offset as usize..(offset + len) as usize].fill(0);
+                let range = offset as usize..(offset + len) as usize;
+                image[range.clone()].fill(0);
+                self.note(range, image);
+            }
+            Step::Mark => {
+                let mut mark = Mark {
+                    seq: self.table.last_seq(),
+                    values: vec![[0; 4]; BYTES],
+                };
+                mark.note(0..BYTES, image);
+                self.mark = Some(mark);
             }
             Start => drop(self.start()),
             Land(n, slot) if !self.flying.is_empty() => self.land(n, slot),
@@ -162,7 +203,7 @@ proptest! {
             losses: 0,
             broken: [false; SLOTS],
         };
-        let mut rig = Rig { table: Table::new(CELL, SLOTS), server, flying: Vec::new() };
+        let mut rig = Rig { table: Table::new(CELL, SLOTS), server, mark: None, flying: Vec::new() };
         let mut image = vec![9; BYTES];
         for step in steps {
             rig.step(step, &mut image);
@@ -171,6 +212,10 @@ proptest! {
             prop_assert!(seen == image, "a read differs from the last write");
             if rig.table.is_durable(rig.table.last_seq()) {
                 prop_assert!(rig.server.durable == image, "it is not durable, as the table says");
+            }
+            if rig.mark.as_ref().is_some_and(|mark| rig.table.is_durable(mark.seq)) {
+                let mark = rig.mark.take().expect("just seen");
+                prop_assert!(mark.allows(&rig.server.durable), "an fsync has not covered what was before it");
             }
         }
         while !rig.table.is_durable(rig.table.last_seq()) {
@@ -182,4 +227,49 @@ proptest! {
         prop_assert!(rig.server.durable == image, "the last bytes are not durable");
         prop_assert_eq!(rig.table.cost(), 0);
     }
+}
+
+/// The numbers of what a flush waits for, after bytes of number 1 were replaced before they were durable.
+#[test]
+fn bytes_that_are_replaced_before_they_are_durable_are_still_waited_for() {
+    let go = |table: &mut Table| match table.pick(Instant::now(), true, CELL) {
+        Pick::Go(run) => run,
+        other => panic!("{other:?}"),
+    };
+    let land = |table: &mut Table, run: Vec<Flight>, slot| {
+        run.into_iter()
+            .for_each(|flight| table.landed(flight, Some(slot), None));
+    };
+
+    let mut queued = Table::new(CELL, SLOTS);
+    queued.write(0, &[1; 4096]);
+    queued.write(0, &[2; 8000]);
+    assert_eq!(queued.oldest(), Some(1), "in the queue");
+    queued.zero(0..9000);
+    assert_eq!(queued.oldest(), Some(1), "in the queue, by zeros");
+
+    let mut answered = Table::new(CELL, SLOTS);
+    answered.write(0, &[1; 4096]);
+    let run = go(&mut answered);
+    land(&mut answered, run, 0);
+    answered.write(0, &[2; 4096]);
+    let run = go(&mut answered);
+    land(&mut answered, run, 1);
+    answered.lost(Some(0));
+    assert!(!answered.is_durable(1), "in the journal");
+    answered.flushed(1);
+    assert!(answered.is_durable(2));
+
+    let mut flying = Table::new(CELL, SLOTS);
+    flying.write(0, &[1; 4096]);
+    let run = go(&mut flying);
+    land(&mut flying, run, 0);
+    flying.write(0, &[2; 4096]);
+    let run = go(&mut flying);
+    flying.lost(Some(0));
+    assert!(!flying.is_durable(1), "by bytes in flight");
+    land(&mut flying, run, 1);
+    assert!(!flying.is_durable(1), "which were answered");
+    flying.flushed(1);
+    assert!(flying.is_durable(2));
 }
