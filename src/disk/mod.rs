@@ -47,7 +47,7 @@ use self::pieces::Kind;
 pub use self::reader::ReadBytes;
 use self::reader::Reader;
 use self::writer::{Inner, WriteBehind};
-use crate::pool::Pool;
+use crate::pool::{Pool, PoolError};
 
 /// How a disk behaves.
 #[derive(Debug, Clone)]
@@ -306,8 +306,11 @@ impl Disk {
             let mark = self.writes.last_seq();
             loop {
                 self.writes.drain()?;
-                if let Err(e) = self.pool.flush_all() {
-                    self.writes.fail(e.to_string());
+                match self.pool.flush_all() {
+                    Ok(()) => {}
+                    // Not a loss: whoever has closed them has flushed before, and tells what came of it.
+                    Err(PoolError::Closed) => return Err(DiskError::Closing),
+                    Err(e) => self.writes.fail(e.to_string()),
                 }
                 self.verdict()?;
                 // Not so when a connection was lost meanwhile: what it carried is to be written and flushed again.

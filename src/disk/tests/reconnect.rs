@@ -132,3 +132,14 @@ fn storage_that_never_flushes_fails_for_good_in_the_end() {
     assert!(disk.flush().is_err());
     assert!(disk.write(0, &[1; 4096]).is_err());
 }
+
+#[test]
+fn an_fsync_that_comes_after_the_close_is_refused_and_no_loss() {
+    let cloud = Cloud::new(9);
+    let disk = cloud.disk(false, JOURNAL);
+    disk.write(0, &[1; 4096]).unwrap();
+    disk.drain().unwrap();
+    disk.pool.close_all();
+    assert!(matches!(disk.flush(), Err(DiskError::Closing)));
+    assert_eq!(disk.failure(), None);
+}
