@@ -94,7 +94,7 @@ impl Image {
             capabilities: Capabilities::default(),
             size: 0,
         };
-        let mut client = image.connect()?;
+        let mut client = image.connect(None)?;
         image.capabilities = client.capabilities().clone();
         if let Some(name) = image.capabilities.unix_socket.clone()
             && access.unix_socket
@@ -119,7 +119,7 @@ impl Image {
     /// nothing before it is proven to be that server, and then says the same of the ticket.
     fn connect_locally(&mut self, name: &str, remote: &mut Client) -> Result<Client, String> {
         self.local = Some(Local::prove(name, remote.ends())?);
-        let mut local = self.connect().map_err(|e| e.to_string())?;
+        let mut local = self.connect(self.local.as_ref()).map_err(|e| e.to_string())?;
         let size = |client: &mut Client| client.size().map_err(|e| e.to_string());
         match local.capabilities() == remote.capabilities() && size(&mut local)? == size(remote)? {
             true => Ok(local),
@@ -160,9 +160,9 @@ impl Image {
         }
     }
 
-    fn connect(&self) -> Result<Client, Error> {
+    fn connect(&self, local: Option<&Local>) -> Result<Client, Error> {
         let (epoch, url) = self.current();
-        let (route, tls, host) = match &self.local {
+        let (route, tls, host) = match local {
             Some(local) => (Route::Unix(local.clone()), None, local.shown()),
             None => {
                 let route = Route::Tcp {
@@ -191,7 +191,14 @@ impl Image {
 
 impl Dial for Image {
     fn dial(&self) -> Result<Box<dyn Remote>, RemoteError> {
-        Ok(Box::new(self.connect()?))
+        match self.connect(self.local.as_ref()) {
+            // A server that has started anew is another process, which the proof says nothing about.
+            Err(Error::Connect { why, .. }) if self.local.is_some() => {
+                info!("unix socket not usable any more, over TCP: {why}");
+                Ok(Box::new(self.connect(None)?))
+            }
+            other => Ok(Box::new(other?)),
+        }
     }
 
     fn epoch(&self) -> u64 {
