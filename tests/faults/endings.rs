@@ -134,7 +134,8 @@ fn a_server_that_dies_with_unflushed_bytes_ends_in_errors_and_exit_7_within_a_bo
     let dir = scratch();
     let target = dir.path().join("disk.raw");
     let server = slow_server();
-    rhv_mount(Some(&server.url()), [&target]).ok();
+    let patience = ["--retry-time", "2"].map(Path::new);
+    rhv_mount(Some(&server.url()), [&patience[..], &[&target]].concat()).ok();
     let file = open(&target);
     file.write_all_at(&pattern(1, 4 * MIB as usize), 0).unwrap();
     wait_until("a write is on the server", 10, || server.count(Verb::Put) > 0);

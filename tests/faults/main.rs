@@ -25,4 +25,5 @@ mod server_itself;
 mod sticky_errors;
 #[path = "../support/mod.rs"]
 mod support;
+mod survived;
 mod truncate_rule;

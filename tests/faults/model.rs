@@ -4,21 +4,29 @@
 //! then on the mount is broken for good. The invariants:
 //! - a read that succeeds returns the model's bytes, also on a broken mount (unknown bytes aside);
 //! - a read fails only where the server was told to fail it;
+//! - a close that succeeds leaves the model visible on the server, as long as that has forgotten nothing;
 //! - an fsync that succeeds leaves the model durable and nothing unflushed, and none succeeds on a broken mount;
 //! - umount exits 0 and leaves the model durable, or the mount is broken and it exits 7.
 //!
+//! Faults that go by, of connections, of the storage and of a server that restarts without what was not flushed, are not
+//! noticed at all: nothing fails. Where one lost connection is a loss for good (`--retry-time 0`), where an answer comes
+//! too late, and where the server refuses for good, no success may be a lie.
+//!
 //! `PROPTEST_CASES` and `PROPTEST_RNG_SEED` widen the search; without them every run is the same.
 
-use crate::rig::{MIB, Rig, assert_same, fallocate, pattern, punch_hole, read_at, settings};
+use crate::rig::{MIB, Rig, assert_same, close, fallocate, pattern, punch_hole, read_at, settings};
 use crate::server::{Action, Fault, Image, Server, Verb};
+use crate::support::run::run;
 use libc::EIO;
 use nix::fcntl::FallocateFlags;
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
-use std::fs::File;
+use proptest::test_runner::{RngSeed, TestRunner};
+use std::cell::Cell;
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::time::Duration;
 
 const SIZE: u64 = 8 * MIB;
@@ -33,9 +41,44 @@ enum Step {
     /// Cut the file here and let it grow to the whole disk again.
     TruncateAndGrow(u64),
     Fsync,
-    Reopen,
+    /// Close, with its result, and open again.
+    Close,
+    /// Write through a shared mapping, and msync it.
+    Map(Range<u64>, u64),
     Arm(Verb, Action),
+    /// Cut all connections when nothing is unflushed on them.
     CutClean,
+    /// Cut all connections, whatever they carried.
+    Cut,
+    /// The server has forgotten what was not flushed.
+    Restart,
+}
+
+/// What may go wrong, and what of it may be noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weather {
+    /// Nothing goes wrong.
+    Fair,
+    /// All of it goes by: nothing is noticed.
+    Passing,
+    /// Answers that come too late, among what goes by: a block with two versions under way is an error.
+    Late,
+    /// A lost connection is a loss.
+    NoRetry,
+}
+
+impl Weather {
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Weather::Fair | Weather::Passing => &[],
+            Weather::Late => &["--timeout", "1", "--retry-time", "5"],
+            Weather::NoRetry => &["--retry-time", "0"],
+        }
+    }
+
+    fn may_be_noticed(self) -> bool {
+        matches!(self, Weather::Late | Weather::NoRetry)
+    }
 }
 
 fn range() -> impl Strategy<Value = Range<u64>> {
@@ -56,28 +99,59 @@ fn quiet_step() -> impl Strategy<Value = Step> {
         1 => (0..SIZE).prop_map(Step::TruncateAndGrow),
         1 => Just(Step::TruncateAndGrow(0)),
         2 => Just(Step::Fsync),
-        1 => Just(Step::Reopen),
+        1 => Just(Step::Close),
+        1 => (range(), any::<u64>()).prop_map(|(range, seed)| Step::Map(range, seed)),
         1 => Just(Step::CutClean),
     ]
 }
 
-fn fault() -> impl Strategy<Value = Step> {
-    let verb = prop_oneof![4 => Just(Verb::Get), 2 => Just(Verb::Put), 1 => Just(Verb::Zero), 1 => Just(Verb::Flush)];
-    let action = prop_oneof![
+fn verb() -> impl Strategy<Value = Verb> {
+    prop_oneof![4 => Just(Verb::Get), 2 => Just(Verb::Put), 1 => Just(Verb::Zero), 1 => Just(Verb::Flush)]
+}
+
+fn passing_action() -> impl Strategy<Value = Action> {
+    prop_oneof![
         Just(Action::Status(
             500,
             "Server failed to perform the request, check logs"
         )),
-        Just(Action::EarlyStatus(403, "Transfer was canceled")),
+        Just(Action::EarlyStatus(503, "not now")),
         Just(Action::CloseBeforeBody),
         Just(Action::CloseMidBody),
         Just(Action::CloseBeforeReply),
         Just(Action::Stall(Duration::from_millis(300))),
-        Just(Action::ShortLength),
-        Just(Action::WrongContentRange),
-        Just(Action::Garbage),
+    ]
+}
+
+fn passing_fault() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (verb(), passing_action()).prop_map(|(verb, action)| Step::Arm(verb, action)),
+        1 => Just(Step::Cut),
+        2 => Just(Step::Restart),
+    ]
+}
+
+fn late_fault() -> impl Strategy<Value = Step> {
+    let late = Action::Stall(Duration::from_millis(2500));
+    prop_oneof![
+        2 => verb().prop_map(move |verb| Step::Arm(verb, late.clone())),
+        1 => passing_fault(),
+    ]
+}
+
+/// Without [`Step::Restart`]: who has no journal reads what the server has forgotten until the loss is noticed.
+fn lasting_fault() -> impl Strategy<Value = Step> {
+    let action = prop_oneof![
+        5 => passing_action(),
+        1 => Just(Action::EarlyStatus(403, "Transfer was canceled")),
+        1 => Just(Action::ShortLength),
+        1 => Just(Action::WrongContentRange),
+        1 => Just(Action::Garbage),
     ];
-    (verb, action).prop_map(|(verb, action)| Step::Arm(verb, action))
+    prop_oneof![
+        8 => (verb(), action).prop_map(|(verb, action)| Step::Arm(verb, action)),
+        1 => Just(Step::Cut),
+    ]
 }
 
 struct Run {
@@ -85,25 +159,32 @@ struct Run {
     file: File,
     model: Image,
     unknown: Vec<Range<u64>>,
+    weather: Weather,
     broken: bool,
     read_faults: bool,
+    /// Since the last fsync.
+    forgotten: bool,
+    hit: usize,
 }
 
 impl Run {
-    fn new() -> Run {
+    fn new(weather: Weather) -> Run {
         let mut settings = settings(SIZE);
         settings.put_delay = Duration::from_millis(1);
         let server = Server::start(settings);
         server.preset(0, &pattern(9, SIZE as usize));
-        let rig = Rig::over(server, &[]);
+        let rig = Rig::over(server, weather.options());
         let (file, model) = (rig.read_write(), rig.server.visible());
         Run {
             rig,
             file,
             model,
             unknown: Vec::new(),
+            weather,
             broken: false,
             read_faults: false,
+            forgotten: false,
+            hit: 0,
         }
     }
 
@@ -134,17 +215,35 @@ impl Run {
             }
             Step::Read(range) => self.read(range),
             Step::Fsync => self.fsync(),
-            Step::Reopen => self.file = self.rig.read_write(),
+            Step::Close => self.close(),
+            Step::Map(range, seed) => {
+                let bytes = pattern(*seed, (range.end - range.start) as usize);
+                let result = self.write_mapped(range, &bytes);
+                self.changed(result, range, |model| model.write(range.start, &bytes));
+            }
             Step::Arm(verb, action) => {
-                self.read_faults |= *verb == Verb::Get;
+                if *verb == Verb::Get {
+                    self.read_faults = true;
+                    // A read of which four attempts fail has failed.
+                    self.rig.server.disarm_verb(Verb::Get);
+                }
                 self.rig.server.arm(Fault::next(*verb, action.clone()));
             }
             Step::CutClean => {
                 if self.file.sync_all().is_ok() && self.rig.server.unflushed().is_empty() {
                     self.rig.server.cut(&self.rig.server.connections_alive());
                 } else {
-                    self.broken = true;
+                    self.noticed("an fsync failed");
                 }
+            }
+            Step::Cut => {
+                self.rig.server.cut(&self.rig.server.connections_alive());
+                self.hit += 1;
+            }
+            Step::Restart => {
+                self.rig.server.restart();
+                self.forgotten = true;
+                self.hit += 1;
             }
         }
     }
@@ -154,8 +253,67 @@ impl Run {
             Ok(()) => apply(&mut self.model),
             Err(error) => {
                 assert_eq!(error.raw_os_error(), Some(EIO), "a change of {range:?}: {error}");
-                self.broken = true;
+                self.noticed(&format!("a change of {range:?} failed"));
                 self.unknown.push(range.clone());
+            }
+        }
+    }
+
+    fn noticed(&mut self, what: &str) {
+        assert!(self.weather.may_be_noticed(), "{what}\n{}", self.story());
+        self.broken = true;
+    }
+
+    /// What the mount's log says of failures and repetitions.
+    fn story(&self) -> String {
+        let log = self.rig.mount.log();
+        let lines = log
+            .lines()
+            .filter(|line| line.contains(" INFO ") || line.contains(" WARN "));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// In a program of its own: mapping memory is unsafe, and this crate has no unsafe code.
+    fn write_mapped(&self, range: &Range<u64>, bytes: &[u8]) -> io::Result<()> {
+        const PROGRAM: &str = "
+import mmap, sys
+file, offset, data = open(sys.argv[1], 'r+b'), int(sys.argv[2]), open(sys.argv[3], 'rb').read()
+try:
+    memory = mmap.mmap(file.fileno(), 0)
+    memory[offset:offset + len(data)] = data
+    memory.flush()
+except OSError as error:
+    sys.exit(error.errno)
+";
+        let data = self.rig.mount.dir().join("to-map");
+        fs::write(&data, bytes)?;
+        let mut command = Command::new("python3");
+        command.args(["-c", PROGRAM]).arg(self.rig.mount.file());
+        let ran = run(command.arg(range.start.to_string()).arg(data), 120);
+        match ran.code {
+            Some(0) => Ok(()),
+            // A page that can't be read is a signal.
+            None if ran.signal == Some(libc::SIGBUS) => Err(io::Error::from_raw_os_error(EIO)),
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+            None => panic!("{ran}"),
+        }
+    }
+
+    fn close(&mut self) {
+        let other = self.rig.read_write();
+        match close(std::mem::replace(&mut self.file, other)) {
+            Ok(()) if self.forgotten => {}
+            Ok(()) => {
+                assert!(!self.broken, "a close succeeded after a failure");
+                assert_same(
+                    "visible after a successful close",
+                    &self.rig.server.visible(),
+                    &self.model,
+                );
+            }
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(EIO), "{error}");
+                self.noticed("a close failed");
             }
         }
     }
@@ -163,8 +321,9 @@ impl Run {
     fn read(&self, range: &Range<u64>) {
         match read_at(&self.file, range.clone()) {
             Err(error) => assert!(
-                self.read_faults || self.broken,
-                "a read of {range:?} failed: {error}"
+                self.weather.may_be_noticed() && (self.read_faults || self.broken),
+                "a read of {range:?} failed: {error}\n{}",
+                self.story()
             ),
             Ok(bytes) => {
                 let known = |at: &u64| !self.unknown.iter().any(|unknown| unknown.contains(at));
@@ -184,6 +343,7 @@ impl Run {
     fn fsync(&mut self) {
         match self.file.sync_all() {
             Ok(()) => {
+                self.forgotten = false;
                 assert!(!self.broken, "an fsync succeeded after a failure");
                 assert_eq!(self.rig.server.unflushed(), [], "after a successful fsync");
                 assert_same(
@@ -194,32 +354,33 @@ impl Run {
             }
             Err(error) => {
                 assert_eq!(error.raw_os_error(), Some(EIO), "{error}");
-                self.broken = true;
+                self.noticed("an fsync failed");
             }
         }
     }
 
-    fn end(self) {
+    /// Gives the number of faults that the server has met.
+    fn end(self) -> usize {
         drop(self.file);
         let (ran, server) = self.rig.umount();
+        let hit = self.hit + server.faults_fired();
         match ran.code {
             Some(0) => {
                 assert!(!self.broken, "umount exits 0 after a failure: {ran}");
                 assert_same("durable after umount", &server.durable(), &self.model);
                 assert_eq!(server.unflushed(), [], "after umount");
             }
-            code => assert!(code == Some(7) && server.faults_fired() > 0, "{ran}"),
+            code => assert!(
+                code == Some(7) && self.weather.may_be_noticed() && hit > 0,
+                "{ran}"
+            ),
         }
-        assert_eq!(server.violations(), Vec::<String>::new());
+        // A request that came too late is still in flight on the server when it is made again.
+        if self.weather != Weather::Late {
+            assert_eq!(server.violations(), Vec::<String>::new());
+        }
+        hit
     }
-}
-
-fn check(steps: &[Step]) {
-    let mut run = Run::new();
-    for step in steps {
-        run.step(step);
-    }
-    run.end();
 }
 
 fn config(cases: u32) -> ProptestConfig {
@@ -234,23 +395,56 @@ fn config(cases: u32) -> ProptestConfig {
             RngSeed::Fixed(2)
         },
         failure_persistence: None,
-        max_shrink_iters: 60,
+        max_shrink_iters: 8,
         ..wanted
     }
 }
 
-proptest! {
-    #![proptest_config(config(20))]
-
-    #[test]
-    fn without_faults_every_byte_is_the_last_one_written(steps in prop::collection::vec(quiet_step(), 1..120)) {
-        check(&steps);
+/// Runs `cases` of `length` steps each, of which about one in nine is a fault, and prints how many there were.
+fn search(weather: Weather, cases: u32, length: Range<usize>, fault: Option<BoxedStrategy<Step>>) {
+    let step = match fault {
+        None => quiet_step().boxed(),
+        Some(fault) => prop_oneof![8 => quiet_step(), 1 => fault].boxed(),
+    };
+    let (cases_done, operations, hit) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let done = TestRunner::new(config(cases)).run(&prop::collection::vec(step, length), |steps| {
+        let mut run = Run::new(weather);
+        for step in &steps {
+            run.step(step);
+        }
+        hit.set(hit.get() + run.end());
+        operations.set(operations.get() + steps.len());
+        cases_done.set(cases_done.get() + 1);
+        Ok(())
+    });
+    println!(
+        "{weather:?}: {} cases, {} operations, {} faults met",
+        cases_done.get(),
+        operations.get(),
+        hit.get()
+    );
+    if let Err(error) = done {
+        panic!("{weather:?}: {error}");
     }
+    assert_eq!(weather == Weather::Fair, hit.get() == 0, "faults met");
+}
 
-    #[test]
-    fn with_faults_no_success_is_a_lie(
-        steps in prop::collection::vec(prop_oneof![8 => quiet_step(), 1 => fault()], 20..120)
-    ) {
-        check(&steps);
-    }
+#[test]
+fn without_faults_every_byte_is_the_last_one_written() {
+    search(Weather::Fair, 20, 1..120, None);
+}
+
+#[test]
+fn faults_that_go_by_are_not_noticed() {
+    search(Weather::Passing, 20, 20..120, Some(passing_fault().boxed()));
+}
+
+#[test]
+fn with_answers_that_come_too_late_no_success_is_a_lie() {
+    search(Weather::Late, 8, 10..40, Some(late_fault().boxed()));
+}
+
+#[test]
+fn with_faults_and_without_a_retry_no_success_is_a_lie() {
+    search(Weather::NoRetry, 20, 20..120, Some(lasting_fault().boxed()));
 }

@@ -1,5 +1,6 @@
 //! Rule 2: a failure after acknowledgement is reported by every later write, fsync and close, and by the
-//! mount's end. Only what can be repeated without harm, on a connection that had nothing to lose, is repeated.
+//! mount's end. What goes by is repeated and no failure (`survived`); so here the server fails for longer than the
+//! retry time, or there is none and nothing is repeated that could have been lost.
 
 use crate::rig::{MIB, Rig, close, errno, pattern, read_at, settings};
 use crate::server::{Action, Fault, Image, Server, Verb};
@@ -10,6 +11,12 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 const DATA_AT_RISK: Option<i32> = Some(7);
+
+/// One failure is for good.
+const NO_RETRY: &[&str] = &["--retry-time", "0"];
+
+/// What goes on failing is for good soon.
+const SHORT_RETRY: &[&str] = &["--retry-time", "1"];
 
 fn used(size: u64) -> Server {
     let server = Server::start(settings(size));
@@ -45,7 +52,7 @@ fn assert_umount_reports_the_loss(rig: Rig) {
 
 #[test]
 fn a_write_that_fails_after_it_was_acknowledged_is_never_forgotten() {
-    let rig = Rig::over(used(16 * MIB), &[]);
+    let rig = Rig::over(used(16 * MIB), NO_RETRY);
     rig.server.arm(Fault::next(
         Verb::Put,
         Action::Status(500, "Server failed to perform the request, check logs"),
@@ -65,9 +72,9 @@ fn a_write_that_fails_after_it_was_acknowledged_is_never_forgotten() {
 
 #[test]
 fn a_failed_write_among_many_fails_the_close_of_the_descriptor() {
-    let rig = Rig::over(used(64 * MIB), &[]);
+    let rig = Rig::over(used(64 * MIB), SHORT_RETRY);
     rig.server
-        .arm(Fault::next(Verb::Put, Action::Status(500, "broken")).touching(5 * MIB));
+        .arm(Fault::always(Verb::Put, Action::Status(500, "broken")).touching(5 * MIB));
     let file = rig.read_write();
     let result = (0..32).try_for_each(|n| file.write_all_at(&pattern(n, MIB as usize), n * MIB));
     if let Err(error) = result {
@@ -79,7 +86,7 @@ fn a_failed_write_among_many_fails_the_close_of_the_descriptor() {
 
 #[test]
 fn a_failed_zero_is_never_forgotten() {
-    let rig = Rig::over(used(16 * MIB), &[]);
+    let rig = Rig::over(used(16 * MIB), SHORT_RETRY);
     rig.server
         .arm(Fault::always(Verb::Zero, Action::Status(500, "no space left")));
     let file = rig.read_write();
@@ -91,11 +98,20 @@ fn a_failed_zero_is_never_forgotten() {
 }
 
 #[test]
-fn a_failed_flush_is_never_forgotten() {
-    let rig = Rig::over(used(16 * MIB), &[]);
+fn a_flush_that_goes_on_failing_is_never_forgotten() {
+    a_failed_flush_is_never_forgotten(SHORT_RETRY, Fault::always);
+}
+
+#[test]
+fn a_flush_that_fails_once_is_never_forgotten_without_a_retry() {
+    a_failed_flush_is_never_forgotten(NO_RETRY, Fault::next);
+}
+
+fn a_failed_flush_is_never_forgotten(args: &[&str], fault: fn(Verb, Action) -> Fault) {
+    let rig = Rig::over(used(16 * MIB), args);
     let file = rig.read_write();
     file.write_all_at(&pattern(1, MIB as usize), 0).unwrap();
-    rig.server.arm(Fault::next(
+    rig.server.arm(fault(
         Verb::Flush,
         Action::Status(500, "Server failed to perform the request, check logs"),
     ));
@@ -104,8 +120,8 @@ fn a_failed_flush_is_never_forgotten() {
 }
 
 #[test]
-fn a_connection_that_is_lost_with_unflushed_writes_fails_the_fsync_for_good() {
-    let rig = Rig::over(used(16 * MIB), &[]);
+fn without_a_retry_a_connection_that_is_lost_with_unflushed_writes_fails_the_fsync_for_good() {
+    let rig = Rig::over(used(16 * MIB), NO_RETRY);
     let file = rig.read_write();
     let bytes = pattern(1, MIB as usize);
     file.write_all_at(&bytes, 0).unwrap();
@@ -132,7 +148,7 @@ fn a_connection_that_is_lost_before_the_answer_to_a_write_is_no_silent_success()
         Action::CloseMidBody,
         Action::CloseBeforeReply,
     ] {
-        let rig = Rig::over(used(16 * MIB), &["--connections", "2"]);
+        let rig = Rig::over(used(16 * MIB), &[NO_RETRY, &["--connections", "2"]].concat());
         let file = rig.read_write();
         file.write_all_at(&pattern(1, MIB as usize), 12 * MIB).unwrap();
         wait_until("the first write is answered", 10, || {

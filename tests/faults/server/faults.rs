@@ -88,6 +88,10 @@ impl Faults {
         self.armed.clear();
     }
 
+    pub fn disarm_verb(&mut self, verb: Verb) {
+        self.armed.retain(|fault| fault.verb != verb);
+    }
+
     pub fn fired(&self) -> usize {
         self.fired
     }

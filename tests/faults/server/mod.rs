@@ -42,6 +42,8 @@ pub struct Shared {
     settings: Mutex<Settings>,
     sockets: Mutex<BTreeMap<u64, TcpStream>>,
     stopping: AtomicBool,
+    /// New connections are closed at once.
+    away: AtomicBool,
 }
 
 impl Shared {
@@ -85,6 +87,7 @@ impl Server {
             settings: Mutex::new(settings),
             sockets: Mutex::new(BTreeMap::new()),
             stopping: AtomicBool::new(false),
+            away: AtomicBool::new(false),
         });
         let acceptor = {
             let shared = Arc::clone(&shared);
@@ -119,6 +122,10 @@ impl Server {
 
     pub fn disarm(&self) {
         self.shared.state().faults.disarm();
+    }
+
+    pub fn disarm_verb(&self, verb: Verb) {
+        self.shared.state().faults.disarm_verb(verb);
     }
 
     pub fn faults_fired(&self) -> usize {
@@ -196,19 +203,40 @@ impl Server {
     /// Cuts these connections and waits until their threads have seen it.
     pub fn cut(&self, connections: &[u64]) {
         for connection in connections {
-            if let Some(socket) = self.shared.sockets.lock().unwrap().get(connection) {
-                let _ = socket.shutdown(Shutdown::Both);
-            }
+            self.shared.state().storage.cut(*connection);
         }
         let end = Instant::now() + Duration::from_secs(10);
-        while self
-            .connections_alive()
-            .iter()
-            .any(|alive| connections.contains(alive))
-        {
+        loop {
+            let mut alive = self.connections_alive();
+            alive.retain(|connection| connections.contains(connection));
+            if alive.is_empty() {
+                return;
+            }
             assert!(Instant::now() < end, "connections {connections:?} did not end");
+            for connection in alive {
+                // One that was accepted just now has its socket here in a moment.
+                if let Some(socket) = self.shared.sockets.lock().unwrap().get(&connection) {
+                    let _ = socket.shutdown(Shutdown::Both);
+                }
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+impl Server {
+    /// The server crashes and is back at once: every connection is cut, and what was not flushed is gone.
+    pub fn restart(&self) {
+        self.shared.away.store(true, Ordering::SeqCst);
+        loop {
+            let alive = self.connections_alive();
+            if alive.is_empty() {
+                break;
+            }
+            self.cut(&alive);
+        }
+        self.shared.state().storage.restart();
+        self.shared.away.store(false, Ordering::SeqCst);
     }
 }
 
@@ -228,7 +256,13 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         if shared.stopping.load(Ordering::SeqCst) {
             break;
         }
-        let id = shared.state().ledger.opened();
+        let id = {
+            let mut state = shared.state();
+            if shared.away.load(Ordering::SeqCst) {
+                continue;
+            }
+            state.ledger.opened()
+        };
         if let Ok(clone) = stream.try_clone() {
             shared.sockets.lock().unwrap().insert(id, clone);
         }

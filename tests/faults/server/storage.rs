@@ -6,8 +6,11 @@
 //! When another connection overwrites bytes that a live one has not flushed, the older bytes are written out
 //! first (a cache may evict whenever it likes), so only a client's broken promise can show, never an artefact.
 //!
+//! A restart forgets what is unflushed: `visible` is as `durable` again.
+//!
 //! Writes are also registered while in flight (from the request's header to just before its answer). Two at
-//! once in one 4096-byte block are a violation: imageio's file backend would lose one of them.
+//! once in one 4096-byte block are a violation: imageio's file backend would lose one of them. A request whose
+//! connection the test has cut does not count: its client can't know how far it got.
 
 use super::image::Image;
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,6 +78,18 @@ impl Storage {
             }
             *owner != connection
         });
+    }
+
+    /// As a server that has lost its cache; nobody is connected.
+    pub fn restart(&mut self) {
+        for (start, (end, _)) in std::mem::take(&mut self.unflushed) {
+            self.visible.copy_from(&self.durable, start..end);
+        }
+    }
+
+    /// The request that `connection` is in the middle of is nobody's any more.
+    pub fn cut(&mut self, connection: u64) {
+        self.in_flight.remove(&connection);
     }
 
     pub fn closed(&mut self, connection: u64) {

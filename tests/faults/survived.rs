@@ -1,0 +1,185 @@
+//! What nobody notices: with the default options a failure that goes by costs time and no byte, whether the server says
+//! so, the connection breaks, or the server restarts and has forgotten all that was not flushed. Nothing of it is an
+//! error to the user, and after an fsync or umount every byte is durable.
+
+use crate::rig::{MIB, Rig, assert_same, close, pattern, read_at, settings};
+use crate::server::{Action, Fault, Image, Server, Verb};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+const SIZE: u64 = 16 * MIB;
+
+struct Survival {
+    rig: Rig,
+    model: Image,
+}
+
+impl Survival {
+    fn start() -> Survival {
+        let server = Server::start(settings(SIZE));
+        server.preset(0, &pattern(9, SIZE as usize));
+        let (model, rig) = (server.visible(), Rig::over(server, &[]));
+        Survival { rig, model }
+    }
+
+    fn write(&mut self, seed: u64, offset: u64, length: u64) {
+        let bytes = pattern(seed, length as usize);
+        self.rig.read_write().write_all_at(&bytes, offset).expect("write");
+        self.model.write(offset, &bytes);
+    }
+
+    #[track_caller]
+    fn assert_fsync_makes_all_durable(&self) {
+        self.rig.read_write().sync_all().expect("fsync");
+        assert_same("durable after fsync", &self.rig.server.durable(), &self.model);
+        assert_eq!(self.rig.server.unflushed(), []);
+    }
+
+    /// The faults were met, and nothing shows of them.
+    #[track_caller]
+    fn assert_unnoticed(self, fired: usize) {
+        assert_eq!(self.rig.server.faults_fired(), fired, "the faults were not met");
+        self.rig.umount_expecting(&self.model);
+    }
+}
+
+fn passing() -> Vec<Action> {
+    vec![
+        Action::Status(500, "Server failed to perform the request, check logs"),
+        Action::EarlyStatus(503, "not now"),
+        Action::CloseBeforeBody,
+        Action::CloseMidBody,
+        Action::CloseBeforeReply,
+    ]
+}
+
+#[test]
+fn a_write_that_fails_once() {
+    let actions = passing();
+    let mut survival = Survival::start();
+    for (n, action) in actions.iter().enumerate() {
+        survival.rig.server.arm(Fault::next(Verb::Put, action.clone()));
+        survival.write(n as u64, n as u64 * 3 * MIB, 2 * MIB);
+        survival.assert_fsync_makes_all_durable();
+    }
+    survival.assert_unnoticed(actions.len());
+}
+
+#[test]
+fn a_zero_that_fails_once() {
+    let actions = passing();
+    let mut survival = Survival::start();
+    for (n, action) in actions.iter().enumerate() {
+        survival.rig.server.arm(Fault::next(Verb::Zero, action.clone()));
+        let range = n as u64 * 3 * MIB..(n as u64 * 3 + 2) * MIB;
+        crate::rig::punch_hole(&survival.rig.read_write(), range.clone()).expect("punch");
+        survival.model.zero(range);
+        survival.assert_fsync_makes_all_durable();
+    }
+    survival.assert_unnoticed(actions.len());
+}
+
+#[test]
+fn a_flush_that_fails_once() {
+    let mut survival = Survival::start();
+    let actions = [
+        Action::Status(500, "Server failed to perform the request, check logs"),
+        Action::CloseBeforeBody,
+        Action::CloseBeforeReply,
+    ];
+    for (n, action) in actions.iter().enumerate() {
+        survival.write(n as u64, n as u64 * 3 * MIB, 2 * MIB);
+        survival.rig.server.arm(Fault::next(Verb::Flush, action.clone()));
+        survival.assert_fsync_makes_all_durable();
+    }
+    survival.assert_unnoticed(actions.len());
+}
+
+/// The loss of one connection's writes is reported once, maybe to another connection: all are written again.
+#[test]
+fn a_flush_that_fails_with_writes_on_every_connection() {
+    let mut survival = Survival::start();
+    survival
+        .rig
+        .server
+        .change(|settings| settings.put_delay = Duration::from_millis(20));
+    for n in 0..8 {
+        survival.write(n, n * 2 * MIB, 2 * MIB);
+    }
+    close(survival.rig.read_write()).expect("close");
+    let before = survival.rig.server.count(Verb::Put);
+    survival
+        .rig
+        .server
+        .arm(Fault::next(Verb::Flush, Action::Status(500, "lost something")));
+    survival.assert_fsync_makes_all_durable();
+    assert!(
+        survival.rig.server.count(Verb::Put) >= 2 * before,
+        "what the other connections carried was not written again"
+    );
+    survival.assert_unnoticed(1);
+}
+
+#[test]
+fn connections_that_break_with_unflushed_writes() {
+    let mut survival = Survival::start();
+    for round in 0..3 {
+        survival.write(round, round * MIB, 4 * MIB);
+        close(survival.rig.read_write()).expect("close");
+        let holders: Vec<u64> = survival
+            .rig
+            .server
+            .unflushed()
+            .iter()
+            .map(|(id, _)| *id)
+            .collect();
+        assert!(
+            !holders.is_empty(),
+            "nothing is unflushed: the test tests nothing"
+        );
+        survival.rig.server.cut(&holders);
+        survival.assert_fsync_makes_all_durable();
+    }
+    survival.assert_unnoticed(0);
+}
+
+#[test]
+fn a_server_that_restarts_and_has_forgotten_what_was_not_flushed() {
+    let mut survival = Survival::start();
+    for round in 0..3 {
+        survival.write(round, round * MIB, 4 * MIB);
+        close(survival.rig.read_write()).expect("close");
+        assert_same(
+            "visible after close",
+            &survival.rig.server.visible(),
+            &survival.model,
+        );
+        survival.rig.server.restart();
+        let read = read_at(&survival.rig.read_write(), 0..SIZE).expect("read");
+        assert!(
+            read == survival.model.read(0..SIZE),
+            "a read after restart {round}"
+        );
+        if round % 2 == 0 {
+            survival.assert_fsync_makes_all_durable();
+        }
+    }
+    survival.assert_unnoticed(0);
+}
+
+#[test]
+fn a_server_that_is_away_for_a_while() {
+    let mut survival = Survival::start();
+    survival.write(1, 0, 2 * MIB);
+    survival
+        .rig
+        .server
+        .arm(Fault::next(Verb::Options, Action::CloseBeforeBody).times(8));
+    survival.rig.server.restart();
+    survival.write(2, MIB, 4 * MIB);
+    survival.assert_fsync_makes_all_durable();
+    let fired = survival.rig.server.faults_fired();
+    assert!(fired > 0, "nobody came while it was away");
+    survival.rig.server.disarm();
+    survival.assert_unnoticed(fired);
+}
