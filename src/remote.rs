@@ -50,10 +50,10 @@ pub trait Dial: Send + Sync {
         0
     }
 
-    /// The right of `epoch` has ended: gets a new one where that is possible and safe. True when a new connection is
-    /// worth a try. May block as long as that takes.
-    fn renew(&self, epoch: u64) -> bool {
-        let _ = epoch;
+    /// `why` says that the right of `epoch` has ended, or may have: gets a new one where that is possible and safe. True
+    /// when a new connection is worth a try. May block as long as that takes, minutes.
+    fn renew(&self, epoch: u64, why: &RemoteError) -> bool {
+        let _ = (epoch, why);
         false
     }
 }

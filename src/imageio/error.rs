@@ -4,6 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
+use super::TicketState;
 use crate::remote::RemoteError;
 use crate::trust::CaFileError;
 
@@ -111,6 +112,15 @@ impl From<Error> for RemoteError {
             | Error::Url { .. }
             | Error::CaFile(_) => RemoteError::Protocol(text),
         }
+    }
+}
+
+/// What `error` tells of the ticket. The words are those of imageio's auth.py.
+pub(super) fn ticket_state(error: &RemoteError) -> TicketState {
+    match error {
+        RemoteError::Denied(text) if text.contains("No such ticket") => TicketState::Unknown,
+        RemoteError::Denied(_) => TicketState::Refused,
+        _ => TicketState::Unreachable,
     }
 }
 

@@ -57,8 +57,19 @@ pub struct Access {
     pub timeout: Duration,
 }
 
-/// Given the URL that was refused, gets another one.
-type Renewal = Box<dyn Fn(&TransferUrl) -> Option<TransferUrl> + Send + Sync>;
+/// What became of a ticket, as its server shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TicketState {
+    /// The server does not know it: it has restarted, or the ticket was taken away.
+    Unknown,
+    /// The server refuses it otherwise: it has expired, or was cancelled.
+    Refused,
+    /// The server has not been there for a while.
+    Unreachable,
+}
+
+/// Given the URL that leads nowhere any more, and why, gets one that does.
+type Renewal = Box<dyn Fn(&TransferUrl, TicketState) -> Option<TransferUrl> + Send + Sync>;
 
 /// A remote image that can be connected to any number of times.
 pub struct Image {
@@ -69,8 +80,9 @@ pub struct Image {
     renewal: OnceLock<Renewal>,
     tls: Option<Arc<ClientConfig>>,
     timeout: Duration,
-    /// The unix socket, once it was found usable.
+    /// The unix socket, once it was found usable, of the server that was `first_host`.
     local: Option<Local>,
+    first_host: String,
     capabilities: Capabilities,
     size: u64,
 }
@@ -85,6 +97,7 @@ impl Image {
             false => None,
         };
         let mut image = Image {
+            first_host: url.host(),
             url: RwLock::new((0, url)),
             renewing: Mutex::new(()),
             renewal: OnceLock::new(),
@@ -142,8 +155,11 @@ impl Image {
         self.current().1.host()
     }
 
-    /// From now on `renewal` is asked when the ticket has ended.
-    pub fn renew_with(&self, renewal: impl Fn(&TransferUrl) -> Option<TransferUrl> + Send + Sync + 'static) {
+    /// From now on `renewal` is asked when the ticket has ended, or its server is away.
+    pub fn renew_with(
+        &self,
+        renewal: impl Fn(&TransferUrl, TicketState) -> Option<TransferUrl> + Send + Sync + 'static,
+    ) {
         let _ = self.renewal.set(Box::new(renewal));
     }
 
@@ -191,9 +207,11 @@ impl Image {
 
 impl Dial for Image {
     fn dial(&self) -> Result<Box<dyn Remote>, RemoteError> {
-        match self.connect(self.local.as_ref()) {
+        // The socket leads to the server that it was proven for, and nowhere else.
+        let local = self.local.as_ref().filter(|_| self.host() == self.first_host);
+        match self.connect(local) {
             // A server that has started anew is another process, which the proof says nothing about.
-            Err(Error::Connect { why, .. }) if self.local.is_some() => {
+            Err(Error::Connect { why, .. }) if local.is_some() => {
                 info!("unix socket not usable any more, over TCP: {why}");
                 Ok(Box::new(self.connect(None)?))
             }
@@ -205,7 +223,7 @@ impl Dial for Image {
         self.current().0
     }
 
-    fn renew(&self, epoch: u64) -> bool {
+    fn renew(&self, epoch: u64, why: &RemoteError) -> bool {
         let Some(renewal) = self.renewal.get() else {
             return false;
         };
@@ -214,9 +232,7 @@ impl Dial for Image {
         if epoch < current {
             return true;
         }
-        match renewal(&old) {
-            // The socket of this host leads nowhere else.
-            Some(url) if self.local.is_some() && url.host() != old.host() => false,
+        match renewal(&old, error::ticket_state(why)) {
             Some(url) => {
                 *self.url.write().unwrap_or_else(|e| e.into_inner()) = (current + 1, url);
                 true

@@ -10,7 +10,8 @@
 //!
 //! Whenever a connection goes, the [`Journal`] hears of it and writes again what the connection had answered and not
 //! flushed; only without a journal is that a loss, for good. How often a request is tried is `retry`'s business, and how a
-//! new right comes about is [`Dial::renew`]'s.
+//! new right comes about is [`Dial::renew`]'s. It is asked when the server refuses ours, and also when the server has been away
+//! for some time: it may come back in another place.
 //!
 //! A failed flush is about more than its connection: the storage reports that it lost something once, to whoever asks
 //! first. So after a 5xx everything that is not known to be durable is written again, whoever carried it.
@@ -30,8 +31,8 @@ use super::{Access, Lease, Op, Pool, PoolError};
 use crate::remote::Dial;
 use crate::remote::{Extent, Remote, RemoteError};
 
-/// New rights that one request may ask for.
-const RENEWALS: u32 = 3;
+/// New rights that one request may ask for after a refusal.
+const RENEWALS: u32 = 5;
 
 /// A change that was answered.
 #[must_use]
@@ -197,7 +198,7 @@ impl Lease<'_> {
         let may_be_repaired = match &error {
             RemoteError::Lost(_) | RemoteError::Late(_) => true,
             RemoteError::Failed(_) => self.pool.has_journal(),
-            RemoteError::Denied(_) => self.pool.has_journal() && self.pool.dial.renew(epoch),
+            RemoteError::Denied(_) => self.pool.has_journal() && self.pool.dial.renew(epoch, &error),
             RemoteError::Protocol(_) => false,
         };
         let matters = self.seat().unflushed || matches!(error, RemoteError::Failed(_));
@@ -247,15 +248,19 @@ impl Lease<'_> {
                 Err(attempt) => attempt,
             };
             doubt = doubt.max(at_work.and_then(|time| Doubt::of(&error, time)));
+            let renewable = self.pool.has_journal() || kind == Kind::Read && !self.seat().unflushed;
             match error {
                 RemoteError::Failed(_) if kind == Kind::Read => self.leave_behind(&error),
                 RemoteError::Lost(_) | RemoteError::Late(_) | RemoteError::Failed(_) => {
                     self.give_up_connection(&error.to_string());
+                    // Where it was may be nothing any more, and its image be served elsewhere.
+                    let away = !matches!(error, RemoteError::Failed(_)) && retry.is_long();
+                    if away && renewable && self.pool.dial.renew(epoch, &error) {
+                        continue;
+                    }
                 }
                 RemoteError::Denied(_)
-                    if renewals < RENEWALS
-                        && (self.pool.has_journal() || kind == Kind::Read && !self.seat().unflushed)
-                        && self.pool.dial.renew(epoch) =>
+                    if renewals < RENEWALS && renewable && self.pool.dial.renew(epoch, &error) =>
                 {
                     renewals += 1;
                     self.give_up_connection(&error.to_string());

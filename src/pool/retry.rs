@@ -40,6 +40,9 @@ const GRACE_FACTOR: u32 = 2;
 /// And at least this.
 const SHORTEST_GRACE: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
 
+/// A server that has been away for this long may not come back where it was; asked again as often.
+const AWAY: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+
 /// Until when an attempt without an answer may still be performed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Doubt {
@@ -76,6 +79,8 @@ pub(super) struct Retry {
     kind: Kind,
     time: Duration,
     failing_since: Option<Instant>,
+    /// When [`Self::is_long`] was true, or the first failure.
+    long_since: Option<Instant>,
     attempts: u32,
     pause: Duration,
 }
@@ -87,9 +92,21 @@ impl Retry {
             kind,
             time,
             failing_since: None,
+            long_since: None,
             attempts: 0,
             pause: FIRST_PAUSE,
         }
+    }
+
+    /// True each time that it has been failing for [`AWAY`] more.
+    pub(super) fn is_long(&mut self) -> bool {
+        let now = Instant::now();
+        let since = *self.long_since.get_or_insert(now);
+        let long = now - since >= AWAY;
+        if long {
+            self.long_since = Some(now);
+        }
+        long
     }
 
     /// An attempt has failed: waits before the next one, or returns the error when there is to be none.

@@ -53,7 +53,7 @@ impl Dial for FakeDial {
         Ok(Box::new(FakeRemote(self.0.clone())))
     }
 
-    fn renew(&self, _: u64) -> bool {
+    fn renew(&self, _: u64, _: &RemoteError) -> bool {
         self.0.renewals.fetch_sub(1, Ordering::Relaxed) > 0
     }
 }

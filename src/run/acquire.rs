@@ -59,7 +59,8 @@ impl Held {
                 engine: engine.uninterrupted(),
                 transfer: Mutex::new(transfer),
                 order,
-                renewing: Mutex::new(()),
+                renewing: Mutex::default(),
+                giving_up: Interrupt::default(),
             }),
             Err(failure) => Err(take_back(&engine, source, &mut file, failure)),
         }
@@ -146,15 +147,7 @@ fn start(
     file.state.host.clone_from(&transfer.host);
     file.update()?;
     info!(id = transfer.id, disk = subject.id, "transfer started");
-    let mut transfer = engine.wait_for_transferring(transfer)?;
-    // The URLs may come a moment after the phase.
-    for _ in 0..20 {
-        if transfer.transfer_url.is_some() || transfer.proxy_url.is_some() {
-            break;
-        }
-        engine.nap()?;
-        transfer = engine.transfer(&transfer.id)?.unwrap_or(transfer);
-    }
+    let transfer = wait_for_url(engine, engine.wait_for_transferring(transfer)?)?;
     file.state.host.clone_from(&transfer.host);
     file.update()?;
     if transfer.transfer_url.is_none() && transfer.proxy_url.is_none() {
@@ -167,6 +160,18 @@ fn start(
         ));
     }
     Ok((order, transfer))
+}
+
+/// The URLs may come a moment after the phase.
+pub(super) fn wait_for_url(engine: &Engine, mut transfer: Transfer) -> Result<Transfer, engine::Error> {
+    for _ in 0..20 {
+        if transfer.transfer_url.is_some() || transfer.proxy_url.is_some() {
+            break;
+        }
+        engine.nap()?;
+        transfer = engine.transfer(&transfer.id)?.unwrap_or(transfer);
+    }
+    Ok(transfer)
 }
 
 /// Nothing was written: frees the disk, or removes it where it was made here. Where it is not known what the engine

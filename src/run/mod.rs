@@ -17,6 +17,7 @@ mod outcome;
 mod privacy;
 mod record;
 mod recover;
+mod renewal;
 mod serve;
 mod state;
 mod transfer;

@@ -99,7 +99,7 @@ pub(super) fn open(settings: &Settings, mountpoint: &Path, interrupt: &Interrupt
     let held = held.map(Arc::new);
     if let Some(held) = &held {
         let held = Arc::downgrade(held);
-        image.renew_with(move |refused| held.upgrade()?.renew(refused));
+        image.renew_with(move |url, state| held.upgrade()?.renew(url, state));
     }
     Ok(Open {
         image,

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::renewal::Renewing;
 use super::serve::spawn;
 use super::state::{State, StateFile};
 use super::{Exit, Failure};
@@ -44,10 +45,12 @@ pub(super) enum Verdict {
 /// A transfer that we started.
 pub(super) struct Held {
     pub(super) engine: Engine,
-    /// The one that is open now: a download that ended by itself is followed by another.
+    /// The last one: one whose ticket has ended is followed by another, see `renewal`.
     pub(super) transfer: Mutex<Transfer>,
     pub(super) order: Order,
-    pub(super) renewing: Mutex<()>,
+    pub(super) renewing: Mutex<Renewing>,
+    /// Set at the end: a renewal is not waited for.
+    pub(super) giving_up: Interrupt,
     pub(super) file: Mutex<StateFile>,
     pub(super) what: String,
     pub(super) keep: bool,
@@ -109,7 +112,7 @@ impl Held {
         self.transfer().inactivity_timeout.map(Duration::from_secs)
     }
 
-    fn file(&self) -> std::sync::MutexGuard<'_, StateFile> {
+    pub(super) fn file(&self) -> std::sync::MutexGuard<'_, StateFile> {
         self.file.lock().unwrap_or_else(|e| e.into_inner())
     }
 
@@ -133,55 +136,12 @@ impl Held {
         .map(drop)
     }
 
-    /// A new download when the last one has ended: the engine finalizes one by itself as soon as every byte was read.
-    /// `refused` is the URL that was used. Never for an upload.
-    pub(super) fn renew(&self, refused: &TransferUrl) -> Option<TransferUrl> {
-        let _not_at_the_end = self.renewing.lock().unwrap_or_else(|e| e.into_inner());
-        if self.ended.load(Ordering::Relaxed) || self.order.direction != Direction::Download {
-            return None;
-        }
-        let leads_to = |proxy| {
-            self.url(proxy)
-                .ok()
-                .flatten()
-                .is_some_and(|url| url.host() == refused.host())
-        };
-        let proxy = leads_to(true) && !leads_to(false);
-        match self.start_again() {
-            Ok(()) => self.url(proxy).ok().flatten(),
-            Err(e) => {
-                warn!("no new transfer in place of {}: {e}", self.id());
-                None
-            }
-        }
-    }
-
-    fn start_again(&self) -> Result<(), Failure> {
-        let old = self.id();
-        if self.engine.transfer(&old)?.is_some_and(|t| t.is_open()) {
-            // Without a ticket it is of no use, and it keeps the disk locked.
-            let state = self.file().state.clone();
-            let disk = (!state.snapshot).then_some(state.disk_id.as_str());
-            self.engine.finalize(&old, disk, &Interrupt::default())?;
-        }
-        let new = self
-            .engine
-            .wait_for_transferring(self.engine.start_transfer(&self.order)?)?;
-        info!(
-            old,
-            new = new.id,
-            "the download had ended, another one is started"
-        );
-        let mut file = self.file();
-        file.state.transfer = Some(new.id.clone());
-        file.update()?;
-        *self.transfer.lock().unwrap_or_else(|e| e.into_inner()) = new;
-        Ok(())
-    }
-
     fn look(&self, touch: &impl Fn()) {
         // The engine's limit may be shorter than what it was asked for.
         touch();
+        if self.renewing.try_lock().is_err() {
+            return self.set_phase("renewing");
+        }
         let transfer = match self.engine.transfer(&self.id()) {
             Ok(Some(transfer)) => transfer,
             Ok(None) => return self.set_phase("gone"),
@@ -214,8 +174,9 @@ impl Held {
         if self.ended.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        // A download that is being started again is ended too.
-        let _not_meanwhile = self.renewing.lock().unwrap_or_else(|e| e.into_inner());
+        self.giving_up.set();
+        let mut renewing = self.renewing();
+        self.adopt(&mut renewing);
         let (state, upload) = {
             let file = self.file();
             (file.state.clone(), file.state.direction == Direction::Upload)
@@ -224,10 +185,13 @@ impl Held {
         let disk = (!state.snapshot).then_some(state.disk_id.as_str());
         let failed = matches!(verdict, Verdict::Lost | Verdict::CommandFailed | Verdict::Unused);
         if state.created && failed && !self.keep {
-            return self.throw_away(&state);
+            return self.throw_away(&state, renewing.between);
         }
         if upload && verdict == Verdict::Lost && !state.created {
-            return Err(self.leave_paused(&state));
+            return Err(match renewing.between {
+                true => self.left_between(&state),
+                false => self.leave_paused(&state),
+            });
         }
         let finalized = self.engine.finalize(&self.id(), disk, interrupt);
         match finalized {
@@ -240,7 +204,7 @@ impl Held {
             // The engine has refused it for good, and it was made for this run.
             Err(e @ engine::Error::Failed(_)) if state.created && !self.keep && upload => {
                 let refused = Failure::text(Exit::DataLoss, format!("{} is not finalized: {e}", self.what));
-                match self.throw_away(&state) {
+                match self.throw_away(&state, false) {
                     Ok(()) => Err(refused),
                     Err(also) => Err(Failure::text(Exit::DataLoss, format!("{refused}; {also}"))),
                 }
@@ -258,8 +222,13 @@ impl Held {
         }
     }
 
-    fn throw_away(&self, state: &State) -> Result<(), Failure> {
-        match self.engine.discard(&self.id(), &state.disk_id) {
+    /// With `free`, no transfer holds the disk.
+    fn throw_away(&self, state: &State, free: bool) -> Result<(), Failure> {
+        let gone = match free {
+            true => self.engine.remove_disk(&state.disk_id),
+            false => self.engine.discard(&self.id(), &state.disk_id),
+        };
+        match gone {
             Ok(()) => {
                 eprintln!(
                     "rhv-mount: {} was made for this run and is removed again",
@@ -278,6 +247,21 @@ impl Held {
                 ),
             )),
         }
+    }
+
+    /// The last transfer's ticket was lost, and there is no other transfer that could be paused.
+    fn left_between(&self, state: &State) -> Failure {
+        self.file().remove();
+        self.engine.logout();
+        Failure::text(
+            Exit::DataLoss,
+            format!(
+                "transfer {} of {} on host {} lost its ticket and was finalized, and no other one could be started: the                  disk is kept, free, with what had arrived; mount it again and write the image once more",
+                self.id(),
+                self.what,
+                state.host.as_deref().unwrap_or("unknown"),
+            ),
+        )
     }
 
     fn leave_paused(&self, state: &State) -> Failure {

@@ -19,6 +19,7 @@ mod faults;
 mod old_engine;
 mod recovering;
 mod refusals;
+mod renewing;
 mod rig;
 mod secrets;
 mod selftest;

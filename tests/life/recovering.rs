@@ -16,7 +16,7 @@ use crate::support::mount::{Mount, is_mounted};
 use crate::support::run::{Ran, wait_until};
 
 /// `recover` with the engine's own options.
-fn recover(engine: &Engine, options: &[&str], point: Option<&Path>) -> Ran {
+pub(crate) fn recover(engine: &Engine, options: &[&str], point: Option<&Path>) -> Ran {
     let mut args: Vec<OsString> = vec!["recover".into()];
     args.extend(options.iter().map(OsString::from));
     args.extend(engine.args());

@@ -160,7 +160,7 @@ impl Dial for Cloud {
         self.server().epoch
     }
 
-    fn renew(&self, epoch: u64) -> bool {
+    fn renew(&self, epoch: u64, _: &RemoteError) -> bool {
         let mut server = self.server();
         if epoch == server.epoch && server.renewable {
             server.forget(|_| true);

@@ -1,0 +1,223 @@
+//! A transfer whose ticket has ended under a mount that goes on: the host has restarted its imageio, or was away for so long
+//! that the engine gave up.
+//!
+//! Tickets live in imageio's memory, and the engine makes none for a transfer that had one: `resume` only prolongs a ticket
+//! that is still there. So an upload is finalized, which deletes nothing and ends whatever request the old ticket may still
+//! have, and another one is started on the same disk; a download likewise. The pool then writes again, over the new URL,
+//! what the journal holds.
+//!
+//! Who calls: the thread whose request was refused, through the pool's `Dial::renew`, while it holds a connection; others
+//! that are refused wait for it there. It is bounded by [`LIMIT`] and the engine's own limits, and [`Held::end`] cuts it
+//! short.
+//!
+//! Between the two transfers none holds the disk ([`Renewing::between`]). A mount that ends there has nothing to finalize or
+//! to pause; one that is killed there leaves a note that says so, for `recover`. An upload that somebody else has cancelled,
+//! finalized or paused for good is not brought back: its disk is their business now.
+
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::acquire::wait_for_url;
+use super::transfer::Held;
+use crate::engine::{self, Direction, Phase, Subject, Transfer};
+use crate::imageio::{TicketState, TransferUrl};
+
+/// Longest time that an engine which is away is asked again: as long as a host takes to restart.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Between two questions to an engine that is away.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a resume may take to show its effect: two looks of the engine, 10 s apart.
+const RESUME_LIMIT: Duration = Duration::from_secs(25);
+
+/// How far a renewal has got.
+#[derive(Debug, Default)]
+pub(super) struct Renewing {
+    /// The transfer that a resume was tried on, once.
+    resumed: Option<String>,
+    /// The last transfer has ended and there is no other one yet.
+    pub(super) between: bool,
+    /// A start was not answered: there may be one all the same.
+    unanswered: bool,
+}
+
+/// What an attempt came to.
+enum Next {
+    /// There is a ticket.
+    Go,
+    /// Nothing to be done here: the ticket is there, or the disk is somebody else's now.
+    Stay(String),
+}
+
+impl Held {
+    /// Another URL for `refused`, whose ticket is in `state`; `None` where there can't be one, or none is needed.
+    pub(super) fn renew(&self, refused: &TransferUrl, state: TicketState) -> Option<TransferUrl> {
+        let mut renewing = self.renewing();
+        let leads_to = |proxy| {
+            let url = self.url(proxy).ok().flatten();
+            url.is_some_and(|url| url.host() == refused.host())
+        };
+        let proxy = leads_to(true) && !leads_to(false);
+        let begun = Instant::now();
+        loop {
+            if self.ended.load(Ordering::Relaxed) {
+                return None;
+            }
+            let error = match self.try_to_renew(&mut renewing, state) {
+                Ok(Next::Go) => return self.url(proxy).ok().flatten(),
+                Ok(Next::Stay(why)) => {
+                    info!("transfer {} stays as it is: {why}", self.id());
+                    return None;
+                }
+                Err(error) => error,
+            };
+            if !error.is_passing() || begun.elapsed() > LIMIT || self.giving_up.sleep(PAUSE).is_err() {
+                warn!("no new transfer in place of {}: {error}", self.id());
+                return None;
+            }
+            info!("{error}");
+        }
+    }
+
+    pub(super) fn renewing(&self) -> MutexGuard<'_, Renewing> {
+        self.renewing.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn try_to_renew(&self, renewing: &mut Renewing, state: TicketState) -> Result<Next, engine::Error> {
+        let old = self.id();
+        if !renewing.between {
+            let phase = self.engine.transfer(&old)?.map(|transfer| transfer.phase);
+            let failing = matches!(phase, Some(Phase::Failing(_)));
+            let ended = matches!(phase, Some(Phase::Finished | Phase::Failed) | None);
+            if let Some(next) = self.keep(&old, phase, renewing, state)? {
+                return Ok(next);
+            }
+            // Without a ticket it is of no use, and it keeps the disk locked.
+            match self.order.direction {
+                Direction::Download if ended => {}
+                Direction::Download if failing => self.engine.cancel(&old)?,
+                _ => self
+                    .engine
+                    .finalize(&old, self.disk_to_check(), &self.giving_up)?,
+            }
+            renewing.between = true;
+        }
+        self.start_again(&old, renewing)?;
+        Ok(Next::Go)
+    }
+
+    /// Can the transfer go on, or is it out of our hands? `None` when it is to be replaced.
+    fn keep(
+        &self,
+        old: &str,
+        phase: Option<Phase>,
+        renewing: &mut Renewing,
+        state: TicketState,
+    ) -> Result<Option<Next>, engine::Error> {
+        let upload = self.order.direction == Direction::Upload;
+        let stay = |why: &str| Ok(Some(Next::Stay(why.to_owned())));
+        match phase {
+            Some(Phase::Paused(_)) => {}
+            Some(Phase::Transferring | Phase::Coming(_)) if state == TicketState::Unreachable => {
+                return stay("the engine sees it at work");
+            }
+            Some(Phase::Transferring | Phase::Coming(_)) => return Ok(None),
+            // The engine ends a download by itself when every byte was read, and when its ticket is lost.
+            Some(Phase::Finalizing | Phase::Finished | Phase::Failing(_) | Phase::Failed) | None
+                if !upload =>
+            {
+                return Ok(None);
+            }
+            Some(phase) => return stay(&format!("it is {phase}, which was not us")),
+            None => return stay("the engine does not know it any more"),
+        }
+        // A resume brings back a ticket that has expired, and none that is not there.
+        if state == TicketState::Unknown || renewing.resumed.as_deref() == Some(old) {
+            return Ok(None);
+        }
+        renewing.resumed = Some(old.to_owned());
+        match self.engine.resume(old) {
+            // Resumed by the watcher just now.
+            Err(error) if !error.is_passing() => info!("{error}"),
+            other => other?,
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < RESUME_LIMIT {
+            match self.engine.transfer(old)?.map(|transfer| transfer.phase) {
+                Some(Phase::Transferring) if state == TicketState::Unreachable => {
+                    return stay("it is resumed");
+                }
+                Some(Phase::Transferring) => return Ok(Some(Next::Go)),
+                Some(Phase::Coming(_)) => self.giving_up.sleep(PAUSE)?,
+                Some(Phase::Paused(_)) => break,
+                Some(other) => return stay(&format!("it is {other}, which was not us")),
+                None => return stay("the engine does not know it any more"),
+            }
+        }
+        Ok(None)
+    }
+
+    fn start_again(&self, old: &str, renewing: &mut Renewing) -> Result<(), engine::Error> {
+        self.note(None, true)?;
+        let started = self.engine.start_transfer(&self.order);
+        let new = match started {
+            Ok(new) => new,
+            Err(error) => {
+                renewing.unanswered |= error.is_passing();
+                if !renewing.unanswered {
+                    self.note(None, false)?;
+                }
+                return Err(error);
+            }
+        };
+        *renewing = Renewing::default();
+        self.note(Some(&new), true)?;
+        let (id, snapshot) = (new.id.clone(), new.clone());
+        *self.transfer.lock().unwrap_or_else(|e| e.into_inner()) = snapshot;
+        let new = wait_for_url(&self.engine, self.engine.wait_for_transferring(new)?)?;
+        info!(old, new = id, "the ticket had ended, another transfer is started");
+        self.note(Some(&new), true)?;
+        *self.transfer.lock().unwrap_or_else(|e| e.into_inner()) = new;
+        Ok(())
+    }
+
+    /// For `recover`: this is the transfer that holds the disk, or, with `asked`, one that was asked for.
+    fn note(&self, transfer: Option<&Transfer>, asked: bool) -> Result<(), engine::Error> {
+        let mut file = self.file();
+        file.state.asked = asked;
+        file.state.transfer = transfer.map(|transfer| transfer.id.clone());
+        if let Some(transfer) = transfer {
+            file.state.host.clone_from(&transfer.host);
+        }
+        file.update()
+            .map_err(|failure| engine::Error::Failed(failure.to_string()))
+    }
+
+    fn disk_to_check(&self) -> Option<&str> {
+        match &self.order.subject {
+            Subject::Disk(id) => Some(id),
+            Subject::Snapshot(_) => None,
+        }
+    }
+
+    /// At the end of a mount: the transfer whose start was not answered, if there is one after all.
+    pub(super) fn adopt(&self, renewing: &mut Renewing) {
+        let Subject::Disk(disk) = &self.order.subject else {
+            return;
+        };
+        if !(renewing.between && renewing.unanswered) {
+            return;
+        }
+        if let Ok(Some(found)) = self.engine.transfer_of(disk)
+            && found.direction == self.order.direction
+        {
+            info!(id = found.id, "the transfer was started all the same");
+            renewing.between = false;
+            *self.transfer.lock().unwrap_or_else(|e| e.into_inner()) = found;
+        }
+    }
+}

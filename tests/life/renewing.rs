@@ -1,0 +1,222 @@
+//! A ticket that ends under a mount: imageio has lost it (its tickets live in memory), and the mount goes on over another
+//! transfer of the same disk. Nobody who writes or reads notices; nothing is deleted, and nothing stays locked.
+
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::existing::{expected, write_and_sync};
+use crate::recovering::recover;
+use crate::rig::{
+    DATA_MAY_BE_LOST, ENGINE_FAILED, assert_free, assert_nothing_deleted, assert_refused, assert_told,
+    create, existing, over, source, state_file, used_disk,
+};
+use crate::support::content::MIB;
+use crate::support::engine::Engine;
+use crate::support::run::{text, wait_until};
+
+fn lose_ticket(engine: &Engine) {
+    assert_eq!(engine.switch(&json!({"switch": "ticket_remove"}))["met"], 1);
+}
+
+/// Every byte is there after two losses, one with unflushed bytes on every connection and one while dd writes.
+#[test]
+fn an_upload_whose_ticket_is_lost_goes_on_over_another_transfer() {
+    let engine = Engine::start();
+    let lose = engine.switch_line(&json!({"switch": "ticket_remove"}));
+    for (name, args) in [
+        ("cow", existing("cow")),
+        ("raw", existing("raw")),
+        ("new", create("new")),
+    ] {
+        if name != "new" {
+            used_disk(&engine, name, name);
+        }
+        let (before, source) = (engine.transfers().len(), source(&engine, 71));
+        let script = format!(
+            "dd if='{0}' of={{}} bs=1M count=4 status=none; {lose}; \
+             (sleep 0.2; {lose}) & \
+             for n in 4 5 6 7; do dd if='{0}' of={{}} bs=1M skip=$n seek=$n count=1 conv=notrunc status=none; sleep 0.1; \
+             done; wait; cmp {{}} '{0}'",
+            source.display()
+        );
+        over(&engine, &args, &script).ok();
+        assert_free(&engine, name, &source);
+        let transfers = engine.transfers().split_off(before);
+        assert!(transfers.len() >= 2, "no ticket was lost: {transfers:?}");
+        for transfer in transfers {
+            assert_eq!(transfer.phase, "finished_success", "{transfer:?}");
+        }
+    }
+    assert_nothing_deleted(&engine);
+    assert!(engine.state_files().is_empty());
+}
+
+#[test]
+fn a_download_whose_ticket_is_lost_goes_on_over_another_transfer() {
+    let engine = Engine::start();
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    let lose = engine.switch_line(&json!({"switch": "ticket_remove"}));
+    let script = format!(
+        "for n in 0 1 2; do dd if={{}} bs=64k skip=$((n*8)) count=8 iflag=direct status=none | \
+         cmp - <(dd if='{0}' bs=64k skip=$((n*8)) count=8 status=none); {lose}; done; \
+         dd if={{}} bs=1M iflag=direct status=none | cmp - '{0}'",
+        content.display()
+    );
+    let mut args = existing("web01");
+    args.push("--read-only".into());
+    over(&engine, &args, &script).ok();
+    assert!(engine.transfers().len() >= 2, "no ticket was lost");
+    assert_free(&engine, &disk.id, &content);
+    assert!(engine.state_files().is_empty());
+}
+
+/// The note names the transfer that holds the disk now, so a mount that is killed later is recovered.
+#[test]
+fn a_mount_that_is_killed_after_a_renewal_is_recovered() {
+    let engine = Engine::start();
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    let mount = engine.mounting(existing("web01")).start();
+    let first = engine.transfer().id;
+    lose_ticket(&engine);
+    write_and_sync(&mount.file(), MIB, MIB, 31);
+    let second = engine.transfer().id;
+    assert_ne!(first, second);
+    let point = mount.mountpoint().to_path_buf();
+    let note = text(&state_file(&point).expect("a state file"));
+    assert!(note.contains(&second) && !note.contains(&first), "{note}");
+    mount.kill();
+    let ran = recover(&engine, &[], Some(&point)).ok();
+    assert!(ran.stdout.contains(&second), "{ran}");
+    assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 31));
+    assert_nothing_deleted(&engine);
+}
+
+/// Killed between the two: no transfer is known, and the one that was asked for may be somebody else's.
+#[test]
+fn a_mount_that_is_killed_between_two_transfers_is_recovered() {
+    let engine = Engine::start();
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    let mount = engine.mounting(existing("web01")).start();
+    write_and_sync(&mount.file(), MIB, MIB, 32);
+    let start = "^POST /ovirt-engine/api/imagetransfers$";
+    engine.switch(&json!({"switch": "slow", "value": 3, "match": start}));
+    lose_ticket(&engine);
+    let point = mount.mountpoint().to_path_buf();
+    let writer = {
+        let file = mount.file();
+        std::thread::spawn(move || {
+            let file = std::fs::File::options().write(true).open(file)?;
+            std::os::unix::fs::FileExt::write_all_at(&file, &[7; 4096], 0)?;
+            file.sync_all()
+        })
+    };
+    wait_until(
+        "the lost transfer is finalized and the next one asked for",
+        60,
+        || {
+            let note = text(&state_file(&point).expect("a state file"));
+            note.contains("\"transfer\": null")
+        },
+    );
+    mount.kill();
+    assert!(
+        writer.join().expect("the writer ends").is_err(),
+        "its mount was killed"
+    );
+    wait_until("the engine has started the transfer all the same", 30, || {
+        engine.transfers().len() == 2
+    });
+    let ran = recover(&engine, &[], Some(&point));
+    assert_refused(&ran, &[ENGINE_FAILED], &["--finalize"]);
+    assert!(ran.stdout.contains(&engine.transfer().id), "{ran}");
+    recover(&engine, &["--finalize"], Some(&point)).ok();
+    assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 32));
+    assert_nothing_deleted(&engine);
+    assert!(state_file(&point).is_none());
+}
+
+/// No other transfer can be started: what was there before stays, free, with the bytes that were flushed; what was made here
+/// goes. Either way the user is told.
+#[test]
+fn a_lost_ticket_without_another_transfer_is_a_loss_that_is_told() {
+    let engine = Engine::start();
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    let lose = engine.switch_line(&json!({"switch": "ticket_remove"}));
+    let refuse = engine.switch_line(&json!({"switch": "transfer_fault"}));
+    let script = format!(
+        "printf early | dd of={{}} conv=notrunc,fsync status=none; {refuse}; {lose}; \
+         ! (printf late | dd of={{}} seek=1 bs=4k conv=notrunc,fsync status=none)"
+    );
+    let ran = over(&engine, &existing("web01"), &script);
+    let transfer = engine.transfer().id;
+    assert_told(
+        &ran,
+        &[DATA_MAY_BE_LOST],
+        &[&transfer, &disk.id, "once more", "free"],
+    );
+    let after = expected_early(&content);
+    assert_free(&engine, &disk.id, &after);
+    assert_nothing_deleted(&engine);
+    engine.clear_switches();
+    let ran = over(&engine, &create("web02"), &script);
+    assert_told(&ran, &[DATA_MAY_BE_LOST], &["web02", "removed"]);
+    wait_until("the disk is removed", 20, || engine.disk("web02").is_none());
+    assert!(engine.state_files().is_empty());
+}
+
+fn expected_early(content: &Path) -> std::path::PathBuf {
+    let path = content.with_extension("early");
+    let mut bytes = std::fs::read(content).expect("the content");
+    bytes[..5].copy_from_slice(b"early");
+    std::fs::write(&path, bytes).expect("write the expected content");
+    path
+}
+
+/// An engine that answers 503 for a while, just when it is needed.
+#[test]
+fn an_engine_that_is_away_while_a_ticket_is_lost_is_waited_for() {
+    let engine = Engine::start();
+    let (disk, content) = used_disk(&engine, "web01", "cow");
+    let mount = engine.mounting(existing("web01")).start();
+    engine.switch(&json!({"switch": "unavailable", "times": 25}));
+    lose_ticket(&engine);
+    write_and_sync(&mount.file(), MIB, MIB, 33);
+    mount.umount().ok();
+    assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 33));
+    assert_nothing_deleted(&engine);
+}
+
+/// A created disk is removed as ever when COMMAND fails, whichever transfer holds it by then.
+#[test]
+fn a_created_disk_is_removed_by_a_failed_command_after_a_renewal() {
+    let engine = Engine::start();
+    let lose = engine.switch_line(&json!({"switch": "ticket_remove"}));
+    let script = format!("{lose}; printf x | dd of={{}} conv=fsync status=none; exit 42");
+    let ran = over(&engine, &create("web01"), &script);
+    assert_eq!(ran.code, Some(42), "{ran}");
+    assert_eq!(engine.transfers().len(), 2);
+    wait_until("the disk is removed", 20, || engine.disk("web01").is_none());
+    assert!(engine.state_files().is_empty());
+}
+
+/// The ticket has expired in a pause that did not end in time: a resume brings the same one back.
+#[test]
+fn an_expired_ticket_is_brought_back_by_a_resume() {
+    let engine = Engine::with(["--ticket-validity", "3", "--ticket-refresh", "2"]);
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    let mount = engine.mounting(existing("web01")).start();
+    write_and_sync(&mount.file(), 0, MIB, 34);
+    engine.switch(&json!({"switch": "unavailable", "match": "resume"}));
+    engine.switch(&json!({"switch": "pause_now"}));
+    // Nobody renews a ticket in a pause, and nothing moves on it: it expires.
+    sleep(Duration::from_secs(5));
+    engine.clear_switches();
+    write_and_sync(&mount.file(), MIB, MIB, 35);
+    mount.umount().ok();
+    let content = expected(&content, 0, MIB, 34);
+    assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 35));
+    assert_nothing_deleted(&engine);
+}
