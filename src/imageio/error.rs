@@ -115,12 +115,15 @@ impl From<Error> for RemoteError {
     }
 }
 
-/// What `error` tells of the ticket. The words are those of imageio's auth.py.
-pub(super) fn ticket_state(error: &RemoteError) -> TicketState {
+/// What `error` tells of the ticket, if that may be a reason for another one. The words are those of imageio's auth.py and of
+/// the kernel.
+pub(super) fn ticket_state(error: &RemoteError) -> Option<TicketState> {
     match error {
-        RemoteError::Denied(text) if text.contains("No such ticket") => TicketState::Unknown,
-        RemoteError::Denied(_) => TicketState::Refused,
-        _ => TicketState::Unreachable,
+        RemoteError::Denied(text) if text.contains("No such ticket") => Some(TicketState::Unknown),
+        RemoteError::Denied(text) if text.contains("forbids") => None,
+        RemoteError::Denied(_) => Some(TicketState::Refused),
+        RemoteError::Lost(text) if text.contains("Connection refused") => Some(TicketState::NobodyThere),
+        _ => None,
     }
 }
 

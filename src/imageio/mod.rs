@@ -28,7 +28,7 @@ mod transport;
 mod url;
 
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use tracing::{debug, info};
@@ -64,8 +64,8 @@ pub enum TicketState {
     Unknown,
     /// The server refuses it otherwise: it has expired, or was cancelled.
     Refused,
-    /// The server has not been there for a while.
-    Unreachable,
+    /// Nobody listens at the server's address, on a host that is up: it may have come back elsewhere.
+    NobodyThere,
 }
 
 /// Given the URL that leads nowhere any more, and why, gets one that does.
@@ -75,7 +75,8 @@ type Renewal = Box<dyn Fn(&TransferUrl, TicketState) -> Option<TransferUrl> + Se
 pub struct Image {
     /// With its epoch: how many there were before it.
     url: RwLock<(u64, TransferUrl)>,
-    renewing: Mutex<()>,
+    /// When there was no other URL to be had, the last time.
+    renewing: Mutex<Option<Instant>>,
     /// Where a new transfer URL comes from when the one that is given has ended.
     renewal: OnceLock<Renewal>,
     tls: Option<Arc<ClientConfig>>,
@@ -99,7 +100,7 @@ impl Image {
         let mut image = Image {
             first_host: url.host(),
             url: RwLock::new((0, url)),
-            renewing: Mutex::new(()),
+            renewing: Mutex::new(None),
             renewal: OnceLock::new(),
             tls,
             timeout: access.timeout,
@@ -209,14 +210,26 @@ impl Dial for Image {
     fn dial(&self) -> Result<Box<dyn Remote>, RemoteError> {
         // The socket leads to the server that it was proven for, and nowhere else.
         let local = self.local.as_ref().filter(|_| self.host() == self.first_host);
-        match self.connect(local) {
+        let mut client = match self.connect(local) {
             // A server that has started anew is another process, which the proof says nothing about.
             Err(Error::Connect { why, .. }) if local.is_some() => {
                 info!("unix socket not usable any more, over TCP: {why}");
-                Ok(Box::new(self.connect(None)?))
+                self.connect(None)?
             }
-            other => Ok(Box::new(other?)),
+            other => other?,
+        };
+        if client.epoch() > 0 {
+            // The disk was free for a moment between two transfers.
+            let size = client.size()?;
+            if size != self.size {
+                return Err(RemoteError::Protocol(format!(
+                    "the disk on {} has {size} bytes now instead of {}: it was changed by somebody else",
+                    client.host(),
+                    self.size
+                )));
+            }
         }
+        Ok(Box::new(client))
     }
 
     fn epoch(&self) -> u64 {
@@ -227,12 +240,22 @@ impl Dial for Image {
         let Some(renewal) = self.renewal.get() else {
             return false;
         };
-        let _one_at_a_time = self.renewing.lock().unwrap_or_else(|e| e.into_inner());
+        let Some(state) = error::ticket_state(why) else {
+            return false;
+        };
+        let asked = Instant::now();
+        let mut failed = self.renewing.lock().unwrap_or_else(|e| e.into_inner());
         let (current, old) = self.current();
         if epoch < current {
             return true;
         }
-        match renewal(&old, error::ticket_state(why)) {
+        if failed.is_some_and(|failed| failed > asked) {
+            // Whoever was waited for had the same question.
+            return false;
+        }
+        let renewed = renewal(&old, state);
+        *failed = renewed.is_none().then(Instant::now);
+        match renewed {
             Some(url) => {
                 *self.url.write().unwrap_or_else(|e| e.into_inner()) = (current + 1, url);
                 true

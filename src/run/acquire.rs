@@ -43,6 +43,7 @@ impl Held {
             asked: false,
             transfer: None,
             host: None,
+            renewing: false,
             machine: this_machine(),
             boot: this_boot(),
         })?;

@@ -110,14 +110,18 @@ fn end_transfer(
     }
     let id = (!state.snapshot).then_some(state.disk_id.as_str());
     engine.finalize(&transfer.id, id, &Interrupt::default())?;
-    match state.direction {
-        Direction::Upload => println!(
-            "{shown}: finalized; {disk} is free. What was written after the last fsync may be missing: \
-             write the image again unless you know better"
-        ),
-        Direction::Download => println!("{shown}: finalized; {disk} is free"),
-    }
+    println!("{shown}: finalized; {disk} is free{}", doubt(state));
     Ok(())
+}
+
+/// What is not known of the bytes of a mount that was killed.
+fn doubt(state: &State) -> &'static str {
+    match state.direction {
+        Direction::Upload => {
+            ". What was written after the last fsync may be missing: write the image again unless you know better"
+        }
+        Direction::Download => "",
+    }
 }
 
 /// What is left of a mount that was killed: in the tree, and of its record.
@@ -179,7 +183,7 @@ fn ended(
     let found = engine.disk(&state.disk_id)?;
     let status = found.as_ref().map(|disk| disk.status.as_str());
     let failed = phase == Some(Phase::Failed) || (phase.is_none() && status == Some("illegal"));
-    let never_started = state.transfer.is_none();
+    let never_started = state.transfer.is_none() || state.renewing;
     match status {
         Some("locked") => Err(Failure::text(
             Exit::Transfer,
@@ -199,7 +203,7 @@ fn ended(
             Ok(())
         }
         Some("ok") => {
-            println!("{shown}: no transfer is open; {disk} is ok");
+            println!("{shown}: no transfer is open; {disk} is ok{}", doubt(state));
             Ok(())
         }
         None if state.created => {

@@ -12,7 +12,9 @@
 //!
 //! Between the two transfers none holds the disk ([`Renewing::between`]). A mount that ends there has nothing to finalize or
 //! to pause; one that is killed there leaves a note that says so, for `recover`. An upload that somebody else has cancelled,
-//! finalized or paused for good is not brought back: its disk is their business now.
+//! finalized or paused for good is not brought back: its disk is their business now. Neither is anything finalized because a
+//! host does not answer: the engine verifies what it finalizes, and removes a disk that it finds broken, so it is asked for that
+//! only when there is no other way left.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
@@ -34,9 +36,13 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long a resume may take to show its effect: two looks of the engine, 10 s apart.
 const RESUME_LIMIT: Duration = Duration::from_secs(25);
 
+/// Renewals are not asked for more often: who refuses every ticket would be given ticket after ticket.
+const INTERVAL: Duration = Duration::from_secs(2);
+
 /// How far a renewal has got.
 #[derive(Debug, Default)]
 pub(super) struct Renewing {
+    last: Option<Instant>,
     /// The transfer that a resume was tried on, once.
     resumed: Option<String>,
     /// The last transfer has ended and there is no other one yet.
@@ -63,12 +69,19 @@ impl Held {
         };
         let proxy = leads_to(true) && !leads_to(false);
         let begun = Instant::now();
+        let early = renewing
+            .last
+            .map_or(Duration::ZERO, |last| INTERVAL.saturating_sub(last.elapsed()));
+        let _ = self.giving_up.sleep(early);
         loop {
             if self.ended.load(Ordering::Relaxed) {
                 return None;
             }
             let error = match self.try_to_renew(&mut renewing, state) {
-                Ok(Next::Go) => return self.url(proxy).ok().flatten(),
+                Ok(Next::Go) => {
+                    renewing.last = Some(Instant::now());
+                    return self.url(proxy).ok().flatten();
+                }
                 Ok(Next::Stay(why)) => {
                     info!("transfer {} stays as it is: {why}", self.id());
                     return None;
@@ -96,6 +109,7 @@ impl Held {
             if let Some(next) = self.keep(&old, phase, renewing, state)? {
                 return Ok(next);
             }
+            self.note_renewal()?;
             // Without a ticket it is of no use, and it keeps the disk locked.
             match self.order.direction {
                 Direction::Download if ended => {}
@@ -122,7 +136,7 @@ impl Held {
         let stay = |why: &str| Ok(Some(Next::Stay(why.to_owned())));
         match phase {
             Some(Phase::Paused(_)) => {}
-            Some(Phase::Transferring | Phase::Coming(_)) if state == TicketState::Unreachable => {
+            Some(Phase::Transferring | Phase::Coming(_)) if state == TicketState::NobodyThere => {
                 return stay("the engine sees it at work");
             }
             Some(Phase::Transferring | Phase::Coming(_)) => return Ok(None),
@@ -148,7 +162,7 @@ impl Held {
         let begun = Instant::now();
         while begun.elapsed() < RESUME_LIMIT {
             match self.engine.transfer(old)?.map(|transfer| transfer.phase) {
-                Some(Phase::Transferring) if state == TicketState::Unreachable => {
+                Some(Phase::Transferring) if state == TicketState::NobodyThere => {
                     return stay("it is resumed");
                 }
                 Some(Phase::Transferring) => return Ok(Some(Next::Go)),
@@ -174,15 +188,30 @@ impl Held {
                 return Err(error);
             }
         };
+        // From here on it is ours, whatever else fails.
+        self.set_transfer(&new);
         *renewing = Renewing::default();
         self.note(Some(&new), true)?;
-        let (id, snapshot) = (new.id.clone(), new.clone());
-        *self.transfer.lock().unwrap_or_else(|e| e.into_inner()) = snapshot;
         let new = wait_for_url(&self.engine, self.engine.wait_for_transferring(new)?)?;
-        info!(old, new = id, "the ticket had ended, another transfer is started");
-        self.note(Some(&new), true)?;
-        *self.transfer.lock().unwrap_or_else(|e| e.into_inner()) = new;
-        Ok(())
+        self.set_transfer(&new);
+        info!(
+            old,
+            new = new.id,
+            "the ticket had ended, another transfer is started"
+        );
+        self.note(Some(&new), true)
+    }
+
+    fn set_transfer(&self, transfer: &Transfer) {
+        *self.transfer.lock().unwrap_or_else(|e| e.into_inner()) = transfer.clone();
+    }
+
+    /// For `recover`: when the transfer has ended, that was not the end.
+    fn note_renewal(&self) -> Result<(), engine::Error> {
+        let mut file = self.file();
+        file.state.renewing = true;
+        file.update()
+            .map_err(|failure| engine::Error::Failed(failure.to_string()))
     }
 
     /// For `recover`: this is the transfer that holds the disk, or, with `asked`, one that was asked for.
@@ -192,6 +221,7 @@ impl Held {
         file.state.transfer = transfer.map(|transfer| transfer.id.clone());
         if let Some(transfer) = transfer {
             file.state.host.clone_from(&transfer.host);
+            file.state.renewing = false;
         }
         file.update()
             .map_err(|failure| engine::Error::Failed(failure.to_string()))
@@ -217,7 +247,7 @@ impl Held {
         {
             info!(id = found.id, "the transfer was started all the same");
             renewing.between = false;
-            *self.transfer.lock().unwrap_or_else(|e| e.into_inner()) = found;
+            self.set_transfer(&found);
         }
     }
 }

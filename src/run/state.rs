@@ -44,6 +44,9 @@ pub(super) struct State {
     /// `None` before the engine has answered.
     pub(super) transfer: Option<String>,
     pub(super) host: Option<String>,
+    /// The transfer is being replaced by another one, see `renewal`: its end is not the end of the mount.
+    #[serde(default)]
+    pub(super) renewing: bool,
     /// The machine that serves it, and since which boot: a home directory may be shared.
     pub(super) machine: String,
     pub(super) boot: String,

@@ -139,10 +139,11 @@ impl Held {
     fn look(&self, touch: &impl Fn()) {
         // The engine's limit may be shorter than what it was asked for.
         touch();
-        if self.renewing.try_lock().is_err() {
+        let Ok(_not_renewed_meanwhile) = self.renewing.try_lock() else {
             return self.set_phase("renewing");
-        }
-        let transfer = match self.engine.transfer(&self.id()) {
+        };
+        let id = self.id();
+        let transfer = match self.engine.transfer(&id) {
             Ok(Some(transfer)) => transfer,
             Ok(None) => return self.set_phase("gone"),
             Err(e @ engine::Error::Login { .. }) => {
@@ -154,14 +155,14 @@ impl Held {
         };
         let phase = transfer.phase.to_string();
         if phase != self.phase() {
-            info!(transfer = self.id(), "the transfer is {phase}");
+            info!(transfer = id, "the transfer is {phase}");
         }
         self.set_phase(&phase);
         if let Phase::Paused(phase) = &transfer.phase
             && !self.ended.load(Ordering::Relaxed)
         {
             warn!("the transfer is {phase}, resuming it");
-            match self.engine.resume(&self.id()) {
+            match self.engine.resume(&id) {
                 Ok(()) => self.set_phase("resuming"),
                 Err(e) => warn!("{e}"),
             }
@@ -265,6 +266,27 @@ impl Held {
     }
 
     fn leave_paused(&self, state: &State) -> Failure {
+        if let Ok(
+            None
+            | Some(Transfer {
+                phase: Phase::Failed | Phase::Failing(_) | Phase::Finished,
+                ..
+            }),
+        ) = self.engine.transfer(&self.id())
+        {
+            // Nothing is left to be paused, and what became of the disk is the engine's business.
+            return Failure::text(
+                Exit::DataLoss,
+                format!(
+                    "transfer {} of {} on host {} was ended, not by this mount, before every byte had arrived: look at \
+                     the disk in the engine; `rhv-mount recover {}` tells how it is",
+                    self.id(),
+                    self.what,
+                    state.host.as_deref().unwrap_or("unknown"),
+                    state.mountpoint.display()
+                ),
+            );
+        }
         let paused = self.engine.pause(&self.id());
         if let Err(e) = &paused {
             warn!("{e}");
