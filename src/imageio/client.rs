@@ -339,7 +339,11 @@ impl Client {
             host: self.host.clone(),
             why,
             heard: self.permit.heard(),
-            late: error.kind() == io::ErrorKind::TimedOut,
+            // A host that can't be reached is silent; what it was asked for it may do all the same.
+            late: matches!(
+                error.kind(),
+                io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
+            ),
         }
     }
 

@@ -104,6 +104,8 @@ impl From<Error> for RemoteError {
         match error {
             Error::Lost { late: true, .. } => RemoteError::Late(text),
             Error::Lost { .. } | Error::Connect { .. } | Error::Resolve { .. } => RemoteError::Lost(text),
+            // A gateway's: the server behind it was silent.
+            Error::Status { status: 504, .. } => RemoteError::Late(text),
             Error::Status { status: 500.., .. } => RemoteError::Failed(text),
             Error::Denied { .. } => RemoteError::Denied(text),
             Error::Status { .. }

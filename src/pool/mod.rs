@@ -39,9 +39,6 @@ pub use self::request::Answered;
 pub use self::retry::Doubt;
 use crate::remote::{Dial, Remote, RemoteError};
 
-/// Flushes that fail further apart than this have nothing to do with each other.
-const FLUSH_STORY: Duration = Duration::from_secs(120);
-
 /// Why the pool could not do what it was asked.
 #[derive(Debug, Clone, Error)]
 pub enum PoolError {
@@ -87,6 +84,10 @@ pub struct Pool {
     journal: OnceLock<Arc<dyn Journal>>,
     /// Held by whoever flushes a single connection.
     flushing: Mutex<()>,
+    /// Since when flushes have failed with none that did not.
+    flush_failing: Mutex<Option<Instant>>,
+    /// Since when no connection has got an answer.
+    outage: Mutex<Option<Instant>>,
     loss: OnceLock<String>,
     replaced: AtomicU64,
 }
@@ -107,22 +108,7 @@ struct Seat {
     generation: u64,
     /// Writes were sent on this connection and not flushed on it since.
     unflushed: bool,
-    /// The first and the last one of the flushes that have failed in this slot, with none between that did not.
-    flush_failing: Option<(Instant, Instant)>,
     used: Instant,
-}
-
-impl Seat {
-    /// A flush has failed; returns since when they do. One that failed long ago is another story.
-    fn flush_failed(&mut self) -> Instant {
-        let now = Instant::now();
-        let first = match self.flush_failing {
-            Some((first, last)) if now - last < FLUSH_STORY => first,
-            _ => now,
-        };
-        self.flush_failing = Some((first, now));
-        first
-    }
 }
 
 impl Pool {
@@ -151,7 +137,6 @@ impl Pool {
                 remote: Some(remote),
                 generation: 1,
                 unflushed: false,
-                flush_failing: None,
                 used,
             })
         };
@@ -169,6 +154,8 @@ impl Pool {
             retry_time,
             journal: OnceLock::new(),
             flushing: Mutex::new(()),
+            flush_failing: Mutex::new(None),
+            outage: Mutex::new(None),
             loss: OnceLock::new(),
             replaced: AtomicU64::new(0),
         }))
@@ -289,7 +276,33 @@ impl Pool {
         self.journal.get().is_some()
     }
 
+    /// How long a request is repeated that gets no answer.
+    pub fn retry_time(&self) -> Duration {
+        self.retry_time
+    }
+
+    /// A flush has failed; returns since when they do.
+    fn flush_failed(&self) -> Instant {
+        *lock(&self.flush_failing).get_or_insert_with(Instant::now)
+    }
+
+    /// Since when no connection has got an answer, when none does.
+    fn outage(&self) -> Option<Instant> {
+        *lock(&self.outage)
+    }
+
+    fn note_outage<T>(&self, result: &Result<T, RemoteError>) {
+        match result {
+            Err(RemoteError::Lost(_) | RemoteError::Late(_)) => {
+                lock(&self.outage).get_or_insert_with(Instant::now);
+            }
+            // Whatever was said, there is somebody who says it.
+            Ok(_) | Err(_) => *lock(&self.outage) = None,
+        }
+    }
+
     fn flushed(&self, slot: usize) {
+        *lock(&self.flush_failing) = None;
         if let Some(journal) = self.journal.get() {
             journal.flushed(slot);
         }
@@ -312,6 +325,10 @@ impl Pool {
         // A panic can't leave the state half changed: nothing in a critical section panics.
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 /// One connection, borrowed.

@@ -4,8 +4,8 @@
 //! |--------------|---------------------------------|---------------------------------|----------------------|----------|
 //! | read         | new connection, again           | new connection, again           | new right, again     | error    |
 //! | write, zero  | new connection, again           | new connection, again           | new right, again     | error    |
-//! | flush        | new connection, nothing to flush| new connection; all is to be    | new right            | error    |
-//! |              | on it                           | written again                   |                      |          |
+//! | flush        | new connection; all is to be    | new connection; all is to be    | new right            | error    |
+//! |              | written again                   | written again                   |                      |          |
 //! | touch        | new connection at the next one  | the same                        | the same             | the same |
 //!
 //! Whenever a connection goes, the [`Journal`] hears of it and writes again what the connection had answered and not
@@ -14,11 +14,13 @@
 //! for some time: it may come back in another place.
 //!
 //! A failed flush is about more than its connection: the storage reports that it lost something once, to whoever asks
-//! first. So after a 5xx everything that is not known to be durable is written again, whoever carried it.
+//! first. So after a 5xx everything that is not known to be durable is written again, whoever carried it; and so after a flush
+//! without an answer, which may have been that report.
 //!
 //! After a 5xx a connection is left behind, as its NBD backend may be gone for good. A read that failed says nothing
 //! about the writes on its connection: they are flushed before it goes, and only if that fails they are written again.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
@@ -44,6 +46,7 @@ pub struct Answered<'a> {
 }
 
 /// Why an attempt failed.
+#[derive(Debug)]
 struct Attempt {
     error: RemoteError,
     /// How long the request was at work; `None` when it was not sent: there was no connection to be had.
@@ -60,24 +63,26 @@ impl Pool {
     /// what is durable then: a connection that was lost had nothing to flush.
     pub fn flush_all(&self) -> Result<(), PoolError> {
         let mut leases = self.lock_all()?;
+        let slots: Vec<Mutex<&mut Lease<'_>>> = leases.iter_mut().map(Mutex::new).collect();
+        let flush = |n: usize| slots[n].lock().unwrap_or_else(|e| e.into_inner()).flush_once();
         let flushed: Vec<Flushed> = std::thread::scope(|scope| {
-            let (last, others) = leases.split_last_mut().expect("a pool is never empty");
-            let others: Vec<_> = others
-                .iter_mut()
-                .map(|lease| scope.spawn(|| lease.flush_once()))
-                .collect();
-            let last = last.flush_once();
-            let joined = others.into_iter().map(|flush| flush.join().map_err(|_| ()));
-            joined.chain([Ok(last)]).collect::<Result<_, ()>>()
+            let spawn = |n| {
+                let builder = std::thread::Builder::new().name("flush".into());
+                builder.spawn_scoped(scope, move || flush(n)).ok()
+            };
+            let spawned: Vec<_> = (1..slots.len()).map(spawn).collect();
+            let first = flush(0);
+            let joined = (1..).zip(spawned).map(|(n, spawned)| match spawned {
+                Some(thread) => thread.join().map_err(|_| ()),
+                // No thread is to be had: one after the other, then.
+                None => Ok(flush(n)),
+            });
+            [Ok(first)].into_iter().chain(joined).collect::<Result<_, ()>>()
         })
         .map_err(|()| PoolError::Loss("a flush ended in an internal error; data may be lost".into()))?;
-        let failed = flushed.iter().find_map(|result| match result {
-            Err(Attempt {
-                error: error @ RemoteError::Failed(_),
-                ..
-            }) => Some(error.to_string()),
-            _ => None,
-        });
+        drop(slots);
+        let mut results = leases.iter().zip(&flushed);
+        let failed = results.find_map(|(lease, result)| lease.report_of_a_loss(result));
         if let Some(why) = &failed {
             self.lost_all(why);
         }
@@ -103,19 +108,16 @@ impl Pool {
     /// one to spare: it may take minutes. After a failed attempt they come again from offset 0.
     pub fn extents(&self, own_connection: bool, found: &mut dyn FnMut(Extent)) -> Result<(), PoolError> {
         if own_connection {
-            let mut retry = Retry::new(Kind::Read, Duration::ZERO);
+            let mut retry = Retry::new(Kind::Walk, Duration::ZERO);
             loop {
-                let Err(error) = self.dial.dial().and_then(|mut remote| remote.extents(found)) else {
-                    return Ok(());
-                };
-                match error {
-                    late @ RemoteError::Late(_) => return Err(late.into()),
-                    other => retry.again(other)?,
+                match self.dial.dial().and_then(|mut remote| remote.extents(found)) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => retry.again(error, None)?,
                 }
             }
         }
         let mut lease = self.lease(Access::Read)?;
-        lease.repeat(Kind::Read, Op::Extents, 0, |remote| remote.extents(found))?;
+        lease.repeat(Kind::Walk, Op::Extents, 0, |remote| remote.extents(found))?;
         Ok(())
     }
 
@@ -157,17 +159,16 @@ impl Lease<'_> {
     /// Makes every write that this connection carried durable, or has the journal write it again: whoever needs to know
     /// asks the journal.
     pub fn flush(&mut self) -> Result<(), PoolError> {
-        // Two at once could share one report of a loss; the one without it would tell of success.
         let pool = self.pool;
-        let _alone = pool.flushing.lock().unwrap_or_else(|e| e.into_inner());
-        let result = self.flush_once();
-        if let Err(Attempt {
-            error: RemoteError::Failed(why),
-            ..
-        }) = &result
-        {
-            pool.lost_all(why);
-        }
+        let result = {
+            // Two at once could share one report of a loss; the one without it would tell of success.
+            let _alone = pool.flushing.lock().unwrap_or_else(|e| e.into_inner());
+            let result = self.flush_once();
+            if let Some(why) = self.report_of_a_loss(&result) {
+                pool.lost_all(&why);
+            }
+            result
+        };
         self.settle(result)
     }
 
@@ -181,20 +182,30 @@ impl Lease<'_> {
         }
     }
 
+    /// What may be, or may have been, the storage's only word of a loss of anybody's writes.
+    fn report_of_a_loss(&self, result: &Flushed) -> Option<String> {
+        let attempt = result.as_ref().err()?;
+        let tells = match attempt.error {
+            RemoteError::Failed(_) => true,
+            RemoteError::Lost(_) | RemoteError::Late(_) => attempt.at_work.is_some() && self.seat().unflushed,
+            RemoteError::Denied(_) | RemoteError::Protocol(_) => false,
+        };
+        tells.then(|| attempt.error.to_string())
+    }
+
     /// Draws the conclusions from a flush of this connection alone.
     fn settle(&mut self, result: Flushed) -> Result<(), PoolError> {
         let Attempt { error, epoch, .. } = match result {
             Ok(answered) => {
                 if answered {
                     self.pool.flushed(self.index());
-                    let seat = self.seat_mut();
-                    (seat.unflushed, seat.flush_failing) = (false, None);
+                    self.seat_mut().unflushed = false;
                 }
                 return self.pool.check_loss();
             }
             Err(attempt) => attempt,
         };
-        let since = self.seat_mut().flush_failed();
+        let since = self.pool.flush_failed();
         let may_be_repaired = match &error {
             RemoteError::Lost(_) | RemoteError::Late(_) => true,
             RemoteError::Failed(_) => self.pool.has_journal(),
@@ -239,23 +250,26 @@ impl Lease<'_> {
             if kind == Kind::Change {
                 self.pool.check_loss()?;
             }
+            let begun = Instant::now();
             let Attempt {
                 error,
                 at_work,
                 epoch,
             } = match self.try_once(op, bytes, &mut request) {
-                Ok(()) => return Ok(doubt),
+                // Storage that took long over this attempt may take as long over an earlier one.
+                Ok(()) => return Ok(doubt.max(doubt.map(|_| Doubt::until_a_request_of(begun.elapsed())))),
                 Err(attempt) => attempt,
             };
             doubt = doubt.max(at_work.and_then(|time| Doubt::of(&error, time)));
-            let renewable = self.pool.has_journal() || kind == Kind::Read && !self.seat().unflushed;
+            let renewable = self.pool.has_journal() || kind != Kind::Change && !self.seat().unflushed;
             match error {
-                RemoteError::Failed(_) if kind == Kind::Read => self.leave_behind(&error),
+                RemoteError::Failed(_) if kind != Kind::Change => self.leave_behind(&error),
                 RemoteError::Lost(_) | RemoteError::Late(_) | RemoteError::Failed(_) => {
                     self.give_up_connection(&error.to_string());
                     // Where it was may be nothing any more, and its image be served elsewhere.
                     let away = !matches!(error, RemoteError::Failed(_)) && retry.is_long();
                     if away && renewable && self.pool.dial.renew(epoch, &error) {
+                        retry = Retry::new(kind, self.pool.retry_time);
                         continue;
                     }
                 }
@@ -263,6 +277,7 @@ impl Lease<'_> {
                     if renewals < RENEWALS && renewable && self.pool.dial.renew(epoch, &error) =>
                 {
                     renewals += 1;
+                    retry = Retry::new(kind, self.pool.retry_time);
                     self.give_up_connection(&error.to_string());
                     continue;
                 }
@@ -271,7 +286,7 @@ impl Lease<'_> {
             if kind == Kind::Change {
                 self.pool.check_loss()?;
             }
-            retry.again(error)?;
+            retry.again(error, self.pool.outage())?;
         }
     }
 
@@ -305,6 +320,7 @@ impl Lease<'_> {
             Err(error) => result = result.and(Err(error)),
         }
         clock.record(op, begun.elapsed(), result.is_ok(), bytes);
+        self.pool.note_outage(&result);
         result.map_err(|error| Attempt {
             error,
             at_work: sent.map(|at| at.elapsed()),

@@ -9,6 +9,10 @@
 //! | the server says 5xx           | at most [`STORAGE_TIME`]           | [`ATTEMPTS`]    |
 //! | denied, nonsense              | never                              | never           |
 //!
+//! The extents are asked for like a read, but not again where the server is silent: that is minutes each time.
+//!
+//! Where no connection gets an answer any more, the clock is the pool's, and has begun when that did.
+//!
 //! A server that is away comes back; a storage that is full, or a sector that is bad, mostly doesn't, and whoever
 //! reads such a disk on purpose should not wait minutes for each sector.
 //!
@@ -57,12 +61,15 @@ impl Doubt {
     pub(super) fn of(error: &RemoteError, ago: Duration) -> Option<Doubt> {
         match error {
             RemoteError::Late(_) => Some(Doubt::Forever),
-            RemoteError::Lost(_) => {
-                let grace = (ago * GRACE_FACTOR).max(SHORTEST_GRACE);
-                Some(Doubt::Until(Instant::now() + grace))
-            }
-            RemoteError::Failed(_) | RemoteError::Denied(_) | RemoteError::Protocol(_) => None,
+            // A 5xx may be a proxy's, which has lost the server.
+            RemoteError::Lost(_) | RemoteError::Failed(_) => Some(Doubt::until_a_request_of(ago)),
+            RemoteError::Denied(_) | RemoteError::Protocol(_) => None,
         }
+    }
+
+    /// For as long as another one may take where one has taken `time`.
+    pub(super) fn until_a_request_of(time: Duration) -> Doubt {
+        Doubt::Until(Instant::now() + (time * GRACE_FACTOR).max(SHORTEST_GRACE))
     }
 }
 
@@ -71,6 +78,8 @@ impl Doubt {
 pub(super) enum Kind {
     Read,
     Change,
+    /// A read that may take minutes, and that nobody needs.
+    Walk,
 }
 
 /// The attempts of one request.
@@ -110,14 +119,19 @@ impl Retry {
     }
 
     /// An attempt has failed: waits before the next one, or returns the error when there is to be none.
-    pub(super) fn again(&mut self, error: RemoteError) -> Result<(), RemoteError> {
-        let since = *self.failing_since.get_or_insert_with(Instant::now);
+    ///
+    /// In an `outage` of all connections, the time counts from its beginning: requests that wait for each other do not wait
+    /// for it one after the other.
+    pub(super) fn again(&mut self, error: RemoteError, outage: Option<Instant>) -> Result<(), RemoteError> {
+        let own = *self.failing_since.get_or_insert_with(Instant::now);
+        let since = outage.map_or(own, |outage| own.min(outage));
         self.attempts += 1;
         let few = self.attempts < ATTEMPTS;
         let within = |time: Duration| since.elapsed() + self.pause <= time;
         let on = match (&error, self.kind) {
             (RemoteError::Denied(_) | RemoteError::Protocol(_), _) => false,
-            (RemoteError::Failed(_), Kind::Read) => few,
+            (RemoteError::Late(_), Kind::Walk) => false,
+            (RemoteError::Failed(_), Kind::Read | Kind::Walk) => few,
             (RemoteError::Failed(_), Kind::Change) => within(self.time.min(STORAGE_TIME)),
             // Without time to retry, a request without an answer is repeated only where that can do no harm.
             (RemoteError::Late(_), Kind::Change) => within(self.time),

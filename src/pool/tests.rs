@@ -315,3 +315,23 @@ fn close_all_waits_for_leases_and_refuses_new_ones() {
     closing.join().unwrap();
     assert!(matches!(pool.lease(Access::Read), Err(PoolError::Closed)));
 }
+
+/// Each would have the whole retry time for itself, one after the other.
+#[test]
+fn requests_that_wait_for_each_other_share_the_time_of_an_outage() {
+    let fake = Arc::new(Fake::default());
+    let dial = Arc::new(FakeDial(fake.clone()));
+    let pool = Pool::open(dial.clone(), dial.dial().unwrap(), 1, 1, Duration::from_secs(1)).unwrap();
+    fake.next
+        .lock()
+        .unwrap()
+        .extend(std::iter::repeat_with(lost).take(100_000));
+    let begun = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        for n in 0..30 {
+            let pool = &pool;
+            scope.spawn(move || assert!(pool.read(n, &mut [&mut [0; 4]]).is_err()));
+        }
+    });
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
