@@ -34,9 +34,11 @@ mod writer;
 mod zeros;
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use tracing::debug;
 
@@ -304,24 +306,51 @@ impl Disk {
         }
         let round = || {
             let mark = self.writes.last_seq();
-            loop {
-                self.writes.drain()?;
-                match self.pool.flush_all() {
-                    Ok(()) => {}
-                    // Not a loss: whoever has closed them has flushed before, and tells what came of it.
-                    Err(PoolError::Closed) => return Err(DiskError::Closing),
-                    Err(e) => self.writes.fail(e.to_string()),
-                }
-                self.verdict()?;
-                // Not so when a connection was lost meanwhile: what it carried is to be written and flushed again.
-                if self.writes.is_durable(mark) {
-                    break;
-                }
-            }
+            catch_unwind(AssertUnwindSafe(|| self.make_durable(mark))).unwrap_or_else(|_| {
+                self.writes.fail("internal error in a flush".into());
+                self.verdict()
+            })?;
             self.flushed.fetch_max(mark, Ordering::Release);
             Ok(())
         };
-        self.rounds.join(round, || self.verdict())
+        let shared = || {
+            self.verdict()?;
+            // A round that ended without an error of the disk and short of the mark was cut short by the close.
+            match self.flushed.load(Ordering::Acquire) >= mark {
+                true => Ok(()),
+                false => Err(DiskError::Closing),
+            }
+        };
+        self.rounds.join(round, shared)
+    }
+
+    /// Until every write numbered up to `mark` is durable; without any progress, for the retry time.
+    fn make_durable(&self, mark: u64) -> Result<(), DiskError> {
+        let mut stuck = (None, Instant::now());
+        loop {
+            self.writes.drain()?;
+            match self.pool.flush_all() {
+                Ok(()) => {}
+                // Not a loss: whoever has closed them has flushed before, and tells what came of it.
+                Err(PoolError::Closed) => return Err(DiskError::Closing),
+                Err(e) => self.writes.fail(e.to_string()),
+            }
+            self.verdict()?;
+            // Not so when a connection was lost meanwhile: what it carried is to be written and flushed again.
+            let oldest = self.writes.oldest();
+            if oldest.is_none_or(|oldest| oldest > mark) {
+                return Ok(());
+            }
+            if oldest != stuck.0 {
+                stuck = (oldest, Instant::now());
+            } else if stuck.1.elapsed() > self.pool.retry_time() {
+                self.writes.fail(
+                    "connections are lost before what they carried is flushed, again and again; data may be lost, write \
+                     the image again"
+                        .into(),
+                );
+            }
+        }
     }
 
     /// First byte at or after `offset` that may be data.

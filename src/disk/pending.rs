@@ -38,6 +38,12 @@ const LINGER: Duration = Duration::from_millis(20);
 /// Segments looked at for one pick; those behind are younger, and their turn comes.
 const SCAN: usize = 64;
 
+/// Segments that go with one request at most.
+const PARTS: usize = 64;
+
+/// Zeros that go with one request at most, bytes. Whoever writes there again while it is under way, or in doubt, has to wait.
+const ZEROS: u64 = 16 << 30;
+
 /// What a segment costs beside its bytes, bytes; bounds the number of tiny ones.
 const OVERHEAD: usize = 256;
 
@@ -146,6 +152,8 @@ pub(super) struct Table {
     strays: Strays,
     /// Counts the times that the storage reported a loss.
     era: u64,
+    /// By slot: its connection was lost with unflushed bytes, and no flush has succeeded in the slot since.
+    has_lost: Vec<bool>,
     /// Bytes of memory in `queued` and `flights`, and how many of them are data.
     cost: usize,
     content: usize,
@@ -166,6 +174,7 @@ impl Table {
             journal: Journal::new(slots),
             strays: Strays::default(),
             era: 0,
+            has_lost: vec![false; slots],
             cost: 0,
             content: 0,
             last_seq: 0,
@@ -259,12 +268,7 @@ impl Table {
         }
         let seq = self.carve(&(start..end)).unwrap_or(self.last_seq);
         // A neighbour on the left in the same cell takes the bytes; one on the right is taken in.
-        let left = self.before(start).filter(|&(s, seg)| {
-            matches!(seg.payload, Payload::Data(_))
-                && s + seg.payload.len() == start
-                && s / self.cell == start / self.cell
-        });
-        let (at, mut segment) = match left.map(|(s, _)| s) {
+        let (at, mut segment) = match self.data_before(start) {
             Some(s) => (s, self.take(s)),
             None => {
                 let bytes = self.buffer(piece.len());
@@ -419,17 +423,27 @@ impl Table {
         let next = self.queued.get(&end)?;
         let next_end = end + next.payload.len();
         let is_data = |payload: &Payload| matches!(payload, Payload::Data(_));
-        let own = |flight: &Flight| run.iter().any(|own| Arc::ptr_eq(&own.payload, &flight.payload));
-        let free =
-            |flight: &Flight| own(flight) || !share_block(&(end..next_end), &(flight.start..flight.end()));
+        // Those of the run itself have been launched last.
+        let others = &self.flights[..self.flights.len() - run.len()];
+        let free = |flight: &Flight| !share_block(&(end..next_end), &(flight.start..flight.end()));
         let fits = is_data(&last.payload) && is_data(&next.payload) && next_end - first.start <= most;
         let due = pressed || self.is_due(end, next, now);
-        let goes = fits && due && self.flights.iter().all(free);
+        let goes = run.len() < PARTS && fits && due && others.iter().all(free);
         (goes && self.strays.passage(end, &next.payload, now) == Passage::Free).then_some(end)
     }
 
     fn launch(&mut self, start: u64) -> Flight {
-        let segment = self.take(start);
+        let mut segment = self.take(start);
+        if let Payload::Zero(len) = &mut segment.payload
+            && *len > ZEROS
+        {
+            let rest = Segment {
+                payload: Payload::Zero(*len - ZEROS),
+                ..segment
+            };
+            *len = ZEROS;
+            self.insert(start + ZEROS, rest);
+        }
         self.count(&segment.payload);
         let flight = Flight {
             start,
@@ -472,7 +486,7 @@ impl Table {
         freed.into_iter().for_each(|bytes| self.recycle(bytes));
         if era < self.era {
             // The storage lost something while this was under way, and has reported it, to another one.
-            self.lost(Some(slot));
+            self.take_back(Some(slot));
         }
     }
 
@@ -481,23 +495,34 @@ impl Table {
         self.journal.cost(slot)
     }
 
+    /// True when the slot's connection was lost with unflushed bytes and none has got a flush done since.
+    pub(super) fn has_lost(&self, slot: usize) -> bool {
+        self.has_lost[slot]
+    }
+
     /// All that connection `slot` has answered is durable.
     pub(super) fn flushed(&mut self, slot: usize) {
+        self.has_lost[slot] = false;
         let freed = self.journal.flushed(slot);
         freed.into_iter().for_each(|bytes| self.recycle(bytes));
     }
 
     /// What connection `slot` had answered and not flushed is to be written again.
-    pub(super) fn lost(&mut self, slot: Option<usize>) {
-        for again in self.journal.take(slot) {
-            self.queue_again(again);
-        }
+    pub(super) fn lost(&mut self, slot: usize) {
+        self.has_lost[slot] = true;
+        self.take_back(Some(slot));
     }
 
     /// The storage has lost what any connection had answered and not flushed, or what is being answered now.
     pub(super) fn lost_all(&mut self) {
         self.era += 1;
-        self.lost(None);
+        self.take_back(None);
+    }
+
+    fn take_back(&mut self, slot: Option<usize>) {
+        for again in self.journal.take(slot) {
+            self.queue_again(again);
+        }
     }
 
     /// Queues answered bytes under everything that is newer: what is queued or in flight.
@@ -505,21 +530,45 @@ impl Table {
         let whole = start..start + payload.len();
         self.age(&whole, seq);
         let first = self.before(start).map_or(start, |(s, _)| s);
+        let hits = |range: &Range<u64>| range.start < whole.end && whole.start < range.end;
         let queued = self.queued.range(first..whole.end);
         let newer: Vec<Range<u64>> = queued
             .map(|(&s, seg)| s..s + seg.payload.len())
             .chain(self.flights.iter().map(|f| f.start..f.end()))
+            .filter(hits)
             .collect();
         let gaps = newer.iter().fold(vec![whole.clone()], without);
         // It has waited long enough.
         let born = Instant::now() - LINGER;
         if gaps == [whole] {
-            return self.insert(start, Segment { payload, seq, born });
+            return self.join(start, Segment { payload, seq, born });
         }
         for gap in gaps {
             let payload = payload.part(gap.start - start..gap.end - start);
-            self.insert(gap.start, Segment { payload, seq, born });
+            self.join(gap.start, Segment { payload, seq, born });
         }
+    }
+
+    /// Queues a segment where nothing is; data in the same cell that ends where it begins takes it in.
+    fn join(&mut self, start: u64, segment: Segment) {
+        let left = self.data_before(start);
+        let (Some(left), Payload::Data(bytes)) = (left, &segment.payload) else {
+            return self.insert(start, segment);
+        };
+        let mut joined = self.take(left);
+        if let Payload::Data(before) = &mut joined.payload {
+            before.extend_from_slice(bytes);
+        }
+        joined.seq = joined.seq.min(segment.seq);
+        joined.born = joined.born.min(segment.born);
+        self.insert(left, joined);
+    }
+
+    /// Start of the queued data that ends at `start`, in the same cell.
+    fn data_before(&self, start: u64) -> Option<u64> {
+        let (s, segment) = self.before(start)?;
+        let is_data = matches!(segment.payload, Payload::Data(_));
+        (is_data && s + segment.payload.len() == start && s / self.cell == start / self.cell).then_some(s)
     }
 
     /// What is queued or in flight in `range` stands for a write as old as `seq` as well.
@@ -538,10 +587,15 @@ impl Table {
         }
     }
 
+    /// Number of the oldest write that is not known to be durable.
+    pub(super) fn oldest_undurable(&self) -> Option<u64> {
+        self.oldest().into_iter().chain(self.journal.oldest()).min()
+    }
+
     /// True when everything numbered up to `seq` is durable.
+    #[cfg(test)]
     pub(super) fn is_durable(&self, seq: u64) -> bool {
-        self.oldest().is_none_or(|oldest| oldest > seq)
-            && self.journal.oldest().is_none_or(|oldest| oldest > seq)
+        self.oldest_undurable().is_none_or(|oldest| oldest > seq)
     }
 
     /// True when any acknowledged byte of `range` is not known to be on the server for good.
@@ -589,6 +643,10 @@ impl Table {
     /// room does not get more than what is in it.
     fn buffer(&mut self, len: usize) -> Vec<u8> {
         if len < STREAM_WRITE || self.cost > 2 * self.content + self.cell as usize {
+            // What small writes take is not also kept for large ones.
+            if self.spare.len() * (self.cell as usize) < self.cost {
+                self.spare.pop();
+            }
             return Vec::with_capacity(len);
         }
         let spare = self.spare.pop();

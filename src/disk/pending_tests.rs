@@ -212,3 +212,34 @@ fn bytes_of_random_writes_do_not_hold_whole_cells() {
         table.content
     );
 }
+
+/// They were answered one by one; it must not cost a request, or a look at every other one, for each of them to go again.
+#[test]
+fn small_writes_that_are_lost_go_again_as_large_ones() {
+    let mut table = Table::new(CELL, 1);
+    let writes = 2 * CELL / 512;
+    for n in 0..writes {
+        table.write(n * 512, &[n as u8; 512]);
+        for flight in go(&mut table).expect("it may go") {
+            table.landed(flight, Some(0), None);
+        }
+    }
+    table.lost(0);
+    let again = go(&mut table).expect("it is to be written again");
+    assert_eq!((again.len(), reach(&again)), (2, 0..2 * CELL));
+    assert!(again[0].bytes()[512..1024] == [1; 512]);
+}
+
+#[test]
+fn zeros_of_a_whole_large_disk_go_in_pieces() {
+    let mut table = Table::new(CELL, 1);
+    table.zero(0..1 << 40);
+    let mut end = 0;
+    while let Some(run) = go(&mut table) {
+        assert_eq!((run.len(), run[0].start), (1, end));
+        assert!(run[0].payload.len() <= ZEROS);
+        end = run[0].end();
+        table.landed(run.into_iter().next().unwrap(), None, None);
+    }
+    assert_eq!(end, 1 << 40);
+}

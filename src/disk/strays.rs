@@ -14,7 +14,7 @@ use super::pending::{BLOCK, Payload};
 use crate::pool::Doubt;
 
 /// Memory for the bytes of strays; beyond it, what would be sent counts as different from theirs.
-const BYTES: usize = 64 << 20;
+const BYTES: usize = 32 << 20;
 
 #[derive(Debug)]
 struct Stray {
@@ -66,6 +66,8 @@ pub(super) struct Strays {
 impl Strays {
     /// An attempt to put `payload` at `start` may still be performed.
     pub(super) fn add(&mut self, start: u64, payload: Arc<Payload>, doubt: Doubt) {
+        let now = Instant::now();
+        self.list.retain(|stray| stray.doubt > Doubt::Until(now));
         self.list.push(Stray {
             range: start..start + payload.len(),
             payload: Some(payload),

@@ -168,9 +168,9 @@ impl WriteBehind {
         self.moved.notify_all();
     }
 
-    /// True when every write numbered up to `seq` is on the storage for good.
-    pub(super) fn is_durable(&self, seq: u64) -> bool {
-        self.lock().table.is_durable(seq)
+    /// Number of the oldest write that is not on the storage for good.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.lock().table.oldest_undurable()
     }
 
     /// Number of the newest acknowledged write.
@@ -233,7 +233,10 @@ impl WriteBehind {
         let spawn = |n| {
             let (shared, pool) = (self.clone(), pool.clone());
             let builder = std::thread::Builder::new().name(format!("writer-{n}"));
-            builder.spawn(move || while shared.perform_next(&pool) {})
+            builder.spawn(move || {
+                let next = || catch_unwind(AssertUnwindSafe(|| shared.perform_next(&pool)));
+                while next().unwrap_or_else(|_| shared.broken()) {}
+            })
         };
         (1..=pool.writers()).map(spawn).collect()
     }
@@ -241,6 +244,12 @@ impl WriteBehind {
     /// The most that one request takes of the backlog: a fair share, so that no connection is left without work.
     fn share(&self, inner: &Inner) -> u64 {
         (inner.table.queued_cost() as u64 / self.writers).min(self.request_size)
+    }
+
+    /// A writer thread has panicked: nothing that waits for it may wait for ever.
+    fn broken(&self) -> bool {
+        self.fail("internal error in a writer thread".into());
+        true
     }
 
     fn perform_next(&self, pool: &Pool) -> bool {
@@ -296,9 +305,15 @@ impl WriteBehind {
                 let slot = self.journal_share.map(|_| lease.index());
                 inner.table.landed(flight, slot, doubt);
             }
+            // A connection that was lost with unflushed bytes has to show that it gets one flush done, or a server that
+            // drops connections after so many requests would have the same bytes sent for ever.
+            let share = |share| match inner.table.has_lost(lease.index()) {
+                true => 0,
+                false => share,
+            };
             let full = self
                 .journal_share
-                .is_some_and(|share| inner.table.unflushed(lease.index()) > share);
+                .is_some_and(|most| inner.table.unflushed(lease.index()) > share(most));
             drop(inner);
             self.moved.notify_all();
             // What conflicted with this flight may go now.
@@ -308,7 +323,7 @@ impl WriteBehind {
         match done {
             Ok(Ok(())) => {}
             Ok(Err(e)) => self.fail(e.to_string()),
-            Err(_) => self.fail("internal error in a writer thread".into()),
+            Err(_) => return self.broken(),
         }
         true
     }
@@ -324,7 +339,7 @@ impl pool::Journal for WriteBehind {
 
     fn lost(&self, slot: usize) {
         if (slot as u64) < self.writers {
-            self.lock().table.lost(Some(slot));
+            self.lock().table.lost(slot);
             self.work.notify_all();
         }
     }

@@ -30,7 +30,7 @@ pub(super) enum Fault {
     Lost,
     /// It breaks when half is done.
     LostHalf,
-    /// It breaks before the answer; then all of it is forgotten with the rest.
+    /// It breaks before the answer; then all of it is forgotten with the rest. A flush has failed, and nobody is told.
     LostAfter,
     /// It breaks, and the request is performed soon after.
     LostLater,
@@ -38,6 +38,10 @@ pub(super) enum Fault {
     Failed,
     /// Half is done, and the server says that it failed.
     FailedHalf,
+    /// Whoever is between says that it failed, and the server performs it soon after.
+    FailedLater,
+    /// A bug of ours.
+    Panic,
     /// No answer; it is performed at once.
     Late,
     /// No answer; it is performed some time, the test says when.
@@ -68,6 +72,8 @@ pub(super) struct Server {
     epoch: u64,
     /// A new ticket is to be had when one has ended.
     pub(super) renewable: bool,
+    /// A connection breaks after so many requests.
+    pub(super) lifetime: Option<u32>,
 }
 
 impl Server {
@@ -153,6 +159,7 @@ impl Dial for Cloud {
             server: self.server.clone(),
             id: self.newest.fetch_add(1, Ordering::SeqCst) + 1,
             epoch: server.epoch,
+            requests: 0,
         }))
     }
 
@@ -174,6 +181,7 @@ struct Connection {
     server: Arc<Mutex<Server>>,
     id: u64,
     epoch: u64,
+    requests: u32,
 }
 
 impl Connection {
@@ -192,6 +200,11 @@ impl Connection {
         if server.ended.is_some_and(|ended| self.epoch <= ended) {
             return Err(RemoteError::Denied("the ticket has ended".into()));
         }
+        self.requests += 1;
+        if server.lifetime.is_some_and(|most| self.requests > most) {
+            server.cut(id);
+            return Err(RemoteError::Lost("it has lived long enough".into()));
+        }
         let Some(at) = server.faults.iter().position(|(of, _)| *of == kind) else {
             perform(&mut server, id);
             return Ok(());
@@ -205,20 +218,23 @@ impl Connection {
                     server.perform(id, range.start..range.start + half, &bytes[..half]);
                 }
                 Fault::LostAfter | Fault::Late => server.perform(id, range, bytes),
-                Fault::LostLater => {
+                Fault::LostLater | Fault::FailedLater => {
                     let soon = Instant::now() + STRAY;
                     server.strays.push((Some(soon), range, bytes.to_vec()));
                 }
                 Fault::LateLater => server.strays.push((None, range, bytes.to_vec())),
-                Fault::Lost | Fault::Failed | Fault::Denied | Fault::Nonsense => {}
+                Fault::Lost | Fault::Failed | Fault::Denied | Fault::Nonsense | Fault::Panic => {}
             }
         }
         Err(match fault {
             Fault::Lost | Fault::LostHalf | Fault::LostAfter | Fault::LostLater => {
+                if (kind, fault) == (Kind::Flush, Fault::LostAfter) {
+                    server.forget(|_| true);
+                }
                 server.cut(id);
                 RemoteError::Lost("reset".into())
             }
-            Fault::Failed | Fault::FailedHalf => {
+            Fault::Failed | Fault::FailedHalf | Fault::FailedLater => {
                 if kind == Kind::Flush {
                     server.forget(|_| true);
                 }
@@ -230,6 +246,10 @@ impl Connection {
                 RemoteError::Denied("403".into())
             }
             Fault::Nonsense => RemoteError::Protocol("418".into()),
+            Fault::Panic => {
+                drop(server);
+                panic!("on purpose");
+            }
         })
     }
 

@@ -16,6 +16,10 @@ impl Cloud {
     /// The disk on four connections.
     fn disk(self: &Arc<Self>, zero_detect: bool, journal_size: u64) -> Disk {
         let retry_time = Duration::from_secs(if journal_size == 0 { 0 } else { 10 });
+        self.disk_with(zero_detect, journal_size, retry_time)
+    }
+
+    fn disk_with(self: &Arc<Self>, zero_detect: bool, journal_size: u64, retry_time: Duration) -> Disk {
         let pool = Pool::open(self.clone(), self.dial().unwrap(), 4, 4, retry_time).unwrap();
         let options = DiskOptions {
             read_only: false,

@@ -47,6 +47,7 @@ fn fault(faults: Faults) -> impl Strategy<Value = (Kind, Fault)> {
         Just(Fault::LostLater),
         Just(Fault::Failed),
         Just(Fault::FailedHalf),
+        Just(Fault::FailedLater),
         Just(Fault::Denied),
     ];
     let stays = prop_oneof![Just(Fault::Late), Just(Fault::LateLater), Just(Fault::Nonsense)];

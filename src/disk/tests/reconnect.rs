@@ -103,27 +103,87 @@ fn a_full_journal_is_flushed_without_being_asked() {
     assert!((12..40).contains(&flushes), "{flushes} flushes for 4 MiB");
 }
 
+/// The storage tells of a loss once. Who was told is gone, and its word with it.
+#[test]
+fn a_flush_without_an_answer_has_everything_written_again_whoever_carried_it() {
+    let cloud = Cloud::new(9);
+    let disk = cloud.disk(false, JOURNAL);
+    for n in 0..8 {
+        disk.write(n * 40_000, &[n as u8 + 1; 4096]).unwrap();
+        disk.drain().unwrap();
+    }
+    cloud.server().faults.push((Kind::Flush, Fault::LostAfter));
+    disk.flush().unwrap();
+    for n in 0..8 {
+        assert!(cloud.server().durable[n * 40_000..][..4096] == [n as u8 + 1; 4096]);
+    }
+}
+
+#[test]
+fn newer_bytes_wait_for_a_request_that_a_proxy_has_given_up_on() {
+    let cloud = Cloud::new(9);
+    let disk = cloud.disk(false, JOURNAL);
+    cloud.server().faults.push((Kind::Change, Fault::FailedLater));
+    disk.write(0, &[1; 4096]).unwrap();
+    disk.drain().unwrap();
+    disk.write(0, &[2; 4096]).unwrap();
+    disk.flush().unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    let mut server = cloud.server();
+    server.let_strays_in(true);
+    assert!(server.durable[..4096] == [2; 4096]);
+}
+
+#[test]
+fn a_panic_in_a_flush_is_a_failure_for_whoever_shares_it_and_for_good() {
+    let cloud = Cloud::new(9);
+    let disk = cloud.disk(false, JOURNAL);
+    disk.write(0, &[1; 4096]).unwrap();
+    cloud.server().faults.push((Kind::Flush, Fault::Panic));
+    std::thread::scope(|scope| {
+        let flushers: Vec<_> = (0..4).map(|_| scope.spawn(|| disk.flush())).collect();
+        for flusher in flushers {
+            assert!(flusher.join().unwrap().is_err());
+        }
+    });
+    assert!(disk.flush().is_err() && disk.write(0, &[1]).is_err());
+}
+
+/// As many requests as it takes to write and to flush: no more progress is needed.
+#[test]
+fn connections_that_live_for_a_few_requests_carry_everything_in_the_end() {
+    let cloud = Cloud::new(9);
+    cloud.server().lifetime = Some(3);
+    let disk = cloud.disk(false, JOURNAL);
+    let mut expected = vec![9; SIZE];
+    for n in 0..64 {
+        let (at, fill) = (n * 8000, n as u8 + 1);
+        disk.write(at as u64, &[fill; 8000]).unwrap();
+        expected[at..at + 8000].fill(fill);
+    }
+    disk.flush().unwrap();
+    assert!(cloud.server().durable == expected);
+}
+
+#[test]
+fn connections_that_are_lost_before_every_flush_fail_for_good_in_the_end() {
+    let cloud = Cloud::new(9);
+    let disk = cloud.disk_with(false, JOURNAL, Duration::from_millis(300));
+    cloud.server().lifetime = Some(1);
+    let mut failed = false;
+    for n in 0..1_000_000 {
+        failed = disk.write(n % 64 * 8000, &[1; 8000]).is_err();
+        if failed {
+            break;
+        }
+    }
+    assert!(failed && disk.flush().is_err() && disk.failure().is_some());
+}
+
 #[test]
 fn storage_that_never_flushes_fails_for_good_in_the_end() {
     let cloud = Cloud::new(9);
-    let pool = Pool::open(
-        cloud.clone(),
-        cloud.dial().unwrap(),
-        2,
-        2,
-        Duration::from_millis(200),
-    )
-    .unwrap();
-    let options = DiskOptions {
-        read_only: false,
-        cache_size: 4 << 20,
-        journal_size: JOURNAL,
-        request_size: 64 << 10,
-        zero_detect: true,
-        extents: true,
-        spare_connection: false,
-    };
-    let disk = Disk::open(pool, SIZE as u64, options).unwrap();
+    let disk = cloud.disk_with(true, JOURNAL, Duration::from_millis(200));
     disk.write(0, &[1; 4096]).unwrap();
     cloud
         .server()

@@ -141,7 +141,7 @@ impl Rig {
     fn lose(&mut self, slot: usize) {
         self.server.settle(false, |owner| owner == slot);
         self.server.broken[slot] = false;
-        self.table.lost(Some(slot));
+        self.table.lost(slot);
     }
 
     fn note(&mut self, range: Range<usize>, image: &[u8]) {
@@ -255,7 +255,7 @@ fn bytes_that_are_replaced_before_they_are_durable_are_still_waited_for() {
     answered.write(0, &[2; 4096]);
     let run = go(&mut answered);
     land(&mut answered, run, 1);
-    answered.lost(Some(0));
+    answered.lost(0);
     assert!(!answered.is_durable(1), "in the journal");
     answered.flushed(1);
     assert!(answered.is_durable(2));
@@ -266,7 +266,7 @@ fn bytes_that_are_replaced_before_they_are_durable_are_still_waited_for() {
     land(&mut flying, run, 0);
     flying.write(0, &[2; 4096]);
     let run = go(&mut flying);
-    flying.lost(Some(0));
+    flying.lost(0);
     assert!(!flying.is_durable(1), "by bytes in flight");
     land(&mut flying, run, 1);
     assert!(!flying.is_durable(1), "which were answered");
