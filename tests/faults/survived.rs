@@ -103,10 +103,13 @@ fn a_flush_that_fails_with_writes_on_every_connection() {
         .rig
         .server
         .change(|settings| settings.put_delay = Duration::from_millis(20));
+    let file = survival.rig.read_write();
     for n in 0..8 {
-        survival.write(n, n * 2 * MIB, 2 * MIB);
+        let bytes = pattern(n, 2 * MIB as usize);
+        file.write_all_at(&bytes, n * 2 * MIB).expect("write");
+        survival.model.write(n * 2 * MIB, &bytes);
     }
-    close(survival.rig.read_write()).expect("close");
+    close(file).expect("close");
     let put = |survival: &Survival| {
         let puts = survival.rig.server.records_of(Verb::Put);
         puts.iter().map(crate::server::Record::length).sum::<u64>()
