@@ -17,6 +17,9 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Who waits longer for the end of a mount wants to know why.
 const UMOUNT_SILENCE: Duration = Duration::from_secs(5);
 
+/// A process that has not answered so many questions for its status, each for [`STATUS_TIMEOUT`], is stopped or stuck.
+const DEAF: u32 = 3;
+
 /// No line is longer, bytes: the ending of 64 connections with their figures takes half of it. Root asks everybody's
 /// processes.
 pub(super) const LINE_LIMIT: u64 = 128 << 10;
@@ -98,17 +101,36 @@ pub(super) fn ask_status(place: &Place) -> io::Result<Status> {
 }
 
 /// Asks the mount at `place` to end, and waits until it has, with one call of `still` when that takes its time. `None`
-/// when the process went away without an answer, an error when nobody listens.
+/// when the process went away without an answer; an error when nobody listens, and one that is [`is_silent`] when the process
+/// is there and says nothing any more, not even how it stands.
 pub(super) fn ask_umount(place: &Place, still: impl FnOnce()) -> io::Result<Option<Ending>> {
     let stream = ask(place, Ask::Umount)?;
     stream.set_read_timeout(Some(UMOUNT_SILENCE))?;
     let mut reader = BufReader::new(&stream);
-    let silent = |e: io::Error| matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
-    if reader.fill_buf().is_err_and(silent) {
-        still();
+    let (mut still, mut deaf) = (Some(still), 0);
+    while let Err(silent) = reader.fill_buf() {
+        if !is_silent(&silent) {
+            return Ok(None);
+        }
+        if let Some(still) = still.take() {
+            still();
+        }
+        // As long as it answers, it has bounds of its own.
+        deaf = match ask_status(place) {
+            Err(e) if is_silent(&e) => deaf + 1,
+            _ => 0,
+        };
+        if deaf == DEAF {
+            return Err(silent);
+        }
     }
     stream.set_read_timeout(None)?;
     Ok(read_line(reader).ok())
+}
+
+/// No answer in time.
+pub(super) fn is_silent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 fn ask(place: &Place, ask: Ask) -> io::Result<UnixStream> {

@@ -3,8 +3,9 @@
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use tracing::{error, warn};
 
 use super::control::{self, Status};
@@ -16,6 +17,36 @@ use super::{Exit, Failure};
 use crate::disk::DiskError;
 use crate::engine::Interrupt;
 use crate::pool::Op;
+
+/// How often the way to the storage is looked at while the last data is on it.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Beyond the time that requests have by themselves: a renewal of the transfer, or one zero request for a large disk.
+const EXTRA: Duration = Duration::from_secs(600);
+
+/// Whether the last data moves. What it waits for has bounds of its own; this one is for what nobody has thought of.
+#[derive(Debug)]
+struct Progress {
+    answers: u64,
+    since: Instant,
+}
+
+impl Progress {
+    fn of(answers: u64) -> Self {
+        Progress {
+            answers,
+            since: Instant::now(),
+        }
+    }
+
+    /// How long there was no answer, when that is longer than `limit`.
+    fn stuck(&mut self, answers: u64, limit: Duration) -> Option<Duration> {
+        if answers != self.answers {
+            *self = Progress::of(answers);
+        }
+        Some(self.since.elapsed()).filter(|silent| *silent > limit)
+    }
+}
 
 fn gave_up() -> Result<(), DiskError> {
     Err(DiskError::Failed(
@@ -36,6 +67,7 @@ impl Serving {
         let patience = Interrupt::default();
         let mut transfer = None;
         let mut begun = false;
+        let mut progress = Progress::of(self.answers());
         loop {
             if let (Some(data), false) = (&data, begun) {
                 begun = true;
@@ -52,7 +84,17 @@ impl Serving {
                 self.tell(&ending, std::mem::take(&mut ended.waiting));
                 return ending;
             }
-            match inbox.recv() {
+            match inbox.recv_timeout(LOOK) {
+                Err(RecvTimeoutError::Timeout) if data.is_none() => {
+                    let limit = self.settings.retry_time + self.settings.timeout + EXTRA;
+                    data = progress.stuck(self.answers(), limit).map(|silent| {
+                        Err(DiskError::Failed(format!(
+                            "gave up after {} s without any answer, with data still on its way",
+                            silent.as_secs()
+                        )))
+                    });
+                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Ok(Event::Drained(result)) => data = data.or(Some(result)),
                 Ok(Event::Ended(result)) => transfer = Some(result),
                 // The first one only says what is happening anyway.
@@ -93,6 +135,15 @@ impl Serving {
             Ok(_) => None,
             Err(_) => Some(held.end(verdict, patience)),
         }
+    }
+
+    /// Requests that were answered so far.
+    fn answers(&self) -> u64 {
+        let ops = [Op::Read, Op::Write, Op::Zero, Op::Flush];
+        let clocks = self.pool.clocks().iter();
+        clocks
+            .map(|clock| ops.iter().map(|op| clock.ops(*op)).sum::<u64>())
+            .sum()
     }
 
     fn left_open(&self) -> Failure {
@@ -205,5 +256,20 @@ impl Serving {
             transfer: self.held.as_ref().map(|held| held.id()),
             transfer_phase: self.held.as_ref().map(|held| held.phase()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_silence_is_given_up_on() {
+        let mut progress = Progress::of(5);
+        assert_eq!(progress.stuck(5, Duration::from_secs(100)), None);
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(progress.stuck(6, Duration::from_millis(10)), None, "an answer");
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(progress.stuck(6, Duration::from_millis(10)).is_some());
     }
 }

@@ -42,6 +42,17 @@ pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
     match control::ask_umount(&place, still) {
         Ok(Some(ending)) => return Ok(tell(&ending)),
         Ok(None) => return clear_up(&path, &place),
+        Err(e) if control::is_silent(&e) => {
+            let pid = place.record().map_or(0, |record| record.pid);
+            return Err(Failure::text(
+                Exit::DataLoss,
+                format!(
+                    "process {pid}, which serves {shown}, does not answer, not even with its status: what was written since \
+                     the last fsync may not be on the storage. If it is stopped, `kill -CONT {pid}` lets it go on and end; \
+                     `kill {pid}` twice makes it give up"
+                ),
+            ));
+        }
         Err(_) => {}
     }
     if let Some(ending) = place.take_ending() {
