@@ -33,4 +33,5 @@ pub mod rights;
 pub mod run;
 pub mod secret;
 pub mod settings;
+mod sync;
 pub mod trust;

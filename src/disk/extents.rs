@@ -7,8 +7,7 @@
 //! The thread always leaves a map behind, if only an empty one.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::warn;
 
@@ -16,6 +15,8 @@ use super::DiskOptions;
 use super::writer::WriteBehind;
 use super::zeros::ZeroMap;
 use crate::pool::Pool;
+use crate::sync::Instant;
+use crate::sync::thread::{self, JoinHandle};
 
 /// The largest unit that a backend rounds a disk's size up to, bytes: a qcow2 cluster.
 const ROUNDING: u64 = 2 << 20;
@@ -48,7 +49,7 @@ impl Extents {
         }
         writes.expect_zeros();
         let (pool, writes, own_connection) = (pool.clone(), writes.clone(), options.spare_connection);
-        let builder = std::thread::Builder::new().name("extents".into());
+        let builder = thread::Builder::new().name("extents".into());
         let thread = builder.spawn(move || {
             let mut learning = Learning {
                 writes,

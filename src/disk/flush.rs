@@ -6,9 +6,9 @@
 //! of durability by a round that began before its write.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Condvar, Mutex};
 
 use super::DiskError;
+use crate::sync::{Condvar, Mutex};
 
 #[derive(Debug, Default)]
 struct Rounds {
@@ -54,7 +54,7 @@ impl SharedRounds {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "shuttle")))]
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};

@@ -35,10 +35,7 @@ mod zeros;
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::Instant;
+use std::sync::Arc;
 
 use tracing::debug;
 
@@ -50,6 +47,9 @@ pub use self::reader::ReadBytes;
 use self::reader::Reader;
 use self::writer::{Inner, WriteBehind};
 use crate::pool::{Pool, PoolError};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::thread::JoinHandle;
+use crate::sync::{Instant, Mutex, MutexGuard};
 
 /// How a disk behaves.
 #[derive(Debug, Clone)]
@@ -405,7 +405,7 @@ impl Disk {
         self.writes.check()
     }
 
-    fn writable(&self) -> Result<std::sync::MutexGuard<'_, Inner>, DiskError> {
+    fn writable(&self) -> Result<MutexGuard<'_, Inner>, DiskError> {
         if self.options.read_only {
             return Err(DiskError::ReadOnly);
         }

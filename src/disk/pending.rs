@@ -21,12 +21,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::journal::{Again, Journal};
 use super::overlay::{Placed, without};
 use super::strays::{Passage, Strays};
 use crate::pool::Doubt;
+use crate::sync::Instant;
 
 /// Requests in flight never share a block of this many bytes: the largest unit that a file backend
 /// rewrites as a whole (4096 on NFS and 4Kn disks).

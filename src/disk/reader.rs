@@ -9,10 +9,8 @@
 
 use std::ops::{Deref, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
-use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::debug;
 
 use super::DiskError;
@@ -21,6 +19,9 @@ use super::streams::Streams;
 use super::writer::WriteBehind;
 use super::zeros::ZeroMap;
 use crate::pool::Pool;
+use crate::sync::Mutex;
+use crate::sync::channel::{Receiver, Sender, bounded};
+use crate::sync::thread::{self, JoinHandle};
 
 /// Furthest prefetch, bytes: four requests of 8 MiB on their way and two to be read. Never more than the chunks that are
 /// kept.
@@ -78,7 +79,7 @@ impl Reader {
         });
         let prefetch = |n| {
             let (fetcher, wanted): (_, Receiver<Announced>) = (fetcher.clone(), wanted.clone());
-            let builder = std::thread::Builder::new().name(format!("prefetch-{n}"));
+            let builder = thread::Builder::new().name(format!("prefetch-{n}"));
             builder.spawn(move || {
                 for run in &wanted {
                     // A panic costs this run; the thread has to be there for those that are announced.

@@ -8,10 +8,10 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::pending::{BLOCK, Payload};
 use crate::pool::Doubt;
+use crate::sync::Instant;
 
 /// Memory for the bytes of strays; beyond it, what would be sent counts as different from theirs.
 const BYTES: usize = 32 << 20;

@@ -9,9 +9,7 @@
 //! and drain waiters get the error, and what was acknowledged stays readable until the end.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
-use std::thread::JoinHandle;
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
 
 use tracing::info;
 
@@ -19,6 +17,8 @@ use super::DiskError;
 use super::pending::{Flight, Payload, Pick, Table};
 use super::zeros::ZeroMap;
 use crate::pool::{self, Answered, Pool};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 
 /// Writes are merged into cells of this part of a request. A connection that is free takes a full cell at once; the more
 /// cells wait, the more go with one request. So a lone write is on its way early, and a stream makes large requests, which
@@ -232,7 +232,7 @@ impl WriteBehind {
     pub(super) fn start(self: &Arc<Self>, pool: &Arc<Pool>) -> std::io::Result<Vec<JoinHandle<()>>> {
         let spawn = |n| {
             let (shared, pool) = (self.clone(), pool.clone());
-            let builder = std::thread::Builder::new().name(format!("writer-{n}"));
+            let builder = thread::Builder::new().name(format!("writer-{n}"));
             builder.spawn(move || {
                 let next = || catch_unwind(AssertUnwindSafe(|| shared.perform_next(&pool)));
                 while next().unwrap_or_else(|_| shared.broken()) {}

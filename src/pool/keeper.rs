@@ -6,10 +6,11 @@
 //! (flush is refused on read tickets, OPTIONS counts as activity on every ticket).
 
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use super::Pool;
+use crate::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use crate::sync::thread;
 
 /// The inactivity timeout that a ticket has unless it was given another one: the shortest usual one.
 pub const USUAL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -43,7 +44,7 @@ impl Keeper {
                     }
                 }
             };
-            std::thread::Builder::new()
+            thread::Builder::new()
                 .name(format!("keeper-{}", slot + 1))
                 .spawn(look)?;
             Ok(stop)

@@ -27,8 +27,8 @@ mod retry;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use thiserror::Error;
 use tracing::info;
@@ -38,6 +38,7 @@ pub use self::keeper::{Keeper, USUAL_TIMEOUT};
 pub use self::request::Answered;
 pub use self::retry::Doubt;
 use crate::remote::{Dial, Remote, RemoteError};
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard, thread};
 
 /// Why the pool could not do what it was asked.
 #[derive(Debug, Clone, Error)]
@@ -124,7 +125,7 @@ impl Pool {
     ) -> Result<Arc<Pool>, RemoteError> {
         let count = count.max(1);
         let mut remotes = vec![first];
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let dials: Vec<_> = (1..count).map(|_| scope.spawn(|| dial.dial())).collect();
             for dialled in dials {
                 remotes.push(dialled.join().expect("dial does not panic")?);
@@ -417,5 +418,5 @@ impl Drop for Lease<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "shuttle")))]
 mod tests;

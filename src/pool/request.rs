@@ -20,8 +20,7 @@
 //! After a 5xx a connection is left behind, as its NBD backend may be gone for good. A read that failed says nothing
 //! about the writes on its connection: they are flushed before it goes, and only if that fails they are written again.
 
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::warn;
 
@@ -32,6 +31,7 @@ use super::{Access, Lease, Op, Pool, PoolError};
 #[cfg(doc)]
 use crate::remote::Dial;
 use crate::remote::{Extent, Remote, RemoteError};
+use crate::sync::{Instant, Mutex, thread};
 
 /// New rights that one request may ask for after a refusal.
 const RENEWALS: u32 = 5;
@@ -65,11 +65,8 @@ impl Pool {
         let mut leases = self.lock_all()?;
         let slots: Vec<Mutex<&mut Lease<'_>>> = leases.iter_mut().map(Mutex::new).collect();
         let flush = |n: usize| slots[n].lock().unwrap_or_else(|e| e.into_inner()).flush_once();
-        let flushed: Vec<Flushed> = std::thread::scope(|scope| {
-            let spawn = |n| {
-                let builder = std::thread::Builder::new().name("flush".into());
-                builder.spawn_scoped(scope, move || flush(n)).ok()
-            };
+        let flushed: Vec<Flushed> = thread::scope(|scope| {
+            let spawn = |n| thread::spawn_scoped(scope, move || flush(n)).ok();
             let spawned: Vec<_> = (1..slots.len()).map(spawn).collect();
             let first = flush(0);
             let joined = (1..).zip(spawned).map(|(n, spawned)| match spawned {

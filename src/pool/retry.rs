@@ -19,12 +19,13 @@
 //! A change whose answer never came may still be performed, after everything that is sent later on another connection:
 //! [`Doubt`] says for how long. Sending the same bytes again is harmless; newer bytes for the same place have to wait.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::info;
 
 use crate::remote::RemoteError;
+use crate::sync::Instant;
+use crate::sync::thread::sleep;
 
 /// Attempts of a request that may be repeated, the first one included, also when the retry time is 0.
 const ATTEMPTS: u32 = 4;

@@ -5,10 +5,11 @@
 //! not flushed, and says so once. A request can be performed in part, or after everybody has given up on it. A ticket
 //! can end, and with it all connections.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
 use crate::remote::{Dial, Extent, Remote, RemoteError};
+use crate::sync::Instant;
 
 pub(super) const SIZE: usize = 512 << 10;
 
@@ -138,7 +139,7 @@ impl Cloud {
         })
     }
 
-    pub(super) fn server(&self) -> std::sync::MutexGuard<'_, Server> {
+    pub(super) fn server(&self) -> MutexGuard<'_, Server> {
         self.server.lock().unwrap()
     }
 

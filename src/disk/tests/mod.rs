@@ -5,8 +5,7 @@ mod model;
 mod reconnect;
 mod table;
 
-use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::cloud::{Cloud, SIZE};
 use super::*;

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use self::Step::*;
 use super::super::pending::{Flight, Payload, Pick, Table};
 use super::*;
+use crate::sync::Instant;
 
 const CELL: u64 = 8 << 10;
 const BYTES: usize = 6 * CELL as usize;
