@@ -418,5 +418,7 @@ impl Drop for Lease<'_> {
     }
 }
 
+#[cfg(all(test, feature = "shuttle"))]
+mod schedules;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests;

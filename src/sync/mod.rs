@@ -17,6 +17,8 @@
 
 #[cfg(all(test, feature = "shuttle"))]
 mod model;
+#[cfg(all(test, feature = "shuttle"))]
+pub(crate) mod schedules;
 
 #[cfg(all(test, feature = "shuttle"))]
 pub(crate) use self::model::{Condvar, Instant, Mutex, MutexGuard, atomic, channel, mpsc, thread};

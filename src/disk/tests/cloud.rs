@@ -11,7 +11,12 @@ use super::*;
 use crate::remote::{Dial, Extent, Remote, RemoteError};
 use crate::sync::Instant;
 
-pub(super) const SIZE: usize = 512 << 10;
+/// Little where thousands of servers are made, each for a few steps.
+pub(super) const SIZE: usize = if cfg!(feature = "shuttle") {
+    16 << 10
+} else {
+    512 << 10
+};
 
 /// A stray ends within this time; the disk's own patience is longer (`pool::retry`, in tests).
 const STRAY: Duration = Duration::from_millis(10);

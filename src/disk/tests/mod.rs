@@ -1,8 +1,12 @@
 //! The disk over a pool over a server in memory ([`cloud`]).
 
 mod cloud;
+#[cfg(not(feature = "shuttle"))]
 mod model;
+#[cfg(not(feature = "shuttle"))]
 mod reconnect;
+#[cfg(feature = "shuttle")]
+mod schedules;
 mod table;
 
 use std::time::Duration;
@@ -11,6 +15,7 @@ use self::cloud::{Cloud, SIZE};
 use super::*;
 use crate::remote::Dial;
 
+#[cfg(not(feature = "shuttle"))]
 impl Cloud {
     /// The disk on four connections.
     fn disk(self: &Arc<Self>, zero_detect: bool, journal_size: u64) -> Disk {
@@ -33,6 +38,7 @@ impl Cloud {
     }
 }
 
+#[cfg(not(feature = "shuttle"))]
 #[test]
 fn a_used_disk_is_emptied_by_one_zero_request_and_a_zero_disk_by_none() {
     for (fill, requests) in [(9, 1), (0, 0)] {
@@ -48,6 +54,7 @@ fn a_used_disk_is_emptied_by_one_zero_request_and_a_zero_disk_by_none() {
     }
 }
 
+#[cfg(not(feature = "shuttle"))]
 #[test]
 fn a_write_behind_the_end_is_refused_and_one_across_it_is_short() {
     let disk = Cloud::new(0).disk(false, 1 << 20);
@@ -62,6 +69,7 @@ fn a_write_behind_the_end_is_refused_and_one_across_it_is_short() {
     ));
 }
 
+#[cfg(not(feature = "shuttle"))]
 #[test]
 fn readers_beside_writers_never_see_an_older_block() {
     let disk = Cloud::new(0).disk(false, 1 << 20);

@@ -1,0 +1,415 @@
+//! The disk under many schedules: writers, readers, fsyncs and keep-alives beside a server that goes away and comes back.
+//!
+//! Each writer has bytes of its own and writes them over and over, with a number that grows; every other time only those in
+//! their middle, so that newer bytes go over all of older ones or over a part. So at any time a byte of the
+//! disk, or of the durable image, must lie between the last number that was acknowledged for it before somebody looked and
+//! the last one that was written when he had looked.
+
+use std::sync::atomic::AtomicU8;
+
+use shuttle::rand::Rng;
+use shuttle::rand::thread_rng;
+
+use super::cloud::{Fault, Kind};
+use super::flush::SharedRounds;
+use super::*;
+use crate::pool::Keeper;
+use crate::sync::schedules::explore;
+use crate::sync::thread;
+
+/// Longer than time goes on in a schedule.
+const ENDLESS: Duration = Duration::from_secs(1 << 20);
+
+/// A disk on two connections, of which one or both may write.
+fn open(cloud: &Arc<Cloud>, journal_size: u64, extents: bool) -> Disk {
+    let writers = thread_rng().gen_range(1..=2);
+    let pool = Pool::open(cloud.clone(), cloud.dial().unwrap(), 2, writers, ENDLESS).unwrap();
+    let options = DiskOptions {
+        read_only: false,
+        cache_size: 4 << 20,
+        journal_size,
+        request_size: 8 << 10,
+        zero_detect: false,
+        extents,
+        spare_connection: false,
+    };
+    Disk::open(pool, SIZE as u64, options).unwrap()
+}
+
+/// The bytes of one writer. Its numbers are not for the scheduler to see.
+struct Own {
+    range: Range<usize>,
+    middle: Range<usize>,
+    written: AtomicU8,
+    acknowledged: AtomicU8,
+}
+
+impl Own {
+    /// Of two writers; they share a block.
+    fn two() -> [Own; 2] {
+        [(0..5000, 1000..1500), (5000..9000, 6000..6500)].map(|(range, middle)| Own {
+            range,
+            middle,
+            written: AtomicU8::new(0),
+            acknowledged: AtomicU8::new(0),
+        })
+    }
+
+    fn write(&self, disk: &Disk) -> Result<(), DiskError> {
+        let number = self.written.load(Ordering::SeqCst) + 1;
+        self.written.store(number, Ordering::SeqCst);
+        let range = if Self::is_whole(number) {
+            &self.range
+        } else {
+            &self.middle
+        };
+        disk.write(range.start as u64, &vec![number; range.len()])?;
+        self.acknowledged.store(number, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn is_whole(number: u8) -> bool {
+        number.is_multiple_of(2)
+    }
+
+    fn acknowledged(&self) -> u8 {
+        self.acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// `bytes` are all of this one's.
+    fn check(&self, before: u8, bytes: &[u8], what: &str) {
+        let after = self.written.load(Ordering::SeqCst);
+        let (from, to) = (
+            self.middle.start - self.range.start,
+            self.middle.end - self.range.start,
+        );
+        let whole = |number: u8| number - u8::from(!Self::is_whole(number));
+        for (part, before, after) in [
+            (&bytes[from..to], before, after),
+            (&bytes[..from], whole(before), whole(after)),
+            (&bytes[to..], whole(before), whole(after)),
+        ] {
+            let (min, max) = (part.iter().min().unwrap(), part.iter().max().unwrap());
+            assert!(
+                before <= *min && *max <= after,
+                "{what} {min}-{max}, after {before} was acknowledged and {after} written"
+            );
+        }
+    }
+
+    fn read(&self, disk: &Disk) {
+        let (before, mut buf) = (self.acknowledged(), Vec::new());
+        let seen = disk.read(self.range.start as u64, self.range.len(), &mut buf);
+        self.check(before, &seen.unwrap(), "read");
+    }
+}
+
+fn flush(disk: &Disk, cloud: &Cloud, all: &[Own]) -> Result<(), DiskError> {
+    let before: Vec<u8> = all.iter().map(Own::acknowledged).collect();
+    disk.flush()?;
+    let server = cloud.server();
+    for (own, before) in all.iter().zip(before) {
+        own.check(before, &server.durable[own.range.clone()], "durable");
+    }
+    Ok(())
+}
+
+/// Everything is there, and nothing that is late can change that.
+fn finish(disk: Disk, cloud: &Cloud, all: &[Own]) {
+    cloud.server().faults.clear();
+    for own in all {
+        own.read(&disk);
+    }
+    disk.close().unwrap();
+    let mut server = cloud.server();
+    server.let_strays_in(true);
+    for own in all {
+        let last = own.acknowledged();
+        for image in [&server.durable, &server.visible] {
+            own.check(last, &image[own.range.clone()], "in the end");
+        }
+    }
+}
+
+/// Something that ends by itself goes wrong with one of the next requests, or with all connections.
+fn trouble(cloud: &Cloud) {
+    const FAULTS: [(Kind, Fault); 12] = [
+        (Kind::Change, Fault::Lost),
+        (Kind::Change, Fault::LostHalf),
+        (Kind::Change, Fault::LostAfter),
+        (Kind::Change, Fault::LostLater),
+        (Kind::Change, Fault::Failed),
+        (Kind::Change, Fault::FailedHalf),
+        (Kind::Change, Fault::Denied),
+        (Kind::Flush, Fault::Lost),
+        (Kind::Flush, Fault::Failed),
+        (Kind::Flush, Fault::Denied),
+        (Kind::Read, Fault::Lost),
+        (Kind::Read, Fault::Failed),
+    ];
+    match thread_rng().gen_range(0..16) {
+        n if n < FAULTS.len() => cloud.server().faults.push(FAULTS[n]),
+        _ => cloud.restart(),
+    }
+}
+
+/// From one that flushes after every request to one that never has to.
+fn journal() -> u64 {
+    [1, 1 << 20][thread_rng().gen_range(0..2)]
+}
+
+#[test]
+fn threads_that_share_a_round_of_fsync_are_covered_by_one_that_began_after_their_write() {
+    explore("rounds", 20_000, || {
+        let (shared, server) = (SharedRounds::default(), Mutex::new((0, 0)));
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..2 {
+                        let mine = {
+                            let mut server = server.lock().unwrap();
+                            server.0 += 1;
+                            server.0
+                        };
+                        let round = || {
+                            let written = server.lock().unwrap().0;
+                            let mut server = server.lock().unwrap();
+                            server.1 = server.1.max(written);
+                            Ok(())
+                        };
+                        shared.join(round, || Ok(())).unwrap();
+                        assert!(server.lock().unwrap().1 >= mine, "told by an older round");
+                    }
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn whatever_is_lost_a_read_is_the_last_write_and_a_flush_keeps_its_promise() {
+    explore("journal", 30_000, || {
+        let cloud = Cloud::new(0);
+        cloud.server().renewable = true;
+        let (disk, all) = (open(&cloud, journal(), false), Own::two());
+        thread::scope(|scope| {
+            for own in &all {
+                scope.spawn(|| {
+                    for _ in 0..2 {
+                        own.write(&disk).unwrap();
+                        own.read(&disk);
+                    }
+                });
+            }
+            scope.spawn(|| flush(&disk, &cloud, &all).unwrap());
+            scope.spawn(|| {
+                trouble(&cloud);
+                trouble(&cloud);
+            });
+        });
+        flush(&disk, &cloud, &all).unwrap();
+        finish(disk, &cloud, &all);
+    });
+}
+
+#[test]
+fn keep_alive_beside_a_lost_connection_and_a_flush_loses_nothing() {
+    explore("keep-alive", 20_000, || {
+        let cloud = Cloud::new(0);
+        cloud.server().renewable = true;
+        let (disk, all) = (open(&cloud, 1 << 20, false), Own::two());
+        let keeper = Keeper::start(&disk.pool, Duration::from_secs(1)).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for own in [&all[0], &all[1], &all[0]] {
+                    own.write(&disk).unwrap();
+                }
+                disk.drain().unwrap();
+                all[0].read(&disk);
+            });
+            scope.spawn(|| flush(&disk, &cloud, &all).unwrap());
+            scope.spawn(|| {
+                disk.pool.touch(Duration::ZERO);
+                disk.pool.touch(Duration::ZERO);
+            });
+            scope.spawn(|| trouble(&cloud));
+        });
+        flush(&disk, &cloud, &all).unwrap();
+        drop(keeper);
+        finish(disk, &cloud, &all);
+    });
+}
+
+#[test]
+fn an_fsync_beside_the_close_has_its_promise_kept_or_is_refused() {
+    explore("close", 16_000, || {
+        let cloud = Cloud::new(0);
+        let (disk, all) = (open(&cloud, 1 << 20, false), Own::two());
+        let refused = |done: Result<(), DiskError>| match done {
+            Ok(()) | Err(DiskError::Closing) => {}
+            Err(e) => panic!("{e}"),
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| refused((0..2).try_for_each(|_| all[0].write(&disk))));
+            scope.spawn(|| refused(all[1].write(&disk)));
+            scope.spawn(|| refused(flush(&disk, &cloud, &all)));
+            scope.spawn(|| {
+                disk.close().unwrap();
+                let server = cloud.server();
+                for own in &all {
+                    // What is acknowledged after the close has begun would be lost.
+                    own.check(
+                        own.acknowledged(),
+                        &server.durable[own.range.clone()],
+                        "after the close",
+                    );
+                }
+            });
+            scope.spawn(|| cloud.restart());
+        });
+        assert_eq!(disk.failure(), None);
+        refused(disk.flush());
+    });
+}
+
+#[test]
+fn readers_of_chunks_beside_a_writer_never_see_an_older_block() {
+    explore("readers", 16_000, || {
+        let cloud = Cloud::new(0);
+        let (disk, all) = (open(&cloud, 1 << 20, false), Own::two());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for own in [&all[1], &all[0], &all[1]] {
+                    own.write(&disk).unwrap();
+                }
+                flush(&disk, &cloud, &all).unwrap();
+            });
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for own in [&all[0], &all[1], &all[0]] {
+                        own.read(&disk);
+                    }
+                });
+            }
+        });
+        finish(disk, &cloud, &all);
+    });
+}
+
+#[test]
+fn what_is_written_while_the_holes_are_learnt_is_no_hole() {
+    explore("holes", 16_000, || {
+        let cloud = Cloud::new(0);
+        let (disk, all) = (open(&cloud, 1 << 20, true), Own::two());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                all[0].write(&disk).unwrap();
+                assert!(disk.next_data(0).unwrap() <= all[0].middle.start as u64);
+            });
+            scope.spawn(|| {
+                all[1].write(&disk).unwrap();
+                flush(&disk, &cloud, &all).unwrap();
+                all[1].read(&disk);
+            });
+            scope.spawn(|| all[0].read(&disk));
+        });
+        finish(disk, &cloud, &all);
+    });
+}
+
+#[test]
+fn after_a_failure_for_good_nothing_succeeds_and_nobody_waits() {
+    explore("failure", 16_000, || {
+        const FAULTS: [(Kind, Fault); 4] = [
+            (Kind::Change, Fault::Nonsense),
+            (Kind::Flush, Fault::Nonsense),
+            (Kind::Change, Fault::Late),
+            (Kind::Change, Fault::LateLater),
+        ];
+        let cloud = Cloud::new(0);
+        let (disk, all) = (open(&cloud, journal(), false), Own::two());
+        cloud.server().faults.push(FAULTS[thread_rng().gen_range(0..4)]);
+        let told = |done: &dyn Fn() -> Result<(), DiskError>| {
+            let failed = disk.failure().is_some();
+            match done() {
+                Ok(()) => assert!(!failed, "succeeded after a failure"),
+                Err(DiskError::Failed(_)) => assert!(disk.failure().is_some()),
+                Err(e) => panic!("{e}"),
+            }
+        };
+        thread::scope(|scope| {
+            for own in &all {
+                scope.spawn(|| {
+                    told(&|| own.write(&disk));
+                    told(&|| own.write(&disk));
+                });
+            }
+            scope.spawn(|| told(&|| flush(&disk, &cloud, &all)));
+            scope.spawn(|| told(&|| disk.drain()));
+        });
+        told(&|| flush(&disk, &cloud, &all));
+        told(&|| disk.close());
+    });
+}
+
+/// A write-behind with room for one write.
+fn narrow(cloud: &Arc<Cloud>) -> (Arc<WriteBehind>, Arc<Pool>) {
+    let pool = Pool::open(cloud.clone(), cloud.dial().unwrap(), 2, 2, ENDLESS).unwrap();
+    let writes = Arc::new(WriteBehind::new(SIZE as u64, 1, 1 << 20, 8 << 10, 2));
+    pool.keep_journal(writes.clone());
+    writes.start(&pool).unwrap();
+    (writes, pool)
+}
+
+#[test]
+fn a_failure_or_the_close_ends_every_wait() {
+    explore("the end of waiting", 16_000, || {
+        let (writes, pool) = narrow(&Cloud::new(0));
+        writes.expect_zeros();
+        thread::scope(|scope| {
+            let writes = &writes;
+            for at in [0, 4096, 8192] {
+                scope.spawn(move || {
+                    for n in 1..3 {
+                        let Ok(mut room) = writes.room() else { return };
+                        room.table.write(at, &[n; 4096]);
+                        drop(room);
+                        writes.accepted();
+                    }
+                });
+            }
+            scope.spawn(|| {
+                let _ = writes.drain();
+            });
+            scope.spawn(|| writes.await_zeros(None));
+            scope.spawn(|| writes.fail("on purpose".into()));
+            scope.spawn(|| writes.refuse_writes());
+        });
+        assert!(writes.drain().is_err());
+        writes.stop();
+        pool.close_all();
+    });
+}
+
+#[test]
+fn writers_that_wait_for_room_are_all_let_in() {
+    explore("room", 16_000, || {
+        let cloud = Cloud::new(0);
+        let (writes, pool) = narrow(&cloud);
+        thread::scope(|scope| {
+            for at in [0, 4096, 8192] {
+                let writes = &writes;
+                scope.spawn(move || {
+                    for n in 1..3 {
+                        writes.room().unwrap().table.write(at, &[n; 4096]);
+                        writes.accepted();
+                    }
+                });
+            }
+        });
+        writes.drain().unwrap();
+        writes.stop();
+        assert!(cloud.server().visible[..3 * 4096] == [2; 3 * 4096]);
+        pool.close_all();
+    });
+}

@@ -1,0 +1,116 @@
+//! Goes through schedules of a scenario, and counts them.
+//!
+//! Half of them are chosen at random at each step, which mixes threads thoroughly; half by priorities that change at a few
+//! random steps (probabilistic concurrency testing), which holds one thread back for a long time. A schedule that fails is
+//! printed, as a string for `shuttle::replay` and a seed for `SHUTTLE_RANDOM_SEED`.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex};
+
+use shuttle::scheduler::{PctScheduler, RandomScheduler, Schedule, Scheduler, Task, TaskId};
+use shuttle::{Config, MaxSteps, Runner};
+
+/// Steps in which every thread of every scenario has come to its end. They take hundreds, some a few thousand.
+const MOST_STEPS: usize = 200_000;
+
+/// Changes of priority that a bug takes at most, and one more.
+const DEPTH: usize = 4;
+
+/// Runs `scenario` under `count` schedules, times `RHV_MOUNT_SCHEDULES`. Each has to come to an end, with all its threads.
+pub(crate) fn explore(name: &'static str, count: usize, scenario: fn()) {
+    let times = std::env::var("RHV_MOUNT_SCHEDULES").map_or(1, |times| times.parse().expect("a number"));
+    let each = (count * times).div_ceil(2);
+    run(name, "random", RandomScheduler::new(each), scenario);
+    run(name, "by priority", PctScheduler::new(DEPTH, each), scenario);
+}
+
+fn run(name: &'static str, kind: &'static str, scheduler: impl Scheduler + 'static, scenario: fn()) {
+    let mut config = Config::new();
+    config.max_steps = MaxSteps::FailAfter(MOST_STEPS);
+    config.stack_size = 256 << 10;
+    config.silence_warnings = true;
+    let figures = Figures {
+        name,
+        kind,
+        counted: Arc::default(),
+    };
+    let counted = figures.counted.clone();
+    Runner::new(Counting { scheduler, counted }, config).run(scenario);
+}
+
+#[derive(Default)]
+struct Counted {
+    schedules: u64,
+    steps: u64,
+    /// What was chosen in the schedule so far.
+    choices: DefaultHasher,
+    different: HashSet<u64>,
+}
+
+impl Counted {
+    fn ended(&mut self) {
+        let choices = std::mem::take(&mut self.choices);
+        self.different.insert(choices.finish());
+    }
+}
+
+/// Told at the end, also when the last schedule failed.
+struct Figures {
+    name: &'static str,
+    kind: &'static str,
+    counted: Arc<Mutex<Counted>>,
+}
+
+impl Drop for Figures {
+    fn drop(&mut self) {
+        let mut counted = self.counted.lock().unwrap_or_else(|e| e.into_inner());
+        counted.ended();
+        let Counted {
+            schedules,
+            steps,
+            different,
+            ..
+        } = &*counted;
+        println!(
+            "schedules, {}, {}: {schedules}, {} different, {steps} steps{}",
+            self.name,
+            self.kind,
+            different.len(),
+            if std::thread::panicking() {
+                "; the last one FAILED"
+            } else {
+                ""
+            },
+        );
+    }
+}
+
+struct Counting<S> {
+    scheduler: S,
+    counted: Arc<Mutex<Counted>>,
+}
+
+impl<S: Scheduler> Scheduler for Counting<S> {
+    fn new_execution(&mut self) -> Option<Schedule> {
+        let next = self.scheduler.new_execution()?;
+        let mut counted = self.counted.lock().unwrap();
+        if counted.schedules > 0 {
+            counted.ended();
+        }
+        counted.schedules += 1;
+        Some(next)
+    }
+
+    fn next_task(&mut self, runnable: &[&Task], current: Option<TaskId>, yields: bool) -> Option<TaskId> {
+        let next = self.scheduler.next_task(runnable, current, yields)?;
+        let mut counted = self.counted.lock().unwrap();
+        counted.steps += 1;
+        next.hash(&mut counted.choices);
+        Some(next)
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        self.scheduler.next_u64()
+    }
+}
