@@ -17,6 +17,9 @@ use crate::pool::Keeper;
 use crate::sync::schedules::explore;
 use crate::sync::thread;
 
+/// Of the disk, before anybody has written.
+const UNTOUCHED: u8 = 200;
+
 /// Longer than time goes on in a schedule.
 const ENDLESS: Duration = Duration::from_secs(1 << 20);
 
@@ -40,16 +43,21 @@ fn open(cloud: &Arc<Cloud>, journal_size: u64, extents: bool) -> Disk {
 struct Own {
     range: Range<usize>,
     middle: Range<usize>,
+    /// Number [`Own::ZEROS`] is written as zeros.
+    zeroes: bool,
     written: AtomicU8,
     acknowledged: AtomicU8,
 }
 
 impl Own {
+    const ZEROS: u8 = 2;
+
     /// Of two writers; they share a block.
     fn two() -> [Own; 2] {
-        [(0..5000, 1000..1500), (5000..9000, 6000..6500)].map(|(range, middle)| Own {
+        [(0..5000, 1000..1500, false), (5000..9000, 6000..6500, true)].map(|(range, middle, zeroes)| Own {
             range,
             middle,
+            zeroes,
             written: AtomicU8::new(0),
             acknowledged: AtomicU8::new(0),
         })
@@ -63,7 +71,10 @@ impl Own {
         } else {
             &self.middle
         };
-        disk.write(range.start as u64, &vec![number; range.len()])?;
+        match self.zeroes && number == Self::ZEROS {
+            true => disk.zero(range.start as u64, range.len() as u64, false)?,
+            false => drop(disk.write(range.start as u64, &vec![number; range.len()])?),
+        }
         self.acknowledged.store(number, Ordering::SeqCst);
         Ok(())
     }
@@ -78,6 +89,12 @@ impl Own {
 
     /// `bytes` are all of this one's.
     fn check(&self, before: u8, bytes: &[u8], what: &str) {
+        let number = |byte: &u8| match byte {
+            0 if self.zeroes => Self::ZEROS,
+            &UNTOUCHED => 0,
+            other => *other,
+        };
+        let bytes: Vec<u8> = bytes.iter().map(number).collect();
         let after = self.written.load(Ordering::SeqCst);
         let (from, to) = (
             self.middle.start - self.range.start,
@@ -189,7 +206,7 @@ fn threads_that_share_a_round_of_fsync_are_covered_by_one_that_began_after_their
 #[test]
 fn whatever_is_lost_a_read_is_the_last_write_and_a_flush_keeps_its_promise() {
     explore("journal", 30_000, || {
-        let cloud = Cloud::new(0);
+        let cloud = Cloud::new(UNTOUCHED);
         cloud.server().renewable = true;
         let (disk, all) = (open(&cloud, journal(), false), Own::two());
         thread::scope(|scope| {
@@ -215,7 +232,7 @@ fn whatever_is_lost_a_read_is_the_last_write_and_a_flush_keeps_its_promise() {
 #[test]
 fn keep_alive_beside_a_lost_connection_and_a_flush_loses_nothing() {
     explore("keep-alive", 20_000, || {
-        let cloud = Cloud::new(0);
+        let cloud = Cloud::new(UNTOUCHED);
         cloud.server().renewable = true;
         let (disk, all) = (open(&cloud, 1 << 20, false), Own::two());
         let keeper = Keeper::start(&disk.pool, Duration::from_secs(1)).unwrap();
@@ -243,7 +260,7 @@ fn keep_alive_beside_a_lost_connection_and_a_flush_loses_nothing() {
 #[test]
 fn an_fsync_beside_the_close_has_its_promise_kept_or_is_refused() {
     explore("close", 16_000, || {
-        let cloud = Cloud::new(0);
+        let cloud = Cloud::new(UNTOUCHED);
         let (disk, all) = (open(&cloud, 1 << 20, false), Own::two());
         let refused = |done: Result<(), DiskError>| match done {
             Ok(()) | Err(DiskError::Closing) => {}
@@ -275,7 +292,7 @@ fn an_fsync_beside_the_close_has_its_promise_kept_or_is_refused() {
 #[test]
 fn readers_of_chunks_beside_a_writer_never_see_an_older_block() {
     explore("readers", 16_000, || {
-        let cloud = Cloud::new(0);
+        let cloud = Cloud::new(UNTOUCHED);
         let (disk, all) = (open(&cloud, 1 << 20, false), Own::two());
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -300,7 +317,9 @@ fn readers_of_chunks_beside_a_writer_never_see_an_older_block() {
 fn what_is_written_while_the_holes_are_learnt_is_no_hole() {
     explore("holes", 16_000, || {
         let cloud = Cloud::new(0);
-        let (disk, all) = (open(&cloud, 1 << 20, true), Own::two());
+        let (disk, mut all) = (open(&cloud, 1 << 20, true), Own::two());
+        // They are there already.
+        all[1].zeroes = false;
         thread::scope(|scope| {
             scope.spawn(|| {
                 all[0].write(&disk).unwrap();
@@ -320,15 +339,21 @@ fn what_is_written_while_the_holes_are_learnt_is_no_hole() {
 #[test]
 fn after_a_failure_for_good_nothing_succeeds_and_nobody_waits() {
     explore("failure", 16_000, || {
-        const FAULTS: [(Kind, Fault); 4] = [
+        const FAULTS: [(Kind, Fault); 6] = [
             (Kind::Change, Fault::Nonsense),
             (Kind::Flush, Fault::Nonsense),
             (Kind::Change, Fault::Late),
             (Kind::Change, Fault::LateLater),
+            (Kind::Change, Fault::Lost),
+            (Kind::Flush, Fault::Failed),
         ];
-        let cloud = Cloud::new(0);
-        let (disk, all) = (open(&cloud, journal(), false), Own::two());
-        cloud.server().faults.push(FAULTS[thread_rng().gen_range(0..4)]);
+        let cloud = Cloud::new(UNTOUCHED);
+        let journal = [0, journal()][thread_rng().gen_range(0..2)];
+        let (disk, all) = (open(&cloud, journal, false), Own::two());
+        cloud
+            .server()
+            .faults
+            .push(FAULTS[thread_rng().gen_range(0..FAULTS.len())]);
         let told = |done: &dyn Fn() -> Result<(), DiskError>| {
             let failed = disk.failure().is_some();
             match done() {
