@@ -9,7 +9,7 @@
 //! cargo test --release --features shuttle --lib schedules -- --nocapture
 //! ```
 //!
-//! `RHV_MOUNT_SCHEDULES=10` takes ten times as many. Tests of pool and disk that take locks without a scheduler are not
+//! `RHV_MOUNT_SCHEDULES=10` takes ten times as many, `0.1` a tenth. Tests of pool and disk that take locks without a scheduler are not
 //! there with the feature.
 //!
 //! Not everything has to be from here: what nobody waits for and nothing depends on (counters, a text that is set once)

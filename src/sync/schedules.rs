@@ -19,8 +19,8 @@ const DEPTH: usize = 4;
 
 /// Runs `scenario` under `count` schedules, times `RHV_MOUNT_SCHEDULES`. Each has to come to an end, with all its threads.
 pub(crate) fn explore(name: &'static str, count: usize, scenario: fn()) {
-    let times = std::env::var("RHV_MOUNT_SCHEDULES").map_or(1, |times| times.parse().expect("a number"));
-    let each = (count * times).div_ceil(2);
+    let times = std::env::var("RHV_MOUNT_SCHEDULES").map_or(1.0, |times| times.parse().expect("a number"));
+    let each = (count as f64 * times / 2.0).ceil() as usize;
     run(name, "by priority", PctScheduler::new(DEPTH, each), scenario);
     run(name, "random", RandomScheduler::new(each), scenario);
 }
