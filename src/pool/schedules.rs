@@ -103,7 +103,7 @@ impl Dial for Dialler {
     }
 
     /// As `imageio` does it.
-    fn renew(&self, epoch: u64) -> bool {
+    fn renew(&self, epoch: u64, _: &RemoteError) -> bool {
         let _one_at_a_time = self.0.renewing.lock().unwrap();
         if epoch < self.0.book().epoch {
             return true;
