@@ -47,6 +47,7 @@ pub(super) enum Fault {
     /// Whoever is between says that it failed, and the server performs it soon after.
     FailedLater,
     /// A bug of ours.
+    #[cfg(not(feature = "shuttle"))]
     Panic,
     /// No answer; it is performed at once.
     Late,
@@ -229,7 +230,9 @@ impl Connection {
                     server.strays.push((Some(soon), range, bytes.to_vec()));
                 }
                 Fault::LateLater => server.strays.push((None, range, bytes.to_vec())),
-                Fault::Lost | Fault::Failed | Fault::Denied | Fault::Nonsense | Fault::Panic => {}
+                Fault::Lost | Fault::Failed | Fault::Denied | Fault::Nonsense => {}
+                #[cfg(not(feature = "shuttle"))]
+                Fault::Panic => {}
             }
         }
         Err(match fault {
@@ -252,6 +255,7 @@ impl Connection {
                 RemoteError::Denied("403".into())
             }
             Fault::Nonsense => RemoteError::Protocol("418".into()),
+            #[cfg(not(feature = "shuttle"))]
             Fault::Panic => {
                 drop(server);
                 panic!("on purpose");

@@ -150,21 +150,23 @@ fn finish(disk: Disk, cloud: &Cloud, all: &[Own]) {
 
 /// Something that ends by itself goes wrong with one of the next requests, or with all connections.
 fn trouble(cloud: &Cloud) {
-    const FAULTS: [(Kind, Fault); 12] = [
+    const FAULTS: [(Kind, Fault); 14] = [
         (Kind::Change, Fault::Lost),
         (Kind::Change, Fault::LostHalf),
         (Kind::Change, Fault::LostAfter),
         (Kind::Change, Fault::LostLater),
         (Kind::Change, Fault::Failed),
         (Kind::Change, Fault::FailedHalf),
+        (Kind::Change, Fault::FailedLater),
         (Kind::Change, Fault::Denied),
         (Kind::Flush, Fault::Lost),
+        (Kind::Flush, Fault::LostAfter),
         (Kind::Flush, Fault::Failed),
         (Kind::Flush, Fault::Denied),
         (Kind::Read, Fault::Lost),
         (Kind::Read, Fault::Failed),
     ];
-    match thread_rng().gen_range(0..16) {
+    match thread_rng().gen_range(0..18) {
         n if n < FAULTS.len() => cloud.server().faults.push(FAULTS[n]),
         _ => cloud.restart(),
     }
