@@ -78,8 +78,7 @@ impl Pool {
         })
         .map_err(|()| PoolError::Loss("a flush ended in an internal error; data may be lost".into()))?;
         drop(slots);
-        let mut results = leases.iter().zip(&flushed);
-        let failed = results.find_map(|(lease, result)| lease.report_of_a_loss(result));
+        let failed = flushed.iter().find_map(Lease::report_of_a_loss);
         if let Some(why) = &failed {
             self.lost_all(why);
         }
@@ -161,7 +160,7 @@ impl Lease<'_> {
             // Two at once could share one report of a loss; the one without it would tell of success.
             let _alone = pool.flushing.lock().unwrap_or_else(|e| e.into_inner());
             let result = self.flush_once();
-            if let Some(why) = self.report_of_a_loss(&result) {
+            if let Some(why) = Self::report_of_a_loss(&result) {
                 pool.lost_all(&why);
             }
             result
@@ -179,12 +178,12 @@ impl Lease<'_> {
         }
     }
 
-    /// What may be, or may have been, the storage's only word of a loss of anybody's writes.
-    fn report_of_a_loss(&self, result: &Flushed) -> Option<String> {
+    /// What may be, or may have been, the storage's only word of a loss of anybody's writes, also of others'.
+    fn report_of_a_loss(result: &Flushed) -> Option<String> {
         let attempt = result.as_ref().err()?;
         let tells = match attempt.error {
             RemoteError::Failed(_) => true,
-            RemoteError::Lost(_) | RemoteError::Late(_) => attempt.at_work.is_some() && self.seat().unflushed,
+            RemoteError::Lost(_) | RemoteError::Late(_) => attempt.at_work.is_some(),
             RemoteError::Denied(_) | RemoteError::Protocol(_) => false,
         };
         tells.then(|| attempt.error.to_string())
