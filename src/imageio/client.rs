@@ -229,7 +229,23 @@ impl Client {
                 rest: parts,
             }))
             .map_err(|e| self.broken(what(), e))?;
-        self.expect_done(what(), response)
+        self.expect_done(what(), response).map_err(|error| match error {
+            Error::Status {
+                status: 400, message, ..
+            } if is_short_body(&message) => self.cut_short(what(), &message),
+            other => other,
+        })
+    }
+
+    /// All was sent, and not all came: something on the way has closed the connection in that direction.
+    fn cut_short(&self, what: String, message: &str) -> Error {
+        Error::Lost {
+            what,
+            host: self.host.clone(),
+            why: format!("not every byte has arrived: {message}"),
+            heard: true,
+            late: false,
+        }
     }
 
     fn patch(&mut self, what: impl Fn() -> String, message: serde_json::Value) -> Result<(), Error> {
@@ -392,6 +408,11 @@ impl Read for Parts<'_> {
 
 fn text_header(response: &Response<Body>, name: header::HeaderName) -> Option<&str> {
     response.headers().get(name).and_then(|value| value.to_str().ok())
+}
+
+/// imageio's words for a body that ended early: `Requested 8388608 bytes, available 65536 bytes`.
+fn is_short_body(message: &str) -> bool {
+    message.starts_with("Requested ") && message.contains(" bytes, available ")
 }
 
 impl Remote for Client {

@@ -65,6 +65,20 @@ fn a_write_that_fails_once() {
     survival.assert_unnoticed(actions.len());
 }
 
+/// A connection that was closed in one direction only, on the way: the server can answer still.
+#[test]
+fn a_write_that_has_not_arrived_whole() {
+    let mut survival = Survival::start();
+    let words = "Requested 2097152 bytes, available 294912 bytes";
+    survival
+        .rig
+        .server
+        .arm(Fault::next(Verb::Put, Action::Status(400, words)));
+    survival.write(1, 3 * MIB, 2 * MIB);
+    survival.assert_fsync_makes_all_durable();
+    survival.assert_unnoticed(1);
+}
+
 #[test]
 fn a_zero_that_fails_once() {
     let actions = passing();
