@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::run::{run, scratch, script, text};
+use super::run::{run, scratch, script, text, wait_until};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
@@ -86,8 +86,17 @@ impl Daemon {
     /// A ticket with an id that nobody can guess; the daemon's own names for `options`. Gives its URL.
     pub fn ticket(&self, options: &[(&str, &str)]) -> String {
         let id = fs::read_to_string("/proc/sys/kernel/random/uuid").expect("make an id");
+        self.ticket_with_id(id.trim(), options)
+    }
+
+    /// A ticket for a URL that was given out before: the daemon has lost it.
+    pub fn ticket_again(&self, url: &str, options: &[(&str, &str)]) {
+        self.ticket_with_id(url.rsplit('/').next().unwrap_or(url), options);
+    }
+
+    fn ticket_with_id(&self, id: &str, options: &[(&str, &str)]) -> String {
         let mut command = script("imageio");
-        command.arg("ticket").arg(self.dir.path()).arg(id.trim());
+        command.arg("ticket").arg(self.dir.path()).arg(id);
         for (name, value) in options {
             command.arg(format!("{name}={value}"));
         }
@@ -105,6 +114,18 @@ impl Daemon {
         let pid = text(&self.dir.path().join("pid")).trim().parse().ok()?;
         let command = text(&PathBuf::from(format!("/proc/{pid}/cmdline")));
         command.contains("ovirt-imageio").then(|| Pid::from_raw(pid))
+    }
+
+    /// A crash: it ends in the middle of whatever it does.
+    pub fn kill(&self) {
+        let pid = self.pid().expect("the daemon runs");
+        kill(pid, Signal::SIGKILL).expect("kill the daemon");
+        wait_until("the killed daemon is gone", 20, || self.pid().is_none());
+    }
+
+    /// Starts it once more after [`Self::kill`]: the same address and certificate, and no ticket.
+    pub fn restart(&self) {
+        run(script("imageio").arg("restart").arg(self.dir.path()), 60).ok();
     }
 
     pub fn stop(&self) {

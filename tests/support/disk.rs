@@ -17,6 +17,7 @@ pub enum Access {
 pub struct Disk {
     size: u64,
     url: String,
+    ops: &'static str,
     cafile: PathBuf,
     image: Image,
 }
@@ -36,19 +37,30 @@ impl Disk {
             Access::ReadWrite => "read,write",
             Access::ReadOnly => "read",
         };
-        let url = daemon.ticket(&[
-            ("url", &image.url()),
-            ("size", &size.to_string()),
-            ("ops", ops),
-            ("sparse", "true"),
-            ("transfer_id", "a-test"),
-        ]);
-        Self {
+        let mut disk = Self {
             size,
-            url,
+            url: String::new(),
+            ops,
             cafile: daemon.cafile(),
             image,
-        }
+        };
+        disk.url = disk.with_options(|options| daemon.ticket(options));
+        disk
+    }
+
+    fn with_options<T>(&self, use_them: impl FnOnce(&[(&str, &str)]) -> T) -> T {
+        use_them(&[
+            ("url", &self.image.url()),
+            ("size", &self.size.to_string()),
+            ("ops", self.ops),
+            ("sparse", "true"),
+            ("transfer_id", "a-test"),
+        ])
+    }
+
+    /// The same ticket, for a daemon that has lost it.
+    pub fn grant_again(&self, daemon: &Daemon) {
+        self.with_options(|options| daemon.ticket_again(&self.url, options));
     }
 
     pub fn size(&self) -> u64 {
@@ -73,6 +85,11 @@ impl Disk {
     /// Does the storage hold `source`, and zeros after it?
     pub fn compare_with(&mut self, source: &Path) -> Result<(), String> {
         compare(&self.server_side(), source)
+    }
+
+    /// The storage behind it.
+    pub fn image(&mut self) -> &mut Image {
+        &mut self.image
     }
 
     /// Ends the storage's server under a mount.
