@@ -5,6 +5,7 @@
     DELETE /switches    clears all of them
     POST   /disks       a disk that was there before; gives it as in /state
     POST   /disks/ID    changes `status`, `name`, `vm` or `vm_up` of a disk
+    POST   /storage     starts every qemu-nbd again that has ended by itself
 
 An act (`pause_now`, ...) is posted like a switch; its `value` may name the one transfer that it is meant for, by the
 id of the transfer or of its disk, or the disk's name. The answer says how many it has met: {"met": 1}.
@@ -55,6 +56,10 @@ class Control(socketserver.ThreadingUnixStreamServer):
 
     def disk(self, found):
         return next(one for one in self.world.disks.dump() if one["id"] == found.id)
+
+    def restart_storage(self):
+        sessions = [one.session for one in self._transfers(True) if one.session]
+        return sum(session.restart_nbd() for session in sessions)
 
     def _expire_sessions(self, _):
         return self.world.sso.expire_all()
@@ -114,6 +119,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return {}
         if call == "POST /disks":
             return control.disk(control.world.disks.add_existing(order))
+        if call == "POST /storage":
+            return {"met": control.restart_storage()}
         if call.startswith("POST /disks/"):
             return control.disk(control.world.disks.change(self.path.rpartition("/")[2], order))
         raise NotFound

@@ -31,9 +31,21 @@ class NbdServer:
             command.append("--detect-zeroes=on")
         if capacity is not None:
             command = ["prlimit", f"--fsize={capacity}", *command]
-        with open(self._base + ".log", "wb") as log:
+        self._command = [*command, image]
+        self._start()
+
+    def restart(self):
+        """Starts it again when it has ended by itself, as a host does that supervises it."""
+        if self._process.poll() is None:
+            return False
+        os.unlink(self._base + ".pid")
+        self._start()
+        return True
+
+    def _start(self):
+        with open(self._base + ".log", "ab") as log:
             self._process = subprocess.Popen(
-                [*command, image],
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -63,6 +63,10 @@ class Session:
         except DaemonError as error:
             self._world.journal.event("ticket_not_removed", transfer=self._transfer.id, reason=str(error))
 
+    def restart_nbd(self):
+        """True when there was one to start again."""
+        return self._nbd is not None and self._nbd.restart()
+
     def kill_nbd(self):
         if self._nbd:
             self._nbd.stop()

@@ -344,6 +344,20 @@ impl Engine {
         }
     }
 
+    /// Starts what `kill_storage` has killed once more; true when there was something to start.
+    #[track_caller]
+    pub fn restart_storage(&self) -> bool {
+        self.control("POST", "/storage", None)["met"].as_u64() > Some(0)
+    }
+
+    /// The engine answers nobody, and its control socket neither, until the value is dropped: a connection to it is made
+    /// and stays silent, as with a machine that swaps or a network that drops what it gets.
+    pub fn away(&self) -> Away {
+        let pid = Pid::from_raw(self.child.id() as i32);
+        kill(pid, Signal::SIGSTOP).expect("stop the stand-in");
+        Away(pid)
+    }
+
     /// The same as a shell line.
     pub fn kill_storage_line(&self) -> String {
         format!("kill -9 $(cat '{}'/*.pid)", self.nbd_dir().display())
@@ -425,6 +439,16 @@ impl Drop for Engine {
         if !std::thread::panicking() {
             assert!(ended, "the stand-in of the engine had to be killed");
         }
+    }
+}
+
+/// See [`Engine::away`].
+#[derive(Debug)]
+pub struct Away(Pid);
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGCONT);
     }
 }
 

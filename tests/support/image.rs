@@ -3,13 +3,16 @@
 //! An image is read on this side only after its server has ended: qemu-nbd holds its lock and part of a qcow2 file's
 //! tables until then.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::content::{random_image, sparse_image};
-use super::run::{run, scratch, script, top, wait_until};
+use super::run::{run, scratch, script, text, top, wait_until};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
@@ -21,6 +24,8 @@ pub enum Backend {
     RawFile,
     /// Memory that takes 5 ms for each request, behind nbdkit: storage far away.
     Delayed,
+    /// A raw file behind nbdkit that can be made to fail, see `Image::break_storage`.
+    Failing,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +44,7 @@ pub enum Content<'a> {
 pub struct Image {
     backend: Backend,
     path: PathBuf,
-    delayed: Option<Child>,
+    nbdkit: Option<Child>,
     dir: TempDir,
 }
 
@@ -49,11 +54,17 @@ impl Image {
         let raw = dir.path().join("image.raw");
         if backend == Backend::Delayed {
             assert!(matches!(content, Content::Fresh), "a delayed image is in memory");
-            let delayed = Some(delayed_server(dir.path(), size));
+            let memory = ["memory", &format!("size={size}")];
+            let nbdkit = Some(nbdkit(
+                dir.path(),
+                "delay",
+                &memory,
+                &["rdelay=5ms", "wdelay=5ms"],
+            ));
             return Self {
                 backend,
                 path: raw,
-                delayed,
+                nbdkit,
                 dir,
             };
         }
@@ -83,29 +94,59 @@ impl Image {
             run(Command::new("qemu-img").args(convert).arg(&raw).arg(&path), 120).ok();
             std::fs::remove_file(&raw).expect("remove the raw image");
         }
-        let image = Self {
+        let mut image = Self {
             backend,
             path,
-            delayed: None,
+            nbdkit: None,
             dir,
         };
-        if backend != Backend::RawFile {
-            let format = if backend == Backend::Qcow2Nbd {
-                "qcow2"
-            } else {
-                "raw"
-            };
-            run(
-                script("nbd")
-                    .arg("start")
-                    .arg(image.dir.path())
-                    .arg(&image.path)
-                    .arg(format),
-                30,
-            )
-            .ok();
-        }
+        image.start_server();
         image
+    }
+
+    /// Starts the image's server, also after `kill_server`.
+    pub fn start_server(&mut self) {
+        let format = match self.backend {
+            Backend::Qcow2Nbd => "qcow2",
+            Backend::RawNbd => "raw",
+            Backend::RawFile | Backend::Delayed => return,
+            Backend::Failing => {
+                let file = ["file", &self.path.display().to_string()];
+                let armed = format!("error-file={}", self.broken_mark().display());
+                let how = ["error=EIO", "error-rate=100%", &armed];
+                self.nbdkit = Some(nbdkit(self.dir.path(), "error", &file, &how));
+                return;
+            }
+        };
+        let mut start = script("nbd");
+        start
+            .arg("start")
+            .arg(self.dir.path())
+            .arg(&self.path)
+            .arg(format);
+        run(&mut start, 30).ok();
+    }
+
+    /// A crash of the image's server: qemu-nbd.
+    pub fn kill_server(&self) {
+        let pid = text(&self.dir.path().join("nbd.pid"));
+        let pid: i32 = pid.trim().parse().expect("the pid of qemu-nbd");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill qemu-nbd");
+        // Nothing runs any more: this only removes the pid file, which stands for a server that listens.
+        run(script("nbd").arg("stop").arg(self.dir.path()), 60).ok();
+    }
+
+    /// From now on every read, write and zero of a `Backend::Failing` is an EIO.
+    pub fn break_storage(&self) {
+        File::create(self.broken_mark()).expect("arm the errors");
+    }
+
+    pub fn mend_storage(&self) {
+        std::fs::remove_file(self.broken_mark()).expect("disarm the errors");
+    }
+
+    fn broken_mark(&self) -> PathBuf {
+        self.dir.path().join("broken")
     }
 
     /// The URL that a ticket gives to imageio.
@@ -120,7 +161,7 @@ impl Image {
     pub fn raw(&mut self) -> PathBuf {
         self.stop();
         match self.backend {
-            Backend::RawNbd | Backend::RawFile => self.path.clone(),
+            Backend::RawNbd | Backend::RawFile | Backend::Failing => self.path.clone(),
             Backend::Delayed => panic!("a delayed image can't be read on the server side"),
             Backend::Qcow2Nbd => {
                 let raw = self.dir.path().join("image.raw");
@@ -144,7 +185,7 @@ impl Image {
 
     /// Ends the image's server, as storage that goes away.
     pub fn stop(&mut self) {
-        if let Some(mut child) = self.delayed.take() {
+        if let Some(mut child) = self.nbdkit.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -165,7 +206,7 @@ impl Image {
 
 impl Drop for Image {
     fn drop(&mut self) {
-        if let Some(mut child) = self.delayed.take() {
+        if let Some(mut child) = self.nbdkit.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -173,18 +214,15 @@ impl Drop for Image {
     }
 }
 
-fn delayed_server(dir: &Path, size: u64) -> Child {
+/// nbdkit with `filter` over `plugin`, and the filter's own options.
+fn nbdkit(dir: &Path, filter: &str, plugin: &[&str], options: &[&str]) -> Child {
     let socket = dir.join("nbd.sock");
     let child = Command::new("nbdkit")
         .args(["--foreground", "--unix"])
         .arg(&socket)
-        .args([
-            "--filter=delay",
-            "memory",
-            &format!("size={size}"),
-            "rdelay=5ms",
-            "wdelay=5ms",
-        ])
+        .arg(format!("--filter={filter}"))
+        .args(plugin)
+        .args(options)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
