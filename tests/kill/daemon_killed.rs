@@ -1,0 +1,219 @@
+//! imageio is killed, and is gone, or comes back on the same port as after a crash or a reboot of its host: without the
+//! tickets, which it keeps in memory.
+
+use std::time::Duration;
+
+use crate::rig::{
+    BOUND, DATA_MAY_BE_LOST, HALF, Load, SIZE, SOON, also_in, assert_eio, assert_free, assert_lost,
+    assert_nothing_deleted, assert_old_or_new, assert_told, copy_of, create, daemon, existing, mounting,
+    recover, used_disk, used_image, wait_until_written,
+};
+use crate::support::content::{MIB, random_image};
+use crate::support::disk::Disk;
+use crate::support::engine::Engine;
+use crate::support::image::{Backend, Content};
+use crate::support::mount::is_mounted;
+use crate::support::run::{sh, wait_until};
+
+/// The transfer URL is all that there is: nothing can get another ticket.
+#[test]
+fn without_an_engine_a_daemon_that_stays_away_is_an_error_that_sticks() {
+    let daemon = daemon();
+    let (mut disk, model, _dir) = used_image(&daemon, Backend::RawNbd);
+    let mount = mounting(&disk).args(SOON).start();
+    let load = Load::on(&mount);
+    load.write(1, 0, MIB).expect("write");
+    load.sync().expect("fsync");
+    also_in(&model, 1, 0, MIB);
+    load.write(2, 4 * MIB, 2 * MIB).expect("write");
+    wait_until_written(&mount, 3 * MIB);
+    daemon.kill();
+    let began = std::time::Instant::now();
+    assert_eio("fsync", load.sync());
+    assert!(
+        began.elapsed() < Duration::from_secs(BOUND),
+        "{:?}",
+        began.elapsed()
+    );
+    load.assert_broken();
+    assert!(
+        load.read(4 * MIB, 2 * MIB).expect("read back") == crate::rig::bytes(2, 2 * MIB),
+        "what was acknowledged is readable as long as the mount lives"
+    );
+    drop(load);
+    let ran = mount.umount();
+    assert_lost(&ran, &["connection refused"]);
+    let new = copy_of(&model, "new");
+    also_in(&new, 2, 4 * MIB, 2 * MIB);
+    assert_old_or_new(&disk.server_side(), &model, &new);
+}
+
+#[test]
+fn without_an_engine_a_daemon_that_has_lost_the_ticket_is_an_error_at_once() {
+    let daemon = daemon();
+    let (mut disk, model, _dir) = used_image(&daemon, Backend::RawNbd);
+    // The whole retry time would be five minutes.
+    let mount = mounting(&disk).start();
+    let load = Load::on(&mount);
+    load.write(1, 0, MIB).expect("write");
+    load.sync().expect("fsync");
+    also_in(&model, 1, 0, MIB);
+    load.write(2, 4 * MIB, 2 * MIB).expect("write");
+    wait_until_written(&mount, 3 * MIB);
+    daemon.kill();
+    daemon.restart();
+    let began = std::time::Instant::now();
+    assert_eio("fsync", load.sync());
+    assert!(
+        began.elapsed() < Duration::from_secs(BOUND),
+        "{:?}",
+        began.elapsed()
+    );
+    load.assert_broken();
+    drop(load);
+    assert_lost(&mount.umount(), &["no such ticket"]);
+    let new = copy_of(&model, "new");
+    also_in(&new, 2, 4 * MIB, 2 * MIB);
+    assert_old_or_new(&disk.server_side(), &model, &new);
+}
+
+/// Whoever gave the URL out has given it out again.
+#[test]
+fn without_an_engine_a_daemon_that_is_given_the_ticket_again_is_not_noticed() {
+    let daemon = daemon();
+    let (mut disk, model, _dir) = used_image(&daemon, Backend::Qcow2Nbd);
+    let mount = mounting(&disk).start();
+    let load = Load::on(&mount);
+    load.write(1, 0, HALF).expect("write");
+    wait_until_written(&mount, HALF);
+    daemon.kill();
+    daemon.restart();
+    // Nothing has been asked of it meanwhile, or it would have said that there is no such ticket.
+    disk.grant_again(&daemon);
+    load.write(2, MIB, HALF).expect("write");
+    also_in(&model, 1, 0, HALF);
+    also_in(&model, 2, MIB, HALF);
+    load.sync().expect("fsync");
+    drop(load);
+    mount.umount().ok();
+    disk.compare_with(&model).expect("the storage holds every byte");
+}
+
+/// Nothing was written, so nothing is lost.
+#[test]
+fn without_an_engine_reads_fail_until_the_daemon_is_back_and_the_mount_ends_well() {
+    let daemon = daemon();
+    let disk = Disk::read_only(&daemon, Backend::RawNbd, 64 * MIB, Content::Used { seed: 3 });
+    let mount = mounting(&disk).args(SOON).arg("--read-only").start();
+    let file = mount.file();
+    let direct = r#"dd if="$1" of=/dev/null iflag=direct bs=1M skip="$2" count=1 status=none"#;
+    sh(direct, [file.to_str().unwrap(), "1"], 60).ok();
+    daemon.kill();
+    let ran = sh(direct, [file.to_str().unwrap(), "50"], BOUND);
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains("Input/output error"),
+        "{ran}"
+    );
+    daemon.restart();
+    disk.grant_again(&daemon);
+    sh(direct, [file.to_str().unwrap(), "50"], 60).ok();
+    daemon.kill();
+    mount.umount().ok();
+}
+
+/// Writes half of the disk, kills and restarts imageio under what is not flushed, and writes the other half.
+fn upload_over_a_restart(engine: &Engine, args: &[String], tcp: bool) -> std::path::PathBuf {
+    let model = engine.dir().join("model.raw");
+    random_image(&model, SIZE, 5);
+    let mount = engine.mounting(args);
+    let mount = if tcp { mount.arg("--no-unix-socket") } else { mount };
+    let mount = mount.start();
+    let load = Load::on(&mount);
+    for half in 0..2 {
+        load.write(half, half * HALF, HALF).expect("write");
+        also_in(&model, half, half * HALF, HALF);
+        if half == 0 {
+            wait_until_written(&mount, HALF);
+            engine.daemon().kill();
+            engine.daemon().restart();
+        }
+    }
+    load.sync().expect("fsync");
+    drop(load);
+    mount.umount().ok();
+    model
+}
+
+#[test]
+fn with_the_engine_an_upload_to_a_disk_that_was_there_goes_on_in_a_new_transfer() {
+    for tcp in [true, false] {
+        let engine = Engine::start();
+        let (disk, _) = used_disk(&engine, "web01", "raw");
+        let model = upload_over_a_restart(&engine, &existing("web01"), tcp);
+        assert_free(&engine, &disk.id, &model);
+        assert_nothing_deleted(&engine);
+        let transfers = engine.transfers();
+        let phases: Vec<&str> = transfers.iter().map(|one| one.phase.as_str()).collect();
+        assert_eq!(phases, ["finished_success"; 2], "the dead one and the new one");
+        assert!(engine.state_files().is_empty());
+    }
+}
+
+#[test]
+fn with_the_engine_an_upload_to_a_disk_that_it_made_goes_on_in_a_new_transfer() {
+    let engine = Engine::start();
+    let model = upload_over_a_restart(&engine, &create("new01"), true);
+    assert_free(&engine, "new01", &model);
+    assert_nothing_deleted(&engine);
+    assert_eq!(engine.transfers().len(), 2);
+    assert!(engine.state_files().is_empty());
+}
+
+#[test]
+fn with_the_engine_a_download_goes_on_in_a_new_transfer() {
+    let engine = Engine::start();
+    let (disk, content) = used_disk(&engine, "web01", "cow");
+    let mount = engine.mounting(existing("web01")).arg("--read-only").start();
+    let direct = r#"dd if="$1" iflag=direct bs=1M status=none | cmp - "$2""#;
+    sh(direct, [&mount.file(), &content], 60).ok();
+    engine.daemon().kill();
+    engine.daemon().restart();
+    sh(direct, [&mount.file(), &content], BOUND).ok();
+    mount.umount().ok();
+    assert_free(&engine, &disk.id, &content);
+    assert!(engine.state_files().is_empty());
+}
+
+/// It does not come back before the retry time is over: the disk is kept, with all that was flushed.
+#[test]
+fn with_the_engine_a_daemon_that_stays_away_leaves_the_disk_to_recover() {
+    let engine = Engine::start();
+    let (disk, model) = used_disk(&engine, "web01", "raw");
+    let mount = engine.mounting(existing("web01")).args(SOON).start();
+    let point = mount.mountpoint().to_path_buf();
+    let load = Load::on(&mount);
+    load.write(1, 0, MIB).expect("write");
+    load.sync().expect("fsync");
+    also_in(&model, 1, 0, MIB);
+    engine.daemon().kill();
+    load.write(2, 4 * MIB, MIB).expect("write");
+    assert_eio("fsync", load.sync());
+    load.assert_broken();
+    drop(load);
+    let ran = mount.umount();
+    assert_told(
+        &ran,
+        &[DATA_MAY_BE_LOST],
+        &["data may be lost", "rhv-mount recover", &disk.id],
+    );
+    assert!(!is_mounted(&point));
+    let left = engine.disk(&disk.id).expect("the disk is kept");
+    assert_eq!(left.locked_by.len(), 1, "by the transfer, which is left paused");
+    wait_until("the transfer is paused", 20, || {
+        engine.transfer().phase.starts_with("paused")
+    });
+    engine.daemon().restart();
+    recover(&engine, &["--finalize"], &point).ok();
+    assert_free(&engine, &disk.id, &model);
+    assert_nothing_deleted(&engine);
+}

@@ -1,0 +1,221 @@
+//! The long ones: `qemu-img convert` of random bytes while imageio is killed and started again and again, while
+//! connections are cut, while the engine is away; and random operations against a model while connections are cut.
+//!
+//! Every day they are small. With `RHV_MOUNT_FULL_MATRIX=1`: 2 GiB, ten restarts, 200 cuts, an engine away for 60 s.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::proxy::{Direction, Effect, Fault, Proxy};
+use crate::rig::{assert_free, assert_nothing_deleted, count, daemon, full};
+use crate::support::content::{KIB, MIB, random_image};
+use crate::support::disk::Disk;
+use crate::support::engine::Engine;
+use crate::support::image::{Backend, Content};
+use crate::support::mount::{Mount, Mounting};
+use crate::support::run::{Ran, run, scratch, top, wait_until};
+
+/// What ends the connections that a mount has started with.
+const FIRST: Fault = Fault {
+    effect: Effect::Cut,
+    direction: Direction::ToServer,
+    after: MIB,
+};
+
+/// For one program, at full size on a busy machine.
+const LIMIT: u64 = 1500;
+
+fn size() -> u64 {
+    if full() { 2048 * MIB } else { 256 * MIB }
+}
+
+/// A source, and the two disks that it is copied to: one that was there, and one that is made.
+struct Copying {
+    engine: Engine,
+    source: PathBuf,
+}
+
+impl Copying {
+    fn new() -> Self {
+        let engine = Engine::start();
+        let source = engine.dir().join("source.raw");
+        random_image(&source, size(), 2026);
+        engine.add_disk(&json!({"name": "there", "size": size(), "format": "raw"}));
+        Self { engine, source }
+    }
+
+    fn disks() -> [Vec<String>; 2] {
+        let size = size().to_string();
+        let made = ["--create", "made", "--size", &size, "--storage-domain", "data"];
+        [crate::rig::existing("there"), made.map(str::to_owned).to_vec()]
+    }
+
+    /// At trace level a copy of 2 GiB writes a log that is as long as what it copies is interesting.
+    fn mounting(&self, args: &[String]) -> Mounting {
+        self.engine
+            .mounting(args)
+            .arg("--no-unix-socket")
+            .log_level("info")
+    }
+
+    /// Copies while `disturb` does what it does, and unmounts; the disk holds the source then.
+    fn copy(&self, mount: Mount, name: &str, disturb: impl FnOnce(&Mount, &dyn Fn() -> bool)) {
+        let target = mount.file();
+        let began = Instant::now();
+        let copied = std::thread::scope(|scope| {
+            let copying = scope.spawn(|| convert(&self.source, &target));
+            disturb(&mount, &|| !copying.is_finished());
+            copying.join().expect("no panic")
+        });
+        copied.ok();
+        let (replaced, written) = (count(&mount, "replaced"), count(&mount, "bytes_written"));
+        mount.umount().ok();
+        eprintln!(
+            "{name}: {} MiB copied in {:.1} s; {} MiB written, {replaced} connections replaced",
+            size() / MIB,
+            began.elapsed().as_secs_f64(),
+            written / MIB
+        );
+        assert_free(&self.engine, name, &self.source);
+    }
+}
+
+fn convert(source: &Path, target: &Path) -> Ran {
+    let mut command = Command::new("qemu-img");
+    command.args(["convert", "-n", "-f", "raw", "-O", "raw"]);
+    run(command.arg(source).arg(target), LIMIT)
+}
+
+#[test]
+fn imageio_restarts_during_a_copy_are_not_noticed() {
+    let restarts = if full() { 10 } else { 3 };
+    for args in Copying::disks() {
+        let copying = Copying::new();
+        let mount = copying.mounting(&args).start();
+        copying.copy(mount, &args[1], |mount, goes_on| {
+            for number in 1..=restarts {
+                let far = size() / (restarts + 1) * number;
+                wait_until("the copy is so far", LIMIT, || {
+                    assert!(goes_on(), "the copy has ended before restart {number}");
+                    count(mount, "bytes_written") >= far
+                });
+                copying.engine.daemon().kill();
+                copying.engine.daemon().restart();
+            }
+        });
+        assert_nothing_deleted(&copying.engine);
+        assert!(
+            copying.engine.transfers().len() > 1,
+            "no new transfer: nothing was lost"
+        );
+    }
+}
+
+#[test]
+fn connections_cut_during_a_copy_are_not_noticed() {
+    let cuts = if full() { 200 } else { 20 };
+    for args in Copying::disks() {
+        let copying = Copying::new();
+        let proxy = Proxy::start(copying.engine.daemon().port());
+        copying
+            .engine
+            .switch(&json!({"switch": "url_host", "value": proxy.address()}));
+        let mount = copying.mounting(&args).start();
+        // Up to twice as much as the largest request, so that most pass. It goes on to the end: none of the connections
+        // lives as long as it takes to fill the journal.
+        proxy.cut_at_random(cuts, u64::MAX, 16 * MIB, 2 * KIB);
+        proxy.arm(FIRST);
+        copying.copy(mount, &args[1], |_, _| {});
+        let (met, taken) = (proxy.met(), proxy.taken());
+        eprintln!("{}: {met} of {taken} connections were cut", args[1]);
+        assert!(met >= cuts, "{met} cuts");
+        assert_nothing_deleted(&copying.engine);
+        assert_eq!(copying.engine.transfers().len(), 1);
+    }
+}
+
+#[test]
+fn an_engine_away_during_a_copy_is_not_noticed() {
+    let absence = Duration::from_secs(if full() { 60 } else { 8 });
+    let copying = Copying::new();
+    let [args, _] = Copying::disks();
+    let mount = copying.mounting(&args).start();
+    copying.copy(mount, &args[1], |_, _| {
+        let away = copying.engine.away();
+        std::thread::sleep(absence);
+        drop(away);
+    });
+    assert_nothing_deleted(&copying.engine);
+    assert_eq!(copying.engine.transfers().len(), 1);
+}
+
+/// A disk behind a proxy that cuts every connection, again and again, every few megabytes.
+fn through_cuts(size: u64, use_it: impl FnOnce(&Path)) {
+    let daemon = daemon();
+    let disk = Disk::create(&daemon, Backend::Qcow2Nbd, size, Content::Used { seed: 8 });
+    let proxy = Proxy::start(daemon.port());
+    let mount = Mounting::new(&proxy.url(disk.url()))
+        .args(disk.args())
+        .log_level("info")
+        .start();
+    proxy.cut_at_random(size, u64::MAX, 4 * MIB, 4 * MIB);
+    proxy.arm(FIRST);
+    use_it(&mount.file());
+    mount.umount().ok();
+    eprintln!("{} connections were cut", proxy.met());
+    assert!(proxy.met() > 4, "{} cuts", proxy.met());
+}
+
+#[test]
+fn fsx_finds_no_wrong_byte_while_connections_are_cut() {
+    const CONFIG: &str = "
+blockmode = true
+nosizechecks = true
+[opsize]
+max = 262144
+[weights]
+close_open = 0
+truncate = 0
+posix_fallocate = 0
+read = 10
+write = 10
+mapread = 5
+mapwrite = 5
+punch_hole = 3
+invalidate = 2
+fsync = 0.3
+fdatasync = 0.3
+sendfile = 2
+posix_fadvise = 1
+";
+    let operations = if full() { "20000" } else { "4000" };
+    through_cuts(4 * MIB, |file| {
+        let dir = scratch();
+        let path = dir.path().join("fsx.toml");
+        std::fs::write(&path, CONFIG).expect("write fsx.toml");
+        let mut command = Command::new(top().join("target/tools/bin/fsx"));
+        command.args(["-N", operations, "-S", "31", "-P"]).arg(dir.path());
+        run(command.arg("-f").arg(&path).arg(file), 600).ok();
+    });
+}
+
+#[test]
+fn fio_verifies_what_it_wrote_while_connections_are_cut() {
+    for how in [
+        ["--direct=1", "--ioengine=libaio", "--iodepth=16"],
+        ["--direct=0", "--ioengine=psync", "--fsync=64"],
+    ] {
+        through_cuts(64 * MIB, |file| {
+            let mut command = Command::new("fio");
+            command
+                .args(["--name=verify", "--rw=randrw", "--bsrange=4k-256k", "--size=64m"])
+                .args(["--verify=crc32c", "--verify_state_save=0", "--verify_fatal=1"])
+                .args(["--randseed=11", "--minimal"])
+                .args(how);
+            run(command.arg(format!("--filename={}", file.display())), 600).ok();
+        });
+    }
+}

@@ -1,0 +1,127 @@
+//! What the tests of this crate share: options, models of what disks hold, and how far a mount has come.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::content::random_image;
+use crate::support::daemon::{Daemon, LocalSocket, Scheme};
+use crate::support::disk::Disk;
+use crate::support::engine::Engine;
+use crate::support::image::{Backend, Content};
+use crate::support::mount::{Mount, Mounting};
+use crate::support::run::{Ran, scratch, wait_until};
+
+pub(crate) use crate::life::{
+    DATA_MAY_BE_LOST, DONE, SIZE, assert_free, assert_nothing_deleted, assert_told, create, existing,
+    used_disk,
+};
+pub(crate) use crate::load::{Load, assert_eio, bytes};
+
+/// For failures that do not go by: the shortest time in which a mount gives up. What is said of it holds for 300 and
+/// 60 s too.
+pub(crate) const SOON: [&str; 4] = ["--retry-time", "3", "--timeout", "3"];
+
+/// No failing call takes longer, however busy the machine is: with the options above nothing waits for minutes.
+pub(crate) const BOUND: u64 = 90;
+
+/// The sizes of the issue, which take minutes, instead of those for every day.
+pub(crate) fn full() -> bool {
+    std::env::var_os("RHV_MOUNT_FULL_MATRIX").is_some_and(|value| value == "1")
+}
+
+pub(crate) fn daemon() -> Daemon {
+    Daemon::start(Scheme::Https, LocalSocket::None)
+}
+
+pub(crate) fn mounting(disk: &Disk) -> Mounting {
+    Mounting::new(disk.url()).args(disk.args())
+}
+
+/// Writes into a file of this machine what `Load::write` writes into a mounted one.
+pub(crate) fn also_in(path: &Path, seed: u64, offset: u64, length: u64) {
+    let file = File::options().write(true).open(path).expect("open the model");
+    file.write_all_at(&bytes(seed, length), offset)
+        .expect("write the model");
+}
+
+/// A copy of the model to go on with.
+pub(crate) fn copy_of(model: &Path, name: &str) -> PathBuf {
+    let path = model.with_extension(name);
+    fs::copy(model, &path).expect("copy the model");
+    path
+}
+
+/// Each block of 512 bytes is that of one of `versions`: where they agree nothing may have changed, and where a write was
+/// not flushed either is right.
+#[track_caller]
+pub(crate) fn assert_each_block_is_of(image: &Path, versions: &[&Path]) {
+    let read = |path: &Path| fs::read(path).expect("read an image");
+    let image = read(image);
+    let versions: Vec<Vec<u8>> = versions.iter().map(|path| read(path)).collect();
+    assert!(
+        versions.iter().all(|version| version.len() == image.len()),
+        "another size"
+    );
+    for (number, block) in image.chunks(512).enumerate() {
+        let place = number * 512..number * 512 + block.len();
+        assert!(
+            versions.iter().any(|version| block == &version[place.clone()]),
+            "bytes {place:?} are neither the old ones nor any that were written"
+        );
+    }
+}
+
+#[track_caller]
+pub(crate) fn assert_old_or_new(image: &Path, old: &Path, new: &Path) {
+    assert_each_block_is_of(image, &[old, new]);
+}
+
+/// A number of `rhv-mount status`.
+pub(crate) fn count(mount: &Mount, name: &str) -> u64 {
+    let ran = mount.status(&["--output", "json"]).ok();
+    let status: Value = serde_json::from_str(&ran.stdout).expect("the status is JSON");
+    status[name]
+        .as_u64()
+        .unwrap_or_else(|| panic!("no {name} in {status}"))
+}
+
+/// The server has answered that many bytes; without an fsync they are not flushed.
+#[track_caller]
+pub(crate) fn wait_until_written(mount: &Mount, size: u64) {
+    wait_until("the server has the bytes", 60, || {
+        count(mount, "bytes_written") >= size
+    });
+}
+
+/// The outcome of a mount that has lost data.
+#[track_caller]
+pub(crate) fn assert_lost(ran: &Ran, words: &[&str]) {
+    let words: Vec<&str> = ["data may be lost"].iter().chain(words).copied().collect();
+    assert_told(ran, &[DATA_MAY_BE_LOST], &words);
+}
+
+/// `rhv-mount recover OPTIONS POINT`
+pub(crate) fn recover(engine: &Engine, options: &[&str], point: &Path) -> Ran {
+    let mut args: Vec<OsString> = vec!["recover".into()];
+    args.extend(options.iter().map(OsString::from));
+    args.extend(engine.args());
+    args.push(point.into());
+    engine.run(args, 150)
+}
+
+/// Half of the disk.
+pub(crate) const HALF: u64 = SIZE / 2;
+
+/// What [`used_disk`] holds in a `Disk` without an engine.
+pub(crate) fn used_image(daemon: &Daemon, backend: Backend) -> (Disk, PathBuf, TempDir) {
+    let dir = scratch();
+    let model = dir.path().join("model.raw");
+    random_image(&model, SIZE, 5);
+    let disk = Disk::create(daemon, backend, SIZE, Content::File(&model));
+    (disk, model, dir)
+}
