@@ -15,6 +15,7 @@ use super::{Access, Disk, Engine, Interrupt, Order, Phase, Subject, Transfer};
 use crate::engine::Direction;
 use crate::fuzzing::{assert_presentable, first_line, number_of};
 use crate::imageio::fuzzing::scripted_agent;
+use crate::report::plain;
 use crate::run::Failure;
 use crate::secret::{Secret, forget_all, hide};
 use crate::trust::{Trust, certificates};
@@ -22,8 +23,8 @@ use crate::trust::{Trust, certificates};
 const PASSWORD: &str = "hunter2-and-more";
 const DISK: &str = "bc922a10-62e5-4709-a1b2-0123456789ab";
 
-/// Any JSON in the place of a disk, a transfer, a list of them, a fault. What is taken for one has an id of its own; a
-/// phase keeps its name; a fault's words are the fault's.
+/// Any JSON in the place of a disk, a transfer, a list of them, a fault. What is taken for one has an id of its own, fit to
+/// be printed where it is a transfer's; a phase keeps its name; a fault's words are the fault's.
 pub fn engine_values(data: &[u8]) {
     let Ok(value) = serde_json::from_slice::<Value>(data) else {
         return;
@@ -41,7 +42,8 @@ pub fn engine_values(data: &[u8]) {
             assert!(full_qcow2_size(disk.size) >= disk.size);
         }
         if let Some(transfer) = Transfer::of(one) {
-            assert_eq!(one["id"], transfer.id.as_str());
+            let id = text(one, "id").expect("a transfer has one");
+            assert_eq!(transfer.id, plain(&id));
             let phase = text(one, "phase").unwrap_or_default();
             assert_eq!(transfer.phase.to_string(), phase);
             let ended = matches!(phase.as_str(), "finished_success" | "finished_failure");

@@ -16,6 +16,7 @@ mod flush_promise;
 mod local_sockets;
 mod model;
 mod mountpoints;
+mod owner;
 mod reads;
 mod requests;
 mod rig;
