@@ -75,7 +75,6 @@ fn a_mount_is_its_owners_alone() {
     for (mode, may) in [("600", false), ("644", true)] {
         let args = ["--allow-other", "--mode", mode];
         let mount = Mounting::new(&server.url()).args(args).start();
-        stat(&mount, &nobody).ok();
         let words = [&nobody[..], &["head", "-c", "1"]].concat();
         let read = run(Command::new(words[0]).args(&words[1..]).arg(mount.file()), 20);
         assert_eq!(read.success(), may, "mode {mode}: {read}");
