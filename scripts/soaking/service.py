@@ -1,0 +1,152 @@
+"""What the soak starts and ends again: storage, daemon, proxy, and the mount over them.
+
+Without an engine there is nobody to renew a ticket: one that a new daemon does not have is the end of a mount. So
+`restart` keeps the proxy closed until the new daemon has it, as an engine would have given the transfer a new one.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+from measure import Failed, run
+from storage import MIB, SCRIPTS, Daemon, Qcow2
+
+HERE = Path(__file__).resolve().parent
+CACHE, JOURNAL = 32 * MIB, 64 * MIB
+BETWEEN = (30, 90)  # seconds between two restarts of the daemon
+
+
+class Service:
+    """Each step that `start` takes is undone by `close`, however far it came."""
+
+    def __init__(self, place, program, size, connections):
+        self.place, self.program, self.size, self.connections = place, program, size, connections
+        self.point, self.file = place / "mnt", place / "mnt/disk"
+        self.ticket = str(uuid.uuid4())
+        # What the mount may take: what it promises, with the write-behind that so many connections get.
+        behind = min(max(32 * MIB, 2 * connections * 8 * MIB), 128 * MIB)
+        self.memory = 64 * MIB + CACHE + JOURNAL + behind
+        self.disk = self.daemon = self.proxy = self.pid = self.restarter = None
+        self.stopped = multiprocessing.Event()
+        self.restarts = multiprocessing.Value("i", 0)
+
+    def start(self, source, seed, calm):
+        self.disk = Qcow2(self.place, self.size, source)
+        self.daemon = Daemon(self.place, "https")
+        self._give_ticket()
+        self.upstream = self.place / "upstream"
+        self._open()
+        words = [sys.executable, "-B", HERE / "proxy.py", self.upstream, "--seed", str(seed)]
+        words += ["--cut", "0", "--stall", "0"] if calm else []
+        self.proxy = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        port = int(self.proxy.stdout.readline())
+        url = self.place / "url"
+        url.touch(mode=0o600)
+        url.write_text(f"https://127.0.0.1:{port}/images/{self.ticket}")
+        self.point.mkdir()
+        words = [self.program, "--transfer-url-file", url, "--cafile", self.daemon.cafile, "--no-unix-socket", "--stats"]
+        words += ["--cache-size", str(CACHE), "--journal-size", str(JOURNAL), "--connections", str(self.connections)]
+        # The first connection of all is not tried again when it is refused: a user would see it, and try again.
+        for attempt in range(5):
+            try:
+                run([*words, "--log-level", "info", "--log-file", self.place / "log", self.point])
+                break
+            except Failed:
+                if attempt == 4:
+                    raise
+        self.pid = self.status()["pid"]
+
+    def status(self):
+        return json.loads(run([self.program, "status", "-o", "json", self.point]))
+
+    def restart(self, orderly):
+        """The daemon dies, is away for a moment, and comes back with the ticket."""
+        self.upstream.unlink()
+        if not orderly:
+            os.kill(int((self.daemon.dir / "pid").read_text()), signal.SIGKILL)
+        self.daemon.close()
+        (self.daemon.dir / "pid").unlink(missing_ok=True)
+        run([SCRIPTS / "imageio", "start", self.daemon.dir, "--tls", "--local", "none"])
+        self._give_ticket()
+        self._open()
+        self.restarts.value += 1
+
+    def restart_now_and_then(self, chance, failed):
+        """Until `stop_restarts`. In a process of its own, made before anybody has the disk open: a program that is
+        started inherits and closes what its parent has open, and the close waits for the daemon."""
+        def work():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            while not self.stopped.wait(chance.uniform(*BETWEEN)):
+                self.restart(orderly=chance.random() < 0.3)
+
+        process = multiprocessing.get_context("fork").Process(target=work)
+        process.start()
+
+        def watch():
+            process.join()
+            if process.exitcode:
+                failed(f"the daemon could not be restarted: exit code {process.exitcode}")
+
+        self.restarter = threading.Thread(target=watch)
+        self.restarter.start()
+
+    def stop_restarts(self):
+        self.stopped.set()
+        if self.restarter:
+            self.restarter.join()
+
+    def _give_ticket(self):
+        options = [f"url={self.disk.url}", f"size={self.size}", "sparse=true", "timeout=1000000"]
+        run([SCRIPTS / "imageio", "ticket", self.daemon.dir, self.ticket, *options])
+
+    def _open(self):
+        new = self.place / "upstream.new"
+        new.write_text((self.daemon.dir / "port").read_text())
+        new.rename(self.upstream)
+
+    def umount(self):
+        """`rhv-mount umount`: its exit code and words."""
+        words = [self.program, "umount", self.point]
+        done = subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=600, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    def end_proxy(self):
+        """What the proxy has done."""
+        self.proxy.terminate()
+        done, _ = self.proxy.communicate(timeout=20)
+        self.proxy = None
+        return json.loads(done)
+
+    def is_mounted(self):
+        return f" {self.point} " in Path("/proc/self/mountinfo").read_text()
+
+    def close(self):
+        """True when nothing is left of it."""
+        self.stop_restarts()
+        if self.is_mounted():
+            # The daemon and the proxy may be what is broken: whoever waits here has no time for retries.
+            if self.pid and Path(f"/proc/{self.pid}/comm").exists():
+                os.kill(self.pid, signal.SIGKILL)
+            subprocess.run(["umount", "-l", str(self.point)], check=False, capture_output=True)
+            subprocess.run(["fusermount3", "-u", "-z", str(self.point)], check=False, capture_output=True)
+            subprocess.run([str(self.program), "umount", str(self.point)], check=False, capture_output=True, timeout=60)
+        if self.proxy:
+            self.proxy.kill()
+            self.proxy.wait()
+        if self.daemon:
+            self.daemon.close()
+        if self.disk:
+            self.disk.stop()
+        for _ in range(100):
+            if not self.is_mounted() and not (self.pid and Path(f"/proc/{self.pid}").exists()):
+                return True
+            time.sleep(0.1)
+        return False
