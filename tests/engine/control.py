@@ -1,6 +1,7 @@
 """The control socket: plain HTTP with JSON on a unix socket, for tests.
 
-    GET    /state       {"disks": [...], "transfers": [...], "sessions": [...], "jobs": [...], "switches": {...}}
+    GET    /state       {"disks": [...], "transfers": [...], "sessions": [...], "jobs": [...], "switches": {...},
+                        "secrets": [...]}
     POST   /switches    {"switch": NAME, "value": V, "times": N, "after": N, "match": RE}; only the name is required
     DELETE /switches    clears all of them
     POST   /disks       a disk that was there before; gives it as in /state
@@ -10,7 +11,8 @@
 An act (`pause_now`, ...) is posted like a switch; its `value` may name the one transfer that it is meant for, by the
 id of the transfer or of its disk, or the disk's name. The answer says how many it has met: {"met": 1}.
 
-The state holds tokens and tickets, the log does not: only what must be searched for is told, and only here.
+The state holds tokens and tickets, the log does not: only what must be searched for is told, and only here. `secrets`
+are all that were ever given out.
 """
 
 import http.server
@@ -44,7 +46,7 @@ class Control(socketserver.ThreadingUnixStreamServer):
     def state(self):
         world = self.world
         parts = {name: getattr(world, name).dump() for name in ("disks", "transfers", "jobs", "switches")}
-        return {**parts, "sessions": world.sso.dump()}
+        return {**parts, "sessions": world.sso.dump(), "secrets": [*world.tickets, *world.sso.tokens()]}
 
     def switch(self, order):
         order = dict(order)

@@ -27,6 +27,7 @@ class Session:
         self._world = world
         self._transfer = transfer
         self.ticket = new_id()
+        world.tickets.append(self.ticket)
         self._nbd = None
         try:
             backend = self._start_nbd() if transfer.uses_nbd else f"file://{transfer.volume.path}"

@@ -36,6 +36,7 @@ class Sso:
         self._switches = switches
         self._journal = journal
         self._sessions = {}
+        self._tokens = []
         self._lock = threading.Lock()
 
     def token(self, headers, form):
@@ -105,6 +106,11 @@ class Sso:
                 for one in self._sessions.values()
             ]
 
+    def tokens(self):
+        """Every one that was ever given out."""
+        with self._lock:
+            return list(self._tokens)
+
     def _lives(self, session, subject):
         limit = self._switches.take("token_requests", subject)
         return not (
@@ -117,6 +123,7 @@ class Sso:
         session = Session(user, secrets.token_urlsafe(64))
         with self._lock:
             self._sessions[session.token] = session
+            self._tokens.append(session.token)
         self._journal.event("session_opened", user=user)
         return session
 

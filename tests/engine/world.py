@@ -46,3 +46,4 @@ class World:
     sso: object
     disks: object = field(default=None)
     transfers: object = field(default=None)
+    tickets: list = field(default_factory=list)  # every one that was ever given out

@@ -4,6 +4,7 @@
 use crate::rig::{MIB, Rig, TICKET, errno, pattern, read_at, settings};
 use crate::server::{Action, Fault, Server, Settings, Verb};
 use crate::support::mount::{BINARY, URL_VARIABLE, is_mounted};
+use crate::support::redaction::Trace;
 use crate::support::run::{Ran, run, scratch};
 use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
@@ -20,8 +21,10 @@ const NO_CONNECTION: i32 = 5;
 fn refused(url: &str, args: &[&str], code: i32, words: &[&str]) -> Ran {
     let dir = scratch();
     let target = dir.path().join("disk.raw");
+    let trace = Trace::of(url);
     let ran = run(
         Command::new(BINARY)
+            .args(trace.args())
             .args(args)
             .arg(&target)
             .env(URL_VARIABLE, url),

@@ -4,6 +4,7 @@
 use crate::rig::{MIB, Rig, TICKET, errno, pattern, settings};
 use crate::server::{Action, Fault, Server, Verb};
 use crate::support::mount::{BINARY, URL_VARIABLE, is_mounted, rhv_mount, rhv_mount_command};
+use crate::support::redaction::Trace;
 use crate::support::run::{run, scratch, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -14,12 +15,17 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A mount in the foreground, killed when dropped.
-struct Foreground(Child);
+struct Foreground(
+    Child,
+    #[allow(dead_code, reason = "searched when it is dropped")] Trace,
+);
 
 impl Foreground {
     fn start(server: &Server, target: &Path) -> Foreground {
         let stderr = File::create(target.with_extension("stderr")).unwrap();
+        let trace = Trace::of(&server.url());
         let child = Command::new(BINARY)
+            .args(trace.args())
             .arg("--foreground")
             .arg(target)
             .env(URL_VARIABLE, server.url())
@@ -29,7 +35,7 @@ impl Foreground {
             .spawn()
             .unwrap();
         wait_until("the file is there", 20, || is_mounted(target));
-        Foreground(child)
+        Foreground(child, trace)
     }
 
     fn signal(&self, signal: Signal) {

@@ -18,6 +18,7 @@ mod model;
 mod mountpoints;
 mod owner;
 mod reads;
+mod redaction;
 mod requests;
 mod rig;
 mod rights;

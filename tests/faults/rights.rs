@@ -7,6 +7,7 @@ use crate::support::foreground::Foreground;
 use crate::support::mount::{
     BINARY, MountKind, Mounting, URL_VARIABLE, clean_environment, is_mounted, rhv_mount, rhv_mount_command,
 };
+use crate::support::redaction::Trace;
 use crate::support::run::{is_root, run, scratch, text, wait_until};
 use nix::sys::signal::Signal;
 use std::fs::{self, Permissions};
@@ -105,8 +106,9 @@ fn a_mount_by_root_can_end_what_belongs_to_others() {
     fs::create_dir(&theirs).unwrap();
     chown(&theirs, Some(NOBODY), None).unwrap();
     let target = theirs.join("disk.raw");
+    let trace = Trace::of(&server.url());
     let mut program = rhv_mount_command(Some(&server.url()));
-    program.arg(&target);
+    program.args(trace.args()).arg(&target);
     fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
     let began = dir.path().join("began");
     let script = format!("trap 'exit 9' TERM; touch '{}'; sleep 60 & wait", began.display());

@@ -12,7 +12,8 @@ use crate::rig::{
     used_disk,
 };
 use crate::support::engine::{Engine, PASSWORD, USER, USER_WITH_TWO_ATS, write_private};
-use crate::support::mount::{BINARY, assert_shows_none};
+use crate::support::mount::BINARY;
+use crate::support::redaction::assert_shows_none;
 use crate::support::run::{Ran, run};
 
 /// An engine with a disk `web01`, and the path of its CA.

@@ -218,7 +218,7 @@ fn the_state_file_knows_the_engine_and_the_user() {
     let engine = Engine::start();
     let (disk, content) = used_disk(&engine, "web01", "raw");
     let (_mount, point) = killed(&engine, &existing("web01"), 1);
-    let mut program = engine.program();
+    let mut program = engine.tool();
     program
         .arg("recover")
         .arg("--password-file")

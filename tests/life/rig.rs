@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::support::content::{MIB, random_image, sparse_image};
 use crate::support::engine::{DiskState, Engine, PASSWORD, state_directory};
-use crate::support::mount::{assert_shows_none, is_mounted, processes_with};
+use crate::support::mount::{is_mounted, processes_with};
+use crate::support::redaction::assert_shows_none;
 use crate::support::run::{Ran, run, text};
 
 pub(crate) const DONE: i32 = 0;

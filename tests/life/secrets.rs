@@ -2,6 +2,7 @@
 //! talkative, a state file, the environment or arguments of any process, a message.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use serde_json::json;
@@ -9,22 +10,9 @@ use serde_json::json;
 use crate::rig::{assert_nothing_local, assert_told, create, existing, point, used_disk};
 use crate::support::engine::{Engine, PASSWORD, state_directory};
 use crate::support::foreground::Foreground;
-use crate::support::mount::{MountKind, Mounting, assert_shows_none, shows};
+use crate::support::mount::{MountKind, Mounting};
+use crate::support::redaction::{assert_files_show_none, assert_shows_none, shows};
 use crate::support::run::{run, text, wait_until};
-
-#[track_caller]
-fn assert_files_show_none(directory: &Path, secrets: &[String]) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if !path.is_file() {
-            continue;
-        }
-        let text = text(&path);
-        for secret in secrets {
-            assert!(!shows(&text, secret), "{} shows a secret", path.display());
-        }
-    }
-}
 
 /// Environment and arguments of `pid`.
 #[track_caller]
@@ -104,7 +92,7 @@ fn a_command_sees_no_secret() {
         seen.display(),
         go.display()
     );
-    let mut program = engine.program();
+    let mut program = engine.tool();
     program
         .env("OVIRT_URL", engine.url())
         .env("OVIRT_USERNAME", crate::support::engine::USER)
@@ -142,14 +130,32 @@ fn messages_of_failures_show_no_secret() {
     engine.switch(&json!({"switch": "fault", "value": fault, "match": "POST .*/imagetransfers$"}));
     let point = point(&engine, "web01");
     let mut args = engine.args();
-    args.extend([
-        "--log-level".into(),
-        "trace".into(),
-        "--disk".into(),
-        "web01".into(),
-    ]);
+    args.extend(["--disk".into(), "web01".into()]);
     args.extend([point.clone().into(), "--".into(), "true".into()]);
     let ran = engine.run(args, 60);
     assert_told(&ran, &[4], &["Bad request"]);
     assert_nothing_local(&point, &ran);
+}
+
+/// What the engine gave out is looked for in the log of every mount that it was given to, also when it is no longer valid.
+#[test]
+fn a_token_in_a_log_is_found_at_the_end_of_the_mount_and_of_the_engine() {
+    let find = |deed: &mut dyn FnMut()| {
+        let panic = catch_unwind(AssertUnwindSafe(deed)).expect_err("the token was not found");
+        *panic.downcast::<String>().expect("a message")
+    };
+    let engine = Engine::start();
+    used_disk(&engine, "web01", "raw");
+    let mount = engine.mounting(existing("web01")).start();
+    let token = engine.secrets().pop().expect("a token");
+    engine.switch(&json!({"switch": "expire_sessions"}));
+    fs::write(mount.dir().join("stderr"), format!("Bearer {token}\n")).expect("write to a file of the mount");
+    let mut mount = Some(mount);
+    let words = find(&mut || drop(mount.take().map(|mount| mount.umount())));
+    assert!(words.contains("the stderr of a mount shows a secret"), "{words}");
+
+    fs::write(engine.trace_dir().join("planted"), token).expect("write a log");
+    let mut engine = Some(engine);
+    let words = find(&mut || drop(engine.take()));
+    assert!(words.contains("planted shows a secret"), "{words}");
 }

@@ -9,7 +9,7 @@ use crate::rig::{
     used_disk,
 };
 use crate::support::engine::{Engine, PASSWORD};
-use crate::support::mount::assert_shows_none;
+use crate::support::redaction::assert_shows_none;
 use crate::support::run::run;
 
 fn one_transfer(engine: &Engine) -> Value {

@@ -13,6 +13,7 @@ use crate::support::daemon::{Daemon, LocalSocket, Scheme};
 use crate::support::disk::Disk;
 use crate::support::image::{Backend, Content};
 use crate::support::mount::{BINARY, MountKind, Mounting, URL_VARIABLE, is_mounted, rhv_mount};
+use crate::support::redaction::Trace;
 use crate::support::run::{is_root, run, scratch, sh, wait_until};
 
 const MOUNT_FAILED: i32 = 6;
@@ -146,8 +147,10 @@ fn ps_shows_no_ticket_while_a_foreground_mount_has_it_as_an_argument() {
     let ticket = disk.url().rsplit('/').next().expect("a ticket id").to_owned();
     let dir = scratch();
     let point = dir.path().join("disk.raw");
+    let trace = Trace::of(disk.url());
     let mut command = Command::new(BINARY);
     command
+        .args(trace.args())
         .args(["--foreground", "--transfer-url", disk.url()])
         .args(disk.args())
         .arg(&point);
@@ -178,8 +181,10 @@ fn ctrl_c_ends_a_foreground_mount_in_order() {
     let dir = scratch();
     let (point, source) = (dir.path().join("disk.raw"), dir.path().join("source.raw"));
     sparse_image(&source, 8 * MIB, 18);
+    let trace = Trace::of(disk.url());
     let mut command = Command::new(BINARY);
     command
+        .args(trace.args())
         .arg("--foreground")
         .args(disk.args())
         .arg(&point)

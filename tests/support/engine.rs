@@ -14,8 +14,10 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -26,7 +28,8 @@ use tempfile::TempDir;
 
 use super::content::compare;
 use super::daemon::{Daemon, LocalSocket, Scheme};
-use super::mount::{BINARY, Mounting, assert_shows_none, clean_environment};
+use super::mount::{BINARY, Mounting, clean_environment};
+use super::redaction::{assert_files_show_none, assert_shows_none, assert_text_shows_none, trace_to};
 use super::run::{Ran, is_root, run, scratch, text, top, wait_until};
 
 pub const USER: &str = "admin@internal";
@@ -43,6 +46,8 @@ pub struct Engine {
     child: Child,
     dir: TempDir,
     daemon: Daemon,
+    /// How many logs there are.
+    traces: AtomicUsize,
 }
 
 /// The line that the stand-in prints when it is ready.
@@ -100,7 +105,9 @@ impl Engine {
         let daemon = Daemon::start(Scheme::Https, LocalSocket::Path);
         let dir = scratch();
         let path = |name: &str| dir.path().join(name);
-        fs::create_dir(path("config")).expect("make a directory for configuration");
+        for name in ["config", "traces"] {
+            fs::create_dir(path(name)).expect("make a directory");
+        }
         let users = json!({USER: PASSWORD, USER_WITH_TWO_ATS: PASSWORD});
         fs::write(path("users"), users.to_string()).expect("write the users");
         write_private(&path("password"), &format!("{PASSWORD}\n"));
@@ -135,6 +142,7 @@ impl Engine {
             child: starting.started(),
             dir,
             daemon,
+            traces: AtomicUsize::new(0),
         }
     }
 
@@ -183,26 +191,47 @@ impl Engine {
         ]
     }
 
-    /// A mount by way of this engine. No file that it writes may hold the password.
+    /// A mount by way of this engine. Nothing that it writes may hold the password, a token or a ticket.
     pub fn mounting<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Mounting {
+        let control = self.ready.control.clone();
         Mounting::without_url()
             .env("XDG_CONFIG_HOME", self.dir.path().join("config"))
             .secret(PASSWORD)
+            .secrets_from(move || given_out(&control))
             .args(self.args())
             .args(args)
     }
 
-    /// `rhv-mount` with nothing of the tester's own configuration.
+    /// `rhv-mount` with nothing of the tester's own configuration, to mount. Its log, at trace level, is searched at the
+    /// engine's end.
     pub fn program(&self) -> Command {
+        let mut command = self.tool();
+        let log = self.traces.fetch_add(1, Ordering::Relaxed);
+        command.args(trace_to(&self.trace_dir().join(log.to_string())));
+        command
+    }
+
+    /// The same for anything but a mount.
+    pub fn tool(&self) -> Command {
         let mut command = Command::new(BINARY);
         clean_environment(&mut command);
         command.env("XDG_CONFIG_HOME", self.dir.path().join("config"));
         command
     }
 
+    /// Where the logs of `program` are.
+    pub fn trace_dir(&self) -> PathBuf {
+        self.dir.path().join("traces")
+    }
+
     /// `rhv-mount ARGS` to its end. It never shows the password.
     pub fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>, seconds: u64) -> Ran {
-        let ran = run(self.program().args(args), seconds);
+        let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        let mounts = args
+            .first()
+            .is_some_and(|first| first.as_encoded_bytes().starts_with(b"-"));
+        let mut command = if mounts { self.program() } else { self.tool() };
+        let ran = run(command.args(args), seconds);
         assert_shows_none(&ran, &[PASSWORD]);
         ran
     }
@@ -277,15 +306,20 @@ impl Engine {
         "ac927858-4336-53b3-90ee-846af5a37474".to_owned()
     }
 
-    /// The tokens of the sessions and the tickets of the transfers that live now.
+    /// The tokens and tickets that it has ever given out.
     #[track_caller]
     pub fn secrets(&self) -> Vec<String> {
-        let tokens = self.state("sessions");
-        let tokens = tokens.as_array().into_iter().flatten();
-        let tokens = tokens.filter_map(|one| one["token"].as_str().map(str::to_owned));
-        tokens
-            .chain(self.transfers().into_iter().filter_map(|one| one.ticket))
-            .collect()
+        given_out(&self.ready.control)
+    }
+
+    /// No mount by way of this engine may have left one of them in its log, or leave it in its state file.
+    fn assert_no_secret(&self) {
+        let mut secrets = self.secrets();
+        secrets.push(PASSWORD.to_owned());
+        assert_files_show_none(&self.trace_dir(), &secrets);
+        for path in self.state_files() {
+            assert_text_shows_none(&path.display().to_string(), &text(&path), &secrets);
+        }
     }
 
     #[track_caller]
@@ -400,30 +434,42 @@ impl Engine {
     }
 
     fn exchange(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
-        let mut stream = UnixStream::connect(&self.ready.control).expect("connect to the control socket");
-        let limit = Some(Duration::from_secs(60));
-        stream.set_read_timeout(limit).expect("limit the control socket");
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let length = body.len();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: control\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
-        );
-        stream
-            .write_all((head + &body).as_bytes())
-            .expect("ask the control socket");
-        let mut answer = String::new();
-        stream
-            .read_to_string(&mut answer)
-            .expect("the control socket answers");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let value = serde_json::from_str(body).expect("the control socket speaks JSON");
-        (status.expect("an HTTP status"), value)
+        exchange(&self.ready.control, method, path, body)
     }
+}
+
+fn exchange(control: &Path, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+    let mut stream = UnixStream::connect(control).expect("connect to the control socket");
+    let limit = Some(Duration::from_secs(60));
+    stream.set_read_timeout(limit).expect("limit the control socket");
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: control\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream
+        .write_all((head + &body).as_bytes())
+        .expect("ask the control socket");
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .expect("the control socket answers");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let value = serde_json::from_str(body).expect("the control socket speaks JSON");
+    (status.expect("an HTTP status"), value)
+}
+
+/// The tokens and tickets that the engine with this control socket has ever given out.
+#[track_caller]
+fn given_out(control: &Path) -> Vec<String> {
+    let (_, mut state) = exchange(control, "GET", "/state", None);
+    serde_json::from_value(state["secrets"].take()).expect("the secrets")
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        let searched = catch_unwind(AssertUnwindSafe(|| self.assert_no_secret()));
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
         let ended = (0..3000).any(|_| {
             std::thread::sleep(Duration::from_millis(10));
@@ -438,6 +484,9 @@ impl Drop for Engine {
         }
         if !std::thread::panicking() {
             assert!(ended, "the stand-in of the engine had to be killed");
+            if let Err(panic) = searched {
+                resume_unwind(panic);
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Layers, each needs only those before it:
 //!
 //!     run      a program, its exit code and output, never longer than its limit; the tests' scratch directories
+//!     redaction  the search for secrets in all that a mount writes
 //!     mount    the built rhv-mount over some transfer URL
 //!     content  what the images hold, and how two of them are compared
 //!     image    the server side: qcow2 and raw images, qemu-nbd and nbdkit in front of them
@@ -27,4 +28,5 @@ pub mod engine;
 pub mod foreground;
 pub mod image;
 pub mod mount;
+pub mod redaction;
 pub mod run;

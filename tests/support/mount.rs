@@ -2,22 +2,26 @@
 //!
 //! A `Mount` runs in the background, as a user would start it: the transfer URL is in the environment, never in the
 //! arguments; the log, at trace level, is in the mount's own directory. `umount` is `rhv-mount umount`, and its exit
-//! code is the mount's outcome. However a mount ends, at its end no file that it wrote may hold the ticket's id.
+//! code is the mount's outcome. However a mount ends, at its end nothing that it has written (log, output, record, state
+//! file) may hold the ticket's id, nor another secret.
 //!
 //!     let mount = Mount::start(&disk.url(), disk.args(), MountKind::Directory);
 //!     fs::write(mount.file(), b"...")
 //!     mount.umount().ok();
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use super::redaction::{Trace, assert_shows_none, assert_text_shows_none, secret_of, trace_to};
 use super::run::{Ran, run, run_with_output_in, scratch, text, wait_until};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_rhv-mount");
@@ -38,6 +42,14 @@ const VARIABLES: &[&str] = &[
     "OVIRT_INSECURE",
     "HTTPS_PROXY",
     "https_proxy",
+];
+
+/// Where mounts leave records and state files: root's, and those of `nobody`, who has no home.
+const NOTES: &[&str] = &[
+    "/run/rhv-mount",
+    "/var/lib/rhv-mount",
+    "/tmp/rhv-mount-65534",
+    "/tmp/rhv-mount-65534/state",
 ];
 
 const START_SECONDS: u64 = 40;
@@ -63,6 +75,17 @@ pub struct Mounting {
     kind: MountKind,
     nobody: bool,
     log_level: &'static str,
+    more: Option<MoreSecrets>,
+}
+
+/// Secrets that come into being while the mount is there.
+#[derive(Clone)]
+struct MoreSecrets(Arc<dyn Fn() -> Vec<String> + Send + Sync>);
+
+impl fmt::Debug for MoreSecrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MoreSecrets")
+    }
 }
 
 impl Mounting {
@@ -84,6 +107,7 @@ impl Mounting {
             kind: MountKind::Directory,
             nobody: false,
             log_level: "trace",
+            more: None,
         }
     }
 
@@ -106,6 +130,12 @@ impl Mounting {
     /// A string that nothing which the mount writes may hold.
     pub fn secret(mut self, secret: &str) -> Self {
         self.secrets.push(secret.to_owned());
+        self
+    }
+
+    /// The same of what `secrets` gives when the mount has ended.
+    pub fn secrets_from(mut self, secrets: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        self.more = Some(MoreSecrets(Arc::new(secrets)));
         self
     }
 
@@ -150,6 +180,7 @@ impl Mounting {
         let user = self.nobody.then(|| User::nobody(dir.path(), &target));
         let mut mount = Mount {
             secrets: self.secrets,
+            more: self.more,
             kind: self.kind,
             target,
             user,
@@ -157,9 +188,10 @@ impl Mounting {
             ended: false,
         };
         let mut command = mount.program();
+        let mut trace = trace_to(&mount.dir.path().join("log"));
+        trace[1] = self.log_level.into();
         command
-            .args(["--log-level", self.log_level, "--log-file"])
-            .arg(mount.dir.path().join("log"))
+            .args(trace)
             .args(&self.args)
             .arg(&mount.target)
             .envs(self.url.iter().map(|url| (URL_VARIABLE, url)))
@@ -177,7 +209,7 @@ impl Mounting {
             "a mount is left after a failed start: {ran}"
         );
         mount.ended = true;
-        mount.assert_no_secret();
+        mount.assert_no_secret(&[]);
         Err(ran)
     }
 }
@@ -186,6 +218,7 @@ impl Mounting {
 #[derive(Debug)]
 pub struct Mount {
     secrets: Vec<String>,
+    more: Option<MoreSecrets>,
     kind: MountKind,
     target: PathBuf,
     user: Option<User>,
@@ -258,6 +291,7 @@ impl Mount {
 
     /// `rhv-mount umount`: its exit code is the mount's outcome. It must have ended the mount, whatever the outcome.
     pub fn umount(mut self) -> Ran {
+        let notes = self.notes();
         let ran = self.umount_command();
         assert!(
             !ran.timed_out,
@@ -273,7 +307,7 @@ impl Mount {
             self.kind != MountKind::New,
             "the mountpoint after umount"
         );
-        self.assert_no_secret();
+        self.assert_no_secret(&notes);
         assert_shows_none(&ran, &self.secrets);
         self.ended = true;
         ran
@@ -298,39 +332,30 @@ impl Mount {
         run(self.program().arg("umount").arg(&self.target), UMOUNT_SECONDS)
     }
 
-    /// No log line and no message may show the ticket (its id is the credential), nor any other secret.
-    fn assert_no_secret(&self) {
+    /// What it has written about itself where everybody's mounts are: its record, and its state file.
+    fn notes(&self) -> Vec<(PathBuf, String)> {
+        let point = self.target.display().to_string();
+        let entries = NOTES.iter().filter_map(|directory| fs::read_dir(directory).ok());
+        let paths = entries.flatten().flatten().map(|entry| entry.path());
+        let files = paths.filter(|path| path.is_file());
+        let texts = files
+            .map(|path| (text(&path), path))
+            .filter(|(text, _)| text.contains(&point));
+        texts.map(|(text, path)| (path, text)).collect()
+    }
+
+    /// No log line, no message and none of `notes` may show the ticket (its id is the credential), nor any other secret.
+    fn assert_no_secret(&self, notes: &[(PathBuf, String)]) {
+        let mut secrets = self.secrets.clone();
+        secrets.extend(self.more.iter().flat_map(|more| more.0()));
         for name in ["log", "stdout", "stderr"] {
             let text = text(&self.dir.path().join(name));
-            for secret in &self.secrets {
-                if let Some(line) = text.lines().find(|line| shows(line, secret)) {
-                    panic!("the {name} of a mount shows a secret: {line}");
-                }
-            }
+            assert_text_shows_none(&format!("the {name} of a mount"), &text, &secrets);
+        }
+        for (path, text) in notes {
+            assert_text_shows_none(&path.display().to_string(), text, &secrets);
         }
     }
-}
-
-/// Neither what a program printed nor its command line may show one of `secrets`.
-#[track_caller]
-pub fn assert_shows_none(ran: &Ran, secrets: &[impl AsRef<str>]) {
-    for secret in secrets {
-        assert!(
-            ![&ran.command, &ran.stdout, &ran.stderr]
-                .iter()
-                .any(|text| shows(text, secret.as_ref())),
-            "a secret is shown: {ran}"
-        );
-    }
-}
-
-/// Also a part of it, as a hex dump shows: 16 characters in a row, of which at least 12 belong together.
-pub fn shows(line: &str, secret: &str) -> bool {
-    const PART: usize = 12;
-    if secret.len() < PART || !secret.is_ascii() {
-        return line.contains(secret);
-    }
-    (0..=secret.len() - PART).any(|start| line.contains(&secret[start..start + PART]))
 }
 
 impl Drop for Mount {
@@ -342,6 +367,7 @@ impl Drop for Mount {
         if failing {
             eprintln!("the mount's log ends with:\n{}", self.log_end());
         }
+        let notes = self.notes();
         let ran = self.umount_command();
         if is_mounted(&self.target) {
             let _ = run(Command::new("umount").arg("-l").arg(&self.target), 20);
@@ -350,7 +376,7 @@ impl Drop for Mount {
         self.kill();
         if !failing {
             assert!(!ran.timed_out, "umount hangs: {ran}");
-            self.assert_no_secret();
+            self.assert_no_secret(&notes);
         }
     }
 }
@@ -365,15 +391,14 @@ pub fn rhv_mount_command(url: Option<&str>) -> Command {
     command
 }
 
-/// The same with `args`, to its end.
+/// The same with `args`, to its end. Who has a URL mounts.
 pub fn rhv_mount<A: AsRef<OsStr>>(url: Option<&str>, args: impl IntoIterator<Item = A>) -> Ran {
-    let ran = run(rhv_mount_command(url).args(args), START_SECONDS);
+    let mut command = rhv_mount_command(url);
+    let trace = url.map(Trace::of);
+    command.args(trace.iter().flat_map(Trace::args)).args(args);
+    let ran = run(&mut command, START_SECONDS);
     if let Some(url) = url {
-        let secret = secret_of(url);
-        assert!(
-            !shows(&ran.stderr, &secret) && !shows(&ran.stdout, &secret),
-            "the ticket id is shown: {ran}"
-        );
+        assert_shows_none(&ran, &[secret_of(url)]);
     }
     ran
 }
@@ -412,11 +437,6 @@ pub fn processes_with(word: &OsStr) -> Vec<i32> {
                 && arguments.any(|argument| argument == word.as_encoded_bytes())
         })
         .collect()
-}
-
-/// The ticket id in a transfer URL.
-fn secret_of(url: &str) -> String {
-    url.rsplit('/').next().unwrap_or(url).to_owned()
 }
 
 /// Another user, with a copy of the program that it can reach.
