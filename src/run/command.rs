@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 
-use super::{Exit, Failure, privacy};
+use super::{Exit, Failure, allocator, privacy};
 use crate::rights;
 
 /// The environment variable that holds the file's path for COMMAND.
@@ -20,6 +20,7 @@ pub(super) fn start(command: &[OsString], file: &Path) -> Result<Child, (u8, Fai
     let (program, args) = args.split_first().expect("the caller has a command");
     let mut command = Command::new(program);
     command.args(args).env(FILE_VARIABLE, file);
+    allocator::as_before(&mut command);
     // Root's command may be in a directory that only somebody else can look into.
     rights::with(move || privacy::as_before(|| command.spawn())).map_err(|e| {
         let code = if e.kind() == io::ErrorKind::NotFound {

@@ -28,7 +28,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use zeroize::Zeroizing;
 
-use super::{Exit, Failure, privacy};
+use super::{Exit, Failure, allocator, privacy};
 use crate::settings::{Settings, URL_VARIABLE};
 
 /// What the server says when the file is usable.
@@ -79,6 +79,7 @@ fn again(role: Role, settings: &Settings) -> Result<(Command, OwnedFd), Failure>
         .arg(&settings.mountpoint)
         .env_remove(URL_VARIABLE)
         .env_remove("OVIRT_PASSWORD");
+    allocator::tune(&mut command);
     Ok((command, memory))
 }
 

@@ -5,6 +5,7 @@
 //! the same user out of the process.
 
 mod acquire;
+mod allocator;
 mod command;
 mod control;
 mod exit;

@@ -14,6 +14,7 @@ mod failed_reads;
 mod features;
 mod flush_promise;
 mod local_sockets;
+mod memory;
 mod model;
 mod mountpoints;
 mod owner;

@@ -1,0 +1,31 @@
+//! What is freed goes back to the system.
+//!
+//! glibc gives threads heaps of their own, eight for each processor, and after the first large buffer that is freed it
+//! takes the next ones from these heaps too. Buffers of all sizes, which one thread allocates and another one frees, leave
+//! holes in each of them: measured, 490 MiB after two minutes of a mixed load whose limits add up to 224 MiB, and
+//! growing; with the settings here 90 to 170 MiB, and as fast. They are read when a program starts, so the next of our
+//! processes gets them, and COMMAND the user's own. Other C libraries ignore them.
+
+use std::env::var_os;
+use std::process::Command;
+
+/// Two heaps, and large buffers (a cell, a chunk) apart from them. What is asked for again and again is kept by `disk`.
+const SETTINGS: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "524288")];
+
+/// For a process of ours; what the user has set stays.
+pub(super) fn tune(command: &mut Command) {
+    for (name, value) in SETTINGS {
+        if var_os(name).is_none() {
+            command.env(name, value);
+        }
+    }
+}
+
+/// For a program of the user's.
+pub(super) fn as_before(command: &mut Command) {
+    for (name, value) in SETTINGS {
+        if var_os(name).is_some_and(|set| set == value) {
+            command.env_remove(name);
+        }
+    }
+}
