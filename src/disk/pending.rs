@@ -153,8 +153,9 @@ pub(super) struct Table {
     strays: Strays,
     /// Counts the times that the storage reported a loss.
     era: u64,
-    /// By slot: its connection was lost with unflushed bytes, and no flush has succeeded in the slot since.
-    has_lost: Vec<bool>,
+    /// By slot, how many bytes its connection may carry unflushed: half of what was lost with the last one, then twice as many
+    /// with each flush that succeeds. So there is progress with connections that never live for long, and little is sent again.
+    allowance: Vec<usize>,
     /// Bytes of memory in `queued` and `flights`, and how many of them are data.
     cost: usize,
     content: usize,
@@ -175,7 +176,7 @@ impl Table {
             journal: Journal::new(slots),
             strays: Strays::default(),
             era: 0,
-            has_lost: vec![false; slots],
+            allowance: vec![usize::MAX; slots],
             cost: 0,
             content: 0,
             last_seq: 0,
@@ -496,21 +497,21 @@ impl Table {
         self.journal.cost(slot)
     }
 
-    /// True when the slot's connection was lost with unflushed bytes and none has got a flush done since.
-    pub(super) fn has_lost(&self, slot: usize) -> bool {
-        self.has_lost[slot]
+    /// Bytes of memory that the connection in `slot` may have in the journal before it is to be flushed.
+    pub(super) fn allowance(&self, slot: usize) -> usize {
+        self.allowance[slot]
     }
 
     /// All that connection `slot` has answered is durable.
     pub(super) fn flushed(&mut self, slot: usize) {
-        self.has_lost[slot] = false;
+        self.allowance[slot] = self.allowance[slot].saturating_mul(2);
         let freed = self.journal.flushed(slot);
         freed.into_iter().for_each(|bytes| self.recycle(bytes));
     }
 
     /// What connection `slot` had answered and not flushed is to be written again.
     pub(super) fn lost(&mut self, slot: usize) {
-        self.has_lost[slot] = true;
+        self.allowance[slot] = self.journal.cost(slot).max(2) / 2;
         self.take_back(Some(slot));
     }
 

@@ -243,3 +243,30 @@ fn zeros_of_a_whole_large_disk_go_in_pieces() {
     }
     assert_eq!(end, 1 << 40);
 }
+
+#[test]
+fn a_slot_that_lost_its_connection_is_flushed_earlier_until_flushes_succeed() {
+    let mut table = Table::new(CELL, 2);
+    let carry = |table: &mut Table, writes: u64| {
+        for n in 0..writes {
+            table.write(n * CELL, &[1; 4096]);
+            for flight in go(table).expect("it may go") {
+                table.landed(flight, Some(0), None);
+            }
+        }
+        table.unflushed(0)
+    };
+    let lost = carry(&mut table, 3);
+    table.lost(0);
+    assert_eq!((table.allowance(0), table.allowance(1)), (lost / 2, usize::MAX));
+    while let Some(run) = go(&mut table) {
+        run.into_iter()
+            .for_each(|flight| table.landed(flight, Some(1), None));
+    }
+    let lost = carry(&mut table, 1);
+    table.lost(0);
+    assert!(table.allowance(0) < lost, "one request, and it is to be flushed");
+    table.flushed(0);
+    table.flushed(0);
+    assert_eq!(table.allowance(0), lost / 2 * 4);
+}

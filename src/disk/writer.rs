@@ -305,15 +305,10 @@ impl WriteBehind {
                 let slot = self.journal_share.map(|_| lease.index());
                 inner.table.landed(flight, slot, doubt);
             }
-            // A connection that was lost with unflushed bytes has to show that it gets one flush done, or a server that
-            // drops connections after so many requests would have the same bytes sent for ever.
-            let share = |share| match inner.table.has_lost(lease.index()) {
-                true => 0,
-                false => share,
-            };
-            let full = self
-                .journal_share
-                .is_some_and(|most| inner.table.unflushed(lease.index()) > share(most));
+            // A server that drops connections after so many bytes would have the same ones sent for ever.
+            let (slot, table) = (lease.index(), &inner.table);
+            let full = |share: usize| table.unflushed(slot) > share.min(table.allowance(slot));
+            let full = self.journal_share.is_some_and(full);
             drop(inner);
             self.moved.notify_all();
             // What conflicted with this flight may go now.
