@@ -169,6 +169,29 @@ fn with_the_engine_an_upload_to_a_disk_that_it_made_goes_on_in_a_new_transfer() 
     assert!(engine.state_files().is_empty());
 }
 
+/// Nobody listens where it was; the engine knows where the disk is served now.
+#[test]
+fn with_the_engine_an_upload_goes_on_where_another_transfer_is_served() {
+    let engine = Engine::start();
+    let (disk, model) = used_disk(&engine, "web01", "cow");
+    let mount = engine.mounting(existing("web01")).start();
+    let load = Load::on(&mount);
+    load.write(1, 0, HALF).expect("write");
+    wait_until_written(&mount, HALF);
+    engine.daemon().kill();
+    engine.daemon().restart_elsewhere();
+    load.write(2, MIB, HALF).expect("write");
+    load.sync().expect("fsync");
+    also_in(&model, 1, 0, HALF);
+    also_in(&model, 2, MIB, HALF);
+    drop(load);
+    mount.umount().ok();
+    assert_free(&engine, &disk.id, &model);
+    assert_nothing_deleted(&engine);
+    assert_eq!(engine.transfers().len(), 2);
+    assert!(engine.state_files().is_empty());
+}
+
 #[test]
 fn with_the_engine_a_download_goes_on_in_a_new_transfer() {
     let engine = Engine::start();

@@ -123,6 +123,15 @@ impl Daemon {
         wait_until("the killed daemon is gone", 20, || self.pid().is_none());
     }
 
+    /// Starts it once more after [`Self::kill`], at another address: as when another host serves its images.
+    pub fn restart_elsewhere(&self) {
+        let old = self.port();
+        let mut command = script("imageio");
+        command.arg("start").arg(self.dir.path());
+        run(command.args(["--tls", "--local", "path"]), 60).ok();
+        assert_ne!(self.port(), old, "the system has given it the same port again");
+    }
+
     /// Starts it once more after [`Self::kill`]: the same address and certificate, and no ticket.
     pub fn restart(&self) {
         run(script("imageio").arg("restart").arg(self.dir.path()), 60).ok();
