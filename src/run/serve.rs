@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use super::control::{self, Ask};
 use super::handover::Role;
-use super::mountpoint::{Mountpoint, is_mounted};
+use super::mountpoint::{Mountpoint, is_mounted, remove_placeholder};
 use super::open::{Open, open};
 use super::record::{self, Ending, Place, Record};
 use super::transfer::{EndOnDrop, Held};
@@ -341,16 +341,19 @@ impl Serving {
     /// Unmounts; returns why that was refused. With `lazy` the path is free at once, whoever has the file open.
     /// What is acknowledged stays in memory; `close` brings it home.
     fn leave(&self, lazy: bool) -> Option<MountError> {
-        if !is_mounted(&self.mountpoint.path) {
-            // What else may be mounted there is not ours.
-            return None;
+        // What else may be mounted there is not ours.
+        if is_mounted(&self.mountpoint.path)
+            && let Err(refused) = fuse::unmount(&self.mountpoint.path, lazy)
+            // Somebody else may have unmounted it meanwhile.
+            && is_mounted(&self.mountpoint.path)
+        {
+            return Some(refused);
         }
-        let refused = fuse::unmount(&self.mountpoint.path, lazy).err()?;
-        match is_mounted(&self.mountpoint.path) {
-            true => Some(refused),
-            // Somebody else has unmounted it meanwhile.
-            false => None,
+        if self.mountpoint.created {
+            // Or a program that does not know of the end would go on to write into an ordinary file.
+            remove_placeholder(&self.mountpoint.path);
         }
+        None
     }
 
     /// Unmounts whatever it takes.

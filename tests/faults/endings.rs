@@ -104,6 +104,25 @@ fn ctrl_c_flushes_and_unmounts() {
     a_signal_keeps_what_was_acknowledged(Signal::SIGINT);
 }
 
+/// Who goes on to write there after the end would write into an ordinary file, and take it for the disk.
+#[test]
+fn the_mountpoint_that_was_made_is_gone_while_the_last_bytes_are_on_their_way() {
+    let server = slow_server();
+    server.arm(Fault::always(Verb::Flush, Action::Stall(Duration::from_secs(8))));
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let mut mount = Foreground::start(&server, &target);
+    let file = open(&target);
+    file.write_all_at(&pattern(1, MIB as usize), 0).unwrap();
+    mount.signal(Signal::SIGTERM);
+    wait_until("the last flush is asked for", 20, || {
+        server.count(Verb::Flush) > 0
+    });
+    assert!(!target.exists() && mount.0.try_wait().unwrap().is_none());
+    assert_eq!(mount.wait(60).code(), Some(0));
+    assert!(server.read_durable(0..MIB) == pattern(1, MIB as usize));
+}
+
 #[test]
 fn a_signal_while_a_writer_is_at_work_keeps_what_was_acknowledged_and_ends() {
     let server = slow_server();
