@@ -63,7 +63,7 @@ class RhvMount:
 
     def __init__(self, tool, as_user=None, options=()):
         self.tool, self.as_user, self.options = tool, as_user, list(options)
-        self.name = f"rhv-mount, {tool}" + (" (ordinary user)" if as_user else "")
+        self.name = " ".join([f"rhv-mount, {tool}", *self.options]) + (" (ordinary user)" if as_user else "")
 
     def command(self, job, read_only):
         words = [BUILT / "rhv-mount", "--transfer-url-file", job.url_file(), "--log-level", "error"]

@@ -202,6 +202,20 @@ def connections(bench):
     return rows
 
 
+def journal(bench):
+    """The journal: what it costs to keep what is answered until it is flushed (--retry-time 0 keeps nothing)"""
+    source, rows = bench.source(bench.scale.disk, bench.scale.data), []
+    contenders = [RhvMount("qemu-img", options=["--retry-time", "0"]), RhvMount("qemu-img")]
+    for transport in ["unix", "https"] if bench.scale.many else ["https"]:
+        rows += bench.in_turn(
+            f"upload, {name_of(transport, 'qcow2')}",
+            contenders,
+            lambda contender, transport=transport: bench.upload(transport, "qcow2", source, contender),
+            source.data,
+        )
+    return rows
+
+
 class With:
     """A contender with so many connections."""
 
@@ -292,7 +306,14 @@ def small(bench):
     return rows
 
 
-TABLES = {"upload": upload, "download": download, "connections": connections, "sparse": sparse, "small": small}
+TABLES = {
+    "upload": upload,
+    "download": download,
+    "journal": journal,
+    "connections": connections,
+    "sparse": sparse,
+    "small": small,
+}
 
 
 def remove(place):
