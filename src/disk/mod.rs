@@ -76,6 +76,10 @@ fn write_behind_limit(writers: usize, request_size: u64) -> usize {
     (2 * writers * request_size as usize).clamp(32 << 20, MOST_BEHIND)
 }
 
+/// Rounds of an fsync without any progress that may take longer than the retry time: to send all of the journal again takes
+/// a slow line that long.
+const ROUNDS: u32 = 3;
+
 /// Of the write-behind, bytes, whatever the number of connections.
 const MOST_BEHIND: usize = 128 << 20;
 
@@ -326,7 +330,7 @@ impl Disk {
 
     /// Until every write numbered up to `mark` is durable; without any progress, for the retry time.
     fn make_durable(&self, mark: u64) -> Result<(), DiskError> {
-        let mut stuck = (None, Instant::now());
+        let (mut stuck, mut rounds) = ((None, Instant::now()), 0);
         loop {
             self.writes.drain()?;
             match self.pool.flush_all() {
@@ -341,9 +345,10 @@ impl Disk {
             if oldest.is_none_or(|oldest| oldest > mark) {
                 return Ok(());
             }
+            rounds += 1;
             if oldest != stuck.0 {
-                stuck = (oldest, Instant::now());
-            } else if stuck.1.elapsed() > self.pool.retry_time() {
+                (stuck, rounds) = ((oldest, Instant::now()), 0);
+            } else if rounds >= ROUNDS && stuck.1.elapsed() > self.pool.retry_time() {
                 self.writes.fail(
                     "connections are lost before what they carried is flushed, again and again; data may be lost, write \
                      the image again"

@@ -511,14 +511,23 @@ impl Table {
 
     /// What connection `slot` had answered and not flushed is to be written again.
     pub(super) fn lost(&mut self, slot: usize) {
-        self.allowance[slot] = self.journal.cost(slot).max(2) / 2;
+        self.limit(slot);
         self.take_back(Some(slot));
     }
 
     /// The storage has lost what any connection had answered and not flushed, or what is being answered now.
     pub(super) fn lost_all(&mut self) {
         self.era += 1;
+        (0..self.allowance.len()).for_each(|slot| self.limit(slot));
         self.take_back(None);
+    }
+
+    /// What `slot` has in the journal is lost.
+    fn limit(&mut self, slot: usize) {
+        let lost = self.journal.cost(slot);
+        if lost > 0 {
+            self.allowance[slot] = lost / 2;
+        }
     }
 
     fn take_back(&mut self, slot: Option<usize>) {

@@ -86,6 +86,9 @@ pub enum Error {
     /// The engine will not make what was asked for: nothing was made.
     #[error("{0}")]
     Refused(String),
+    /// A creation was not answered, and it could not be found out what became of it.
+    #[error("it is not known whether the engine has made it: {0}")]
+    Unclear(String),
     /// A wait ended without its event.
     #[error(
         "{what} did not come in {seconds} s: {state}; engine.log says why (correlation id {correlation})"

@@ -111,7 +111,7 @@ impl Engine {
         Ok(open.find(|t| t.is_open() && t.disk.as_deref() == Some(disk)))
     }
 
-    /// Asks for a transfer; it may not move data yet.
+    /// Asks for a transfer; it may not move data yet. [`Error::Unclear`] when there may be one all the same.
     pub fn start_transfer(&self, order: &Order) -> Result<Transfer, Error> {
         let mut body = json!({
             "direction": order.direction.to_string(),
@@ -154,12 +154,16 @@ impl Engine {
                     error.is_locked() || matches!(error, Error::Fault { status: 503, .. })
                 }
             };
-            if !may_ask_again || !patience.pause()? {
-                return Err(error);
+            let unclear = |error: Error| match unanswered {
+                true => Error::Unclear(error.to_string()),
+                false => error,
+            };
+            if !may_ask_again || !patience.pause().map_err(unclear)? {
+                return Err(unclear(error));
             }
             if let (true, Subject::Disk(disk)) = (unanswered, &order.subject) {
                 info!("{error}");
-                let open = self.transfer_of(disk)?;
+                let open = self.transfer_of(disk).map_err(unclear)?;
                 if let Some(ours) = open.filter(|t| t.direction == order.direction) {
                     info!(id = ours.id, "the transfer was started all the same");
                     return Ok(ours);

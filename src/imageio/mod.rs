@@ -75,8 +75,8 @@ type Renewal = Box<dyn Fn(&TransferUrl, TicketState) -> Option<TransferUrl> + Se
 pub struct Image {
     /// With its epoch: how many there were before it.
     url: RwLock<(u64, TransferUrl)>,
-    /// When there was no other URL to be had, the last time.
-    renewing: Mutex<Option<Instant>>,
+    /// When there was no other URL to be had, the last time, and why one was wanted.
+    renewing: Mutex<Option<(Instant, TicketState)>>,
     /// Where a new transfer URL comes from when the one that is given has ended.
     renewal: OnceLock<Renewal>,
     tls: Option<Arc<ClientConfig>>,
@@ -249,12 +249,12 @@ impl Dial for Image {
         if epoch < current {
             return true;
         }
-        if failed.is_some_and(|failed| failed > asked) {
+        if failed.is_some_and(|(failed, question)| failed > asked && question == state) {
             // Whoever was waited for had the same question.
             return false;
         }
         let renewed = renewal(&old, state);
-        *failed = renewed.is_none().then(Instant::now);
+        *failed = renewed.is_none().then(|| (Instant::now(), state));
         match renewed {
             Some(url) => {
                 *self.url.write().unwrap_or_else(|e| e.into_inner()) = (current + 1, url);

@@ -85,8 +85,8 @@ pub struct Pool {
     journal: OnceLock<Arc<dyn Journal>>,
     /// Held by whoever flushes a single connection.
     flushing: Mutex<()>,
-    /// Since when flushes have failed with none that did not.
-    flush_failing: Mutex<Option<Instant>>,
+    /// Since when flushes have failed with none that did not: because the storage failed, and because there was no answer.
+    flush_failing: Mutex<[Option<Instant>; 2]>,
     /// Since when no connection has got an answer.
     outage: Mutex<Option<Instant>>,
     loss: OnceLock<String>,
@@ -155,7 +155,7 @@ impl Pool {
             retry_time,
             journal: OnceLock::new(),
             flushing: Mutex::new(()),
-            flush_failing: Mutex::new(None),
+            flush_failing: Mutex::new([None; 2]),
             outage: Mutex::new(None),
             loss: OnceLock::new(),
             replaced: AtomicU64::new(0),
@@ -282,9 +282,21 @@ impl Pool {
         self.retry_time
     }
 
-    /// A flush has failed; returns since when they do.
-    fn flush_failed(&self) -> Instant {
-        *lock(&self.flush_failing).get_or_insert_with(Instant::now)
+    /// A flush has failed; returns since when they do for such a reason.
+    fn flush_failed(&self, error: &RemoteError) -> Instant {
+        let reason = usize::from(!matches!(error, RemoteError::Failed(_)));
+        *lock(&self.flush_failing)[reason].get_or_insert_with(Instant::now)
+    }
+
+    /// Whatever has failed before has nothing to do with what comes.
+    fn flushes_start_anew(&self) {
+        *lock(&self.flush_failing) = [None; 2];
+    }
+
+    fn set_loss(&self, loss: String) {
+        if self.loss.set(loss.clone()).is_ok() {
+            info!("{loss}");
+        }
     }
 
     /// Since when no connection has got an answer, when none does.
@@ -303,7 +315,7 @@ impl Pool {
     }
 
     fn flushed(&self, slot: usize) {
-        *lock(&self.flush_failing) = None;
+        self.flushes_start_anew();
         if let Some(journal) = self.journal.get() {
             journal.flushed(slot);
         }
@@ -378,9 +390,7 @@ impl Lease<'_> {
                     "connection {connection} ended before the writes that it carried were flushed: {why}; \
                      data may be lost, write the image again"
                 );
-                if self.pool.loss.set(loss.clone()).is_ok() {
-                    info!("{loss}");
-                }
+                self.pool.set_loss(loss);
             }
             (false, _) if had_one => info!(connection, "connection ended with nothing unflushed: {why}"),
             (false, _) => {}

@@ -65,7 +65,7 @@ impl Pool {
         let mut leases = self.lock_all()?;
         let slots: Vec<Mutex<&mut Lease<'_>>> = leases.iter_mut().map(Mutex::new).collect();
         let flush = |n: usize| slots[n].lock().unwrap_or_else(|e| e.into_inner()).flush_once();
-        let flushed: Vec<Flushed> = thread::scope(|scope| {
+        let flushed: Result<Vec<Flushed>, ()> = thread::scope(|scope| {
             let spawn = |n| thread::spawn_scoped(scope, move || flush(n)).ok();
             let spawned: Vec<_> = (1..slots.len()).map(spawn).collect();
             let first = flush(0);
@@ -74,13 +74,26 @@ impl Pool {
                 // No thread is to be had: one after the other, then.
                 None => Ok(flush(n)),
             });
-            [Ok(first)].into_iter().chain(joined).collect::<Result<_, ()>>()
-        })
-        .map_err(|()| PoolError::Loss("a flush ended in an internal error; data may be lost".into()))?;
+            [Ok(first)].into_iter().chain(joined).collect()
+        });
         drop(slots);
+        let Ok(flushed) = flushed else {
+            // Nobody knows how far which conversation got.
+            for lease in &mut leases {
+                lease.give_up_connection("internal error in a flush");
+            }
+            return Err(PoolError::Loss(
+                "a flush ended in an internal error; data may be lost".into(),
+            ));
+        };
         let failed = flushed.iter().find_map(Lease::report_of_a_loss);
-        if let Some(why) = &failed {
-            self.lost_all(why);
+        match &failed {
+            Some(why) if self.has_journal() => self.lost_all(why),
+            Some(why) if leases.iter().any(|lease| lease.seat().unflushed) => self.set_loss(format!(
+                "a flush failed, which may have been about the writes of any connection: {why}; data may be lost, write \
+                 the image again"
+            )),
+            _ => {}
         }
         let mut done = Ok(());
         for (lease, result) in leases.iter_mut().zip(flushed) {
@@ -201,16 +214,23 @@ impl Lease<'_> {
             }
             Err(attempt) => attempt,
         };
-        let since = self.pool.flush_failed();
+        let matters = self.seat().unflushed || matches!(error, RemoteError::Failed(_));
+        let since = matters.then(|| self.pool.flush_failed(&error));
+        let renewed = matches!(error, RemoteError::Denied(_))
+            && self.pool.has_journal()
+            && self.pool.dial.renew(epoch, &error);
         let may_be_repaired = match &error {
             RemoteError::Lost(_) | RemoteError::Late(_) => true,
             RemoteError::Failed(_) => self.pool.has_journal(),
-            RemoteError::Denied(_) => self.pool.has_journal() && self.pool.dial.renew(epoch, &error),
+            RemoteError::Denied(_) => renewed,
             RemoteError::Protocol(_) => false,
         };
-        let matters = self.seat().unflushed || matches!(error, RemoteError::Failed(_));
-        if !may_be_repaired || matters && is_hopeless(&error, since, self.pool.retry_time) {
+        let hopeless = since.is_some_and(|since| is_hopeless(&error, since, self.pool.retry_time));
+        if !may_be_repaired || hopeless && !renewed {
             return Err(error.into());
+        }
+        if renewed {
+            self.pool.flushes_start_anew();
         }
         self.give_up_connection(&error.to_string());
         self.pool.check_loss()
@@ -316,7 +336,10 @@ impl Lease<'_> {
             Err(error) => result = result.and(Err(error)),
         }
         clock.record(op, begun.elapsed(), result.is_ok(), bytes);
-        self.pool.note_outage(&result);
+        // A keep-alive that fails keeps nobody waiting yet.
+        if op != Op::Touch || result.is_ok() {
+            self.pool.note_outage(&result);
+        }
         result.map_err(|error| Attempt {
             error,
             at_work: sent.map(|at| at.elapsed()),

@@ -335,3 +335,26 @@ fn requests_that_wait_for_each_other_share_the_time_of_an_outage() {
     });
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }
+
+/// Which connection hears of a loss is chance; the others' writes may be what it was about.
+#[test]
+fn without_a_journal_a_flush_without_an_answer_is_a_loss_of_whatever_is_unflushed() {
+    let (fake, pool) = pool(2, 1);
+    pool.flush_all().unwrap();
+    fake.next.lock().unwrap().push_back(lost());
+    pool.flush_all().expect("nothing is unflushed anywhere");
+    // Only the first connection writes; the answer that is lost may be the other one's.
+    drop(pool.write(0, &[b"x"]).unwrap());
+    fake.next.lock().unwrap().push_back(lost());
+    assert!(pool.flush_all().is_err());
+    assert!(pool.loss().is_some() && pool.flush_all().is_err());
+}
+
+/// A keep-alive that fails for an hour has kept nobody waiting.
+#[test]
+fn keep_alives_that_fail_take_nothing_from_the_time_of_a_request() {
+    let (fake, pool, _) = pool_with_journal(1);
+    fake.next.lock().unwrap().push_back(lost());
+    pool.touch(Duration::ZERO);
+    assert_eq!((pool.outage(), fake.next.lock().unwrap().len()), (None, 0));
+}

@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use crossbeam::channel::bounded;
@@ -26,8 +27,8 @@ pub(super) struct Mountpoint {
     pub(super) file: PathBuf,
     /// File or directory.
     pub(super) shape: Shape,
-    /// We made it.
-    pub(super) created: bool,
+    /// The file that we made, device and inode, until it is removed.
+    made: Mutex<Option<(u64, u64)>>,
 }
 
 fn refuse(path: &Path, why: impl std::fmt::Display) -> Failure {
@@ -59,21 +60,22 @@ impl Mountpoint {
                 ),
             ));
         }
-        let (shape, created) = match meta {
-            Ok(meta) if meta.is_dir() => (Shape::Directory(settings.file_name.clone()), false),
+        let (shape, made) = match meta {
+            Ok(meta) if meta.is_dir() => (Shape::Directory(settings.file_name.clone()), None),
             Ok(meta) if meta.is_file() => {
                 check_unused(&path, &meta)?;
-                (Shape::File, false)
+                (Shape::File, None)
             }
             Ok(_) => return Err(refuse(&path, "it is neither a directory nor a regular file")),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                OpenOptions::new()
+                let file = OpenOptions::new()
                     .write(true)
                     .create_new(true)
                     .mode(0o600)
                     .open(&path)
+                    .and_then(|file| file.metadata())
                     .map_err(|e| refuse(&path, format!("it does not exist and cannot be made: {e}")))?;
-                (Shape::File, true)
+                (Shape::File, Some((file.dev(), file.ino())))
             }
             Err(e) => return Err(refuse(&path, e)),
         };
@@ -86,7 +88,7 @@ impl Mountpoint {
             path,
             file,
             shape,
-            created,
+            made: Mutex::new(made),
         };
         mountpoint.check(settings.nonempty)?;
         Ok(mountpoint)
@@ -113,11 +115,29 @@ impl Mountpoint {
     }
 }
 
-impl Drop for Mountpoint {
-    fn drop(&mut self) {
-        if self.created {
+impl Mountpoint {
+    /// There is a file that we made.
+    pub(super) fn is_made(&self) -> bool {
+        self.made.lock().unwrap_or_else(|e| e.into_inner()).is_some()
+    }
+
+    /// Removes the file that we made, once: what is there later is somebody else's.
+    pub(super) fn remove_made(&self) {
+        let mut made = self.made.lock().unwrap_or_else(|e| e.into_inner());
+        let Some(ours) = *made else { return };
+        if is_mounted(&self.path) {
+            return;
+        }
+        *made = None;
+        if fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == ours) {
             remove_placeholder(&self.path);
         }
+    }
+}
+
+impl Drop for Mountpoint {
+    fn drop(&mut self) {
+        self.remove_made();
     }
 }
 

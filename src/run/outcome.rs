@@ -9,7 +9,6 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use tracing::{error, warn};
 
 use super::control::{self, Status};
-use super::mountpoint::remove_placeholder;
 use super::record::Ending;
 use super::serve::{Ended, Event, Serving, spawn};
 use super::transfer::Verdict;
@@ -22,7 +21,7 @@ use crate::pool::Op;
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Beyond the time that requests have by themselves: a renewal of the transfer, or one zero request for a large disk.
-const EXTRA: Duration = Duration::from_secs(600);
+const EXTRA: Duration = Duration::from_secs(900);
 
 /// Whether the last data moves. What it waits for has bounds of its own; this one is for what nobody has thought of.
 #[derive(Debug)]
@@ -202,10 +201,8 @@ impl Serving {
             eprintln!("{line}");
         }
         self.place.clear();
-        if self.mountpoint.created {
-            // Before anybody is told that all is over; the drop of the mountpoint would come too late.
-            remove_placeholder(&self.mountpoint.path);
-        }
+        // Before anybody is told that all is over; the drop of the mountpoint would come too late.
+        self.mountpoint.remove_made();
         for stream in waiting {
             control::answer(stream, ending);
         }

@@ -14,7 +14,8 @@
 //! to pause; one that is killed there leaves a note that says so, for `recover`. An upload that somebody else has cancelled,
 //! finalized or paused for good is not brought back: its disk is their business now. Neither is anything finalized because a
 //! host does not answer: the engine verifies what it finalizes, and removes a disk that it finds broken, so it is asked for that
-//! only when there is no other way left.
+//! only when there is no other way left. (It may also remove the disk of an upload whose *start* fails on the host. That the
+//! old transfer was finalized just before makes this unlikely, and nothing here can exclude it.)
 
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
@@ -45,10 +46,14 @@ pub(super) struct Renewing {
     last: Option<Instant>,
     /// The transfer that a resume was tried on, once.
     resumed: Option<String>,
+    /// The transfer that was asked to finalize, whatever came of it.
+    finalized: Option<String>,
     /// The last transfer has ended and there is no other one yet.
     pub(super) between: bool,
     /// A start was not answered: there may be one all the same.
-    unanswered: bool,
+    pub(super) unanswered: bool,
+    /// The transfer that was started here and is not there for data yet.
+    fresh: Option<String>,
 }
 
 /// What an attempt came to.
@@ -88,7 +93,14 @@ impl Held {
                 }
                 Err(error) => error,
             };
-            if !error.is_passing() || begun.elapsed() > LIMIT || self.giving_up.sleep(PAUSE).is_err() {
+            let snapshot = matches!(self.order.subject, Subject::Snapshot(_));
+            let again = match &error {
+                // Whether it was started can be found out for a disk only; another start would be one more.
+                engine::Error::Unclear(_) => !snapshot,
+                // What waits here is needed at once when the server is back.
+                _ => error.is_passing() && state != TicketState::NobodyThere,
+            };
+            if !again || begun.elapsed() > LIMIT || self.giving_up.sleep(PAUSE).is_err() {
                 warn!("no new transfer in place of {}: {error}", self.id());
                 return None;
             }
@@ -102,6 +114,13 @@ impl Held {
 
     fn try_to_renew(&self, renewing: &mut Renewing, state: TicketState) -> Result<Next, engine::Error> {
         let old = self.id();
+        if renewing.fresh.as_deref() == Some(&old)
+            && let Some(fresh) = self.engine.transfer(&old)?
+            && fresh.is_open()
+        {
+            self.make_ready(fresh, renewing)?;
+            return Ok(Next::Go);
+        }
         if !renewing.between {
             let phase = self.engine.transfer(&old)?.map(|transfer| transfer.phase);
             let failing = matches!(phase, Some(Phase::Failing(_)));
@@ -110,15 +129,26 @@ impl Held {
                 return Ok(next);
             }
             self.note_renewal()?;
+            renewing.finalized = Some(old.clone());
             // Without a ticket it is of no use, and it keeps the disk locked.
             match self.order.direction {
-                Direction::Download if ended => {}
+                _ if ended => {}
                 Direction::Download if failing => self.engine.cancel(&old)?,
                 _ => self
                     .engine
                     .finalize(&old, self.disk_to_check(), &self.giving_up)?,
             }
             renewing.between = true;
+        }
+        if self.find_unanswered(renewing)? {
+            self.make_ready(self.transfer(), renewing)?;
+            return Ok(Next::Go);
+        }
+        if renewing.unanswered && self.disk_to_check().is_none() {
+            return Err(engine::Error::Unclear(format!(
+                "another download of disk snapshot {}",
+                self.disk().0
+            )));
         }
         self.start_again(&old, renewing)?;
         Ok(Next::Go)
@@ -139,7 +169,20 @@ impl Held {
             Some(Phase::Transferring | Phase::Coming(_)) if state == TicketState::NobodyThere => {
                 return stay("the engine sees it at work");
             }
+            Some(Phase::Transferring | Phase::Coming(_))
+                if state == TicketState::Refused && renewing.resumed.as_deref() != Some(old) =>
+            {
+                // Resumed by the watcher just now.
+                renewing.resumed = Some(old.to_owned());
+                return Ok(Some(Next::Go));
+            }
             Some(Phase::Transferring | Phase::Coming(_)) => return Ok(None),
+            // That was us, in an earlier attempt.
+            Some(Phase::Finalizing | Phase::Finished) | None
+                if renewing.finalized.as_deref() == Some(old) =>
+            {
+                return Ok(None);
+            }
             // The engine ends a download by itself when every byte was read, and when its ticket is lost.
             Some(Phase::Finalizing | Phase::Finished | Phase::Failing(_) | Phase::Failed) | None
                 if !upload =>
@@ -177,29 +220,42 @@ impl Held {
 
     fn start_again(&self, old: &str, renewing: &mut Renewing) -> Result<(), engine::Error> {
         self.note(None, true)?;
-        let started = self.engine.start_transfer(&self.order);
-        let new = match started {
+        let new = match self.engine.start_transfer(&self.order) {
             Ok(new) => new,
             Err(error) => {
-                renewing.unanswered |= error.is_passing();
+                renewing.unanswered |= matches!(error, engine::Error::Unclear(_)) || error.is_passing();
                 if !renewing.unanswered {
                     self.note(None, false)?;
                 }
                 return Err(error);
             }
         };
-        // From here on it is ours, whatever else fails.
-        self.set_transfer(&new);
-        *renewing = Renewing::default();
-        self.note(Some(&new), true)?;
-        let new = wait_for_url(&self.engine, self.engine.wait_for_transferring(new)?)?;
-        self.set_transfer(&new);
         info!(
             old,
             new = new.id,
             "the ticket had ended, another transfer is started"
         );
-        self.note(Some(&new), true)
+        self.take_on(&new, renewing);
+        self.make_ready(new, renewing)
+    }
+
+    /// From here on it is ours, whatever else fails.
+    fn take_on(&self, new: &Transfer, renewing: &mut Renewing) {
+        self.set_transfer(new);
+        *renewing = Renewing {
+            last: renewing.last,
+            fresh: Some(new.id.clone()),
+            ..Renewing::default()
+        };
+    }
+
+    fn make_ready(&self, new: Transfer, renewing: &mut Renewing) -> Result<(), engine::Error> {
+        self.note(Some(&new), true)?;
+        let new = wait_for_url(&self.engine, self.engine.wait_for_transferring(new)?)?;
+        self.set_transfer(&new);
+        self.note(Some(&new), true)?;
+        renewing.fresh = None;
+        Ok(())
     }
 
     fn set_transfer(&self, transfer: &Transfer) {
@@ -234,20 +290,22 @@ impl Held {
         }
     }
 
-    /// At the end of a mount: the transfer whose start was not answered, if there is one after all.
-    pub(super) fn adopt(&self, renewing: &mut Renewing) {
+    /// Looks for the transfer whose start was not answered; false when there is none.
+    pub(super) fn find_unanswered(&self, renewing: &mut Renewing) -> Result<bool, engine::Error> {
         let Subject::Disk(disk) = &self.order.subject else {
-            return;
+            return Ok(false);
         };
         if !(renewing.between && renewing.unanswered) {
-            return;
+            return Ok(false);
         }
-        if let Ok(Some(found)) = self.engine.transfer_of(disk)
-            && found.direction == self.order.direction
-        {
-            info!(id = found.id, "the transfer was started all the same");
-            renewing.between = false;
-            self.set_transfer(&found);
-        }
+        let found = self.engine.transfer_of(disk)?;
+        // If there were one, the engine would have it by now: it answers.
+        renewing.unanswered = false;
+        let Some(found) = found.filter(|found| found.direction == self.order.direction) else {
+            return Ok(false);
+        };
+        info!(id = found.id, "the transfer was started all the same");
+        self.take_on(&found, renewing);
+        Ok(true)
     }
 }

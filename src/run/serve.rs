@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use super::control::{self, Ask};
 use super::handover::Role;
-use super::mountpoint::{Mountpoint, is_mounted, remove_placeholder};
+use super::mountpoint::{Mountpoint, is_mounted};
 use super::open::{Open, open};
 use super::record::{self, Ending, Place, Record};
 use super::transfer::{EndOnDrop, Held};
@@ -222,7 +222,7 @@ impl Serving {
         let record = Record {
             mountpoint: self.mountpoint.path.clone(),
             pid: std::process::id(),
-            created: self.mountpoint.created,
+            created: self.mountpoint.is_made(),
             read_only: self.settings.read_only,
         };
         self.place.write_record(&record)?;
@@ -349,10 +349,8 @@ impl Serving {
         {
             return Some(refused);
         }
-        if self.mountpoint.created {
-            // Or a program that does not know of the end would go on to write into an ordinary file.
-            remove_placeholder(&self.mountpoint.path);
-        }
+        // Or a program that does not know of the end would go on to write into an ordinary file.
+        self.mountpoint.remove_made();
         None
     }
 

@@ -15,7 +15,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
@@ -28,6 +28,9 @@ use crate::imageio::TransferUrl;
 
 /// How often a transfer is looked at while it is mounted: well below the 300 s that a ticket lives in a pause.
 const WATCH: Duration = Duration::from_secs(5);
+
+/// Longest wait for an engine that has to say whether a transfer was started.
+const UNANSWERED: Duration = Duration::from_secs(60);
 
 /// What became of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +82,7 @@ impl Held {
         self.transfer().id
     }
 
-    fn transfer(&self) -> Transfer {
+    pub(super) fn transfer(&self) -> Transfer {
         self.transfer.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
@@ -177,7 +180,7 @@ impl Held {
         }
         self.giving_up.set();
         let mut renewing = self.renewing();
-        self.adopt(&mut renewing);
+        self.resolve_start(&mut renewing, interrupt)?;
         let (state, upload) = {
             let file = self.file();
             (file.state.clone(), file.state.direction == Direction::Upload)
@@ -219,6 +222,36 @@ impl Held {
                     self.file().remove();
                 }
                 Err(self.not_finalized(&state, &e, gone, upload))
+            }
+        }
+    }
+
+    /// A renewal that was cut short may have started a transfer that nobody knows of.
+    fn resolve_start(&self, renewing: &mut Renewing, interrupt: &Interrupt) -> Result<(), Failure> {
+        let begun = Instant::now();
+        loop {
+            let error = match self.find_unanswered(renewing) {
+                // What can't be found by its disk stays unanswered.
+                Ok(_) if !renewing.unanswered => return Ok(()),
+                Ok(_) => engine::Error::Unclear("another download of the snapshot".to_owned()),
+                Err(error) => error,
+            };
+            let wait = error.is_passing() && begun.elapsed() < UNANSWERED;
+            if !wait || interrupt.sleep(Duration::from_secs(1)).is_err() {
+                let (exit, shown) = (Exit::Transfer, self.file().state.mountpoint.display().to_string());
+                return Err(Failure::text(
+                    if self.order.direction == Direction::Upload {
+                        Exit::DataLoss
+                    } else {
+                        exit
+                    },
+                    format!(
+                        "transfer {} of {} lost its ticket and was finalized, and whether another one was started is not \
+                         known: {error}; the disk may be locked, `rhv-mount recover {shown}` looks for it and ends it",
+                        self.id(),
+                        self.what
+                    ),
+                ));
             }
         }
     }

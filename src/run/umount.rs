@@ -17,7 +17,12 @@ pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
     let shown = path.display();
     let not_mounted = || Failure::text(Exit::Mount, format!("no rhv-mount disk is mounted on {shown}"));
     // The disk itself is as good a name for a mount as its directory.
-    let path = canonical(path).map_err(|_| not_mounted())?;
+    let path = match std::path::absolute(path) {
+        // Looking at a mount whose process is stuck would be stuck too.
+        Ok(path) if is_mounted(&path) => path,
+        Ok(path) if path.parent().is_some_and(is_mounted) => path.parent().unwrap_or(&path).to_owned(),
+        _ => canonical(path).map_err(|_| not_mounted())?,
+    };
     let path = match path.parent() {
         Some(parent) if !is_mounted(&path) && is_mounted(parent) => parent.to_owned(),
         _ => path,

@@ -48,7 +48,7 @@ impl Setting {
     #[track_caller]
     fn assert_unnoticed(&mut self, fault: Fault) {
         // A connection that is silent is given up after this time.
-        let mount = self.mount(&["--timeout", "2"]);
+        let mount = self.mount(&["--timeout", "5"]);
         let load = Load::on(&mount);
         load.write(1, 0, HALF).expect("write");
         wait_until_written(&mount, HALF);
@@ -102,7 +102,7 @@ fn connections_that_stall_are_given_up_and_not_noticed() {
 #[test]
 fn a_write_that_stalls_under_newer_bytes_is_an_error_that_sticks() {
     let mut setting = Setting::new();
-    let mount = setting.mount(&["--timeout", "2"]);
+    let mount = setting.mount(&["--timeout", "5"]);
     let load = Load::on(&mount);
     load.write(1, 0, HALF).expect("write");
     load.sync().expect("fsync");
@@ -208,7 +208,7 @@ fn a_server_that_answers_nothing_any_more_is_an_error_that_sticks() {
 #[test]
 fn a_server_that_answers_nothing_for_a_while_is_not_noticed() {
     let mut setting = Setting::new();
-    let mount = setting.mount(&["--timeout", "2"]);
+    let mount = setting.mount(&["--timeout", "5"]);
     let load = Load::on(&mount);
     load.write(1, 0, HALF).expect("write");
     wait_until_written(&mount, HALF);

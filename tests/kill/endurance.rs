@@ -86,6 +86,10 @@ impl Copying {
 fn convert(source: &Path, target: &Path) -> Ran {
     let mut command = Command::new("qemu-img");
     command.args(["convert", "-n", "-f", "raw", "-O", "raw"]);
+    if !full() {
+        // A short copy would be over before anything has gone wrong.
+        command.args(["-r", "64M"]);
+    }
     run(command.arg(source).arg(target), LIMIT)
 }
 

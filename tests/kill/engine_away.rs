@@ -77,13 +77,18 @@ fn when_imageio_restarts_meanwhile_nobody_notices() {
     crate::rig::wait_until_written(&mount, HALF);
     let away = engine.away();
     engine.daemon().kill();
-    engine.daemon().restart();
-    let back = std::thread::spawn(move || {
-        std::thread::sleep(absence());
-        drop(away);
+    let back = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| load.write(2, HALF, HALF).and_then(|()| load.sync()));
+        // Longer than it takes until the engine is asked where imageio is now: that question is not the one to come.
+        std::thread::sleep(Duration::from_secs(13));
+        engine.daemon().restart();
+        let back = std::thread::spawn(move || {
+            std::thread::sleep(absence());
+            drop(away);
+        });
+        writing.join().expect("no panic").expect("write and fsync");
+        back
     });
-    load.write(2, HALF, HALF).expect("write");
-    load.sync().expect("fsync");
     back.join().expect("no panic");
     drop(load);
     mount.umount().ok();

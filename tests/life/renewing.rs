@@ -218,5 +218,26 @@ fn an_expired_ticket_is_brought_back_by_a_resume() {
     mount.umount().ok();
     let content = expected(&content, 0, MIB, 34);
     assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 35));
+    assert_eq!(engine.transfers().len(), 1, "the same one");
     assert_nothing_deleted(&engine);
+}
+
+/// The engine has started the next transfer, its answer is lost, and it can't be asked for a while.
+#[test]
+fn a_start_whose_answer_is_lost_is_found_again() {
+    let engine = Engine::start();
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    let mount = engine.mounting(existing("web01")).start();
+    write_and_sync(&mount.file(), 0, MIB, 36);
+    let path = "/ovirt-engine/api/imagetransfers$";
+    engine.switch(&json!({"switch": "cut_after", "times": 1, "match": format!("^POST {path}")}));
+    engine.switch(&json!({"switch": "unavailable", "times": 12, "match": format!("^GET {path}")}));
+    lose_ticket(&engine);
+    write_and_sync(&mount.file(), MIB, MIB, 37);
+    mount.umount().ok();
+    let content = expected(&content, 0, MIB, 36);
+    assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 37));
+    assert_eq!(engine.transfers().len(), 2, "no third one");
+    assert_nothing_deleted(&engine);
+    assert!(engine.state_files().is_empty());
 }
