@@ -16,17 +16,20 @@
 //! Bytes that go over others which are not durable take over their number: what was acknowledged before the flush may have
 //! been replaced since, but as long as neither the old bytes nor the new ones are durable, there is one that it waits for.
 //!
-//! This is the plain data structure; `writer` has the lock, the threads and the waiting.
+//! This is the plain data structure; `writer` has the lock, the threads and the waiting. Writes come in here; [`out`] says what
+//! goes out with a request, and [`back`] what becomes of it: answered, flushed, or lost and queued again.
+
+mod back;
+mod out;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::journal::{Again, Journal};
-use super::overlay::{Placed, without};
-use super::strays::{Passage, Strays};
-use crate::pool::Doubt;
+use super::journal::Journal;
+use super::overlay::Placed;
+use super::strays::Strays;
 use crate::sync::Instant;
 
 /// Requests in flight never share a block of this many bytes: the largest unit that a file backend
@@ -373,229 +376,11 @@ impl Table {
         segment
     }
 
-    /// What to send now, at most `most` bytes of data. With `pressed`, somebody waits for room and nothing lingers.
-    pub(super) fn pick(&mut self, now: Instant, pressed: bool, most: u64) -> Pick {
-        let mut next_look = None;
-        let mut found = None;
-        for &(_, start) in self.by_age.iter().take(SCAN) {
-            let segment = &self.queued[&start];
-            let end = start + segment.payload.len();
-            if self
-                .flights
-                .iter()
-                .any(|flight| share_block(&(start..end), &(flight.start..flight.end())))
-            {
-                continue;
-            }
-            let mut ripe = segment.born + LINGER;
-            if pressed || self.is_due(start, segment, now) {
-                match self.strays.passage(start, &segment.payload, now) {
-                    Passage::Free => {
-                        found = Some(start);
-                        break;
-                    }
-                    Passage::Wait(until) => ripe = until,
-                    Passage::Blocked(by) => return Pick::Blocked(by),
-                }
-            }
-            next_look = Some(next_look.map_or(ripe, |t: Instant| t.min(ripe)));
-        }
-        let Some(start) = found else {
-            return Pick::Wait(next_look);
-        };
-        let mut run = vec![self.launch(start)];
-        while let Some(next) = self.next_of(&run, now, pressed, most) {
-            let next = self.launch(next);
-            run.push(next);
-        }
-        Pick::Go(run)
-    }
-
-    /// True when a segment need not wait for neighbours.
-    fn is_due(&self, start: u64, segment: &Segment, now: Instant) -> bool {
-        let end = start + segment.payload.len();
-        let full = matches!(segment.payload, Payload::Data(_)) && end.is_multiple_of(self.cell);
-        full || segment.seq <= self.urgent || segment.born + LINGER <= now
-    }
-
-    /// Start of the queued data that follows `run` and may go with it.
-    fn next_of(&mut self, run: &[Flight], now: Instant, pressed: bool, most: u64) -> Option<u64> {
-        let (first, last) = (run.first()?, run.last()?);
-        let end = last.end();
-        let next = self.queued.get(&end)?;
-        let next_end = end + next.payload.len();
-        let is_data = |payload: &Payload| matches!(payload, Payload::Data(_));
-        // Those of the run itself have been launched last.
-        let others = &self.flights[..self.flights.len() - run.len()];
-        let free = |flight: &Flight| !share_block(&(end..next_end), &(flight.start..flight.end()));
-        let fits = is_data(&last.payload) && is_data(&next.payload) && next_end - first.start <= most;
-        let due = pressed || self.is_due(end, next, now);
-        let goes = run.len() < PARTS && fits && due && others.iter().all(free);
-        (goes && self.strays.passage(end, &next.payload, now) == Passage::Free).then_some(end)
-    }
-
-    fn launch(&mut self, start: u64) -> Flight {
-        let mut segment = self.take(start);
-        if let Payload::Zero(len) = &mut segment.payload
-            && *len > ZEROS
-        {
-            let rest = Segment {
-                payload: Payload::Zero(*len - ZEROS),
-                ..segment
-            };
-            *len = ZEROS;
-            self.insert(start + ZEROS, rest);
-        }
-        self.count(&segment.payload);
-        let flight = Flight {
-            start,
-            payload: Arc::new(segment.payload),
-            seq: segment.seq,
-            era: self.era,
-        };
-        self.flights.push(flight.clone());
-        flight
-    }
-
-    /// The server has answered `flight` with success, on connection `slot`, for the journal, if there is to be one; after
-    /// `doubt`, an earlier attempt at it will not be performed any more.
-    pub(super) fn landed(&mut self, flight: Flight, slot: Option<usize>, doubt: Option<Doubt>) {
-        let own = self
-            .flights
-            .iter()
-            .position(|f| Arc::ptr_eq(&f.payload, &flight.payload));
-        drop(flight);
-        // The table's own, since its number may have changed on the way.
-        let Flight {
-            start,
-            payload,
-            seq,
-            era,
-        } = self
-            .flights
-            .swap_remove(own.expect("it was launched, and lands once"));
-        self.discount(&payload);
-        if let Some(doubt) = doubt {
-            self.strays.add(start, payload.clone(), doubt);
-        }
-        let Some(slot) = slot else {
-            if let Some(Payload::Data(bytes)) = Arc::into_inner(payload) {
-                self.recycle(bytes);
-            }
-            return;
-        };
-        let freed = self.journal.note(start, payload, seq, slot);
-        freed.into_iter().for_each(|bytes| self.recycle(bytes));
-        if era < self.era {
-            // The storage lost something while this was under way, and has reported it, to another one.
-            self.take_back(Some(slot));
-        }
-    }
-
-    /// Bytes of memory in the journal that wait for a flush of connection `slot`.
-    pub(super) fn unflushed(&self, slot: usize) -> usize {
-        self.journal.cost(slot)
-    }
-
-    /// Bytes of memory that the connection in `slot` may have in the journal before it is to be flushed.
-    pub(super) fn allowance(&self, slot: usize) -> usize {
-        self.allowance[slot]
-    }
-
-    /// All that connection `slot` has answered is durable.
-    pub(super) fn flushed(&mut self, slot: usize) {
-        self.allowance[slot] = self.allowance[slot].saturating_mul(2);
-        let freed = self.journal.flushed(slot);
-        freed.into_iter().for_each(|bytes| self.recycle(bytes));
-    }
-
-    /// What connection `slot` had answered and not flushed is to be written again.
-    pub(super) fn lost(&mut self, slot: usize) {
-        self.limit(slot);
-        self.take_back(Some(slot));
-    }
-
-    /// The storage has lost what any connection had answered and not flushed, or what is being answered now.
-    pub(super) fn lost_all(&mut self) {
-        self.era += 1;
-        (0..self.allowance.len()).for_each(|slot| self.limit(slot));
-        self.take_back(None);
-    }
-
-    /// What `slot` has in the journal is lost.
-    fn limit(&mut self, slot: usize) {
-        let lost = self.journal.cost(slot);
-        if lost > 0 {
-            self.allowance[slot] = lost / 2;
-        }
-    }
-
-    fn take_back(&mut self, slot: Option<usize>) {
-        for again in self.journal.take(slot) {
-            self.queue_again(again);
-        }
-    }
-
-    /// Queues answered bytes under everything that is newer: what is queued or in flight.
-    fn queue_again(&mut self, (start, payload, seq): Again) {
-        let whole = start..start + payload.len();
-        self.age(&whole, seq);
-        let first = self.before(start).map_or(start, |(s, _)| s);
-        let hits = |range: &Range<u64>| range.start < whole.end && whole.start < range.end;
-        let queued = self.queued.range(first..whole.end);
-        let newer: Vec<Range<u64>> = queued
-            .map(|(&s, seg)| s..s + seg.payload.len())
-            .chain(self.flights.iter().map(|f| f.start..f.end()))
-            .filter(hits)
-            .collect();
-        let gaps = newer.iter().fold(vec![whole.clone()], without);
-        // It has waited long enough.
-        let born = Instant::now() - LINGER;
-        if gaps == [whole] {
-            return self.join(start, Segment { payload, seq, born });
-        }
-        for gap in gaps {
-            let payload = payload.part(gap.start - start..gap.end - start);
-            self.join(gap.start, Segment { payload, seq, born });
-        }
-    }
-
-    /// Queues a segment where nothing is; data in the same cell that ends where it begins takes it in.
-    fn join(&mut self, start: u64, segment: Segment) {
-        let left = self.data_before(start);
-        let (Some(left), Payload::Data(bytes)) = (left, &segment.payload) else {
-            return self.insert(start, segment);
-        };
-        let mut joined = self.take(left);
-        if let Payload::Data(before) = &mut joined.payload {
-            before.extend_from_slice(bytes);
-        }
-        joined.seq = joined.seq.min(segment.seq);
-        joined.born = joined.born.min(segment.born);
-        self.insert(left, joined);
-    }
-
     /// Start of the queued data that ends at `start`, in the same cell.
     fn data_before(&self, start: u64) -> Option<u64> {
         let (s, segment) = self.before(start)?;
         let is_data = matches!(segment.payload, Payload::Data(_));
         (is_data && s + segment.payload.len() == start && s / self.cell == start / self.cell).then_some(s)
-    }
-
-    /// What is queued or in flight in `range` stands for a write as old as `seq` as well.
-    fn age(&mut self, range: &Range<u64>, seq: u64) {
-        let hit = |start: u64, end: u64| start < range.end && range.start < end;
-        for flight in self.flights.iter_mut().filter(|f| hit(f.start, f.end())) {
-            flight.seq = flight.seq.min(seq);
-        }
-        let first = self.before(range.start).map_or(range.start, |(s, _)| s);
-        for (&start, segment) in self.queued.range_mut(first..range.end) {
-            if hit(start, start + segment.payload.len()) && seq < segment.seq {
-                self.by_age.remove(&(segment.seq, start));
-                self.by_age.insert((seq, start));
-                segment.seq = seq;
-            }
-        }
     }
 
     /// Number of the oldest write that is not known to be durable.
@@ -679,5 +464,4 @@ fn share_block(a: &Range<u64>, b: &Range<u64>) -> bool {
 }
 
 #[cfg(test)]
-#[path = "pending_tests.rs"]
 mod tests;

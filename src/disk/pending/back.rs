@@ -1,0 +1,146 @@
+//! What becomes of a request: answered, then flushed; or lost, and queued again under whatever is newer.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Flight, LINGER, Payload, Segment, Table};
+use crate::disk::journal::Again;
+use crate::disk::overlay::without;
+use crate::pool::Doubt;
+use crate::sync::Instant;
+
+impl Table {
+    /// The server has answered `flight` with success, on connection `slot`, for the journal, if there is to be one; after
+    /// `doubt`, an earlier attempt at it will not be performed any more.
+    pub(in crate::disk) fn landed(&mut self, flight: Flight, slot: Option<usize>, doubt: Option<Doubt>) {
+        let own = self
+            .flights
+            .iter()
+            .position(|f| Arc::ptr_eq(&f.payload, &flight.payload));
+        drop(flight);
+        // The table's own, since its number may have changed on the way.
+        let Flight {
+            start,
+            payload,
+            seq,
+            era,
+        } = self
+            .flights
+            .swap_remove(own.expect("it was launched, and lands once"));
+        self.discount(&payload);
+        if let Some(doubt) = doubt {
+            self.strays.add(start, payload.clone(), doubt);
+        }
+        let Some(slot) = slot else {
+            if let Some(Payload::Data(bytes)) = Arc::into_inner(payload) {
+                self.recycle(bytes);
+            }
+            return;
+        };
+        let freed = self.journal.note(start, payload, seq, slot);
+        freed.into_iter().for_each(|bytes| self.recycle(bytes));
+        if era < self.era {
+            // The storage lost something while this was under way, and has reported it, to another one.
+            self.take_back(Some(slot));
+        }
+    }
+
+    /// Bytes of memory in the journal that wait for a flush of connection `slot`.
+    pub(in crate::disk) fn unflushed(&self, slot: usize) -> usize {
+        self.journal.cost(slot)
+    }
+
+    /// Bytes of memory that the connection in `slot` may have in the journal before it is to be flushed.
+    pub(in crate::disk) fn allowance(&self, slot: usize) -> usize {
+        self.allowance[slot]
+    }
+
+    /// All that connection `slot` has answered is durable.
+    pub(in crate::disk) fn flushed(&mut self, slot: usize) {
+        self.allowance[slot] = self.allowance[slot].saturating_mul(2);
+        let freed = self.journal.flushed(slot);
+        freed.into_iter().for_each(|bytes| self.recycle(bytes));
+    }
+
+    /// What connection `slot` had answered and not flushed is to be written again.
+    pub(in crate::disk) fn lost(&mut self, slot: usize) {
+        self.limit(slot);
+        self.take_back(Some(slot));
+    }
+
+    /// The storage has lost what any connection had answered and not flushed, or what is being answered now.
+    pub(in crate::disk) fn lost_all(&mut self) {
+        self.era += 1;
+        (0..self.allowance.len()).for_each(|slot| self.limit(slot));
+        self.take_back(None);
+    }
+
+    /// What `slot` has in the journal is lost.
+    fn limit(&mut self, slot: usize) {
+        let lost = self.journal.cost(slot);
+        if lost > 0 {
+            self.allowance[slot] = lost / 2;
+        }
+    }
+
+    fn take_back(&mut self, slot: Option<usize>) {
+        for again in self.journal.take(slot) {
+            self.queue_again(again);
+        }
+    }
+
+    /// Queues answered bytes under everything that is newer: what is queued or in flight.
+    fn queue_again(&mut self, (start, payload, seq): Again) {
+        let whole = start..start + payload.len();
+        self.age(&whole, seq);
+        let first = self.before(start).map_or(start, |(s, _)| s);
+        let hits = |range: &Range<u64>| range.start < whole.end && whole.start < range.end;
+        let queued = self.queued.range(first..whole.end);
+        let newer: Vec<Range<u64>> = queued
+            .map(|(&s, seg)| s..s + seg.payload.len())
+            .chain(self.flights.iter().map(|f| f.start..f.end()))
+            .filter(hits)
+            .collect();
+        let gaps = newer.iter().fold(vec![whole.clone()], without);
+        // It has waited long enough.
+        let born = Instant::now() - LINGER;
+        if gaps == [whole] {
+            return self.join(start, Segment { payload, seq, born });
+        }
+        for gap in gaps {
+            let payload = payload.part(gap.start - start..gap.end - start);
+            self.join(gap.start, Segment { payload, seq, born });
+        }
+    }
+
+    /// Queues a segment where nothing is; data in the same cell that ends where it begins takes it in.
+    fn join(&mut self, start: u64, segment: Segment) {
+        let left = self.data_before(start);
+        let (Some(left), Payload::Data(bytes)) = (left, &segment.payload) else {
+            return self.insert(start, segment);
+        };
+        let mut joined = self.take(left);
+        if let Payload::Data(before) = &mut joined.payload {
+            before.extend_from_slice(bytes);
+        }
+        joined.seq = joined.seq.min(segment.seq);
+        joined.born = joined.born.min(segment.born);
+        self.insert(left, joined);
+    }
+
+    /// What is queued or in flight in `range` stands for a write as old as `seq` as well.
+    fn age(&mut self, range: &Range<u64>, seq: u64) {
+        let hit = |start: u64, end: u64| start < range.end && range.start < end;
+        for flight in self.flights.iter_mut().filter(|f| hit(f.start, f.end())) {
+            flight.seq = flight.seq.min(seq);
+        }
+        let first = self.before(range.start).map_or(range.start, |(s, _)| s);
+        for (&start, segment) in self.queued.range_mut(first..range.end) {
+            if hit(start, start + segment.payload.len()) && seq < segment.seq {
+                self.by_age.remove(&(segment.seq, start));
+                self.by_age.insert((seq, start));
+                segment.seq = seq;
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What goes out: the oldest segment that is worth a request and conflicts with nothing in flight, and its neighbours.
+
+use std::sync::Arc;
+
+use super::{Flight, LINGER, PARTS, Payload, Pick, SCAN, Segment, Table, ZEROS, share_block};
+use crate::disk::strays::Passage;
+use crate::sync::Instant;
+
+impl Table {
+    /// What to send now, at most `most` bytes of data. With `pressed`, somebody waits for room and nothing lingers.
+    pub(in crate::disk) fn pick(&mut self, now: Instant, pressed: bool, most: u64) -> Pick {
+        let mut next_look = None;
+        let mut found = None;
+        for &(_, start) in self.by_age.iter().take(SCAN) {
+            let segment = &self.queued[&start];
+            let end = start + segment.payload.len();
+            if self
+                .flights
+                .iter()
+                .any(|flight| share_block(&(start..end), &(flight.start..flight.end())))
+            {
+                continue;
+            }
+            let mut ripe = segment.born + LINGER;
+            if pressed || self.is_due(start, segment, now) {
+                match self.strays.passage(start, &segment.payload, now) {
+                    Passage::Free => {
+                        found = Some(start);
+                        break;
+                    }
+                    Passage::Wait(until) => ripe = until,
+                    Passage::Blocked(by) => return Pick::Blocked(by),
+                }
+            }
+            next_look = Some(next_look.map_or(ripe, |t: Instant| t.min(ripe)));
+        }
+        let Some(start) = found else {
+            return Pick::Wait(next_look);
+        };
+        let mut run = vec![self.launch(start)];
+        while let Some(next) = self.next_of(&run, now, pressed, most) {
+            let next = self.launch(next);
+            run.push(next);
+        }
+        Pick::Go(run)
+    }
+
+    /// True when a segment need not wait for neighbours.
+    fn is_due(&self, start: u64, segment: &Segment, now: Instant) -> bool {
+        let end = start + segment.payload.len();
+        let full = matches!(segment.payload, Payload::Data(_)) && end.is_multiple_of(self.cell);
+        full || segment.seq <= self.urgent || segment.born + LINGER <= now
+    }
+
+    /// Start of the queued data that follows `run` and may go with it.
+    fn next_of(&mut self, run: &[Flight], now: Instant, pressed: bool, most: u64) -> Option<u64> {
+        let (first, last) = (run.first()?, run.last()?);
+        let end = last.end();
+        let next = self.queued.get(&end)?;
+        let next_end = end + next.payload.len();
+        let is_data = |payload: &Payload| matches!(payload, Payload::Data(_));
+        // Those of the run itself have been launched last.
+        let others = &self.flights[..self.flights.len() - run.len()];
+        let free = |flight: &Flight| !share_block(&(end..next_end), &(flight.start..flight.end()));
+        let fits = is_data(&last.payload) && is_data(&next.payload) && next_end - first.start <= most;
+        let due = pressed || self.is_due(end, next, now);
+        let goes = run.len() < PARTS && fits && due && others.iter().all(free);
+        (goes && self.strays.passage(end, &next.payload, now) == Passage::Free).then_some(end)
+    }
+
+    fn launch(&mut self, start: u64) -> Flight {
+        let mut segment = self.take(start);
+        if let Payload::Zero(len) = &mut segment.payload
+            && *len > ZEROS
+        {
+            let rest = Segment {
+                payload: Payload::Zero(*len - ZEROS),
+                ..segment
+            };
+            *len = ZEROS;
+            self.insert(start + ZEROS, rest);
+        }
+        self.count(&segment.payload);
+        let flight = Flight {
+            start,
+            payload: Arc::new(segment.payload),
+            seq: segment.seq,
+            era: self.era,
+        };
+        self.flights.push(flight.clone());
+        flight
+    }
+}
