@@ -290,7 +290,8 @@ impl Held {
         Failure::text(
             Exit::DataLoss,
             format!(
-                "transfer {} of {} on host {} lost its ticket and was finalized, and no other one could be started: the                  disk is kept, free, with what had arrived; mount it again and write the image once more",
+                "transfer {} of {} on host {} lost its ticket and was finalized, and no other one could be started: \
+                 the disk is kept, free, with what had arrived; mount it again and write the image once more",
                 self.id(),
                 self.what,
                 state.host.as_deref().unwrap_or("unknown"),
