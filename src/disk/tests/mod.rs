@@ -24,7 +24,18 @@ impl Cloud {
     }
 
     fn disk_with(self: &Arc<Self>, zero_detect: bool, journal_size: u64, retry_time: Duration) -> Disk {
-        let pool = Pool::open(self.clone(), self.dial().unwrap(), 4, 4, retry_time).unwrap();
+        self.disk_over(4, zero_detect, journal_size, retry_time)
+    }
+
+    fn disk_over(
+        self: &Arc<Self>,
+        connections: usize,
+        zero_detect: bool,
+        journal_size: u64,
+        retry_time: Duration,
+    ) -> Disk {
+        let first = self.dial().unwrap();
+        let pool = Pool::open(self.clone(), first, connections, connections, retry_time).unwrap();
         let options = DiskOptions {
             read_only: false,
             cache_size: 4 << 20,
