@@ -64,6 +64,11 @@ impl Journal {
         self.cost[slot]
     }
 
+    /// Bytes of memory held for all of them.
+    pub(super) fn total(&self) -> usize {
+        self.cost.iter().sum()
+    }
+
     /// Connection `slot` has answered `payload` at `start`. Returns the buffers that are free now.
     pub(super) fn note(
         &mut self,

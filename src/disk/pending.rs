@@ -20,6 +20,7 @@
 //! goes out with a request, and [`back`] what becomes of it: answered, flushed, or lost and queued again.
 
 mod back;
+mod buffers;
 mod out;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::buffers::Buffers;
 use super::journal::Journal;
 use super::overlay::Placed;
 use super::strays::Strays;
@@ -53,10 +55,6 @@ const OVERHEAD: usize = 256;
 
 /// A write of at least this many bytes is likely part of a stream and gets a whole cell's buffer.
 const STREAM_WRITE: usize = 128 << 10;
-
-/// Memory kept in buffers for the next writes, bytes. As much as the table of a fast stream holds: what is freed and
-/// asked for again by many threads costs fresh pages, and more of them each time.
-const SPARE: usize = 64 << 20;
 
 /// What to do with a range.
 #[derive(Debug, PartialEq, Eq)]
@@ -165,12 +163,13 @@ pub(super) struct Table {
     last_seq: u64,
     /// Segments at or below this number go out at once.
     urgent: u64,
-    spare: Vec<Vec<u8>>,
+    buffers: Buffers,
 }
 
 impl Table {
-    /// An empty table that merges writes into requests of at most `cell` bytes, for connections in `slots` slots.
-    pub(super) fn new(cell: u64, slots: usize) -> Self {
+    /// An empty table that merges writes into segments of at most `cell` bytes, for connections in `slots` slots, and keeps
+    /// buffers for more as long as all of it takes at most `memory` bytes.
+    pub(super) fn new(cell: u64, slots: usize, memory: usize) -> Self {
         Table {
             cell,
             queued: BTreeMap::new(),
@@ -184,7 +183,7 @@ impl Table {
             content: 0,
             last_seq: 0,
             urgent: 0,
-            spare: Vec::new(),
+            buffers: Buffers::new(cell as usize, memory),
         }
     }
 
@@ -226,6 +225,7 @@ impl Table {
             start += n as u64;
             data = rest;
         }
+        self.trim();
     }
 
     /// Acknowledges zeros in `range`.
@@ -306,7 +306,7 @@ impl Table {
             bytes.extend_from_slice(&more);
             segment.seq = segment.seq.min(right.seq);
             segment.born = segment.born.min(right.born);
-            self.recycle(more);
+            self.buffers.recycle(more);
         }
         self.insert(at, segment);
     }
@@ -341,7 +341,7 @@ impl Table {
             for (at, payload) in [(s, left), (range.end, right)] {
                 match payload {
                     payload if payload.len() > 0 => self.insert(at, Segment { payload, seq, born }),
-                    Payload::Data(bytes) => self.recycle(bytes),
+                    Payload::Data(bytes) => self.buffers.recycle(bytes),
                     Payload::Zero(_) => {}
                 }
             }
@@ -438,22 +438,15 @@ impl Table {
     /// An empty buffer for a piece of `len` bytes: room for a whole cell where more is likely to follow, as long as that
     /// room does not get more than what is in it.
     fn buffer(&mut self, len: usize) -> Vec<u8> {
-        if len < STREAM_WRITE || self.cost > 2 * self.content + self.cell as usize {
-            // What small writes take is not also kept for large ones.
-            if self.spare.len() * (self.cell as usize) < self.cost {
-                self.spare.pop();
-            }
-            return Vec::with_capacity(len);
+        match len < STREAM_WRITE || self.cost > 2 * self.content + self.cell as usize {
+            true => Vec::with_capacity(len),
+            false => self.buffers.whole(),
         }
-        let spare = self.spare.pop();
-        spare.unwrap_or_else(|| Vec::with_capacity(self.cell as usize))
     }
 
-    fn recycle(&mut self, mut bytes: Vec<u8>) {
-        if bytes.capacity() >= self.cell as usize && self.spare.len() * (self.cell as usize) < SPARE {
-            bytes.clear();
-            self.spare.push(bytes);
-        }
+    /// After anything that may have changed how much memory is held.
+    fn trim(&mut self) {
+        self.buffers.trim(self.cost + self.journal.total());
     }
 }
 

@@ -33,12 +33,13 @@ impl Table {
         }
         let Some(slot) = slot else {
             if let Some(Payload::Data(bytes)) = Arc::into_inner(payload) {
-                self.recycle(bytes);
+                self.buffers.recycle(bytes);
             }
-            return;
+            return self.trim();
         };
         let freed = self.journal.note(start, payload, seq, slot);
-        freed.into_iter().for_each(|bytes| self.recycle(bytes));
+        freed.into_iter().for_each(|bytes| self.buffers.recycle(bytes));
+        self.trim();
         if era < self.era {
             // The storage lost something while this was under way, and has reported it, to another one.
             self.take_back(Some(slot));
@@ -59,7 +60,8 @@ impl Table {
     pub(in crate::disk) fn flushed(&mut self, slot: usize) {
         self.allowance[slot] = self.allowance[slot].saturating_mul(2);
         let freed = self.journal.flushed(slot);
-        freed.into_iter().for_each(|bytes| self.recycle(bytes));
+        freed.into_iter().for_each(|bytes| self.buffers.recycle(bytes));
+        self.trim();
     }
 
     /// What connection `slot` had answered and not flushed is to be written again.

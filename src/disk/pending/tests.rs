@@ -4,6 +4,7 @@ use super::*;
 
 const CELL: u64 = 4 << 20;
 const SIZE: usize = 3 * CELL as usize;
+const MEMORY: usize = 64 << 20;
 
 /// Applies a flight to the server's image, as a writer thread does.
 fn perform(server: &mut [u8], flight: &Flight) {
@@ -63,7 +64,7 @@ proptest! {
 
     #[test]
     fn reads_see_the_last_write_and_the_server_ends_equal(steps in steps()) {
-        let mut table = Table::new(CELL, 1);
+        let mut table = Table::new(CELL, 1, MEMORY);
         let mut model = vec![0u8; SIZE];
         let mut server = vec![0u8; SIZE];
         let mut flying: Vec<Vec<Flight>> = Vec::new();
@@ -116,7 +117,7 @@ proptest! {
 
 #[test]
 fn a_stream_of_small_writes_becomes_whole_aligned_cells() {
-    let mut table = Table::new(CELL, 1);
+    let mut table = Table::new(CELL, 1, MEMORY);
     let step = 100_001;
     let mut offset = 0;
     while offset < 2 * CELL {
@@ -139,7 +140,7 @@ fn a_stream_of_small_writes_becomes_whole_aligned_cells() {
 
 #[test]
 fn the_backlog_of_a_stream_goes_out_in_large_requests() {
-    let mut table = Table::new(CELL, 1);
+    let mut table = Table::new(CELL, 1, MEMORY);
     for n in 0..6 {
         table.write(n * CELL, &vec![1; CELL as usize]);
     }
@@ -160,7 +161,7 @@ fn the_backlog_of_a_stream_goes_out_in_large_requests() {
 
 #[test]
 fn the_oldest_number_stays_with_merged_and_carved_segments() {
-    let mut table = Table::new(CELL, 1);
+    let mut table = Table::new(CELL, 1, MEMORY);
     table.write(100, &[1; 100]);
     let mark = table.last_seq();
     table.write(200, &[2; 100]);
@@ -183,7 +184,7 @@ fn the_oldest_number_stays_with_merged_and_carved_segments() {
 
 #[test]
 fn zeros_next_to_zeros_are_one_request_of_any_length() {
-    let mut table = Table::new(CELL, 1);
+    let mut table = Table::new(CELL, 1, MEMORY);
     table.zero(0..CELL);
     table.zero(2 * CELL..9 * CELL);
     table.zero(CELL..2 * CELL);
@@ -194,7 +195,7 @@ fn zeros_next_to_zeros_are_one_request_of_any_length() {
 
 #[test]
 fn bytes_of_random_writes_do_not_hold_whole_cells() {
-    let mut table = Table::new(CELL, 1);
+    let mut table = Table::new(CELL, 1, MEMORY);
     for n in 0..100u64 {
         table.write(n * 2 * CELL, &vec![1; STREAM_WRITE]);
     }
@@ -216,7 +217,7 @@ fn bytes_of_random_writes_do_not_hold_whole_cells() {
 /// They were answered one by one; it must not cost a request, or a look at every other one, for each of them to go again.
 #[test]
 fn small_writes_that_are_lost_go_again_as_large_ones() {
-    let mut table = Table::new(CELL, 1);
+    let mut table = Table::new(CELL, 1, MEMORY);
     let writes = 2 * CELL / 512;
     for n in 0..writes {
         table.write(n * 512, &[n as u8; 512]);
@@ -232,7 +233,7 @@ fn small_writes_that_are_lost_go_again_as_large_ones() {
 
 #[test]
 fn zeros_of_a_whole_large_disk_go_in_pieces() {
-    let mut table = Table::new(CELL, 1);
+    let mut table = Table::new(CELL, 1, MEMORY);
     table.zero(0..1 << 40);
     let mut end = 0;
     while let Some(run) = go(&mut table) {
@@ -246,7 +247,7 @@ fn zeros_of_a_whole_large_disk_go_in_pieces() {
 
 #[test]
 fn a_slot_that_lost_its_connection_is_flushed_earlier_until_flushes_succeed() {
-    let mut table = Table::new(CELL, 2);
+    let mut table = Table::new(CELL, 2, MEMORY);
     let carry = |table: &mut Table, writes: u64| {
         for n in 0..writes {
             table.write(n * CELL, &[1; 4096]);
@@ -269,4 +270,57 @@ fn a_slot_that_lost_its_connection_is_flushed_earlier_until_flushes_succeed() {
     table.flushed(0);
     table.flushed(0);
     assert_eq!(table.allowance(0), lost / 2 * 4);
+}
+
+#[test]
+fn what_a_flush_frees_serves_the_next_writes() {
+    let mut table = Table::new(CELL, 2, MEMORY);
+    let carry = |table: &mut Table, slot| {
+        for n in 0..4 {
+            table.write(n * CELL, &vec![1; CELL as usize]);
+        }
+        let mut places = Vec::new();
+        while let Some(run) = go(table) {
+            for flight in run {
+                places.push(flight.bytes().as_ptr());
+                table.landed(flight, Some(slot), None);
+            }
+        }
+        places.sort();
+        places
+    };
+    let first = carry(&mut table, 0);
+    // Slot 1 replaces them all, in buffers of its own, and what it replaced serves the next round.
+    let second = carry(&mut table, 1);
+    assert!(first.iter().all(|place| !second.contains(place)));
+    assert_eq!(carry(&mut table, 0), first);
+    table.flushed(1);
+    table.flushed(0);
+    let again = carry(&mut table, 0);
+    assert!(again.iter().all(|place| first.contains(place) || second.contains(place)));
+}
+
+#[test]
+fn what_is_kept_for_the_next_writes_makes_room_for_small_ones() {
+    let mut table = Table::new(CELL, 1, MEMORY);
+    for n in 0..MEMORY as u64 / CELL {
+        table.write(n * CELL, &vec![1; CELL as usize]);
+        for flight in go(&mut table).expect("a full cell may go") {
+            table.landed(flight, Some(0), None);
+        }
+    }
+    table.write(0, &[2; 512]);
+    table.flushed(0);
+    assert!(table.buffers.kept() > MEMORY - 2 * CELL as usize);
+    for n in 0..4 * MEMORY as u64 / 65536 {
+        table.write(n * 3 * CELL, &[1; 65536]);
+        if table.cost() > MEMORY / 2 {
+            for flight in go(&mut table).expect("somebody waits for room") {
+                table.landed(flight, Some(0), None);
+            }
+        }
+        let held = table.cost() + table.journal.total();
+        assert!(held + table.buffers.kept() <= MEMORY.max(held));
+    }
+    assert_eq!(table.buffers.kept(), 0);
 }

@@ -204,7 +204,7 @@ proptest! {
             losses: 0,
             broken: [false; SLOTS],
         };
-        let mut rig = Rig { table: Table::new(CELL, SLOTS), server, mark: None, flying: Vec::new() };
+        let mut rig = Rig { table: Table::new(CELL, SLOTS, 1 << 20), server, mark: None, flying: Vec::new() };
         let mut image = vec![9; BYTES];
         for step in steps {
             rig.step(step, &mut image);
@@ -242,14 +242,14 @@ fn bytes_that_are_replaced_before_they_are_durable_are_still_waited_for() {
             .for_each(|flight| table.landed(flight, Some(slot), None));
     };
 
-    let mut queued = Table::new(CELL, SLOTS);
+    let mut queued = Table::new(CELL, SLOTS, 1 << 20);
     queued.write(0, &[1; 4096]);
     queued.write(0, &[2; 8000]);
     assert_eq!(queued.oldest(), Some(1), "in the queue");
     queued.zero(0..9000);
     assert_eq!(queued.oldest(), Some(1), "in the queue, by zeros");
 
-    let mut answered = Table::new(CELL, SLOTS);
+    let mut answered = Table::new(CELL, SLOTS, 1 << 20);
     answered.write(0, &[1; 4096]);
     let run = go(&mut answered);
     land(&mut answered, run, 0);
@@ -261,7 +261,7 @@ fn bytes_that_are_replaced_before_they_are_durable_are_still_waited_for() {
     answered.flushed(1);
     assert!(answered.is_durable(2));
 
-    let mut flying = Table::new(CELL, SLOTS);
+    let mut flying = Table::new(CELL, SLOTS, 1 << 20);
     flying.write(0, &[1; 4096]);
     let run = go(&mut flying);
     land(&mut flying, run, 0);
