@@ -297,7 +297,11 @@ fn what_a_flush_frees_serves_the_next_writes() {
     table.flushed(1);
     table.flushed(0);
     let again = carry(&mut table, 0);
-    assert!(again.iter().all(|place| first.contains(place) || second.contains(place)));
+    assert!(
+        again
+            .iter()
+            .all(|place| first.contains(place) || second.contains(place))
+    );
 }
 
 #[test]
