@@ -1,6 +1,7 @@
 """The server side: source images, the disks behind the tickets, and what is on them afterwards.
 
-Everything is in memory (/dev/shm) where there is room, so that no disk of this machine is in the figures.
+Everything is in memory where there is room, so that no disk of this machine is in the figures: for root in huge pages, so
+that the storage does not mostly wait for fresh ones.
 """
 
 import os
@@ -20,14 +21,17 @@ RUN = 32 * MIB  # longest run of data in a source image
 
 
 def workplace(need):
-    """A directory for `need` bytes, removed by the caller."""
+    """A directory for `need` bytes, removed by the caller. As root, in a mount namespace of this program's own."""
+    if os.geteuid() == 0:
+        words = ["mount", "-t", "tmpfs", "-o", f"huge=always,mode=1777,size={need}", "bench", "/dev/shm"]
+        subprocess.run(words, check=False)
     for place in ("/dev/shm", TOP / "target/tmp", "/var/tmp"):
         try:
             os.makedirs(place, exist_ok=True)
             room = os.statvfs(place)
         except OSError:
             continue
-        if room.f_bavail * room.f_frsize > need:
+        if room.f_bavail * room.f_frsize >= need:
             return Path(tempfile.mkdtemp(prefix="bench-", dir=place))
     raise Failed(f"no place for {need >> 20} MiB of images; free some memory, or take --data smaller")
 
