@@ -18,10 +18,6 @@ use crate::settings::{Settings, Source};
 /// is far away size hides latency: with 20 ms a request and 4 connections, 1 MiB gave 160 MiB/s, 4 MiB 380, 8 MiB 455.
 const REQUEST_SIZE: u64 = 8 << 20;
 
-/// Of a single connection. Each connection more doubles it, up to [`REQUEST_SIZE`]: whatever else is wanted (a read, an
-/// fsync) waits behind the requests under way, and few connections come free less often.
-const SMALLEST_REQUEST: u64 = 1 << 20;
-
 /// A disk that can be mounted.
 pub(super) struct Open {
     pub(super) image: Arc<Image>,
@@ -79,11 +75,7 @@ pub(super) fn open(settings: &Settings, mountpoint: &Path, interrupt: &Interrupt
             true => 0,
             false => settings.journal_size,
         },
-        // Where the server wants a single writer, only size is left.
-        request_size: match writers < connections {
-            true => REQUEST_SIZE,
-            false => REQUEST_SIZE.min(SMALLEST_REQUEST << (connections - 1).min(16)),
-        },
+        request_size: REQUEST_SIZE,
         zero_detect: settings.zero_detect,
         extents: can.extents,
         spare_connection: connections < most_allowed,
