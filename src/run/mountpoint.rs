@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crossbeam::channel::bounded;
 use nix::unistd::{AccessFlags, access};
+use tracing::info;
 
 use super::{Exit, Failure};
 use crate::fuse::Shape;
@@ -141,14 +142,36 @@ impl Drop for Mountpoint {
     }
 }
 
-/// Removes a file that was made to be mounted on; never one that has something in it, since that is not the
-/// one that we made.
+/// Removes a file that was made to be mounted on; never one that has something in it, or that somebody has open and may
+/// write into: that is not the one that we made any more.
 pub(super) fn remove_placeholder(path: &Path) {
     let path = path.to_owned();
     rights::with(move || {
-        let ours = fs::symlink_metadata(&path).is_ok_and(|m| m.is_file() && m.len() == 0);
-        if ours && !is_mounted(&path) {
-            let _ = fs::remove_file(&path);
+        let is_empty = |meta: &fs::Metadata| meta.is_file() && meta.len() == 0;
+        if !fs::symlink_metadata(&path).is_ok_and(|meta| is_empty(&meta)) || is_mounted(&path) {
+            return;
+        }
+        let Some(name) = path.file_name() else { return };
+        let mut aside = std::ffi::OsString::from(".");
+        aside.push(name);
+        aside.push(format!(".rhv-mount-{}", std::process::id()));
+        let aside = path.with_file_name(aside);
+        // Who comes from here on does not find it; who came before has it open, or has written.
+        if aside.symlink_metadata().is_ok() || fs::rename(&path, &aside).is_err() {
+            return;
+        }
+        let meta = fs::symlink_metadata(&aside);
+        if meta.is_ok_and(|meta| is_empty(&meta) && check_unused(&aside, &meta).is_ok()) {
+            let _ = fs::remove_file(&aside);
+            return;
+        }
+        match fs::hard_link(&aside, &path) {
+            Ok(()) => drop(fs::remove_file(&aside)),
+            Err(e) => info!(
+                "{}: what was written there is in {}: {e}",
+                path.display(),
+                aside.display()
+            ),
         }
     });
 }
@@ -277,6 +300,34 @@ mod tests {
         let table = b"1 2 0:1 / /mnt/\xff rw - ext4 x rw\n3 2 0:2 / /mnt/a\\040b rw - fuse.rhv-mount r rw,user_id=7\n";
         assert_eq!(owner_in(table, Path::new("/mnt/a b")), Some(7));
         assert_eq!(owner_in(table, Path::new("/mnt/a")), None);
+    }
+
+    #[test]
+    fn a_placeholder_goes_unless_somebody_writes_into_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = fs::canonicalize(dir.path()).unwrap().join("disk");
+        let there = || fs::read_dir(dir.path()).unwrap().count();
+        fs::write(&path, "").unwrap();
+        let (hold, kept) = ("exec 3>> \"$1\"; echo; read go; printf late >&3", |path| {
+            fs::read(path).unwrap()
+        });
+        let mut writer = std::process::Command::new("sh")
+            .args(["-c", hold, "sh"])
+            .arg(&path)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        io::Read::read_exact(writer.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        remove_placeholder(&path);
+        io::Write::write_all(&mut writer.stdin.take().unwrap(), b"\n").unwrap();
+        assert!(writer.wait().unwrap().success());
+        assert_eq!((kept(&path), there()), (b"late".to_vec(), 1));
+        remove_placeholder(&path);
+        assert_eq!((kept(&path), there()), (b"late".to_vec(), 1));
+        fs::write(&path, "").unwrap();
+        remove_placeholder(&path);
+        assert_eq!(there(), 0);
     }
 
     #[test]

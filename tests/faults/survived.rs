@@ -162,8 +162,9 @@ fn connections_that_break_with_unflushed_writes() {
             .iter()
             .map(|(id, _)| *id)
             .collect();
+        // What is lost once is flushed earlier from then on.
         assert!(
-            !holders.is_empty(),
+            round > 0 || !holders.is_empty(),
             "nothing is unflushed: the test tests nothing"
         );
         survival.rig.server.cut(&holders);
