@@ -87,7 +87,9 @@ class Bench:
             return []
         rows = [Row(setting, c.name, moved, baseline=n == 0) for n, c in enumerate(contenders)]
         for n in range(min(self.scale.rounds, most or self.scale.rounds)):
-            for row, contender in zip(rows, contenders, strict=True):
+            # Another one begins each round: who follows a long pause finds less memory at hand.
+            turns = list(zip(rows, contenders, strict=True))
+            for row, contender in turns[n % len(turns) :] + turns[: n % len(turns)]:
                 row.samples.append(run(contender))
                 sample = row.samples[-1]
                 say(f"{setting}, {row.contender}: {moved / MIB / sample.seconds:.0f} MiB/s (round {n + 1})")
