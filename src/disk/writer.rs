@@ -92,7 +92,11 @@ impl WriteBehind {
     pub(super) fn new(len: u64, limit: usize, journal: u64, request_size: u64, writers: usize) -> Self {
         WriteBehind {
             inner: Mutex::new(Inner {
-                table: Table::new(request_size / CELLS, writers, limit + journal as usize),
+                table: Table::new(
+                    request_size / CELLS,
+                    writers,
+                    limit.saturating_add(journal as usize),
+                ),
                 len,
                 zeros: None,
                 changed_since: None,

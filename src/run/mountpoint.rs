@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam::channel::bounded;
 use nix::unistd::{AccessFlags, access};
-use tracing::info;
+use tracing::warn;
 
 use super::{Exit, Failure};
 use crate::fuse::Shape;
@@ -165,13 +165,18 @@ pub(super) fn remove_placeholder(path: &Path) {
             let _ = fs::remove_file(&aside);
             return;
         }
-        match fs::hard_link(&aside, &path) {
-            Ok(()) => drop(fs::remove_file(&aside)),
-            Err(e) => info!(
-                "{}: what was written there is in {}: {e}",
+        // By a link, which goes over nothing; some file systems have none.
+        let back = fs::hard_link(&aside, &path).and_then(|()| fs::remove_file(&aside));
+        let back = back.or_else(|e| match path.symlink_metadata() {
+            Err(_) => fs::rename(&aside, &path),
+            Ok(_) => Err(e),
+        });
+        if let Err(e) = back {
+            warn!(
+                "what was written into {} after the unmount is in {}: {e}",
                 path.display(),
                 aside.display()
-            ),
+            );
         }
     });
 }
