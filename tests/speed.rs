@@ -2,14 +2,16 @@
 //!
 //! The storage takes 5 ms for each request (nbdkit's delay filter behind imageio), as storage far away does. How much
 //! faster four connections are than one is the benchmark's to tell (`scripts/bench`); what has to hold on any machine is
-//! that a single program's stream keeps all four of them at work most of the time.
+//! that a single program's stream keeps all four of them at work most of the time, with requests that are worth the way.
 
 #[path = "support/mod.rs"]
 mod support;
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
-use support::content::{MIB, random_image};
+use support::content::{MIB, Random, compare, random_image};
 use support::daemon::{Daemon, LocalSocket, Scheme};
 use support::disk::Disk;
 use support::image::{Backend, Content};
@@ -58,7 +60,7 @@ fn one_program_keeps_all_connections_at_work() {
         sh(script, [&source, &mount.file()], 120).ok();
         let wall = started.elapsed().as_secs_f64();
         let stats = mount.umount().ok().stderr;
-        let busy = seconds_in(op, &stats);
+        let busy = numbers_in(op, "ops, ", " s,", &stats);
         assert_eq!(
             busy.len(),
             CONNECTIONS,
@@ -73,18 +75,55 @@ fn one_program_keeps_all_connections_at_work() {
     assert!(idle.is_empty(), "below {LEAST_AT_ONCE}:\n{}", idle.join("\n"));
 }
 
-/// The seconds that each connection spent in requests of `op`, from the lines of `--stats`.
-fn seconds_in(op: &str, stats: &str) -> Vec<f64> {
-    let after = format!("[{op} ");
-    stats
-        .lines()
-        .filter_map(|line| {
-            line.split_once(&after)?
-                .1
-                .split_once("ops, ")?
-                .1
-                .split_once(" s,")
-        })
-        .map(|(seconds, _)| seconds.parse().expect("seconds"))
-        .collect()
+/// A reader that jumps over a hole goes on as the one that it was: the data behind the hole is on its way already, in
+/// requests as large as before it.
+#[test]
+fn holes_make_no_request_smaller() {
+    const RUN: u64 = 32 * MIB;
+    const RUNS: u64 = 4;
+    const REQUEST: u64 = 8 * MIB;
+    let daemon = Daemon::start(Scheme::Https, LocalSocket::Path);
+    let dir = scratch();
+    let source = dir.path().join("source.raw");
+    let file = File::create(&source).expect("create the source");
+    file.set_len(3 * RUN * RUNS).expect("size the source");
+    let bytes = Random::new(3).bytes(RUN as usize);
+    for run in 0..RUNS {
+        file.write_all_at(&bytes, 3 * RUN * run)
+            .expect("write the source");
+    }
+    let copy = dir.path().join("copy.raw");
+    let tools = [
+        ("cp", r#"cp "$1" "$2""#),
+        ("qemu-img", r#"qemu-img convert -f raw -O raw "$1" "$2""#),
+    ];
+    for (tool, script) in tools {
+        let disk = Disk::create(&daemon, Backend::Qcow2Nbd, 3 * RUN * RUNS, Content::File(&source));
+        let mount = Mounting::new(disk.url())
+            .args(disk.args())
+            .args(["--connections", "1", "--read-only", "--stats"])
+            .kind(MountKind::Directory)
+            .log_level("warn")
+            .start();
+        sh(script, [&mount.file(), &copy], 120).ok();
+        let stats = mount.umount().ok().stderr;
+        compare(&copy, &source).expect("the copy is the disk");
+        let reads = numbers_in("read", "", " ops, ", &stats).iter().sum::<f64>() as u64;
+        println!("{tool}: {reads} reads");
+        // The first ones are small: who reads one block must not pay for eight MiB.
+        let most = RUNS * RUN / REQUEST + 16;
+        assert!(reads <= most, "{tool}: {reads} reads, more than {most}:\n{stats}");
+    }
+}
+
+/// What stands between `before` and `after` behind `[OP `, from the line of each connection of `--stats`.
+fn numbers_in(op: &str, before: &str, after: &str, stats: &str) -> Vec<f64> {
+    let part = format!("[{op} ");
+    let number = |line: &str| {
+        let (_, part) = line.split_once(&part)?;
+        let (_, part) = part.split_once(before)?;
+        let (number, _) = part.split_once(after)?;
+        Some(number.parse().expect("a number"))
+    };
+    stats.lines().filter_map(number).collect()
 }

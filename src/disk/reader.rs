@@ -140,8 +140,8 @@ impl Reader {
         let inner = self.fetcher.writes.lock();
         let zeros = inner.zeros.as_ref();
         let mut streams = self.streams.lock().unwrap_or_else(|e| e.into_inner());
-        let skip = |at| zeros.map_or(at, |zeros| zeros.next_data(at));
-        let Some(ahead) = streams.note(range, max, skip) else {
+        let beyond = |at, bytes| zeros.map_or(at + bytes, |zeros| zeros.beyond(at, bytes));
+        let Some(ahead) = streams.note(range, max, beyond) else {
             return false;
         };
         drop(streams);
@@ -243,15 +243,15 @@ impl Reader {
         }
     }
 
-    /// Hands the chunks of `data` over to the prefetch threads, whole runs where the window has room for one. Full
-    /// list: enough is under way.
+    /// Hands the chunks of `data` over to the prefetch threads, whole runs where the window has room for one: where it
+    /// ends within a run that isn't the reader's next, the rest comes with a later read. Full list: enough is under way.
     fn fetch_ahead(&self, data: Vec<Range<u64>>) {
         let last = data.len().saturating_sub(1);
         for (n, range) in data.into_iter().enumerate() {
             let (first, end) = (range.start / CHUNK, range.end.div_ceil(CHUNK));
             let run = self.fetcher.chunks.run();
-            let whole = end / run * run;
-            let cut = n == last && range.end < self.fetcher.size && whole > first;
+            let whole = (end / run * run).max(first);
+            let cut = n == last && range.end < self.fetcher.size && (whole > first || n > 0);
             for run in self.fetcher.announce(first..if cut { whole } else { end }) {
                 if self.ahead.try_send(run).is_err() {
                     return;

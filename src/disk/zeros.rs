@@ -11,6 +11,9 @@ use std::ops::Range;
 /// Runs kept at most (about 12 MiB); on a more fragmented disk further holes count as data.
 const MAX_RUNS: usize = 1 << 18;
 
+/// Holes that [`ZeroMap::beyond`] looks past: each costs a search.
+const HOLES: usize = 32;
+
 /// Disjoint, non-adjacent runs of zeros: start -> end.
 #[derive(Debug, Default)]
 pub(super) struct ZeroMap {
@@ -90,6 +93,22 @@ impl ZeroMap {
         }
     }
 
+    /// The byte that comes `bytes` bytes of data after the first data at or after `offset`; before it when there are more
+    /// than a few holes between them.
+    pub(super) fn beyond(&self, offset: u64, mut bytes: u64) -> u64 {
+        let mut at = self.next_data(offset);
+        for _ in 0..HOLES {
+            match self.next_zero(at) {
+                Some(zero) if zero - at <= bytes => {
+                    bytes -= zero - at;
+                    at = self.next_data(zero);
+                }
+                _ => return at + bytes,
+            }
+        }
+        at
+    }
+
     /// End of the run that holds `offset`.
     fn run_at(&self, offset: u64) -> Option<u64> {
         let (_, &end) = self.runs.range(..=offset).next_back()?;
@@ -126,6 +145,10 @@ mod tests {
                     prop_assert_eq!(map.next_zero(at), zero);
                     prop_assert!(map.covers(at..data));
                     prop_assert_eq!(map.touches(&(at..64)), zero.is_some());
+                    for bytes in 0..8 {
+                        let mut data = (at..).filter(|&at| at >= 64 || !model[at as usize]);
+                        prop_assert_eq!(Some(map.beyond(at, bytes)), data.nth(bytes as usize));
+                    }
                 }
             }
         }
