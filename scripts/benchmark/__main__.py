@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import memory
 import report
 import tables
 from measure import Failed, say
@@ -34,7 +35,9 @@ def main():
     wanted = args.tables.split(",")
     if unknown := set(wanted) - set(tables.TABLES):
         sys.exit(f"bench: no such table: {', '.join(unknown)}; there are {', '.join(tables.TABLES)}")
-    place = workplace(5 * scale.data + (1 << 30))
+    images, ready = 5 * scale.data + (1 << 30), 2 * scale.data + (5 << 29)
+    place = workplace(images)
+    held = memory.at_hand(ready) if scale.many and memory.available() > images + ready else None
     bench = tables.Bench(place, scale, Daemon, args.only)
     place.chmod(0o755)
     results = {}
@@ -48,6 +51,8 @@ def main():
     finally:
         bench.close()
         tables.remove(place)
+        if held:
+            held.close()
     raw = {name: [vars(row) | {"samples": [s.as_dict() for s in row.samples]} for row in rows]
            for name, rows in results.items()}
     (args.output / "benchmark.json").write_text(json.dumps(raw, indent=1))

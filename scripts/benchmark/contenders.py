@@ -22,6 +22,8 @@ BUILT = Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target")) / "release"
 VENV = TOP / "target/venv"
 HERE = Path(__file__).resolve().parent
 
+REQUEST = 8 << 20  # bytes; of the bare loop, as rhv-mount's
+
 # In a shell: $1 is the file to read, $2 the one to write.
 UPLOAD = {
     "qemu-img": 'qemu-img convert -n -f raw -O raw "$1" "$2"',
@@ -152,7 +154,7 @@ class Ceiling:
         words = [BUILT / "examples/ceiling", verb, job.url]
         words += ["--cafile", job.daemon.cafile] if job.daemon.cafile else ["--plain"]
         words += ["--unix", job.daemon.socket] if job.daemon.socket else []
-        words += ["--connections", job.connections, "--request", 4 << 20, "--ranges", ranges]
+        words += ["--connections", job.connections, "--request", REQUEST, "--ranges", ranges]
         sample, _ = timed([*words, *more])
         if verb == "get":
             os.truncate(job.output, job.source.size)

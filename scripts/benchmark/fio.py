@@ -1,11 +1,12 @@
 """Random I/O through a mount, by fio: operations a second of a bounded time, and what the storage holds afterwards."""
 
 import json
+import random
 import subprocess
 from contextlib import closing
 from dataclasses import dataclass
 
-from contenders import Job
+from contenders import Ceiling, Job
 from measure import Sample, run
 from storage import make_disk
 
@@ -44,6 +45,8 @@ JOBS = [
 
 def run_job(bench, source, region, job, contender):
     """One fio run on a disk that holds `source`. What the mount shows at its end is what the storage has to hold."""
+    if isinstance(contender, Puts):
+        return contender.run(bench, source, region)
     daemon = bench.daemon("https")
     seen, stored = bench.place / "seen.raw", bench.place / "stored.raw"
     figures = {}
@@ -63,3 +66,34 @@ def run_job(bench, source, region, job, contender):
     seen.unlink()
     stored.unlink()
     return Sample(SECONDS, cpu + figures["tool"], rss, figures["operations"])
+
+
+class Scattered:
+    """Blocks of `source`, here and there in its first `region` bytes."""
+
+    MOST = 6000
+
+    def __init__(self, source, region, block):
+        self.path, self.size = source.path, source.size
+        count = region // block
+        self.places = [block * n for n in random.Random(7).sample(range(count), min(count, self.MOST))]
+        self.block = block
+
+    def write_ranges(self, path):
+        path.write_text("".join(f"{place} {self.block}\n" for place in self.places))
+
+
+class Puts:
+    """The same random writes with a request each, from the bare loop: what the server can do."""
+
+    def __init__(self, job):
+        self.block = int(job.block.removesuffix("k")) << 10
+        self.name = f"bare loop, a PUT for each {job.block}"
+
+    def run(self, bench, source, region):
+        daemon, scattered = bench.daemon("https"), Scattered(source, region, self.block)
+        with closing(make_disk(bench.place, "qcow2", source.size, source)) as disk:
+            sample = Ceiling().upload(Job(bench.place, daemon, daemon.ticket(disk), scattered, disk=disk))
+            disk.check(source)
+        sample.operations = len(scattered.places) / sample.seconds
+        return sample

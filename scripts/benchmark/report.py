@@ -22,7 +22,7 @@ the same machine, and the bytes were compared on the other side after each run; 
   client (what `ovirt-img` runs) without the start of Python.
 - *ratio*: to the first row of its setting. *CPU*: processor seconds of the client side for each GiB of data (rhv-mount
   and the tool; the client and its qemu-nbd). *memory*: the largest resident size of the process that holds the connections.
-- *bare loop*: reads the image and sends its data extents in 4 MiB requests, with nothing in between (examples/ceiling.rs).
+- *bare loop*: reads the image and moves its data extents in 8 MiB requests, with nothing in between (examples/ceiling.rs).
 
 Daemon, storage, tool and client share the processors, so a client that needs less of them also leaves more to the server.
 """

@@ -1,7 +1,6 @@
 """The server side: source images, the disks behind the tickets, and what is on them afterwards.
 
-Everything is in memory where there is room, so that no disk of this machine is in the figures: for root in huge pages, so
-that the storage does not mostly wait for fresh ones.
+Everything is in memory where there is room, so that no disk of this machine is in the figures.
 """
 
 import os
@@ -23,7 +22,7 @@ RUN = 32 * MIB  # longest run of data in a source image
 def workplace(need):
     """A directory for `need` bytes, removed by the caller. As root, in a mount namespace of this program's own."""
     if os.geteuid() == 0:
-        words = ["mount", "-t", "tmpfs", "-o", f"huge=always,mode=1777,size={need}", "bench", "/dev/shm"]
+        words = ["mount", "-t", "tmpfs", "-o", f"mode=1777,size={need}", "bench", "/dev/shm"]
         subprocess.run(words, check=False)
     for place in ("/dev/shm", TOP / "target/tmp", "/var/tmp"):
         try:

@@ -287,7 +287,7 @@ def zeros(bench):
 
 
 def small(bench):
-    """Small and random requests, against the only other mount"""
+    """Small and random requests, against the only other mount, and the server's own rate of such writes"""
     rows = []
     source = bench.source(bench.scale.disk // 4, bench.scale.data // 4)
     region = min(256 * MIB, source.size // 2)
@@ -304,7 +304,7 @@ def small(bench):
     for job in fio.JOBS if bench.scale.many else fio.JOBS[:3]:
         found = bench.in_turn(
             f"fio {job.name}, HTTPS, qcow2",
-            [Nbdfuse("fio"), RhvMount("fio")],
+            [Nbdfuse("fio"), RhvMount("fio"), *([fio.Puts(job)] if job.rw == "randwrite" else [])],
             lambda contender, job=job: fio.run_job(bench, source, region, job, contender),
             region,
             FEW,
