@@ -131,23 +131,26 @@ impl Reader {
         Ok(ReadBytes::Copied(&buf[..len]))
     }
 
-    /// Has the chunks ahead fetched when `range` continues a stream; says whether it does.
+    /// Has the chunks ahead fetched when `range` continues a stream; says whether it does. A hole is no part of one.
     fn note(&self, range: &Range<u64>) -> bool {
-        if range.is_empty() {
-            return false;
-        }
         let max = MAX_WINDOW.min(self.fetcher.chunks.capacity() as u64 * CHUNK);
         let inner = self.fetcher.writes.lock();
         let zeros = inner.zeros.as_ref();
+        if range.is_empty() || zeros.is_some_and(|zeros| zeros.covers(range.clone())) {
+            return false;
+        }
         let mut streams = self.streams.lock().unwrap_or_else(|e| e.into_inner());
-        let beyond = |at, bytes| zeros.map_or(at + bytes, |zeros| zeros.beyond(at, bytes));
-        let Some(ahead) = streams.note(range, max, beyond) else {
+        let count = |range: Range<u64>, most| match zeros {
+            Some(zeros) => zeros.data_in(range, most),
+            None => Some(range.end - range.start).filter(|&bytes| bytes <= most),
+        };
+        let Some(ahead) = streams.note(range, max, count) else {
             return false;
         };
         drop(streams);
-        let data = data_ahead(zeros, ahead, self.fetcher.size);
+        let (data, cut) = data_ahead(zeros, ahead, self.fetcher.size);
         drop(inner);
-        self.fetch_ahead(data);
+        self.fetch_ahead(data, cut);
         true
     }
 
@@ -243,15 +246,16 @@ impl Reader {
         }
     }
 
-    /// Hands the chunks of `data` over to the prefetch threads, whole runs where the window has room for one: where it
-    /// ends within a run that isn't the reader's next, the rest comes with a later read. Full list: enough is under way.
-    fn fetch_ahead(&self, data: Vec<Range<u64>>) {
+    /// Hands the chunks of `data` over to the prefetch threads. With `cut`, its last range goes on beyond the window: of
+    /// that one, whole runs, unless it is what the reader reads next; the rest comes with a later read. Full list: enough
+    /// is under way.
+    fn fetch_ahead(&self, data: Vec<Range<u64>>, cut: bool) {
         let last = data.len().saturating_sub(1);
         for (n, range) in data.into_iter().enumerate() {
             let (first, end) = (range.start / CHUNK, range.end.div_ceil(CHUNK));
             let run = self.fetcher.chunks.run();
             let whole = (end / run * run).max(first);
-            let cut = n == last && range.end < self.fetcher.size && (whole > first || n > 0);
+            let cut = cut && n == last && (whole > first || n > 0);
             for run in self.fetcher.announce(first..if cut { whole } else { end }) {
                 if self.ahead.try_send(run).is_err() {
                     return;
@@ -261,21 +265,24 @@ impl Reader {
     }
 }
 
-/// The next bytes of data, as many as `ahead` has, from its start on: holes are skipped.
-fn data_ahead(zeros: Option<&ZeroMap>, ahead: Range<u64>, size: u64) -> Vec<Range<u64>> {
-    let (mut at, mut left, mut data) = (ahead.start, ahead.end - ahead.start, Vec::new());
+/// The next bytes of data, as many as `ahead` has, from its start on: holes are skipped. Says whether the last range ends
+/// there because the window does.
+fn data_ahead(zeros: Option<&ZeroMap>, ahead: Range<u64>, size: u64) -> (Vec<Range<u64>>, bool) {
+    let (mut at, mut left) = (ahead.start, ahead.end - ahead.start);
+    let (mut data, mut cut) = (Vec::new(), false);
     while left > 0 && data.len() < HOLES_AHEAD {
         let start = zeros.map_or(at, |zeros| zeros.next_data(at));
-        let end = zeros.and_then(|zeros| zeros.next_zero(start)).unwrap_or(size);
-        let end = end.min(size).min(start + left);
+        let extent = zeros.and_then(|zeros| zeros.next_zero(start)).unwrap_or(size);
+        let end = extent.min(size).min(start + left);
         if start >= end {
             break;
         }
+        cut = end < extent.min(size);
         left -= end - start;
         data.push(start..end);
         at = end;
     }
-    data
+    (data, cut)
 }
 
 /// A run of chunks that somebody has announced to fetch; dropping it ends them, with what has come.
@@ -362,5 +369,29 @@ impl Fetcher {
     /// The bytes of the disk that chunks `indexes` hold.
     fn bytes(&self, indexes: Range<u64>) -> Range<u64> {
         indexes.start * CHUNK..(indexes.end * CHUNK).min(self.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ahead_is_data_and_cut_only_where_the_window_ends_within_it() {
+        let mut zeros = ZeroMap::default();
+        zeros.insert(30..100);
+        zeros.insert(110..200);
+        let ahead = |from, len| {
+            let (data, cut) = data_ahead(Some(&zeros), from..from + len, 210);
+            (
+                data.iter().map(|data| (data.start, data.end)).collect::<Vec<_>>(),
+                cut,
+            )
+        };
+        assert_eq!(ahead(10, 15), (vec![(10, 25)], true));
+        assert_eq!(ahead(10, 20), (vec![(10, 30)], false));
+        assert_eq!(ahead(10, 25), (vec![(10, 30), (100, 105)], true));
+        assert_eq!(ahead(10, 30), (vec![(10, 30), (100, 110)], false));
+        assert_eq!(ahead(50, 80), (vec![(100, 110), (200, 210)], false));
     }
 }

@@ -3,13 +3,18 @@
 //! Several readers may run through the disk at once, and one reader's requests come slightly out of
 //! order (the kernel's readahead, eight coroutines of qemu-img). A read near the end of
 //! a known stream continues it and doubles its window; a read elsewhere opens a new one.
+//!
+//! What tells a stream from random reads that happen to be near its end: what it skips, it reads soon after. So a stream
+//! has a debt, the bytes that it has jumped over, and is allowed only so much of it. Reads behind its end pay it back, and
+//! belong to it as long as there is any.
 
 use std::ops::Range;
 
 /// Streams followed at once; the one idle for longest makes room.
 const STREAMS: usize = 8;
 
-/// How far around a stream's end a read may be and still belong to it, bytes: 8 reads of 2 MiB.
+/// How far around a stream's end a read may be and still belong to it, and how much a stream may owe, bytes: 8 reads of
+/// 2 MiB.
 const SLACK: u64 = 16 << 20;
 
 /// Who asks for this many bytes at once is no random reader, bytes: qemu-img's eight first reads are one stream.
@@ -22,6 +27,8 @@ const RECENT: u64 = 64;
 struct Stream {
     end: u64,
     window: u64,
+    /// Bytes of data that it has jumped over.
+    debt: u64,
     /// Number of its last read.
     last: u64,
 }
@@ -34,31 +41,44 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// Notes a read; returns what should be fetched ahead, if it continues a stream. `beyond(at, bytes)` gives the offset
-    /// that is so many bytes of data further on than `at`: who jumps over a hole reads on, also when a last read before the
-    /// hole comes later. A window begins after the furthest read; the windows of all streams together end at `max` bytes.
+    /// Notes a read; returns what should be fetched ahead, if it continues a stream. `data(range, most)` counts the bytes
+    /// of data in a range, `None` when there are more than `most`: who jumps over a hole reads on. A window begins after
+    /// the furthest read; the windows of all streams together end at `max` bytes.
     pub(super) fn note(
         &mut self,
         read: &Range<u64>,
         max: u64,
-        beyond: impl Fn(u64, u64) -> u64,
+        data: impl Fn(Range<u64>, u64) -> Option<u64>,
     ) -> Option<Range<u64>> {
+        let len = read.end - read.start;
+        // What the stream owes afterwards.
         let continues = |s: &Stream| {
             // Exactly at the end always counts; around it only once the stream has proved itself.
             let slack = SLACK.min(4 * s.window);
-            match slack {
-                0 => read.start == s.end,
-                _ if read.start.abs_diff(s.end) <= slack => true,
-                _ => beyond(read.start.min(s.end), slack) >= read.start.max(s.end),
+            if read.start == s.end {
+                return Some(s.debt.saturating_sub(len));
             }
+            if read.start > s.end {
+                let most = slack.checked_sub(s.debt)?;
+                return (slack > 0)
+                    .then(|| data(s.end..read.start, most))?
+                    .map(|gap| s.debt + gap);
+            }
+            let owes = s.debt > 0 && data(read.start..s.end, slack).is_some();
+            owes.then(|| s.debt.saturating_sub(len))
         };
         self.reads += 1;
-        let len = read.end - read.start;
-        let Some(at) = self.streams.iter().position(continues) else {
+        let found = self
+            .streams
+            .iter()
+            .enumerate()
+            .find_map(|(at, s)| Some((at, continues(s)?)));
+        let Some((at, debt)) = found else {
             self.streams.truncate(STREAMS - 1);
             let stream = Stream {
                 end: read.end,
                 window: if len >= BULK { len } else { 0 },
+                debt: 0,
                 last: self.reads,
             };
             self.streams.insert(0, stream);
@@ -69,6 +89,7 @@ impl Streams {
         let share = max / (1 + self.streams.iter().filter(recent).count() as u64);
         stream.window = (2 * stream.window).max(len).min(share);
         stream.end = stream.end.max(read.end);
+        stream.debt = debt;
         stream.last = self.reads;
         self.streams.insert(0, stream);
         Some(stream.end..stream.end + stream.window)
@@ -79,8 +100,9 @@ impl Streams {
 mod tests {
     use super::*;
 
-    fn plain(at: u64, bytes: u64) -> u64 {
-        at + bytes
+    fn plain(range: Range<u64>, most: u64) -> Option<u64> {
+        let bytes = range.end - range.start;
+        (bytes <= most).then_some(bytes)
     }
 
     #[test]
@@ -121,32 +143,48 @@ mod tests {
     #[test]
     fn who_jumps_over_a_hole_reads_on() {
         let (from, to) = (8 << 20, 1 << 30);
-        let beyond = |at: u64, bytes: u64| match at + bytes {
-            end if end < from => end,
-            end => end.max(end - at.max(from).min(end) + to),
+        let data = |range: Range<u64>, most: u64| {
+            let before = range.end.min(from).saturating_sub(range.start);
+            let behind = range.end.saturating_sub(range.start.max(to));
+            (before + behind <= most).then_some(before + behind)
         };
         let mut streams = Streams::default();
         // What is left before the hole comes after the first read behind it.
         for n in 0..6u64 {
-            streams.note(&(n << 20..(n + 1) << 20), 4 << 20, beyond);
+            streams.note(&(n << 20..(n + 1) << 20), 4 << 20, data);
         }
         let read = to..to + (1 << 20);
         let ahead = Some(read.end..read.end + (4 << 20));
-        assert_eq!(streams.note(&read, 4 << 20, beyond), ahead);
+        assert_eq!(streams.note(&read, 4 << 20, data), ahead);
         for n in 6..8u64 {
-            assert_eq!(streams.note(&(n << 20..(n + 1) << 20), 4 << 20, beyond), ahead);
+            assert_eq!(streams.note(&(n << 20..(n + 1) << 20), 4 << 20, data), ahead);
         }
-        assert_eq!(streams.note(&(1 << 35..(1 << 35) + 4096), 4 << 20, beyond), None);
+        assert_eq!(streams.note(&(1 << 35..(1 << 35) + 4096), 4 << 20, data), None);
     }
 
     #[test]
     fn eight_large_reads_at_once_are_one_stream() {
         let mut streams = Streams::default();
-        let read = |n: u64| 2 * n << 20..(2 * n + 1) << 20;
+        let read = |n: u64| (2 * n) << 20..(2 * n + 1) << 20;
         assert_eq!(streams.note(&read(0), 48 << 20, plain), None);
         for n in [1, 2, 4, 3, 5, 7, 6] {
             assert!(streams.note(&read(n), 48 << 20, plain).is_some(), "read {n}");
         }
         assert_eq!(streams.streams.len(), 1);
+    }
+
+    #[test]
+    fn random_reads_near_a_stream_do_not_become_one() {
+        let mut streams = Streams::default();
+        let step = 64 << 10;
+        // Two blocks that follow each other by chance, then anything within 256 MiB.
+        streams.note(&(0..step), 48 << 20, plain);
+        streams.note(&(step..2 * step), 48 << 20, plain);
+        let mut taken = 0;
+        for n in 1..2000u64 {
+            let at = (n * 2_654_435_761) % 4096 * step;
+            taken += u64::from(streams.note(&(at..at + step), 48 << 20, plain).is_some());
+        }
+        assert!(taken < 200, "{taken} of 2000");
     }
 }

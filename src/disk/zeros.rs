@@ -11,7 +11,7 @@ use std::ops::Range;
 /// Runs kept at most (about 12 MiB); on a more fragmented disk further holes count as data.
 const MAX_RUNS: usize = 1 << 18;
 
-/// Holes that [`ZeroMap::beyond`] looks past: each costs a search.
+/// Holes that [`ZeroMap::data_in`] looks past: each costs a search.
 const HOLES: usize = 32;
 
 /// Disjoint, non-adjacent runs of zeros: start -> end.
@@ -93,20 +93,24 @@ impl ZeroMap {
         }
     }
 
-    /// The byte that comes `bytes` bytes of data after the first data at or after `offset`; before it when there are more
-    /// than a few holes between them.
-    pub(super) fn beyond(&self, offset: u64, mut bytes: u64) -> u64 {
-        let mut at = self.next_data(offset);
+    /// Bytes of `range` that may be data; `None` when they are more than `most`, or when more than a few holes are among
+    /// them.
+    pub(super) fn data_in(&self, range: Range<u64>, most: u64) -> Option<u64> {
+        let (mut at, mut bytes) = (range.start, 0);
         for _ in 0..HOLES {
-            match self.next_zero(at) {
-                Some(zero) if zero - at <= bytes => {
-                    bytes -= zero - at;
-                    at = self.next_data(zero);
-                }
-                _ => return at + bytes,
+            let start = self.next_data(at).min(range.end);
+            at = self
+                .next_zero(start)
+                .map_or(range.end, |zero| zero.min(range.end));
+            bytes += at - start;
+            if bytes > most {
+                return None;
+            }
+            if at == range.end {
+                return Some(bytes);
             }
         }
-        at
+        None
     }
 
     /// End of the run that holds `offset`.
@@ -145,10 +149,9 @@ mod tests {
                     prop_assert_eq!(map.next_zero(at), zero);
                     prop_assert!(map.covers(at..data));
                     prop_assert_eq!(map.touches(&(at..64)), zero.is_some());
-                    for bytes in 0..8 {
-                        let mut data = (at..).filter(|&at| at >= 64 || !model[at as usize]);
-                        prop_assert_eq!(Some(map.beyond(at, bytes)), data.nth(bytes as usize));
-                    }
+                    let count = |end: u64| model[at as usize..end as usize].iter().filter(|z| !**z).count() as u64;
+                    prop_assert_eq!(map.data_in(at..64, 64), Some(count(64)));
+                    prop_assert_eq!(map.data_in(at..64, 8), Some(count(64)).filter(|&n| n <= 8));
                 }
             }
         }
