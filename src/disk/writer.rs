@@ -36,6 +36,8 @@ pub(super) struct Inner {
     /// While the extents are on their way: what changed meanwhile.
     pub(super) changed_since: Option<Changes>,
     waiting_for_room: usize,
+    /// Writer threads with a request.
+    at_work: u64,
     closing: bool,
     stop: bool,
 }
@@ -101,6 +103,7 @@ impl WriteBehind {
                 zeros: None,
                 changed_since: None,
                 waiting_for_room: 0,
+                at_work: 0,
                 closing: false,
                 stop: false,
             }),
@@ -245,9 +248,11 @@ impl WriteBehind {
         (1..=pool.writers()).map(spawn).collect()
     }
 
-    /// The most that one request takes of the backlog: a fair share, so that no connection is left without work.
+    /// The most that one request takes of the backlog: its share among the connections that are without work, so that
+    /// none of them is left without, and none that has some keeps requests small.
     fn share(&self, inner: &Inner) -> u64 {
-        (inner.table.queued_cost() as u64 / self.writers).min(self.request_size)
+        let idle = self.writers.saturating_sub(inner.at_work).max(1);
+        (inner.table.queued_cost() as u64 / idle).min(self.request_size)
     }
 
     /// A writer thread has panicked: nothing that waits for it may wait for ever.
@@ -296,6 +301,7 @@ impl WriteBehind {
             // What is left may be for another thread now, or has a time at which somebody should look again.
             self.work.notify_one();
         }
+        inner.at_work += 1;
         drop(inner);
         let start = run[0].start;
         let done = catch_unwind(AssertUnwindSafe(|| {
@@ -319,6 +325,7 @@ impl WriteBehind {
             self.work.notify_all();
             if full { lease.flush() } else { Ok(()) }
         }));
+        self.lock().at_work -= 1;
         match done {
             Ok(Ok(())) => {}
             Ok(Err(e)) => self.fail(e.to_string()),
