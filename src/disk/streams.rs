@@ -4,17 +4,16 @@
 //! order (the kernel's readahead, eight coroutines of qemu-img). A read near the end of
 //! a known stream continues it and doubles its window; a read elsewhere opens a new one.
 //!
-//! What tells a stream from random reads that happen to be near its end: what it skips, it reads soon after. So a stream
-//! has a debt, the bytes that it has jumped over, and is allowed only so much of it. Reads behind its end pay it back, and
-//! belong to it as long as there is any.
+//! What tells a stream from random reads that happen to be near its end: it reads at least as much as it jumps over, and
+//! what it jumps over may come late, but soon. So a jump makes a debt that reads pay back, only so much of which is allowed;
+//! and a read behind the end belongs to the stream as long as some of what it jumped over is missing.
 
 use std::ops::Range;
 
 /// Streams followed at once; the one idle for longest makes room.
 const STREAMS: usize = 8;
 
-/// How far around a stream's end a read may be and still belong to it, and how much a stream may owe, bytes: 8 reads of
-/// 2 MiB.
+/// How far around a stream's end a read may be and still belong to it, and the debt it may have, bytes: 8 reads of 2 MiB.
 const SLACK: u64 = 16 << 20;
 
 /// Who asks for this many bytes at once is no random reader, bytes: qemu-img's eight first reads are one stream.
@@ -23,12 +22,18 @@ const BULK: u64 = 512 << 10;
 /// A stream that had none of the last so many reads is no reason any more to leave the others a part of the cache.
 const RECENT: u64 = 64;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Stream {
     end: u64,
     window: u64,
-    /// Bytes of data that it has jumped over.
+    /// More than one read belongs to it.
+    proven: bool,
+    /// Bytes of data that it has jumped over and not made up for by reading as many.
     debt: u64,
+    /// Bytes of data that it has jumped over and not read.
+    missing: u64,
+    /// Where the last jump led.
+    landed: u64,
     /// Number of its last read.
     last: u64,
 }
@@ -51,45 +56,50 @@ impl Streams {
         data: impl Fn(Range<u64>, u64) -> Option<u64>,
     ) -> Option<Range<u64>> {
         let len = read.end - read.start;
-        // What the stream owes afterwards.
-        let continues = |s: &Stream| {
-            // Exactly at the end always counts; around it only once the stream has proved itself.
+        // Bytes that it jumps over, if it continues the stream.
+        let jump = |s: &Stream| {
             let slack = SLACK.min(4 * s.window);
-            if read.start == s.end {
-                return Some(s.debt.saturating_sub(len));
-            }
             if read.start > s.end {
-                let most = slack.checked_sub(s.debt)?;
-                return (slack > 0)
-                    .then(|| data(s.end..read.start, most))?
-                    .map(|gap| s.debt + gap);
+                let most = slack.checked_sub(s.debt).filter(|_| slack > 0)?;
+                return data(s.end..read.start, most);
             }
-            let owes = s.debt > 0 && data(read.start..s.end, slack).is_some();
-            owes.then(|| s.debt.saturating_sub(len))
+            let overlaps = s.window > 0 && read.end >= s.end;
+            let late = s.missing > 0 && data(read.start..s.end, slack).is_some();
+            (overlaps || late).then_some(0)
         };
         self.reads += 1;
-        let found = self
-            .streams
-            .iter()
-            .enumerate()
-            .find_map(|(at, s)| Some((at, continues(s)?)));
-        let Some((at, debt)) = found else {
+        // Exactly at the end always counts, and more than around it; that only once the stream has proved itself.
+        let exact = self.streams.iter().position(|s| s.end == read.start);
+        let found = exact.map(|at| (at, 0)).or_else(|| {
+            let mut streams = self.streams.iter().enumerate();
+            streams.find_map(|(at, s)| Some((at, jump(s)?)))
+        });
+        let Some((at, jumped)) = found else {
             self.streams.truncate(STREAMS - 1);
             let stream = Stream {
                 end: read.end,
                 window: if len >= BULK { len } else { 0 },
-                debt: 0,
                 last: self.reads,
+                ..Stream::default()
             };
             self.streams.insert(0, stream);
             return None;
         };
         let mut stream = self.streams.remove(at);
-        let recent = |s: &&Stream| s.window > 0 && s.last + RECENT > self.reads;
+        let recent = |s: &&Stream| s.proven && s.last + RECENT > self.reads;
         let share = max / (1 + self.streams.iter().filter(recent).count() as u64);
+        stream.proven = true;
         stream.window = (2 * stream.window).max(len).min(share);
+        stream.debt = (stream.debt + jumped).saturating_sub(len);
+        if jumped > 0 {
+            (stream.missing, stream.landed) = (stream.missing + jumped, read.start);
+        } else if read.end < stream.end {
+            stream.missing = stream.missing.saturating_sub(len);
+        }
         stream.end = stream.end.max(read.end);
-        stream.debt = debt;
+        if stream.end > stream.landed + SLACK {
+            stream.missing = 0;
+        }
         stream.last = self.reads;
         self.streams.insert(0, stream);
         Some(stream.end..stream.end + stream.window)
@@ -171,6 +181,38 @@ mod tests {
             assert!(streams.note(&read(n), 48 << 20, plain).is_some(), "read {n}");
         }
         assert_eq!(streams.streams.len(), 1);
+    }
+
+    #[test]
+    fn a_late_read_belongs_to_its_stream_and_random_ones_take_nothing_from_it() {
+        let mut streams = Streams::default();
+        let mib = |n: u64| n << 20..(n + 1) << 20;
+        for n in (0..20).chain([21, 22]) {
+            streams.note(&mib(n), 48 << 20, plain);
+        }
+        let behind = Some(23 << 20..71 << 20);
+        assert_eq!(streams.note(&mib(20), 48 << 20, plain), behind);
+        for n in 0..40 {
+            assert_eq!(streams.note(&mib((n + 1) * 7919), 48 << 20, plain), None);
+            let end = (24 + n) << 20;
+            let ahead = Some(end..end + (48 << 20));
+            assert_eq!(streams.note(&mib(23 + n), 48 << 20, plain), ahead);
+        }
+    }
+
+    #[test]
+    fn who_reads_half_of_it_or_reads_a_little_again_is_a_stream() {
+        for (len, step) in [(128u64, 256u64), (128, 124)] {
+            let mut streams = Streams::default();
+            // It proves itself first.
+            let starts = [0, len].into_iter().chain((1..2000).map(|n| len + n * step));
+            let missed = starts.filter(|at| {
+                streams
+                    .note(&(at << 10..(at + len) << 10), 48 << 20, plain)
+                    .is_none()
+            });
+            assert_eq!(missed.count(), 1, "{len} KiB every {step}");
+        }
     }
 
     #[test]

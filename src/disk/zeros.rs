@@ -12,7 +12,7 @@ use std::ops::Range;
 const MAX_RUNS: usize = 1 << 18;
 
 /// Holes that [`ZeroMap::data_in`] looks past: each costs a search.
-const HOLES: usize = 32;
+const HOLES: usize = 16;
 
 /// Disjoint, non-adjacent runs of zeros: start -> end.
 #[derive(Debug, Default)]
