@@ -37,11 +37,13 @@ def main():
         sys.exit(f"bench: no such table: {', '.join(unknown)}; there are {', '.join(tables.TABLES)}")
     images, ready = 5 * scale.data + (1 << 30), 2 * scale.data + (5 << 29)
     place = workplace(images)
-    held = memory.at_hand(ready) if scale.many and memory.available() > images + ready else None
+    held = None
     bench = tables.Bench(place, scale, Daemon, args.only)
     place.chmod(0o755)
     results = {}
     try:
+        if scale.many and memory.available() > images + ready:
+            held = memory.at_hand(ready)
         for name in wanted:
             say(f"table {name}")
             results[name] = tables.TABLES[name](bench)

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from contenders import Ceiling, Job
-from measure import Sample, run
+from measure import Failed, Sample, run
 from storage import make_disk
 
 SECONDS = 3
@@ -93,7 +93,10 @@ class Puts:
     def run(self, bench, source, region):
         daemon, scattered = bench.daemon("https"), Scattered(source, region, self.block)
         with closing(make_disk(bench.place, "qcow2", source.size, source)) as disk:
+            ended, before = daemon.writes(0)
             sample = Ceiling().upload(Job(bench.place, daemon, daemon.ticket(disk), scattered, disk=disk))
             disk.check(source)
+            if (found := daemon.writes(ended + 4)[1] - before) != len(scattered.places):
+                raise Failed(f"{found} writes arrived of {len(scattered.places)}")
         sample.operations = len(scattered.places) / sample.seconds
         return sample

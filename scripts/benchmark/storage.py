@@ -5,6 +5,7 @@ Everything is in memory where there is room, so that no disk of this machine is 
 
 import os
 import random
+import re
 import shutil
 import subprocess
 import tempfile
@@ -84,8 +85,16 @@ class Daemon:
         words = [f"url={disk.url}", f"size={disk.size}", f"ops={ops}", "timeout=3000", "sparse=true"]
         return run([SCRIPTS / "imageio", "ticket", self.dir, name, *words]).strip()
 
-    def log(self):
-        return (self.dir / "log").read_text(errors="replace")
+    def writes(self, connections):
+        """Requests with data that the connections have made which ended so far: at least so many of them."""
+        for _ in range(100):
+            ends = [line for line in (self.dir / "log").read_text(errors="replace").splitlines() if " CLOSE " in line]
+            if len(ends) >= connections:
+                break
+            time.sleep(0.1)
+        else:
+            raise Failed(f"the server does not say that {connections} connections have ended")
+        return len(ends), sum(int(ops) for line in ends for ops in re.findall(r"\[write (\d+) ops", line))
 
     def close(self):
         run([SCRIPTS / "imageio", "stop", self.dir])
