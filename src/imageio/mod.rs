@@ -110,11 +110,12 @@ impl Image {
         };
         let mut client = image.connect(None)?;
         image.capabilities = client.capabilities().clone();
+        let mut size = None;
         if let Some(name) = image.capabilities.unix_socket.clone()
             && access.unix_socket
         {
             match image.connect_locally(&name, &mut client) {
-                Ok(local) => client = local,
+                Ok((local, compared)) => (client, size) = (local, Some(compared)),
                 Err(why) => {
                     info!(
                         "its unix socket is not used, staying with {}: {why}",
@@ -124,19 +125,24 @@ impl Image {
                 }
             }
         }
-        image.size = client.size()?;
+        image.size = match size {
+            Some(size) => size,
+            None => client.size()?,
+        };
         debug!(host = client.host(), size = image.size, capabilities = ?image.capabilities, "image opened");
         Ok((image, client))
     }
 
     /// A connection over the unix socket `name` of the server that `remote` leads to. Whoever listens there is told
-    /// nothing before it is proven to be that server, and then says the same of the ticket.
-    fn connect_locally(&mut self, name: &str, remote: &mut Client) -> Result<Client, String> {
+    /// nothing before it is proven to be that server, and then says the same of the ticket. With the size of the disk,
+    /// which is part of that.
+    fn connect_locally(&mut self, name: &str, remote: &mut Client) -> Result<(Client, u64), String> {
         self.local = Some(Local::prove(name, remote.ends())?);
         let mut local = self.connect(self.local.as_ref()).map_err(|e| e.to_string())?;
-        let size = |client: &mut Client| client.size().map_err(|e| e.to_string());
-        match local.capabilities() == remote.capabilities() && size(&mut local)? == size(remote)? {
-            true => Ok(local),
+        let ask = |client: &mut Client| client.size().map_err(|e| e.to_string());
+        let size = ask(&mut local)?;
+        match local.capabilities() == remote.capabilities() && size == ask(remote)? {
+            true => Ok((local, size)),
             false => Err("it says something else of the ticket there".to_owned()),
         }
     }
