@@ -86,14 +86,16 @@ class Daemon:
         return run([SCRIPTS / "imageio", "ticket", self.dir, name, *words]).strip()
 
     def writes(self, connections):
-        """Requests with data that the connections have made which ended so far: at least so many of them."""
+        """Connections there were, at least so many, and their requests with data, once all of them have ended."""
         for _ in range(100):
-            ends = [line for line in (self.dir / "log").read_text(errors="replace").splitlines() if " CLOSE " in line]
-            if len(ends) >= connections:
+            lines = (self.dir / "log").read_text(errors="replace").splitlines()
+            begun = sum(" OPEN " in line for line in lines)
+            ends = [line for line in lines if " CLOSE " in line]
+            if connections <= begun == len(ends):
                 break
             time.sleep(0.1)
         else:
-            raise Failed(f"the server does not say that {connections} connections have ended")
+            raise Failed(f"of {begun} connections, {len(ends)} have ended; there should be {connections}")
         return len(ends), sum(int(ops) for line in ends for ops in re.findall(r"\[write (\d+) ops", line))
 
     def close(self):
