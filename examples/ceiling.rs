@@ -3,7 +3,8 @@
 //! N threads, each with one connection of its own and one buffer that it uses again and again, take the next
 //! request from a counter and move it by hand-written HTTP/1.1: no FUSE, no HTTP library, no copy but the
 //! socket's (and that of TLS). Whatever mounts the disk can at best come near to this. `put` flushes every
-//! connection at the end. Messages name no part of the URL: the ticket in it is a credential.
+//! connection at the end. With `--copies N` threads of their own copy each byte N times more: what is reached when a byte
+//! needs as much processor time as it does in a client, with everything else as before. Messages name no part of the URL: the ticket in it is a credential.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use crossbeam::channel::{Receiver, Sender, bounded};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -26,12 +28,19 @@ use url::Url;
 
 const USAGE: &str = "\
 usage: ceiling put|get URL --cafile PATH|--plain [--unix SOCKET] --connections N --request BYTES --ranges FILE
-               --source FILE (put) | [--output FILE] (get); the lines of --ranges are START LENGTH, in bytes";
+               [--copies N] --source FILE (put) | [--output FILE] (get); the lines of --ranges are START LENGTH, in bytes";
 
-const OPTIONS: &str = "cafile unix connections request ranges source output";
+const OPTIONS: &str = "cafile unix connections request ranges source output copies";
 
 /// rustls alone would ask the socket for 4 KiB at a time.
 const READ_BUFFER: usize = 256 << 10;
+
+/// What is copied at a time for `--copies`, bytes: as much as one request of FUSE.
+const COPY: usize = 1 << 20;
+
+/// Threads that copy, and copies that may wait for them before a connection does.
+const COPIERS: usize = 4;
+const BACKLOG: usize = 64;
 
 trait Duplex: Read + Write {}
 impl<T: Read + Write> Duplex for T {}
@@ -55,6 +64,7 @@ struct Job {
     put: bool,
     file: Option<File>,
     largest: usize,
+    copies: usize,
     requests: Vec<(u64, usize)>,
     next: AtomicUsize,
 }
@@ -74,7 +84,14 @@ fn run(args: &Args) -> Result<()> {
     let (job, connections) = (Job::new(args)?, args.number("connections")?);
     let begun = Instant::now();
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..connections).map(|_| scope.spawn(|| job.work())).collect();
+        let (order, orders) = bounded(BACKLOG);
+        for _ in 0..COPIERS.min(job.copies) {
+            let orders = orders.clone();
+            scope.spawn(move || copy(&orders));
+        }
+        let work = |order: Sender<()>| scope.spawn(|| job.work(order));
+        let threads: Vec<_> = (0..connections).map(|_| work(order.clone())).collect();
+        drop(order);
         let mut results = threads.into_iter().map(|t| t.join().expect("no panic"));
         results.try_for_each(|result| result)
     })?;
@@ -162,6 +179,15 @@ fn cut(path: &str, largest: usize) -> Result<Vec<(u64, usize)>> {
     Ok(requests)
 }
 
+/// Copies as long as there are orders: from and to memory that is not in the processor's cache any more.
+fn copy(orders: &Receiver<()>) {
+    let (from, mut to) = (vec![1u8; 8 * COPY], vec![0u8; 8 * COPY]);
+    for (_, at) in orders.iter().zip((0..8 * COPY).step_by(COPY).cycle()) {
+        to[at..at + COPY].copy_from_slice(&from[at..at + COPY]);
+        std::hint::black_box(&mut to);
+    }
+}
+
 impl Route {
     fn connect(&self) -> Result<Stream> {
         Ok(match self {
@@ -219,25 +245,32 @@ impl Job {
             put: args.put,
             file: args.file(end.unwrap_or(0))?,
             largest,
+            copies: match args.options.contains_key("copies") {
+                true => args.number("copies")?,
+                false => 0,
+            },
             requests,
             next: AtomicUsize::new(0),
         })
     }
 
     /// After a failure of one thread the others find no more requests.
-    fn work(&self) -> Result<()> {
+    fn work(&self, order: Sender<()>) -> Result<()> {
         let stream = self.route.connect().context("connect");
-        let result = stream.and_then(|stream| self.serve(stream));
+        let result = stream.and_then(|stream| self.serve(stream, &order));
         if result.is_err() {
             self.next.store(self.requests.len(), Ordering::Relaxed);
         }
         result
     }
 
-    fn serve(&self, mut stream: Stream) -> Result<()> {
+    fn serve(&self, mut stream: Stream, order: &Sender<()>) -> Result<()> {
         let mut buffer = vec![0; self.largest];
         while let Some(&(start, n)) = self.requests.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             self.transfer(&mut stream, start, &mut buffer[..n])?;
+            for _ in 0..n.div_ceil(COPY) * self.copies {
+                order.send(()).context("copy")?;
+            }
         }
         if self.put {
             self.send(&mut stream, "PATCH", "", br#"{"op": "flush"}"#)?;

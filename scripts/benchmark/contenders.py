@@ -138,9 +138,14 @@ class OvirtClient:
 
 
 class Ceiling:
-    """A bare loop of ours: no FUSE, no HTTP library, one buffer for each connection (examples/ceiling.rs)."""
+    """A bare loop of ours: no FUSE, no HTTP library, one buffer for each connection (examples/ceiling.rs).
 
-    name = "bare loop"
+    With `copies`, each byte is copied so many times more beside it: as if it needed a client's processor time.
+    """
+
+    def __init__(self, copies=0):
+        self.copies = copies
+        self.name = f"bare loop and {copies} copies" if copies else "bare loop"
 
     def upload(self, job):
         return self._run(job, "put", ["--source", job.source.path])
@@ -155,6 +160,7 @@ class Ceiling:
         words += ["--cafile", job.daemon.cafile] if job.daemon.cafile else ["--plain"]
         words += ["--unix", job.daemon.socket] if job.daemon.socket else []
         words += ["--connections", job.connections, "--request", REQUEST, "--ranges", ranges]
+        words += ["--copies", self.copies] if self.copies else []
         sample, _ = timed([*words, *more])
         if verb == "get":
             os.truncate(job.output, job.source.size)
