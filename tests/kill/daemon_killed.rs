@@ -240,3 +240,29 @@ fn with_the_engine_a_daemon_that_stays_away_leaves_the_disk_to_recover() {
     assert_free(&engine, &disk.id, &model);
     assert_nothing_deleted(&engine);
 }
+
+/// The disk was made for this run, and not all of it is there. The engine can't end the transfer before imageio is back.
+#[test]
+fn with_the_engine_a_disk_that_it_made_is_removed_when_the_daemon_comes_back_too_late() {
+    let engine = Engine::start();
+    let mount = engine.mounting(create("new01")).args(SOON).start();
+    let load = Load::on(&mount);
+    load.write(1, 0, HALF).expect("write");
+    wait_until_written(&mount, HALF);
+    engine.daemon().kill();
+    assert_eio("fsync", load.sync());
+    load.assert_broken();
+    drop(load);
+    let ran = std::thread::scope(|scope| {
+        let ending = scope.spawn(|| mount.umount());
+        wait_until("the transfer is to be ended", 60, || {
+            engine.transfer().phase.starts_with("finalizing")
+        });
+        assert!(engine.disk("new01").is_some(), "locked by the transfer");
+        engine.daemon().restart();
+        ending.join().expect("no panic")
+    });
+    assert_lost(&ran, &["connection refused"]);
+    wait_until("the disk is removed", 30, || engine.disk("new01").is_none());
+    assert!(engine.state_files().is_empty());
+}
