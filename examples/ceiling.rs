@@ -3,8 +3,8 @@
 //! N threads, each with one connection of its own and one buffer that it uses again and again, take the next
 //! request from a counter and move it by hand-written HTTP/1.1: no FUSE, no HTTP library, no copy but the
 //! socket's (and that of TLS). Whatever mounts the disk can at best come near to this. `put` flushes every
-//! connection at the end. With `--copies N` threads of their own copy each byte N times more: what is reached when a byte
-//! needs as much processor time as it does in a client, with everything else as before. Messages name no part of the URL: the ticket in it is a credential.
+//! connection at the end. With `--copies N` threads of their own copy as many bytes N times, from memory to memory: what is reached
+//! when a byte needs as much processor time as it does in a client. A connection waits when 64 MiB are still to be copied. Messages name no part of the URL: the ticket in it is a credential.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -27,8 +27,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use url::Url;
 
 const USAGE: &str = "\
-usage: ceiling put|get URL --cafile PATH|--plain [--unix SOCKET] --connections N --request BYTES --ranges FILE
-               [--copies N] --source FILE (put) | [--output FILE] (get); the lines of --ranges are START LENGTH, in bytes";
+usage: ceiling put|get URL --cafile PATH|--plain [--unix SOCKET] --connections N --request BYTES [--copies N]
+               --ranges FILE --source FILE (put) | [--output FILE] (get); the lines of --ranges are START LENGTH, in bytes";
 
 const OPTIONS: &str = "cafile unix connections request ranges source output copies";
 
@@ -89,6 +89,7 @@ fn run(args: &Args) -> Result<()> {
             let orders = orders.clone();
             scope.spawn(move || copy(&orders));
         }
+        drop(orders);
         let work = |order: Sender<()>| scope.spawn(|| job.work(order));
         let threads: Vec<_> = (0..connections).map(|_| work(order.clone())).collect();
         drop(order);

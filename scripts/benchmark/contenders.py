@@ -140,7 +140,7 @@ class OvirtClient:
 class Ceiling:
     """A bare loop of ours: no FUSE, no HTTP library, one buffer for each connection (examples/ceiling.rs).
 
-    With `copies`, each byte is copied so many times more beside it: as if it needed a client's processor time.
+    With `copies`, as many bytes are copied so many times beside it: as if they needed a client's processor time.
     """
 
     def __init__(self, copies=0):

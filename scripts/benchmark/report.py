@@ -23,8 +23,8 @@ the same machine, and the bytes were compared on the other side after each run; 
 - *ratio*: to the first row of its setting. *CPU*: processor seconds of the client side for each GiB of data (rhv-mount
   and the tool; the client and its qemu-nbd). *memory*: the largest resident size of the process that holds the connections.
 - *bare loop*: reads the image and moves its data extents in 8 MiB requests, with nothing in between (examples/ceiling.rs).
-  *And {copies} copies*: threads beside it copy each byte so often, which takes about as much processor time as rhv-mount and
-  `qemu-img` do; so what that time alone costs, whoever spends it, is the difference of the two rows.
+  *And {copies} copies*: threads beside it copy as many bytes so often, from memory to memory, which takes about as much processor
+  time as rhv-mount and `qemu-img` do: what that time costs, whoever spends it.
 
 Daemon, storage, tool and client share the processors, so a client that needs less of them also leaves more to the server.
 """

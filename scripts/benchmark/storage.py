@@ -86,7 +86,7 @@ class Daemon:
         return run([SCRIPTS / "imageio", "ticket", self.dir, name, *words]).strip()
 
     def writes(self, connections):
-        """Connections there were, at least so many, and their requests with data, once all of them have ended."""
+        """Waits until all connections have ended, and at least so many; counts them, and their requests with data."""
         for _ in range(100):
             lines = (self.dir / "log").read_text(errors="replace").splitlines()
             begun = sum(" OPEN " in line for line in lines)

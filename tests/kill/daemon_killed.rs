@@ -258,11 +258,13 @@ fn with_the_engine_a_disk_that_it_made_is_removed_when_the_daemon_comes_back_too
         wait_until("the transfer is to be ended", 60, || {
             engine.transfer().phase.starts_with("finalizing")
         });
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(!ending.is_finished(), "umount waits for what becomes of the disk");
         assert!(engine.disk("new01").is_some(), "locked by the transfer");
         engine.daemon().restart();
         ending.join().expect("no panic")
     });
     assert_lost(&ran, &["connection refused"]);
-    wait_until("the disk is removed", 30, || engine.disk("new01").is_none());
+    assert!(engine.disk("new01").is_none(), "umount has seen it go");
     assert!(engine.state_files().is_empty());
 }
