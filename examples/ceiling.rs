@@ -3,8 +3,10 @@
 //! N threads, each with one connection of its own and one buffer that it uses again and again, take the next
 //! request from a counter and move it by hand-written HTTP/1.1: no FUSE, no HTTP library, no copy but the
 //! socket's (and that of TLS). Whatever mounts the disk can at best come near to this. `put` flushes every
-//! connection at the end. With `--copies N` threads of their own copy as many bytes N times, from memory to memory: what is reached
-//! when a byte needs as much processor time as it does in a client. A connection waits when 64 MiB are still to be copied. Messages name no part of the URL: the ticket in it is a credential.
+//! connection at the end. Messages name no part of the URL: the ticket in it is a credential.
+//!
+//! With `--copies N` threads of their own copy as many bytes N times, from memory to memory: what is reached when a byte
+//! needs as much processor time as it does in a client. A connection waits when 64 MiB are still to be copied.
 
 use std::collections::HashMap;
 use std::fs::File;
