@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::rights;
+use crate::process::rights;
 
 /// Whom to trust.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use tracing::info;
 use super::address::{query, quoted};
 use super::json::{list, text};
 use super::{Engine, Error};
-use crate::rights;
+use crate::process::rights;
 
 /// vdsm writes the machine's hardware id here.
 const HARDWARE_ID: &str = "/etc/vdsm/vdsm.id";

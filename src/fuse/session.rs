@@ -19,7 +19,7 @@ use thiserror::Error;
 use super::DiskFs;
 use super::attr::{Inodes, Shape};
 use crate::disk::Disk;
-use crate::rights;
+use crate::process::rights;
 
 /// Why a mount or unmount failed.
 #[derive(Debug, Error)]

@@ -23,7 +23,7 @@ use std::path::Path;
 use nix::unistd::{User, geteuid};
 
 use super::socket::connect_unix;
-use crate::rights;
+use crate::process::rights;
 
 /// As long as a name fits into the address of a socket.
 const LONGEST: usize = 107;

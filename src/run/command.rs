@@ -7,8 +7,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 
-use super::{Exit, Failure, allocator, privacy};
-use crate::rights;
+use super::{Exit, Failure};
+use crate::process::rights;
+use crate::process::{allocator, privacy};
 
 /// The environment variable that holds the file's path for COMMAND.
 const FILE_VARIABLE: &str = "RHV_MOUNT_FILE";

@@ -5,17 +5,17 @@
 //! the same user out of the process.
 
 mod acquire;
-mod allocator;
+
 mod command;
 mod control;
 mod exit;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
-mod handover;
+
 mod mountpoint;
 mod open;
 mod outcome;
-mod privacy;
+
 mod record;
 mod recover;
 mod renewal;
@@ -27,9 +27,10 @@ mod umount;
 use std::process::ExitCode;
 
 pub use self::exit::{Exit, Failure};
-use self::handover::Role;
 use crate::cli::Action;
 use crate::engine;
+use crate::process::handover::{self, Role};
+use crate::process::privacy;
 use crate::report;
 use crate::settings::Settings;
 

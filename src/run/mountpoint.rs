@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::{Exit, Failure};
 use crate::fuse::Shape;
-use crate::rights;
+use crate::process::rights;
 use crate::settings::Settings;
 
 /// A mount that does not say in this time whether it is dead is alive.

@@ -23,7 +23,6 @@ use signal_hook::iterator::Signals;
 use tracing::{info, warn};
 
 use super::control::{self, Ask};
-use super::handover::Role;
 use super::mountpoint::{Mountpoint, is_mounted};
 use super::open::{Open, open};
 use super::record::{self, Ending, Place, Record};
@@ -34,7 +33,8 @@ use crate::engine::Interrupt;
 use crate::fuse::{self, MountError, MountOptions};
 use crate::imageio::Image;
 use crate::pool::{Keeper, Pool, USUAL_TIMEOUT};
-use crate::rights;
+use crate::process::handover::Role;
+use crate::process::rights;
 use crate::settings::{Settings, Source};
 
 /// How long COMMAND may take to end after a signal was passed on to it.
@@ -247,7 +247,7 @@ impl Serving {
     /// Waits until something ends the mount, and takes it out of the tree.
     fn wait(&self, inbox: &Receiver<Event>, events: &Sender<Event>, role: Role) -> Result<Ended, Failure> {
         let mut ended = Ended::default();
-        if role == Role::Background && super::handover::tell_ready().is_err() {
+        if role == Role::Background && crate::process::handover::tell_ready().is_err() {
             ended.unused = true;
             self.leave_now();
             return Ok(ended);

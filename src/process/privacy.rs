@@ -15,7 +15,7 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 static CORE_LIMIT: OnceLock<rlim_t> = OnceLock::new();
 
 /// From now on.
-pub(super) fn close() -> io::Result<()> {
+pub(crate) fn close() -> io::Result<()> {
     set_dumpable(false)?;
     let (soft, hard) = getrlimit(Resource::RLIMIT_CORE)?;
     let _ = CORE_LIMIT.set(soft);
@@ -23,7 +23,7 @@ pub(super) fn close() -> io::Result<()> {
 }
 
 /// Does `start`, which starts a program, with the limit that we were started with.
-pub(super) fn as_before<T>(start: impl FnOnce() -> T) -> T {
+pub(crate) fn as_before<T>(start: impl FnOnce() -> T) -> T {
     let set = |soft| {
         let limit = getrlimit(Resource::RLIMIT_CORE);
         limit.and_then(|(_, hard)| setrlimit(Resource::RLIMIT_CORE, soft, hard))

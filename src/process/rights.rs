@@ -43,7 +43,7 @@ thread_local! {
 }
 
 /// Leaves the calling thread, and every thread that it makes from now on, without capabilities.
-pub fn cut_down() -> std::io::Result<()> {
+pub(crate) fn cut_down() -> std::io::Result<()> {
     let inherited = caps::read(None, CapSet::Ambient).is_ok_and(|ambient| !ambient.is_empty());
     if !nix::unistd::geteuid().is_root() || inherited || DEEDS.get().is_some() {
         return Ok(());
@@ -64,7 +64,7 @@ pub fn cut_down() -> std::io::Result<()> {
 }
 
 /// The disk is mounted: the fewer rights from now on.
-pub fn settle() {
+pub(crate) fn settle() {
     if DEEDS.get().is_some()
         && let Err(e) = with(|| keep(&TO_THE_END))
     {
@@ -73,7 +73,7 @@ pub fn settle() {
 }
 
 /// Does `deed` with the rights that are left; where nothing was cut down, at once.
-pub fn with<T: Send + 'static>(deed: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn with<T: Send + 'static>(deed: impl FnOnce() -> T + Send + 'static) -> T {
     let deeds = match DEEDS.get() {
         Some(deeds) if !HAS_RIGHTS.get() => deeds,
         _ => return deed(),

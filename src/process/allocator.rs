@@ -13,7 +13,7 @@ use std::process::Command;
 const SETTINGS: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "524288")];
 
 /// For a process of ours; what the user has set stays.
-pub(super) fn tune(command: &mut Command) {
+pub(crate) fn tune(command: &mut Command) {
     for (name, value) in SETTINGS {
         if var_os(name).is_none() {
             command.env(name, value);
@@ -22,7 +22,7 @@ pub(super) fn tune(command: &mut Command) {
 }
 
 /// For a program of the user's.
-pub(super) fn as_before(command: &mut Command) {
+pub(crate) fn as_before(command: &mut Command) {
     for (name, value) in SETTINGS {
         if var_os(name).is_some_and(|set| set == value) {
             command.env_remove(name);

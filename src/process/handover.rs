@@ -28,7 +28,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use zeroize::Zeroizing;
 
-use super::{Exit, Failure, allocator, privacy};
+use super::{allocator, privacy};
+use crate::run::{Exit, Failure};
 use crate::settings::{Settings, URL_VARIABLE};
 
 /// What the server says when the file is usable.
@@ -36,7 +37,7 @@ const READY: &str = "ready";
 
 /// What the next process is to do with the settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Role {
+pub(crate) enum Role {
     /// Serve in this process.
     Foreground,
     /// Start the server and wait until it is ready.
@@ -84,7 +85,7 @@ fn again(role: Role, settings: &Settings) -> Result<(Command, OwnedFd), Failure>
 }
 
 /// Becomes the process that acts on `settings`; returns only if that fails.
-pub(super) fn become_clean(settings: &Settings) -> Failure {
+pub(crate) fn become_clean(settings: &Settings) -> Failure {
     let foreground = settings.foreground || !settings.command.is_empty();
     let role = if foreground {
         Role::Foreground
@@ -104,7 +105,7 @@ pub(super) fn become_clean(settings: &Settings) -> Failure {
 const HANDOVER_LIMIT: u64 = 32 << 20;
 
 /// Reads what the process before left in `fd`, and closes it.
-pub(super) fn receive(fd: i32) -> Result<(Role, Settings), Failure> {
+pub(crate) fn receive(fd: i32) -> Result<(Role, Settings), Failure> {
     let refuse = |e: &dyn std::fmt::Display| {
         Failure::text(
             Exit::Usage,
@@ -127,7 +128,7 @@ pub(super) fn receive(fd: i32) -> Result<(Role, Settings), Failure> {
 
 /// Starts the server in the background. Returns when it is ready; when it failed, with its exit code
 /// (it has said why).
-pub(super) fn launch(settings: &Settings) -> Result<u8, Failure> {
+pub(crate) fn launch(settings: &Settings) -> Result<u8, Failure> {
     let (mut command, memory) = again(Role::Background, settings)?;
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut server = privacy::as_before(|| command.spawn())
@@ -159,14 +160,14 @@ pub(super) fn launch(settings: &Settings) -> Result<u8, Failure> {
 }
 
 /// Leaves the launcher's session, so that its terminal's signals don't reach the mount.
-pub(super) fn detach() -> Result<(), Failure> {
+pub(crate) fn detach() -> Result<(), Failure> {
     setsid().map_err(|e| failed("cannot leave the session", e))?;
     std::env::set_current_dir("/").map_err(|e| failed("cannot change to /", e))
 }
 
 /// Tells the launcher that the file is usable, and lets go of its terminal. An error means that the
 /// launcher is gone: then nobody wants the mount.
-pub(super) fn tell_ready() -> std::io::Result<()> {
+pub(crate) fn tell_ready() -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{READY}")?;
     out.flush()?;
