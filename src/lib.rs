@@ -18,8 +18,6 @@
 //! fsync and close says EIO, and the exit code is 7.
 #![forbid(unsafe_code)]
 
-pub mod cli;
-pub mod config;
 pub mod disk;
 pub mod engine;
 pub mod fuse;

@@ -6,11 +6,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use super::{assert_presentable, first_line};
-use crate::cli::{Action, expand_mount_options, parse_connections, parse_mode, parse_size};
-use crate::config::Section;
 use crate::engine::address;
 use crate::run::{Exit, Failure};
 use crate::secret::{HIDDEN, clean, forget_all, hide};
+use crate::settings::cli::{Action, expand_mount_options, parse_connections, parse_mode, parse_size};
+use crate::settings::config_file::Section;
 
 fn is_long(word: &str) -> bool {
     word.len() >= 8 && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')

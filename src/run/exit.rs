@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use crate::config::ConfigError;
 use crate::engine;
 use crate::fuse::MountError;
 use crate::imageio;
 use crate::remote::RemoteError;
 use crate::report::plain;
 use crate::secret::clean;
+use crate::settings::config_file::ConfigError;
 
 /// What a whole run ended with. The numbers are a contract with scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

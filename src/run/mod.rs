@@ -27,12 +27,12 @@ mod umount;
 use std::process::ExitCode;
 
 pub use self::exit::{Exit, Failure};
-use crate::cli::Action;
 use crate::engine;
 use crate::process::handover::{self, Role};
 use crate::process::privacy;
 use crate::report;
 use crate::settings::Settings;
+use crate::settings::cli::Action;
 
 /// Runs the command line of this process. Errors are one line on stderr.
 pub fn main() -> ExitCode {

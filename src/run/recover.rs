@@ -5,11 +5,11 @@ use super::mountpoint::{canonical, is_dead, is_mounted, remove_placeholder};
 use super::record::{self, Place};
 use super::state::{State, StateFile};
 use super::{Exit, Failure};
-use crate::cli::RecoverArgs;
-use crate::config::{ConfigError, Section, engine_access, trust, variable};
 use crate::engine::{Direction, Engine, Interrupt, Phase, Transfer, address};
 use crate::fuse::unmount;
 use crate::report::plain;
+use crate::settings::cli::RecoverArgs;
+use crate::settings::config_file::{ConfigError, Section, engine_access, trust, variable};
 
 /// Ends what `args` names; the first failure's exit code is ours.
 pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {

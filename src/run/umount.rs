@@ -8,9 +8,9 @@ use super::control::{self, Status};
 use super::record::{self, Ending, Place};
 use super::state::StateFile;
 use super::{Exit, Failure};
-use crate::cli::Output;
 use crate::fuse::unmount;
 use crate::run::mountpoint::{canonical, is_dead, is_mounted, mounted_by, remove_placeholder};
+use crate::settings::cli::Output;
 
 /// Ends the mount on `path` and waits for the outcome, which is the exit code.
 pub(super) fn umount(path: &Path) -> Result<u8, Failure> {

@@ -3,6 +3,9 @@
 //! Settings travel from the process that read the command line to the one that serves the mount (see
 //! `run::handover`), which is why they are serialised; nothing else of the environment matters to it.
 
+pub(crate) mod cli;
+pub(crate) mod config_file;
+
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,8 +13,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{MountArgs, parse_size};
-use crate::config::{Section, engine_access, trust, variable};
+use self::cli::{MountArgs, parse_size};
+use self::config_file::{Section, engine_access, trust, variable};
 use crate::engine::{Access, Format, NewDisk, is_uuid};
 use crate::imageio::TransferUrl;
 use crate::run::{Exit, Failure};

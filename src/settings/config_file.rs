@@ -15,9 +15,9 @@ use configparser::ini::{Ini, IniDefault};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::cli::EngineArgs;
 use crate::engine::{self, Access, address};
 use crate::secret::{Secret, hide};
+use crate::settings::cli::EngineArgs;
 use crate::trust::Trust;
 
 /// What is wrong with the configuration.
