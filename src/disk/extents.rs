@@ -12,8 +12,8 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::DiskOptions;
-use super::writer::WriteBehind;
-use super::zeros::ZeroMap;
+use super::write::WriteBehind;
+use super::zeros::map::ZeroMap;
 use crate::pool::Pool;
 use crate::sync::Instant;
 use crate::sync::thread::{self, JoinHandle};

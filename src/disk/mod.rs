@@ -19,18 +19,11 @@
 //! zeros    what is known to be zero              extents  how that is learnt
 //! ```
 
-mod chunks;
 mod error;
 mod extents;
-mod flush;
-mod journal;
-mod overlay;
-mod pending;
-mod pieces;
-mod reader;
-mod strays;
-mod streams;
-mod writer;
+mod fsync;
+mod read;
+mod write;
 mod zeros;
 
 use std::ops::Range;
@@ -41,11 +34,11 @@ use tracing::debug;
 
 pub use self::error::DiskError;
 use self::extents::Extents;
-use self::flush::SharedRounds;
-use self::pieces::Kind;
-pub use self::reader::ReadBytes;
-use self::reader::Reader;
-use self::writer::{Inner, WriteBehind};
+use self::fsync::SharedRounds;
+pub use self::read::ReadBytes;
+use self::read::Reader;
+use self::write::{Inner, WriteBehind};
+use self::zeros::detection::{self, Kind};
 use crate::pool::{Pool, PoolError};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::thread::JoinHandle;
@@ -207,7 +200,7 @@ impl Disk {
         let data = &data[..fits];
         let mut parts = Vec::with_capacity(1);
         match self.options.zero_detect {
-            true => pieces::cut(offset, data, |part, kind| parts.push((part, kind))),
+            true => detection::cut(offset, data, |part, kind| parts.push((part, kind))),
             false => parts.push((0..fits, Kind::Data)),
         }
         if parts.iter().any(|(_, kind)| *kind == Kind::Zeros) {

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use self::Step::*;
-use super::super::pending::{Flight, Payload, Pick, Table};
+use super::super::write::table::{Flight, Payload, Pick, Table};
 use super::*;
 use crate::sync::Instant;
 

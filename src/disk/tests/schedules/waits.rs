@@ -1,7 +1,7 @@
 //! Whoever waits for something of the disk gets it, or the end of the disk.
 
 use super::*;
-use crate::disk::flush::SharedRounds;
+use crate::disk::fsync::SharedRounds;
 
 /// A write-behind with room for one write.
 fn narrow(cloud: &Arc<Cloud>) -> (Arc<WriteBehind>, Arc<Pool>) {

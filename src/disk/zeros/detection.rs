@@ -12,7 +12,7 @@ const MIN_RUN: usize = 256 << 10;
 
 /// What a part of a write holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Something else than zeros.
     Data,
     /// Zeros, too few for a request of their own.
@@ -23,7 +23,7 @@ pub(super) enum Kind {
 
 /// Calls `each(range, kind)` for consecutive parts of `data`, which is to be written at `offset`. Ranges index `data`.
 /// Only the first and the last part may be [`Kind::FewZeros`]: their neighbours are in other writes.
-pub(super) fn cut(offset: u64, data: &[u8], mut each: impl FnMut(Range<usize>, Kind)) {
+pub(crate) fn cut(offset: u64, data: &[u8], mut each: impl FnMut(Range<usize>, Kind)) {
     let mut data_from = 0;
     let mut at = 0;
     while at < data.len() {

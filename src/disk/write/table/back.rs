@@ -4,15 +4,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Flight, LINGER, Payload, Segment, Table};
-use crate::disk::journal::Again;
-use crate::disk::overlay::without;
+use crate::disk::write::journal::Again;
+use crate::disk::write::overlay::without;
 use crate::pool::Doubt;
 use crate::sync::Instant;
 
 impl Table {
     /// The server has answered `flight` with success, on connection `slot`, for the journal, if there is to be one; after
     /// `doubt`, an earlier attempt at it will not be performed any more.
-    pub(in crate::disk) fn landed(&mut self, flight: Flight, slot: Option<usize>, doubt: Option<Doubt>) {
+    pub(crate) fn landed(&mut self, flight: Flight, slot: Option<usize>, doubt: Option<Doubt>) {
         let own = self
             .flights
             .iter()
@@ -47,17 +47,17 @@ impl Table {
     }
 
     /// Bytes of memory in the journal that wait for a flush of connection `slot`.
-    pub(in crate::disk) fn unflushed(&self, slot: usize) -> usize {
+    pub(crate) fn unflushed(&self, slot: usize) -> usize {
         self.journal.cost(slot)
     }
 
     /// Bytes of memory that the connection in `slot` may have in the journal before it is to be flushed.
-    pub(in crate::disk) fn allowance(&self, slot: usize) -> usize {
+    pub(crate) fn allowance(&self, slot: usize) -> usize {
         self.allowance[slot]
     }
 
     /// All that connection `slot` has answered is durable.
-    pub(in crate::disk) fn flushed(&mut self, slot: usize) {
+    pub(crate) fn flushed(&mut self, slot: usize) {
         self.allowance[slot] = self.allowance[slot].saturating_mul(2);
         let freed = self.journal.flushed(slot);
         freed.into_iter().for_each(|bytes| self.buffers.recycle(bytes));
@@ -65,13 +65,13 @@ impl Table {
     }
 
     /// What connection `slot` had answered and not flushed is to be written again.
-    pub(in crate::disk) fn lost(&mut self, slot: usize) {
+    pub(crate) fn lost(&mut self, slot: usize) {
         self.limit(slot);
         self.take_back(Some(slot));
     }
 
     /// The storage has lost what any connection had answered and not flushed, or what is being answered now.
-    pub(in crate::disk) fn lost_all(&mut self) {
+    pub(crate) fn lost_all(&mut self) {
         self.era += 1;
         (0..self.allowance.len()).for_each(|slot| self.limit(slot));
         self.take_back(None);

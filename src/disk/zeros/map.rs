@@ -16,14 +16,14 @@ const HOLES: usize = 16;
 
 /// Disjoint, non-adjacent runs of zeros: start -> end.
 #[derive(Debug, Default)]
-pub(super) struct ZeroMap {
+pub(crate) struct ZeroMap {
     runs: BTreeMap<u64, u64>,
     bytes: u64,
 }
 
 impl ZeroMap {
     /// `range` reads as zeros now.
-    pub(super) fn insert(&mut self, range: Range<u64>) {
+    pub(crate) fn insert(&mut self, range: Range<u64>) {
         let Range { mut start, mut end } = range;
         if start >= end {
             return;
@@ -39,7 +39,7 @@ impl ZeroMap {
     }
 
     /// `range` may hold data now.
-    pub(super) fn remove(&mut self, range: Range<u64>) {
+    pub(crate) fn remove(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;
         }
@@ -65,28 +65,28 @@ impl ZeroMap {
     }
 
     /// Number of bytes that are known to be zero.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// True when all of `range` is known to be zero.
-    pub(super) fn covers(&self, range: Range<u64>) -> bool {
+    pub(crate) fn covers(&self, range: Range<u64>) -> bool {
         range.is_empty() || self.run_at(range.start).is_some_and(|end| end >= range.end)
     }
 
     /// True when any byte of `range` is known to be zero.
-    pub(super) fn touches(&self, range: &Range<u64>) -> bool {
+    pub(crate) fn touches(&self, range: &Range<u64>) -> bool {
         let last = self.runs.range(..range.end).next_back();
         last.is_some_and(|(_, &end)| end > range.start)
     }
 
     /// First byte at or after `offset` that may be data.
-    pub(super) fn next_data(&self, offset: u64) -> u64 {
+    pub(crate) fn next_data(&self, offset: u64) -> u64 {
         self.run_at(offset).unwrap_or(offset)
     }
 
     /// First byte at or after `offset` that is known to be zero.
-    pub(super) fn next_zero(&self, offset: u64) -> Option<u64> {
+    pub(crate) fn next_zero(&self, offset: u64) -> Option<u64> {
         match self.run_at(offset) {
             Some(_) => Some(offset),
             None => self.runs.range(offset..).next().map(|(&start, _)| start),
@@ -95,7 +95,7 @@ impl ZeroMap {
 
     /// Bytes of `range` that may be data; `None` when they are more than `most`, or when more than a few holes are among
     /// them.
-    pub(super) fn data_in(&self, range: Range<u64>, most: u64) -> Option<u64> {
+    pub(crate) fn data_in(&self, range: Range<u64>, most: u64) -> Option<u64> {
         let (mut at, mut bytes) = (range.start, 0);
         for _ in 0..HOLES {
             let start = self.next_data(at).min(range.end);

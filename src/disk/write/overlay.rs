@@ -2,24 +2,24 @@
 
 use std::ops::Range;
 
-use super::pending::Payload;
+use super::table::Payload;
 
 /// Part of a payload, in its place on the disk.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Placed<'a> {
+pub(crate) struct Placed<'a> {
     /// First byte.
-    pub(super) start: u64,
+    pub(crate) start: u64,
     /// Bytes.
-    pub(super) len: u64,
+    pub(crate) len: u64,
     /// What holds them.
-    pub(super) payload: &'a Payload,
+    pub(crate) payload: &'a Payload,
     /// Where they begin in it.
-    pub(super) skip: u64,
+    pub(crate) skip: u64,
 }
 
 impl<'a> Placed<'a> {
     /// All of `payload`, at `start`.
-    pub(super) fn whole(start: u64, payload: &'a Payload) -> Self {
+    pub(crate) fn whole(start: u64, payload: &'a Payload) -> Self {
         Placed {
             start,
             len: payload.len(),
@@ -29,7 +29,7 @@ impl<'a> Placed<'a> {
     }
 
     /// Fills from it whatever of `buf`, which stands at `offset`, lies in `gaps`; returns the rest of them.
-    pub(super) fn fill(&self, gaps: Vec<Range<u64>>, offset: u64, buf: &mut [u8]) -> Vec<Range<u64>> {
+    pub(crate) fn fill(&self, gaps: Vec<Range<u64>>, offset: u64, buf: &mut [u8]) -> Vec<Range<u64>> {
         let end = self.start + self.len;
         let mut rest = Vec::with_capacity(gaps.len() + 1);
         for gap in gaps {
@@ -57,7 +57,7 @@ impl<'a> Placed<'a> {
 }
 
 /// `ranges` without `taken`.
-pub(super) fn without(ranges: Vec<Range<u64>>, taken: &Range<u64>) -> Vec<Range<u64>> {
+pub(crate) fn without(ranges: Vec<Range<u64>>, taken: &Range<u64>) -> Vec<Range<u64>> {
     let mut rest = Vec::with_capacity(ranges.len() + 1);
     for range in ranges {
         let left = range.start..range.end.min(taken.start);

@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::pending::{BLOCK, Payload};
+use super::table::{BLOCK, Payload};
 use crate::pool::Doubt;
 use crate::sync::Instant;
 
@@ -48,7 +48,7 @@ impl Stray {
 
 /// What strays have to say about a request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Passage {
+pub(crate) enum Passage {
     /// It may go.
     Free,
     /// Not before then.
@@ -59,13 +59,13 @@ pub(super) enum Passage {
 
 /// See the head of this file.
 #[derive(Debug, Default)]
-pub(super) struct Strays {
+pub(crate) struct Strays {
     list: Vec<Stray>,
 }
 
 impl Strays {
     /// An attempt to put `payload` at `start` may still be performed.
-    pub(super) fn add(&mut self, start: u64, payload: Arc<Payload>, doubt: Doubt) {
+    pub(crate) fn add(&mut self, start: u64, payload: Arc<Payload>, doubt: Doubt) {
         let now = Instant::now();
         self.list.retain(|stray| stray.doubt > Doubt::Until(now));
         self.list.push(Stray {
@@ -84,7 +84,7 @@ impl Strays {
     }
 
     /// May `payload` be written at `start` now?
-    pub(super) fn passage(&mut self, start: u64, payload: &Payload, now: Instant) -> Passage {
+    pub(crate) fn passage(&mut self, start: u64, payload: &Payload, now: Instant) -> Passage {
         if self.list.is_empty() {
             return Passage::Free;
         }

@@ -3,7 +3,7 @@
 //! An answer to a write is no promise: the bytes may stand in a cache of the server, or of the machine below it, and go
 //! with the connection that carried them. So they stay here, tagged with that connection's slot, until a flush on it was
 //! answered. When the connection is lost, or the storage reports a loss, they go back into the write-behind table
-//! ([`super::pending`]) and are written again like anything else.
+//! ([`super::table`]) and are written again like anything else.
 //!
 //! Only the newest answered bytes of each offset are here: an answer replaces what older ones had there, whichever
 //! connection carried them. So nothing that is sent again can be older than what it goes over; and what is newer than
@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::overlay::Placed;
-use super::pending::Payload;
+use super::table::Payload;
 
 /// Answered bytes that are not known to be durable.
 #[derive(Debug)]
@@ -39,11 +39,11 @@ struct Held {
 }
 
 /// Bytes to be written again: where, what, and the number of the oldest write in them.
-pub(super) type Again = (u64, Payload, u64);
+pub(crate) type Again = (u64, Payload, u64);
 
 /// See the head of this file. Plain data, under the table's lock.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(crate) struct Journal {
     /// Disjoint, by first byte.
     entries: BTreeMap<u64, Entry>,
     /// Bytes of memory, by slot.
@@ -52,7 +52,7 @@ pub(super) struct Journal {
 
 impl Journal {
     /// An empty journal for connections in `slots` slots.
-    pub(super) fn new(slots: usize) -> Self {
+    pub(crate) fn new(slots: usize) -> Self {
         Journal {
             entries: BTreeMap::new(),
             cost: vec![0; slots],
@@ -60,17 +60,17 @@ impl Journal {
     }
 
     /// Bytes of memory held for `slot`.
-    pub(super) fn cost(&self, slot: usize) -> usize {
+    pub(crate) fn cost(&self, slot: usize) -> usize {
         self.cost[slot]
     }
 
     /// Bytes of memory held for all of them.
-    pub(super) fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.cost.iter().sum()
     }
 
     /// Connection `slot` has answered `payload` at `start`. Returns the buffers that are free now.
-    pub(super) fn note(
+    pub(crate) fn note(
         &mut self,
         start: u64,
         mut payload: Arc<Payload>,
@@ -92,7 +92,7 @@ impl Journal {
     }
 
     /// All that connection `slot` has answered is durable. Returns the buffers that are free now.
-    pub(super) fn flushed(&mut self, slot: usize) -> Vec<Vec<u8>> {
+    pub(crate) fn flushed(&mut self, slot: usize) -> Vec<Vec<u8>> {
         let gone = self.entries.extract_if(.., |_, entry| entry.held.slot == slot);
         let gone: Vec<Entry> = gone.map(|(_, entry)| entry).collect();
         gone.into_iter()
@@ -101,7 +101,7 @@ impl Journal {
     }
 
     /// Takes out what connection `slot` has answered, or with `None` all connections.
-    pub(super) fn take(&mut self, slot: Option<usize>) -> Vec<Again> {
+    pub(crate) fn take(&mut self, slot: Option<usize>) -> Vec<Again> {
         let lost = |entry: &Entry| slot.is_none_or(|slot| entry.held.slot == slot);
         let gone: Vec<(u64, Entry)> = self.entries.extract_if(.., |_, entry| lost(entry)).collect();
         let again = |(start, Entry { len, held, skip }): (u64, Entry)| {
@@ -122,18 +122,18 @@ impl Journal {
     }
 
     /// Number of the oldest write that is not known to be durable.
-    pub(super) fn oldest(&self) -> Option<u64> {
+    pub(crate) fn oldest(&self) -> Option<u64> {
         self.entries.values().map(|entry| entry.held.seq).min()
     }
 
     /// True when any byte of `range` is here.
-    pub(super) fn touches(&self, range: &Range<u64>) -> bool {
+    pub(crate) fn touches(&self, range: &Range<u64>) -> bool {
         let last = self.entries.range(..range.end).next_back();
         last.is_some_and(|(start, entry)| start + entry.len > range.start)
     }
 
     /// What there is of `range`, in ascending order.
-    pub(super) fn within(&self, range: Range<u64>) -> impl Iterator<Item = Placed<'_>> {
+    pub(crate) fn within(&self, range: Range<u64>) -> impl Iterator<Item = Placed<'_>> {
         let before = self.entries.range(..range.start).next_back();
         let first = before.map_or(range.start, |(start, _)| *start);
         let placed = |(&start, entry): (&u64, &'_ Entry)| (start, entry.len, entry.skip);

@@ -9,7 +9,7 @@ const IDLE: usize = 64 << 20;
 
 /// Empty buffers of a cell.
 #[derive(Debug)]
-pub(super) struct Buffers {
+pub(crate) struct Buffers {
     cell: usize,
     /// Bytes of memory that these and what the table holds may take.
     limit: usize,
@@ -18,7 +18,7 @@ pub(super) struct Buffers {
 
 impl Buffers {
     /// Buffers of `cell` bytes.
-    pub(super) fn new(cell: usize, limit: usize) -> Self {
+    pub(crate) fn new(cell: usize, limit: usize) -> Self {
         Buffers {
             cell,
             limit,
@@ -28,17 +28,17 @@ impl Buffers {
 
     /// Bytes of memory kept.
     #[cfg(test)]
-    pub(super) fn kept(&self) -> usize {
+    pub(crate) fn kept(&self) -> usize {
         self.spare.iter().map(Vec::capacity).sum()
     }
 
     /// An empty buffer with room for a cell.
-    pub(super) fn whole(&mut self) -> Vec<u8> {
+    pub(crate) fn whole(&mut self) -> Vec<u8> {
         self.spare.pop().unwrap_or_else(|| Vec::with_capacity(self.cell))
     }
 
     /// Keeps `bytes` for [`Self::whole`], if they have room for a cell.
-    pub(super) fn recycle(&mut self, mut bytes: Vec<u8>) {
+    pub(crate) fn recycle(&mut self, mut bytes: Vec<u8>) {
         if bytes.capacity() >= self.cell {
             bytes.clear();
             self.spare.push(bytes);
@@ -46,7 +46,7 @@ impl Buffers {
     }
 
     /// Gives back what is too much beside the `held` bytes of the table.
-    pub(super) fn trim(&mut self, held: usize) {
+    pub(crate) fn trim(&mut self, held: usize) {
         let room = match held {
             0 => self.limit.min(IDLE),
             held => self.limit.saturating_sub(held),

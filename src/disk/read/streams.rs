@@ -40,7 +40,7 @@ struct Stream {
 
 /// See the head of this file. The most recent stream comes first.
 #[derive(Debug, Default)]
-pub(super) struct Streams {
+pub(crate) struct Streams {
     streams: Vec<Stream>,
     reads: u64,
 }
@@ -49,7 +49,7 @@ impl Streams {
     /// Notes a read; returns what should be fetched ahead, if it continues a stream. `data(range, most)` counts the bytes
     /// of data in a range, `None` when there are more than `most`: who jumps over a hole reads on. A window begins after
     /// the furthest read; the windows of all streams together end at `max` bytes.
-    pub(super) fn note(
+    pub(crate) fn note(
         &mut self,
         read: &Range<u64>,
         max: u64,

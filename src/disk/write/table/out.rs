@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::{Flight, LINGER, PARTS, Payload, Pick, SCAN, Segment, Table, ZEROS, share_block};
-use crate::disk::strays::Passage;
+use crate::disk::write::strays::Passage;
 use crate::sync::Instant;
 
 impl Table {
     /// What to send now, at most `most` bytes of data. With `pressed`, somebody waits for room and nothing lingers.
-    pub(in crate::disk) fn pick(&mut self, now: Instant, pressed: bool, most: u64) -> Pick {
+    pub(crate) fn pick(&mut self, now: Instant, pressed: bool, most: u64) -> Pick {
         let mut next_look = None;
         let mut found = None;
         for &(_, start) in self.by_age.iter().take(SCAN) {

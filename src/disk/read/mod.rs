@@ -13,11 +13,14 @@ use std::sync::Arc;
 
 use tracing::debug;
 
+mod chunks;
+mod streams;
+
+use self::chunks::{CHUNK, Chunks, Found};
+use self::streams::Streams;
 use super::DiskError;
-use super::chunks::{CHUNK, Chunks, Found};
-use super::streams::Streams;
-use super::writer::WriteBehind;
-use super::zeros::ZeroMap;
+use super::write::WriteBehind;
+use super::zeros::map::ZeroMap;
 use crate::pool::Pool;
 use crate::sync::Mutex;
 use crate::sync::channel::{Receiver, Sender, bounded};
@@ -52,7 +55,7 @@ impl Deref for ReadBytes<'_> {
 }
 
 /// The reading half of a disk.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     fetcher: Arc<Fetcher>,
     streams: Mutex<Streams>,
     ahead: Sender<Announced>,
@@ -61,7 +64,7 @@ pub(super) struct Reader {
 impl Reader {
     /// A reader over `size` bytes with a cache of `cache` bytes, and its prefetch threads, which ask for at most
     /// `request_size` bytes at once.
-    pub(super) fn start(
+    pub(crate) fn start(
         size: u64,
         pool: Arc<Pool>,
         writes: Arc<WriteBehind>,
@@ -100,12 +103,12 @@ impl Reader {
     }
 
     /// The kept chunks, for the writes to taint.
-    pub(super) fn chunks(&self) -> &Chunks {
+    pub(crate) fn chunks(&self) -> &Chunks {
         &self.fetcher.chunks
     }
 
     /// Reads `len` bytes at `offset`; the caller has made sure that they lie within the disk.
-    pub(super) fn read<'a>(
+    pub(crate) fn read<'a>(
         &self,
         offset: u64,
         len: usize,

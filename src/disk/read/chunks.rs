@@ -20,21 +20,21 @@ use lru::LruCache;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// Bytes of a chunk: the kernel's largest read, small enough that one isn't much waste.
-pub(super) const CHUNK: u64 = 1 << 20;
+pub(crate) const CHUNK: u64 = 1 << 20;
 
 /// Buffers kept for the next fetches: those of the requests under way.
 const SPARE: usize = 32;
 
 /// One fetch; its readers wait here.
 #[derive(Debug, Default)]
-pub(super) struct Fetch {
+pub(crate) struct Fetch {
     outcome: Mutex<Option<Option<Arc<Vec<u8>>>>>,
     done: Condvar,
 }
 
 impl Fetch {
     /// Waits for the bytes; `None` when the fetch failed.
-    pub(super) fn wait(&self) -> Option<Arc<Vec<u8>>> {
+    pub(crate) fn wait(&self) -> Option<Arc<Vec<u8>>> {
         let mut outcome = self.outcome.lock().unwrap_or_else(|e| e.into_inner());
         loop {
             match &*outcome {
@@ -53,7 +53,7 @@ struct UnderWay {
 
 /// What there is of a chunk.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// The bytes.
     Kept(Arc<Vec<u8>>),
     /// Somebody is fetching it.
@@ -82,7 +82,7 @@ impl State {
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(super) struct Chunks {
+pub(crate) struct Chunks {
     state: Mutex<State>,
     capacity: usize,
     run: u64,
@@ -90,7 +90,7 @@ pub(super) struct Chunks {
 
 impl Chunks {
     /// Keeps at most `bytes` bytes, at least two chunks, and fetches `run` of them with one request.
-    pub(super) fn new(bytes: u64, run: u64) -> Self {
+    pub(crate) fn new(bytes: u64, run: u64) -> Self {
         let capacity = NonZeroUsize::new((bytes / CHUNK) as usize).map_or(2, |n| n.get().max(2));
         let kept = LruCache::new(NonZeroUsize::new(capacity).expect("at least 2"));
         Chunks {
@@ -105,17 +105,17 @@ impl Chunks {
     }
 
     /// Chunks fetched with one request.
-    pub(super) fn run(&self) -> u64 {
+    pub(crate) fn run(&self) -> u64 {
         self.run
     }
 
     /// Number of chunks that can be kept.
-    pub(super) fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
 
     /// Looks for chunk `index`.
-    pub(super) fn find(&self, index: u64) -> Found {
+    pub(crate) fn find(&self, index: u64) -> Found {
         let mut state = self.lock();
         if let Some(bytes) = state.kept.get(&index) {
             return Found::Kept(bytes.clone());
@@ -128,13 +128,13 @@ impl Chunks {
 
     /// A sequential reader has got to the end of chunk `index`: it makes room before those that are still to be read,
     /// although they came earlier.
-    pub(super) fn consumed(&self, index: u64) {
+    pub(crate) fn consumed(&self, index: u64) {
         self.lock().kept.demote(&index);
     }
 
     /// Announces a fetch of each of `indexes` that is neither kept nor announced already; gives them in runs for one
     /// request each. Every one of them has to [end](Chunks::end).
-    pub(super) fn begin(&self, indexes: Range<u64>) -> Vec<Range<u64>> {
+    pub(crate) fn begin(&self, indexes: Range<u64>) -> Vec<Range<u64>> {
         let mut state = self.lock();
         let mut runs: Vec<Range<u64>> = Vec::new();
         for index in indexes {
@@ -155,7 +155,7 @@ impl Chunks {
     }
 
     /// A buffer of `len` bytes with anything in it.
-    pub(super) fn buffer(&self, len: usize) -> Vec<u8> {
+    pub(crate) fn buffer(&self, len: usize) -> Vec<u8> {
         let spare = self.lock().spare.pop();
         let mut buffer = spare.unwrap_or_default();
         buffer.resize(len, 0);
@@ -163,14 +163,14 @@ impl Chunks {
     }
 
     /// The fetch of chunk `index` can't be shared or kept: a pending write touches it.
-    pub(super) fn spoil(&self, index: u64) {
+    pub(crate) fn spoil(&self, index: u64) {
         if let Some(under_way) = self.lock().coming.get_mut(&index) {
             under_way.tainted = true;
         }
     }
 
     /// The fetch of chunk `index` has ended; `None` when it failed.
-    pub(super) fn end(&self, index: u64, bytes: Option<Arc<Vec<u8>>>) {
+    pub(crate) fn end(&self, index: u64, bytes: Option<Arc<Vec<u8>>>) {
         let mut state = self.lock();
         let Some(under_way) = state.coming.remove(&index) else {
             return;
@@ -186,7 +186,7 @@ impl Chunks {
     }
 
     /// The bytes of `range` have changed.
-    pub(super) fn taint(&self, range: &Range<u64>) {
+    pub(crate) fn taint(&self, range: &Range<u64>) {
         if range.is_empty() {
             return;
         }

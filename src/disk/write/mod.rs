@@ -13,9 +13,15 @@ use std::sync::{Arc, OnceLock};
 
 use tracing::info;
 
+mod buffers;
+mod journal;
+mod overlay;
+mod strays;
+pub(crate) mod table;
+
+use self::table::{Flight, Payload, Pick, Table};
 use super::DiskError;
-use super::pending::{Flight, Payload, Pick, Table};
-use super::zeros::ZeroMap;
+use super::zeros::map::ZeroMap;
 use crate::pool::{self, Answered, Pool};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
@@ -27,14 +33,14 @@ const CELLS: u64 = 4;
 
 /// What the lock protects: the size of the file, its holes, and what isn't written yet.
 #[derive(Debug)]
-pub(super) struct Inner {
-    pub(super) table: Table,
+pub(crate) struct Inner {
+    pub(crate) table: Table,
     /// Size of the file as its users see it, bytes; at most the disk's.
-    pub(super) len: u64,
+    pub(crate) len: u64,
     /// `None` until the extents are here.
-    pub(super) zeros: Option<ZeroMap>,
+    pub(crate) zeros: Option<ZeroMap>,
     /// While the extents are on their way: what changed meanwhile.
-    pub(super) changed_since: Option<Changes>,
+    pub(crate) changed_since: Option<Changes>,
     waiting_for_room: usize,
     /// Writer threads with a request.
     at_work: u64,
@@ -44,14 +50,14 @@ pub(super) struct Inner {
 
 /// Ranges that were written while the extents were on their way.
 #[derive(Debug, Default)]
-pub(super) struct Changes(Vec<std::ops::Range<u64>>);
+pub(crate) struct Changes(Vec<std::ops::Range<u64>>);
 
 impl Changes {
     /// Ranges remembered at most; beyond, all has changed.
     const MOST: usize = 1 << 16;
 
     /// `range` has changed.
-    pub(super) fn note(&mut self, range: std::ops::Range<u64>) {
+    pub(crate) fn note(&mut self, range: std::ops::Range<u64>) {
         let full = self.0.len() == Self::MOST;
         match self.0.last_mut() {
             Some(last) if last.start <= range.start && range.start <= last.end => {
@@ -65,7 +71,7 @@ impl Changes {
 
 impl Inner {
     /// True when zeros in `range` would extend a run of zeros that ends there, or are there already.
-    pub(super) fn follows_zeros(&self, range: &std::ops::Range<u64>) -> bool {
+    pub(crate) fn follows_zeros(&self, range: &std::ops::Range<u64>) -> bool {
         let known = |range| self.zeros.as_ref().is_some_and(|zeros| zeros.covers(range));
         known(range.clone())
             || range.start > 0
@@ -75,7 +81,7 @@ impl Inner {
 
 /// The shared half of the write-behind.
 #[derive(Debug)]
-pub(super) struct WriteBehind {
+pub(crate) struct WriteBehind {
     inner: Mutex<Inner>,
     work: Condvar,
     moved: Condvar,
@@ -91,7 +97,7 @@ pub(super) struct WriteBehind {
 impl WriteBehind {
     /// Holds at most `limit` bytes (and one write more) that are not answered, in requests of at most `request_size`
     /// bytes, and `journal` bytes (but at least one request for each connection) that are not flushed.
-    pub(super) fn new(len: u64, limit: usize, journal: u64, request_size: u64, writers: usize) -> Self {
+    pub(crate) fn new(len: u64, limit: usize, journal: u64, request_size: u64, writers: usize) -> Self {
         WriteBehind {
             inner: Mutex::new(Inner {
                 table: Table::new(
@@ -118,28 +124,28 @@ impl WriteBehind {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Why nothing is written any more.
-    pub(super) fn failure(&self) -> Option<&str> {
+    pub(crate) fn failure(&self) -> Option<&str> {
         self.failure.get().map(String::as_str)
     }
 
-    pub(super) fn check(&self) -> Result<(), DiskError> {
+    pub(crate) fn check(&self) -> Result<(), DiskError> {
         self.failure()
             .map_or(Ok(()), |why| Err(DiskError::Failed(why.to_owned())))
     }
 
     /// The extents are asked for now: what is pending may not be in the answer.
-    pub(super) fn expect_zeros(&self) {
+    pub(crate) fn expect_zeros(&self) {
         let mut inner = self.lock();
         inner.changed_since = Some(Changes(inner.table.ranges().collect()));
     }
 
     /// The extents are here.
-    pub(super) fn learn_zeros(&self, mut map: ZeroMap) {
+    pub(crate) fn learn_zeros(&self, mut map: ZeroMap) {
         let mut inner = self.lock();
         for range in inner.changed_since.take().unwrap_or_default().0 {
             map.remove(range);
@@ -150,7 +156,7 @@ impl WriteBehind {
     }
 
     /// Waits until the extents are here, or until `deadline`, or until the disk closes.
-    pub(super) fn await_zeros(&self, deadline: Option<Instant>) {
+    pub(crate) fn await_zeros(&self, deadline: Option<Instant>) {
         let mut inner = self.lock();
         while inner.zeros.is_none() && !inner.closing {
             let now = Instant::now();
@@ -166,7 +172,7 @@ impl WriteBehind {
     }
 
     /// Notes the first failure for good and wakes everybody.
-    pub(super) fn fail(&self, why: String) {
+    pub(crate) fn fail(&self, why: String) {
         let _lock = self.lock();
         if self.failure.set(why.clone()).is_ok() {
             info!("data may be lost: {why}");
@@ -176,17 +182,17 @@ impl WriteBehind {
     }
 
     /// Number of the oldest write that is not on the storage for good.
-    pub(super) fn oldest(&self) -> Option<u64> {
+    pub(crate) fn oldest(&self) -> Option<u64> {
         self.lock().table.oldest_undurable()
     }
 
     /// Number of the newest acknowledged write.
-    pub(super) fn last_seq(&self) -> u64 {
+    pub(crate) fn last_seq(&self) -> u64 {
         self.lock().table.last_seq()
     }
 
     /// Waits until the table may take more; the caller changes it and calls [`Self::accepted`].
-    pub(super) fn room(&self) -> Result<MutexGuard<'_, Inner>, DiskError> {
+    pub(crate) fn room(&self) -> Result<MutexGuard<'_, Inner>, DiskError> {
         let mut inner = self.lock();
         loop {
             self.check()?;
@@ -204,12 +210,12 @@ impl WriteBehind {
     }
 
     /// There is something new in the table.
-    pub(super) fn accepted(&self) {
+    pub(crate) fn accepted(&self) {
         self.work.notify_one();
     }
 
     /// Waits until the server has answered everything that was acknowledged before the call.
-    pub(super) fn drain(&self) -> Result<(), DiskError> {
+    pub(crate) fn drain(&self) -> Result<(), DiskError> {
         let mut inner = self.lock();
         let mark = inner.table.last_seq();
         inner.table.hurry(mark);
@@ -224,19 +230,19 @@ impl WriteBehind {
     }
 
     /// From now on writes are refused.
-    pub(super) fn refuse_writes(&self) {
+    pub(crate) fn refuse_writes(&self) {
         self.lock().closing = true;
         self.moved.notify_all();
     }
 
     /// Ends the writer threads; what is still in the table stays there.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.lock().stop = true;
         self.work.notify_all();
     }
 
     /// Starts one writer thread for each connection that may write.
-    pub(super) fn start(self: &Arc<Self>, pool: &Arc<Pool>) -> std::io::Result<Vec<JoinHandle<()>>> {
+    pub(crate) fn start(self: &Arc<Self>, pool: &Arc<Pool>) -> std::io::Result<Vec<JoinHandle<()>>> {
         let spawn = |n| {
             let (shared, pool) = (self.clone(), pool.clone());
             let builder = thread::Builder::new().name(format!("writer-{n}"));

@@ -20,7 +20,6 @@
 //! goes out with a request, and [`back`] what becomes of it: answered, flushed, or lost and queued again.
 
 mod back;
-mod buffers;
 mod out;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +27,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::buffers::Buffers;
+use super::buffers::Buffers;
 use super::journal::Journal;
 use super::overlay::Placed;
 use super::strays::Strays;
@@ -36,7 +35,7 @@ use crate::sync::Instant;
 
 /// Requests in flight never share a block of this many bytes: the largest unit that a file backend
 /// rewrites as a whole (4096 on NFS and 4Kn disks).
-pub(super) const BLOCK: u64 = 4096;
+pub(crate) const BLOCK: u64 = 4096;
 
 /// A segment that isn't full waits this long for neighbours, unless somebody waits for it.
 const LINGER: Duration = Duration::from_millis(20);
@@ -58,7 +57,7 @@ const STREAM_WRITE: usize = 128 << 10;
 
 /// What to do with a range.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Payload {
+pub(crate) enum Payload {
     /// Write these bytes.
     Data(Vec<u8>),
     /// Make this many bytes zero.
@@ -67,7 +66,7 @@ pub(super) enum Payload {
 
 impl Payload {
     /// Bytes of the disk.
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         match self {
             Payload::Data(bytes) => bytes.len() as u64,
             Payload::Zero(len) => *len,
@@ -75,7 +74,7 @@ impl Payload {
     }
 
     /// Bytes of memory.
-    pub(super) fn cost(&self) -> usize {
+    pub(crate) fn cost(&self) -> usize {
         match self {
             Payload::Data(bytes) => bytes.capacity() + OVERHEAD,
             Payload::Zero(_) => OVERHEAD,
@@ -90,7 +89,7 @@ impl Payload {
     }
 
     /// The bytes `range` of it.
-    pub(super) fn part(&self, range: Range<u64>) -> Payload {
+    pub(crate) fn part(&self, range: Range<u64>) -> Payload {
         match self {
             Payload::Data(bytes) => Payload::Data(bytes[range.start as usize..range.end as usize].to_vec()),
             Payload::Zero(_) => Payload::Zero(range.end - range.start),
@@ -109,9 +108,9 @@ struct Segment {
 /// A request that a writer thread is performing, or that failed: then its bytes stay, so that reads
 /// go on to return what was acknowledged.
 #[derive(Debug, Clone)]
-pub(super) struct Flight {
-    pub(super) start: u64,
-    pub(super) payload: Arc<Payload>,
+pub(crate) struct Flight {
+    pub(crate) start: u64,
+    pub(crate) payload: Arc<Payload>,
     seq: u64,
     era: u64,
 }
@@ -122,7 +121,7 @@ impl Flight {
     }
 
     /// The bytes of a flight with data.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match &*self.payload {
             Payload::Data(bytes) => bytes,
             Payload::Zero(_) => &[],
@@ -132,7 +131,7 @@ impl Flight {
 
 /// The answer of [`Table::pick`].
 #[derive(Debug)]
-pub(super) enum Pick {
+pub(crate) enum Pick {
     /// Perform these with one request, then call [`Table::landed`] with each: neighbours with data, or a single one.
     Go(Vec<Flight>),
     /// Nothing now; look again at that time, or when something changed.
@@ -143,7 +142,7 @@ pub(super) enum Pick {
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(crate) struct Table {
     /// A data segment never crosses a multiple of this many bytes, so a long stream becomes aligned PUTs of
     /// this size.
     cell: u64,
@@ -169,7 +168,7 @@ pub(super) struct Table {
 impl Table {
     /// An empty table that merges writes into segments of at most `cell` bytes, for connections in `slots` slots, and keeps
     /// buffers for more as long as all of it takes at most `memory` bytes.
-    pub(super) fn new(cell: u64, slots: usize, memory: usize) -> Self {
+    pub(crate) fn new(cell: u64, slots: usize, memory: usize) -> Self {
         Table {
             cell,
             queued: BTreeMap::new(),
@@ -188,34 +187,34 @@ impl Table {
     }
 
     /// Bytes of memory held for what has no answer yet, with an overhead for each segment.
-    pub(super) fn cost(&self) -> usize {
+    pub(crate) fn cost(&self) -> usize {
         self.cost
     }
 
     /// Of [`Self::cost`], what isn't in flight.
-    pub(super) fn queued_cost(&self) -> usize {
+    pub(crate) fn queued_cost(&self) -> usize {
         self.cost - self.flights.iter().map(|f| f.payload.cost()).sum::<usize>()
     }
 
     /// Number of the newest acknowledged write.
-    pub(super) fn last_seq(&self) -> u64 {
+    pub(crate) fn last_seq(&self) -> u64 {
         self.last_seq
     }
 
     /// Number of the oldest write that the server hasn't answered.
-    pub(super) fn oldest(&self) -> Option<u64> {
+    pub(crate) fn oldest(&self) -> Option<u64> {
         let queued = self.by_age.first().map(|&(seq, _)| seq);
         let flying = self.flights.iter().map(|f| f.seq).min();
         queued.into_iter().chain(flying).min()
     }
 
     /// From now on nothing numbered up to `seq` waits for neighbours.
-    pub(super) fn hurry(&mut self, seq: u64) {
+    pub(crate) fn hurry(&mut self, seq: u64) {
         self.urgent = self.urgent.max(seq);
     }
 
     /// Acknowledges `data` at `offset`.
-    pub(super) fn write(&mut self, offset: u64, mut data: &[u8]) {
+    pub(crate) fn write(&mut self, offset: u64, mut data: &[u8]) {
         self.last_seq += 1;
         let mut start = offset;
         while !data.is_empty() {
@@ -229,7 +228,7 @@ impl Table {
     }
 
     /// Acknowledges zeros in `range`.
-    pub(super) fn zero(&mut self, range: Range<u64>) {
+    pub(crate) fn zero(&mut self, range: Range<u64>) {
         self.last_seq += 1;
         let mut seq = self.carve(&range).unwrap_or(self.last_seq);
         let (mut start, mut end, mut born) = (range.start, range.end, Instant::now());
@@ -384,18 +383,18 @@ impl Table {
     }
 
     /// Number of the oldest write that is not known to be durable.
-    pub(super) fn oldest_undurable(&self) -> Option<u64> {
+    pub(crate) fn oldest_undurable(&self) -> Option<u64> {
         self.oldest().into_iter().chain(self.journal.oldest()).min()
     }
 
     /// True when everything numbered up to `seq` is durable.
     #[cfg(test)]
-    pub(super) fn is_durable(&self, seq: u64) -> bool {
+    pub(crate) fn is_durable(&self, seq: u64) -> bool {
         self.oldest_undurable().is_none_or(|oldest| oldest > seq)
     }
 
     /// True when any acknowledged byte of `range` is not known to be on the server for good.
-    pub(super) fn touches(&self, range: &Range<u64>) -> bool {
+    pub(crate) fn touches(&self, range: &Range<u64>) -> bool {
         let queued = self.queued.range(..range.end).next_back();
         queued.is_some_and(|(s, seg)| s + seg.payload.len() > range.start)
             || self.journal.touches(range)
@@ -406,21 +405,21 @@ impl Table {
     }
 
     /// True when a segment of zeros is queued that ends at `offset`.
-    pub(super) fn zeros_end_at(&self, offset: u64) -> bool {
+    pub(crate) fn zeros_end_at(&self, offset: u64) -> bool {
         self.before(offset).is_some_and(
             |(start, segment)| matches!(segment.payload, Payload::Zero(len) if start + len == offset),
         )
     }
 
     /// Ranges of everything that isn't on the server yet.
-    pub(super) fn ranges(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         let queued = self.queued.iter().map(|(&s, seg)| s..s + seg.payload.len());
         queued.chain(self.flights.iter().map(|f| f.start..f.end()))
     }
 
     /// Copies the acknowledged bytes of `offset..` into `buf`; returns the parts that it has
     /// nothing about, in ascending order.
-    pub(super) fn overlay(&self, offset: u64, buf: &mut [u8]) -> Vec<Range<u64>> {
+    pub(crate) fn overlay(&self, offset: u64, buf: &mut [u8]) -> Vec<Range<u64>> {
         let end = offset + buf.len() as u64;
         let mut gaps: Vec<Range<u64>> = std::iter::once(offset..end).filter(|r| !r.is_empty()).collect();
         let first = self.before(offset).map_or(offset, |(s, _)| s);
