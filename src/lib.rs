@@ -20,16 +20,19 @@
 
 pub mod disk;
 pub mod engine;
+pub mod failure;
 pub mod fuse;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod imageio;
+pub mod logging;
+mod mount;
 pub mod pool;
 mod process;
 pub mod remote;
-pub mod report;
 pub mod run;
 pub mod secret;
 pub mod settings;
 mod sync;
+mod transfer;
 pub mod trust;

@@ -13,10 +13,10 @@ use super::disks::full_qcow2_size;
 use super::json::{fault, list, number, text};
 use super::{Access, Disk, Engine, Interrupt, Order, Phase, Subject, Transfer};
 use crate::engine::Direction;
+use crate::failure::Failure;
 use crate::fuzzing::{assert_presentable, first_line, number_of};
 use crate::imageio::fuzzing::scripted_agent;
-use crate::report::plain;
-use crate::run::Failure;
+use crate::logging::plain;
 use crate::secret::{Secret, forget_all, hide};
 use crate::trust::{Trust, certificates};
 

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::wire::{ATTEMPTS, FIRST_PAUSE};
 use super::{Engine, Error, json};
-use crate::report::plain;
+use crate::logging::plain;
 use crate::secret::{Secret, clean, hide};
 
 /// A logout is a courtesy.

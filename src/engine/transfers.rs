@@ -11,7 +11,7 @@ use super::json::{list, number, text};
 use super::patience::Patience;
 use super::wire::Kind;
 use super::{Direction, Engine, Error, Interrupt, Phase};
-use crate::report::plain;
+use crate::logging::plain;
 
 /// Seconds without activity after which the engine pauses a transfer. Never 0: imageio takes that for "no waiting at
 /// all" and drops connections. virt-v2v uses the same number.

@@ -26,7 +26,7 @@ use super::Error;
 use super::error::NO_WORDS;
 use super::json::fault;
 use super::patience::Interrupt;
-use crate::report::plain;
+use crate::logging::plain;
 use crate::secret::{Secret, clean, hide};
 use crate::trust::Trust;
 

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io::{self, Read};
 use std::rc::Rc;
 
-use crate::run::Failure;
+use crate::failure::Failure;
 
 /// What stands between two of these is said again and again; no text has it.
 const AGAIN: u8 = 0x1f;

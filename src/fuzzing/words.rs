@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::{assert_presentable, first_line};
 use crate::engine::address;
-use crate::run::{Exit, Failure};
+use crate::failure::{Exit, Failure};
 use crate::secret::{HIDDEN, clean, forget_all, hide};
 use crate::settings::cli::{Action, expand_mount_options, parse_connections, parse_mode, parse_size};
 use crate::settings::config_file::Section;

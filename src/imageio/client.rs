@@ -17,8 +17,8 @@ use super::TransferUrl;
 use super::answers::{Capabilities, read_extents};
 use super::error::{Broken, Error};
 use super::transport::{NoResolver, OneShot, Permit};
+use crate::logging::plain;
 use crate::remote::{Extent, Remote, RemoteError};
-use crate::report::plain;
 use crate::secret::clean;
 
 /// Longest error text read from a server, bytes.

@@ -8,9 +8,9 @@ use super::script::Script;
 use super::socket::{IO_TIMEOUT, Route};
 use super::transport::{NoResolver, OneShot, Permit};
 use super::{Client, TransferUrl};
+use crate::failure::Failure;
 use crate::fuzzing::{Pieces, assert_presentable, first_line, number_of};
 use crate::remote::{Extent, Remote};
-use crate::run::Failure;
 use crate::secret::forget_all;
 
 const TICKET: &str = "bc922a10-62e5-4709-a1b2-0123456789ab";

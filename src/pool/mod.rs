@@ -20,10 +20,10 @@
 //! At most `writers` slots are ever leased for writing: a file backend advises one, since it
 //! rewrites whole blocks without a lock.
 
-mod clock;
 mod keeper;
 mod request;
 mod retry;
+mod statistics;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,10 +33,10 @@ use std::time::Duration;
 use thiserror::Error;
 use tracing::info;
 
-pub use self::clock::{Clock, Op};
 pub use self::keeper::{Keeper, USUAL_TIMEOUT};
 pub use self::request::Answered;
 pub use self::retry::Doubt;
+pub use self::statistics::{Clock, Op};
 use crate::remote::{Dial, Remote, RemoteError};
 use crate::sync::{Condvar, Instant, Mutex, MutexGuard, thread};
 

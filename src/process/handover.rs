@@ -29,7 +29,7 @@ use signal_hook::iterator::Signals;
 use zeroize::Zeroizing;
 
 use super::{allocator, privacy};
-use crate::run::{Exit, Failure};
+use crate::failure::{Exit, Failure};
 use crate::settings::{Settings, URL_VARIABLE};
 
 /// What the server says when the file is usable.

@@ -6,12 +6,13 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::control::{Ask, LINE_LIMIT, Status, read_line};
-use super::mountpoint::owner_in;
-use super::record::{Ending, Record, key_of};
-use super::state::State;
 use super::umount::text;
 use crate::fuzzing::{Pieces, first_line};
+use crate::mount::control::{Ask, LINE_LIMIT, Status, read_line};
+use crate::mount::mountpoint::owner_in;
+use crate::mount::record::{Ending, Record};
+use crate::process::runtime_directory::key_of;
+use crate::transfer::note::State;
 
 /// A state, record or ending as a file has it. What is understood is written as it was read.
 pub fn notes(data: &[u8]) {

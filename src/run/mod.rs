@@ -4,33 +4,18 @@
 //! mount; `umount` and `status` talk to it over `control`, and find it through `record`. `privacy` keeps others of
 //! the same user out of the process.
 
-mod acquire;
-
-mod command;
-mod control;
-mod exit;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
-
-mod mountpoint;
-mod open;
-mod outcome;
-
-mod record;
 mod recover;
-mod renewal;
-mod serve;
-mod state;
-mod transfer;
 mod umount;
 
 use std::process::ExitCode;
 
-pub use self::exit::{Exit, Failure};
 use crate::engine;
+use crate::failure::{Exit, Failure};
+use crate::logging;
 use crate::process::handover::{self, Role};
 use crate::process::privacy;
-use crate::report;
 use crate::settings::Settings;
 use crate::settings::cli::Action;
 
@@ -84,9 +69,9 @@ fn act() -> Result<u8, Failure> {
 }
 
 fn mount(settings: Settings, role: Role) -> Result<u8, Failure> {
-    report::start_log(&settings.log_level, settings.log_file.as_deref()).map_err(|e| {
+    logging::start_log(&settings.log_level, settings.log_file.as_deref()).map_err(|e| {
         let path = settings.log_file.as_deref().unwrap_or("stderr".as_ref());
         Failure::text(Exit::Usage, format!("cannot log to {}: {e}", path.display()))
     })?;
-    serve::serve(settings, role)
+    crate::mount::serve(settings, role)
 }

@@ -1,15 +1,16 @@
 //! `rhv-mount recover`: ends the transfers that killed mounts left. Nothing is deleted unless `--cancel` asks for it,
 //! and then only a disk that was made for that mount.
 
-use super::mountpoint::{canonical, is_dead, is_mounted, remove_placeholder};
-use super::record::{self, Place};
-use super::state::{State, StateFile};
-use super::{Exit, Failure};
 use crate::engine::{Direction, Engine, Interrupt, Phase, Transfer, address};
+use crate::failure::{Exit, Failure};
 use crate::fuse::unmount;
-use crate::report::plain;
+use crate::logging::plain;
+use crate::mount::mountpoint::{canonical, is_dead, is_mounted, remove_placeholder};
+use crate::mount::record::Place;
+use crate::process::runtime_directory;
 use crate::settings::cli::RecoverArgs;
 use crate::settings::config_file::{ConfigError, Section, engine_access, trust, variable};
+use crate::transfer::note::{State, StateFile};
 
 /// Ends what `args` names; the first failure's exit code is ours.
 pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
@@ -130,7 +131,7 @@ fn remove_dead_mount(state: &State) -> Result<(), Failure> {
         unmount(&state.mountpoint, true)?;
         println!("{}: the dead mount is removed", state.mountpoint.display());
     }
-    if let Ok(directory) = record::directory() {
+    if let Ok(directory) = runtime_directory::directory() {
         let place = Place::of(&directory, &state.mountpoint);
         if place.record().is_some_and(|r| r.pid == state.pid && r.created) {
             remove_placeholder(&state.mountpoint);

@@ -4,13 +4,14 @@ use std::path::Path;
 
 use nix::unistd::{Uid, geteuid};
 
-use super::control::{self, Status};
-use super::record::{self, Ending, Place};
-use super::state::StateFile;
-use super::{Exit, Failure};
+use crate::failure::{Exit, Failure};
 use crate::fuse::unmount;
-use crate::run::mountpoint::{canonical, is_dead, is_mounted, mounted_by, remove_placeholder};
+use crate::mount::control::{self, Status};
+use crate::mount::mountpoint::{canonical, is_dead, is_mounted, mounted_by, remove_placeholder};
+use crate::mount::record::{self, Ending, Place};
+use crate::process::runtime_directory;
 use crate::settings::cli::Output;
+use crate::transfer::note::StateFile;
 
 /// Ends the mount on `path` and waits for the outcome, which is the exit code.
 pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
@@ -35,7 +36,7 @@ pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
             format!("{shown} was mounted by user {user}, who can unmount it, or root"),
         ));
     }
-    let directory = record::directory_of(user).map_err(|e| match owner {
+    let directory = runtime_directory::directory_of(user).map_err(|e| match owner {
         Some(_) => Failure::text(
             Exit::Mount,
             format!("cannot look for the process of {shown}: {e}"),
@@ -138,7 +139,7 @@ pub(super) fn status(path: Option<&Path>, output: Output) -> Result<u8, Failure>
         ),
         None => None,
     };
-    let places = record::directories()
+    let places = runtime_directory::directories()
         .into_iter()
         .flat_map(|(user, dir)| record::places(&dir).into_iter().map(move |place| (user, place)));
     let mut all: Vec<Status> = places.filter_map(|(user, place)| look(user, &place)).collect();

@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::engine::Format;
-use crate::run::{Exit, Failure};
+use crate::failure::{Exit, Failure};
 use crate::secret::hide;
 
 /// More connections than this help nobody; servers advise 8.

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use self::cli::{MountArgs, parse_size};
 use self::config_file::{Section, engine_access, trust, variable};
 use crate::engine::{Access, Format, NewDisk, is_uuid};
+use crate::failure::{Exit, Failure};
 use crate::imageio::TransferUrl;
-use crate::run::{Exit, Failure};
 use crate::secret::hide;
 use crate::trust::Trust;
 

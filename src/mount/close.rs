@@ -10,12 +10,13 @@ use tracing::{error, warn};
 
 use super::control::{self, Status};
 use super::record::Ending;
-use super::serve::{Ended, Event, Serving, spawn};
-use super::transfer::Verdict;
-use super::{Exit, Failure};
+use super::{Ended, Event, Serving};
 use crate::disk::DiskError;
 use crate::engine::Interrupt;
+use crate::failure::{Exit, Failure};
 use crate::pool::Op;
+use crate::process::spawn;
+use crate::transfer::Verdict;
 
 /// How often the way to the storage is looked at while the last data is on it.
 const LOOK: Duration = Duration::from_secs(5);
@@ -55,7 +56,7 @@ fn gave_up() -> Result<(), DiskError> {
 
 impl Serving {
     /// The end: flush and close the disk, then end the transfer, tell. A second signal during that gives up in order.
-    pub(super) fn close(&self, inbox: &Receiver<Event>, events: &Sender<Event>, ended: &mut Ended) -> Ending {
+    pub(crate) fn close(&self, inbox: &Receiver<Event>, events: &Sender<Event>, ended: &mut Ended) -> Ending {
         let (disk, drained) = (self.disk.clone(), events.clone());
         let closing = spawn("close", move || {
             let closed = catch_unwind(AssertUnwindSafe(|| disk.close()));
@@ -216,7 +217,7 @@ impl Serving {
             .collect()
     }
 
-    pub(super) fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let phase = if self.ending.load(Ordering::Relaxed) {
             "ending"
         } else {

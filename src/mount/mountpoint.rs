@@ -11,7 +11,7 @@ use crossbeam::channel::bounded;
 use nix::unistd::{AccessFlags, access};
 use tracing::warn;
 
-use super::{Exit, Failure};
+use crate::failure::{Exit, Failure};
 use crate::fuse::Shape;
 use crate::process::rights;
 use crate::settings::Settings;
@@ -21,13 +21,13 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A path that can be mounted on. A file made for it is removed when this is dropped.
 #[derive(Debug)]
-pub(super) struct Mountpoint {
+pub(crate) struct Mountpoint {
     /// Canonical.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// What the file's users open.
-    pub(super) file: PathBuf,
+    pub(crate) file: PathBuf,
     /// File or directory.
-    pub(super) shape: Shape,
+    pub(crate) shape: Shape,
     /// The file that we made, device and inode, until it is removed.
     made: Mutex<Option<(u64, u64)>>,
 }
@@ -38,7 +38,7 @@ fn refuse(path: &Path, why: impl std::fmt::Display) -> Failure {
 
 impl Mountpoint {
     /// Checks `settings.mountpoint`, and makes the file when there is nothing.
-    pub(super) fn prepare(settings: &Settings) -> Result<Self, Failure> {
+    pub(crate) fn prepare(settings: &Settings) -> Result<Self, Failure> {
         let path = canonical(&settings.mountpoint).map_err(|e| refuse(&settings.mountpoint, e))?;
         let shown = path.display();
         let meta = fs::metadata(&path);
@@ -118,12 +118,12 @@ impl Mountpoint {
 
 impl Mountpoint {
     /// There is a file that we made.
-    pub(super) fn is_made(&self) -> bool {
+    pub(crate) fn is_made(&self) -> bool {
         self.made.lock().unwrap_or_else(|e| e.into_inner()).is_some()
     }
 
     /// Removes the file that we made, once: what is there later is somebody else's.
-    pub(super) fn remove_made(&self) {
+    pub(crate) fn remove_made(&self) {
         let mut made = self.made.lock().unwrap_or_else(|e| e.into_inner());
         let Some(ours) = *made else { return };
         if is_mounted(&self.path) {
@@ -144,7 +144,7 @@ impl Drop for Mountpoint {
 
 /// Removes a file that was made to be mounted on; never one that has something in it, or that somebody has open and may
 /// write into: that is not the one that we made any more.
-pub(super) fn remove_placeholder(path: &Path) {
+pub(crate) fn remove_placeholder(path: &Path) {
     let path = path.to_owned();
     rights::with(move || {
         let is_empty = |meta: &fs::Metadata| meta.is_file() && meta.len() == 0;
@@ -183,7 +183,7 @@ pub(super) fn remove_placeholder(path: &Path) {
 
 /// The path with its directory's links resolved. The last part is resolved only where that is possible:
 /// it may not exist, or be a dead mount that nothing can look at.
-pub(super) fn canonical(path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn canonical(path: &Path) -> io::Result<PathBuf> {
     if let Ok(whole) = fs::canonicalize(path) {
         return Ok(whole);
     }
@@ -197,17 +197,17 @@ pub(super) fn canonical(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// True when an rhv-mount file system is mounted on exactly this path, dead or alive.
-pub(super) fn is_mounted(path: &Path) -> bool {
+pub(crate) fn is_mounted(path: &Path) -> bool {
     mounted_by(path).is_some()
 }
 
 /// The user who mounted the rhv-mount file system on exactly this path, dead or alive.
-pub(super) fn mounted_by(path: &Path) -> Option<u32> {
+pub(crate) fn mounted_by(path: &Path) -> Option<u32> {
     owner_in(&fs::read("/proc/self/mountinfo").unwrap_or_default(), path)
 }
 
 /// The same, by the kernel's table of mounts. Other mounts may have any bytes in their paths; ours are UTF-8.
-pub(super) fn owner_in(table: &[u8], path: &Path) -> Option<u32> {
+pub(crate) fn owner_in(table: &[u8], path: &Path) -> Option<u32> {
     let table = String::from_utf8_lossy(table);
     table.lines().rev().find_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
@@ -220,7 +220,7 @@ pub(super) fn owner_in(table: &[u8], path: &Path) -> Option<u32> {
 
 /// True when the process behind the mount on `path` is gone. A process that is there and does not answer counts
 /// as alive.
-pub(super) fn is_dead(path: &Path) -> bool {
+pub(crate) fn is_dead(path: &Path) -> bool {
     let (done, looked) = bounded(1);
     let path = path.to_owned();
     let look = move || {

@@ -7,16 +7,16 @@ use std::sync::atomic::AtomicBool;
 
 use tracing::{debug, info};
 
-use super::state::{State, StateFile, start_of, this_boot, this_machine};
-use super::transfer::Held;
-use super::{Exit, Failure};
+use super::Held;
+use super::note::{State, StateFile, start_of, this_boot, this_machine};
 use crate::engine::{self, Direction, Engine, Interrupt, Order, Subject, Transfer, this_hardware};
-use crate::report::plain;
+use crate::failure::{Exit, Failure};
+use crate::logging::plain;
 use crate::settings::{EngineSource, Wanted};
 
 impl Held {
     /// Logs in, finds or makes the disk, and starts the transfer. What was made is taken back when that fails.
-    pub(super) fn acquire(
+    pub(crate) fn acquire(
         source: &EngineSource,
         read_only: bool,
         mountpoint: &Path,
@@ -164,7 +164,7 @@ fn start(
 }
 
 /// The URLs may come a moment after the phase.
-pub(super) fn wait_for_url(engine: &Engine, mut transfer: Transfer) -> Result<Transfer, engine::Error> {
+pub(crate) fn wait_for_url(engine: &Engine, mut transfer: Transfer) -> Result<Transfer, engine::Error> {
     for _ in 0..20 {
         if transfer.transfer_url.is_some() || transfer.proxy_url.is_some() {
             break;

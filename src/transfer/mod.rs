@@ -19,12 +19,16 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::renewal::Renewing;
-use super::serve::spawn;
-use super::state::{State, StateFile};
-use super::{Exit, Failure};
+pub(crate) mod acquire;
+pub(crate) mod note;
+mod renewal;
+
+use self::note::{State, StateFile};
+use self::renewal::Renewing;
 use crate::engine::{self, Direction, Engine, Interrupt, Order, Phase, Transfer};
+use crate::failure::{Exit, Failure};
 use crate::imageio::TransferUrl;
+use crate::process::spawn;
 
 /// How often a transfer is looked at while it is mounted: well below the 300 s that a ticket lives in a pause.
 const WATCH: Duration = Duration::from_secs(5);
@@ -34,7 +38,7 @@ const UNANSWERED: Duration = Duration::from_secs(60);
 
 /// What became of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// Everything acknowledged is on the storage.
     Arrived,
     /// The same, and COMMAND failed.
@@ -46,28 +50,28 @@ pub(super) enum Verdict {
 }
 
 /// A transfer that we started.
-pub(super) struct Held {
-    pub(super) engine: Engine,
+pub(crate) struct Held {
+    pub(crate) engine: Engine,
     /// The last one: one whose ticket has ended is followed by another, see `renewal`.
-    pub(super) transfer: Mutex<Transfer>,
-    pub(super) order: Order,
-    pub(super) renewing: Mutex<Renewing>,
+    pub(crate) transfer: Mutex<Transfer>,
+    pub(crate) order: Order,
+    pub(crate) renewing: Mutex<Renewing>,
     /// Set at the end: a renewal is not waited for.
-    pub(super) giving_up: Interrupt,
-    pub(super) file: Mutex<StateFile>,
-    pub(super) what: String,
-    pub(super) keep: bool,
-    pub(super) phase: Mutex<String>,
-    pub(super) ended: AtomicBool,
+    pub(crate) giving_up: Interrupt,
+    pub(crate) file: Mutex<StateFile>,
+    pub(crate) what: String,
+    pub(crate) keep: bool,
+    pub(crate) phase: Mutex<String>,
+    pub(crate) ended: AtomicBool,
     /// The disk was mounted; bytes may have moved.
-    pub(super) used: AtomicBool,
+    pub(crate) used: AtomicBool,
     /// A watcher is at work.
-    pub(super) watched: AtomicBool,
+    pub(crate) watched: AtomicBool,
 }
 
 impl Held {
     /// Straight to the host, or through the proxy.
-    pub(super) fn url(&self, proxy: bool) -> Result<Option<TransferUrl>, Failure> {
+    pub(crate) fn url(&self, proxy: bool) -> Result<Option<TransferUrl>, Failure> {
         let transfer = self.transfer();
         let url = match proxy {
             true => &transfer.proxy_url,
@@ -78,22 +82,22 @@ impl Held {
     }
 
     /// The transfer's id.
-    pub(super) fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         self.transfer().id
     }
 
-    pub(super) fn transfer(&self) -> Transfer {
+    pub(crate) fn transfer(&self) -> Transfer {
         self.transfer.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// The disk's id and name.
-    pub(super) fn disk(&self) -> (String, String) {
+    pub(crate) fn disk(&self) -> (String, String) {
         let file = self.file();
         (file.state.disk_id.clone(), file.state.disk_name.clone())
     }
 
     /// From now on bytes may move.
-    pub(super) fn set_used(&self) {
+    pub(crate) fn set_used(&self) {
         self.used.store(true, Ordering::Relaxed);
     }
 
@@ -106,16 +110,16 @@ impl Held {
     }
 
     /// The phase that was seen last.
-    pub(super) fn phase(&self) -> String {
+    pub(crate) fn phase(&self) -> String {
         self.phase.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// How long the engine lets it be idle.
-    pub(super) fn inactivity_timeout(&self) -> Option<Duration> {
+    pub(crate) fn inactivity_timeout(&self) -> Option<Duration> {
         self.transfer().inactivity_timeout.map(Duration::from_secs)
     }
 
-    pub(super) fn file(&self) -> std::sync::MutexGuard<'_, StateFile> {
+    pub(crate) fn file(&self) -> std::sync::MutexGuard<'_, StateFile> {
         self.file.lock().unwrap_or_else(|e| e.into_inner())
     }
 
@@ -125,7 +129,7 @@ impl Held {
 
     /// Watches the transfer until it has ended. `touch` counts as activity on the ticket: a transfer that is resumed
     /// while it counts as idle is paused again at once.
-    pub(super) fn watch(held: Weak<Held>, touch: impl Fn() + Send + 'static) -> Result<(), Failure> {
+    pub(crate) fn watch(held: Weak<Held>, touch: impl Fn() + Send + 'static) -> Result<(), Failure> {
         spawn("watch", move || {
             while let Some(held) = held.upgrade() {
                 if held.ended.load(Ordering::Relaxed) || !held.watched.load(Ordering::Relaxed) {
@@ -174,7 +178,7 @@ impl Held {
 
     /// Ends the transfer as the table at the head of this file says. An error is the whole story: what is held still,
     /// and what to do about it.
-    pub(super) fn end(&self, verdict: Verdict, interrupt: &Interrupt) -> Result<(), Failure> {
+    pub(crate) fn end(&self, verdict: Verdict, interrupt: &Interrupt) -> Result<(), Failure> {
         if self.ended.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
@@ -366,7 +370,7 @@ impl Held {
 }
 
 /// Ends a transfer, as one whose data is lost, when its mount ends without having done so: a panic.
-pub(super) struct EndOnDrop(pub(super) std::sync::Arc<Held>);
+pub(crate) struct EndOnDrop(pub(crate) std::sync::Arc<Held>);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {

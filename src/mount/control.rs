@@ -22,57 +22,57 @@ const DEAF: u32 = 3;
 
 /// No line is longer, bytes: the ending of 64 connections with their figures takes half of it. Root asks everybody's
 /// processes.
-pub(super) const LINE_LIMIT: u64 = 128 << 10;
+pub(crate) const LINE_LIMIT: u64 = 128 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Ask {
+pub(crate) enum Ask {
     Status,
     Umount,
 }
 
 /// What a mount says about itself. Bytes, unless the name says otherwise.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Status {
-    pub(super) mountpoint: String,
-    pub(super) file: String,
-    pub(super) pid: u32,
+pub(crate) struct Status {
+    pub(crate) mountpoint: String,
+    pub(crate) file: String,
+    pub(crate) pid: u32,
     /// `mounted`, `ending`, or `dead`: the process was killed.
-    pub(super) phase: String,
-    pub(super) host: String,
+    pub(crate) phase: String,
+    pub(crate) host: String,
     /// `https`, `http` or `unix`.
-    pub(super) transport: String,
-    pub(super) read_only: bool,
-    pub(super) disk_size: u64,
-    pub(super) file_size: u64,
-    pub(super) connections: usize,
-    pub(super) writers: usize,
+    pub(crate) transport: String,
+    pub(crate) read_only: bool,
+    pub(crate) disk_size: u64,
+    pub(crate) file_size: u64,
+    pub(crate) connections: usize,
+    pub(crate) writers: usize,
     /// Connections that broke with nothing unflushed and were replaced.
-    pub(super) replaced: u64,
-    pub(super) seconds: u64,
-    pub(super) bytes_read: u64,
-    pub(super) bytes_written: u64,
-    pub(super) bytes_zeroed: u64,
+    pub(crate) replaced: u64,
+    pub(crate) seconds: u64,
+    pub(crate) bytes_read: u64,
+    pub(crate) bytes_written: u64,
+    pub(crate) bytes_zeroed: u64,
     /// Flush requests, one for each connection and fsync.
-    pub(super) flushes: u64,
+    pub(crate) flushes: u64,
     /// Requests that failed, repeated ones included.
-    pub(super) errors: u64,
+    pub(crate) errors: u64,
     /// Why data may be lost.
-    pub(super) failure: Option<String>,
+    pub(crate) failure: Option<String>,
     /// Of a transfer that is ours; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) disk_id: Option<String>,
+    pub(crate) disk_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) disk_name: Option<String>,
+    pub(crate) disk_name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) transfer: Option<String>,
+    pub(crate) transfer: Option<String>,
     /// As the engine calls it, seen a few seconds ago.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) transfer_phase: Option<String>,
+    pub(crate) transfer_phase: Option<String>,
 }
 
 /// Listens on the place's socket; one that nobody listens on any more is replaced.
-pub(super) fn listen(place: &Place) -> io::Result<UnixListener> {
+pub(crate) fn listen(place: &Place) -> io::Result<UnixListener> {
     let path = place.socket();
     if path.exists() && UnixStream::connect(&path).is_err() {
         std::fs::remove_file(&path)?;
@@ -81,20 +81,20 @@ pub(super) fn listen(place: &Place) -> io::Result<UnixListener> {
 }
 
 /// The request on a connection.
-pub(super) fn read_ask(stream: &UnixStream) -> io::Result<Ask> {
+pub(crate) fn read_ask(stream: &UnixStream) -> io::Result<Ask> {
     stream.set_read_timeout(Some(STATUS_TIMEOUT))?;
     read_line(BufReader::new(stream))
 }
 
 /// Answers and closes; the other side may be gone.
-pub(super) fn answer(mut stream: UnixStream, value: &impl Serialize) {
+pub(crate) fn answer(mut stream: UnixStream, value: &impl Serialize) {
     if let Ok(json) = serde_json::to_string(value) {
         let _ = writeln!(stream, "{json}");
     }
 }
 
 /// Asks the mount at `place` for its status.
-pub(super) fn ask_status(place: &Place) -> io::Result<Status> {
+pub(crate) fn ask_status(place: &Place) -> io::Result<Status> {
     let stream = ask(place, Ask::Status)?;
     stream.set_read_timeout(Some(STATUS_TIMEOUT))?;
     read_line(BufReader::new(&stream))
@@ -103,7 +103,7 @@ pub(super) fn ask_status(place: &Place) -> io::Result<Status> {
 /// Asks the mount at `place` to end, and waits until it has, with one call of `still` when that takes its time. `None`
 /// when the process went away without an answer; an error when nobody listens, and one that is [`is_silent`] when the process
 /// is there and says nothing any more, not even how it stands.
-pub(super) fn ask_umount(place: &Place, still: impl FnOnce()) -> io::Result<Option<Ending>> {
+pub(crate) fn ask_umount(place: &Place, still: impl FnOnce()) -> io::Result<Option<Ending>> {
     let stream = ask(place, Ask::Umount)?;
     stream.set_read_timeout(Some(UMOUNT_SILENCE))?;
     let mut reader = BufReader::new(&stream);
@@ -129,7 +129,7 @@ pub(super) fn ask_umount(place: &Place, still: impl FnOnce()) -> io::Result<Opti
 }
 
 /// No answer in time.
-pub(super) fn is_silent(error: &io::Error) -> bool {
+pub(crate) fn is_silent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
@@ -139,7 +139,7 @@ fn ask(place: &Place, ask: Ask) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-pub(super) fn read_line<T: for<'a> Deserialize<'a>>(reader: impl BufRead) -> io::Result<T> {
+pub(crate) fn read_line<T: for<'a> Deserialize<'a>>(reader: impl BufRead) -> io::Result<T> {
     let mut line = String::new();
     if reader.take(LINE_LIMIT).read_line(&mut line)? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());

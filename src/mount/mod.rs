@@ -22,20 +22,28 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
 
-use super::control::{self, Ask};
-use super::mountpoint::{Mountpoint, is_mounted};
-use super::open::{Open, open};
-use super::record::{self, Ending, Place, Record};
-use super::transfer::{EndOnDrop, Held};
-use super::{Exit, Failure, command};
+mod close;
+mod command;
+pub(crate) mod control;
+pub(crate) mod mountpoint;
+mod open;
+pub(crate) mod record;
+
+use self::control::Ask;
+use self::mountpoint::{Mountpoint, is_mounted};
+use self::open::{Open, open};
+use self::record::{Ending, Place, Record};
 use crate::disk::{Disk, DiskError};
 use crate::engine::Interrupt;
+use crate::failure::{Exit, Failure};
 use crate::fuse::{self, MountError, MountOptions};
 use crate::imageio::Image;
 use crate::pool::{Keeper, Pool, USUAL_TIMEOUT};
 use crate::process::handover::Role;
 use crate::process::rights;
+use crate::process::{runtime_directory, spawn};
 use crate::settings::{Settings, Source};
+use crate::transfer::{EndOnDrop, Held};
 
 /// How long COMMAND may take to end after a signal was passed on to it.
 const COMMAND_GRACE: Duration = Duration::from_secs(10);
@@ -46,7 +54,7 @@ const STRAGGLER_GRACE: Duration = Duration::from_secs(1);
 /// A ticket on which nothing happened for so long is touched at the next look at its transfer.
 const TICKET_QUIET: Duration = Duration::from_secs(1);
 
-pub(super) enum Event {
+pub(crate) enum Event {
     Signal(i32),
     Umount(UnixStream),
     Unmounted,
@@ -58,23 +66,23 @@ pub(super) enum Event {
 }
 
 /// One mount at work.
-pub(super) struct Serving {
-    pub(super) settings: Settings,
-    pub(super) mountpoint: Mountpoint,
-    pub(super) image: Arc<Image>,
-    pub(super) pool: Arc<Pool>,
-    pub(super) disk: Arc<Disk>,
+pub(crate) struct Serving {
+    pub(crate) settings: Settings,
+    pub(crate) mountpoint: Mountpoint,
+    pub(crate) image: Arc<Image>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) disk: Arc<Disk>,
     /// The transfer, when it is ours.
-    pub(super) held: Option<Arc<Held>>,
-    pub(super) place: Place,
-    pub(super) since: Instant,
+    pub(crate) held: Option<Arc<Held>>,
+    pub(crate) place: Place,
+    pub(crate) since: Instant,
     /// Unmounted; the last data is on its way.
-    pub(super) ending: AtomicBool,
+    pub(crate) ending: AtomicBool,
 }
 
 /// Serves one mount; returns the exit code. Errors before the file is usable are returned, the outcome of
 /// the data is printed.
-pub(super) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
+pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
     // Before the first thread.
     rights::cut_down()?;
     let (events, inbox) = unbounded();
@@ -142,7 +150,7 @@ fn open_unless_interrupted(
             return Err(wait_until_taken_back(&settings.source, opened, inbox));
         }
     };
-    let directory = record::directory()
+    let directory = runtime_directory::directory()
         .map_err(|e| Failure::text(Exit::Other, format!("cannot use the runtime directory: {e}")))?;
     let place = Place::of(&directory, &mountpoint.path);
     let Open {
@@ -195,15 +203,15 @@ fn wait_until_taken_back(
 
 /// Why the mount ended.
 #[derive(Default)]
-pub(super) struct Ended {
+pub(crate) struct Ended {
     /// COMMAND's status.
-    pub(super) command: Option<u8>,
+    pub(crate) command: Option<u8>,
     /// `rhv-mount umount`, waiting for the outcome.
-    pub(super) waiting: Vec<UnixStream>,
+    pub(crate) waiting: Vec<UnixStream>,
     /// A signal has come: the next one gives up.
-    pub(super) signalled: bool,
+    pub(crate) signalled: bool,
     /// Nobody was told of the mount.
-    pub(super) unused: bool,
+    pub(crate) unused: bool,
 }
 
 impl Serving {
@@ -381,13 +389,6 @@ fn refuse(stream: UnixStream, why: impl ToString) {
         stats: vec![],
     };
     control::answer(stream, &refusal);
-}
-
-pub(super) fn spawn(
-    name: &str,
-    body: impl FnOnce() + Send + 'static,
-) -> Result<std::thread::JoinHandle<()>, Failure> {
-    Ok(std::thread::Builder::new().name(name.into()).spawn(body)?)
 }
 
 fn forward_signals(events: Sender<Event>) -> Result<(), Failure> {

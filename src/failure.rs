@@ -5,8 +5,8 @@ use std::fmt;
 use crate::engine;
 use crate::fuse::MountError;
 use crate::imageio;
+use crate::logging::plain;
 use crate::remote::RemoteError;
-use crate::report::plain;
 use crate::secret::clean;
 use crate::settings::config_file::ConfigError;
 

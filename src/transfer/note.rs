@@ -14,63 +14,63 @@ use std::time::{Duration, Instant};
 use nix::unistd::{User, geteuid};
 use serde::{Deserialize, Serialize};
 
-use super::record::{self, key_of};
-use super::{Exit, Failure};
 use crate::engine::Direction;
+use crate::failure::{Exit, Failure};
+use crate::process::runtime_directory::{self, key_of};
 use crate::trust::Trust;
 
 /// What is known of a transfer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct State {
+pub(crate) struct State {
     /// Where the disk is mounted; canonical.
-    pub(super) mountpoint: PathBuf,
+    pub(crate) mountpoint: PathBuf,
     /// The process that serves it.
-    pub(super) pid: u32,
+    pub(crate) pid: u32,
     /// Tells a process from a later one with its number: clock ticks since boot, /proc/PID/stat.
-    pub(super) started: Option<u64>,
-    pub(super) engine_url: String,
-    pub(super) username: String,
-    pub(super) trust: Trust,
-    pub(super) direction: Direction,
+    pub(crate) started: Option<u64>,
+    pub(crate) engine_url: String,
+    pub(crate) username: String,
+    pub(crate) trust: Trust,
+    pub(crate) direction: Direction,
     /// The disk, or the snapshot.
-    pub(super) disk_id: String,
-    pub(super) disk_name: String,
+    pub(crate) disk_id: String,
+    pub(crate) disk_name: String,
     /// `disk_id` is a disk snapshot.
-    pub(super) snapshot: bool,
+    pub(crate) snapshot: bool,
     /// The disk was made for this mount.
-    pub(super) created: bool,
+    pub(crate) created: bool,
     /// The engine was asked for a transfer; it may have started one although we have no id.
-    pub(super) asked: bool,
+    pub(crate) asked: bool,
     /// `None` before the engine has answered.
-    pub(super) transfer: Option<String>,
-    pub(super) host: Option<String>,
+    pub(crate) transfer: Option<String>,
+    pub(crate) host: Option<String>,
     /// The transfer is being replaced by another one, see `renewal`: its end is not the end of the mount.
     #[serde(default)]
-    pub(super) renewing: bool,
+    pub(crate) renewing: bool,
     /// The machine that serves it, and since which boot: a home directory may be shared.
-    pub(super) machine: String,
-    pub(super) boot: String,
+    pub(crate) machine: String,
+    pub(crate) boot: String,
 }
 
 impl State {
     /// Is the process that wrote this at work still? Only its own machine can tell.
-    pub(super) fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.boot == this_boot() && self.started.is_some() && start_of(self.pid) == self.started
     }
 
     /// Was it another machine that wrote this?
-    pub(super) fn is_foreign(&self) -> bool {
+    pub(crate) fn is_foreign(&self) -> bool {
         self.machine != this_machine()
     }
 }
 
 /// The name of this machine.
-pub(super) fn this_machine() -> String {
+pub(crate) fn this_machine() -> String {
     kernel_says("hostname")
 }
 
 /// Another one at every boot.
-pub(super) fn this_boot() -> String {
+pub(crate) fn this_boot() -> String {
     kernel_says("random/boot_id")
 }
 
@@ -84,7 +84,7 @@ const DYING: Duration = Duration::from_secs(5);
 
 /// When a process began, clock ticks since boot. One that has ended and that nobody has waited for yet is gone; one that
 /// is about to end (it has no memory any more) is waited for.
-pub(super) fn start_of(pid: u32) -> Option<u64> {
+pub(crate) fn start_of(pid: u32) -> Option<u64> {
     let until = Instant::now() + DYING;
     loop {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -101,9 +101,9 @@ pub(super) fn start_of(pid: u32) -> Option<u64> {
 
 /// A state on disk.
 #[derive(Debug)]
-pub(super) struct StateFile {
+pub(crate) struct StateFile {
     path: PathBuf,
-    pub(super) state: State,
+    pub(crate) state: State,
 }
 
 /// `/var/lib/rhv-mount` for root, else below the home directory; who has none keeps it with the runtime records.
@@ -114,7 +114,7 @@ fn directory() -> io::Result<PathBuf> {
     let home = User::from_uid(geteuid()).ok().flatten().map(|user| user.dir);
     match home.filter(|dir| dir.is_dir()) {
         Some(home) => Ok(home.join(".local/state/rhv-mount")),
-        None => Ok(record::directory()?.join("state")),
+        None => Ok(runtime_directory::directory()?.join("state")),
     }
 }
 
@@ -130,7 +130,7 @@ fn refuse(path: &Path, e: &io::Error) -> Failure {
 
 impl StateFile {
     /// Notes a transfer that is about to be started.
-    pub(super) fn create(state: State) -> Result<StateFile, Failure> {
+    pub(crate) fn create(state: State) -> Result<StateFile, Failure> {
         let directory = directory().map_err(|e| refuse(Path::new("the runtime directory"), &e))?;
         DirBuilder::new()
             .recursive(true)
@@ -163,19 +163,19 @@ impl StateFile {
     }
 
     /// Writes `state` anew; a crash leaves the old one or the new one.
-    pub(super) fn update(&mut self) -> Result<(), Failure> {
+    pub(crate) fn update(&mut self) -> Result<(), Failure> {
         let new = write_beside(&self.path, &self.state);
         new.and_then(|new| fs::rename(new, &self.path))
             .map_err(|e| refuse(&self.path, &e))
     }
 
     /// The transfer has ended.
-    pub(super) fn remove(&self) {
+    pub(crate) fn remove(&self) {
         let _ = fs::remove_file(&self.path);
     }
 
     /// Every state of this user's, or the one of `mountpoint`.
-    pub(super) fn all(mountpoint: Option<&Path>) -> Vec<StateFile> {
+    pub(crate) fn all(mountpoint: Option<&Path>) -> Vec<StateFile> {
         let entries = directory().and_then(fs::read_dir).into_iter().flatten().flatten();
         let paths = entries
             .map(|e| e.path())

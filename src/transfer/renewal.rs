@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::Held;
 use super::acquire::wait_for_url;
-use super::transfer::Held;
 use crate::engine::{self, Direction, Phase, Subject, Transfer};
 use crate::imageio::{TicketState, TransferUrl};
 
@@ -42,16 +42,16 @@ const INTERVAL: Duration = Duration::from_secs(2);
 
 /// How far a renewal has got.
 #[derive(Debug, Default)]
-pub(super) struct Renewing {
+pub(crate) struct Renewing {
     last: Option<Instant>,
     /// The transfer that a resume was tried on, once.
     resumed: Option<String>,
     /// The transfer that was asked to finalize, whatever came of it.
     finalized: Option<String>,
     /// The last transfer has ended and there is no other one yet.
-    pub(super) between: bool,
+    pub(crate) between: bool,
     /// A start was not answered: there may be one all the same.
-    pub(super) unanswered: bool,
+    pub(crate) unanswered: bool,
     /// The transfer that was started here and is not there for data yet.
     fresh: Option<String>,
 }
@@ -66,7 +66,7 @@ enum Next {
 
 impl Held {
     /// Another URL for `refused`, whose ticket is in `state`; `None` where there can't be one, or none is needed.
-    pub(super) fn renew(&self, refused: &TransferUrl, state: TicketState) -> Option<TransferUrl> {
+    pub(crate) fn renew(&self, refused: &TransferUrl, state: TicketState) -> Option<TransferUrl> {
         let mut renewing = self.renewing();
         let leads_to = |proxy| {
             let url = self.url(proxy).ok().flatten();
@@ -108,7 +108,7 @@ impl Held {
         }
     }
 
-    pub(super) fn renewing(&self) -> MutexGuard<'_, Renewing> {
+    pub(crate) fn renewing(&self) -> MutexGuard<'_, Renewing> {
         self.renewing.lock().unwrap_or_else(|e| e.into_inner())
     }
 
@@ -291,7 +291,7 @@ impl Held {
     }
 
     /// Looks for the transfer whose start was not answered; false when there is none.
-    pub(super) fn find_unanswered(&self, renewing: &mut Renewing) -> Result<bool, engine::Error> {
+    pub(crate) fn find_unanswered(&self, renewing: &mut Renewing) -> Result<bool, engine::Error> {
         let Subject::Disk(disk) = &self.order.subject else {
             return Ok(false);
         };

@@ -6,29 +6,29 @@ use std::sync::Arc;
 
 use tracing::info;
 
-use super::transfer::Held;
-use super::{Exit, Failure};
 use crate::disk::{Disk, DiskOptions};
 use crate::engine::Interrupt;
+use crate::failure::{Exit, Failure};
 use crate::imageio::{self, Access, Client, Image, TransferUrl};
 use crate::pool::Pool;
 use crate::settings::{Settings, Source};
+use crate::transfer::Held;
 
 /// Largest request, bytes: as much as the server takes in before it turns to the storage (its buffer). On storage that
 /// is far away size hides latency: with 20 ms a request and 4 connections, 1 MiB gave 160 MiB/s, 4 MiB 380, 8 MiB 455.
 const REQUEST_SIZE: u64 = 8 << 20;
 
 /// A disk that can be mounted.
-pub(super) struct Open {
-    pub(super) image: Arc<Image>,
-    pub(super) pool: Arc<Pool>,
-    pub(super) disk: Arc<Disk>,
+pub(crate) struct Open {
+    pub(crate) image: Arc<Image>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) disk: Arc<Disk>,
     /// The transfer, when it is ours.
-    pub(super) held: Option<Arc<Held>>,
+    pub(crate) held: Option<Arc<Held>>,
 }
 
 /// Starts the transfer if need be, connects, and checks that the transfer allows what is asked.
-pub(super) fn open(settings: &Settings, mountpoint: &Path, interrupt: &Interrupt) -> Result<Open, Failure> {
+pub(crate) fn open(settings: &Settings, mountpoint: &Path, interrupt: &Interrupt) -> Result<Open, Failure> {
     let held = match &settings.source {
         Source::Transfer(_) => None,
         Source::Engine(source) => Some(Held::acquire(source, settings.read_only, mountpoint, interrupt)?),

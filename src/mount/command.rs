@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 
-use super::{Exit, Failure};
+use crate::failure::{Exit, Failure};
 use crate::process::rights;
 use crate::process::{allocator, privacy};
 
@@ -16,7 +16,7 @@ const FILE_VARIABLE: &str = "RHV_MOUNT_FILE";
 
 /// Starts `command` with every `{}` replaced by `file`. The codes for a command that can't be started are those
 /// of `env` and the shells: 127 not found, 126 not executable.
-pub(super) fn start(command: &[OsString], file: &Path) -> Result<Child, (u8, Failure)> {
+pub(crate) fn start(command: &[OsString], file: &Path) -> Result<Child, (u8, Failure)> {
     let args: Vec<OsString> = command.iter().map(|arg| fill(arg, file.as_os_str())).collect();
     let (program, args) = args.split_first().expect("the caller has a command");
     let mut command = Command::new(program);
@@ -37,7 +37,7 @@ pub(super) fn start(command: &[OsString], file: &Path) -> Result<Child, (u8, Fai
 }
 
 /// The exit code of a shell for this status: 128 and the signal's number for a killed process.
-pub(super) fn code(status: ExitStatus) -> u8 {
+pub(crate) fn code(status: ExitStatus) -> u8 {
     match (status.code(), status.signal()) {
         (Some(code), _) => code as u8,
         (None, Some(signal)) => 128 + signal as u8,

@@ -1,0 +1,67 @@
+//! The directory in which the mounts of a user find each other, and the names of the files in it.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Uid, geteuid};
+
+/// The directory of user `uid`. Not in `/run/user`: that one goes when the user logs out, and mounts stay (tmux
+/// has its sockets in `/tmp` for the same reason).
+fn path_of(uid: Uid) -> PathBuf {
+    match uid.is_root() {
+        true => PathBuf::from("/run/rhv-mount"),
+        false => PathBuf::from(format!("/tmp/rhv-mount-{uid}")),
+    }
+}
+
+/// The directory of user `uid`; one that others could write to is refused.
+pub(crate) fn directory_of(uid: Uid) -> io::Result<PathBuf> {
+    let path = path_of(uid);
+    let meta = fs::symlink_metadata(&path)?;
+    if !meta.is_dir() || meta.uid() != uid.as_raw() || meta.mode() & 0o077 != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!(
+                "{} must be a directory of user {uid} with mode 700; remove it",
+                path.display()
+            ),
+        ));
+    }
+    Ok(path)
+}
+
+/// This user's own directory, made when missing.
+pub(crate) fn directory() -> io::Result<PathBuf> {
+    match DirBuilder::new().mode(0o700).create(path_of(geteuid())) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => directory_of(geteuid()),
+    }
+}
+
+/// Where to look for mounts, and whose they are: the user's own directory; root looks into everybody's.
+pub(crate) fn directories() -> Vec<(Uid, PathBuf)> {
+    let mut users = vec![geteuid()];
+    if geteuid().is_root() {
+        let entries = fs::read_dir("/tmp").into_iter().flatten().flatten();
+        users.extend(entries.filter_map(|entry| {
+            let uid = entry.file_name().to_str()?.strip_prefix("rhv-mount-")?.parse();
+            uid.ok().map(Uid::from_raw)
+        }));
+    }
+    let usable = |uid| Some((uid, directory_of(uid).ok()?));
+    users.into_iter().filter_map(usable).collect()
+}
+
+/// What the files of a mountpoint are called.
+pub(crate) fn key_of(mountpoint: &Path) -> String {
+    format!("{:016x}", fnv1a(mountpoint.as_os_str().as_encoded_bytes()))
+}
+
+/// FNV-1a, 64 bits: the same in every build, unlike the standard library's hasher.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
