@@ -13,7 +13,7 @@ use crate::settings::config_file::ConfigError;
 /// What a whole run ended with. The numbers are a contract with scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// Everything acknowledged is on the remote storage.
     Done = 0,
     /// Anything that has no code of its own.
@@ -34,7 +34,7 @@ pub enum Exit {
 
 /// An error with its exit code. Its text is one line without secrets.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The code.
     pub exit: Exit,
     error: anyhow::Error,
@@ -42,7 +42,7 @@ pub struct Failure {
 
 impl Failure {
     /// `error` ends the run with `exit`.
-    pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+    pub(crate) fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
         Failure {
             exit,
             error: error.into(),
@@ -50,7 +50,7 @@ impl Failure {
     }
 
     /// A text ends the run with `exit`.
-    pub fn text(exit: Exit, text: impl fmt::Display) -> Self {
+    pub(crate) fn text(exit: Exit, text: impl fmt::Display) -> Self {
         Failure {
             exit,
             error: anyhow::anyhow!("{text}"),

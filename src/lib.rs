@@ -18,21 +18,23 @@
 //! fsync and close says EIO, and the exit code is 7.
 #![forbid(unsafe_code)]
 
-pub mod disk;
-pub mod engine;
-pub mod failure;
-pub mod fuse;
+mod disk;
+mod engine;
+mod failure;
+mod fuse;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
-pub mod imageio;
-pub mod logging;
+mod imageio;
+mod logging;
 mod mount;
-pub mod pool;
+mod pool;
 mod process;
-pub mod remote;
-pub mod run;
-pub mod secret;
-pub mod settings;
+mod remote;
+mod run;
+mod secret;
+mod settings;
 mod sync;
 mod transfer;
-pub mod trust;
+mod trust;
+
+pub use self::run::main;

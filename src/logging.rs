@@ -17,7 +17,7 @@ use crate::secret::clean;
 
 /// Sends log records of at least `level` to `file`, or to stderr. Every line is cleaned of secrets:
 /// libraries log request lines, and those hold the ticket.
-pub fn start_log(level: &str, file: Option<&Path>) -> io::Result<()> {
+pub(crate) fn start_log(level: &str, file: Option<&Path>) -> io::Result<()> {
     let sink: Box<dyn Write + Send> = match file {
         Some(path) => Box::new(
             OpenOptions::new()
@@ -57,7 +57,7 @@ const LONGEST: usize = 2000;
 
 /// `text` as one line that is fit for a terminal: without control characters, and not longer than anybody reads. Servers
 /// choose what their messages and names say.
-pub fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let mut line: String = text
         .chars()
         .take(LONGEST)

@@ -1,6 +1,6 @@
-//! `rhv-mount`: see `rhv_mount::run`.
+//! `rhv-mount`: see `rhv_mount::main`.
 #![forbid(unsafe_code)]
 
 fn main() -> std::process::ExitCode {
-    rhv_mount::run::main()
+    rhv_mount::main()
 }

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 /// One run of bytes with the same allocation state, as the server reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
+pub(crate) struct Extent {
     /// First byte.
     pub start: u64,
     /// Bytes in the run, more than 0.
@@ -19,7 +19,7 @@ pub struct Extent {
 }
 
 /// One open, authorised connection to the remote disk.
-pub trait Remote: Send {
+pub(crate) trait Remote: Send {
     /// The [`Dial::epoch`] that this connection was dialled in.
     fn epoch(&self) -> u64 {
         0
@@ -41,7 +41,7 @@ pub trait Remote: Send {
 }
 
 /// Opens connections to the remote disk. Called from many threads.
-pub trait Dial: Send + Sync {
+pub(crate) trait Dial: Send + Sync {
     /// Connects, finishes the TLS handshake and authorises the connection on the ticket.
     fn dial(&self) -> Result<Box<dyn Remote>, RemoteError>;
 
@@ -61,7 +61,7 @@ pub trait Dial: Send + Sync {
 /// Why a request failed, in the classes that decide what may be done next. Each text is whole:
 /// it names the request, the range, the host and what the server said, and never the ticket.
 #[derive(Debug, Clone, Error)]
-pub enum RemoteError {
+pub(crate) enum RemoteError {
     /// The connection broke; whether the request was performed is not known.
     #[error("{0}")]
     Lost(String),

@@ -16,22 +16,22 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 /// What stands in the place of a secret.
-pub const HIDDEN: &str = "***";
+pub(crate) const HIDDEN: &str = "***";
 
 static SECRETS: RwLock<Vec<String>> = RwLock::new(Vec::new());
 
 /// A string that is never printed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Secret(Zeroizing<String>);
+pub(crate) struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Wraps `value`.
-    pub fn new(value: impl Into<String>) -> Self {
+    pub(crate) fn new(value: impl Into<String>) -> Self {
         Secret(Zeroizing::new(value.into()))
     }
 
     /// The value itself, for the wire and for nothing else.
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -49,7 +49,7 @@ impl fmt::Display for Secret {
 }
 
 /// From now on [`clean`] replaces `secret`. Empty strings are ignored.
-pub fn hide(secret: &str) {
+pub(crate) fn hide(secret: &str) {
     let mut secrets = SECRETS.write().unwrap_or_else(|e| e.into_inner());
     if !secret.is_empty() && !secrets.iter().any(|s| s == secret) {
         secrets.push(secret.to_owned());
@@ -68,7 +68,7 @@ pub(crate) fn forget_all() {
 const LONG: usize = 8;
 
 /// `text` without any registered secret.
-pub fn clean(text: &str) -> Cow<'_, str> {
+pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     let secrets = SECRETS.read().unwrap_or_else(|e| e.into_inner());
     match secrets.iter().any(|secret| text.contains(head(secret))) {
         true => Cow::Owned(without(text, &secrets)),

@@ -12,7 +12,7 @@ use crate::process::rights;
 
 /// Whom to trust.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Trust {
+pub(crate) enum Trust {
     /// The CAs of the operating system.
     System,
     /// The CAs in this PEM file and no other.
@@ -24,7 +24,7 @@ pub enum Trust {
 /// A CA file that can't be used.
 #[derive(Debug, Error)]
 #[error("cannot use the CA file {path}: {why}; it must be a PEM file with the engine's CA")]
-pub struct CaFileError {
+pub(crate) struct CaFileError {
     path: String,
     why: String,
 }
@@ -35,7 +35,7 @@ static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
 impl Trust {
     /// Before anything secret goes to `url` (`scheme://host:port`) of `what`: says once on stderr when it is not known
     /// who answers there, or when everybody on the way can listen.
-    pub fn warn(&self, what: &str, url: &str) {
+    pub(crate) fn warn(&self, what: &str, url: &str) {
         let encrypted = url.starts_with("https:");
         let why = match (self, encrypted) {
             (Trust::Insecure, true) => {
@@ -54,7 +54,7 @@ impl Trust {
     }
 
     /// The CAs to trust, read now; `None` for anyone.
-    pub fn roots(&self) -> Result<Option<Vec<CertificateDer<'static>>>, CaFileError> {
+    pub(crate) fn roots(&self) -> Result<Option<Vec<CertificateDer<'static>>>, CaFileError> {
         match self {
             Trust::Insecure => Ok(None),
             Trust::CaFile(path) => {

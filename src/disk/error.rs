@@ -4,7 +4,7 @@ use thiserror::Error;
 
 /// Failure of a disk operation.
 #[derive(Debug, Clone, Error)]
-pub enum DiskError {
+pub(crate) enum DiskError {
     /// The operation begins at or after the end of the remote disk, or asks to grow past it.
     #[error("beyond the end of the disk ({size} bytes)")]
     NoSpace {

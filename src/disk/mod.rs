@@ -32,10 +32,10 @@ use std::sync::Arc;
 
 use tracing::debug;
 
-pub use self::error::DiskError;
+pub(crate) use self::error::DiskError;
 use self::extents::Extents;
 use self::fsync::SharedRounds;
-pub use self::read::ReadBytes;
+pub(crate) use self::read::ReadBytes;
 use self::read::Reader;
 use self::write::{Inner, WriteBehind};
 use self::zeros::detection::{self, Kind};
@@ -46,7 +46,7 @@ use crate::sync::{Instant, Mutex, MutexGuard};
 
 /// How a disk behaves.
 #[derive(Debug, Clone)]
-pub struct DiskOptions {
+pub(crate) struct DiskOptions {
     /// Refuse writes.
     pub read_only: bool,
     /// Bytes of the read cache.
@@ -77,7 +77,7 @@ const ROUNDS: u32 = 3;
 const MOST_BEHIND: usize = 128 << 20;
 
 /// One remote disk, open.
-pub struct Disk {
+pub(crate) struct Disk {
     size: u64,
     options: DiskOptions,
     pool: Arc<Pool>,
@@ -94,7 +94,7 @@ pub struct Disk {
 
 impl Disk {
     /// A disk of `size` bytes behind `pool`; starts its threads.
-    pub fn open(pool: Arc<Pool>, size: u64, options: DiskOptions) -> std::io::Result<Disk> {
+    pub(crate) fn open(pool: Arc<Pool>, size: u64, options: DiskOptions) -> std::io::Result<Disk> {
         let writes = Arc::new(WriteBehind::new(
             size,
             write_behind_limit(pool.writers(), options.request_size),
@@ -134,27 +134,22 @@ impl Disk {
     }
 
     /// Size of the remote disk, bytes. The file never grows past it.
-    pub fn capacity(&self) -> u64 {
+    pub(crate) fn capacity(&self) -> u64 {
         self.size
     }
 
     /// Size of the file, bytes.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.writes.lock().len
     }
 
-    /// True when the file has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// True when writes are refused.
-    pub fn is_read_only(&self) -> bool {
+    pub(crate) fn is_read_only(&self) -> bool {
         self.options.read_only
     }
 
     /// Why acknowledged bytes may be lost, if so.
-    pub fn failure(&self) -> Option<String> {
+    pub(crate) fn failure(&self) -> Option<String> {
         self.writes
             .failure()
             .or_else(|| self.pool.loss())
@@ -162,12 +157,12 @@ impl Disk {
     }
 
     /// True once something was refused because it lay behind the end of the disk.
-    pub fn has_overflowed(&self) -> bool {
+    pub(crate) fn has_overflowed(&self) -> bool {
         self.overflowed.load(Ordering::Relaxed)
     }
 
     /// Bytes of the file that take space on the storage, as far as is known now; never less than that.
-    pub fn allocated(&self) -> u64 {
+    pub(crate) fn allocated(&self) -> u64 {
         self.extents.known_soon();
         let inner = self.writes.lock();
         let behind_the_end = self.size - inner.len;
@@ -177,7 +172,7 @@ impl Disk {
 
     /// Reads up to `len` bytes at `offset`, less at the end of the file. `buf` is room for those that have to be put
     /// together.
-    pub fn read<'a>(
+    pub(crate) fn read<'a>(
         &self,
         offset: u64,
         len: usize,
@@ -188,7 +183,7 @@ impl Disk {
     }
 
     /// Acknowledges `data` at `offset`; returns how many bytes fit before the end of the disk.
-    pub fn write(&self, offset: u64, data: &[u8]) -> Result<usize, DiskError> {
+    pub(crate) fn write(&self, offset: u64, data: &[u8]) -> Result<usize, DiskError> {
         let fits = (data.len() as u64).min(self.size.saturating_sub(offset)) as usize;
         if fits == 0 && !data.is_empty() {
             drop(self.writable()?);
@@ -231,7 +226,7 @@ impl Disk {
 
     /// Makes `range` read as zeros. With `grow`, the file reaches at least to its end; without, the part
     /// behind the file's end is ignored (it is zero).
-    pub fn zero(&self, offset: u64, len: u64, grow: bool) -> Result<(), DiskError> {
+    pub(crate) fn zero(&self, offset: u64, len: u64, grow: bool) -> Result<(), DiskError> {
         let end = offset.saturating_add(len);
         self.extents.known_soon();
         let mut inner = self.writable()?;
@@ -251,7 +246,7 @@ impl Disk {
     }
 
     /// Lets the file reach at least to `end`; the new part reads as zeros.
-    pub fn allocate(&self, end: u64) -> Result<(), DiskError> {
+    pub(crate) fn allocate(&self, end: u64) -> Result<(), DiskError> {
         let mut inner = self.writable()?;
         if end > self.size {
             return Err(self.no_space());
@@ -261,7 +256,7 @@ impl Disk {
     }
 
     /// Sets the size of the file; what is cut off, and what is added, reads as zeros from now on.
-    pub fn truncate(&self, len: u64) -> Result<(), DiskError> {
+    pub(crate) fn truncate(&self, len: u64) -> Result<(), DiskError> {
         if len > self.size {
             drop(self.writable()?);
             return Err(self.no_space());
@@ -282,7 +277,7 @@ impl Disk {
     }
 
     /// Waits until the server has answered every acknowledged write (close).
-    pub fn drain(&self) -> Result<(), DiskError> {
+    pub(crate) fn drain(&self) -> Result<(), DiskError> {
         if self.options.read_only {
             return Ok(());
         }
@@ -291,7 +286,7 @@ impl Disk {
     }
 
     /// Makes every acknowledged write durable (fsync).
-    pub fn flush(&self) -> Result<(), DiskError> {
+    pub(crate) fn flush(&self) -> Result<(), DiskError> {
         if self.options.read_only {
             return Ok(());
         }
@@ -352,7 +347,7 @@ impl Disk {
     }
 
     /// First byte at or after `offset` that may be data.
-    pub fn next_data(&self, offset: u64) -> Result<u64, DiskError> {
+    pub(crate) fn next_data(&self, offset: u64) -> Result<u64, DiskError> {
         self.extents.known();
         let inner = self.writes.lock();
         let at = inner
@@ -367,7 +362,7 @@ impl Disk {
     }
 
     /// First byte at or after `offset` that is known to be zero; the end of the file is a hole.
-    pub fn next_hole(&self, offset: u64) -> Result<u64, DiskError> {
+    pub(crate) fn next_hole(&self, offset: u64) -> Result<u64, DiskError> {
         self.extents.known();
         let inner = self.writes.lock();
         if offset >= inner.len {
@@ -379,7 +374,7 @@ impl Disk {
 
     /// Refuses further writes, makes the acknowledged ones durable, ends the threads and closes the
     /// connections. The result is the last word on the data.
-    pub fn close(&self) -> Result<(), DiskError> {
+    pub(crate) fn close(&self) -> Result<(), DiskError> {
         self.writes.refuse_writes();
         let flushed = self.flush();
         self.writes.stop();

@@ -7,7 +7,7 @@ use crate::secret::clean;
 
 /// The engine's address from what users write: with or without `/ovirt-engine` or `/ovirt-engine/api`, with or
 /// without `https://`.
-pub fn address(text: &str) -> Result<String, Error> {
+pub(crate) fn address(text: &str) -> Result<String, Error> {
     let refuse = |why: &str| Error::Url {
         url: clean(text).into_owned(),
         why: why.to_owned(),

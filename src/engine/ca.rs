@@ -18,7 +18,7 @@ const END: &str = "-----END CERTIFICATE-----";
 
 /// To be checked and saved: whoever trusts the file trusts every certificate in it.
 #[derive(Debug)]
-pub struct Certificate {
+pub(crate) struct Certificate {
     /// The certificates, and nothing else of what was sent.
     pub pem: String,
     /// SHA-256 of the DER form of each, as `openssl x509 -fingerprint -sha256` prints it.
@@ -26,7 +26,7 @@ pub struct Certificate {
 }
 
 /// Asks the engine at `url` for its CA; no login is needed.
-pub fn certificate(url: &str) -> Result<Certificate, Error> {
+pub(crate) fn certificate(url: &str) -> Result<Certificate, Error> {
     let url = address(url)?;
     let what = "the CA certificate";
     let nonsense = |why: String| Error::Nonsense {

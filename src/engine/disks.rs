@@ -24,7 +24,7 @@ const LOST_ATTEMPTS: u32 = 3;
 
 /// What the engine says of a disk.
 #[derive(Debug, Clone)]
-pub struct Disk {
+pub(crate) struct Disk {
     /// UUID.
     pub id: String,
     /// The alias; several disks may have the same.
@@ -63,7 +63,7 @@ impl Disk {
 
 /// Format of a disk on its storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// The guest's bytes as they are.
     Raw,
     /// qcow2, which the engine calls cow.
@@ -72,7 +72,7 @@ pub enum Format {
 
 /// A disk to be made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct NewDisk {
+pub(crate) struct NewDisk {
     /// The alias.
     pub name: String,
     /// Bytes that a guest sees.
@@ -100,7 +100,7 @@ pub(super) fn full_qcow2_size(size: u64) -> u64 {
 }
 
 /// Has `text` the form of an id?
-pub fn is_uuid(text: &str) -> bool {
+pub(crate) fn is_uuid(text: &str) -> bool {
     let group = |(n, part): (usize, &str)| {
         part.len() == [8, 4, 4, 4, 12][n] && part.bytes().all(|b| b.is_ascii_hexdigit())
     };
@@ -109,7 +109,7 @@ pub fn is_uuid(text: &str) -> bool {
 
 impl Engine {
     /// The disk with this id.
-    pub fn disk(&self, id: &str) -> Result<Option<Disk>, Error> {
+    pub(crate) fn disk(&self, id: &str) -> Result<Option<Disk>, Error> {
         Ok(self
             .get("disk", &format!("/disks/{id}"))?
             .as_ref()
@@ -117,7 +117,7 @@ impl Engine {
     }
 
     /// The one disk with this id or name; what exists is in the error otherwise.
-    pub fn find_disk(&self, wanted: &str) -> Result<Disk, Error> {
+    pub(crate) fn find_disk(&self, wanted: &str) -> Result<Disk, Error> {
         if is_uuid(wanted)
             && let Some(disk) = self.disk(wanted)?
         {
@@ -175,7 +175,7 @@ impl Engine {
     }
 
     /// Waits until `disk` may be used; an illegal one never may.
-    pub fn wait_for_disk(&self, mut disk: Disk) -> Result<Disk, Error> {
+    pub(crate) fn wait_for_disk(&self, mut disk: Disk) -> Result<Disk, Error> {
         let mut patience = Patience::new(LOCK_LIMIT, self.interrupt());
         loop {
             match disk.status.as_str() {
@@ -205,7 +205,7 @@ impl Engine {
     }
 
     /// The name of the storage domain with this id.
-    pub fn storage_domain_name(&self, id: &str) -> Option<String> {
+    pub(crate) fn storage_domain_name(&self, id: &str) -> Option<String> {
         let found = self
             .get("storage domain", &format!("/storagedomains/{id}"))
             .ok()
@@ -247,7 +247,7 @@ impl Engine {
     }
 
     /// What a new disk needs before anything is made: its storage domain, and an id that is free. Returns the id.
-    pub fn prepare_disk(&self, new: &NewDisk) -> Result<String, Error> {
+    pub(crate) fn prepare_disk(&self, new: &NewDisk) -> Result<String, Error> {
         self.check_storage_domain(&new.storage_domain)?;
         match &new.id {
             Some(id) => match self.disk(id)? {
@@ -263,7 +263,7 @@ impl Engine {
 
     /// Makes the disk `id` (from [`Engine::prepare_disk`]) and waits until it is there. The engine has the last word on
     /// the id.
-    pub fn create_disk(&self, new: &NewDisk, id: &str) -> Result<Disk, Error> {
+    pub(crate) fn create_disk(&self, new: &NewDisk, id: &str) -> Result<Disk, Error> {
         let mut id = id.to_owned();
         let what = format!("creation of disk {}", new.name);
         let mut body = json!({
@@ -344,7 +344,7 @@ impl Engine {
     }
 
     /// Removes a disk that we made and that nothing holds, unless it is gone already; waits until it is.
-    pub fn remove_disk(&self, id: &str) -> Result<(), Error> {
+    pub(crate) fn remove_disk(&self, id: &str) -> Result<(), Error> {
         let interrupt = super::Interrupt::default();
         let mut patience = Patience::new(LOCK_LIMIT, &interrupt);
         loop {

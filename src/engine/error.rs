@@ -6,7 +6,7 @@ use crate::trust::CaFileError;
 
 /// A failure of the engine, or on the way to it. Texts are one line without secrets.
 #[derive(Debug, Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The engine's URL can't be used.
     #[error(
         "the engine URL {url} is not usable: {why}; it looks like https://ENGINE or https://ENGINE/ovirt-engine/api"
@@ -116,17 +116,17 @@ pub(super) const NO_WORDS: &str = "no reason given";
 
 impl Error {
     /// The engine says that somebody else is at it; it will be over soon.
-    pub fn is_locked(&self) -> bool {
+    pub(crate) fn is_locked(&self) -> bool {
         matches!(self, Error::Fault { status: 409, message, .. } if message.to_lowercase().contains("locked"))
     }
 
     /// It took too long.
-    pub fn is_late(&self) -> bool {
+    pub(crate) fn is_late(&self) -> bool {
         matches!(self, Error::Unanswered { late: true, .. })
     }
 
     /// Asking again later may help.
-    pub fn is_passing(&self) -> bool {
+    pub(crate) fn is_passing(&self) -> bool {
         match self {
             Error::Unanswered { .. } | Error::Nonsense { .. } => true,
             // A fault with words is the engine's considered answer; an error page is a front end's.

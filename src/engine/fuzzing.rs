@@ -9,9 +9,10 @@ use serde_json::Value;
 use ureq::config::Config;
 
 use super::ca::of_pem;
+use super::disks::Disk;
 use super::disks::full_qcow2_size;
 use super::json::{fault, list, number, text};
-use super::{Access, Disk, Engine, Interrupt, Order, Phase, Subject, Transfer};
+use super::{Access, Engine, Interrupt, Order, Phase, Subject, Transfer};
 use crate::engine::Direction;
 use crate::failure::Failure;
 use crate::fuzzing::{assert_presentable, first_line, number_of};

@@ -15,7 +15,7 @@ const HARDWARE_ID: &str = "/etc/vdsm/vdsm.id";
 const HARDWARE_ID_VARIABLE: &str = "RHV_MOUNT_VDSM_ID";
 
 /// The hardware id of this machine, when it is a host.
-pub fn this_hardware() -> Option<String> {
+pub(crate) fn this_hardware() -> Option<String> {
     let path = std::env::var_os(HARDWARE_ID_VARIABLE).unwrap_or_else(|| HARDWARE_ID.into());
     let id = rights::with(|| std::fs::read_to_string(path)).ok()?;
     Some(id.trim().to_owned()).filter(|id| !id.is_empty())
@@ -24,7 +24,7 @@ pub fn this_hardware() -> Option<String> {
 impl Engine {
     /// The engine's id of the host with this hardware, if it is up and serves the data center of the storage domain. A
     /// host elsewhere could not prepare the disk, and an upload that can't be started loses its disk.
-    pub fn find_host(&self, hardware: &str, storage_domain: &str) -> Result<Option<String>, Error> {
+    pub(crate) fn find_host(&self, hardware: &str, storage_domain: &str) -> Result<Option<String>, Error> {
         let Some(center) = self.data_center(storage_domain)? else {
             return Ok(None);
         };

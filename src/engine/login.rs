@@ -17,7 +17,7 @@ const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// Ends the session; the engine forgets it by itself otherwise.
-    pub fn logout(&self) {
+    pub(crate) fn logout(&self) {
         let token = self.token.lock().unwrap_or_else(|e| e.into_inner()).take();
         if let Some(token) = token {
             let form = [("scope", "ovirt-app-api"), ("token", token.expose())];

@@ -19,16 +19,16 @@ const SLICE: Duration = Duration::from_millis(50);
 
 /// Set by whoever wants a wait to end. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Interrupt(Arc<AtomicBool>);
+pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     /// Ends all waits, now and later.
-    pub fn set(&self) {
+    pub(crate) fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
     /// An error once it was set.
-    pub fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         match self.0.load(Ordering::Relaxed) {
             true => Err(Error::Interrupted),
             false => Ok(()),
@@ -36,7 +36,7 @@ impl Interrupt {
     }
 
     /// Sleeps, unless it is set.
-    pub fn sleep(&self, time: Duration) -> Result<(), Error> {
+    pub(crate) fn sleep(&self, time: Duration) -> Result<(), Error> {
         let end = Instant::now() + time;
         loop {
             self.check()?;

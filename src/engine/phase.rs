@@ -16,7 +16,7 @@ use tracing::info;
 /// Which way the bytes go. An upload reads too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Direction {
+pub(crate) enum Direction {
     /// Read-write.
     Upload,
     /// Read-only.
@@ -35,7 +35,7 @@ impl fmt::Display for Direction {
 
 /// Where a transfer stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Not there yet: `initializing`, `resuming`, or a name that we don't know.
     Coming(String),
     /// Data may move.

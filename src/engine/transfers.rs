@@ -34,7 +34,7 @@ const ACTION_LIMIT: Duration = Duration::from_secs(15);
 
 /// What is transferred.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Subject {
+pub(crate) enum Subject {
     /// A disk, by id.
     Disk(String),
     /// A disk snapshot, by id.
@@ -43,7 +43,7 @@ pub enum Subject {
 
 /// A transfer to be started.
 #[derive(Debug, Clone)]
-pub struct Order {
+pub(crate) struct Order {
     /// What.
     pub subject: Subject,
     /// Which way.
@@ -54,7 +54,7 @@ pub struct Order {
 
 /// What the engine says of a transfer.
 #[derive(Debug, Clone)]
-pub struct Transfer {
+pub(crate) struct Transfer {
     /// UUID.
     pub id: String,
     /// Where it stands.
@@ -92,27 +92,27 @@ impl Transfer {
     }
 
     /// It holds its disk.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         !matches!(self.phase, Phase::Finished | Phase::Failed)
     }
 }
 
 impl Engine {
     /// The transfer with this id.
-    pub fn transfer(&self, id: &str) -> Result<Option<Transfer>, Error> {
+    pub(crate) fn transfer(&self, id: &str) -> Result<Option<Transfer>, Error> {
         let found = self.get("transfer", &format!("/imagetransfers/{id}"))?;
         Ok(found.as_ref().and_then(Transfer::of))
     }
 
     /// The transfer that holds a disk, if one does.
-    pub fn transfer_of(&self, disk: &str) -> Result<Option<Transfer>, Error> {
+    pub(crate) fn transfer_of(&self, disk: &str) -> Result<Option<Transfer>, Error> {
         let all = self.get("transfers", "/imagetransfers")?.unwrap_or_default();
         let mut open = list(&all, "image_transfer").iter().filter_map(Transfer::of);
         Ok(open.find(|t| t.is_open() && t.disk.as_deref() == Some(disk)))
     }
 
     /// Asks for a transfer; it may not move data yet. [`Error::Unclear`] when there may be one all the same.
-    pub fn start_transfer(&self, order: &Order) -> Result<Transfer, Error> {
+    pub(crate) fn start_transfer(&self, order: &Order) -> Result<Transfer, Error> {
         let mut body = json!({
             "direction": order.direction.to_string(),
             // The guest's view, through NBD, whatever the disk's own format.
@@ -173,7 +173,7 @@ impl Engine {
     }
 
     /// Waits until data may move. One that the system paused before is resumed once.
-    pub fn wait_for_transferring(&self, transfer: Transfer) -> Result<Transfer, Error> {
+    pub(crate) fn wait_for_transferring(&self, transfer: Transfer) -> Result<Transfer, Error> {
         let what = format!("transfer {}", transfer.id);
         let mut patience = Patience::new(START_LIMIT, self.interrupt());
         let (mut transfer, mut resumed) = (transfer, false);
@@ -210,12 +210,12 @@ impl Engine {
     }
 
     /// Lets a paused transfer go on.
-    pub fn resume(&self, id: &str) -> Result<(), Error> {
+    pub(crate) fn resume(&self, id: &str) -> Result<(), Error> {
         self.act(id, "resume")
     }
 
     /// Stops a transfer without ending it; the disk stays locked and keeps what it has.
-    pub fn pause(&self, id: &str) -> Result<(), Error> {
+    pub(crate) fn pause(&self, id: &str) -> Result<(), Error> {
         self.act(id, "pause")
     }
 
@@ -227,7 +227,7 @@ impl Engine {
 
     /// Ends a transfer well. `Ok` means that the engine has verified the image, freed the disk and said so. A passing
     /// trouble with the engine is waited out.
-    pub fn finalize(&self, id: &str, disk: Option<&str>, interrupt: &Interrupt) -> Result<(), Error> {
+    pub(crate) fn finalize(&self, id: &str, disk: Option<&str>, interrupt: &Interrupt) -> Result<(), Error> {
         let mut patience = Patience::new(FINALIZE_LIMIT, interrupt);
         let mut asked = Asked::default();
         let mut finalizing = false;
@@ -328,7 +328,7 @@ impl Engine {
 
     /// Ends a transfer as a failure; **an upload's disk is removed by that**, so only for disks that we made, and for
     /// downloads.
-    pub fn cancel(&self, id: &str) -> Result<(), Error> {
+    pub(crate) fn cancel(&self, id: &str) -> Result<(), Error> {
         let interrupt = Interrupt::default();
         let mut patience = Patience::new(CANCEL_LIMIT, &interrupt);
         let mut asked = Asked::default();
@@ -357,7 +357,7 @@ impl Engine {
 impl Engine {
     /// Cancels the upload to a disk that we made, and sees to it that the disk is gone: the engine removes it after the
     /// transfer has ended, unless it has lost track of the transfer.
-    pub fn discard(&self, transfer: &str, disk: &str) -> Result<(), Error> {
+    pub(crate) fn discard(&self, transfer: &str, disk: &str) -> Result<(), Error> {
         self.cancel(transfer)?;
         self.remove_disk(disk)
     }

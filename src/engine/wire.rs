@@ -55,7 +55,7 @@ pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Where the engine is, and who we are.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Access {
+pub(crate) struct Access {
     /// `https://host[:port]`.
     pub url: String,
     /// With its domain; it may hold more than one `@`.
@@ -77,7 +77,7 @@ pub(super) enum Kind {
 
 /// A session with an engine. Used by several threads.
 #[derive(Debug)]
-pub struct Engine {
+pub(crate) struct Engine {
     pub(super) agent: Agent,
     pub(super) access: Access,
     pub(super) token: Mutex<Option<Secret>>,
@@ -87,7 +87,7 @@ pub struct Engine {
 
 impl Engine {
     /// Logs in.
-    pub fn login(access: &Access, interrupt: &Interrupt) -> Result<Engine, Error> {
+    pub(crate) fn login(access: &Access, interrupt: &Interrupt) -> Result<Engine, Error> {
         hide(access.password.expose());
         access.trust.warn("the engine", &access.url);
         // The characters that the engine leaves in: it drops others and cuts at 36.
@@ -104,17 +104,17 @@ impl Engine {
     }
 
     /// `https://host:port`.
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.access.url
     }
 
     /// What our requests are called in engine.log.
-    pub fn correlation(&self) -> &str {
+    pub(crate) fn correlation(&self) -> &str {
         &self.correlation
     }
 
     /// The same session, for what must be done after a signal too.
-    pub fn uninterrupted(&self) -> Engine {
+    pub(crate) fn uninterrupted(&self) -> Engine {
         let token = self.token.lock().unwrap_or_else(|e| e.into_inner()).clone();
         Engine {
             agent: self.agent.clone(),
@@ -126,7 +126,7 @@ impl Engine {
     }
 
     /// A short pause between two looks.
-    pub fn nap(&self) -> Result<(), Error> {
+    pub(crate) fn nap(&self) -> Result<(), Error> {
         self.interrupt.sleep(FIRST_PAUSE / 2)
     }
 
@@ -354,7 +354,7 @@ pub(super) fn agent(trust: &Trust) -> Result<Agent, Error> {
 }
 
 /// A random UUID, from the kernel.
-pub fn random_id() -> std::io::Result<String> {
+pub(crate) fn random_id() -> std::io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/uuid")?
         .trim()
         .to_owned())

@@ -13,7 +13,7 @@ const BLOCK_SIZE: u32 = 1 << 20;
 
 /// How the mount looks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Shape {
+pub(crate) enum Shape {
     /// The root is the file.
     File,
     /// The root is a directory that holds the file under this name.

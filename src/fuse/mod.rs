@@ -26,9 +26,9 @@ use fuser::{
 };
 use tracing::{debug, error};
 
-pub use self::attr::Shape;
+pub(crate) use self::attr::Shape;
 use self::attr::{Change, Inodes, Node};
-pub use self::session::{MountError, MountOptions, Mounted, mount, unmount};
+pub(crate) use self::session::{MountError, MountOptions, mount, unmount};
 use crate::disk::{Disk, DiskError};
 
 /// How long the kernel may believe an answer about names and attributes. Nothing changes behind it.

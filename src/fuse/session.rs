@@ -23,7 +23,7 @@ use crate::process::rights;
 
 /// Why a mount or unmount failed.
 #[derive(Debug, Error)]
-pub enum MountError {
+pub(crate) enum MountError {
     /// The mount call failed.
     #[error("cannot mount on {path}: {why}")]
     Mount {
@@ -50,7 +50,7 @@ pub enum MountError {
 
 /// How to mount.
 #[derive(Debug, Clone)]
-pub struct MountOptions {
+pub(crate) struct MountOptions {
     /// File or directory.
     pub shape: Shape,
     /// Owner of the file.
@@ -68,19 +68,19 @@ pub struct MountOptions {
 }
 
 /// A live mount. Dropping it detaches it.
-pub struct Mounted {
+pub(crate) struct Mounted {
     session: Option<BackgroundSession>,
 }
 
 impl Mounted {
     /// Blocks until the kernel has let go of the mount (an unmount, and the last close after it).
-    pub fn wait(mut self) -> io::Result<()> {
+    pub(crate) fn wait(mut self) -> io::Result<()> {
         self.session.take().map_or(Ok(()), BackgroundSession::join)
     }
 }
 
 /// Mounts `disk` on `path`. When this returns the file is usable.
-pub fn mount(disk: Arc<Disk>, path: &Path, options: MountOptions) -> Result<Mounted, MountError> {
+pub(crate) fn mount(disk: Arc<Disk>, path: &Path, options: MountOptions) -> Result<Mounted, MountError> {
     let read_only = disk.is_read_only();
     let mut config = Config::default();
     config.mount_options = vec![
@@ -183,7 +183,7 @@ fn explain(error: &io::Error) -> String {
 
 /// Unmounts `path`. With `lazy`, it disappears from the tree at once and ends with its last user; without,
 /// a mount in use is refused.
-pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
+pub(crate) fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
     let flags = if lazy {
         MntFlags::MNT_DETACH
     } else {

@@ -11,7 +11,7 @@ use crate::remote::Extent;
 
 /// What a ticket and its server can do, from OPTIONS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Capabilities {
+pub(crate) struct Capabilities {
     /// The server answers OPTIONS; otherwise it is from before the feature list.
     pub options: bool,
     /// Writing is allowed. Read tickets offer neither PUT nor PATCH.

@@ -52,7 +52,7 @@ const EXTENTS_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A connection that was authorised on a ticket.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     agent: Agent,
     permit: Arc<Permit>,
     url: TransferUrl,
@@ -105,12 +105,12 @@ impl Client {
     }
 
     /// What OPTIONS said when the connection was opened.
-    pub fn capabilities(&self) -> &Capabilities {
+    pub(crate) fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
 
     /// Where this connection leads: `scheme://host:port`, or the unix socket.
-    pub fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
@@ -147,7 +147,7 @@ impl Client {
     }
 
     /// Size of the disk in bytes: the total in the Content-Range of a one-byte read.
-    pub fn size(&mut self) -> Result<u64, Error> {
+    pub(crate) fn size(&mut self) -> Result<u64, Error> {
         let what = || "GET of the first byte".to_owned();
         self.permit.expect(MESSAGE_LIMIT);
         let mut response = self

@@ -11,7 +11,7 @@ use crate::trust::CaFileError;
 /// A failure on the wire. Texts name the request, the host and what the server said; a ticket is
 /// replaced before a text gets here.
 #[derive(Debug, Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The transfer URL can't be used.
     #[error("the transfer URL is not usable: {why}; it looks like https://HOST:54322/images/TICKET")]
     Url {

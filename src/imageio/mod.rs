@@ -33,20 +33,19 @@ use std::time::{Duration, Instant};
 use rustls::ClientConfig;
 use tracing::{debug, info};
 
-pub use self::answers::Capabilities;
-pub use self::client::Client;
-pub use self::error::Error;
+pub(crate) use self::answers::Capabilities;
+pub(crate) use self::client::Client;
+pub(crate) use self::error::Error;
 use self::local::Local;
-pub use self::socket::IO_TIMEOUT;
 use self::socket::Route;
 use self::transport::{OneShot, Permit};
-pub use self::url::TransferUrl;
+pub(crate) use self::url::TransferUrl;
 use crate::remote::{Dial, Remote, RemoteError};
 use crate::trust::Trust;
 
 /// How to reach an image.
 #[derive(Debug, Clone)]
-pub struct Access {
+pub(crate) struct Access {
     /// Where, and the right to.
     pub url: TransferUrl,
     /// Whom to trust at the other end.
@@ -59,7 +58,7 @@ pub struct Access {
 
 /// What became of a ticket, as its server shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TicketState {
+pub(crate) enum TicketState {
     /// The server does not know it: it has restarted, or the ticket was taken away.
     Unknown,
     /// The server refuses it otherwise: it has expired, or was cancelled.
@@ -72,7 +71,7 @@ pub enum TicketState {
 type Renewal = Box<dyn Fn(&TransferUrl, TicketState) -> Option<TransferUrl> + Send + Sync>;
 
 /// A remote image that can be connected to any number of times.
-pub struct Image {
+pub(crate) struct Image {
     /// With its epoch: how many there were before it.
     url: RwLock<(u64, TransferUrl)>,
     /// When there was no other URL to be had, the last time, and why one was wanted.
@@ -90,7 +89,7 @@ pub struct Image {
 
 impl Image {
     /// Makes the first connection; returns it beside the image, ready for the pool.
-    pub fn open(access: &Access) -> Result<(Image, Client), Error> {
+    pub(crate) fn open(access: &Access) -> Result<(Image, Client), Error> {
         let url = access.url.clone();
         access.trust.warn("imageio", &url.host());
         let tls = match url.is_tls() {
@@ -148,22 +147,22 @@ impl Image {
     }
 
     /// Size of the disk, bytes.
-    pub fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
     /// What OPTIONS said.
-    pub fn capabilities(&self) -> &Capabilities {
+    pub(crate) fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
 
     /// `scheme://host:port` of the transfer URL.
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         self.current().1.host()
     }
 
     /// From now on `renewal` is asked when the ticket has ended, or its server is away.
-    pub fn renew_with(
+    pub(crate) fn renew_with(
         &self,
         renewal: impl Fn(&TransferUrl, TicketState) -> Option<TransferUrl> + Send + Sync + 'static,
     ) {
@@ -175,7 +174,7 @@ impl Image {
     }
 
     /// How the bytes travel: `https`, `http` or `unix`.
-    pub fn transport(&self) -> &'static str {
+    pub(crate) fn transport(&self) -> &'static str {
         match (&self.local, &self.tls) {
             (Some(_), _) => "unix",
             (None, Some(_)) => "https",

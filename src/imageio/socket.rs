@@ -21,7 +21,7 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest silence of the server in a request, and longest stall of a send, unless the user wants another one. The stock
 /// client uses the same; the server gives up on a silent client after 60 s too.
-pub const IO_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const IO_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where a connection leads.
 #[derive(Debug, Clone)]

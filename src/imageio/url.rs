@@ -9,7 +9,7 @@ use crate::secret::{Secret, hide};
 
 /// A checked transfer URL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TransferUrl {
+pub(crate) struct TransferUrl {
     scheme: String,
     host: String,
     port: u16,
@@ -18,7 +18,7 @@ pub struct TransferUrl {
 
 impl TransferUrl {
     /// Checks `text` and registers its ticket as a secret. The error never quotes `text`.
-    pub fn parse(text: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let refuse = |why: String| Error::Url { why };
         let text = text.trim();
         if let Some((_, ticket)) = text.split_once("/images/") {
@@ -64,27 +64,27 @@ impl TransferUrl {
     }
 
     /// True for `https`.
-    pub fn is_tls(&self) -> bool {
+    pub(crate) fn is_tls(&self) -> bool {
         self.scheme == "https"
     }
 
     /// Host name or address; an IPv6 address has its brackets.
-    pub fn host_name(&self) -> &str {
+    pub(crate) fn host_name(&self) -> &str {
         &self.host
     }
 
     /// TCP port.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// `https://host:port`: safe to print.
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         format!("{}://{}:{}", self.scheme, self.host, self.port)
     }
 
     /// The ticket itself, for redaction registers of other processes.
-    pub fn ticket(&self) -> &str {
+    pub(crate) fn ticket(&self) -> &str {
         self.path.expose().trim_start_matches("/images/")
     }
 

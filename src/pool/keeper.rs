@@ -13,7 +13,7 @@ use crate::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use crate::sync::thread;
 
 /// The inactivity timeout that a ticket has unless it was given another one: the shortest usual one.
-pub const USUAL_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const USUAL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Who says less than this, or 0, can't be kept alive by us.
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -26,13 +26,13 @@ const LOOKS: u32 = 4;
 
 /// The keep-alive threads, one for each connection: one that hangs delays nobody else. They end when this is
 /// dropped, after the request that they may be in.
-pub struct Keeper {
+pub(crate) struct Keeper {
     _stop: Vec<Sender<()>>,
 }
 
 impl Keeper {
     /// Starts to watch `pool`, whose server drops what is unused for `timeout`.
-    pub fn start(pool: &Arc<Pool>, timeout: Duration) -> std::io::Result<Self> {
+    pub(crate) fn start(pool: &Arc<Pool>, timeout: Duration) -> std::io::Result<Self> {
         let idle = timeout.clamp(SHORTEST_TIMEOUT, USUAL_TIMEOUT) / PART;
         let watch = |slot| {
             let (stop, stopped) = channel();

@@ -33,16 +33,16 @@ use std::time::Duration;
 use thiserror::Error;
 use tracing::info;
 
-pub use self::keeper::{Keeper, USUAL_TIMEOUT};
-pub use self::request::Answered;
-pub use self::retry::Doubt;
-pub use self::statistics::{Clock, Op};
+pub(crate) use self::keeper::{Keeper, USUAL_TIMEOUT};
+pub(crate) use self::request::Answered;
+pub(crate) use self::retry::Doubt;
+pub(crate) use self::statistics::{Clock, Op};
 use crate::remote::{Dial, Remote, RemoteError};
 use crate::sync::{Condvar, Instant, Mutex, MutexGuard, thread};
 
 /// Why the pool could not do what it was asked.
 #[derive(Debug, Clone, Error)]
-pub enum PoolError {
+pub(crate) enum PoolError {
     /// The request failed, after whatever retries were allowed.
     #[error("{0}")]
     Request(#[from] RemoteError),
@@ -56,7 +56,7 @@ pub enum PoolError {
 
 /// What was answered on a connection, is not known to be durable, and can be sent again. Called with the connection's
 /// lease held, and from many threads.
-pub trait Journal: Send + Sync {
+pub(crate) trait Journal: Send + Sync {
     /// All that connection `slot` has answered is durable.
     fn flushed(&self, slot: usize);
     /// Connection `slot` is gone: what it had answered since its last flush is to be sent again.
@@ -67,7 +67,7 @@ pub trait Journal: Send + Sync {
 
 /// What a lease is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub(crate) enum Access {
     /// Any connection.
     Read,
     /// One of the writing connections.
@@ -75,7 +75,7 @@ pub enum Access {
 }
 
 /// The connections of one disk.
-pub struct Pool {
+pub(crate) struct Pool {
     state: Mutex<State>,
     changed: Condvar,
     dial: Arc<dyn Dial>,
@@ -116,7 +116,7 @@ impl Pool {
     /// A pool over `first` and `count - 1` further connections, dialled at once and in parallel, so
     /// that each is authorised before the server drops it. `count` and `writers` are at least 1. What fails for want of
     /// a connection is tried again for `retry_time`.
-    pub fn open(
+    pub(crate) fn open(
         dial: Arc<dyn Dial>,
         first: Box<dyn Remote>,
         count: usize,
@@ -163,37 +163,37 @@ impl Pool {
     }
 
     /// From now on `journal` sends again what a lost connection took with it. Once, before the first change.
-    pub fn keep_journal(&self, journal: Arc<dyn Journal>) {
+    pub(crate) fn keep_journal(&self, journal: Arc<dyn Journal>) {
         let _ = self.journal.set(journal);
     }
 
     /// Number of connections.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.clocks.len()
     }
 
     /// Number of connections that may write at the same time.
-    pub fn writers(&self) -> usize {
+    pub(crate) fn writers(&self) -> usize {
         self.writers
     }
 
     /// How many connections had to be replaced so far.
-    pub fn replaced(&self) -> u64 {
+    pub(crate) fn replaced(&self) -> u64 {
         self.replaced.load(Ordering::Relaxed)
     }
 
     /// What each connection did.
-    pub fn clocks(&self) -> &[Clock] {
+    pub(crate) fn clocks(&self) -> &[Clock] {
         &self.clocks
     }
 
     /// Why acknowledged writes may be lost, once they may be.
-    pub fn loss(&self) -> Option<&str> {
+    pub(crate) fn loss(&self) -> Option<&str> {
         self.loss.get().map(String::as_str)
     }
 
     /// Waits for a connection that is free for `access`.
-    pub fn lease(&self, access: Access) -> Result<Lease<'_>, PoolError> {
+    pub(crate) fn lease(&self, access: Access) -> Result<Lease<'_>, PoolError> {
         // Readers take the slots from the end, away from the writers' ones.
         let free = move |state: &State, writers: usize| match access {
             Access::Read => state.slots.iter().rposition(Slot::is_some),
@@ -210,7 +210,7 @@ impl Pool {
     }
 
     /// Waits until no connection is in use and takes them all.
-    pub fn lock_all(&self) -> Result<Vec<Lease<'_>>, PoolError> {
+    pub(crate) fn lock_all(&self) -> Result<Vec<Lease<'_>>, PoolError> {
         let mut state = self.take_turn(|state| state.slots.iter().all(Slot::is_some))?;
         let taken = state.slots.iter_mut().map(Option::take).enumerate();
         Ok(taken
@@ -223,7 +223,7 @@ impl Pool {
     }
 
     /// Waits until every lease is back, closes all connections and refuses new leases.
-    pub fn close_all(&self) {
+    pub(crate) fn close_all(&self) {
         if let Ok(mut state) = self.take_turn(|state| state.slots.iter().all(Slot::is_some)) {
             state.closed = true;
             for seat in state.slots.iter_mut().flatten() {
@@ -278,7 +278,7 @@ impl Pool {
     }
 
     /// How long a request is repeated that gets no answer.
-    pub fn retry_time(&self) -> Duration {
+    pub(crate) fn retry_time(&self) -> Duration {
         self.retry_time
     }
 
@@ -345,7 +345,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// One connection, borrowed.
-pub struct Lease<'a> {
+pub(crate) struct Lease<'a> {
     pool: &'a Pool,
     index: usize,
     seat: Option<Seat>,
@@ -353,12 +353,13 @@ pub struct Lease<'a> {
 
 impl Lease<'_> {
     /// Which slot this is, from 0.
-    pub fn index(&self) -> usize {
+    pub(crate) fn index(&self) -> usize {
         self.index
     }
 
     /// Counts the connections that the slot has had.
-    pub fn generation(&self) -> u64 {
+    #[cfg(all(test, not(feature = "shuttle")))]
+    fn generation(&self) -> u64 {
         self.seat().generation
     }
 

@@ -38,7 +38,7 @@ const RENEWALS: u32 = 5;
 
 /// A change that was answered.
 #[must_use]
-pub struct Answered<'a> {
+pub(crate) struct Answered<'a> {
     /// The connection that carried it. It may be flushed, or lost, as soon as this is dropped.
     pub lease: Lease<'a>,
     /// An earlier attempt may still be performed, until then.
@@ -61,7 +61,7 @@ type Flushed = Result<bool, Attempt>;
 impl Pool {
     /// Flushes every connection; the caller has made sure that what must be covered was answered. With a journal, ask it
     /// what is durable then: a connection that was lost had nothing to flush.
-    pub fn flush_all(&self) -> Result<(), PoolError> {
+    pub(crate) fn flush_all(&self) -> Result<(), PoolError> {
         let mut leases = self.lock_all()?;
         let slots: Vec<Mutex<&mut Lease<'_>>> = leases.iter_mut().map(Mutex::new).collect();
         let flush = |n: usize| slots[n].lock().unwrap_or_else(|e| e.into_inner()).flush_once();
@@ -106,7 +106,7 @@ impl Pool {
     }
 
     /// Fills `parts`, one after the other, from `offset`.
-    pub fn read(&self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), PoolError> {
+    pub(crate) fn read(&self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), PoolError> {
         let len = parts.iter().map(|part| part.len() as u64).sum();
         let mut lease = self.lease(Access::Read)?;
         lease.repeat(Kind::Read, Op::Read, len, |remote| remote.read(offset, parts))?;
@@ -115,7 +115,11 @@ impl Pool {
 
     /// Reports the extents of the whole disk, on a connection of the pool, or on one of its own where the server has
     /// one to spare: it may take minutes. After a failed attempt they come again from offset 0.
-    pub fn extents(&self, own_connection: bool, found: &mut dyn FnMut(Extent)) -> Result<(), PoolError> {
+    pub(crate) fn extents(
+        &self,
+        own_connection: bool,
+        found: &mut dyn FnMut(Extent),
+    ) -> Result<(), PoolError> {
         if own_connection {
             let mut retry = Retry::new(Kind::Walk, Duration::ZERO);
             loop {
@@ -131,19 +135,19 @@ impl Pool {
     }
 
     /// Writes `parts`, one after the other, at `offset`.
-    pub fn write(&self, offset: u64, parts: &[&[u8]]) -> Result<Answered<'_>, PoolError> {
+    pub(crate) fn write(&self, offset: u64, parts: &[&[u8]]) -> Result<Answered<'_>, PoolError> {
         let len = parts.iter().map(|part| part.len() as u64).sum();
         self.change(Op::Write, len, |remote| remote.write(offset, parts))
     }
 
     /// Zeroes `len` bytes at `offset`.
-    pub fn zero(&self, offset: u64, len: u64) -> Result<Answered<'_>, PoolError> {
+    pub(crate) fn zero(&self, offset: u64, len: u64) -> Result<Answered<'_>, PoolError> {
         self.change(Op::Zero, len, |remote| remote.zero(offset, len))
     }
 
     /// Makes some activity on the ticket where there was none for `quiet`; like a keep-alive, it takes no connection
     /// that is at work, and gives up none with unflushed writes for want of an answer to OPTIONS.
-    pub fn touch(&self, quiet: Duration) {
+    pub(crate) fn touch(&self, quiet: Duration) {
         if self.is_quiet(quiet)
             && let Some(mut lease) = self.lease_idle(self.connections() - 1, quiet)
         {
@@ -167,7 +171,7 @@ impl Pool {
 impl Lease<'_> {
     /// Makes every write that this connection carried durable, or has the journal write it again: whoever needs to know
     /// asks the journal.
-    pub fn flush(&mut self) -> Result<(), PoolError> {
+    pub(crate) fn flush(&mut self) -> Result<(), PoolError> {
         let pool = self.pool;
         let result = {
             // Two at once could share one report of a loss; the one without it would tell of success.

@@ -50,7 +50,7 @@ const AWAY: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 /// Until when an attempt without an answer may still be performed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Doubt {
+pub(crate) enum Doubt {
     /// The connection broke: whoever served it finds out, and its last request ends soon.
     Until(Instant),
     /// The server fell silent in the middle: it may wake up at any time.

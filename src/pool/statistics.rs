@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Kinds of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Op {
+pub(crate) enum Op {
     /// GET.
     Read,
     /// PUT.
@@ -41,14 +41,14 @@ struct Counter {
 
 /// Counters of one pool slot. Failed requests count time and errors but not ops, as imageio does.
 #[derive(Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     since: Instant,
     counters: [Counter; OPS.len()],
 }
 
 impl Clock {
     /// All zero, from now on.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Clock {
             since: Instant::now(),
             counters: Default::default(),
@@ -56,7 +56,7 @@ impl Clock {
     }
 
     /// Adds one request of `bytes` that took `time`.
-    pub fn record(&self, op: Op, time: Duration, done: bool, bytes: u64) {
+    pub(crate) fn record(&self, op: Op, time: Duration, done: bool, bytes: u64) {
         let counter = &self.counters[op as usize];
         counter.nanoseconds.fetch_add(time.as_nanos() as u64, Relaxed);
         if done {
@@ -68,17 +68,17 @@ impl Clock {
     }
 
     /// Requests of this kind that succeeded.
-    pub fn ops(&self, op: Op) -> u64 {
+    pub(crate) fn ops(&self, op: Op) -> u64 {
         self.counters[op as usize].ops.load(Relaxed)
     }
 
     /// Bytes moved by requests of this kind that succeeded.
-    pub fn bytes(&self, op: Op) -> u64 {
+    pub(crate) fn bytes(&self, op: Op) -> u64 {
         self.counters[op as usize].bytes.load(Relaxed)
     }
 
     /// Requests of any kind that failed.
-    pub fn errors(&self) -> u64 {
+    pub(crate) fn errors(&self) -> u64 {
         self.counters.iter().map(|c| c.errors.load(Relaxed)).sum()
     }
 }

@@ -74,7 +74,7 @@ enum Command {
 
 /// How facts are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(crate) enum Output {
     /// For people.
     Text,
     /// For programs.
@@ -84,7 +84,7 @@ pub enum Output {
 /// Everything about a mount.
 #[derive(Debug, Args)]
 #[allow(missing_docs)]
-pub struct MountArgs {
+pub(crate) struct MountArgs {
     /// Directory, file, or new path
     pub mountpoint: PathBuf,
 
@@ -216,7 +216,7 @@ pub struct MountArgs {
 /// Where the engine is and who we are, as `ovirt-img` names it.
 #[derive(Debug, Clone, Default, Args)]
 #[allow(missing_docs)]
-pub struct EngineArgs {
+pub(crate) struct EngineArgs {
     /// The engine, https://ENGINE[/ovirt-engine/api] [env: OVIRT_URL]
     #[arg(long, value_name = "URL", help_heading = "Engine")]
     pub engine_url: Option<String>,
@@ -240,7 +240,7 @@ pub struct EngineArgs {
 /// What `recover` is asked to do.
 #[derive(Debug, Clone, Args)]
 #[allow(missing_docs)]
-pub struct RecoverArgs {
+pub(crate) struct RecoverArgs {
     /// Only this mount
     pub mountpoint: Option<PathBuf>,
     /// Make what arrived final; no disk is ever removed by it [default]
@@ -255,7 +255,7 @@ pub struct RecoverArgs {
 
 /// What the user asked for.
 #[derive(Debug)]
-pub enum Action {
+pub(crate) enum Action {
     /// Mount a disk.
     Mount(Box<MountArgs>),
     /// Go on with the settings in this file descriptor.
@@ -274,7 +274,7 @@ pub enum Action {
 
 impl Action {
     /// Reads the command line, the program's name first.
-    pub fn parse(args: Vec<OsString>) -> Result<Action, Failure> {
+    pub(crate) fn parse(args: Vec<OsString>) -> Result<Action, Failure> {
         hide_tickets(&args);
         let cli = match Cli::try_parse_from(expand_mount_options(args)?) {
             Ok(cli) => cli,
@@ -458,7 +458,7 @@ pub(crate) fn parse_mode(text: &str) -> Result<u16, String> {
 }
 
 /// `4096`, `64k`, `32M`, `1.5G`, `2TiB`: powers of 1024, as qemu-img reads them.
-pub fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let refuse = || "it takes a size like 4096, 64k, 32M, 1.5G or 2T".to_owned();
     let digits = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

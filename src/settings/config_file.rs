@@ -22,7 +22,7 @@ use crate::trust::Trust;
 
 /// What is wrong with the configuration.
 #[derive(Debug, Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// The file can't be read or parsed.
     #[error("cannot use the configuration file {path}: {why}")]
     File {
@@ -73,13 +73,13 @@ pub enum ConfigError {
 
 /// The chosen section of the file; empty when none was chosen.
 #[derive(Debug, Default)]
-pub struct Section {
+pub(crate) struct Section {
     values: HashMap<String, Zeroizing<String>>,
 }
 
 impl Section {
     /// Reads section `name` of the user's file.
-    pub fn read(name: Option<&str>) -> Result<Section, ConfigError> {
+    pub(crate) fn read(name: Option<&str>) -> Result<Section, ConfigError> {
         match name {
             Some(name) => Section::of_file(&file(), name),
             None => Ok(Section::default()),
@@ -150,12 +150,12 @@ impl Section {
     }
 
     /// The value of a key.
-    pub fn get(&self, key: &str) -> Option<&str> {
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.values.get(key).map(|value| value.as_str())
     }
 
     /// A key that is yes or no.
-    pub fn flag(&self, key: &str) -> Result<Option<bool>, ConfigError> {
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, ConfigError> {
         self.get(key)
             .map(|text| yes_or_no(&format!("{key} in ovirt-img.conf"), text))
             .transpose()
@@ -182,12 +182,16 @@ fn file() -> PathBuf {
 }
 
 /// A variable that is set to something.
-pub fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// Everything that is needed for a login.
-pub fn engine_access(args: &EngineArgs, section: &Section, trust: Trust) -> Result<Access, ConfigError> {
+pub(crate) fn engine_access(
+    args: &EngineArgs,
+    section: &Section,
+    trust: Trust,
+) -> Result<Access, ConfigError> {
     let pick = |given: &Option<String>, what, option, key, name| {
         let value = given.clone().or_else(|| section.get(key).map(str::to_owned));
         value.or_else(|| variable(name)).ok_or(ConfigError::Missing {
@@ -276,7 +280,11 @@ fn password_of_file(path: &Path) -> Result<Secret, ConfigError> {
 
 /// Whom to trust, from options, file and environment. `cafile` and `insecure` are what the command line says: it
 /// replaces what the others say about the same matter.
-pub fn trust(cafile: Option<PathBuf>, insecure: bool, section: &Section) -> Result<Trust, ConfigError> {
+pub(crate) fn trust(
+    cafile: Option<PathBuf>,
+    insecure: bool,
+    section: &Section,
+) -> Result<Trust, ConfigError> {
     let secure = section.flag("secure")?;
     let (cafile, insecure) = if cafile.is_some() || insecure {
         (cafile, insecure)

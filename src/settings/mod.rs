@@ -22,11 +22,11 @@ use crate::secret::hide;
 use crate::trust::Trust;
 
 /// Environment variable with the transfer URL.
-pub const URL_VARIABLE: &str = "RHV_MOUNT_TRANSFER_URL";
+pub(crate) const URL_VARIABLE: &str = "RHV_MOUNT_TRANSFER_URL";
 
 /// Which disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Source {
+pub(crate) enum Source {
     /// The transfer that somebody else started.
     Transfer(TransferUrl),
     /// A disk of an engine; the transfer is ours to start and to end.
@@ -35,7 +35,7 @@ pub enum Source {
 
 /// A disk of an engine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct EngineSource {
+pub(crate) struct EngineSource {
     /// Which engine.
     pub access: Access,
     /// Which disk.
@@ -48,7 +48,7 @@ pub struct EngineSource {
 
 /// A disk as its user names it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Wanted {
+pub(crate) enum Wanted {
     /// By name or id.
     Existing(String),
     /// A disk snapshot, by id.
@@ -59,7 +59,7 @@ pub enum Wanted {
 
 /// A whole mount.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Absolute.
     pub mountpoint: PathBuf,
     /// Which disk.
@@ -110,7 +110,7 @@ pub struct Settings {
 
 impl Settings {
     /// Checks `args` and adds file and environment; asks for a password where it must.
-    pub fn gather(args: MountArgs) -> Result<Settings, Failure> {
+    pub(crate) fn gather(args: MountArgs) -> Result<Settings, Failure> {
         let file_name = &args.file_name;
         if file_name.is_empty() || file_name == "." || file_name == ".." || file_name.contains('/') {
             return Err(usage(format!("--file-name {file_name:?} is not a file name")));
@@ -294,7 +294,7 @@ fn new_disk(name: String, args: &MountArgs, section: &Section) -> Result<NewDisk
 
 impl Source {
     /// Keeps the secrets in it out of every output of this process.
-    pub fn hide_secrets(&self) {
+    pub(crate) fn hide_secrets(&self) {
         match self {
             Source::Transfer(url) => hide(url.ticket()),
             Source::Engine(source) => hide(source.access.password.expose()),

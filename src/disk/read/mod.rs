@@ -36,7 +36,7 @@ const HOLES_AHEAD: usize = 32;
 /// The bytes of one read.
 #[derive(Debug)]
 #[must_use]
-pub enum ReadBytes<'a> {
+pub(crate) enum ReadBytes<'a> {
     /// They lie in a kept chunk.
     Kept(Arc<Vec<u8>>, Range<usize>),
     /// They were put together.
