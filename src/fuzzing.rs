@@ -12,12 +12,11 @@
 mod parts;
 mod words;
 
+pub(crate) use self::parts::{Pieces, assert_presentable, first_line, number_of};
 pub use self::words::{command_line, config_file, engine_address, mount_options, redaction, sizes};
 pub use crate::engine::fuzzing::{ca_pem, engine_answers, engine_values};
 pub use crate::imageio::fuzzing::{extents_answer, imageio_answers, options_answer, transfer_url};
 pub use crate::run::fuzzing::{control_messages, mount_table, notes};
-
-pub(crate) use self::parts::{Pieces, assert_presentable, first_line, number_of};
 
 /// A fuzz target.
 pub type Target = fn(&[u8]);

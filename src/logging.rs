@@ -4,8 +4,9 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
@@ -84,15 +85,12 @@ impl<'a> MakeWriter<'a> for CleanLines {
 impl Write for CleanLines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
-        self.0
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .write_all(clean(&text).as_bytes())?;
+        self.0.lock().write_all(clean(&text).as_bytes())?;
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).flush()
+        self.0.lock().flush()
     }
 }
 

@@ -10,8 +10,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::RwLock;
 
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -50,7 +50,7 @@ impl fmt::Display for Secret {
 
 /// From now on [`clean`] replaces `secret`. Empty strings are ignored.
 pub(crate) fn hide(secret: &str) {
-    let mut secrets = SECRETS.write().unwrap_or_else(|e| e.into_inner());
+    let mut secrets = SECRETS.write();
     if !secret.is_empty() && !secrets.iter().any(|s| s == secret) {
         secrets.push(secret.to_owned());
         // Longest first: a secret that contains another one leaves nothing of itself behind.
@@ -61,7 +61,7 @@ pub(crate) fn hide(secret: &str) {
 /// Nothing is secret any more: each input of a fuzz target begins with its own secrets.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn forget_all() {
-    SECRETS.write().unwrap_or_else(|e| e.into_inner()).clear();
+    SECRETS.write().clear();
 }
 
 /// A shorter secret is only replaced where it stands as a word: `t1` is not hidden in `start1`.
@@ -69,7 +69,7 @@ const LONG: usize = 8;
 
 /// `text` without any registered secret.
 pub(crate) fn clean(text: &str) -> Cow<'_, str> {
-    let secrets = SECRETS.read().unwrap_or_else(|e| e.into_inner());
+    let secrets = SECRETS.read();
     match secrets.iter().any(|secret| text.contains(head(secret))) {
         true => Cow::Owned(without(text, &secrets)),
         false => Cow::Borrowed(text),

@@ -1,8 +1,8 @@
 //! Whom to trust at the other end of a TLS connection: one answer for the engine and for imageio.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
+use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
@@ -44,7 +44,7 @@ impl Trust {
             (_, false) if !is_loopback(url) => "is NOT ENCRYPTED (http): everybody on the way can read along",
             _ => return,
         };
-        let mut told = TOLD.lock().unwrap_or_else(|e| e.into_inner());
+        let mut told = TOLD.lock();
         if !told.iter().any(|one| one == url) {
             told.push(url.to_owned());
             eprintln!(

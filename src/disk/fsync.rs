@@ -31,7 +31,7 @@ impl SharedRounds {
         round: impl FnOnce() -> Result<(), DiskError>,
         verdict: impl FnOnce() -> Result<(), DiskError>,
     ) -> Result<(), DiskError> {
-        let mut rounds = self.rounds.lock().unwrap_or_else(|e| e.into_inner());
+        let mut rounds = self.rounds.lock();
         let mine = rounds.begun + 1;
         loop {
             if rounds.ended >= mine {
@@ -41,12 +41,12 @@ impl SharedRounds {
             if rounds.begun == rounds.ended {
                 break;
             }
-            rounds = self.ended.wait(rounds).unwrap_or_else(|e| e.into_inner());
+            self.ended.wait(&mut rounds);
         }
         rounds.begun += 1;
         drop(rounds);
         let result = catch_unwind(AssertUnwindSafe(round));
-        let mut rounds = self.rounds.lock().unwrap_or_else(|e| e.into_inner());
+        let mut rounds = self.rounds.lock();
         rounds.ended = rounds.begun;
         drop(rounds);
         self.ended.notify_all();

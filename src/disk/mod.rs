@@ -439,7 +439,7 @@ impl Drop for Disk {
         self.writes.stop();
         self.pool.close_all();
         // Prefetch threads end with the reader's channel, which this very drop closes: detach them.
-        self.threads.lock().unwrap_or_else(|e| e.into_inner()).clear();
+        self.threads.lock().clear();
     }
 }
 

@@ -18,7 +18,7 @@ const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
 impl Engine {
     /// Ends the session; the engine forgets it by itself otherwise.
     pub(crate) fn logout(&self) {
-        let token = self.token.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let token = self.token.lock().take();
         if let Some(token) = token {
             let form = [("scope", "ovirt-app-api"), ("token", token.expose())];
             let sent = self
@@ -35,7 +35,7 @@ impl Engine {
 
     /// A new token, unless somebody else has replaced `old` meanwhile.
     pub(super) fn renew(&self, old: Option<&Secret>) -> Result<(), Error> {
-        let mut token = self.token.lock().unwrap_or_else(|e| e.into_inner());
+        let mut token = self.token.lock();
         if token.is_some() && token.as_ref() != old {
             return Ok(());
         }

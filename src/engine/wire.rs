@@ -10,9 +10,10 @@
 //! Actions (finalize, cancel, pause, resume) may be repeated: the engine answers 200 to them from any phase. A token
 //! ends after 30 minutes without a request, so 401 is no error in itself; the `exp` of the login means nothing.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustls::crypto::ring;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -115,7 +116,7 @@ impl Engine {
 
     /// The same session, for what must be done after a signal too.
     pub(crate) fn uninterrupted(&self) -> Engine {
-        let token = self.token.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        let token = self.token.lock().clone();
         Engine {
             agent: self.agent.clone(),
             access: self.access.clone(),
@@ -165,7 +166,7 @@ impl Engine {
         let (mut pause, mut renewals) = (FIRST_PAUSE, 0);
         let mut attempt = 1;
         loop {
-            let token = self.token.lock().unwrap_or_else(|e| e.into_inner()).clone();
+            let token = self.token.lock().clone();
             let answer = self.send(method, path, body, token.as_ref(), kind);
             let error = match self.read(what, answer) {
                 Ok((401, _)) if renewals < RENEWALS => {

@@ -27,9 +27,10 @@ mod tls;
 mod transport;
 mod url;
 
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, RwLock};
 use rustls::ClientConfig;
 use tracing::{debug, info};
 
@@ -170,7 +171,7 @@ impl Image {
     }
 
     fn current(&self) -> (u64, TransferUrl) {
-        self.url.read().unwrap_or_else(|e| e.into_inner()).clone()
+        self.url.read().clone()
     }
 
     /// How the bytes travel: `https`, `http` or `unix`.
@@ -249,7 +250,7 @@ impl Dial for Image {
             return false;
         };
         let asked = Instant::now();
-        let mut failed = self.renewing.lock().unwrap_or_else(|e| e.into_inner());
+        let mut failed = self.renewing.lock();
         let (current, old) = self.current();
         if epoch < current {
             return true;
@@ -262,7 +263,7 @@ impl Dial for Image {
         *failed = renewed.is_none().then(|| (Instant::now(), state));
         match renewed {
             Some(url) => {
-                *self.url.write().unwrap_or_else(|e| e.into_inner()) = (current + 1, url);
+                *self.url.write() = (current + 1, url);
                 true
             }
             None => false,

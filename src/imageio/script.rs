@@ -4,7 +4,9 @@
 //! the last byte the connection is closed, or times out. No system call, no thread: nothing here can block.
 
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// Clones go on where the others are: a second connection hears what the first has left.
 #[derive(Debug, Clone)]
@@ -30,7 +32,7 @@ impl Script {
     }
 
     fn said(&self) -> MutexGuard<'_, Said> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.0.lock()
     }
 }
 

@@ -4,11 +4,11 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::Duration;
 
 use crossbeam::channel::bounded;
 use nix::unistd::{AccessFlags, access};
+use parking_lot::Mutex;
 use tracing::warn;
 
 use crate::failure::{Exit, Failure};
@@ -119,12 +119,12 @@ impl Mountpoint {
 impl Mountpoint {
     /// There is a file that we made.
     pub(crate) fn is_made(&self) -> bool {
-        self.made.lock().unwrap_or_else(|e| e.into_inner()).is_some()
+        self.made.lock().is_some()
     }
 
     /// Removes the file that we made, once: what is there later is somebody else's.
     pub(crate) fn remove_made(&self) {
-        let mut made = self.made.lock().unwrap_or_else(|e| e.into_inner());
+        let mut made = self.made.lock();
         let Some(ours) = *made else { return };
         if is_mounted(&self.path) {
             return;

@@ -240,7 +240,7 @@ impl Pool {
         state.next_ticket += 1;
         state.queue.push_back(ticket);
         while !(state.closed || state.queue.front() == Some(&ticket) && ready(&state)) {
-            state = self.changed.wait(state).unwrap_or_else(|e| e.into_inner());
+            self.changed.wait(&mut state);
         }
         state.queue.retain(|&waiting| waiting != ticket);
         // The next one in the queue may find what it wants free too.
@@ -336,12 +336,12 @@ impl Pool {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic can't leave the state half changed: nothing in a critical section panics.
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock()
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
+    mutex.lock()
 }
 
 /// One connection, borrowed.

@@ -64,7 +64,7 @@ impl Pool {
     pub(crate) fn flush_all(&self) -> Result<(), PoolError> {
         let mut leases = self.lock_all()?;
         let slots: Vec<Mutex<&mut Lease<'_>>> = leases.iter_mut().map(Mutex::new).collect();
-        let flush = |n: usize| slots[n].lock().unwrap_or_else(|e| e.into_inner()).flush_once();
+        let flush = |n: usize| slots[n].lock().flush_once();
         let flushed: Result<Vec<Flushed>, ()> = thread::scope(|scope| {
             let spawn = |n| thread::spawn_scoped(scope, move || flush(n)).ok();
             let spawned: Vec<_> = (1..slots.len()).map(spawn).collect();
@@ -175,7 +175,7 @@ impl Lease<'_> {
         let pool = self.pool;
         let result = {
             // Two at once could share one report of a loss; the one without it would tell of success.
-            let _alone = pool.flushing.lock().unwrap_or_else(|e| e.into_inner());
+            let _alone = pool.flushing.lock();
             let result = self.flush_once();
             if let Some(why) = Self::report_of_a_loss(&result) {
                 pool.lost_all(&why);

@@ -79,7 +79,7 @@ impl Remote for Connection {
 
 impl Server {
     fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap()
+        self.book.lock()
     }
 }
 
@@ -104,7 +104,7 @@ impl Dial for Dialler {
 
     /// As `imageio` does it.
     fn renew(&self, epoch: u64, _: &RemoteError) -> bool {
-        let _one_at_a_time = self.0.renewing.lock().unwrap();
+        let _one_at_a_time = self.0.renewing.lock();
         if epoch < self.0.book().epoch {
             return true;
         }
@@ -140,12 +140,12 @@ struct Answers(Mutex<BTreeSet<u64>>);
 impl Answers {
     fn write(&self, pool: &Pool, number: u64) -> Result<(), PoolError> {
         let _answered = pool.write(number, &[b"x"])?;
-        self.0.lock().unwrap().insert(number);
+        self.0.lock().insert(number);
         Ok(())
     }
 
     fn flush(&self, pool: &Pool, server: &Server) -> Result<(), PoolError> {
-        let before = self.0.lock().unwrap().clone();
+        let before = self.0.lock().clone();
         pool.flush_all()?;
         let book = server.book();
         assert!(before.is_subset(&book.durable), "answered before, not flushed");
@@ -198,23 +198,23 @@ fn whoever_waits_is_served_before_whoever_comes_later() {
         thread::scope(|scope| {
             scope.spawn(|| {
                 let _all = pool.lock_all().unwrap();
-                served.lock().unwrap().push("flush");
+                served.lock().push("flush");
             });
             waiting(1);
             // A connection is free for this one all the time.
             scope.spawn(|| {
                 let _one = pool.lease(Access::Write).unwrap();
-                served.lock().unwrap().push("write");
+                served.lock().push("write");
             });
             waiting(2);
             scope.spawn(|| {
                 let _all = pool.lock_all().unwrap();
-                served.lock().unwrap().push("flush again");
+                served.lock().push("flush again");
             });
             waiting(3);
             drop(busy);
         });
-        assert_eq!(*served.lock().unwrap(), ["flush", "write", "flush again"]);
+        assert_eq!(*served.lock(), ["flush", "write", "flush again"]);
     });
 }
 
@@ -228,8 +228,8 @@ fn connections_that_are_free_are_all_given_out() {
             for _ in 0..2 {
                 scope.spawn(|| {
                     let _one = pool.lease(Access::Write).unwrap();
-                    *leased.lock().unwrap() += 1;
-                    while *leased.lock().unwrap() < 2 {
+                    *leased.lock() += 1;
+                    while *leased.lock() < 2 {
                         yield_now();
                     }
                 });

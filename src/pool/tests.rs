@@ -18,7 +18,7 @@ struct FakeRemote(Arc<Fake>);
 
 impl FakeRemote {
     fn answer(&self) -> Result<(), RemoteError> {
-        self.0.next.lock().unwrap().pop_front().map_or(Ok(()), Err)
+        self.0.next.lock().pop_front().map_or(Ok(()), Err)
     }
 }
 
@@ -71,13 +71,13 @@ struct Heard(Mutex<Vec<String>>);
 
 impl Journal for Heard {
     fn flushed(&self, slot: usize) {
-        self.0.lock().unwrap().push(format!("flushed {slot}"));
+        self.0.lock().push(format!("flushed {slot}"));
     }
     fn lost(&self, slot: usize) {
-        self.0.lock().unwrap().push(format!("lost {slot}"));
+        self.0.lock().push(format!("lost {slot}"));
     }
     fn lost_all(&self) {
-        self.0.lock().unwrap().push("lost all".into());
+        self.0.lock().push("lost all".into());
     }
 }
 
@@ -134,16 +134,13 @@ fn the_success_of_a_flush_beside_a_failed_one_is_not_believed() {
     let (fake, pool, heard) = pool_with_journal(4);
     let hold: Vec<_> = (0..4).map(|_| pool.write(0, &[b"x"]).unwrap()).collect();
     drop(hold);
-    fake.next
-        .lock()
-        .unwrap()
-        .push_back(RemoteError::Failed("500".into()));
+    fake.next.lock().push_back(RemoteError::Failed("500".into()));
     pool.flush_all().unwrap();
-    let told = std::mem::take(&mut *heard.0.lock().unwrap());
+    let told = std::mem::take(&mut *heard.0.lock());
     assert_eq!(told[0], "lost all");
     assert!(told.iter().all(|what| !what.starts_with("flushed")), "{told:?}");
     pool.flush_all().unwrap();
-    let told = std::mem::take(&mut *heard.0.lock().unwrap());
+    let told = std::mem::take(&mut *heard.0.lock());
     assert!(told.iter().all(|what| what.starts_with("flushed")), "{told:?}");
 }
 
@@ -177,7 +174,7 @@ fn writers_and_two_flushers_never_deadlock_or_starve() {
 #[test]
 fn a_clean_connection_is_replaced_and_the_write_repeated() {
     let (fake, pool) = pool(1, 1);
-    fake.next.lock().unwrap().push_back(lost());
+    fake.next.lock().push_back(lost());
     drop(pool.write(0, &[b"x"]).unwrap());
     pool.flush_all().unwrap();
     assert_eq!((pool.replaced(), pool.loss()), (1, None));
@@ -188,7 +185,7 @@ fn a_clean_connection_is_replaced_and_the_write_repeated() {
 fn a_connection_lost_with_unflushed_writes_is_a_loss_for_good() {
     let (fake, pool) = pool(1, 1);
     drop(pool.write(0, &[b"x"]).unwrap());
-    fake.next.lock().unwrap().push_back(lost());
+    fake.next.lock().push_back(lost());
     assert!(matches!(pool.write(1, &[b"y"]), Err(PoolError::Loss(_))));
     assert!(matches!(pool.flush_all(), Err(PoolError::Loss(_))));
     assert!(matches!(pool.write(2, &[b"z"]), Err(PoolError::Loss(_))));
@@ -199,24 +196,21 @@ fn a_connection_lost_with_unflushed_writes_is_a_loss_for_good() {
 fn a_write_without_an_answer_in_time_is_never_repeated_but_a_read_is() {
     let (fake, pool) = pool(1, 1);
     let late = || RemoteError::Late("silence".into());
-    fake.next.lock().unwrap().push_back(late());
+    fake.next.lock().push_back(late());
     pool.read(0, &mut [&mut [0; 4]]).unwrap();
-    fake.next.lock().unwrap().extend([late(), late()]);
+    fake.next.lock().extend([late(), late()]);
     assert!(matches!(
         pool.write(0, &[b"x"]),
         Err(PoolError::Request(RemoteError::Late(_)))
     ));
-    assert_eq!(fake.next.lock().unwrap().len(), 1, "the write was sent once");
+    assert_eq!(fake.next.lock().len(), 1, "the write was sent once");
 }
 
 #[test]
 fn a_keep_alive_flush_that_fails_is_a_loss_for_good() {
     let (fake, pool) = pool(2, 1);
     drop(pool.write(0, &[b"x"]).unwrap());
-    fake.next
-        .lock()
-        .unwrap()
-        .push_back(RemoteError::Failed("500".into()));
+    fake.next.lock().push_back(RemoteError::Failed("500".into()));
     pool.lease_idle(0, Duration::ZERO).unwrap().keep_alive();
     assert!(matches!(pool.flush_all(), Err(PoolError::Loss(_))));
 }
@@ -229,10 +223,7 @@ fn a_touch_leaves_busy_tickets_alone_and_loses_no_unflushed_write() {
     assert_eq!(fake.flushes.load(Ordering::Relaxed), 0);
     pool.touch(Duration::ZERO);
     assert_eq!(fake.flushes.load(Ordering::Relaxed), 1, "a flush is activity");
-    fake.next
-        .lock()
-        .unwrap()
-        .push_back(RemoteError::Late("silence".into()));
+    fake.next.lock().push_back(RemoteError::Late("silence".into()));
     pool.touch(Duration::ZERO);
     assert_eq!(pool.loss(), None);
     pool.flush_all().unwrap();
@@ -261,10 +252,7 @@ fn an_idle_connection_is_kept_alive_also_while_a_flush_waits_for_another() {
 fn a_read_is_repeated_after_500_and_its_connection_flushed_before_it_goes() {
     let (fake, pool) = pool(1, 1);
     drop(pool.write(0, &[b"x"]).unwrap());
-    fake.next
-        .lock()
-        .unwrap()
-        .push_back(RemoteError::Failed("500".into()));
+    fake.next.lock().push_back(RemoteError::Failed("500".into()));
     pool.read(0, &mut [&mut [0; 4]]).unwrap();
     assert_eq!(fake.flushes.load(Ordering::Relaxed), 1);
     assert_eq!((pool.replaced(), pool.loss()), (1, None));
@@ -273,17 +261,11 @@ fn a_read_is_repeated_after_500_and_its_connection_flushed_before_it_goes() {
 #[test]
 fn a_failed_write_and_a_denied_read_are_not_repeated() {
     let (fake, pool) = pool(1, 1);
-    fake.next
-        .lock()
-        .unwrap()
-        .push_back(RemoteError::Failed("500".into()));
+    fake.next.lock().push_back(RemoteError::Failed("500".into()));
     assert!(pool.write(0, &[b"x"]).is_err());
-    fake.next
-        .lock()
-        .unwrap()
-        .push_back(RemoteError::Denied("403".into()));
+    fake.next.lock().push_back(RemoteError::Denied("403".into()));
     assert!(pool.read(0, &mut [&mut [0; 4]]).is_err());
-    assert!(fake.next.lock().unwrap().is_empty());
+    assert!(fake.next.lock().is_empty());
 }
 
 #[test]
@@ -291,16 +273,16 @@ fn a_denied_read_is_repeated_with_a_new_right_and_without_a_journal_a_denied_wri
     let (fake, pool) = pool(1, 1);
     let denied = || RemoteError::Denied("403".into());
     fake.renewals.store(9, Ordering::Relaxed);
-    fake.next.lock().unwrap().push_back(denied());
+    fake.next.lock().push_back(denied());
     pool.read(0, &mut [&mut [0; 4]]).unwrap();
     assert_eq!(pool.replaced(), 1);
     fake.renewals.store(1, Ordering::Relaxed);
-    fake.next.lock().unwrap().extend([denied(), denied()]);
+    fake.next.lock().extend([denied(), denied()]);
     assert!(pool.read(0, &mut [&mut [0; 4]]).is_err());
     fake.renewals.store(9, Ordering::Relaxed);
-    fake.next.lock().unwrap().push_back(denied());
+    fake.next.lock().push_back(denied());
     assert!(pool.write(0, &[b"x"]).is_err());
-    assert!(fake.next.lock().unwrap().is_empty());
+    assert!(fake.next.lock().is_empty());
 }
 
 #[test]
@@ -324,7 +306,6 @@ fn requests_that_wait_for_each_other_share_the_time_of_an_outage() {
     let pool = Pool::open(dial.clone(), dial.dial().unwrap(), 1, 1, Duration::from_secs(1)).unwrap();
     fake.next
         .lock()
-        .unwrap()
         .extend(std::iter::repeat_with(lost).take(100_000));
     let begun = std::time::Instant::now();
     std::thread::scope(|scope| {
@@ -341,11 +322,11 @@ fn requests_that_wait_for_each_other_share_the_time_of_an_outage() {
 fn without_a_journal_a_flush_without_an_answer_is_a_loss_of_whatever_is_unflushed() {
     let (fake, pool) = pool(2, 1);
     pool.flush_all().unwrap();
-    fake.next.lock().unwrap().push_back(lost());
+    fake.next.lock().push_back(lost());
     pool.flush_all().expect("nothing is unflushed anywhere");
     // Only the first connection writes; the answer that is lost may be the other one's.
     drop(pool.write(0, &[b"x"]).unwrap());
-    fake.next.lock().unwrap().push_back(lost());
+    fake.next.lock().push_back(lost());
     assert!(pool.flush_all().is_err());
     assert!(pool.loss().is_some() && pool.flush_all().is_err());
 }
@@ -354,7 +335,7 @@ fn without_a_journal_a_flush_without_an_answer_is_a_loss_of_whatever_is_unflushe
 #[test]
 fn keep_alives_that_fail_take_nothing_from_the_time_of_a_request() {
     let (fake, pool, _) = pool_with_journal(1);
-    fake.next.lock().unwrap().push_back(lost());
+    fake.next.lock().push_back(lost());
     pool.touch(Duration::ZERO);
-    assert_eq!((pool.outage(), fake.next.lock().unwrap().len()), (None, 0));
+    assert_eq!((pool.outage(), fake.next.lock().len()), (None, 0));
 }

@@ -27,10 +27,11 @@ pub(crate) use self::real::{Condvar, Instant, Mutex, MutexGuard, atomic, channel
 
 #[cfg(not(all(test, feature = "shuttle")))]
 mod real {
-    pub(crate) use std::sync::{Condvar, Mutex, MutexGuard, atomic, mpsc};
+    pub(crate) use std::sync::{atomic, mpsc};
     pub(crate) use std::time::Instant;
 
     pub(crate) use crossbeam::channel;
+    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
 
     pub(crate) mod thread {
         use std::io;

@@ -9,7 +9,6 @@
 
 use std::cell::Cell;
 use std::ops::{Add, Deref, DerefMut, Sub};
-use std::sync::LockResult;
 use std::time::Duration;
 
 use shuttle::rand::{Rng, thread_rng};
@@ -95,10 +94,11 @@ pub(crate) mod thread {
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
+/// Holds the lock; only for the time of a wait it doesn't.
 #[derive(Debug)]
 pub(crate) struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
-    guard: shuttle::sync::MutexGuard<'a, T>,
+    guard: Option<shuttle::sync::MutexGuard<'a, T>>,
 }
 
 impl<T> Mutex<T> {
@@ -106,27 +106,27 @@ impl<T> Mutex<T> {
         Mutex(shuttle::sync::Mutex::new(value))
     }
 
-    pub(crate) fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
-        Ok(self.locked())
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        let guard = Some(self.locked());
+        MutexGuard { mutex: self, guard }
     }
 
     /// A panic fails the schedule anyway.
-    fn locked(&self) -> MutexGuard<'_, T> {
-        let guard = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        MutexGuard { mutex: self, guard }
+    fn locked(&self) -> shuttle::sync::MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
 impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
-        &self.guard
+        self.guard.as_ref().expect("nobody looks during a wait")
     }
 }
 
 impl<T> DerefMut for MutexGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        &mut self.guard
+        self.guard.as_mut().expect("nobody looks during a wait")
     }
 }
 
@@ -145,19 +145,14 @@ impl Condvar {
         Self::default()
     }
 
-    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
-        let mutex = guard.mutex;
+    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
         let (_, woken) = self.leave(guard);
         woken.recv().expect("whoever takes the sender sends");
-        mutex.lock()
+        guard.guard = Some(guard.mutex.locked());
     }
 
-    pub(crate) fn wait_timeout<'a, T>(
-        &self,
-        guard: MutexGuard<'a, T>,
-        time: Duration,
-    ) -> LockResult<(MutexGuard<'a, T>, bool)> {
-        let (mutex, end) = (guard.mutex, Instant::now() + time);
+    pub(crate) fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, time: Duration) {
+        let end = Instant::now() + time;
         let (me, woken) = self.leave(guard);
         let mut timed_out = false;
         while !timed_out && woken.try_recv().is_err() {
@@ -168,7 +163,7 @@ impl Condvar {
         if timed_out {
             end.has_come();
         }
-        Ok((mutex.locked(), timed_out))
+        guard.guard = Some(guard.mutex.locked());
     }
 
     pub(crate) fn notify_one(&self) {
@@ -190,9 +185,9 @@ impl Condvar {
     }
 
     /// Gives the lock back and waits from then on, in one step: the scheduler chooses before a lock is free, not after.
-    fn leave<T>(&self, guard: MutexGuard<'_, T>) -> (u64, Receiver<()>) {
+    fn leave<T>(&self, guard: &mut MutexGuard<'_, T>) -> (u64, Receiver<()>) {
         let (wake, woken) = mpsc::channel();
-        drop(guard);
+        guard.guard = None;
         let mut all = self.0.lock().unwrap();
         all.so_far += 1;
         let me = all.so_far;
@@ -272,7 +267,7 @@ pub(crate) mod channel {
     impl<T> Iterator for &Receiver<T> {
         type Item = T;
         fn next(&mut self) -> Option<T> {
-            self.0.lock().unwrap().recv().ok()
+            self.0.lock().recv().ok()
         }
     }
 }

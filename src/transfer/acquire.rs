@@ -2,9 +2,9 @@
 //! when a later step fails, and noted before it is made, for `recover` (see `state`).
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
+use parking_lot::Mutex;
 use tracing::{debug, info};
 
 use super::Held;

@@ -13,10 +13,11 @@
 //! mount that failed), or, once it was mounted, as one whose data is lost (a panic). A watcher looks at the transfer while it is mounted and resumes it when the system has
 //! paused it; data goes on meanwhile, since the ticket lives on.
 
+use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tracing::{info, warn};
 
 pub(crate) mod acquire;
@@ -87,7 +88,7 @@ impl Held {
     }
 
     pub(crate) fn transfer(&self) -> Transfer {
-        self.transfer.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        self.transfer.lock().clone()
     }
 
     /// The disk's id and name.
@@ -111,7 +112,7 @@ impl Held {
 
     /// The phase that was seen last.
     pub(crate) fn phase(&self) -> String {
-        self.phase.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        self.phase.lock().clone()
     }
 
     /// How long the engine lets it be idle.
@@ -119,12 +120,12 @@ impl Held {
         self.transfer().inactivity_timeout.map(Duration::from_secs)
     }
 
-    pub(crate) fn file(&self) -> std::sync::MutexGuard<'_, StateFile> {
-        self.file.lock().unwrap_or_else(|e| e.into_inner())
+    pub(crate) fn file(&self) -> parking_lot::MutexGuard<'_, StateFile> {
+        self.file.lock()
     }
 
     fn set_phase(&self, phase: &str) {
-        *self.phase.lock().unwrap_or_else(|e| e.into_inner()) = phase.to_owned();
+        *self.phase.lock() = phase.to_owned();
     }
 
     /// Watches the transfer until it has ended. `touch` counts as activity on the ticket: a transfer that is resumed
@@ -146,7 +147,7 @@ impl Held {
     fn look(&self, touch: &impl Fn()) {
         // The engine's limit may be shorter than what it was asked for.
         touch();
-        let Ok(_not_renewed_meanwhile) = self.renewing.try_lock() else {
+        let Some(_not_renewed_meanwhile) = self.renewing.try_lock() else {
             return self.set_phase("renewing");
         };
         let id = self.id();

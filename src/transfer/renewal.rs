@@ -17,10 +17,10 @@
 //! only when there is no other way left. (It may also remove the disk of an upload whose *start* fails on the host. That the
 //! old transfer was finalized just before makes this unlikely, and nothing here can exclude it.)
 
-use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use parking_lot::MutexGuard;
 use tracing::{info, warn};
 
 use super::Held;
@@ -109,7 +109,7 @@ impl Held {
     }
 
     pub(crate) fn renewing(&self) -> MutexGuard<'_, Renewing> {
-        self.renewing.lock().unwrap_or_else(|e| e.into_inner())
+        self.renewing.lock()
     }
 
     fn try_to_renew(&self, renewing: &mut Renewing, state: TicketState) -> Result<Next, engine::Error> {
@@ -259,7 +259,7 @@ impl Held {
     }
 
     fn set_transfer(&self, transfer: &Transfer) {
-        *self.transfer.lock().unwrap_or_else(|e| e.into_inner()) = transfer.clone();
+        *self.transfer.lock() = transfer.clone();
     }
 
     /// For `recover`: when the transfer has ended, that was not the end.

@@ -35,11 +35,11 @@ pub(crate) struct Fetch {
 impl Fetch {
     /// Waits for the bytes; `None` when the fetch failed.
     pub(crate) fn wait(&self) -> Option<Arc<Vec<u8>>> {
-        let mut outcome = self.outcome.lock().unwrap_or_else(|e| e.into_inner());
+        let mut outcome = self.outcome.lock();
         loop {
             match &*outcome {
                 Some(bytes) => return bytes.clone(),
-                None => outcome = self.done.wait(outcome).unwrap_or_else(|e| e.into_inner()),
+                None => self.done.wait(&mut outcome),
             }
         }
     }
@@ -181,7 +181,7 @@ impl Chunks {
             state.recycle(old);
         }
         drop(state);
-        *under_way.fetch.outcome.lock().unwrap_or_else(|e| e.into_inner()) = Some(bytes);
+        *under_way.fetch.outcome.lock() = Some(bytes);
         under_way.fetch.done.notify_all();
     }
 
@@ -207,7 +207,7 @@ impl Chunks {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock()
     }
 }
 

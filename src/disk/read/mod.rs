@@ -142,7 +142,7 @@ impl Reader {
         if range.is_empty() || zeros.is_some_and(|zeros| zeros.covers(range.clone())) {
             return false;
         }
-        let mut streams = self.streams.lock().unwrap_or_else(|e| e.into_inner());
+        let mut streams = self.streams.lock();
         let count = |range: Range<u64>, most| match zeros {
             Some(zeros) => zeros.data_in(range, most),
             None => Some(range.end - range.start).filter(|&bytes| bytes <= most),

@@ -146,7 +146,7 @@ impl Cloud {
     }
 
     pub(super) fn server(&self) -> MutexGuard<'_, Server> {
-        self.server.lock().unwrap()
+        self.server.lock()
     }
 
     pub(super) fn restart(&self) {
@@ -198,7 +198,7 @@ impl Connection {
         change: Option<(Range<usize>, &[u8])>,
         perform: impl FnOnce(&mut Server, u64),
     ) -> Result<(), RemoteError> {
-        let mut server = self.server.lock().unwrap();
+        let mut server = self.server.lock();
         let id = self.id;
         server.let_strays_in(false);
         if server.broken.contains(&id) {
@@ -272,9 +272,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Ok(mut server) = self.server.lock() {
-            server.cut(self.id);
-        }
+        self.server.lock().cut(self.id);
     }
 }
 
@@ -296,7 +294,7 @@ impl Remote for Connection {
         self.change(offset as usize..offset as usize + data.len(), &data)
     }
     fn zero(&mut self, offset: u64, len: u64) -> Result<(), RemoteError> {
-        self.server.lock().unwrap().zeros += 1;
+        self.server.lock().zeros += 1;
         self.change(offset as usize..(offset + len) as usize, &vec![0; len as usize])
     }
     fn flush(&mut self) -> Result<(), RemoteError> {
@@ -314,7 +312,7 @@ impl Remote for Connection {
         Ok(())
     }
     fn extents(&mut self, found: &mut dyn FnMut(Extent)) -> Result<(), RemoteError> {
-        let server = self.server.lock().unwrap();
+        let server = self.server.lock();
         for (n, block) in server.visible.chunks(4096).enumerate() {
             let zero = block.iter().all(|b| *b == 0);
             found(Extent {

@@ -125,7 +125,7 @@ impl WriteBehind {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(|e| e.into_inner())
+        self.inner.lock()
     }
 
     /// Why nothing is written any more.
@@ -160,14 +160,13 @@ impl WriteBehind {
         let mut inner = self.lock();
         while inner.zeros.is_none() && !inner.closing {
             let now = Instant::now();
-            inner = match deadline {
-                None => self.moved.wait(inner).unwrap_or_else(|e| e.into_inner()),
+            match deadline {
+                None => self.moved.wait(&mut inner),
                 Some(at) if at <= now => return,
                 Some(at) => {
-                    let waited = self.moved.wait_timeout(inner, at - now);
-                    waited.unwrap_or_else(|e| e.into_inner()).0
+                    self.moved.wait_for(&mut inner, at - now);
                 }
-            };
+            }
         }
     }
 
@@ -204,7 +203,7 @@ impl WriteBehind {
             }
             inner.waiting_for_room += 1;
             self.work.notify_all();
-            inner = self.moved.wait(inner).unwrap_or_else(|e| e.into_inner());
+            self.moved.wait(&mut inner);
             inner.waiting_for_room -= 1;
         }
     }
@@ -225,7 +224,7 @@ impl WriteBehind {
             if inner.table.oldest().is_none_or(|oldest| oldest > mark) {
                 return Ok(());
             }
-            inner = self.moved.wait(inner).unwrap_or_else(|e| e.into_inner());
+            self.moved.wait(&mut inner);
         }
     }
 
@@ -292,16 +291,13 @@ impl WriteBehind {
                     }
                 },
             };
-            inner = match wait {
-                None => self.work.wait(inner).unwrap_or_else(|e| e.into_inner()),
+            match wait {
+                None => self.work.wait(&mut inner),
                 Some(until) => {
                     let time = until.saturating_duration_since(Instant::now());
-                    self.work
-                        .wait_timeout(inner, time)
-                        .unwrap_or_else(|e| e.into_inner())
-                        .0
+                    self.work.wait_for(&mut inner, time);
                 }
-            };
+            }
         };
         if inner.table.queued_cost() > 0 {
             // What is left may be for another thread now, or has a time at which somebody should look again.

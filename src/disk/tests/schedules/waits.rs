@@ -21,18 +21,18 @@ fn threads_that_share_a_round_of_fsync_are_covered_by_one_that_began_after_their
                 scope.spawn(|| {
                     for _ in 0..2 {
                         let mine = {
-                            let mut server = server.lock().unwrap();
+                            let mut server = server.lock();
                             server.0 += 1;
                             server.0
                         };
                         let round = || {
-                            let written = server.lock().unwrap().0;
-                            let mut server = server.lock().unwrap();
+                            let written = server.lock().0;
+                            let mut server = server.lock();
                             server.1 = server.1.max(written);
                             Ok(())
                         };
                         shared.join(round, || Ok(())).unwrap();
-                        assert!(server.lock().unwrap().1 >= mine, "told by an older round");
+                        assert!(server.lock().1 >= mine, "told by an older round");
                     }
                 });
             }
