@@ -1,14 +1,11 @@
 //! Exit codes, the same everywhere, and the error that carries one to `main`.
+//!
+//! This stands below everything else: each module turns its own errors into a [`Failure`] beside their definition.
 
 use std::fmt;
 
-use crate::engine;
-use crate::fuse::MountError;
-use crate::imageio;
 use crate::logging::plain;
-use crate::remote::RemoteError;
 use crate::secret::clean;
-use crate::settings::config_file::ConfigError;
 
 /// What a whole run ended with. The numbers are a contract with scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,56 +61,6 @@ impl fmt::Display for Failure {
         // It quotes what servers, files and users say, none of which may steer a terminal.
         let line = plain(&clean(&whole));
         f.write_str(&line.split_whitespace().collect::<Vec<_>>().join(" "))
-    }
-}
-
-impl From<imageio::Error> for Failure {
-    fn from(error: imageio::Error) -> Self {
-        use imageio::Error::{CaFile, Connect, Denied, Lost, Nonsense, Resolve, Status, Trust, Url};
-        let exit = match &error {
-            Url { .. } | CaFile(_) => Exit::Usage,
-            Resolve { .. } | Connect { .. } | Trust { .. } | Lost { heard: false, .. } => Exit::Connect,
-            Denied { .. } | Status { .. } | Nonsense { .. } | Lost { .. } => Exit::Transfer,
-        };
-        Failure::new(exit, error)
-    }
-}
-
-impl From<engine::Error> for Failure {
-    fn from(error: engine::Error) -> Self {
-        use engine::Error::{CaFile, Interrupted, Login, Url};
-        let exit = match &error {
-            Url { .. } | CaFile(_) => Exit::Usage,
-            Login { .. } => Exit::Login,
-            Interrupted => Exit::Other,
-            _ => Exit::Transfer,
-        };
-        Failure::new(exit, error)
-    }
-}
-
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Self {
-        match error {
-            ConfigError::Engine(error) => error.into(),
-            error => Failure::new(Exit::Usage, error),
-        }
-    }
-}
-
-impl From<RemoteError> for Failure {
-    fn from(error: RemoteError) -> Self {
-        let exit = match &error {
-            RemoteError::Lost(_) | RemoteError::Late(_) => Exit::Connect,
-            RemoteError::Failed(_) | RemoteError::Denied(_) | RemoteError::Protocol(_) => Exit::Transfer,
-        };
-        Failure::new(exit, error)
-    }
-}
-
-impl From<MountError> for Failure {
-    fn from(error: MountError) -> Self {
-        Failure::new(Exit::Mount, error)
     }
 }
 

@@ -7,6 +7,8 @@
 
 use thiserror::Error;
 
+use crate::failure::{Exit, Failure};
+
 /// One run of bytes with the same allocation state, as the server reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Extent {
@@ -79,4 +81,14 @@ pub(crate) enum RemoteError {
     /// Anything else the server said or sent that makes no sense for the request.
     #[error("{0}")]
     Protocol(String),
+}
+
+impl From<RemoteError> for Failure {
+    fn from(error: RemoteError) -> Self {
+        let exit = match &error {
+            RemoteError::Lost(_) | RemoteError::Late(_) => Exit::Connect,
+            RemoteError::Failed(_) | RemoteError::Denied(_) | RemoteError::Protocol(_) => Exit::Transfer,
+        };
+        Failure::new(exit, error)
+    }
 }

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::failure::{Exit, Failure};
 use crate::trust::CaFileError;
 
 /// A failure of the engine, or on the way to it. Texts are one line without secrets.
@@ -133,5 +134,17 @@ impl Error {
             Error::Fault { status, message, .. } => *status == 503 || (*status >= 500 && message == NO_WORDS),
             _ => false,
         }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let exit = match &error {
+            Error::Url { .. } | Error::CaFile(_) => Exit::Usage,
+            Error::Login { .. } => Exit::Login,
+            Error::Interrupted => Exit::Other,
+            _ => Exit::Transfer,
+        };
+        Failure::new(exit, error)
     }
 }

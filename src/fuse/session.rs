@@ -19,6 +19,7 @@ use thiserror::Error;
 use super::DiskFs;
 use super::attr::{Inodes, Shape};
 use crate::disk::Disk;
+use crate::failure::{Exit, Failure};
 use crate::process::rights;
 
 /// Why a mount or unmount failed.
@@ -46,6 +47,12 @@ pub(crate) enum MountError {
         /// Reason.
         why: String,
     },
+}
+
+impl From<MountError> for Failure {
+    fn from(error: MountError) -> Self {
+        Failure::new(Exit::Mount, error)
+    }
 }
 
 /// How to mount.

@@ -5,6 +5,7 @@ use std::io;
 use thiserror::Error;
 
 use super::TicketState;
+use crate::failure::{Exit, Failure};
 use crate::remote::RemoteError;
 use crate::trust::CaFileError;
 
@@ -96,6 +97,22 @@ pub(crate) enum Error {
         /// The connection stands and no answer came in time: the request may be performed yet.
         late: bool,
     },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let exit = match &error {
+            Error::Url { .. } | Error::CaFile(_) => Exit::Usage,
+            Error::Resolve { .. }
+            | Error::Connect { .. }
+            | Error::Trust { .. }
+            | Error::Lost { heard: false, .. } => Exit::Connect,
+            Error::Denied { .. } | Error::Status { .. } | Error::Nonsense { .. } | Error::Lost { .. } => {
+                Exit::Transfer
+            }
+        };
+        Failure::new(exit, error)
+    }
 }
 
 impl From<Error> for RemoteError {

@@ -16,6 +16,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::engine::{self, Access, address};
+use crate::failure::{Exit, Failure};
 use crate::secret::{Secret, hide};
 use crate::settings::cli::EngineArgs;
 use crate::trust::Trust;
@@ -69,6 +70,15 @@ pub(crate) enum ConfigError {
     /// The engine's URL.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        match error {
+            ConfigError::Engine(error) => error.into(),
+            error => Failure::new(Exit::Usage, error),
+        }
+    }
 }
 
 /// The chosen section of the file; empty when none was chosen.
