@@ -33,7 +33,7 @@ pub(crate) enum Exit {
 #[derive(Debug)]
 pub(crate) struct Failure {
     /// The code.
-    pub exit: Exit,
+    pub(crate) exit: Exit,
     error: anyhow::Error,
 }
 

@@ -13,11 +13,11 @@ use crate::failure::{Exit, Failure};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Extent {
     /// First byte.
-    pub start: u64,
+    pub(crate) start: u64,
     /// Bytes in the run, more than 0.
-    pub length: u64,
+    pub(crate) length: u64,
     /// True when the run reads as zeros.
-    pub zero: bool,
+    pub(crate) zero: bool,
 }
 
 /// One open, authorised connection to the remote disk.

@@ -48,19 +48,19 @@ use crate::sync::{Instant, Mutex, MutexGuard};
 #[derive(Debug, Clone)]
 pub(crate) struct DiskOptions {
     /// Refuse writes.
-    pub read_only: bool,
+    pub(crate) read_only: bool,
     /// Bytes of the read cache.
-    pub cache_size: u64,
+    pub(crate) cache_size: u64,
     /// Bytes that may be answered and not flushed; with 0, a lost connection is a loss of what it carried.
-    pub journal_size: u64,
+    pub(crate) journal_size: u64,
     /// Writes are merged, and chunks fetched ahead, with requests of at most this many bytes.
-    pub request_size: u64,
+    pub(crate) request_size: u64,
     /// Send long runs of zeros as zero requests.
-    pub zero_detect: bool,
+    pub(crate) zero_detect: bool,
     /// The server can list extents.
-    pub extents: bool,
+    pub(crate) extents: bool,
     /// The server allows a connection more than the pool has.
-    pub spare_connection: bool,
+    pub(crate) spare_connection: bool,
 }
 
 /// Acknowledged bytes held at most: for each writing connection a request on its way and one that grows, and

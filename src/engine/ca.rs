@@ -20,9 +20,9 @@ const END: &str = "-----END CERTIFICATE-----";
 #[derive(Debug)]
 pub(crate) struct Certificate {
     /// The certificates, and nothing else of what was sent.
-    pub pem: String,
+    pub(crate) pem: String,
     /// SHA-256 of the DER form of each, as `openssl x509 -fingerprint -sha256` prints it.
-    pub fingerprints: Vec<String>,
+    pub(crate) fingerprints: Vec<String>,
 }
 
 /// Asks the engine at `url` for its CA; no login is needed.

@@ -26,15 +26,15 @@ const LOST_ATTEMPTS: u32 = 3;
 #[derive(Debug, Clone)]
 pub(crate) struct Disk {
     /// UUID.
-    pub id: String,
+    pub(crate) id: String,
     /// The alias; several disks may have the same.
-    pub name: String,
+    pub(crate) name: String,
     /// `ok`, `locked` or `illegal`.
-    pub status: String,
+    pub(crate) status: String,
     /// Bytes that a guest sees.
-    pub size: u64,
+    pub(crate) size: u64,
     /// The id of its storage domain.
-    pub storage_domain: Option<String>,
+    pub(crate) storage_domain: Option<String>,
 }
 
 impl Disk {
@@ -74,17 +74,17 @@ pub(crate) enum Format {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct NewDisk {
     /// The alias.
-    pub name: String,
+    pub(crate) name: String,
     /// Bytes that a guest sees.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Name of the storage domain.
-    pub storage_domain: String,
+    pub(crate) storage_domain: String,
     /// Format on the storage.
-    pub format: Format,
+    pub(crate) format: Format,
     /// All space at once.
-    pub preallocated: bool,
+    pub(crate) preallocated: bool,
     /// UUID that it shall have; one of our own otherwise.
-    pub id: Option<String>,
+    pub(crate) id: Option<String>,
 }
 
 /// Bytes of a qcow2 image of `size` bytes with every cluster allocated: what `qemu-img measure` calls fully

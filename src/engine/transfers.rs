@@ -45,32 +45,32 @@ pub(crate) enum Subject {
 #[derive(Debug, Clone)]
 pub(crate) struct Order {
     /// What.
-    pub subject: Subject,
+    pub(crate) subject: Subject,
     /// Which way.
-    pub direction: Direction,
+    pub(crate) direction: Direction,
     /// On this host, when it matters.
-    pub host: Option<String>,
+    pub(crate) host: Option<String>,
 }
 
 /// What the engine says of a transfer.
 #[derive(Debug, Clone)]
 pub(crate) struct Transfer {
     /// UUID.
-    pub id: String,
+    pub(crate) id: String,
     /// Where it stands.
-    pub phase: Phase,
+    pub(crate) phase: Phase,
     /// Which way.
-    pub direction: Direction,
+    pub(crate) direction: Direction,
     /// Straight to the host; there while the ticket is.
-    pub transfer_url: Option<String>,
+    pub(crate) transfer_url: Option<String>,
     /// Through the engine's proxy.
-    pub proxy_url: Option<String>,
+    pub(crate) proxy_url: Option<String>,
     /// The id of the host.
-    pub host: Option<String>,
+    pub(crate) host: Option<String>,
     /// The id of the disk, which the engine calls image here.
-    pub disk: Option<String>,
+    pub(crate) disk: Option<String>,
     /// Seconds without activity until it is paused.
-    pub inactivity_timeout: Option<u64>,
+    pub(crate) inactivity_timeout: Option<u64>,
 }
 
 impl Transfer {

@@ -58,13 +58,13 @@ pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Access {
     /// `https://host[:port]`.
-    pub url: String,
+    pub(crate) url: String,
     /// With its domain; it may hold more than one `@`.
-    pub username: String,
+    pub(crate) username: String,
     /// Their password.
-    pub password: Secret,
+    pub(crate) password: Secret,
     /// Whom to trust.
-    pub trust: Trust,
+    pub(crate) trust: Trust,
 }
 
 /// What a request is, as far as repeating it goes.

@@ -59,19 +59,19 @@ impl From<MountError> for Failure {
 #[derive(Debug, Clone)]
 pub(crate) struct MountOptions {
     /// File or directory.
-    pub shape: Shape,
+    pub(crate) shape: Shape,
     /// Owner of the file.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// Group of the file.
-    pub gid: u32,
+    pub(crate) gid: u32,
     /// Permission bits of the file.
-    pub mode: u16,
+    pub(crate) mode: u16,
     /// Other users may use the mount, as far as `mode` lets them.
-    pub allow_other: bool,
+    pub(crate) allow_other: bool,
     /// Shown as the source in `mount` and `df`; holds no secret.
-    pub source: String,
+    pub(crate) source: String,
     /// Further options for the kernel (`noatime`, `nosuid` ...).
-    pub extra: Vec<String>,
+    pub(crate) extra: Vec<String>,
 }
 
 /// A live mount. Dropping it detaches it.

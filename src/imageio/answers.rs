@@ -13,21 +13,21 @@ use crate::remote::Extent;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Capabilities {
     /// The server answers OPTIONS; otherwise it is from before the feature list.
-    pub options: bool,
+    pub(crate) options: bool,
     /// Writing is allowed. Read tickets offer neither PUT nor PATCH.
-    pub write: bool,
+    pub(crate) write: bool,
     /// PATCH zero.
-    pub zero: bool,
+    pub(crate) zero: bool,
     /// PATCH flush. Without it every PUT flushes by itself.
-    pub flush: bool,
+    pub(crate) flush: bool,
     /// GET .../extents.
-    pub extents: bool,
+    pub(crate) extents: bool,
     /// Path or abstract name of the server's unix socket.
-    pub unix_socket: Option<String>,
+    pub(crate) unix_socket: Option<String>,
     /// How many connections the server advises for reading.
-    pub max_readers: Option<usize>,
+    pub(crate) max_readers: Option<usize>,
     /// How many connections the server advises for writing: 1 for a file backend.
-    pub max_writers: Option<usize>,
+    pub(crate) max_writers: Option<usize>,
 }
 
 #[derive(Deserialize)]

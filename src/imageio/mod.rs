@@ -48,13 +48,13 @@ use crate::trust::Trust;
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
     /// Where, and the right to.
-    pub url: TransferUrl,
+    pub(crate) url: TransferUrl,
     /// Whom to trust at the other end.
-    pub trust: Trust,
+    pub(crate) trust: Trust,
     /// Use the server's unix socket when the server is this host.
-    pub unix_socket: bool,
+    pub(crate) unix_socket: bool,
     /// Longest silence of the server in a request.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// What became of a ticket, as its server shows it.

@@ -86,7 +86,7 @@ impl Serving {
             }
             match inbox.recv_timeout(LOOK) {
                 Err(RecvTimeoutError::Timeout) if data.is_none() => {
-                    let limit = self.settings.retry_time + self.settings.timeout + EXTRA;
+                    let limit = self.settings.disk.retry_time + self.settings.disk.timeout + EXTRA;
                     data = progress.stuck(self.answers(), limit).map(|silent| {
                         Err(DiskError::Failed(format!(
                             "gave up after {} s without any answer, with data still on its way",
@@ -148,7 +148,7 @@ impl Serving {
 
     fn left_open(&self) -> Failure {
         let id = self.held.as_ref().map(|held| held.id()).unwrap_or_default();
-        let exit = if self.settings.read_only {
+        let exit = if self.settings.disk.read_only {
             Exit::Transfer
         } else {
             Exit::DataLoss
@@ -232,11 +232,11 @@ impl Serving {
             phase: phase.to_owned(),
             host: self.image.host(),
             transport: self.image.transport().to_owned(),
-            read_only: self.settings.read_only,
+            read_only: self.settings.disk.read_only,
             disk_size: self.disk.capacity(),
             file_size: self.disk.len(),
             connections: self.pool.connections(),
-            writers: if self.settings.read_only {
+            writers: if self.settings.disk.read_only {
                 0
             } else {
                 self.pool.writers()

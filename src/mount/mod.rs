@@ -147,7 +147,7 @@ fn open_unless_interrupted(
         }
         recv(inbox) -> _ => {
             interrupted.set();
-            return Err(wait_until_taken_back(&settings.source, opened, inbox));
+            return Err(wait_until_taken_back(&settings.disk.source, opened, inbox));
         }
     };
     let directory = runtime_directory::directory()
@@ -231,7 +231,7 @@ impl Serving {
             mountpoint: self.mountpoint.path.clone(),
             pid: std::process::id(),
             created: self.mountpoint.is_made(),
-            read_only: self.settings.read_only,
+            read_only: self.settings.disk.read_only,
         };
         self.place.write_record(&record)?;
         let options = MountOptions {

@@ -29,17 +29,22 @@ pub(crate) struct Open {
 
 /// Starts the transfer if need be, connects, and checks that the transfer allows what is asked.
 pub(crate) fn open(settings: &Settings, mountpoint: &Path, interrupt: &Interrupt) -> Result<Open, Failure> {
-    let held = match &settings.source {
+    let held = match &settings.disk.source {
         Source::Transfer(_) => None,
-        Source::Engine(source) => Some(Held::acquire(source, settings.read_only, mountpoint, interrupt)?),
+        Source::Engine(source) => Some(Held::acquire(
+            source,
+            settings.disk.read_only,
+            mountpoint,
+            interrupt,
+        )?),
     };
-    let (image, first) = match (&settings.source, &held) {
+    let (image, first) = match (&settings.disk.source, &held) {
         (Source::Engine(source), Some(held)) => open_held(settings, held, source.proxy)?,
         (Source::Transfer(url), _) => Image::open(&access(settings, url.clone()))?,
         (Source::Engine(_), None) => unreachable!("acquired above"),
     };
     let can = image.capabilities().clone();
-    if !settings.read_only && !can.write {
+    if !settings.disk.read_only && !can.write {
         return Err(Failure::text(
             Exit::Transfer,
             format!(
@@ -48,15 +53,15 @@ pub(crate) fn open(settings: &Settings, mountpoint: &Path, interrupt: &Interrupt
             ),
         ));
     }
-    let readers = can.max_readers.unwrap_or(settings.connections).max(1);
-    let writers = can.max_writers.unwrap_or(settings.connections).max(1);
+    let readers = can.max_readers.unwrap_or(settings.disk.connections).max(1);
+    let writers = can.max_writers.unwrap_or(settings.disk.connections).max(1);
     // A single writer still leaves the other connections to the readers.
-    let most = if settings.read_only {
+    let most = if settings.disk.read_only {
         readers
     } else {
         readers.max(writers)
     };
-    let connections = settings.connections.min(most);
+    let connections = settings.disk.connections.min(most);
     let advice = [can.max_readers, can.max_writers];
     let most_allowed = advice.into_iter().flatten().max().unwrap_or(0);
     let image = Arc::new(image);
@@ -65,18 +70,18 @@ pub(crate) fn open(settings: &Settings, mountpoint: &Path, interrupt: &Interrupt
         Box::new(first),
         connections,
         writers,
-        settings.retry_time,
+        settings.disk.retry_time,
     )?;
     let options = DiskOptions {
-        read_only: settings.read_only,
-        cache_size: settings.cache_size,
+        read_only: settings.disk.read_only,
+        cache_size: settings.disk.cache_size,
         // Nobody is there to write again what waits in it.
-        journal_size: match settings.retry_time.is_zero() {
+        journal_size: match settings.disk.retry_time.is_zero() {
             true => 0,
-            false => settings.journal_size,
+            false => settings.disk.journal_size,
         },
         request_size: REQUEST_SIZE,
-        zero_detect: settings.zero_detect,
+        zero_detect: settings.disk.zero_detect,
         extents: can.extents,
         spare_connection: connections < most_allowed,
     };
@@ -104,9 +109,9 @@ pub(crate) fn open(settings: &Settings, mountpoint: &Path, interrupt: &Interrupt
 fn access(settings: &Settings, url: TransferUrl) -> Access {
     Access {
         url,
-        trust: settings.trust.clone(),
-        unix_socket: settings.unix_socket,
-        timeout: settings.timeout,
+        trust: settings.disk.trust.clone(),
+        unix_socket: settings.disk.unix_socket,
+        timeout: settings.disk.timeout,
     }
 }
 

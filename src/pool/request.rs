@@ -40,9 +40,9 @@ const RENEWALS: u32 = 5;
 #[must_use]
 pub(crate) struct Answered<'a> {
     /// The connection that carried it. It may be flushed, or lost, as soon as this is dropped.
-    pub lease: Lease<'a>,
+    pub(crate) lease: Lease<'a>,
     /// An earlier attempt may still be performed, until then.
-    pub doubt: Option<Doubt>,
+    pub(crate) doubt: Option<Doubt>,
 }
 
 /// Why an attempt failed.

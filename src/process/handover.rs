@@ -18,11 +18,13 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, close, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -30,7 +32,6 @@ use zeroize::Zeroizing;
 
 use super::{allocator, privacy};
 use crate::failure::{Exit, Failure};
-use crate::settings::{Settings, URL_VARIABLE};
 
 /// What the server says when the file is usable.
 const READY: &str = "ready";
@@ -46,10 +47,22 @@ pub(crate) enum Role {
     Background,
 }
 
+/// Settings that travel from one process to the next.
+pub(crate) trait Errand: Serialize + DeserializeOwned {
+    /// Environment variables that hold secrets. No later process inherits them.
+    const SECRET_VARIABLES: &'static [&'static str];
+
+    /// The argument that `ps` shows beside the program's name.
+    fn shown(&self) -> &Path;
+
+    /// Keeps the secrets in these settings out of every output of this process.
+    fn hide_secrets(&self);
+}
+
 #[derive(Serialize, Deserialize)]
-struct Handover {
+struct Handover<T> {
     role: Role,
-    settings: Settings,
+    settings: T,
 }
 
 fn failed(what: &str, error: impl std::fmt::Display) -> Failure {
@@ -57,14 +70,11 @@ fn failed(what: &str, error: impl std::fmt::Display) -> Failure {
 }
 
 /// A command that runs this program again with `settings`, and the memory file, to be kept open.
-fn again(role: Role, settings: &Settings) -> Result<(Command, OwnedFd), Failure> {
+fn again<T: Errand>(role: Role, settings: &T) -> Result<(Command, OwnedFd), Failure> {
     // No close-on-exec: the next process inherits it, under the number in its arguments.
     let memory = memfd_create(c"rhv-mount-settings", MFdFlags::empty())
         .map_err(|e| failed("cannot make a memory file", e))?;
-    let handover = Handover {
-        role,
-        settings: settings.clone(),
-    };
+    let handover = Handover { role, settings };
     let json = serde_json::to_vec(&handover)
         .map(Zeroizing::new)
         .map_err(|e| Failure::text(Exit::Usage, format!("a path is not valid UTF-8: {e}")))?;
@@ -77,21 +87,16 @@ fn again(role: Role, settings: &Settings) -> Result<(Command, OwnedFd), Failure>
     command
         .arg0("rhv-mount")
         .args(["--settings-fd", &memory.as_raw_fd().to_string()])
-        .arg(&settings.mountpoint)
-        .env_remove(URL_VARIABLE)
-        .env_remove("OVIRT_PASSWORD");
+        .arg(settings.shown());
+    for variable in T::SECRET_VARIABLES {
+        command.env_remove(variable);
+    }
     allocator::tune(&mut command);
     Ok((command, memory))
 }
 
-/// Becomes the process that acts on `settings`; returns only if that fails.
-pub(crate) fn become_clean(settings: &Settings) -> Failure {
-    let foreground = settings.foreground || !settings.command.is_empty();
-    let role = if foreground {
-        Role::Foreground
-    } else {
-        Role::Launcher
-    };
+/// Becomes the process that acts on `settings` as `role`; returns only if that fails.
+pub(crate) fn become_clean(role: Role, settings: &impl Errand) -> Failure {
     match again(role, settings) {
         Ok((mut command, _memory)) => {
             let failure = privacy::as_before(|| command.exec());
@@ -105,7 +110,7 @@ pub(crate) fn become_clean(settings: &Settings) -> Failure {
 const HANDOVER_LIMIT: u64 = 32 << 20;
 
 /// Reads what the process before left in `fd`, and closes it.
-pub(crate) fn receive(fd: i32) -> Result<(Role, Settings), Failure> {
+pub(crate) fn receive<T: Errand>(fd: i32) -> Result<(Role, T), Failure> {
     let refuse = |e: &dyn std::fmt::Display| {
         Failure::text(
             Exit::Usage,
@@ -119,16 +124,16 @@ pub(crate) fn receive(fd: i32) -> Result<(Role, Settings), Failure> {
     file.take(HANDOVER_LIMIT)
         .read_to_end(&mut json)
         .map_err(|e| refuse(&e))?;
-    let handover: Handover = serde_json::from_slice(&json).map_err(|e| refuse(&e))?;
+    let handover: Handover<T> = serde_json::from_slice(&json).map_err(|e| refuse(&e))?;
     // Nobody after us (COMMAND, fusermount3) may inherit it.
     close(fd).map_err(|e| refuse(&e))?;
-    handover.settings.source.hide_secrets();
+    handover.settings.hide_secrets();
     Ok((handover.role, handover.settings))
 }
 
 /// Starts the server in the background. Returns when it is ready; when it failed, with its exit code
 /// (it has said why).
-pub(crate) fn launch(settings: &Settings) -> Result<u8, Failure> {
+pub(crate) fn launch(settings: &impl Errand) -> Result<u8, Failure> {
     let (mut command, memory) = again(Role::Background, settings)?;
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut server = privacy::as_before(|| command.spawn())

@@ -35,9 +35,16 @@ pub fn main() -> ExitCode {
 
 fn act() -> Result<u8, Failure> {
     match Action::parse(std::env::args_os().collect())? {
-        Action::Mount(args) => Err(handover::become_clean(&Settings::gather(*args)?)),
+        Action::Mount(args) => {
+            let settings = Settings::gather(*args)?;
+            let role = match settings.foreground || !settings.command.is_empty() {
+                true => Role::Foreground,
+                false => Role::Launcher,
+            };
+            Err(handover::become_clean(role, &settings))
+        }
         Action::Continue(fd) => {
-            let (role, settings) = handover::receive(fd)?;
+            let (role, settings) = handover::receive::<Settings>(fd)?;
             match role {
                 Role::Launcher => handover::launch(&settings),
                 Role::Foreground => mount(settings, role),

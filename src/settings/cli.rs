@@ -86,7 +86,7 @@ pub(crate) enum Output {
 #[allow(missing_docs)]
 pub(crate) struct MountArgs {
     /// Directory, file, or new path
-    pub mountpoint: PathBuf,
+    pub(crate) mountpoint: PathBuf,
 
     /// Transfer URL, https://HOST:54322/images/TICKET. It is a secret and `ps` shows it for a moment: prefer
     /// the environment or a file [env: RHV_MOUNT_TRANSFER_URL]
@@ -96,102 +96,102 @@ pub(crate) struct MountArgs {
         conflicts_with = "transfer_url_file",
         help_heading = "Disk"
     )]
-    pub transfer_url: Option<String>,
+    pub(crate) transfer_url: Option<String>,
     /// File that holds the transfer URL
     #[arg(long, value_name = "PATH", help_heading = "Disk")]
-    pub transfer_url_file: Option<PathBuf>,
+    pub(crate) transfer_url_file: Option<PathBuf>,
     /// An existing disk, by name or id [env: RHV_MOUNT_DISK]
     #[arg(long, value_name = "NAME|UUID", help_heading = "Disk")]
-    pub disk: Option<String>,
+    pub(crate) disk: Option<String>,
     /// A disk snapshot, read-only [env: RHV_MOUNT_DISK_SNAPSHOT]
     #[arg(long, value_name = "UUID", help_heading = "Disk")]
-    pub disk_snapshot: Option<String>,
+    pub(crate) disk_snapshot: Option<String>,
     /// A disk to be made, removed again when the run fails; needs --size and --storage-domain
     /// [env: RHV_MOUNT_CREATE]
     #[arg(long, value_name = "NAME", help_heading = "Disk")]
-    pub create: Option<String>,
+    pub(crate) create: Option<String>,
     /// Size of the new disk [env: RHV_MOUNT_SIZE]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Disk")]
-    pub size: Option<u64>,
+    pub(crate) size: Option<u64>,
     /// Where to make it [env: RHV_MOUNT_STORAGE_DOMAIN]
     #[arg(long, value_name = "NAME", help_heading = "Disk")]
-    pub storage_domain: Option<String>,
+    pub(crate) storage_domain: Option<String>,
     /// Format of the new disk on its storage; the file is raw in any case [default: raw]
     #[arg(long, value_enum, help_heading = "Disk")]
-    pub format: Option<Format>,
+    pub(crate) format: Option<Format>,
     /// Give the new disk all its space at once
     #[arg(long, help_heading = "Disk")]
-    pub preallocated: bool,
+    pub(crate) preallocated: bool,
     /// Id of the new disk
     #[arg(long, value_name = "UUID", help_heading = "Disk")]
-    pub disk_id: Option<String>,
+    pub(crate) disk_id: Option<String>,
     /// Keep the new disk also when the run fails
     #[arg(long, help_heading = "Disk")]
-    pub keep_on_failure: bool,
+    pub(crate) keep_on_failure: bool,
     /// Do not write; works with an upload and with a download transfer
     #[arg(long, help_heading = "Disk")]
-    pub read_only: bool,
+    pub(crate) read_only: bool,
 
     /// Parsed beside the mount's own options: an optional group can't hold another one.
     #[arg(skip)]
-    pub engine: EngineArgs,
+    pub(crate) engine: EngineArgs,
     /// CA certificates to trust where imageio's CA is not the engine's, PEM [default: as for the engine]
     #[arg(long, value_name = "PATH", help_heading = "Connection")]
-    pub imageio_cafile: Option<PathBuf>,
+    pub(crate) imageio_cafile: Option<PathBuf>,
     /// Go through the engine's proxy, not straight to the host
     #[arg(long, help_heading = "Connection")]
-    pub proxy: bool,
+    pub(crate) proxy: bool,
     /// Connections to imageio, cut to what the server advises
     #[arg(long, value_name = "N", default_value = "4", help_heading = "Connection",
           value_parser = parse_connections)]
-    pub connections: usize,
+    pub(crate) connections: usize,
     /// Stay with TCP, also when the server is this host
     #[arg(long, help_heading = "Connection")]
-    pub no_unix_socket: bool,
+    pub(crate) no_unix_socket: bool,
     /// Memory for the read cache
     #[arg(long, value_name = "SIZE", default_value = "64M", help_heading = "Connection",
           value_parser = parse_size)]
-    pub cache_size: u64,
+    pub(crate) cache_size: u64,
     /// Memory for what the server has answered and not flushed: it is written again when a connection is lost
     #[arg(long, value_name = "SIZE", default_value = "256M", help_heading = "Connection",
           value_parser = parse_size)]
-    pub journal_size: u64,
+    pub(crate) journal_size: u64,
     /// How long to try again when connections are lost or the server is away; 0 gives up at once
     #[arg(long, value_name = "SECONDS", default_value = "300", help_heading = "Connection",
           value_parser = clap::value_parser!(u32).range(0..=86_400))]
-    pub retry_time: u32,
+    pub(crate) retry_time: u32,
     /// Longest silence of the server in a request; then its connection counts as lost
     #[arg(long, value_name = "SECONDS", default_value = "60", help_heading = "Connection",
           value_parser = clap::value_parser!(u32).range(1..=3600))]
-    pub timeout: u32,
+    pub(crate) timeout: u32,
     /// Send zeros in writes as they are, instead of zeroing the range
     #[arg(long, help_heading = "Connection")]
-    pub no_zero_detect: bool,
+    pub(crate) no_zero_detect: bool,
 
     /// Let other users use the mount
     #[arg(long, help_heading = "Mount")]
-    pub allow_other: bool,
+    pub(crate) allow_other: bool,
     /// Owner of the file [default: you]
     #[arg(long, help_heading = "Mount")]
-    pub uid: Option<u32>,
+    pub(crate) uid: Option<u32>,
     /// Group of the file [default: yours]
     #[arg(long, help_heading = "Mount")]
-    pub gid: Option<u32>,
+    pub(crate) gid: Option<u32>,
     /// Permissions of the file, octal [default: 600, 400 with --read-only]
     #[arg(long, value_parser = parse_mode, help_heading = "Mount")]
-    pub mode: Option<u16>,
+    pub(crate) mode: Option<u16>,
     /// Name of the file when MOUNTPOINT is a directory
     #[arg(long, value_name = "NAME", default_value = "disk", help_heading = "Mount")]
-    pub file_name: String,
+    pub(crate) file_name: String,
     /// Mount over a directory that is not empty
     #[arg(long, hide = true)]
-    pub nonempty: bool,
+    pub(crate) nonempty: bool,
     /// A flag for the kernel
     #[arg(long, hide = true)]
-    pub kernel_option: Vec<String>,
+    pub(crate) kernel_option: Vec<String>,
     /// Stay in the foreground
     #[arg(short, long, help_heading = "Mount")]
-    pub foreground: bool,
+    pub(crate) foreground: bool,
     /// Options as mount(8) writes them, separated by commas: ro, allow_other, uid=N, noatime, or any long
     /// option of ours without its dashes
     #[arg(short = 'o', value_name = "OPTIONS", help_heading = "Mount")]
@@ -200,17 +200,17 @@ pub(crate) struct MountArgs {
     /// off, error, warn, info, debug or trace [default: warn]
     #[arg(long, value_name = "LEVEL", help_heading = "Output",
           value_parser = ["off", "error", "warn", "warning", "info", "debug", "trace"])]
-    pub log_level: Option<String>,
+    pub(crate) log_level: Option<String>,
     /// Log to a file instead of stderr
     #[arg(long, value_name = "PATH", help_heading = "Output")]
-    pub log_file: Option<PathBuf>,
+    pub(crate) log_file: Option<PathBuf>,
     /// At the end, print what each connection did
     #[arg(long, help_heading = "Output")]
-    pub stats: bool,
+    pub(crate) stats: bool,
 
     /// What to run on the file
     #[arg(last = true, value_name = "COMMAND")]
-    pub command: Vec<OsString>,
+    pub(crate) command: Vec<OsString>,
 }
 
 /// Where the engine is and who we are, as `ovirt-img` names it.
@@ -219,22 +219,22 @@ pub(crate) struct MountArgs {
 pub(crate) struct EngineArgs {
     /// The engine, https://ENGINE[/ovirt-engine/api] [env: OVIRT_URL]
     #[arg(long, value_name = "URL", help_heading = "Engine")]
-    pub engine_url: Option<String>,
+    pub(crate) engine_url: Option<String>,
     /// With its domain, as in admin@internal [env: OVIRT_USERNAME]
     #[arg(long, value_name = "NAME", help_heading = "Engine")]
-    pub username: Option<String>,
+    pub(crate) username: Option<String>,
     /// File that holds the password, readable by you alone [env: OVIRT_PASSWORD, the password itself]
     #[arg(long, value_name = "PATH", help_heading = "Engine")]
-    pub password_file: Option<PathBuf>,
+    pub(crate) password_file: Option<PathBuf>,
     /// CA certificates to trust, PEM [env: OVIRT_CAFILE] [default: those of the system]
     #[arg(long, value_name = "PATH", help_heading = "Engine")]
-    pub cafile: Option<PathBuf>,
+    pub(crate) cafile: Option<PathBuf>,
     /// Do not verify certificates [env: OVIRT_INSECURE]
     #[arg(long, help_heading = "Engine")]
-    pub insecure: bool,
+    pub(crate) insecure: bool,
     /// Section of ~/.config/ovirt-img.conf that has what is not given here
     #[arg(short, long, value_name = "SECTION", help_heading = "Engine")]
-    pub config: Option<String>,
+    pub(crate) config: Option<String>,
 }
 
 /// What `recover` is asked to do.
@@ -242,15 +242,15 @@ pub(crate) struct EngineArgs {
 #[allow(missing_docs)]
 pub(crate) struct RecoverArgs {
     /// Only this mount
-    pub mountpoint: Option<PathBuf>,
+    pub(crate) mountpoint: Option<PathBuf>,
     /// Make what arrived final; no disk is ever removed by it [default]
     #[arg(long, conflicts_with = "cancel")]
-    pub finalize: bool,
+    pub(crate) finalize: bool,
     /// Throw away what arrived, with a disk that was made for it; a disk that was there before is refused
     #[arg(long)]
-    pub cancel: bool,
+    pub(crate) cancel: bool,
     #[command(flatten)]
-    pub engine: EngineArgs,
+    pub(crate) engine: EngineArgs,
 }
 
 /// What the user asked for.

@@ -18,6 +18,7 @@ use self::config_file::{Section, engine_access, trust, variable};
 use crate::engine::{Access, Format, NewDisk, is_uuid};
 use crate::failure::{Exit, Failure};
 use crate::imageio::TransferUrl;
+use crate::process::handover::Errand;
 use crate::secret::hide;
 use crate::trust::Trust;
 
@@ -37,13 +38,13 @@ pub(crate) enum Source {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct EngineSource {
     /// Which engine.
-    pub access: Access,
+    pub(crate) access: Access,
     /// Which disk.
-    pub wanted: Wanted,
+    pub(crate) wanted: Wanted,
     /// Through the engine's proxy.
-    pub proxy: bool,
+    pub(crate) proxy: bool,
     /// Keep a disk that was made here also when the run fails.
-    pub keep_on_failure: bool,
+    pub(crate) keep_on_failure: bool,
 }
 
 /// A disk as its user names it.
@@ -57,55 +58,62 @@ pub(crate) enum Wanted {
     New(NewDisk),
 }
 
+/// How one disk is opened, with or without a mount.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DiskSettings {
+    /// Which disk.
+    pub(crate) source: Source,
+    /// Whom to trust as imageio.
+    pub(crate) trust: Trust,
+    /// Refuse writes.
+    pub(crate) read_only: bool,
+    /// Wanted connections.
+    pub(crate) connections: usize,
+    /// Use the server's unix socket when it is on this host.
+    pub(crate) unix_socket: bool,
+    /// Read cache, bytes.
+    pub(crate) cache_size: u64,
+    /// What may be answered and not flushed, bytes.
+    pub(crate) journal_size: u64,
+    /// How long to try again when the server is away.
+    pub(crate) retry_time: Duration,
+    /// Longest silence of the server in a request.
+    pub(crate) timeout: Duration,
+    /// Send long zeros as zero requests.
+    pub(crate) zero_detect: bool,
+}
+
 /// A whole mount.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Settings {
     /// Absolute.
-    pub mountpoint: PathBuf,
-    /// Which disk.
-    pub source: Source,
-    /// Whom to trust as imageio.
-    pub trust: Trust,
-    /// Refuse writes.
-    pub read_only: bool,
-    /// Wanted connections.
-    pub connections: usize,
-    /// Use the server's unix socket when it is on this host.
-    pub unix_socket: bool,
-    /// Read cache, bytes.
-    pub cache_size: u64,
-    /// What may be answered and not flushed, bytes.
-    pub journal_size: u64,
-    /// How long to try again when the server is away.
-    pub retry_time: Duration,
-    /// Longest silence of the server in a request.
-    pub timeout: Duration,
-    /// Send long zeros as zero requests.
-    pub zero_detect: bool,
+    pub(crate) mountpoint: PathBuf,
+    /// The disk to show there.
+    pub(crate) disk: DiskSettings,
     /// Other users may use the mount.
-    pub allow_other: bool,
+    pub(crate) allow_other: bool,
     /// Owner of the file.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// Group of the file.
-    pub gid: u32,
+    pub(crate) gid: u32,
     /// Permission bits of the file; by default the owner may read, and write what can be written.
-    pub mode: u16,
+    pub(crate) mode: u16,
     /// Name of the file in the directory form.
-    pub file_name: OsString,
+    pub(crate) file_name: OsString,
     /// Mount over a directory that has something in it.
-    pub nonempty: bool,
+    pub(crate) nonempty: bool,
     /// Options for the kernel.
-    pub kernel_options: Vec<String>,
+    pub(crate) kernel_options: Vec<String>,
     /// Stay in the foreground.
-    pub foreground: bool,
+    pub(crate) foreground: bool,
     /// What to run on the mounted file; empty for nothing.
-    pub command: Vec<OsString>,
+    pub(crate) command: Vec<OsString>,
     /// `off` to `trace`.
-    pub log_level: String,
+    pub(crate) log_level: String,
     /// Where to log; stderr otherwise.
-    pub log_file: Option<PathBuf>,
+    pub(crate) log_file: Option<PathBuf>,
     /// Print what each connection did.
-    pub stats: bool,
+    pub(crate) stats: bool,
 }
 
 impl Settings {
@@ -131,16 +139,18 @@ impl Settings {
             .or_else(|| section.get("log_file").map(PathBuf::from));
         Ok(Settings {
             mountpoint: absolute(&args.mountpoint)?,
-            source,
-            trust,
-            read_only,
-            connections: args.connections,
-            unix_socket: !args.no_unix_socket,
-            cache_size: args.cache_size,
-            journal_size: args.journal_size,
-            retry_time: Duration::from_secs(args.retry_time.into()),
-            timeout: Duration::from_secs(args.timeout.into()),
-            zero_detect: !args.no_zero_detect,
+            disk: DiskSettings {
+                source,
+                trust,
+                read_only,
+                connections: args.connections,
+                unix_socket: !args.no_unix_socket,
+                cache_size: args.cache_size,
+                journal_size: args.journal_size,
+                retry_time: Duration::from_secs(args.retry_time.into()),
+                timeout: Duration::from_secs(args.timeout.into()),
+                zero_detect: !args.no_zero_detect,
+            },
             allow_other: args.allow_other,
             uid: args.uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
             gid: args.gid.unwrap_or_else(|| nix::unistd::getegid().as_raw()),
@@ -292,10 +302,15 @@ fn new_disk(name: String, args: &MountArgs, section: &Section) -> Result<NewDisk
     })
 }
 
-impl Source {
-    /// Keeps the secrets in it out of every output of this process.
-    pub(crate) fn hide_secrets(&self) {
-        match self {
+impl Errand for Settings {
+    const SECRET_VARIABLES: &'static [&'static str] = &[URL_VARIABLE, "OVIRT_PASSWORD"];
+
+    fn shown(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    fn hide_secrets(&self) {
+        match &self.disk.source {
             Source::Transfer(url) => hide(url.ticket()),
             Source::Engine(source) => hide(source.access.password.expose()),
         }
