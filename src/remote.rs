@@ -60,6 +60,17 @@ pub(crate) trait Dial: Send + Sync {
     }
 }
 
+/// What a refusal says about the ticket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Denial {
+    /// The server does not know it: the server has restarted, or the ticket was taken away.
+    UnknownTicket,
+    /// The server refuses it otherwise: it has expired, or was cancelled.
+    EndedTicket,
+    /// The ticket is good and does not allow this request.
+    Forbidden,
+}
+
 /// Why a request failed, in the classes that decide what may be done next. Each text is whole:
 /// it names the request, the range, the host and what the server said, and never the ticket.
 #[derive(Debug, Clone, Error)]
@@ -75,9 +86,13 @@ pub(crate) enum RemoteError {
     /// such an answer the connection may be poisoned (an NBD backend that went away stays away).
     #[error("{0}")]
     Failed(String),
-    /// The ticket is gone, expired, cancelled or forbids this (403). Never repeated.
+    /// Nobody listens at the server's address, on a host that is up: nothing was sent. The server may have
+    /// come back in another place.
     #[error("{0}")]
-    Denied(String),
+    Unreachable(String),
+    /// The server refuses the ticket (403). The request is repeated only with a new right, see [`Dial::renew`].
+    #[error("{1}")]
+    Denied(Denial, String),
     /// Anything else the server said or sent that makes no sense for the request.
     #[error("{0}")]
     Protocol(String),
@@ -86,8 +101,8 @@ pub(crate) enum RemoteError {
 impl From<RemoteError> for Failure {
     fn from(error: RemoteError) -> Self {
         let exit = match &error {
-            RemoteError::Lost(_) | RemoteError::Late(_) => Exit::Connect,
-            RemoteError::Failed(_) | RemoteError::Denied(_) | RemoteError::Protocol(_) => Exit::Transfer,
+            RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Late(_) => Exit::Connect,
+            RemoteError::Failed(_) | RemoteError::Denied(..) | RemoteError::Protocol(_) => Exit::Transfer,
         };
         Failure::new(exit, error)
     }

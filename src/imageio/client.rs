@@ -18,7 +18,7 @@ use super::answers::{Capabilities, read_extents};
 use super::error::{Broken, Error};
 use super::transport::{NoResolver, OneShot, Permit};
 use crate::logging::plain;
-use crate::remote::{Extent, Remote, RemoteError};
+use crate::remote::{Denial, Extent, Remote, RemoteError};
 use crate::secret::clean;
 
 /// Longest error text read from a server, bytes.
@@ -322,6 +322,12 @@ impl Client {
                 message,
             };
         }
+        // The words are those of imageio's auth.py.
+        let denial = match &message {
+            words if words.contains("No such ticket") => Denial::UnknownTicket,
+            words if words.contains("forbids") => Denial::Forbidden,
+            _ => Denial::EndedTicket,
+        };
         let remedy = match message.contains("forbids write") {
             true => "the ticket is read-only: mount with --read-only, or start an upload transfer",
             false => "the transfer has ended, expired or never was: start a new one and take its URL",
@@ -329,6 +335,7 @@ impl Client {
         Error::Denied {
             what,
             host,
+            denial,
             message,
             remedy,
         }
@@ -372,9 +379,10 @@ impl Client {
                     host,
                     why: why.clone(),
                 },
-                Some(Broken::Connect(why)) => Error::Connect {
+                Some(broken @ (Broken::Connect(why) | Broken::Refused(why))) => Error::Connect {
                     host,
                     why: why.clone(),
+                    refused: matches!(broken, Broken::Refused(_)),
                 },
                 Some(Broken::Trust(why)) => Error::Trust {
                     host,

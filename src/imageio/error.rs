@@ -4,9 +4,8 @@ use std::io;
 
 use thiserror::Error;
 
-use super::TicketState;
 use crate::failure::{Exit, Failure};
-use crate::remote::RemoteError;
+use crate::remote::{Denial, RemoteError};
 use crate::trust::CaFileError;
 
 /// A failure on the wire. Texts name the request, the host and what the server said; a ticket is
@@ -37,6 +36,8 @@ pub(crate) enum Error {
         host: String,
         /// Reason of the system.
         why: String,
+        /// The host is up, and nobody listens there.
+        refused: bool,
     },
     /// The TLS handshake failed because the certificate isn't trusted.
     #[error(
@@ -56,6 +57,8 @@ pub(crate) enum Error {
         what: String,
         /// `scheme://host:port`.
         host: String,
+        /// What the refusal says about the ticket.
+        denial: Denial,
         /// The server's words.
         message: String,
         /// What to do.
@@ -120,29 +123,18 @@ impl From<Error> for RemoteError {
         let text = error.to_string();
         match error {
             Error::Lost { late: true, .. } => RemoteError::Late(text),
+            Error::Connect { refused: true, .. } => RemoteError::Unreachable(text),
             Error::Lost { .. } | Error::Connect { .. } | Error::Resolve { .. } => RemoteError::Lost(text),
             // A gateway's: the server behind it was silent.
             Error::Status { status: 504, .. } => RemoteError::Late(text),
             Error::Status { status: 500.., .. } => RemoteError::Failed(text),
-            Error::Denied { .. } => RemoteError::Denied(text),
+            Error::Denied { denial, .. } => RemoteError::Denied(denial, text),
             Error::Status { .. }
             | Error::Nonsense { .. }
             | Error::Trust { .. }
             | Error::Url { .. }
             | Error::CaFile(_) => RemoteError::Protocol(text),
         }
-    }
-}
-
-/// What `error` tells of the ticket, if that may be a reason for another one. The words are those of imageio's auth.py and of
-/// the kernel.
-pub(super) fn ticket_state(error: &RemoteError) -> Option<TicketState> {
-    match error {
-        RemoteError::Denied(text) if text.contains("No such ticket") => Some(TicketState::Unknown),
-        RemoteError::Denied(text) if text.contains("forbids") => None,
-        RemoteError::Denied(_) => Some(TicketState::Refused),
-        RemoteError::Lost(text) if text.contains("Connection refused") => Some(TicketState::NobodyThere),
-        _ => None,
     }
 }
 
@@ -154,10 +146,23 @@ pub(super) enum Broken {
     Resolve(String),
     #[error("{0}")]
     Connect(String),
+    /// The host is up, and nobody listens at the port.
+    #[error("{0}")]
+    Refused(String),
     #[error("{0}")]
     Trust(String),
     #[error("more than {0} bytes in answer to one request")]
     Endless(u64),
+}
+
+impl Broken {
+    /// No connection, for a reason of the system's.
+    pub(super) fn connect(error: &io::Error) -> Broken {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Broken::Refused(error.to_string()),
+            _ => Broken::Connect(error.to_string()),
+        }
+    }
 }
 
 impl From<Broken> for io::Error {

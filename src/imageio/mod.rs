@@ -41,7 +41,7 @@ use self::local::Local;
 use self::socket::Route;
 use self::transport::{OneShot, Permit};
 pub(crate) use self::url::TransferUrl;
-use crate::remote::{Dial, Remote, RemoteError};
+use crate::remote::{Denial, Dial, Remote, RemoteError};
 use crate::trust::Trust;
 
 /// How to reach an image.
@@ -246,8 +246,15 @@ impl Dial for Image {
         let Some(renewal) = self.renewal.get() else {
             return false;
         };
-        let Some(state) = error::ticket_state(why) else {
-            return false;
+        let state = match why {
+            RemoteError::Denied(Denial::UnknownTicket, _) => TicketState::Unknown,
+            RemoteError::Denied(Denial::EndedTicket, _) => TicketState::Refused,
+            RemoteError::Unreachable(_) => TicketState::NobodyThere,
+            RemoteError::Denied(Denial::Forbidden, _)
+            | RemoteError::Lost(_)
+            | RemoteError::Late(_)
+            | RemoteError::Failed(_)
+            | RemoteError::Protocol(_) => return false,
         };
         let asked = Instant::now();
         let mut failed = self.renewing.lock();

@@ -49,8 +49,7 @@ impl Socket {
         let socket = match route {
             Route::Tcp { host, port } => Socket::Tcp(connect_tcp(host, *port, timeout)?),
             Route::Unix(local) => {
-                let (stream, owner) =
-                    connect_unix(&local.name).map_err(|e| Broken::Connect(e.to_string()))?;
+                let (stream, owner) = connect_unix(&local.name).map_err(|e| Broken::connect(&e))?;
                 if owner != local.owner {
                     return Err(Broken::Connect("somebody else listens there now".to_owned()));
                 }
@@ -61,7 +60,7 @@ impl Socket {
         };
         socket
             .set_timeouts(CONNECT_TIMEOUT, timeout)
-            .map_err(|e| Broken::Connect(e.to_string()))?;
+            .map_err(|e| Broken::connect(&e))?;
         Ok(socket)
     }
 
@@ -153,17 +152,17 @@ fn connect_tcp(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, Br
         .to_socket_addrs()
         .map_err(|e| Broken::Resolve(e.to_string()))?
         .collect();
-    let mut last = "it has no address".to_owned();
+    let mut last = io::Error::other("it has no address");
     for address in addresses {
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(stream) => {
-                notice_dead_peers(&stream, timeout).map_err(|e| Broken::Connect(e.to_string()))?;
+                notice_dead_peers(&stream, timeout).map_err(|e| Broken::connect(&e))?;
                 return Ok(stream);
             }
-            Err(e) => last = e.to_string(),
+            Err(e) => last = e,
         }
     }
-    Err(Broken::Connect(last))
+    Err(Broken::connect(&last))
 }
 
 /// A host that lost its power answers nothing, not even with a reset: the kernel asks, and gives up.

@@ -306,7 +306,7 @@ impl Pool {
 
     fn note_outage<T>(&self, result: &Result<T, RemoteError>) {
         match result {
-            Err(RemoteError::Lost(_) | RemoteError::Late(_)) => {
+            Err(RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Late(_)) => {
                 lock(&self.outage).get_or_insert_with(Instant::now);
             }
             // Whatever was said, there is somebody who says it.

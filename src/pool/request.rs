@@ -200,8 +200,10 @@ impl Lease<'_> {
         let attempt = result.as_ref().err()?;
         let tells = match attempt.error {
             RemoteError::Failed(_) => true,
-            RemoteError::Lost(_) | RemoteError::Late(_) => attempt.at_work.is_some(),
-            RemoteError::Denied(_) | RemoteError::Protocol(_) => false,
+            RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Late(_) => {
+                attempt.at_work.is_some()
+            }
+            RemoteError::Denied(..) | RemoteError::Protocol(_) => false,
         };
         tells.then(|| attempt.error.to_string())
     }
@@ -220,13 +222,13 @@ impl Lease<'_> {
         };
         let matters = self.seat().unflushed || matches!(error, RemoteError::Failed(_));
         let since = matters.then(|| self.pool.flush_failed(&error));
-        let renewed = matches!(error, RemoteError::Denied(_))
+        let renewed = matches!(error, RemoteError::Denied(..))
             && self.pool.has_journal()
             && self.pool.dial.renew(epoch, &error);
         let may_be_repaired = match &error {
-            RemoteError::Lost(_) | RemoteError::Late(_) => true,
+            RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Late(_) => true,
             RemoteError::Failed(_) => self.pool.has_journal(),
-            RemoteError::Denied(_) => renewed,
+            RemoteError::Denied(..) => renewed,
             RemoteError::Protocol(_) => false,
         };
         let hopeless = since.is_some_and(|since| is_hopeless(&error, since, self.pool.retry_time));
@@ -284,7 +286,10 @@ impl Lease<'_> {
             let renewable = self.pool.has_journal() || kind != Kind::Change && !self.seat().unflushed;
             match error {
                 RemoteError::Failed(_) if kind != Kind::Change => self.leave_behind(&error),
-                RemoteError::Lost(_) | RemoteError::Late(_) | RemoteError::Failed(_) => {
+                RemoteError::Lost(_)
+                | RemoteError::Unreachable(_)
+                | RemoteError::Late(_)
+                | RemoteError::Failed(_) => {
                     self.give_up_connection(&error.to_string());
                     // Where it was may be nothing any more, and its image be served elsewhere.
                     let away = !matches!(error, RemoteError::Failed(_)) && retry.is_long();
@@ -293,7 +298,7 @@ impl Lease<'_> {
                         continue;
                     }
                 }
-                RemoteError::Denied(_)
+                RemoteError::Denied(..)
                     if renewals < RENEWALS && renewable && self.pool.dial.renew(epoch, &error) =>
                 {
                     renewals += 1;
@@ -301,7 +306,7 @@ impl Lease<'_> {
                     self.give_up_connection(&error.to_string());
                     continue;
                 }
-                RemoteError::Denied(_) | RemoteError::Protocol(_) => {}
+                RemoteError::Denied(..) | RemoteError::Protocol(_) => {}
             }
             if kind == Kind::Change {
                 self.pool.check_loss()?;

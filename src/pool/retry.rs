@@ -63,8 +63,10 @@ impl Doubt {
         match error {
             RemoteError::Late(_) => Some(Doubt::Forever),
             // A 5xx may be a proxy's, which has lost the server.
-            RemoteError::Lost(_) | RemoteError::Failed(_) => Some(Doubt::until_a_request_of(ago)),
-            RemoteError::Denied(_) | RemoteError::Protocol(_) => None,
+            RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Failed(_) => {
+                Some(Doubt::until_a_request_of(ago))
+            }
+            RemoteError::Denied(..) | RemoteError::Protocol(_) => None,
         }
     }
 
@@ -130,13 +132,15 @@ impl Retry {
         let few = self.attempts < ATTEMPTS;
         let within = |time: Duration| since.elapsed() + self.pause <= time;
         let on = match (&error, self.kind) {
-            (RemoteError::Denied(_) | RemoteError::Protocol(_), _) => false,
+            (RemoteError::Denied(..) | RemoteError::Protocol(_), _) => false,
             (RemoteError::Late(_), Kind::Walk) => false,
             (RemoteError::Failed(_), Kind::Read | Kind::Walk) => few,
             (RemoteError::Failed(_), Kind::Change) => within(self.time.min(STORAGE_TIME)),
             // Without time to retry, a request without an answer is repeated only where that can do no harm.
             (RemoteError::Late(_), Kind::Change) => within(self.time),
-            (RemoteError::Lost(_) | RemoteError::Late(_), _) => few || within(self.time),
+            (RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Late(_), _) => {
+                few || within(self.time)
+            }
         };
         if !on {
             return Err(error);

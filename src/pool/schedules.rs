@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::remote::Extent;
+use crate::remote::{Denial, Extent};
 use crate::sync::schedules::explore;
 use crate::sync::thread::yield_now;
 
@@ -37,7 +37,10 @@ impl Connection {
     fn request(&self, perform: impl FnOnce(&mut Book)) -> Result<(), RemoteError> {
         let mut book = self.server.book();
         if book.ended.is_some_and(|ended| self.epoch <= ended) {
-            return Err(RemoteError::Denied("the right has ended".into()));
+            return Err(RemoteError::Denied(
+                Denial::EndedTicket,
+                "the right has ended".into(),
+            ));
         }
         perform(&mut book);
         Ok(())

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicIsize, AtomicUsize};
 use std::sync::mpsc::channel;
 
 use super::*;
-use crate::remote::Extent;
+use crate::remote::{Denial, Extent};
 
 /// A remote whose n-th request fails as told; it counts flushes.
 #[derive(Default)]
@@ -263,7 +263,9 @@ fn a_failed_write_and_a_denied_read_are_not_repeated() {
     let (fake, pool) = pool(1, 1);
     fake.next.lock().push_back(RemoteError::Failed("500".into()));
     assert!(pool.write(0, &[b"x"]).is_err());
-    fake.next.lock().push_back(RemoteError::Denied("403".into()));
+    fake.next
+        .lock()
+        .push_back(RemoteError::Denied(Denial::EndedTicket, "403".into()));
     assert!(pool.read(0, &mut [&mut [0; 4]]).is_err());
     assert!(fake.next.lock().is_empty());
 }
@@ -271,7 +273,7 @@ fn a_failed_write_and_a_denied_read_are_not_repeated() {
 #[test]
 fn a_denied_read_is_repeated_with_a_new_right_and_without_a_journal_a_denied_write_never() {
     let (fake, pool) = pool(1, 1);
-    let denied = || RemoteError::Denied("403".into());
+    let denied = || RemoteError::Denied(Denial::EndedTicket, "403".into());
     fake.renewals.store(9, Ordering::Relaxed);
     fake.next.lock().push_back(denied());
     pool.read(0, &mut [&mut [0; 4]]).unwrap();

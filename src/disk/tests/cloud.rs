@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::remote::{Dial, Extent, Remote, RemoteError};
+use crate::remote::{Denial, Dial, Extent, Remote, RemoteError};
 use crate::sync::Instant;
 
 /// Little where thousands of servers are made, each for a few steps.
@@ -160,7 +160,10 @@ impl Dial for Cloud {
     fn dial(&self) -> Result<Box<dyn Remote>, RemoteError> {
         let server = self.server();
         if server.ended == Some(server.epoch) {
-            return Err(RemoteError::Denied("the ticket has ended".into()));
+            return Err(RemoteError::Denied(
+                Denial::EndedTicket,
+                "the ticket has ended".into(),
+            ));
         }
         Ok(Box::new(Connection {
             server: self.server.clone(),
@@ -205,7 +208,10 @@ impl Connection {
             return Err(RemoteError::Lost("the connection broke".into()));
         }
         if server.ended.is_some_and(|ended| self.epoch <= ended) {
-            return Err(RemoteError::Denied("the ticket has ended".into()));
+            return Err(RemoteError::Denied(
+                Denial::EndedTicket,
+                "the ticket has ended".into(),
+            ));
         }
         self.requests += 1;
         if server.lifetime.is_some_and(|most| self.requests > most) {
@@ -252,7 +258,7 @@ impl Connection {
             Fault::Late | Fault::LateLater => RemoteError::Late("silence".into()),
             Fault::Denied => {
                 server.ended = Some(self.epoch);
-                RemoteError::Denied("403".into())
+                RemoteError::Denied(Denial::EndedTicket, "403".into())
             }
             Fault::Nonsense => RemoteError::Protocol("418".into()),
             #[cfg(not(feature = "shuttle"))]
