@@ -7,8 +7,8 @@ use std::fmt;
 use crate::logging::plain;
 use crate::secret::clean;
 
-/// What a whole run ended with. The numbers are a contract with scripts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a whole run ended with. The numbers are a contract with scripts; the larger one is the worse one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Exit {
     /// Everything acknowledged is on the remote storage.

@@ -27,6 +27,7 @@ pub mod fuzzing;
 mod imageio;
 mod logging;
 mod mount;
+mod open_disk;
 mod pool;
 mod process;
 mod remote;

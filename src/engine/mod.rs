@@ -34,7 +34,7 @@ pub(crate) use self::ca::certificate;
 pub(crate) use self::disks::{Format, NewDisk, is_uuid};
 pub(crate) use self::error::Error;
 pub(crate) use self::hosts::this_hardware;
-pub(crate) use self::patience::Interrupt;
+pub(crate) use self::patience::{Interrupt, Patience};
 pub(crate) use self::phase::{Direction, Phase};
 pub(crate) use self::transfers::{Order, Subject, Transfer};
 pub(crate) use self::wire::{Access, Engine, random_id};

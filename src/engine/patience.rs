@@ -50,14 +50,14 @@ impl Interrupt {
 }
 
 /// One wait.
-pub(super) struct Patience<'a> {
+pub(crate) struct Patience<'a> {
     interrupt: &'a Interrupt,
     began: Instant,
     limit: Duration,
 }
 
 impl<'a> Patience<'a> {
-    pub(super) fn new(limit: Duration, interrupt: &'a Interrupt) -> Self {
+    pub(crate) fn new(limit: Duration, interrupt: &'a Interrupt) -> Self {
         Patience {
             interrupt,
             began: Instant::now(),
@@ -65,12 +65,12 @@ impl<'a> Patience<'a> {
         }
     }
 
-    pub(super) fn waited(&self) -> Duration {
+    pub(crate) fn waited(&self) -> Duration {
         self.began.elapsed()
     }
 
     /// Sleeps until the next look; false when the limit is reached.
-    pub(super) fn pause(&mut self) -> Result<bool, Error> {
+    pub(crate) fn pause(&mut self) -> Result<bool, Error> {
         let left = self.limit.saturating_sub(self.began.elapsed());
         if left.is_zero() {
             return Ok(false);

@@ -1,33 +1,43 @@
-//! The inode table: one file, alone as the root or in a directory of its own. Mode, owner and times live in
-//! memory, so that `cp -p`, `touch` and `rsync` have nothing to complain about.
+//! The inode table: one file that is the root itself, or a directory of files, one for each disk. Mode, owner and
+//! times live in memory, so that `cp -p`, `touch` and `rsync` have nothing to complain about.
 
 use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 use parking_lot::Mutex;
+
+use crate::disk::Disk;
 
 /// Reported as `st_blksize`. `cp` and `cat` write in units of it, and 1 MiB is also the kernel's largest
 /// request: 341 against 56 MiB/s for `cp` at 2 ms a request.
 const BLOCK_SIZE: u32 = 1 << 20;
 
 /// How the mount looks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub(crate) enum Tree {
     /// The root is the file.
-    File,
-    /// The root is a directory that holds the file under this name.
-    Directory(OsString),
+    File(Arc<Disk>),
+    /// The root is a directory that holds a file for each disk, under its name.
+    Directory(Vec<(OsString, Arc<Disk>)>),
 }
 
-/// Which of the two inodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Node {
+/// One inode.
+#[derive(Clone, Copy)]
+pub(super) enum Node<'a> {
     Directory,
-    Disk,
+    File(&'a File),
 }
 
-#[derive(Debug)]
+/// One file and what can be changed about it.
+pub(super) struct File {
+    ino: INodeNo,
+    name: OsString,
+    pub(super) disk: Arc<Disk>,
+    attributes: Mutex<Changeable>,
+}
+
+#[derive(Debug, Clone)]
 struct Changeable {
     mode: u16,
     uid: u32,
@@ -47,17 +57,18 @@ pub(super) struct Change {
     pub(super) mtime: Option<TimeOrNow>,
 }
 
-#[derive(Debug)]
+/// See the head of this file.
 pub(super) struct Inodes {
-    shape: Shape,
-    mounted: SystemTime,
-    disk: Mutex<Changeable>,
+    /// The owner and the mode of a directory, which nobody can change.
+    root: Changeable,
+    root_is_file: bool,
+    files: Vec<File>,
 }
 
 impl Inodes {
-    pub(super) fn new(shape: Shape, mode: u16, uid: u32, gid: u32) -> Self {
+    pub(super) fn new(tree: Tree, mode: u16, uid: u32, gid: u32) -> Self {
         let now = SystemTime::now();
-        let disk = Changeable {
+        let root = Changeable {
             mode,
             uid,
             gid,
@@ -65,75 +76,103 @@ impl Inodes {
             mtime: now,
             ctime: now,
         };
+        let file = |ino, name, disk| File {
+            ino: INodeNo(ino),
+            name,
+            disk,
+            attributes: Mutex::new(root.clone()),
+        };
+        let (root_is_file, files) = match tree {
+            Tree::File(disk) => (true, vec![file(1, OsString::new(), disk)]),
+            Tree::Directory(files) => {
+                let files = (2..).zip(files);
+                (
+                    false,
+                    files.map(|(ino, (name, disk))| file(ino, name, disk)).collect(),
+                )
+            }
+        };
         Inodes {
-            shape,
-            mounted: now,
-            disk: Mutex::new(disk),
+            root,
+            root_is_file,
+            files,
         }
     }
 
-    pub(super) fn node(&self, ino: INodeNo) -> Option<Node> {
-        match (&self.shape, ino.0) {
-            (Shape::File, 1) | (Shape::Directory(_), 2) => Some(Node::Disk),
-            (Shape::Directory(_), 1) => Some(Node::Directory),
-            _ => None,
+    pub(super) fn node(&self, ino: INodeNo) -> Option<Node<'_>> {
+        match ino.0 {
+            1 if !self.root_is_file => Some(Node::Directory),
+            _ => self.files.iter().find(|file| file.ino == ino).map(Node::File),
         }
     }
 
-    pub(super) fn is_file_name(&self, name: &OsStr) -> bool {
-        matches!(&self.shape, Shape::Directory(file) if file == name)
+    /// The file with this name in the directory.
+    pub(super) fn file_named(&self, name: &OsStr) -> Option<&File> {
+        self.files.iter().find(|file| file.name == name)
+    }
+
+    /// Every file of the mount.
+    pub(super) fn files(&self) -> &[File] {
+        &self.files
     }
 
     /// Entries of the directory in order.
     pub(super) fn entries(&self) -> Vec<(INodeNo, FileType, OsString)> {
-        let dir = |name: &str| (INodeNo(1), FileType::Directory, OsString::from(name));
-        match &self.shape {
-            Shape::File => Vec::new(),
-            Shape::Directory(file) => {
-                vec![
-                    dir("."),
-                    dir(".."),
-                    (INodeNo(2), FileType::RegularFile, file.clone()),
-                ]
+        let dots = [".", ".."].map(|name| (INodeNo(1), FileType::Directory, OsString::from(name)));
+        let files = self.files.iter();
+        let files = files.map(|file| (file.ino, FileType::RegularFile, file.name.clone()));
+        dots.into_iter().chain(files).collect()
+    }
+
+    /// The attributes of a node.
+    pub(super) fn attr(&self, node: Node<'_>) -> FileAttr {
+        match node {
+            Node::File(file) => file.attr(self.root.mtime),
+            // A user who may read the files may enter the directory; its owner follows that of the first file.
+            Node::Directory => {
+                let owner = self.files.first();
+                let mut directory = owner.map_or(self.root.clone(), |file| file.attributes.lock().clone());
+                directory.mode |= (directory.mode & 0o444) >> 2;
+                FileAttr {
+                    ino: INodeNo(1),
+                    size: 0,
+                    blocks: 0,
+                    atime: self.root.atime,
+                    mtime: self.root.mtime,
+                    ctime: self.root.ctime,
+                    crtime: self.root.mtime,
+                    kind: FileType::Directory,
+                    perm: directory.mode,
+                    nlink: 2,
+                    uid: directory.uid,
+                    gid: directory.gid,
+                    rdev: 0,
+                    blksize: BLOCK_SIZE,
+                    flags: 0,
+                }
             }
         }
     }
+}
 
-    /// `allocated` (bytes) tells `cp` and `du` that there are holes to skip.
-    pub(super) fn attr(&self, node: Node, size: u64, allocated: u64) -> FileAttr {
-        let disk = self.disk.lock();
-        let directory = node == Node::Directory;
-        // Who may read the file may enter the directory.
-        let perm = if directory {
-            disk.mode | ((disk.mode & 0o444) >> 2)
-        } else {
-            disk.mode
-        };
-        let times = match node {
-            Node::Directory => [self.mounted; 3],
-            Node::Disk => [disk.atime, disk.mtime, disk.ctime],
-        };
+impl File {
+    /// Blocks that the disk has allocated tell `cp` and `du` that there are holes to skip.
+    fn attr(&self, mounted: SystemTime) -> FileAttr {
+        let allocated = self.disk.allocated();
+        let attributes = self.attributes.lock();
         FileAttr {
-            ino: INodeNo(if self.shape == Shape::File || directory {
-                1
-            } else {
-                2
-            }),
-            size: if directory { 0 } else { size },
-            blocks: if directory { 0 } else { allocated.div_ceil(512) },
-            atime: times[0],
-            mtime: times[1],
-            ctime: times[2],
-            crtime: self.mounted,
-            kind: if directory {
-                FileType::Directory
-            } else {
-                FileType::RegularFile
-            },
-            perm,
-            nlink: if directory { 2 } else { 1 },
-            uid: disk.uid,
-            gid: disk.gid,
+            ino: self.ino,
+            size: self.disk.len(),
+            blocks: allocated.div_ceil(512),
+            atime: attributes.atime,
+            mtime: attributes.mtime,
+            ctime: attributes.ctime,
+            crtime: mounted,
+            kind: FileType::RegularFile,
+            perm: attributes.mode,
+            nlink: 1,
+            uid: attributes.uid,
+            gid: attributes.gid,
             rdev: 0,
             blksize: BLOCK_SIZE,
             flags: 0,
@@ -141,23 +180,23 @@ impl Inodes {
     }
 
     pub(super) fn written(&self) {
-        let mut disk = self.disk.lock();
-        disk.mtime = SystemTime::now();
-        disk.ctime = disk.mtime;
+        let mut attributes = self.attributes.lock();
+        attributes.mtime = SystemTime::now();
+        attributes.ctime = attributes.mtime;
     }
 
     pub(super) fn change(&self, change: Change) {
-        let mut disk = self.disk.lock();
+        let mut attributes = self.attributes.lock();
         let now = SystemTime::now();
         let time = |t: TimeOrNow| match t {
             TimeOrNow::SpecificTime(time) => time,
             TimeOrNow::Now => now,
         };
-        disk.mode = change.mode.map_or(disk.mode, |mode| (mode & 0o7777) as u16);
-        disk.uid = change.uid.unwrap_or(disk.uid);
-        disk.gid = change.gid.unwrap_or(disk.gid);
-        disk.atime = change.atime.map_or(disk.atime, time);
-        disk.mtime = change.mtime.map_or(disk.mtime, time);
-        disk.ctime = now;
+        attributes.mode = change.mode.map_or(attributes.mode, |mode| (mode & 0o7777) as u16);
+        attributes.uid = change.uid.unwrap_or(attributes.uid);
+        attributes.gid = change.gid.unwrap_or(attributes.gid);
+        attributes.atime = change.atime.map_or(attributes.atime, time);
+        attributes.mtime = change.mtime.map_or(attributes.mtime, time);
+        attributes.ctime = now;
     }
 }

@@ -9,7 +9,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use nix::errno::Errno;
@@ -17,8 +16,7 @@ use nix::mount::{MntFlags, MsFlags, umount2};
 use thiserror::Error;
 
 use super::DiskFs;
-use super::attr::{Inodes, Shape};
-use crate::disk::Disk;
+use super::attr::{Inodes, Tree};
 use crate::failure::{Exit, Failure};
 use crate::process::rights;
 
@@ -58,8 +56,6 @@ impl From<MountError> for Failure {
 /// How to mount.
 #[derive(Debug, Clone)]
 pub(crate) struct MountOptions {
-    /// File or directory.
-    pub(crate) shape: Shape,
     /// Owner of the file.
     pub(crate) uid: u32,
     /// Group of the file.
@@ -86,9 +82,12 @@ impl Mounted {
     }
 }
 
-/// Mounts `disk` on `path`. When this returns the file is usable.
-pub(crate) fn mount(disk: Arc<Disk>, path: &Path, options: MountOptions) -> Result<Mounted, MountError> {
-    let read_only = disk.is_read_only();
+/// Mounts the files of `tree` on `path`. When this returns they are usable.
+pub(crate) fn mount(tree: Tree, path: &Path, options: MountOptions) -> Result<Mounted, MountError> {
+    let read_only = match &tree {
+        Tree::File(disk) => disk.is_read_only(),
+        Tree::Directory(files) => files.iter().all(|(_, disk)| disk.is_read_only()),
+    };
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName(options.source.clone()),
@@ -114,8 +113,8 @@ pub(crate) fn mount(disk: Arc<Disk>, path: &Path, options: MountOptions) -> Resu
     }
     // Readers block here while they wait for the server; a few more threads than that answer stat.
     config.n_threads = Some(SESSION_THREADS);
-    let inodes = Inodes::new(options.shape.clone(), options.mode, options.uid, options.gid);
-    let fs = DiskFs::new(disk, inodes);
+    let inodes = Inodes::new(tree, options.mode, options.uid, options.gid);
+    let fs = DiskFs::new(inodes);
     let (target, wanted) = (path.to_owned(), options.clone());
     let session = match rights::with(move || mount_as_root(&target, &wanted, read_only)) {
         Ok(device) => Session::from_fd(fs, device, config.acl, config)

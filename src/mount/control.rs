@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Ending, Place};
+use crate::open_disk::DiskStatus;
 
 /// A status answer takes no longer; an umount answer takes as long as the data.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,7 +32,7 @@ pub(crate) enum Ask {
     Umount,
 }
 
-/// What a mount says about itself. Bytes, unless the name says otherwise.
+/// What a mount says about itself. The names are those of `status -o json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Status {
     pub(crate) mountpoint: String,
@@ -39,36 +40,8 @@ pub(crate) struct Status {
     pub(crate) pid: u32,
     /// `mounted`, `ending`, or `dead`: the process was killed.
     pub(crate) phase: String,
-    pub(crate) host: String,
-    /// `https`, `http` or `unix`.
-    pub(crate) transport: String,
-    pub(crate) read_only: bool,
-    pub(crate) disk_size: u64,
-    pub(crate) file_size: u64,
-    pub(crate) connections: usize,
-    pub(crate) writers: usize,
-    /// Connections that broke with nothing unflushed and were replaced.
-    pub(crate) replaced: u64,
-    pub(crate) seconds: u64,
-    pub(crate) bytes_read: u64,
-    pub(crate) bytes_written: u64,
-    pub(crate) bytes_zeroed: u64,
-    /// Flush requests, one for each connection and fsync.
-    pub(crate) flushes: u64,
-    /// Requests that failed, repeated ones included.
-    pub(crate) errors: u64,
-    /// Why data may be lost.
-    pub(crate) failure: Option<String>,
-    /// Of a transfer that is ours; absent otherwise.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) disk_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) disk_name: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) transfer: Option<String>,
-    /// As the engine calls it, seen a few seconds ago.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) transfer_phase: Option<String>,
+    #[serde(flatten)]
+    pub(crate) disk: DiskStatus,
 }
 
 /// Listens on the place's socket; one that nobody listens on any more is replaced.

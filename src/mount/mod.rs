@@ -1,26 +1,21 @@
-//! One mount from the first connection to the last word: the order of things, and nothing else.
+//! One mount from the first connection to the last word: the order of things.
 //!
 //! ```text
-//! mountpoint checked -> transfer started -> image opened -> pool -> disk -> control socket -> mounted -> ready
+//! mountpoint checked -> disks open -> control socket -> mounted -> ready
 //!   ... until: unmounted | `rhv-mount umount` | signal | COMMAND ended ...
-//! unmounted -> drained and flushed once more -> connections closed -> transfer ended -> outcome told
+//! out of the tree -> each disk ended: drained, flushed, closed, transfer ended -> outcome told
 //! ```
 //!
-//! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session and COMMAND
-//! each have a thread that sends them.
-
-use std::os::unix::net::UnixStream;
-use std::process::{Child, ExitStatus};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-
-use crossbeam::channel::{Receiver, Sender, bounded, select, unbounded};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-use tracing::{info, warn};
+//! ```text
+//! mountpoint  where it may be mounted        open     the disks, unless a signal comes first
+//! record      where it can be found again    wait     what ends the mount, and how it leaves the tree
+//! control     `umount` and `status` ask      close    the end of the disks, the outcome and who hears it
+//! command     `-- COMMAND`
+//! ```
+//!
+//! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session, COMMAND and the end of each
+//! disk have threads that send them. A mount holds one disk or more; each ends on its own, and the outcome is
+//! the worst of theirs.
 
 mod close;
 mod command;
@@ -28,81 +23,83 @@ pub(crate) mod control;
 pub(crate) mod mountpoint;
 mod open;
 pub(crate) mod record;
+mod wait;
 
-use self::control::Ask;
-use self::mountpoint::{Mountpoint, is_mounted};
-use self::open::{Open, open};
-use self::record::{Ending, Place, Record};
-use crate::disk::{Disk, DiskError};
-use crate::engine::Interrupt;
+use std::ffi::OsString;
+use std::os::unix::net::UnixStream;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam::channel::{Sender, unbounded};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing::{info, warn};
+
+use self::control::{Ask, Status};
+use self::mountpoint::Mountpoint;
+use self::record::{Place, Record};
+use self::wait::Ended;
 use crate::failure::{Exit, Failure};
-use crate::fuse::{self, MountError, MountOptions};
-use crate::imageio::Image;
-use crate::pool::{Keeper, Pool, USUAL_TIMEOUT};
+use crate::fuse::{self, MountOptions};
+use crate::open_disk::{OpenDisk, Step};
 use crate::process::handover::Role;
-use crate::process::rights;
-use crate::process::{runtime_directory, spawn};
-use crate::settings::{Settings, Source};
-use crate::transfer::{EndOnDrop, Held};
+use crate::process::{rights, spawn};
+use crate::settings::Settings;
 
-/// How long COMMAND may take to end after a signal was passed on to it.
-const COMMAND_GRACE: Duration = Duration::from_secs(10);
-
-/// How long an unmount waits for a straggler to close the file.
-const STRAGGLER_GRACE: Duration = Duration::from_secs(1);
-
-/// A ticket on which nothing happened for so long is touched at the next look at its transfer.
-const TICKET_QUIET: Duration = Duration::from_secs(1);
-
-pub(crate) enum Event {
+/// What the main thread waits for.
+enum Event {
     Signal(i32),
     Umount(UnixStream),
     Unmounted,
     CommandEnded(ExitStatus),
-    /// The data has come home, or has not; the transfer is to be ended.
-    Drained(Result<(), DiskError>),
-    /// The transfer has ended, or has not.
-    Ended(Result<(), Failure>),
+    /// The end of the disk with this index has come so far.
+    Disk(usize, Step),
+}
+
+/// A disk, and the name of its file in a directory.
+struct MountedDisk {
+    file_name: OsString,
+    disk: Arc<OpenDisk>,
 }
 
 /// One mount at work.
-pub(crate) struct Serving {
-    pub(crate) settings: Settings,
-    pub(crate) mountpoint: Mountpoint,
-    pub(crate) image: Arc<Image>,
-    pub(crate) pool: Arc<Pool>,
-    pub(crate) disk: Arc<Disk>,
-    /// The transfer, when it is ours.
-    pub(crate) held: Option<Arc<Held>>,
-    pub(crate) place: Place,
-    pub(crate) since: Instant,
+struct Mount {
+    settings: Settings,
+    mountpoint: Mountpoint,
+    /// At least one.
+    disks: Vec<MountedDisk>,
+    place: Place,
     /// Unmounted; the last data is on its way.
-    pub(crate) ending: AtomicBool,
+    ending: AtomicBool,
 }
 
-/// Serves one mount; returns the exit code. Errors before the file is usable are returned, the outcome of
-/// the data is printed.
+/// Ends the transfers, as ones whose data is lost, when the mount ends without having done so: a panic.
+struct EndOnDrop(Vec<Arc<OpenDisk>>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|disk| disk.end_in_any_case());
+    }
+}
+
+/// Serves one mount; returns the exit code. Errors before the file is usable are returned, the outcome of the data
+/// is printed.
 pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
-    // Before the first thread.
+    // Capabilities are given up before the first thread is made.
     rights::cut_down()?;
     let (events, inbox) = unbounded();
     forward_signals(events.clone())?;
     let wanted = settings.clone();
     let mountpoint = rights::with(move || Mountpoint::prepare(&wanted))?;
-    let serving = Arc::new(open_unless_interrupted(settings, mountpoint, &inbox)?);
-    let end_in_any_case = serving.held.clone().map(EndOnDrop);
-    let keeper = Keeper::start(&serving.pool, serving.inactivity_timeout())?;
-    serving.watch()?;
-    let listener = control::listen(&serving.place)
+    let mount = Arc::new(open::open_unless_interrupted(settings, mountpoint, &inbox)?);
+    let end_in_any_case = EndOnDrop(mount.disks().cloned().collect());
+    let listener = control::listen(&mount.place)
         .map_err(|e| Failure::text(Exit::Other, format!("cannot listen for umount and status: {e}")))?;
-    let mounted = serving
-        .mount(events.clone())
-        .inspect_err(|_| serving.place.clear())?;
+    let mounted = mount.mount(events.clone()).inspect_err(|_| mount.place.clear())?;
     rights::settle();
-    if let Some(held) = &serving.held {
-        held.set_used();
-    }
-    let shared = serving.clone();
+    mount.disks().for_each(|disk| disk.set_used());
+    let shared = mount.clone();
     let to_main = events.clone();
     spawn("control", move || {
         for stream in listener.incoming().flatten() {
@@ -113,119 +110,30 @@ pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
             }
         }
     })?;
-    let mut ended = serving.wait(&inbox, &events, role).unwrap_or_else(|failure| {
+    let mut ended = mount.wait(&inbox, &events, role).unwrap_or_else(|failure| {
         eprintln!("rhv-mount: {failure}");
-        serving.leave_now();
+        mount.leave_now();
         Ended {
             command: Some(failure.exit as u8),
             ..Ended::default()
         }
     });
-    serving.ending.store(true, Ordering::Relaxed);
-    let outcome = serving.close(&inbox, &events, &mut ended);
-    drop((keeper, mounted, end_in_any_case));
-    Ok(match (ended.command, outcome.code) {
+    mount.ending.store(true, Ordering::Relaxed);
+    let outcome = mount.close(&inbox, &events, &mut ended);
+    drop((mounted, end_in_any_case));
+    Ok(match ended.command {
         // COMMAND's own failure is the exit code, whatever became of the data (which was told).
-        (Some(code), _) if code != 0 => code,
-        (_, outcome) => outcome,
+        Some(code) if code != 0 => code,
+        _ => outcome.code,
     })
 }
 
-/// Connecting may take as long as its timeouts; ctrl-C need not wait for them.
-fn open_unless_interrupted(
-    settings: Settings,
-    mountpoint: Mountpoint,
-    inbox: &Receiver<Event>,
-) -> Result<Serving, Failure> {
-    let (done, opened) = bounded(1);
-    let (wanted, path, interrupt) = (settings.clone(), mountpoint.path.clone(), Interrupt::default());
-    let interrupted = interrupt.clone();
-    spawn("open", move || drop(done.send(open(&wanted, &path, &interrupt))))?;
-    let open = select! {
-        recv(opened) -> open => {
-            open.map_err(|_| Failure::text(Exit::Other, "internal error while connecting"))??
-        }
-        recv(inbox) -> _ => {
-            interrupted.set();
-            return Err(wait_until_taken_back(&settings.disk.source, opened, inbox));
-        }
-    };
-    let directory = runtime_directory::directory()
-        .map_err(|e| Failure::text(Exit::Other, format!("cannot use the runtime directory: {e}")))?;
-    let place = Place::of(&directory, &mountpoint.path);
-    let Open {
-        image,
-        pool,
-        disk,
-        held,
-    } = open;
-    let (since, ending) = (Instant::now(), AtomicBool::new(false));
-    Ok(Serving {
-        settings,
-        mountpoint,
-        image,
-        pool,
-        disk,
-        held,
-        place,
-        since,
-        ending,
-    })
-}
-
-/// What was begun in the engine is taken back first; a second signal leaves it to `recover`.
-fn wait_until_taken_back(
-    source: &Source,
-    opened: Receiver<Result<Open, Failure>>,
-    inbox: &Receiver<Event>,
-) -> Failure {
-    let interrupted = Failure::text(Exit::Other, "interrupted before the disk was mounted");
-    if matches!(source, Source::Transfer(_)) {
-        return interrupted;
-    }
-    let (done, taken_back) = bounded(1);
-    let waiting = spawn("take back", move || {
-        // What opened all the same ends as it is dropped.
-        let failure = opened.recv().ok().and_then(Result::err);
-        let _ = done.send(failure);
-    });
-    if waiting.is_err() {
-        return interrupted;
-    }
-    select! {
-        recv(taken_back) -> failure => failure.ok().flatten().unwrap_or(interrupted),
-        recv(inbox) -> _ => Failure::text(
-            Exit::Other,
-            "interrupted before the disk was mounted, and again before all was taken back; see `rhv-mount recover`",
-        ),
-    }
-}
-
-/// Why the mount ended.
-#[derive(Default)]
-pub(crate) struct Ended {
-    /// COMMAND's status.
-    pub(crate) command: Option<u8>,
-    /// `rhv-mount umount`, waiting for the outcome.
-    pub(crate) waiting: Vec<UnixStream>,
-    /// A signal has come: the next one gives up.
-    pub(crate) signalled: bool,
-    /// Nobody was told of the mount.
-    pub(crate) unused: bool,
-}
-
-impl Serving {
-    fn inactivity_timeout(&self) -> Duration {
-        let of_transfer = self.held.as_ref().and_then(|held| held.inactivity_timeout());
-        of_transfer.unwrap_or(USUAL_TIMEOUT)
+impl Mount {
+    fn disks(&self) -> impl Iterator<Item = &Arc<OpenDisk>> {
+        self.disks.iter().map(|mounted| &mounted.disk)
     }
 
-    fn watch(&self) -> Result<(), Failure> {
-        let Some(held) = &self.held else { return Ok(()) };
-        let pool = self.pool.clone();
-        Held::watch(Arc::downgrade(held), move || pool.touch(TICKET_QUIET))
-    }
-
+    /// Mounts the disks; the thread that is returned ends with the FUSE session.
     fn mount(&self, events: Sender<Event>) -> Result<std::thread::JoinHandle<()>, Failure> {
         let record = Record {
             mountpoint: self.mountpoint.path.clone(),
@@ -235,15 +143,16 @@ impl Serving {
         };
         self.place.write_record(&record)?;
         let options = MountOptions {
-            shape: self.mountpoint.shape.clone(),
             uid: self.settings.uid,
             gid: self.settings.gid,
             mode: self.settings.mode,
             allow_other: self.settings.allow_other,
-            source: self.image.host(),
+            source: self.disks[0].disk.host(),
             extra: self.settings.kernel_options.clone(),
         };
-        let mounted = fuse::mount(self.disk.clone(), &self.mountpoint.path, options)?;
+        let file = |mounted: &MountedDisk| (mounted.file_name.clone(), mounted.disk.disk().clone());
+        let tree = self.mountpoint.tree(self.disks.iter().map(file).collect());
+        let mounted = fuse::mount(tree, &self.mountpoint.path, options)?;
         spawn("session", move || {
             if let Err(e) = mounted.wait() {
                 warn!("the FUSE session ended badly: {e}");
@@ -252,143 +161,19 @@ impl Serving {
         })
     }
 
-    /// Waits until something ends the mount, and takes it out of the tree.
-    fn wait(&self, inbox: &Receiver<Event>, events: &Sender<Event>, role: Role) -> Result<Ended, Failure> {
-        let mut ended = Ended::default();
-        if role == Role::Background && crate::process::handover::tell_ready().is_err() {
-            ended.unused = true;
-            self.leave_now();
-            return Ok(ended);
-        }
-        let mut child = None;
-        if !self.settings.command.is_empty() {
-            match command::start(&self.settings.command, &self.mountpoint.file) {
-                Ok(started) => child = Some(watch(started, events.clone())?),
-                Err((code, failure)) => {
-                    eprintln!("rhv-mount: {failure}");
-                    ended.command = Some(code);
-                    self.leave_now();
-                    return Ok(ended);
-                }
-            }
-        }
-        let (mut deadline, mut under_command) = (None, false);
-        loop {
-            let event = match deadline {
-                None => inbox.recv().ok(),
-                Some(at) => inbox.recv_deadline(at).ok(),
-            };
-            match event {
-                Some(Event::Unmounted) => {
-                    // An aborted connection leaves its mount behind, dead.
-                    self.leave_now();
-                    if child.is_none() {
-                        return Ok(ended);
-                    }
-                    under_command = true;
-                }
-                Some(Event::Umount(stream)) if child.is_some() => {
-                    refuse(
-                        stream,
-                        "COMMAND is at work on it; the mount ends when COMMAND does",
-                    );
-                }
-                Some(Event::Umount(stream)) => match self.leave_soon() {
-                    Some(busy) => refuse(stream, busy),
-                    None => ended.waiting.push(stream),
-                },
-                Some(Event::CommandEnded(status)) => {
-                    ended.command = Some(command::code(status));
-                    // The session's end may be heard of after COMMAND's, which came after it.
-                    under_command |= !is_mounted(&self.mountpoint.path);
-                    if !status.success() && self.disk.has_overflowed() {
-                        eprintln!(
-                            "rhv-mount: COMMAND wanted to write behind the end of the disk, which has {} bytes: what it \
-                             writes is larger than the disk; take a larger one",
-                            self.disk.capacity()
-                        );
-                    }
-                    if under_command && status.success() {
-                        eprintln!(
-                            "rhv-mount: {} was unmounted while COMMAND ran: what it wrote after that is not on the disk",
-                            self.mountpoint.path.display()
-                        );
-                        ended.command = Some(Exit::Mount as u8);
-                    }
-                    if let Some(busy) = self.leave_soon() {
-                        warn!("{busy}; cutting off");
-                        self.leave_now();
-                    }
-                    return Ok(ended);
-                }
-                Some(Event::Signal(signal)) => match child {
-                    None => {
-                        ended.signalled = true;
-                        self.leave_now();
-                        return Ok(ended);
-                    }
-                    Some(pid) => {
-                        ended.signalled = true;
-                        let again = deadline.is_some();
-                        pass_on(pid, signal, again);
-                        deadline = Some(Instant::now() + COMMAND_GRACE);
-                    }
-                },
-                Some(Event::Drained(_) | Event::Ended(_)) => {}
-                None => {
-                    if let Some(pid) = child {
-                        warn!("COMMAND does not end; killing it");
-                        pass_on(pid, SIGTERM, true);
-                    }
-                    deadline = Some(Instant::now() + COMMAND_GRACE);
-                }
-            }
+    fn status(&self) -> Status {
+        let phase = match self.ending.load(Ordering::Relaxed) {
+            true => "ending",
+            false => "mounted",
+        };
+        Status {
+            mountpoint: self.mountpoint.path.display().to_string(),
+            file: self.mountpoint.file.display().to_string(),
+            pid: std::process::id(),
+            phase: phase.to_owned(),
+            disk: self.disks[0].disk.status(),
         }
     }
-
-    /// Unmounts; returns why that was refused. With `lazy` the path is free at once, whoever has the file open.
-    /// What is acknowledged stays in memory; `close` brings it home.
-    fn leave(&self, lazy: bool) -> Option<MountError> {
-        // What else may be mounted there is not ours.
-        if is_mounted(&self.mountpoint.path)
-            && let Err(refused) = fuse::unmount(&self.mountpoint.path, lazy)
-            // Somebody else may have unmounted it meanwhile.
-            && is_mounted(&self.mountpoint.path)
-        {
-            return Some(refused);
-        }
-        // Or a program that does not know of the end would go on to write into an ordinary file.
-        self.mountpoint.remove_made();
-        None
-    }
-
-    /// Unmounts whatever it takes.
-    fn leave_now(&self) {
-        if let Some(refused) = self.leave(true) {
-            warn!("{refused}");
-        }
-    }
-
-    /// As [`Self::leave`], with a moment of patience: who has just closed the file may not be gone yet.
-    fn leave_soon(&self) -> Option<MountError> {
-        let patience = Instant::now() + STRAGGLER_GRACE;
-        loop {
-            let busy = self.leave(false)?;
-            if Instant::now() > patience {
-                return Some(busy);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-fn refuse(stream: UnixStream, why: impl ToString) {
-    let refusal = Ending {
-        code: Exit::Mount as u8,
-        message: Some(why.to_string()),
-        stats: vec![],
-    };
-    control::answer(stream, &refusal);
 }
 
 fn forward_signals(events: Sender<Event>) -> Result<(), Failure> {
@@ -399,24 +184,4 @@ fn forward_signals(events: Sender<Event>) -> Result<(), Failure> {
         }
     })?;
     Ok(())
-}
-
-fn watch(mut child: Child, events: Sender<Event>) -> Result<Pid, Failure> {
-    let pid = Pid::from_raw(child.id() as i32);
-    spawn("command", move || {
-        if let Ok(status) = child.wait() {
-            let _ = events.send(Event::CommandEnded(status));
-        }
-    })?;
-    Ok(pid)
-}
-
-/// A terminal's ctrl-C has reached COMMAND already; other signals are passed on. The second one kills.
-fn pass_on(pid: Pid, signal: i32, again: bool) {
-    let signal = match (again, signal) {
-        (true, _) => Signal::SIGKILL,
-        (false, SIGINT) => return,
-        (false, _) => Signal::SIGTERM,
-    };
-    let _ = rights::with(move || kill(pid, signal));
 }

@@ -1,9 +1,11 @@
 //! The three kinds of mountpoint, and every reason not to use one, said before anything is mounted.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::bounded;
@@ -11,8 +13,9 @@ use nix::unistd::{AccessFlags, access};
 use parking_lot::Mutex;
 use tracing::warn;
 
+use crate::disk::Disk;
 use crate::failure::{Exit, Failure};
-use crate::fuse::Shape;
+use crate::fuse::Tree;
 use crate::process::rights;
 use crate::settings::Settings;
 
@@ -26,8 +29,8 @@ pub(crate) struct Mountpoint {
     pub(crate) path: PathBuf,
     /// What the file's users open.
     pub(crate) file: PathBuf,
-    /// File or directory.
-    pub(crate) shape: Shape,
+    /// The path is a directory that holds the files; else it is the file itself.
+    is_directory: bool,
     /// The file that we made, device and inode, until it is removed.
     made: Mutex<Option<(u64, u64)>>,
 }
@@ -61,11 +64,11 @@ impl Mountpoint {
                 ),
             ));
         }
-        let (shape, made) = match meta {
-            Ok(meta) if meta.is_dir() => (Shape::Directory(settings.file_name.clone()), None),
+        let (is_directory, made) = match meta {
+            Ok(meta) if meta.is_dir() => (true, None),
             Ok(meta) if meta.is_file() => {
                 check_unused(&path, &meta)?;
-                (Shape::File, None)
+                (false, None)
             }
             Ok(_) => return Err(refuse(&path, "it is neither a directory nor a regular file")),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -76,19 +79,18 @@ impl Mountpoint {
                     .open(&path)
                     .and_then(|file| file.metadata())
                     .map_err(|e| refuse(&path, format!("it does not exist and cannot be made: {e}")))?;
-                (Shape::File, Some((file.dev(), file.ino())))
+                (false, Some((file.dev(), file.ino())))
             }
             Err(e) => return Err(refuse(&path, e)),
         };
         // From here on a file that was made is removed by drop.
-        let file = match &shape {
-            Shape::File => path.clone(),
-            Shape::Directory(name) => path.join(name),
-        };
         let mountpoint = Mountpoint {
+            file: match is_directory {
+                true => path.join(&settings.file_name),
+                false => path.clone(),
+            },
             path,
-            file,
-            shape,
+            is_directory,
             made: Mutex::new(made),
         };
         mountpoint.check(settings.nonempty)?;
@@ -97,7 +99,7 @@ impl Mountpoint {
 
     fn check(&self, nonempty: bool) -> Result<(), Failure> {
         let path = &self.path;
-        if matches!(self.shape, Shape::Directory(_)) && !nonempty {
+        if self.is_directory && !nonempty {
             let mut entries = fs::read_dir(path).map_err(|e| refuse(path, e))?;
             if entries.next().is_some() {
                 return Err(refuse(
@@ -117,6 +119,14 @@ impl Mountpoint {
 }
 
 impl Mountpoint {
+    /// How `files`, at least one, look here.
+    pub(super) fn tree(&self, mut files: Vec<(OsString, Arc<Disk>)>) -> Tree {
+        match self.is_directory {
+            true => Tree::Directory(files),
+            false => Tree::File(files.swap_remove(0).1),
+        }
+    }
+
     /// There is a file that we made.
     pub(crate) fn is_made(&self) -> bool {
         self.made.lock().is_some()

@@ -2,6 +2,7 @@
 
 pub(crate) mod allocator;
 pub(crate) mod handover;
+pub(crate) mod identity;
 pub(crate) mod privacy;
 pub(crate) mod rights;
 pub(crate) mod runtime_directory;

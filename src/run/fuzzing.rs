@@ -12,7 +12,7 @@ use crate::mount::control::{Ask, LINE_LIMIT, Status, read_line};
 use crate::mount::mountpoint::owner_in;
 use crate::mount::record::{Ending, Record};
 use crate::process::runtime_directory::key_of;
-use crate::transfer::note::State;
+use crate::transfer::note::Note;
 
 /// A state, record or ending as a file has it. What is understood is written as it was read.
 pub fn notes(data: &[u8]) {
@@ -23,7 +23,7 @@ pub fn notes(data: &[u8]) {
         assert_eq!(serde_json::to_vec_pretty(&again).expect("again"), written);
         Some(value)
     }
-    if let Some(state) = same_again::<State>(data) {
+    if let Some(state) = same_again::<Note>(data) {
         assert_eq!(key_of(&state.mountpoint).len(), 16);
     }
     same_again::<Record>(data);

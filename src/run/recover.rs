@@ -10,7 +10,7 @@ use crate::mount::record::Place;
 use crate::process::runtime_directory;
 use crate::settings::cli::RecoverArgs;
 use crate::settings::config_file::{ConfigError, Section, engine_access, trust, variable};
-use crate::transfer::note::{State, StateFile};
+use crate::transfer::note::{Note, NoteFile};
 
 /// Ends what `args` names; the first failure's exit code is ours.
 pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
@@ -18,7 +18,7 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
         .mountpoint
         .as_deref()
         .map(|path| canonical(path).unwrap_or_else(|_| path.to_owned()));
-    let left = StateFile::all(mountpoint.as_deref());
+    let left = NoteFile::all(mountpoint.as_deref());
     if left.is_empty() {
         match &args.mountpoint {
             Some(path) => println!("nothing is left behind of a mount on {}", path.display()),
@@ -36,8 +36,8 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
     Ok(code)
 }
 
-fn end(file: &StateFile, args: &RecoverArgs) -> Result<(), Failure> {
-    let state = &file.state;
+fn end(file: &NoteFile, args: &RecoverArgs) -> Result<(), Failure> {
+    let state = &file.note;
     let shown = state.mountpoint.display();
     if state.is_alive() {
         return Err(Failure::text(
@@ -98,7 +98,7 @@ fn end(file: &StateFile, args: &RecoverArgs) -> Result<(), Failure> {
 
 fn end_transfer(
     engine: &Engine,
-    state: &State,
+    state: &Note,
     transfer: &Transfer,
     disk: &str,
     destructive: bool,
@@ -116,7 +116,7 @@ fn end_transfer(
 }
 
 /// What is not known of the bytes of a mount that was killed.
-fn doubt(state: &State) -> &'static str {
+fn doubt(state: &Note) -> &'static str {
     match state.direction {
         Direction::Upload => {
             ". What was written after the last fsync may be missing: write the image again unless you know better"
@@ -126,7 +126,7 @@ fn doubt(state: &State) -> &'static str {
 }
 
 /// What is left of a mount that was killed: in the tree, and of its record.
-fn remove_dead_mount(state: &State) -> Result<(), Failure> {
+fn remove_dead_mount(state: &Note) -> Result<(), Failure> {
     if is_mounted(&state.mountpoint) && is_dead(&state.mountpoint) {
         unmount(&state.mountpoint, true)?;
         println!("{}: the dead mount is removed", state.mountpoint.display());
@@ -150,7 +150,7 @@ enum Found {
 }
 
 /// By its id, or, when the mount was killed before it had one, by its disk.
-fn find(engine: &Engine, state: &State) -> Result<Found, Failure> {
+fn find(engine: &Engine, state: &Note) -> Result<Found, Failure> {
     if let Some(id) = &state.transfer {
         return Ok(match engine.transfer(id)? {
             Some(transfer) if transfer.is_open() => Found::Open(transfer, true),
@@ -170,12 +170,12 @@ fn find(engine: &Engine, state: &State) -> Result<Found, Failure> {
 /// mount and its transfer did not end well.
 fn ended(
     engine: &Engine,
-    file: &StateFile,
+    file: &NoteFile,
     disk: &str,
     phase: Option<Phase>,
     destructive: bool,
 ) -> Result<(), Failure> {
-    let state = &file.state;
+    let state = &file.note;
     let shown = state.mountpoint.display();
     if state.snapshot {
         println!("{shown}: no transfer is open");
@@ -236,7 +236,7 @@ fn ended(
 }
 
 /// The mount's own engine, user and trust, where nothing else is said.
-fn login(state: &State, args: &RecoverArgs) -> Result<Engine, Failure> {
+fn login(state: &Note, args: &RecoverArgs) -> Result<Engine, Failure> {
     let section = Section::read(args.engine.config.as_deref())?;
     let mut given = args.engine.clone();
     // A password is for the engine that it was given with.

@@ -9,9 +9,10 @@ use crate::fuse::unmount;
 use crate::mount::control::{self, Status};
 use crate::mount::mountpoint::{canonical, is_dead, is_mounted, mounted_by, remove_placeholder};
 use crate::mount::record::{self, Ending, Place};
+use crate::open_disk::DiskStatus;
 use crate::process::runtime_directory;
 use crate::settings::cli::Output;
-use crate::transfer::note::StateFile;
+use crate::transfer::note::NoteFile;
 
 /// Ends the mount on `path` and waits for the outcome, which is the exit code.
 pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
@@ -90,7 +91,7 @@ fn clear_up(path: &Path, place: &Place) -> Result<u8, Failure> {
     if record.as_ref().is_some_and(|r| r.created) {
         remove_placeholder(path);
     }
-    let transfer = !StateFile::all(Some(path)).is_empty();
+    let transfer = !NoteFile::all(Some(path)).is_empty();
     match record {
         Some(record) if record.read_only && transfer => Err(Failure::text(
             Exit::Transfer,
@@ -183,48 +184,32 @@ fn look(user: Uid, place: &Place) -> Option<Status> {
         return None;
     }
     let mountpoint = record.mountpoint.display().to_string();
-    Some(Status {
+    let disk = DiskStatus {
         failure: Some(format!(
             "its process was killed; remove it with `rhv-mount umount {mountpoint}`"
         )),
+        read_only: record.read_only,
+        ..DiskStatus::default()
+    };
+    Some(Status {
         file: mountpoint.clone(),
         mountpoint,
         pid: record.pid,
         phase: "dead".to_owned(),
-        host: String::new(),
-        transport: String::new(),
-        read_only: record.read_only,
-        disk_size: 0,
-        file_size: 0,
-        connections: 0,
-        writers: 0,
-        replaced: 0,
-        seconds: 0,
-        bytes_read: 0,
-        bytes_written: 0,
-        bytes_zeroed: 0,
-        flushes: 0,
-        errors: 0,
-        disk_id: None,
-        disk_name: None,
-        transfer: None,
-        transfer_phase: None,
+        disk,
     })
 }
 
 pub(super) fn text(status: &Status) -> String {
+    let disk = &status.disk;
     let plain = |text: &str| text.replace(char::is_control, " ");
-    let mode = if status.read_only {
-        "read-only"
-    } else {
-        "read-write"
-    };
+    let mode = if disk.read_only { "read-only" } else { "read-write" };
     let mut out = format!(
         "{}\n  phase        {} ({mode}, process {}, {} s)\n",
         plain(&status.mountpoint),
         plain(&status.phase),
         status.pid,
-        status.seconds
+        disk.seconds
     );
     if status.phase != "dead" {
         out += &format!(
@@ -232,27 +217,27 @@ pub(super) fn text(status: &Status) -> String {
              connections  {} ({} writing, {} replaced)\n  bytes        {} read, {} written, {} zeroed\n  \
              flushes      {}\n  errors       {}\n",
             plain(&status.file),
-            status.file_size,
-            status.disk_size,
-            plain(&status.host),
-            plain(&status.transport),
-            status.connections,
-            status.writers,
-            status.replaced,
-            status.bytes_read,
-            status.bytes_written,
-            status.bytes_zeroed,
-            status.flushes,
-            status.errors,
+            disk.file_size,
+            disk.disk_size,
+            plain(&disk.host),
+            plain(&disk.transport),
+            disk.connections,
+            disk.writers,
+            disk.replaced,
+            disk.bytes_read,
+            disk.bytes_written,
+            disk.bytes_zeroed,
+            disk.flushes,
+            disk.errors,
         );
     }
-    if let (Some(id), Some(name)) = (&status.disk_id, &status.disk_name) {
+    if let (Some(id), Some(name)) = (&disk.disk_id, &disk.disk_name) {
         out += &format!("  disk         {} ({})\n", plain(id), plain(name));
     }
-    if let (Some(id), Some(phase)) = (&status.transfer, &status.transfer_phase) {
+    if let (Some(id), Some(phase)) = (&disk.transfer, &disk.transfer_phase) {
         out += &format!("  transfer     {} ({})\n", plain(id), plain(phase));
     }
-    if let Some(failure) = &status.failure {
+    if let Some(failure) = &disk.failure {
         out += &format!("  failure      {}\n", plain(failure));
     }
     out
@@ -296,6 +281,6 @@ mod tests {
         let json = plain_json(&serde_json::to_string_pretty(&of_somebody_else()).unwrap());
         assert!(!json.contains(|c: char| c.is_control() && c != '\n'), "{json:?}");
         let again: Status = serde_json::from_str(&json).unwrap();
-        assert_eq!(again.failure, of_somebody_else().failure);
+        assert_eq!(again.disk.failure, of_somebody_else().disk.failure);
     }
 }

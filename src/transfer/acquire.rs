@@ -1,70 +1,65 @@
-//! How a transfer of our own comes to be: login, disk, host, transfer, ticket. What was made on the way is taken back
-//! when a later step fails, and noted before it is made, for `recover` (see `state`).
+//! How a transfer of our own comes to be: login, disk, host, transfer, ticket. Each thing is noted before it is made,
+//! for `recover` (see `note`), and taken back when a later step fails.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use parking_lot::Mutex;
 use tracing::{debug, info};
 
-use super::Held;
-use super::note::{State, StateFile, start_of, this_boot, this_machine};
-use crate::engine::{self, Direction, Engine, Interrupt, Order, Subject, Transfer, this_hardware};
+use super::OwnTransfer;
+use super::end::Stake;
+use super::life::Life;
+use super::note::{Note, NoteFile};
+use crate::engine::{self, Direction, Engine, Interrupt, Order, Patience, Subject, Transfer, this_hardware};
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
 use crate::settings::{EngineSource, Wanted};
 
-impl Held {
+/// Longest wait for the URLs of a transfer, which may come a moment after its phase.
+const URL_LIMIT: Duration = Duration::from_secs(2);
+
+impl OwnTransfer {
     /// Logs in, finds or makes the disk, and starts the transfer. What was made is taken back when that fails.
+    /// `mountpoint` is the path under which `recover` finds what is left.
     pub(crate) fn acquire(
         source: &EngineSource,
         read_only: bool,
         mountpoint: &Path,
         interrupt: &Interrupt,
-    ) -> Result<Held, Failure> {
+    ) -> Result<OwnTransfer, Failure> {
         let engine = Engine::login(&source.access, interrupt)?;
         let mut subject = Prepared::of(&engine, source)?;
         let direction = match read_only {
             true => Direction::Download,
             false => Direction::Upload,
         };
-        let mut file = StateFile::create(State {
-            mountpoint: mountpoint.to_owned(),
-            pid: std::process::id(),
-            started: start_of(std::process::id()),
-            engine_url: engine.url().to_owned(),
-            username: source.access.username.clone(),
-            trust: source.access.trust.clone(),
-            direction,
+        let mut file = NoteFile::create(Note {
             disk_id: subject.id.clone(),
             disk_name: subject.name.clone(),
             snapshot: matches!(source.wanted, Wanted::Snapshot(_)),
             created: matches!(source.wanted, Wanted::New(_)),
-            asked: false,
-            transfer: None,
-            host: None,
-            renewing: false,
-            machine: this_machine(),
-            boot: this_boot(),
+            ..Note::of(mountpoint, &source.access, direction)
         })?;
-        match start(&engine, source, &mut subject, &mut file) {
-            Ok((order, transfer)) => Ok(Held {
-                what: plain(&format!("disk {} ({})", subject.id, subject.name)),
-                keep: source.keep_on_failure,
-                phase: Mutex::new(transfer.phase.to_string()),
-                file: Mutex::new(file),
-                ended: AtomicBool::new(false),
-                used: AtomicBool::new(false),
-                watched: AtomicBool::new(true),
-                // A signal that came too late for the start must not spoil the end.
-                engine: engine.uninterrupted(),
-                transfer: Mutex::new(transfer),
-                order,
-                renewing: Mutex::default(),
-                giving_up: Interrupt::default(),
-            }),
-            Err(failure) => Err(take_back(&engine, source, &mut file, failure)),
-        }
+        let started = start(&engine, source, &mut subject, &mut file, interrupt);
+        let (order, transfer) = match started {
+            Ok(started) => started,
+            Err(failure) => return Err(take_back(&engine, source, &mut file, failure)),
+        };
+        Ok(OwnTransfer {
+            // A signal that came too late for the start must not spoil the end.
+            engine: engine.uninterrupted(),
+            order,
+            shown: plain(&format!("disk {} ({})", subject.id, subject.name)),
+            disk: (subject.id, subject.name),
+            stake: match (&source.wanted, direction) {
+                (_, Direction::Download) => Stake::Download,
+                (Wanted::New(_), Direction::Upload) if source.keep_on_failure => Stake::MadeAndKept,
+                (Wanted::New(_), Direction::Upload) => Stake::Made,
+                (_, Direction::Upload) => Stake::ThereBefore,
+            },
+            giving_up: Interrupt::default(),
+            life: Life::new(transfer, file),
+        })
     }
 }
 
@@ -107,17 +102,18 @@ fn start(
     engine: &Engine,
     source: &EngineSource,
     subject: &mut Prepared,
-    file: &mut StateFile,
+    file: &mut NoteFile,
+    interrupt: &Interrupt,
 ) -> Result<(Order, Transfer), Failure> {
     if let Wanted::New(new) = &source.wanted {
         let disk = engine.create_disk(new, &subject.id).inspect_err(|e| {
             // Nothing was made: a disk with that id is somebody else's, whatever the state says.
             if matches!(e, engine::Error::Refused(_)) {
-                file.state.created = false;
+                file.note.created = false;
             }
         })?;
         subject.id.clone_from(&disk.id);
-        file.state.disk_id = disk.id;
+        file.note.disk_id = disk.id;
     }
     let host = this_hardware()
         .zip(subject.storage_domain.as_deref())
@@ -133,23 +129,23 @@ fn start(
             Wanted::Snapshot(_) => Subject::Snapshot(subject.id.clone()),
             _ => Subject::Disk(subject.id.clone()),
         },
-        direction: file.state.direction,
+        direction: file.note.direction,
         host,
     };
-    file.state.asked = true;
+    file.note.asked = true;
     file.update()?;
     let transfer = engine.start_transfer(&order).inspect_err(|e| {
         // An answer, and it was no.
         if matches!(e, engine::Error::Fault { .. } | engine::Error::Unfit(_)) && !e.is_passing() {
-            file.state.asked = false;
+            file.note.asked = false;
         }
     })?;
-    file.state.transfer = Some(transfer.id.clone());
-    file.state.host.clone_from(&transfer.host);
+    file.note.transfer = Some(transfer.id.clone());
+    file.note.host.clone_from(&transfer.host);
     file.update()?;
     info!(id = transfer.id, disk = subject.id, "transfer started");
-    let transfer = wait_for_url(engine, engine.wait_for_transferring(transfer)?)?;
-    file.state.host.clone_from(&transfer.host);
+    let transfer = wait_for_url(engine, engine.wait_for_transferring(transfer)?, interrupt)?;
+    file.note.host.clone_from(&transfer.host);
     file.update()?;
     if transfer.transfer_url.is_none() && transfer.proxy_url.is_none() {
         return Err(Failure::text(
@@ -163,13 +159,14 @@ fn start(
     Ok((order, transfer))
 }
 
-/// The URLs may come a moment after the phase.
-pub(crate) fn wait_for_url(engine: &Engine, mut transfer: Transfer) -> Result<Transfer, engine::Error> {
-    for _ in 0..20 {
-        if transfer.transfer_url.is_some() || transfer.proxy_url.is_some() {
-            break;
-        }
-        engine.nap()?;
+/// Waits until the engine tells where the ticket is; a transfer that has none by then is returned as it is.
+pub(super) fn wait_for_url(
+    engine: &Engine,
+    mut transfer: Transfer,
+    interrupt: &Interrupt,
+) -> Result<Transfer, engine::Error> {
+    let mut patience = Patience::new(URL_LIMIT, interrupt);
+    while transfer.transfer_url.is_none() && transfer.proxy_url.is_none() && patience.pause()? {
         transfer = engine.transfer(&transfer.id)?.unwrap_or(transfer);
     }
     Ok(transfer)
@@ -177,7 +174,7 @@ pub(crate) fn wait_for_url(engine: &Engine, mut transfer: Transfer) -> Result<Tr
 
 /// Nothing was written: frees the disk, or removes it where it was made here. Where it is not known what the engine
 /// has done, the note stays, for `recover`.
-fn take_back(engine: &Engine, source: &EngineSource, file: &mut StateFile, failure: Failure) -> Failure {
+fn take_back(engine: &Engine, source: &EngineSource, file: &mut NoteFile, failure: Failure) -> Failure {
     let engine = engine.uninterrupted();
     match try_to_take_back(&engine, source, file) {
         Ok(()) => {
@@ -186,8 +183,8 @@ fn take_back(engine: &Engine, source: &EngineSource, file: &mut StateFile, failu
             failure
         }
         Err(e) => {
-            let state = &file.state;
-            let how = if state.created && !source.keep_on_failure {
+            let note = &file.note;
+            let how = if note.created && !source.keep_on_failure {
                 "recover --cancel"
             } else {
                 "recover"
@@ -196,7 +193,7 @@ fn take_back(engine: &Engine, source: &EngineSource, file: &mut StateFile, failu
                 failure.exit,
                 format!(
                     "{failure}; and what was begun is not taken back: {e}; `rhv-mount {how} {}` does it",
-                    state.mountpoint.display()
+                    note.mountpoint.display()
                 ),
             )
         }
@@ -206,30 +203,30 @@ fn take_back(engine: &Engine, source: &EngineSource, file: &mut StateFile, failu
 fn try_to_take_back(
     engine: &Engine,
     source: &EngineSource,
-    file: &mut StateFile,
+    file: &mut NoteFile,
 ) -> Result<(), engine::Error> {
-    let state = &mut file.state;
-    let remove = state.created && !source.keep_on_failure;
-    if state.transfer.is_none() && state.asked {
-        state.transfer = engine
-            .transfer_of(&state.disk_id)?
-            .filter(|t| t.direction == state.direction)
+    let note = &mut file.note;
+    let remove = note.created && !source.keep_on_failure;
+    if note.transfer.is_none() && note.asked {
+        note.transfer = engine
+            .transfer_of(&note.disk_id)?
+            .filter(|t| t.direction == note.direction)
             .map(|t| t.id);
-        if state.transfer.is_none() {
+        if note.transfer.is_none() {
             return Err(engine::Error::Failed(
                 "it is not known whether a transfer was started".to_owned(),
             ));
         }
     }
-    let disk = (!state.snapshot).then_some(state.disk_id.as_str());
-    match (&state.transfer, remove) {
-        (Some(id), true) => engine.discard(id, &state.disk_id),
+    let disk = (!note.snapshot).then_some(note.disk_id.as_str());
+    match (&note.transfer, remove) {
+        (Some(id), true) => engine.discard(id, &note.disk_id),
         (Some(id), false) => engine.finalize(id, disk, &Interrupt::default()),
-        (None, true) => match engine.disk(&state.disk_id)? {
+        (None, true) => match engine.disk(&note.disk_id)? {
             Some(disk) => engine.remove_disk(&disk.id),
             None => Err(engine::Error::Failed(format!(
                 "disk {} may appear yet",
-                state.disk_id
+                note.disk_id
             ))),
         },
         (None, false) => Ok(()),

@@ -1,38 +1,37 @@
-//! What a killed rhv-mount leaves behind for `recover`: one small file for each mount that has a transfer of its own.
+//! The note that a killed rhv-mount leaves behind for `recover`: one small file for each transfer of our own.
 //!
-//! Written before anything is made in the engine, so that nothing is ever held there that nobody knows of;
-//! rewritten when the transfer has an id; removed when the transfer has ended. It outlives a reboot, and it holds no
-//! password, token or ticket. Created with O_EXCL: an earlier mount's remains are not written over.
+//! It is written before anything is made in the engine, so that the engine never holds something that nobody knows
+//! of; rewritten when the transfer has an id; removed when the transfer has ended. It outlives a reboot, and it holds
+//! no password, token or ticket. It is created with O_EXCL: the remains of an earlier mount are not written over.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use nix::unistd::{User, geteuid};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::Direction;
+use crate::engine::{Access, Direction};
 use crate::failure::{Exit, Failure};
+use crate::process::identity::{start_of, this_boot, this_machine};
 use crate::process::runtime_directory::{self, key_of};
 use crate::trust::Trust;
 
-/// What is known of a transfer.
+/// What is known of a transfer. The names of the fields are those in the file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct State {
+pub(crate) struct Note {
     /// Where the disk is mounted; canonical.
     pub(crate) mountpoint: PathBuf,
     /// The process that serves it.
     pub(crate) pid: u32,
-    /// Tells a process from a later one with its number: clock ticks since boot, /proc/PID/stat.
+    /// When that process began, see [`start_of`].
     pub(crate) started: Option<u64>,
     pub(crate) engine_url: String,
     pub(crate) username: String,
     pub(crate) trust: Trust,
     pub(crate) direction: Direction,
-    /// The disk, or the snapshot.
+    /// The id of the disk, or of the snapshot.
     pub(crate) disk_id: String,
     pub(crate) disk_name: String,
     /// `disk_id` is a disk snapshot.
@@ -52,61 +51,54 @@ pub(crate) struct State {
     pub(crate) boot: String,
 }
 
-impl State {
-    /// Is the process that wrote this at work still? Only its own machine can tell.
+impl Note {
+    /// A note of this process's, about no disk and no transfer yet.
+    pub(super) fn of(mountpoint: &Path, access: &Access, direction: Direction) -> Note {
+        Note {
+            mountpoint: mountpoint.to_owned(),
+            pid: std::process::id(),
+            started: start_of(std::process::id()),
+            engine_url: access.url.clone(),
+            username: access.username.clone(),
+            trust: access.trust.clone(),
+            direction,
+            disk_id: String::new(),
+            disk_name: String::new(),
+            snapshot: false,
+            created: false,
+            asked: false,
+            transfer: None,
+            host: None,
+            renewing: false,
+            machine: this_machine(),
+            boot: this_boot(),
+        }
+    }
+
+    /// True while the process that wrote this is at work. Only its own machine can tell.
     pub(crate) fn is_alive(&self) -> bool {
         self.boot == this_boot() && self.started.is_some() && start_of(self.pid) == self.started
     }
 
-    /// Was it another machine that wrote this?
+    /// True when another machine wrote this.
     pub(crate) fn is_foreign(&self) -> bool {
         self.machine != this_machine()
     }
-}
 
-/// The name of this machine.
-pub(crate) fn this_machine() -> String {
-    kernel_says("hostname")
-}
-
-/// Another one at every boot.
-pub(crate) fn this_boot() -> String {
-    kernel_says("random/boot_id")
-}
-
-fn kernel_says(what: &str) -> String {
-    let text = fs::read_to_string(format!("/proc/sys/kernel/{what}")).unwrap_or_default();
-    text.trim().to_owned()
-}
-
-/// How long a process that was killed may take to let go of its files.
-const DYING: Duration = Duration::from_secs(5);
-
-/// When a process began, clock ticks since boot. One that has ended and that nobody has waited for yet is gone; one that
-/// is about to end (it has no memory any more) is waited for.
-pub(crate) fn start_of(pid: u32) -> Option<u64> {
-    let until = Instant::now() + DYING;
-    loop {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The 3rd, 22nd and 23rd field: state, start, bytes of memory. The name before them may hold anything.
-        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-        let (state, start, memory) = (fields.first()?, fields.get(19)?, fields.get(20)?);
-        match (*state, *memory) {
-            ("Z" | "X", _) => return None,
-            (_, "0") if Instant::now() < until => sleep(Duration::from_millis(10)),
-            _ => return start.parse().ok(),
-        }
+    /// The host, for messages.
+    pub(crate) fn host_shown(&self) -> &str {
+        self.host.as_deref().unwrap_or("unknown")
     }
 }
 
-/// A state on disk.
+/// A note on disk.
 #[derive(Debug)]
-pub(crate) struct StateFile {
+pub(crate) struct NoteFile {
     path: PathBuf,
-    pub(crate) state: State,
+    pub(crate) note: Note,
 }
 
-/// `/var/lib/rhv-mount` for root, else below the home directory; who has none keeps it with the runtime records.
+/// `/var/lib/rhv-mount` for root, else below the home directory; a user without one has it in the runtime directory.
 fn directory() -> io::Result<PathBuf> {
     if geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/rhv-mount"));
@@ -128,83 +120,83 @@ fn refuse(path: &Path, e: &io::Error) -> Failure {
     )
 }
 
-impl StateFile {
+impl NoteFile {
     /// Notes a transfer that is about to be started.
-    pub(crate) fn create(state: State) -> Result<StateFile, Failure> {
+    pub(super) fn create(note: Note) -> Result<NoteFile, Failure> {
         let directory = directory().map_err(|e| refuse(Path::new("the runtime directory"), &e))?;
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&directory)
             .map_err(|e| refuse(&directory, &e))?;
-        let path = directory.join(key_of(&state.mountpoint)).with_extension("json");
-        match write_new(&path, &state) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                let shown = state.mountpoint.display();
-                let why = match read(&path) {
-                    Ok(other) if other.is_alive() => format!("process {} serves a disk there", other.pid),
-                    Ok(_) => format!(
-                        "an earlier mount there was killed and its transfer is not ended; see to it with \
-                         `rhv-mount recover {shown}` first"
-                    ),
-                    Err(e) => format!(
-                        "the note of an earlier mount, {}, is not readable: {e}",
-                        path.display()
-                    ),
-                };
-                Err(Failure::text(
-                    Exit::Mount,
-                    format!("cannot mount on {shown}: {why}"),
-                ))
-            }
+        let path = directory.join(key_of(&note.mountpoint)).with_extension("json");
+        match write_new(&path, &note) {
+            Ok(()) => Ok(NoteFile { path, note }),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(in_the_way(&path, &note.mountpoint)),
             Err(e) => Err(refuse(&path, &e)),
-            Ok(()) => Ok(StateFile { path, state }),
         }
     }
 
-    /// Writes `state` anew; a crash leaves the old one or the new one.
-    pub(crate) fn update(&mut self) -> Result<(), Failure> {
-        let new = write_beside(&self.path, &self.state);
+    /// Writes `note` anew; a crash leaves the old one or the new one.
+    pub(super) fn update(&mut self) -> Result<(), Failure> {
+        let new = write_beside(&self.path, &self.note);
         new.and_then(|new| fs::rename(new, &self.path))
             .map_err(|e| refuse(&self.path, &e))
     }
 
-    /// The transfer has ended.
+    /// Removes the note: nothing is left to recover.
     pub(crate) fn remove(&self) {
         let _ = fs::remove_file(&self.path);
     }
 
-    /// Every state of this user's, or the one of `mountpoint`.
-    pub(crate) fn all(mountpoint: Option<&Path>) -> Vec<StateFile> {
+    /// Every note of this user's, or that of `mountpoint`.
+    pub(crate) fn all(mountpoint: Option<&Path>) -> Vec<NoteFile> {
         let entries = directory().and_then(fs::read_dir).into_iter().flatten().flatten();
         let paths = entries
             .map(|e| e.path())
             .filter(|p| p.extension().is_some_and(|e| e == "json"));
         let read = |path: PathBuf| match read(&path) {
-            Ok(state) => Some(StateFile { path, state }),
+            Ok(note) => Some(NoteFile { path, note }),
             Err(e) => {
                 eprintln!("rhv-mount: {} is not readable: {e}", path.display());
                 None
             }
         };
-        let wanted = |file: &StateFile| mountpoint.is_none_or(|m| m == file.state.mountpoint);
+        let wanted = |file: &NoteFile| mountpoint.is_none_or(|m| m == file.note.mountpoint);
         paths.filter_map(read).filter(wanted).collect()
     }
 }
 
-fn read(path: &Path) -> io::Result<State> {
+/// The note in `path` keeps a disk from being mounted on `mountpoint`.
+fn in_the_way(path: &Path, mountpoint: &Path) -> Failure {
+    let shown = mountpoint.display();
+    let why = match read(path) {
+        Ok(other) if other.is_alive() => format!("process {} serves a disk there", other.pid),
+        Ok(_) => format!(
+            "an earlier mount there was killed and its transfer is not ended; see to it with \
+             `rhv-mount recover {shown}` first"
+        ),
+        Err(e) => format!(
+            "the note of an earlier mount, {}, is not readable: {e}",
+            path.display()
+        ),
+    };
+    Failure::text(Exit::Mount, format!("cannot mount on {shown}: {why}"))
+}
+
+fn read(path: &Path) -> io::Result<Note> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
 /// Puts a whole file in its place at once, and never over another one.
-fn write_new(path: &Path, state: &State) -> io::Result<()> {
-    let new = write_beside(path, state)?;
+fn write_new(path: &Path, note: &Note) -> io::Result<()> {
+    let new = write_beside(path, note)?;
     let linked = fs::hard_link(&new, path);
     let _ = fs::remove_file(new);
     linked
 }
 
-fn write_beside(path: &Path, state: &State) -> io::Result<PathBuf> {
+fn write_beside(path: &Path, note: &Note) -> io::Result<PathBuf> {
     let new = path.with_extension(format!("new-{}", std::process::id()));
     let _ = fs::remove_file(&new);
     let mut file = OpenOptions::new()
@@ -213,32 +205,8 @@ fn write_beside(path: &Path, state: &State) -> io::Result<PathBuf> {
         .mode(0o600)
         .open(&new)?;
     let written = file
-        .write_all(&serde_json::to_vec_pretty(state)?)
+        .write_all(&serde_json::to_vec_pretty(note)?)
         .and_then(|()| file.sync_all());
     written.inspect_err(|_| drop(fs::remove_file(&new)))?;
     Ok(new)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_is_told_from_a_later_one_with_its_number() {
-        let now = start_of(std::process::id());
-        assert!(now.is_some());
-        assert_eq!(start_of(u32::MAX), None);
-    }
-
-    #[test]
-    fn a_killed_process_is_gone_before_anybody_has_waited_for_it() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        assert!(start_of(child.id()).is_some());
-        child.kill().unwrap();
-        let until = Instant::now() + DYING;
-        while start_of(child.id()).is_some() {
-            assert!(Instant::now() < until, "still there");
-        }
-        child.wait().unwrap();
-    }
 }

@@ -1,0 +1,214 @@
+//! From ready to unmounted: what ends the mount, and how it leaves the tree.
+//!
+//! The main thread waits here. Under COMMAND the mount ends when COMMAND does: `umount` is refused and signals are
+//! passed on. What is acknowledged stays in memory when the mount leaves the tree; `close` brings it home.
+
+use std::os::unix::net::UnixStream;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tracing::warn;
+
+use super::mountpoint::is_mounted;
+use super::record::Ending;
+use super::{Event, Mount, command, control};
+use crate::failure::{Exit, Failure};
+use crate::fuse::{self, MountError};
+use crate::process::handover::{self, Role};
+use crate::process::{rights, spawn};
+
+/// How long COMMAND may take to end after a signal was passed on to it.
+const COMMAND_GRACE: Duration = Duration::from_secs(10);
+
+/// How long an unmount waits for a straggler to close the file.
+const STRAGGLER_GRACE: Duration = Duration::from_secs(1);
+
+/// Why the mount ended.
+#[derive(Default)]
+pub(super) struct Ended {
+    /// COMMAND's status.
+    pub(super) command: Option<u8>,
+    /// Calls of `rhv-mount umount` that wait for the outcome.
+    pub(super) waiting: Vec<UnixStream>,
+    /// A signal has come: the next one gives up.
+    pub(super) signalled: bool,
+    /// Nobody was told of the mount.
+    pub(super) unused: bool,
+}
+
+impl Mount {
+    /// Waits until something ends the mount, and takes it out of the tree.
+    pub(super) fn wait(
+        &self,
+        inbox: &Receiver<Event>,
+        events: &Sender<Event>,
+        role: Role,
+    ) -> Result<Ended, Failure> {
+        let mut ended = Ended::default();
+        if role == Role::Background && handover::tell_ready().is_err() {
+            ended.unused = true;
+            self.leave_now();
+            return Ok(ended);
+        }
+        let mut child = None;
+        if !self.settings.command.is_empty() {
+            match command::start(&self.settings.command, &self.mountpoint.file) {
+                Ok(started) => child = Some(watch(started, events.clone())?),
+                Err((code, failure)) => {
+                    eprintln!("rhv-mount: {failure}");
+                    ended.command = Some(code);
+                    self.leave_now();
+                    return Ok(ended);
+                }
+            }
+        }
+        let (mut deadline, mut under_command) = (None, false);
+        loop {
+            let event = match deadline {
+                None => inbox.recv().ok(),
+                Some(at) => inbox.recv_deadline(at).ok(),
+            };
+            match event {
+                Some(Event::Unmounted) => {
+                    // An aborted connection leaves its mount behind, dead.
+                    self.leave_now();
+                    if child.is_none() {
+                        return Ok(ended);
+                    }
+                    under_command = true;
+                }
+                Some(Event::Umount(stream)) if child.is_some() => {
+                    refuse(
+                        stream,
+                        "COMMAND is at work on it; the mount ends when COMMAND does",
+                    );
+                }
+                Some(Event::Umount(stream)) => match self.leave_soon() {
+                    Some(busy) => refuse(stream, busy),
+                    None => ended.waiting.push(stream),
+                },
+                Some(Event::CommandEnded(status)) => {
+                    ended.command = Some(command::code(status));
+                    // The session's end may be heard of after COMMAND's, which came after it.
+                    under_command |= !is_mounted(&self.mountpoint.path);
+                    if !status.success() {
+                        self.tell_of_overflow();
+                    }
+                    if under_command && status.success() {
+                        eprintln!(
+                            "rhv-mount: {} was unmounted while COMMAND ran: what it wrote after that is not on the disk",
+                            self.mountpoint.path.display()
+                        );
+                        ended.command = Some(Exit::Mount as u8);
+                    }
+                    if let Some(busy) = self.leave_soon() {
+                        warn!("{busy}; cutting off");
+                        self.leave_now();
+                    }
+                    return Ok(ended);
+                }
+                Some(Event::Signal(signal)) => match child {
+                    None => {
+                        ended.signalled = true;
+                        self.leave_now();
+                        return Ok(ended);
+                    }
+                    Some(pid) => {
+                        ended.signalled = true;
+                        let again = deadline.is_some();
+                        pass_on(pid, signal, again);
+                        deadline = Some(Instant::now() + COMMAND_GRACE);
+                    }
+                },
+                Some(Event::Disk(..)) => {}
+                None => {
+                    if let Some(pid) = child {
+                        warn!("COMMAND does not end; killing it");
+                        pass_on(pid, SIGTERM, true);
+                    }
+                    deadline = Some(Instant::now() + COMMAND_GRACE);
+                }
+            }
+        }
+    }
+
+    /// Unmounts; returns why that was refused. With `lazy` the path is free at once, whoever has the file open.
+    /// What is acknowledged stays in memory; `close` brings it home.
+    fn leave(&self, lazy: bool) -> Option<MountError> {
+        // What else may be mounted there is not ours.
+        if is_mounted(&self.mountpoint.path)
+            && let Err(refused) = fuse::unmount(&self.mountpoint.path, lazy)
+            // Somebody else may have unmounted it meanwhile.
+            && is_mounted(&self.mountpoint.path)
+        {
+            return Some(refused);
+        }
+        // Or a program that does not know of the end would go on to write into an ordinary file.
+        self.mountpoint.remove_made();
+        None
+    }
+
+    /// Unmounts whatever it takes.
+    pub(super) fn leave_now(&self) {
+        if let Some(refused) = self.leave(true) {
+            warn!("{refused}");
+        }
+    }
+
+    /// As [`Self::leave`], with a moment of patience: who has just closed the file may not be gone yet.
+    fn leave_soon(&self) -> Option<MountError> {
+        let patience = Instant::now() + STRAGGLER_GRACE;
+        loop {
+            let busy = self.leave(false)?;
+            if Instant::now() > patience {
+                return Some(busy);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Says why COMMAND may have failed: it wrote past the end of a disk.
+    fn tell_of_overflow(&self) {
+        let disks = self.disks().map(|disk| disk.disk());
+        for disk in disks.filter(|disk| disk.has_overflowed()) {
+            eprintln!(
+                "rhv-mount: COMMAND wanted to write behind the end of the disk, which has {} bytes: what it writes is \
+                 larger than the disk; take a larger one",
+                disk.capacity()
+            );
+        }
+    }
+}
+
+fn refuse(stream: UnixStream, why: impl ToString) {
+    let refusal = Ending {
+        code: Exit::Mount as u8,
+        message: Some(why.to_string()),
+        stats: vec![],
+    };
+    control::answer(stream, &refusal);
+}
+
+fn watch(mut child: Child, events: Sender<Event>) -> Result<Pid, Failure> {
+    let pid = Pid::from_raw(child.id() as i32);
+    spawn("command", move || {
+        if let Ok(status) = child.wait() {
+            let _ = events.send(Event::CommandEnded(status));
+        }
+    })?;
+    Ok(pid)
+}
+
+/// A terminal's ctrl-C has reached COMMAND already; other signals are passed on. The second one kills.
+fn pass_on(pid: Pid, signal: i32, again: bool) {
+    let signal = match (again, signal) {
+        (true, _) => Signal::SIGKILL,
+        (false, SIGINT) => return,
+        (false, _) => Signal::SIGTERM,
+    };
+    let _ = rights::with(move || kill(pid, signal));
+}

@@ -1,0 +1,260 @@
+//! The way out of one disk: refuse writes, bring home what is acknowledged, close the connections, end the transfer.
+//!
+//! Two threads do the work, one after the other: "close" closes the disk, then "finalize" ends the transfer. Whoever
+//! ends the disk owns the [`Ending`], hands it each [`Step`] that these threads report, and asks for the
+//! [`Outcome`]. Nothing here waits for ever: what the threads wait for has bounds of its own, [`Ending::look`] gives
+//! up where there is no progress at all, and [`Ending::give_up`] does so at a signal, in order:
+//!
+//! ```text
+//! draining      give up: the data counts as lost, and the transfer is ended as one whose data is lost
+//! transfer      give up: the engine is not waited for any longer; once more: the transfer is left as it is
+//! over
+//! ```
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::OpenDisk;
+use crate::disk::DiskError;
+use crate::engine::Interrupt;
+use crate::failure::{Exit, Failure};
+use crate::process::spawn;
+use crate::transfer::Verdict;
+
+/// How long the last data may be without any answer, beyond the time that requests have by themselves: a renewal of
+/// the transfer, or one zero request for a large disk.
+const EXTRA_PATIENCE: Duration = Duration::from_secs(900);
+
+/// What the disk was opened for, and what came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// It was done, as far as anybody knows.
+    Done,
+    /// COMMAND has failed.
+    Failed,
+    /// Nobody ever came to use the disk.
+    Unused,
+}
+
+/// What a thread of the end reports.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The data has come home, or has not.
+    Drained(Result<(), DiskError>),
+    /// The transfer has ended, or has not.
+    Ended(Result<(), Failure>),
+}
+
+/// How a disk ended: the data, and the transfer.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// The reasons why it ended badly, the worst first; none when every acknowledged byte is on the storage and the
+    /// disk is free.
+    pub(crate) failures: Vec<Failure>,
+}
+
+enum State {
+    /// The last data is on its way.
+    Draining(Progress),
+    /// The transfer is being ended.
+    EndingTransfer(Result<(), DiskError>),
+    /// Both are over.
+    Over(Result<(), DiskError>, Result<(), Failure>),
+}
+
+/// See the head of this file.
+pub(crate) struct Ending {
+    disk: Arc<OpenDisk>,
+    work: Work,
+    /// How a thread reaches the one who waits for it.
+    report: Arc<dyn Fn(Step) + Send + Sync>,
+    /// Set to stop waiting for the engine.
+    patience: Interrupt,
+    /// How long the last data may be without any answer.
+    limit: Duration,
+    state: State,
+}
+
+impl Ending {
+    /// Begins to end `disk`, whose requests are retried for `retry_time` and may be silent for `timeout`.
+    pub(crate) fn begin(
+        disk: Arc<OpenDisk>,
+        work: Work,
+        (retry_time, timeout): (Duration, Duration),
+        report: impl Fn(Step) + Send + Sync + 'static,
+    ) -> Ending {
+        let report: Arc<dyn Fn(Step) + Send + Sync> = Arc::new(report);
+        let (closed, tell) = (disk.disk.clone(), report.clone());
+        let closing = spawn("close", move || {
+            let closed = catch_unwind(AssertUnwindSafe(|| closed.close()));
+            let panicked = || Err(DiskError::Failed("internal error while closing".into()));
+            tell(Step::Drained(closed.unwrap_or_else(|_| panicked())));
+        });
+        let mut ending = Ending {
+            state: State::Draining(Progress::of(disk.answers())),
+            disk,
+            work,
+            report,
+            patience: Interrupt::default(),
+            limit: retry_time + timeout + EXTRA_PATIENCE,
+        };
+        if closing.is_err() {
+            ending.give_up();
+        }
+        ending
+    }
+
+    /// Takes in what a thread reported. A report that comes after its part was given up changes nothing.
+    pub(crate) fn step(&mut self, step: Step) {
+        match (step, &self.state) {
+            (Step::Drained(data), State::Draining(_)) => self.end_transfer(data),
+            (Step::Ended(transfer), State::EndingTransfer(data)) => {
+                self.state = State::Over(data.clone(), transfer);
+            }
+            (Step::Drained(_) | Step::Ended(_), _) => {}
+        }
+    }
+
+    /// Gives up on data that has not moved for too long. Called every few seconds.
+    pub(crate) fn look(&mut self) {
+        let State::Draining(progress) = &mut self.state else {
+            return;
+        };
+        if let Some(silent) = progress.stuck(self.disk.answers(), self.limit) {
+            self.end_transfer(Err(DiskError::Failed(format!(
+                "gave up after {} s without any answer, with data still on its way",
+                silent.as_secs()
+            ))));
+        }
+    }
+
+    /// Gives up what is waited for now; what comes after it is still done.
+    pub(crate) fn give_up(&mut self) {
+        match &self.state {
+            State::Draining(_) => self.end_transfer(Err(DiskError::Failed(
+                "gave up on a second signal, with data still on its way".into(),
+            ))),
+            State::EndingTransfer(_) if self.patience.check().is_ok() => self.patience.set(),
+            State::EndingTransfer(_) => self.abandon(),
+            State::Over(..) => {}
+        }
+    }
+
+    /// Leaves the transfer as it is.
+    pub(crate) fn abandon(&mut self) {
+        let data = match &self.state {
+            State::Over(..) => return,
+            State::EndingTransfer(data) => data.clone(),
+            State::Draining(_) => Err(DiskError::Failed("internal error while closing".into())),
+        };
+        self.state = State::Over(data, Err(self.left_open()));
+    }
+
+    /// How it ended, once it has; a second call finds nothing.
+    pub(crate) fn outcome(&mut self) -> Option<Outcome> {
+        let State::Over(data, transfer) = &mut self.state else {
+            return None;
+        };
+        let lost = data.as_ref().err().map(|e| {
+            let message = format!(
+                "data may be lost: {e} [disk on {}, mounted on {}]",
+                self.disk.host(),
+                self.disk.mountpoint.display()
+            );
+            Failure::text(Exit::DataLoss, message)
+        });
+        let transfer = std::mem::replace(transfer, Ok(()));
+        let failures = lost.into_iter().chain(transfer.err()).collect();
+        Some(Outcome { failures })
+    }
+
+    /// True when there is an outcome.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state, State::Over(..))
+    }
+
+    /// The data is decided: ends the transfer in a thread of its own; here, where no thread is to be had.
+    fn end_transfer(&mut self, data: Result<(), DiskError>) {
+        let verdict = match (&data, self.work) {
+            (Err(_), _) => Verdict::Lost,
+            (Ok(()), Work::Failed) => Verdict::CommandFailed,
+            (Ok(()), Work::Unused) => Verdict::Unused,
+            (Ok(()), Work::Done) => Verdict::Arrived,
+        };
+        let Some(transfer) = &self.disk.transfer else {
+            self.state = State::Over(data, Ok(()));
+            return;
+        };
+        let (shared, patience, tell) = (transfer.clone(), self.patience.clone(), self.report.clone());
+        let finalizing = spawn("finalize", move || {
+            let ended = catch_unwind(AssertUnwindSafe(|| shared.end(verdict, &patience)));
+            let panicked = || {
+                Err(Failure::text(
+                    Exit::DataLoss,
+                    "internal error while the transfer was ended; see `rhv-mount recover`",
+                ))
+            };
+            tell(Step::Ended(ended.unwrap_or_else(|_| panicked())));
+        });
+        self.state = match finalizing {
+            Ok(_) => State::EndingTransfer(data),
+            Err(_) => State::Over(data, transfer.end(verdict, &self.patience)),
+        };
+    }
+
+    fn left_open(&self) -> Failure {
+        let transfer = self.disk.transfer.as_ref();
+        let id = transfer.map(|transfer| transfer.id()).unwrap_or_default();
+        let exit = match self.disk.disk.is_read_only() {
+            true => Exit::Transfer,
+            false => Exit::DataLoss,
+        };
+        Failure::text(
+            exit,
+            format!(
+                "gave up on a signal before transfer {id} had ended; `rhv-mount recover {}` ends it",
+                self.disk.mountpoint.display()
+            ),
+        )
+    }
+}
+
+/// Whether the last data moves.
+#[derive(Debug)]
+struct Progress {
+    answers: u64,
+    since: Instant,
+}
+
+impl Progress {
+    fn of(answers: u64) -> Self {
+        Progress {
+            answers,
+            since: Instant::now(),
+        }
+    }
+
+    /// How long there was no answer, when that is longer than `limit`.
+    fn stuck(&mut self, answers: u64, limit: Duration) -> Option<Duration> {
+        if answers != self.answers {
+            *self = Progress::of(answers);
+        }
+        Some(self.since.elapsed()).filter(|silent| *silent > limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_silence_is_given_up_on() {
+        let mut progress = Progress::of(5);
+        assert_eq!(progress.stuck(5, Duration::from_secs(100)), None);
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(progress.stuck(6, Duration::from_millis(10)), None, "an answer");
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(progress.stuck(6, Duration::from_millis(10)).is_some());
+    }
+}

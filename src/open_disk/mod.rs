@@ -1,0 +1,148 @@
+//! One remote disk at work, and everything that belongs to it: the transfer (ours, or one that somebody else started),
+//! the image, the pool, the disk, the keep-alive threads and the watcher. It is opened, ended and told of as one
+//! value, and knows nothing of FUSE: a mount holds one or more of them, a copy without a mount holds one.
+//!
+//! ```text
+//! open      from the settings to a disk that can be read and written
+//! ending    the way out: the last flush, the connections, the transfer; with signals on the way
+//! ```
+//!
+//! [`OpenDisk::open`] blocks for as long as the engine and the first connection take; an [`Interrupt`] cuts it
+//! short. From then on any thread may read and write [`OpenDisk::disk`]. An `OpenDisk` ends by [`Ending`]; one that
+//! is dropped without it, by a panic, ends its transfer as one whose data is lost.
+
+mod ending;
+mod open;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::ending::{Ending, Step, Work};
+use crate::disk::Disk;
+use crate::imageio::Image;
+use crate::pool::{Clock, Keeper, Op, Pool};
+use crate::transfer::OwnTransfer;
+
+/// See the head of this file.
+pub(crate) struct OpenDisk {
+    /// Where it is mounted: the path under which `recover` finds what a killed process leaves.
+    mountpoint: PathBuf,
+    image: Arc<Image>,
+    pool: Arc<Pool>,
+    disk: Arc<Disk>,
+    /// `None` for a transfer that somebody else started and will end.
+    transfer: Option<Arc<OwnTransfer>>,
+    since: Instant,
+    _keeper: Keeper,
+}
+
+/// What a disk at work says of itself. Bytes, unless the name says otherwise; the names are those of `status -o json`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct DiskStatus {
+    pub(crate) host: String,
+    /// `https`, `http` or `unix`.
+    pub(crate) transport: String,
+    pub(crate) read_only: bool,
+    pub(crate) disk_size: u64,
+    pub(crate) file_size: u64,
+    pub(crate) connections: usize,
+    pub(crate) writers: usize,
+    /// Connections that broke with nothing unflushed and were replaced.
+    pub(crate) replaced: u64,
+    pub(crate) seconds: u64,
+    pub(crate) bytes_read: u64,
+    pub(crate) bytes_written: u64,
+    pub(crate) bytes_zeroed: u64,
+    /// Flush requests, one for each connection and fsync.
+    pub(crate) flushes: u64,
+    /// Requests that failed, repeated ones included.
+    pub(crate) errors: u64,
+    /// Why data may be lost.
+    pub(crate) failure: Option<String>,
+    /// The disk of a transfer of our own; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) disk_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) disk_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) transfer: Option<String>,
+    /// As the engine calls it, seen a few seconds ago.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) transfer_phase: Option<String>,
+}
+
+impl OpenDisk {
+    /// The block device itself.
+    pub(crate) fn disk(&self) -> &Arc<Disk> {
+        &self.disk
+    }
+
+    /// `scheme://host:port` of the server.
+    pub(crate) fn host(&self) -> String {
+        self.image.host()
+    }
+
+    /// Bytes may move from now on: an end without a verdict means that data is lost.
+    pub(crate) fn set_used(&self) {
+        if let Some(transfer) = &self.transfer {
+            transfer.set_used();
+        }
+    }
+
+    /// How it stands now.
+    pub(crate) fn status(&self) -> DiskStatus {
+        let statistics = self.pool.clocks();
+        let sum = |of: fn(&Clock) -> u64| statistics.iter().map(of).sum();
+        let transfer = self.transfer.as_ref();
+        let disk = transfer.map(|transfer| transfer.disk().clone());
+        let read_only = self.disk.is_read_only();
+        DiskStatus {
+            host: self.host(),
+            transport: self.image.transport().to_owned(),
+            read_only,
+            disk_size: self.disk.capacity(),
+            file_size: self.disk.len(),
+            connections: self.pool.connections(),
+            writers: if read_only { 0 } else { self.pool.writers() },
+            replaced: self.pool.replaced(),
+            seconds: self.since.elapsed().as_secs(),
+            bytes_read: sum(|connection| connection.bytes(Op::Read)),
+            bytes_written: sum(|connection| connection.bytes(Op::Write)),
+            bytes_zeroed: sum(|connection| connection.bytes(Op::Zero)),
+            flushes: sum(|connection| connection.ops(Op::Flush)),
+            errors: sum(Clock::errors),
+            failure: self.disk.failure(),
+            disk_id: disk.as_ref().map(|(id, _)| id.clone()),
+            disk_name: disk.map(|(_, name)| name),
+            transfer: transfer.map(|transfer| transfer.id()),
+            transfer_phase: transfer.map(|transfer| transfer.phase()),
+        }
+    }
+
+    /// One line for each connection, as imageio's own log writes them.
+    pub(crate) fn statistics(&self) -> Vec<String> {
+        let connections = self.pool.clocks().iter().enumerate();
+        connections
+            .map(|(n, connection)| format!("connection={} {connection}", n + 1))
+            .collect()
+    }
+
+    /// Requests that were answered so far.
+    fn answers(&self) -> u64 {
+        let ops = [Op::Read, Op::Write, Op::Zero, Op::Flush];
+        let connections = self.pool.clocks().iter();
+        connections
+            .map(|connection| ops.iter().map(|op| connection.ops(*op)).sum::<u64>())
+            .sum()
+    }
+
+    /// Ends the transfer if nobody has: for the way out of a panic.
+    pub(crate) fn end_in_any_case(&self) {
+        if let Some(transfer) = &self.transfer {
+            transfer.end_in_any_case();
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! From the settings to a disk: a transfer of our own where there is none yet, the first connection, what the server
+//! allows, how many connections to make and how large their requests are.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::info;
+
+use super::OpenDisk;
+use crate::disk::{Disk, DiskOptions};
+use crate::engine::Interrupt;
+use crate::failure::{Exit, Failure};
+use crate::imageio::{self, Access, Client, Image, TransferUrl};
+use crate::pool::{Keeper, Pool, USUAL_TIMEOUT};
+use crate::settings::{DiskSettings, Source};
+use crate::transfer::OwnTransfer;
+
+/// Largest request: as much as the server takes in before it turns to the storage (its buffer). On storage that is
+/// far away size hides latency: with 20 ms a request and 4 connections, 1 MiB gave 160 MiB/s, 4 MiB 380, 8 MiB 455.
+const MAX_REQUEST_BYTES: u64 = 8 << 20;
+
+/// A ticket on which nothing happened for so long is touched at the next look at its transfer.
+const TICKET_QUIET: Duration = Duration::from_secs(1);
+
+impl OpenDisk {
+    /// Starts the transfer if need be, connects, and checks that the transfer allows what is asked. `mountpoint` is
+    /// the path under which `recover` finds what this process leaves when it is killed.
+    pub(crate) fn open(
+        settings: &DiskSettings,
+        mountpoint: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<OpenDisk, Failure> {
+        let (transfer, image, first) = match &settings.source {
+            Source::Transfer(url) => {
+                let (image, first) = Image::open(&access(settings, url.clone()))?;
+                (None, image, first)
+            }
+            Source::Engine(source) => {
+                let transfer = OwnTransfer::acquire(source, settings.read_only, mountpoint, interrupt)?;
+                let (image, first) = open_own(settings, &transfer, source.proxy)?;
+                (Some(Arc::new(transfer)), image, first)
+            }
+        };
+        let image = Arc::new(image);
+        let (pool, disk) = open_disk(settings, &image, first)?;
+        info!(
+            host = image.host(),
+            transport = image.transport(),
+            connections = pool.connections(),
+            size = image.size(),
+            "disk open"
+        );
+        let mut timeout = USUAL_TIMEOUT;
+        if let Some(transfer) = &transfer {
+            let renewed = Arc::downgrade(transfer);
+            image.renew_with(move |url, state| renewed.upgrade()?.renew(url, state));
+            timeout = transfer.inactivity_timeout().unwrap_or(timeout);
+        }
+        let keeper = Keeper::start(&pool, timeout)?;
+        if let Some(transfer) = &transfer {
+            let touched = pool.clone();
+            OwnTransfer::watch(Arc::downgrade(transfer), move || touched.touch(TICKET_QUIET))?;
+        }
+        Ok(OpenDisk {
+            mountpoint: mountpoint.to_owned(),
+            image,
+            pool,
+            disk,
+            transfer,
+            since: Instant::now(),
+            _keeper: keeper,
+        })
+    }
+}
+
+/// As many connections as are wanted and allowed, and the disk over them.
+fn open_disk(
+    settings: &DiskSettings,
+    image: &Arc<Image>,
+    first: Client,
+) -> Result<(Arc<Pool>, Arc<Disk>), Failure> {
+    let can = image.capabilities();
+    if !settings.read_only && !can.write {
+        return Err(Failure::text(
+            Exit::Transfer,
+            format!(
+                "the transfer on {} is read-only: mount it with --read-only, or start an upload transfer",
+                image.host()
+            ),
+        ));
+    }
+    let readers = can.max_readers.unwrap_or(settings.connections).max(1);
+    let writers = can.max_writers.unwrap_or(settings.connections).max(1);
+    // A single writer still leaves the other connections to the readers.
+    let most = match settings.read_only {
+        true => readers,
+        false => readers.max(writers),
+    };
+    let connections = settings.connections.min(most);
+    let most_allowed = can.max_readers.max(can.max_writers).unwrap_or(0);
+    let pool = Pool::open(
+        image.clone(),
+        Box::new(first),
+        connections,
+        writers,
+        settings.retry_time,
+    )?;
+    let options = DiskOptions {
+        read_only: settings.read_only,
+        cache_size: settings.cache_size,
+        // Without time to retry, nobody writes again what waits in it.
+        journal_size: match settings.retry_time.is_zero() {
+            true => 0,
+            false => settings.journal_size,
+        },
+        request_size: MAX_REQUEST_BYTES,
+        zero_detect: settings.zero_detect,
+        extents: can.extents,
+        spare_connection: connections < most_allowed,
+    };
+    let disk = Disk::open(pool.clone(), image.size(), options)?;
+    Ok((pool, Arc::new(disk)))
+}
+
+fn access(settings: &DiskSettings, url: TransferUrl) -> Access {
+    Access {
+        url,
+        trust: settings.trust.clone(),
+        unix_socket: settings.unix_socket,
+        timeout: settings.timeout,
+    }
+}
+
+/// Straight to the host; through the engine's proxy when that is asked for, or is the only way.
+fn open_own(
+    settings: &DiskSettings,
+    transfer: &OwnTransfer,
+    proxy: bool,
+) -> Result<(Image, Client), Failure> {
+    let direct = if proxy { None } else { transfer.url(false)? };
+    let unreachable = match direct {
+        Some(url) => match Image::open(&access(settings, url)) {
+            Err(e @ (imageio::Error::Resolve { .. } | imageio::Error::Connect { .. })) => Some(e),
+            other => return Ok(other?),
+        },
+        None => None,
+    };
+    match (transfer.url(true)?, unreachable) {
+        (Some(through), unreachable) => {
+            if let Some(e) = &unreachable {
+                eprintln!(
+                    "rhv-mount: {e}; going through the engine's proxy {}",
+                    through.host()
+                );
+            }
+            let opened = Image::open(&access(settings, through)).map_err(Failure::from);
+            opened.map_err(|e| {
+                let hint = if proxy {
+                    "; that is the engine's proxy, try without --proxy"
+                } else {
+                    ""
+                };
+                Failure::text(e.exit, format!("through the engine's proxy: {e}{hint}"))
+            })
+        }
+        (None, Some(e)) => Err(e.into()),
+        (None, None) => Err(Failure::text(
+            Exit::Transfer,
+            format!(
+                "transfer {} has no proxy URL: mount without --proxy",
+                transfer.id()
+            ),
+        )),
+    }
+}

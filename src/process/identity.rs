@@ -1,0 +1,65 @@
+//! Which process, on which machine, since which boot: what tells a live process from the remains of a dead one.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Longest time that a killed process may take to let go of its files.
+const DYING_LIMIT: Duration = Duration::from_secs(5);
+
+/// Returns when a process began, in clock ticks since boot (field 22 of `/proc/PID/stat`). A process that has ended
+/// and that nobody has waited for yet counts as gone; one that is about to end (it has no memory any more) is waited
+/// for.
+pub(crate) fn start_of(pid: u32) -> Option<u64> {
+    let until = Instant::now() + DYING_LIMIT;
+    loop {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // Fields 3, 22 and 23 are state, start and bytes of memory. The name before them may hold anything.
+        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        let (state, start, memory) = (fields.first()?, fields.get(19)?, fields.get(20)?);
+        match (*state, *memory) {
+            ("Z" | "X", _) => return None,
+            (_, "0") if Instant::now() < until => sleep(Duration::from_millis(10)),
+            _ => return start.parse().ok(),
+        }
+    }
+}
+
+/// The name of this machine.
+pub(crate) fn this_machine() -> String {
+    kernel_says("hostname")
+}
+
+/// The id of this boot: another one at every boot.
+pub(crate) fn this_boot() -> String {
+    kernel_says("random/boot_id")
+}
+
+fn kernel_says(what: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/sys/kernel/{what}")).unwrap_or_default();
+    text.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_from_a_later_one_with_its_number() {
+        let now = start_of(std::process::id());
+        assert!(now.is_some());
+        assert_eq!(start_of(u32::MAX), None);
+    }
+
+    #[test]
+    fn a_killed_process_is_gone_before_anybody_has_waited_for_it() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(start_of(child.id()).is_some());
+        child.kill().unwrap();
+        let until = Instant::now() + DYING_LIMIT;
+        while start_of(child.id()).is_some() {
+            assert!(Instant::now() < until, "still there");
+        }
+        child.wait().unwrap();
+    }
+}

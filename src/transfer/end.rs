@@ -1,0 +1,308 @@
+//! How a transfer of our own ends. An upload that is cancelled takes its disk with it (oVirt 4.5,
+//! TransferDiskImageCommand), and rule 5 of the design is that no disk is deleted that this run did not make:
+//!
+//! | disk         | data arrived | COMMAND failed | data lost    | never used  |
+//! |--------------|--------------|----------------|--------------|-------------|
+//! | made here    | finalize     | discard        | discard      | discard     |
+//! | made, keep   | finalize     | finalize       | finalize     | finalize    |
+//! | there before | finalize     | finalize       | leave paused | finalize    |
+//! | download     | finalize     | finalize       | finalize     | finalize    |
+//!
+//! [`end_for`] is this table. [`OwnTransfer::end`] is called once, by the thread that ends the disk, and waits for
+//! the engine within the engine's own limits; `interrupt` cuts that short.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::OwnTransfer;
+use super::life::{Stage, Start, Turn};
+use super::note::Note;
+use crate::engine::{self, Interrupt, Patience, Phase, Transfer};
+use crate::failure::{Exit, Failure};
+
+/// Longest wait for an engine that has to say whether a transfer was started.
+const UNANSWERED_START_LIMIT: Duration = Duration::from_secs(60);
+
+/// What became of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Every acknowledged byte is on the storage.
+    Arrived,
+    /// The same, and COMMAND failed.
+    CommandFailed,
+    /// Acknowledged bytes may be missing.
+    Lost,
+    /// Nothing was ever written.
+    Unused,
+}
+
+/// What an end may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stake {
+    /// The disk was made for this run.
+    Made,
+    /// The same, and it is kept in any case (`--keep-on-failure`).
+    MadeAndKept,
+    /// The disk was there before.
+    ThereBefore,
+    /// Nothing is written.
+    Download,
+}
+
+/// What is done with a transfer at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The engine verifies the disk and frees it.
+    Finalize,
+    /// The disk goes, and the transfer with it.
+    Discard,
+    /// The disk stays locked with what has arrived, for `recover`.
+    LeavePaused,
+}
+
+/// The table at the head of this file.
+fn end_for(stake: Stake, verdict: Verdict) -> End {
+    match (stake, verdict) {
+        (_, Verdict::Arrived) => End::Finalize,
+        (Stake::Made, Verdict::CommandFailed | Verdict::Lost | Verdict::Unused) => End::Discard,
+        (Stake::ThereBefore, Verdict::Lost) => End::LeavePaused,
+        (Stake::MadeAndKept | Stake::Download, Verdict::Lost) => End::Finalize,
+        (
+            Stake::MadeAndKept | Stake::ThereBefore | Stake::Download,
+            Verdict::CommandFailed | Verdict::Unused,
+        ) => End::Finalize,
+    }
+}
+
+impl OwnTransfer {
+    /// Ends the transfer as the table says. An error is the whole story: what still holds the disk, and what to do
+    /// about it. `Ok` at once where another call has begun the end.
+    pub(crate) fn end(&self, verdict: Verdict, interrupt: &Interrupt) -> Result<(), Failure> {
+        if !self.life.begin_end() {
+            return Ok(());
+        }
+        self.giving_up.set();
+        let mut turn = self.life.turn();
+        self.resolve_start(&mut turn, interrupt)?;
+        let between = matches!(turn.stage(), Stage::Between { .. });
+        match end_for(self.stake, verdict) {
+            End::Finalize => self.finalize(&mut turn, interrupt),
+            End::Discard => self.discard(&mut turn, between),
+            End::LeavePaused if between => Err(self.left_between(&mut turn)),
+            End::LeavePaused => Err(self.leave_paused(&mut turn)),
+        }
+    }
+
+    fn finalize(&self, turn: &mut Turn<'_>, interrupt: &Interrupt) -> Result<(), Failure> {
+        let id = turn.id();
+        let error = match self.engine.finalize(&id, self.disk_to_check(), interrupt) {
+            Ok(()) => {
+                info!(transfer = id, "transfer finalized");
+                self.let_go(turn);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        // The engine has refused it for good, and the disk was made for this run.
+        if matches!(error, engine::Error::Failed(_)) && self.stake == Stake::Made {
+            let refused = Failure::text(
+                Exit::DataLoss,
+                format!("{} is not finalized: {error}", self.shown),
+            );
+            return match self.discard(turn, false) {
+                Ok(()) => Err(refused),
+                Err(also) => Err(Failure::text(Exit::DataLoss, format!("{refused}; {also}"))),
+            };
+        }
+        let found = self.engine.transfer(&id);
+        let gone = found.is_ok_and(|found| found.is_none_or(|transfer| !transfer.is_open()));
+        if gone {
+            turn.note().remove();
+        }
+        Err(self.not_finalized(&id, &turn.note().note, &error, gone))
+    }
+
+    /// A renewal that was cut short may have started a transfer that nobody knows of.
+    fn resolve_start(&self, turn: &mut Turn<'_>, interrupt: &Interrupt) -> Result<(), Failure> {
+        let mut patience = Patience::new(UNANSWERED_START_LIMIT, interrupt);
+        loop {
+            let error = match self.find_unanswered(turn) {
+                Err(error) => error,
+                // A start that can't be found by its disk stays unanswered.
+                Ok(_) if is_unanswered(&turn.stage()) => {
+                    engine::Error::Unclear("another download of the snapshot".to_owned())
+                }
+                Ok(_) => return Ok(()),
+            };
+            if !(error.is_passing() && patience.pause().unwrap_or(false)) {
+                return Err(Failure::text(
+                    self.exit_of_a_bad_end(),
+                    format!(
+                        "transfer {} of {} lost its ticket and was finalized, and whether another one was started is \
+                         not known: {error}; the disk may be locked, `rhv-mount recover {}` looks for it and ends it",
+                        turn.id(),
+                        self.shown,
+                        turn.note().note.mountpoint.display()
+                    ),
+                ));
+            }
+        }
+    }
+
+    /// Removes the disk that was made for this run; with `free`, no transfer holds it.
+    fn discard(&self, turn: &mut Turn<'_>, free: bool) -> Result<(), Failure> {
+        let disk = turn.note().note.disk_id.clone();
+        let gone = match free {
+            true => self.engine.remove_disk(&disk),
+            false => self.engine.discard(&turn.id(), &disk),
+        };
+        match gone {
+            Ok(()) => {
+                eprintln!(
+                    "rhv-mount: {} was made for this run and is removed again",
+                    self.shown
+                );
+                self.let_go(turn);
+                Ok(())
+            }
+            Err(e) => Err(Failure::text(
+                Exit::Transfer,
+                format!(
+                    "{e}; {} was made for this run and may be there still: `rhv-mount recover --cancel {}` removes it",
+                    self.shown,
+                    turn.note().note.mountpoint.display()
+                ),
+            )),
+        }
+    }
+
+    /// The last transfer's ticket was lost, and there is no other transfer that could be paused.
+    fn left_between(&self, turn: &mut Turn<'_>) -> Failure {
+        self.let_go(turn);
+        Failure::text(
+            Exit::DataLoss,
+            format!(
+                "transfer {} of {} on host {} lost its ticket and was finalized, and no other one could be started: \
+                 the disk is kept, free, with what had arrived; mount it again and write the image once more",
+                turn.id(),
+                self.shown,
+                turn.note().note.host_shown(),
+            ),
+        )
+    }
+
+    fn leave_paused(&self, turn: &mut Turn<'_>) -> Failure {
+        let id = turn.id();
+        let note = turn.note().note.clone();
+        let (host, mountpoint) = (note.host_shown(), note.mountpoint.display());
+        if let Ok(
+            None
+            | Some(Transfer {
+                phase: Phase::Failed | Phase::Failing(_) | Phase::Finished,
+                ..
+            }),
+        ) = self.engine.transfer(&id)
+        {
+            // Nothing is left to be paused, and what became of the disk is the engine's business.
+            return Failure::text(
+                Exit::DataLoss,
+                format!(
+                    "transfer {id} of {} on host {host} was ended, not by this mount, before every byte had arrived: \
+                     look at the disk in the engine; `rhv-mount recover {mountpoint}` tells how it is",
+                    self.shown,
+                ),
+            );
+        }
+        let paused = self.engine.pause(&id);
+        if let Err(e) = &paused {
+            warn!("{e}");
+        }
+        Failure::text(
+            Exit::DataLoss,
+            format!(
+                "transfer {id} of {} on host {host} is left {}, since not every byte arrived: the disk is kept, \
+                 locked. Mount it again after `rhv-mount recover --finalize {mountpoint}`, which frees it with what \
+                 has arrived, and write the image once more",
+                self.shown,
+                if paused.is_ok() { "paused" } else { "open" },
+            ),
+        )
+    }
+
+    fn not_finalized(&self, id: &str, note: &Note, error: &engine::Error, gone: bool) -> Failure {
+        let mountpoint = note.mountpoint.display();
+        let next = match (gone, error) {
+            (true, _) => "look at the disk in the engine before you use it".to_owned(),
+            (false, engine::Error::Interrupted) => {
+                format!("gave up waiting on a signal; `rhv-mount recover {mountpoint}` waits for it again")
+            }
+            (false, _) => {
+                format!("the disk may be locked; `rhv-mount recover {mountpoint}` tries again")
+            }
+        };
+        Failure::text(
+            self.exit_of_a_bad_end(),
+            format!(
+                "transfer {id} of {} on host {} is not finalized: {error}; {next}",
+                self.shown,
+                note.host_shown(),
+            ),
+        )
+    }
+
+    /// Nothing of ours is left in the engine.
+    fn let_go(&self, turn: &mut Turn<'_>) {
+        turn.note().remove();
+        self.engine.logout();
+    }
+
+    fn exit_of_a_bad_end(&self) -> Exit {
+        match self.is_upload() {
+            true => Exit::DataLoss,
+            false => Exit::Transfer,
+        }
+    }
+}
+
+fn is_unanswered(stage: &Stage) -> bool {
+    matches!(
+        stage,
+        Stage::Between {
+            start: Start::Unanswered,
+            ..
+        }
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The disk, the verdict and the end of one cell of the table.
+    macro_rules! cell {
+        ($name:ident: $stake:ident, $verdict:ident => $end:ident) => {
+            #[test]
+            fn $name() {
+                assert_eq!(end_for(Stake::$stake, Verdict::$verdict), End::$end);
+            }
+        };
+    }
+
+    cell!(a_made_disk_whose_data_arrived_is_finalized: Made, Arrived => Finalize);
+    cell!(a_made_disk_goes_when_the_command_failed: Made, CommandFailed => Discard);
+    cell!(a_made_disk_goes_when_data_is_lost: Made, Lost => Discard);
+    cell!(a_made_disk_goes_when_it_was_never_used: Made, Unused => Discard);
+    cell!(a_kept_disk_whose_data_arrived_is_finalized: MadeAndKept, Arrived => Finalize);
+    cell!(a_kept_disk_stays_when_the_command_failed: MadeAndKept, CommandFailed => Finalize);
+    cell!(a_kept_disk_stays_when_data_is_lost: MadeAndKept, Lost => Finalize);
+    cell!(a_kept_disk_stays_when_it_was_never_used: MadeAndKept, Unused => Finalize);
+    cell!(an_old_disk_whose_data_arrived_is_finalized: ThereBefore, Arrived => Finalize);
+    cell!(an_old_disk_stays_when_the_command_failed: ThereBefore, CommandFailed => Finalize);
+    cell!(an_old_disk_is_left_paused_when_data_is_lost: ThereBefore, Lost => LeavePaused);
+    cell!(an_old_disk_stays_when_it_was_never_used: ThereBefore, Unused => Finalize);
+    cell!(a_download_that_arrived_is_finalized: Download, Arrived => Finalize);
+    cell!(a_download_is_finalized_when_the_command_failed: Download, CommandFailed => Finalize);
+    cell!(a_download_is_finalized_when_it_failed: Download, Lost => Finalize);
+    cell!(a_download_is_finalized_when_it_was_never_used: Download, Unused => Finalize);
+}
