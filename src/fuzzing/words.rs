@@ -9,8 +9,9 @@ use super::{assert_presentable, first_line};
 use crate::engine::address;
 use crate::failure::{Exit, Failure};
 use crate::secret::{HIDDEN, clean, forget_all, hide};
-use crate::settings::cli::{Action, expand_mount_options, parse_connections, parse_mode, parse_size};
+use crate::settings::cli::{Action, expand_mount_options};
 use crate::settings::config_file::Section;
+use crate::settings::values::{parse_connections, parse_mode, parse_size};
 
 fn is_long(word: &str) -> bool {
     word.len() >= 8 && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')

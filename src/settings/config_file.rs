@@ -1,9 +1,9 @@
-//! Engine settings from where `ovirt-img` has them: options, then a section of `ovirt-img.conf`, then the
-//! environment, then a prompt.
+//! Engine settings from the places where `ovirt-img` has them: options, then a section of `ovirt-img.conf`, then
+//! the environment, then a prompt.
 //!
 //! The file is `$XDG_CONFIG_HOME/ovirt-img.conf` (`~/.config` by default), read only when a section is named with
-//! `-c`. Keys are those of ovirt-img (engine_url, username, password, cafile, secure, log_file, log_level), and those of
-//! our own options.
+//! `-c`. Its keys are those of ovirt-img (engine_url, username, password, cafile, secure, log_file, log_level), and
+//! the names of our own options.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -21,25 +21,17 @@ use crate::secret::{Secret, hide};
 use crate::settings::cli::EngineArgs;
 use crate::trust::Trust;
 
-/// What is wrong with the configuration.
+/// A configuration that can't be used.
 #[derive(Debug, Error)]
 pub(crate) enum ConfigError {
     /// The file can't be read or parsed.
     #[error("cannot use the configuration file {path}: {why}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Reason.
-        why: String,
-    },
+    File { path: PathBuf, why: String },
     /// There is no such section.
     #[error("no section [{section}] in {path}: there are {there}")]
     Section {
-        /// The file.
         path: PathBuf,
-        /// What was asked for.
         section: String,
-        /// The sections that exist.
         there: String,
     },
     /// A value is missing.
@@ -47,13 +39,9 @@ pub(crate) enum ConfigError {
         "{what} is missing: give {option}, or `{key}` in a section of ovirt-img.conf (-c SECTION), or {variable}"
     )]
     Missing {
-        /// What.
         what: &'static str,
-        /// The option.
         option: &'static str,
-        /// The key in the file.
         key: &'static str,
-        /// The environment variable.
         variable: &'static str,
     },
     /// A value makes no sense.
@@ -61,13 +49,8 @@ pub(crate) enum ConfigError {
     Value(String),
     /// The password file can't be used.
     #[error("cannot use the password file {path}: {why}")]
-    PasswordFile {
-        /// The file.
-        path: PathBuf,
-        /// Reason and remedy.
-        why: String,
-    },
-    /// The engine's URL.
+    PasswordFile { path: PathBuf, why: String },
+    /// The engine's URL can't be used.
     #[error(transparent)]
     Engine(#[from] engine::Error),
 }
@@ -113,13 +96,13 @@ impl Section {
         Ok(section)
     }
 
-    /// Section `name` of `text`, which is what is in `path`.
+    /// Reads section `name` of `text`, the content of `path`.
     pub(crate) fn of_text(text: String, path: &Path, name: &str) -> Result<Section, ConfigError> {
         let refuse = |why: String| ConfigError::File {
             path: path.to_owned(),
             why,
         };
-        // As Python's configparser reads it: a `#` or `;` inside a value belongs to it, a password may have one.
+        // Python's configparser takes a `#` or `;` inside a value as part of it, and a password may have one.
         let mut defaults = IniDefault::default();
         defaults.default_section = "DEFAULT".to_owned();
         defaults.case_sensitive = true;
@@ -159,12 +142,12 @@ impl Section {
         Ok(Section { values })
     }
 
-    /// The value of a key.
+    /// Returns the value of a key.
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.values.get(key).map(|value| value.as_str())
     }
 
-    /// A key that is yes or no.
+    /// Returns the value of a key that is yes or no.
     pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, ConfigError> {
         self.get(key)
             .map(|text| yes_or_no(&format!("{key} in ovirt-img.conf"), text))
@@ -191,12 +174,12 @@ fn file() -> PathBuf {
     base.join("ovirt-img.conf")
 }
 
-/// A variable that is set to something.
+/// Returns an environment variable that is set to something.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Everything that is needed for a login.
+/// Gathers everything that a login needs; asks for a missing password on a terminal.
 pub(crate) fn engine_access(
     args: &EngineArgs,
     section: &Section,
@@ -288,8 +271,8 @@ fn password_of_file(path: &Path) -> Result<Secret, ConfigError> {
     }
 }
 
-/// Whom to trust, from options, file and environment. `cafile` and `insecure` are what the command line says: it
-/// replaces what the others say about the same matter.
+/// Decides whom to trust, by options, file and environment. `cafile` and `insecure` come from the command line, which
+/// overrides the others.
 pub(crate) fn trust(
     cafile: Option<PathBuf>,
     insecure: bool,
@@ -355,7 +338,7 @@ mod tests {
         assert!(error.contains("[missing]") && error.contains("other"), "{error}");
     }
 
-    /// The map of a section has no order: which of the two is taken would be chance.
+    /// The map of a section has no order: chance would decide which of the two is taken.
     #[test]
     fn a_key_that_is_there_twice_is_refused() {
         let text = "[DEFAULT]\nusername = x\n[a]\nUsername = y\nusername = z\n[b]\nUSERNAME = w\n";

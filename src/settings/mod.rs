@@ -1,10 +1,12 @@
-//! What one mount is to be: the command line, the configuration file, the environment, checked and typed.
+//! The settings of one run: command line, configuration file and environment, checked and typed.
 //!
-//! Settings travel from the process that read the command line to the one that serves the mount (see
-//! `run::handover`), which is why they are serialised; nothing else of the environment matters to it.
+//! They travel from the process that read the command line to the one that serves the mount (see
+//! `process::handover`), and are serialised for that; the second process takes nothing else from its environment.
 
 pub(crate) mod cli;
 pub(crate) mod config_file;
+mod mount_options;
+pub(crate) mod values;
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,8 +15,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use self::cli::{MountArgs, parse_size};
+use self::cli::MountArgs;
 use self::config_file::{Section, engine_access, trust, variable};
+use self::values::parse_size;
 use crate::engine::{Access, Format, NewDisk, is_uuid};
 use crate::failure::{Exit, Failure};
 use crate::imageio::TransferUrl;
@@ -22,13 +25,13 @@ use crate::process::handover::Errand;
 use crate::secret::hide;
 use crate::trust::Trust;
 
-/// Environment variable with the transfer URL.
+/// Environment variable that holds the transfer URL.
 pub(crate) const URL_VARIABLE: &str = "RHV_MOUNT_TRANSFER_URL";
 
-/// Which disk.
+/// The way to a disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Source {
-    /// The transfer that somebody else started.
+    /// A transfer that somebody else started.
     Transfer(TransferUrl),
     /// A disk of an engine; the transfer is ours to start and to end.
     Engine(Box<EngineSource>),
@@ -37,56 +40,53 @@ pub(crate) enum Source {
 /// A disk of an engine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct EngineSource {
-    /// Which engine.
     pub(crate) access: Access,
-    /// Which disk.
     pub(crate) wanted: Wanted,
-    /// Through the engine's proxy.
+    /// Connect through the engine's proxy.
     pub(crate) proxy: bool,
-    /// Keep a disk that was made here also when the run fails.
+    /// Keep a disk that this run created even when the run fails.
     pub(crate) keep_on_failure: bool,
 }
 
-/// A disk as its user names it.
+/// A disk as the user names it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Wanted {
-    /// By name or id.
+    /// An existing disk, by name or id.
     Existing(String),
     /// A disk snapshot, by id.
     Snapshot(String),
-    /// To be made.
+    /// A disk to be created.
     New(NewDisk),
 }
 
 /// How one disk is opened, with or without a mount.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct DiskSettings {
-    /// Which disk.
     pub(crate) source: Source,
-    /// Whom to trust as imageio.
+    /// The certificates that imageio is trusted with.
     pub(crate) trust: Trust,
     /// Refuse writes.
     pub(crate) read_only: bool,
-    /// Wanted connections.
+    /// Connections that are wanted; the server may advise fewer.
     pub(crate) connections: usize,
     /// Use the server's unix socket when it is on this host.
     pub(crate) unix_socket: bool,
-    /// Read cache, bytes.
+    /// Upper bound on the read cache, in bytes.
     pub(crate) cache_size: u64,
-    /// What may be answered and not flushed, bytes.
+    /// Upper bound on writes that are answered and not flushed, in bytes.
     pub(crate) journal_size: u64,
-    /// How long to try again when the server is away.
+    /// How long requests are retried when the server is away.
     pub(crate) retry_time: Duration,
-    /// Longest silence of the server in a request.
+    /// Longest silence of the server within a request.
     pub(crate) timeout: Duration,
-    /// Send long zeros as zero requests.
+    /// Send long runs of zeros as zero requests.
     pub(crate) zero_detect: bool,
 }
 
-/// A whole mount.
+/// The settings of a mount.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Settings {
-    /// Absolute.
+    /// An absolute path.
     pub(crate) mountpoint: PathBuf,
     /// The disk to show there.
     pub(crate) disk: DiskSettings,
@@ -96,28 +96,28 @@ pub(crate) struct Settings {
     pub(crate) uid: u32,
     /// Group of the file.
     pub(crate) gid: u32,
-    /// Permission bits of the file; by default the owner may read, and write what can be written.
+    /// Permission bits of the file.
     pub(crate) mode: u16,
-    /// Name of the file in the directory form.
+    /// Name of the file when the mountpoint is a directory.
     pub(crate) file_name: OsString,
-    /// Mount over a directory that has something in it.
+    /// Mount over a directory that is not empty.
     pub(crate) nonempty: bool,
-    /// Options for the kernel.
+    /// Mount flags for the kernel.
     pub(crate) kernel_options: Vec<String>,
     /// Stay in the foreground.
     pub(crate) foreground: bool,
-    /// What to run on the mounted file; empty for nothing.
+    /// COMMAND and its arguments; empty where there is none.
     pub(crate) command: Vec<OsString>,
-    /// `off` to `trace`.
+    /// One of `off`, `error`, `warn`, `info`, `debug`, `trace`.
     pub(crate) log_level: String,
-    /// Where to log; stderr otherwise.
+    /// The log file; stderr where there is none.
     pub(crate) log_file: Option<PathBuf>,
-    /// Print what each connection did.
+    /// Print statistics of each connection at the end.
     pub(crate) stats: bool,
 }
 
 impl Settings {
-    /// Checks `args` and adds file and environment; asks for a password where it must.
+    /// Checks `args`, adds the configuration file and the environment, and asks for a password where it must.
     pub(crate) fn gather(args: MountArgs) -> Result<Settings, Failure> {
         let file_name = &args.file_name;
         if file_name.is_empty() || file_name == "." || file_name == ".." || file_name.contains('/') {
@@ -183,7 +183,7 @@ fn log_level(given: Option<String>, section: &Section) -> Result<String, Failure
     }
 }
 
-/// The one disk that was named.
+/// The one disk that the user named.
 enum Choice {
     Url(String),
     UrlFile(PathBuf),
@@ -193,7 +193,8 @@ enum Choice {
 }
 
 impl Choice {
-    /// The command line decides; where it is silent the file does, then the environment. Each may name one disk.
+    /// Takes the disk from the command line, else from the configuration file, else from the environment. Each may
+    /// name one disk.
     fn of(args: &MountArgs, section: &Section) -> Result<Choice, Failure> {
         let named = |get: &dyn Fn(&str) -> Option<String>| {
             [
