@@ -7,13 +7,13 @@ use std::fmt;
 use crate::logging::plain;
 use crate::secret::clean;
 
-/// What a whole run ended with. The numbers are a contract with scripts; the larger one is the worse one.
+/// The exit code of a whole run. The numbers are a contract with scripts; of two, the larger one is the worse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Exit {
     /// Everything acknowledged is on the remote storage.
     Done = 0,
-    /// Anything that has no code of its own.
+    /// A failure that has no code of its own.
     Other = 1,
     /// The command line, the environment or a file is wrong.
     Usage = 2,
@@ -32,13 +32,12 @@ pub(crate) enum Exit {
 /// An error with its exit code. Its text is one line without secrets.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    /// The code.
     pub(crate) exit: Exit,
     error: anyhow::Error,
 }
 
 impl Failure {
-    /// `error` ends the run with `exit`.
+    /// Wraps an error that ends the run with `exit`.
     pub(crate) fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
         Failure {
             exit,
@@ -46,7 +45,7 @@ impl Failure {
         }
     }
 
-    /// A text ends the run with `exit`.
+    /// Wraps a message that ends the run with `exit`.
     pub(crate) fn text(exit: Exit, text: impl fmt::Display) -> Self {
         Failure {
             exit,
@@ -58,7 +57,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = format!("{:#}", self.error);
-        // It quotes what servers, files and users say, none of which may steer a terminal.
+        // It quotes servers, files and users, none of which may steer a terminal.
         let line = plain(&clean(&whole));
         f.write_str(&line.split_whitespace().collect::<Vec<_>>().join(" "))
     }

@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! mountpoint  where it may be mounted        open     the disks, unless a signal comes first
+//! mount_table is one mounted there already
 //! record      where it can be found again    wait     what ends the mount, and how it leaves the tree
 //! control     `umount` and `status` ask      close    the end of the disks, the outcome and who hears it
 //! command     `-- COMMAND`
@@ -20,6 +21,7 @@
 mod close;
 mod command;
 pub(crate) mod control;
+pub(crate) mod mount_table;
 pub(crate) mod mountpoint;
 mod open;
 pub(crate) mod record;

@@ -6,21 +6,17 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use crossbeam::channel::bounded;
 use nix::unistd::{AccessFlags, access};
 use parking_lot::Mutex;
 use tracing::warn;
 
+use super::mount_table::is_mounted;
 use crate::disk::Disk;
 use crate::failure::{Exit, Failure};
 use crate::fuse::Tree;
 use crate::process::rights;
 use crate::settings::Settings;
-
-/// A mount that does not say in this time whether it is dead is alive.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A path that can be mounted on. A file made for it is removed when this is dropped.
 #[derive(Debug)]
@@ -206,63 +202,6 @@ pub(crate) fn canonical(path: &Path) -> io::Result<PathBuf> {
     Ok(parent.join(name))
 }
 
-/// True when an rhv-mount file system is mounted on exactly this path, dead or alive.
-pub(crate) fn is_mounted(path: &Path) -> bool {
-    mounted_by(path).is_some()
-}
-
-/// The user who mounted the rhv-mount file system on exactly this path, dead or alive.
-pub(crate) fn mounted_by(path: &Path) -> Option<u32> {
-    owner_in(&fs::read("/proc/self/mountinfo").unwrap_or_default(), path)
-}
-
-/// The same, by the kernel's table of mounts. Other mounts may have any bytes in their paths; ours are UTF-8.
-pub(crate) fn owner_in(table: &[u8], path: &Path) -> Option<u32> {
-    let table = String::from_utf8_lossy(table);
-    table.lines().rev().find_map(|line| {
-        let (mount, kind) = line.split_once(" - ")?;
-        let target = mount.split(' ').nth(4).map(unescape)?;
-        let options = kind.strip_prefix("fuse.rhv-mount ")?.split(' ').nth(1)?;
-        let user = options.split(',').find_map(|o| o.strip_prefix("user_id="))?;
-        (Path::new(&target) == path).then(|| user.parse().ok())?
-    })
-}
-
-/// True when the process behind the mount on `path` is gone. A process that is there and does not answer counts
-/// as alive.
-pub(crate) fn is_dead(path: &Path) -> bool {
-    let (done, looked) = bounded(1);
-    let path = path.to_owned();
-    let look = move || {
-        let error = fs::metadata(path).err();
-        let _ = done.send(error.and_then(|e| e.raw_os_error()) == Some(libc::ENOTCONN));
-    };
-    let spawned = std::thread::Builder::new().spawn(look);
-    spawned.is_ok() && looked.recv_timeout(LOOK_TIMEOUT).unwrap_or(false)
-}
-
-/// The kernel writes blanks in paths as `\040`.
-fn unescape(text: &str) -> String {
-    let mut parts = text.split('\\');
-    let mut out = parts.next().unwrap_or_default().as_bytes().to_vec();
-    for part in parts {
-        match part
-            .get(..3)
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok())
-        {
-            Some(byte) => {
-                out.push(byte);
-                out.extend(&part.as_bytes()[3..]);
-            }
-            None => {
-                out.push(b'\\');
-                out.extend(part.as_bytes());
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 /// A file that somebody has open would go on being used under the mount.
 fn check_unused(path: &Path, meta: &fs::Metadata) -> Result<(), Failure> {
     let me = std::process::id();
@@ -303,19 +242,6 @@ fn check_unused(path: &Path, meta: &fs::Metadata) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn blanks_in_mount_paths_are_read_back() {
-        assert_eq!(unescape(r"/mnt/a\040b\134c"), r"/mnt/a b\c");
-        assert_eq!(unescape(r"/mnt/\9x"), r"/mnt/\9x");
-    }
-
-    #[test]
-    fn another_mount_with_strange_bytes_hides_nothing() {
-        let table = b"1 2 0:1 / /mnt/\xff rw - ext4 x rw\n3 2 0:2 / /mnt/a\\040b rw - fuse.rhv-mount r rw,user_id=7\n";
-        assert_eq!(owner_in(table, Path::new("/mnt/a b")), Some(7));
-        assert_eq!(owner_in(table, Path::new("/mnt/a")), None);
-    }
 
     #[test]
     fn a_placeholder_goes_unless_somebody_writes_into_it() {

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::warn;
 
-use super::mountpoint::is_mounted;
+use super::mount_table::is_mounted;
 use super::record::Ending;
 use super::{Event, Mount, command, control};
 use crate::failure::{Exit, Failure};

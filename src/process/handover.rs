@@ -1,9 +1,9 @@
-//! From the process that read the command line to the one that serves the mount.
+//! The way of the settings from the process that read the command line to the one that serves the mount.
 //!
-//! A transfer URL in argv or in the environment can be seen by `ps` for as long as the process
-//! lives. So the first process writes the checked settings into a memory file and becomes a new
-//! one, with a clean argv and environment, that reads them from there. In the background form that one
-//! starts the server the same way and waits until it says [`READY`] on its stdout.
+//! `ps` shows a transfer URL in argv or in the environment for as long as the process lives. So the first process
+//! writes the checked settings into a memory file and becomes a new one, with a clean argv and environment, that reads
+//! them from there. In the background form that one starts the server the same way and waits until the server says
+//! [`READY`] on its stdout.
 //!
 //! ```text
 //! rhv-mount --transfer-url https://.../images/SECRET /mnt        reads, checks, execs
@@ -12,7 +12,7 @@
 //!     rhv-mount --settings-fd 4 /mnt                             ... the server, in a session of its own
 //! ```
 //!
-//! No fork without exec, hence no `unsafe` and no question of which threads survive.
+//! Nothing forks without exec, so there is no `unsafe` and no question of which threads survive.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -33,17 +33,17 @@ use zeroize::Zeroizing;
 use super::{allocator, privacy};
 use crate::failure::{Exit, Failure};
 
-/// What the server says when the file is usable.
+/// The line that the server prints when the file is usable.
 const READY: &str = "ready";
 
-/// What the next process is to do with the settings.
+/// What the next process does with the settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Role {
     /// Serve in this process.
     Foreground,
     /// Start the server and wait until it is ready.
     Launcher,
-    /// Serve, detached; tell the launcher.
+    /// Serve, detached from the terminal, and tell the launcher when the file is usable.
     Background,
 }
 
@@ -69,9 +69,10 @@ fn failed(what: &str, error: impl std::fmt::Display) -> Failure {
     Failure::text(Exit::Other, format!("{what}: {error}"))
 }
 
-/// A command that runs this program again with `settings`, and the memory file, to be kept open.
+/// Makes a command that runs this program again with `settings`, and the memory file, which must stay open until
+/// the command has started.
 fn again<T: Errand>(role: Role, settings: &T) -> Result<(Command, OwnedFd), Failure> {
-    // No close-on-exec: the next process inherits it, under the number in its arguments.
+    // It has no close-on-exec flag: the next process inherits it, under the number in its arguments.
     let memory = memfd_create(c"rhv-mount-settings", MFdFlags::empty())
         .map_err(|e| failed("cannot make a memory file", e))?;
     let handover = Handover { role, settings };
@@ -106,10 +107,11 @@ pub(crate) fn become_clean(role: Role, settings: &impl Errand) -> Failure {
     }
 }
 
-/// More than any argument list takes: the kernel's limit is 6 MiB, and a byte of it is up to four here.
+/// Upper bound on the settings, in bytes. The kernel takes at most 6 MiB of arguments, and each byte of them becomes up
+/// to four here.
 const HANDOVER_LIMIT: u64 = 32 << 20;
 
-/// Reads what the process before left in `fd`, and closes it.
+/// Reads the settings that the previous process left in `fd`, and closes it.
 pub(crate) fn receive<T: Errand>(fd: i32) -> Result<(Role, T), Failure> {
     let refuse = |e: &dyn std::fmt::Display| {
         Failure::text(
@@ -119,27 +121,27 @@ pub(crate) fn receive<T: Errand>(fd: i32) -> Result<(Role, T), Failure> {
     };
     let file = File::open(format!("/proc/self/fd/{fd}")).map_err(|e| refuse(&e))?;
     let size = file.metadata().map_err(|e| refuse(&e))?.len();
-    // All at once: what a growing buffer leaves behind is not overwritten.
+    // The buffer has its full size at once: a growing one would leave copies behind that are not overwritten.
     let mut json = Zeroizing::new(Vec::with_capacity(size.min(HANDOVER_LIMIT) as usize + 1));
     file.take(HANDOVER_LIMIT)
         .read_to_end(&mut json)
         .map_err(|e| refuse(&e))?;
     let handover: Handover<T> = serde_json::from_slice(&json).map_err(|e| refuse(&e))?;
-    // Nobody after us (COMMAND, fusermount3) may inherit it.
+    // COMMAND and fusermount3 must not inherit it.
     close(fd).map_err(|e| refuse(&e))?;
     handover.settings.hide_secrets();
     Ok((handover.role, handover.settings))
 }
 
-/// Starts the server in the background. Returns when it is ready; when it failed, with its exit code
-/// (it has said why).
+/// Starts the server in the background. Returns 0 when it is ready, and its exit code when it failed; the server has
+/// said why.
 pub(crate) fn launch(settings: &impl Errand) -> Result<u8, Failure> {
     let (mut command, memory) = again(Role::Background, settings)?;
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut server = privacy::as_before(|| command.spawn())
         .map_err(|e| failed("cannot start the background process", e))?;
     drop(memory);
-    // Ctrl-C reaches only us: the server is in a session of its own. It ends in order, and we wait for that.
+    // Ctrl-C reaches only this process: the server is in a session of its own. A signal lets it end in order.
     let pid = Pid::from_raw(server.id() as i32);
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| failed("cannot catch signals", e))?;
@@ -170,8 +172,8 @@ pub(crate) fn detach() -> Result<(), Failure> {
     std::env::set_current_dir("/").map_err(|e| failed("cannot change to /", e))
 }
 
-/// Tells the launcher that the file is usable, and lets go of its terminal. An error means that the
-/// launcher is gone: then nobody wants the mount.
+/// Tells the launcher that the file is usable, and lets go of its terminal. An error means that the launcher is gone:
+/// nobody wants the mount any more.
 pub(crate) fn tell_ready() -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{READY}")?;

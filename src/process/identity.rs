@@ -1,4 +1,4 @@
-//! Which process, on which machine, since which boot: what tells a live process from the remains of a dead one.
+//! The identity of a process: its machine, its boot and its start tell a live one from the remains of a dead one.
 
 use std::fs;
 use std::thread::sleep;

@@ -1,4 +1,5 @@
-//! This process: its rights, its memory, who may look into it, and how it becomes the one that serves.
+//! This process: its capabilities, its memory, its privacy, its name on this machine, and the handover to the process
+//! that serves.
 
 pub(crate) mod allocator;
 pub(crate) mod handover;
@@ -9,7 +10,7 @@ pub(crate) mod runtime_directory;
 
 use crate::failure::Failure;
 
-/// Starts a thread that is called `name` in a debugger and in a panic's message.
+/// Starts a thread with a name, which a debugger and the message of a panic show.
 pub(crate) fn spawn(
     name: &str,
     body: impl FnOnce() + Send + 'static,

@@ -1,14 +1,14 @@
-//! The rights of root: kept by one thread, which does nothing but a few named things for the others.
+//! Root's capabilities, kept by one thread that does nothing but a few named things for the others.
 //!
 //! Capabilities belong to threads, and a thread has those of the thread that made it. [`cut_down`] is therefore called
-//! before the first thread is made: it leaves what is needed with the thread "rights", and nothing with its caller and so
-//! with everybody who talks to the network, parses an answer or serves the kernel. Whoever needs a right passes the
-//! deed to [`with`]: reading the user's files, mounting, unmounting, removing the file that was mounted on, signalling
-//! COMMAND. [`settle`], once the disk is mounted, leaves that thread with what the end needs.
+//! before the first thread is made: it leaves the needed ones with the thread "rights", and none with its caller and
+//! so with any thread that talks to the network, parses an answer or serves the kernel. A thread that needs one passes
+//! the deed to [`with`]: reading the user's files, mounting, unmounting, removing the file that was mounted on,
+//! signalling COMMAND. [`settle`], once the disk is mounted, leaves the thread "rights" with what the end needs.
 //!
-//! COMMAND loses nothing: a program that root executes has every right of root's bounding set, whatever the thread
-//! had that started it. What a program would inherit from the thread itself (ambient capabilities) it would lose: where
-//! there are such, all stays as it is. Ordinary users have none to give up.
+//! COMMAND loses nothing: a program that root executes has every capability of root's bounding set, whatever the thread
+//! had that started it. It would lose only what a program inherits from the thread itself (ambient capabilities):
+//! where there are any, everything stays as it is. Ordinary users have none to give up.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -19,7 +19,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 use crossbeam::channel::{Sender, bounded, unbounded};
 use tracing::warn;
 
-/// While the mount is made: files of other users (CA, vdsm.id), another user's server, mount(2).
+/// Needed while the mount is made: files of other users (CA, vdsm.id), another user's server, mount(2).
 const AT_FIRST: [Capability; 4] = [
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_KILL,
@@ -27,7 +27,7 @@ const AT_FIRST: [Capability; 4] = [
     Capability::CAP_SYS_PTRACE,
 ];
 
-/// To the end: umount2, a mountpoint in somebody else's directory, a COMMAND that has become somebody else.
+/// Needed to the end: umount2, a mountpoint in another user's directory, a COMMAND that has changed its user.
 const TO_THE_END: [Capability; 3] = [
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_KILL,
@@ -42,7 +42,7 @@ thread_local! {
     static HAS_RIGHTS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Leaves the calling thread, and every thread that it makes from now on, without capabilities.
+/// Leaves the calling thread, and every thread that it makes afterwards, without capabilities.
 pub(crate) fn cut_down() -> std::io::Result<()> {
     let inherited = caps::read(None, CapSet::Ambient).is_ok_and(|ambient| !ambient.is_empty());
     if !nix::unistd::geteuid().is_root() || inherited || DEEDS.get().is_some() {
@@ -63,7 +63,7 @@ pub(crate) fn cut_down() -> std::io::Result<()> {
     Ok(())
 }
 
-/// The disk is mounted: the fewer rights from now on.
+/// Keeps only the capabilities that the end needs: the disk is mounted.
 pub(crate) fn settle() {
     if DEEDS.get().is_some()
         && let Err(e) = with(|| keep(&TO_THE_END))
@@ -72,7 +72,7 @@ pub(crate) fn settle() {
     }
 }
 
-/// Does `deed` with the rights that are left; where nothing was cut down, at once.
+/// Runs `deed` in the thread that has the capabilities; here, where nothing was cut down.
 pub(crate) fn with<T: Send + 'static>(deed: impl FnOnce() -> T + Send + 'static) -> T {
     let deeds = match DEEDS.get() {
         Some(deeds) if !HAS_RIGHTS.get() => deeds,
@@ -89,7 +89,7 @@ pub(crate) fn with<T: Send + 'static>(deed: impl FnOnce() -> T + Send + 'static)
     }
 }
 
-/// Of this thread's capabilities, only `these` stay.
+/// Drops all capabilities of this thread but `these`.
 fn keep(these: &[Capability]) -> Result<(), String> {
     let cut = || {
         let had = caps::read(None, CapSet::Permitted)?;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, geteuid};
 
-/// The directory of user `uid`. Not in `/run/user`: that one goes when the user logs out, and mounts stay (tmux
-/// has its sockets in `/tmp` for the same reason).
+/// The directory of user `uid`. It is not in `/run/user`, which goes when the user logs out: mounts stay (tmux has its
+/// sockets in `/tmp` for the same reason).
 fn path_of(uid: Uid) -> PathBuf {
     match uid.is_root() {
         true => PathBuf::from("/run/rhv-mount"),
@@ -16,7 +16,7 @@ fn path_of(uid: Uid) -> PathBuf {
     }
 }
 
-/// The directory of user `uid`; one that others could write to is refused.
+/// Returns the directory of user `uid`; one that others could write to is refused.
 pub(crate) fn directory_of(uid: Uid) -> io::Result<PathBuf> {
     let path = path_of(uid);
     let meta = fs::symlink_metadata(&path)?;
@@ -32,7 +32,7 @@ pub(crate) fn directory_of(uid: Uid) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// This user's own directory, made when missing.
+/// Returns this user's own directory, and makes it where it is missing.
 pub(crate) fn directory() -> io::Result<PathBuf> {
     match DirBuilder::new().mode(0o700).create(path_of(geteuid())) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
@@ -40,7 +40,7 @@ pub(crate) fn directory() -> io::Result<PathBuf> {
     }
 }
 
-/// Where to look for mounts, and whose they are: the user's own directory; root looks into everybody's.
+/// The directories in which to look for mounts, each with its user: the user's own; root looks into everybody's.
 pub(crate) fn directories() -> Vec<(Uid, PathBuf)> {
     let mut users = vec![geteuid()];
     if geteuid().is_root() {
@@ -54,7 +54,7 @@ pub(crate) fn directories() -> Vec<(Uid, PathBuf)> {
     users.into_iter().filter_map(usable).collect()
 }
 
-/// What the files of a mountpoint are called.
+/// The name of the files of a mountpoint, without their extension.
 pub(crate) fn key_of(mountpoint: &Path) -> String {
     format!("{:016x}", fnv1a(mountpoint.as_os_str().as_encoded_bytes()))
 }

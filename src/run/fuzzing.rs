@@ -6,10 +6,10 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::umount::text;
+use super::status::text;
 use crate::fuzzing::{Pieces, first_line};
 use crate::mount::control::{Ask, LINE_LIMIT, Status, read_line};
-use crate::mount::mountpoint::owner_in;
+use crate::mount::mount_table::owner_in;
 use crate::mount::record::{Ending, Record};
 use crate::process::runtime_directory::key_of;
 use crate::transfer::note::Note;

@@ -1,4 +1,5 @@
-//! `rhv-mount umount` and `rhv-mount status`: the side that asks.
+//! `rhv-mount umount`: asks the process that serves a mount to end it, and waits for the outcome. Where that process was
+//! killed, it removes what is left in the tree and says what that means for the data.
 
 use std::path::Path;
 
@@ -6,12 +7,11 @@ use nix::unistd::{Uid, geteuid};
 
 use crate::failure::{Exit, Failure};
 use crate::fuse::unmount;
-use crate::mount::control::{self, Status};
-use crate::mount::mountpoint::{canonical, is_dead, is_mounted, mounted_by, remove_placeholder};
-use crate::mount::record::{self, Ending, Place};
-use crate::open_disk::DiskStatus;
+use crate::mount::control;
+use crate::mount::mount_table::{is_dead, is_mounted, mounted_by};
+use crate::mount::mountpoint::{canonical, remove_placeholder};
+use crate::mount::record::{Ending, Place};
 use crate::process::runtime_directory;
-use crate::settings::cli::Output;
 use crate::transfer::note::NoteFile;
 
 /// Ends the mount on `path` and waits for the outcome, which is the exit code.
@@ -130,157 +130,4 @@ fn tell(ending: &Ending) -> u8 {
         eprintln!("{}", line.replace(char::is_control, " "));
     }
     ending.code
-}
-
-/// Prints what is mounted on `path`, or everything that is mounted.
-pub(super) fn status(path: Option<&Path>, output: Output) -> Result<u8, Failure> {
-    let wanted = match path {
-        Some(path) => Some(
-            canonical(path).map_err(|e| Failure::text(Exit::Mount, format!("{}: {e}", path.display())))?,
-        ),
-        None => None,
-    };
-    let places = runtime_directory::directories()
-        .into_iter()
-        .flat_map(|(user, dir)| record::places(&dir).into_iter().map(move |place| (user, place)));
-    let mut all: Vec<Status> = places.filter_map(|(user, place)| look(user, &place)).collect();
-    if let Some(wanted) = &wanted {
-        all.retain(|status| Path::new(&status.mountpoint) == wanted || Path::new(&status.file) == wanted);
-    }
-    if let (Some(wanted), true) = (&wanted, all.is_empty()) {
-        return Err(Failure::text(
-            Exit::Mount,
-            format!("no rhv-mount disk is mounted on {}", wanted.display()),
-        ));
-    }
-    match output {
-        Output::Json => {
-            let json = match (&wanted, all.first()) {
-                (Some(_), Some(one)) => serde_json::to_string_pretty(one),
-                _ => serde_json::to_string_pretty(&all),
-            };
-            println!(
-                "{}",
-                plain_json(&json.map_err(|e| Failure::text(Exit::Other, e))?)
-            );
-        }
-        Output::Text => {
-            let all = all.iter().map(text).collect::<Vec<_>>().join("\n");
-            // Names are the engine's, and another user's process may say anything.
-            print!("{}", all.replace(|c: char| c.is_control() && c != '\n', " "));
-        }
-    }
-    Ok(Exit::Done as u8)
-}
-
-/// A record whose process doesn't answer, and whose mount is still there, is a dead mount. One without a
-/// mount is only a file that a killed process left.
-fn look(user: Uid, place: &Place) -> Option<Status> {
-    if let Ok(status) = control::ask_status(place) {
-        return Some(status);
-    }
-    let record = place.record()?;
-    if mounted_by(&record.mountpoint) != Some(user.as_raw()) {
-        return None;
-    }
-    let mountpoint = record.mountpoint.display().to_string();
-    let disk = DiskStatus {
-        failure: Some(format!(
-            "its process was killed; remove it with `rhv-mount umount {mountpoint}`"
-        )),
-        read_only: record.read_only,
-        ..DiskStatus::default()
-    };
-    Some(Status {
-        file: mountpoint.clone(),
-        mountpoint,
-        pid: record.pid,
-        phase: "dead".to_owned(),
-        disk,
-    })
-}
-
-pub(super) fn text(status: &Status) -> String {
-    let disk = &status.disk;
-    let plain = |text: &str| text.replace(char::is_control, " ");
-    let mode = if disk.read_only { "read-only" } else { "read-write" };
-    let mut out = format!(
-        "{}\n  phase        {} ({mode}, process {}, {} s)\n",
-        plain(&status.mountpoint),
-        plain(&status.phase),
-        status.pid,
-        disk.seconds
-    );
-    if status.phase != "dead" {
-        out += &format!(
-            "  file         {}, {} bytes of a disk of {}\n  host         {} over {}\n  \
-             connections  {} ({} writing, {} replaced)\n  bytes        {} read, {} written, {} zeroed\n  \
-             flushes      {}\n  errors       {}\n",
-            plain(&status.file),
-            disk.file_size,
-            disk.disk_size,
-            plain(&disk.host),
-            plain(&disk.transport),
-            disk.connections,
-            disk.writers,
-            disk.replaced,
-            disk.bytes_read,
-            disk.bytes_written,
-            disk.bytes_zeroed,
-            disk.flushes,
-            disk.errors,
-        );
-    }
-    if let (Some(id), Some(name)) = (&disk.disk_id, &disk.disk_name) {
-        out += &format!("  disk         {} ({})\n", plain(id), plain(name));
-    }
-    if let (Some(id), Some(phase)) = (&disk.transfer, &disk.transfer_phase) {
-        out += &format!("  transfer     {} ({})\n", plain(id), plain(phase));
-    }
-    if let Some(failure) = &disk.failure {
-        out += &format!("  failure      {}\n", plain(failure));
-    }
-    out
-}
-
-/// Control characters are legal in JSON from DEL on; a terminal obeys them.
-fn plain_json(json: &str) -> String {
-    json.chars().fold(String::new(), |mut out, c| {
-        match c.is_control() && c != '\n' {
-            true => out += &format!("\\u{:04x}", c as u32),
-            false => out.push(c),
-        }
-        out
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn of_somebody_else() -> Status {
-        let words = "a\u{1b}[2Jb\n  failure      none\u{9b}0m";
-        let text = serde_json::json!({
-            "mountpoint": words, "file": words, "pid": 1, "phase": words, "host": words, "transport": words,
-            "read_only": true, "disk_size": 0, "file_size": 0, "connections": 0, "writers": 0, "replaced": 0,
-            "seconds": 0, "bytes_read": 0, "bytes_written": 0, "bytes_zeroed": 0, "flushes": 0, "errors": 0,
-            "failure": words, "disk_id": words, "disk_name": words, "transfer": words, "transfer_phase": words,
-        });
-        serde_json::from_value(text).unwrap()
-    }
-
-    /// Root sees the mounts of all users, and each of them may have written the answer by hand.
-    #[test]
-    fn what_another_process_says_of_itself_steers_no_terminal() {
-        let shown = text(&of_somebody_else());
-        assert!(
-            !shown.contains(|c: char| c.is_control() && c != '\n'),
-            "{shown:?}"
-        );
-        assert_eq!(shown.lines().count(), 11, "{shown}");
-        let json = plain_json(&serde_json::to_string_pretty(&of_somebody_else()).unwrap());
-        assert!(!json.contains(|c: char| c.is_control() && c != '\n'), "{json:?}");
-        let again: Status = serde_json::from_str(&json).unwrap();
-        assert_eq!(again.disk.failure, of_somebody_else().disk.failure);
-    }
 }

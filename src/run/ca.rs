@@ -1,0 +1,17 @@
+//! `rhv-mount ca`: the engine's CA certificate on stdout, its fingerprint on stderr.
+
+use crate::engine;
+use crate::failure::{Exit, Failure};
+
+pub(super) fn print(engine_url: &str) -> Result<u8, Failure> {
+    let certificate = engine::certificate(engine_url)?;
+    print!("{}", certificate.pem);
+    for fingerprint in &certificate.fingerprints {
+        eprintln!("SHA-256 fingerprint: {fingerprint}");
+    }
+    eprintln!(
+        "Compare it with the engine's own before you trust it (there: openssl x509 -noout -fingerprint -sha256 -in \
+         /etc/pki/ovirt-engine/ca.pem)"
+    );
+    Ok(Exit::Done as u8)
+}
