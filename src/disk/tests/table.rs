@@ -4,7 +4,8 @@
 use proptest::prelude::*;
 
 use self::Step::*;
-use super::super::write::table::{Flight, Payload, Pick, Table};
+use super::super::write::payload::Payload;
+use super::super::write::table::{Flight, Pick, Table};
 use super::*;
 use crate::sync::Instant;
 

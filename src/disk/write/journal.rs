@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::overlay::Placed;
-use super::table::Payload;
+use super::payload::Payload;
 
 /// Answered bytes that are not known to be durable.
 #[derive(Debug)]

@@ -16,10 +16,12 @@ use tracing::info;
 mod buffers;
 mod journal;
 mod overlay;
+pub(crate) mod payload;
 mod strays;
 pub(crate) mod table;
 
-use self::table::{Flight, Payload, Pick, Table};
+use self::payload::Payload;
+use self::table::{Flight, Pick, Table};
 use super::DiskError;
 use super::zeros::map::ZeroMap;
 use crate::pool::{self, Answered, Pool};

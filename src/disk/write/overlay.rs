@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::table::Payload;
+use super::payload::Payload;
 
 /// Part of a payload, in its place on the disk.
 #[derive(Debug, Clone, Copy)]

@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::table::{BLOCK, Payload};
+use super::payload::{BLOCK, Payload};
 use crate::pool::Doubt;
 use crate::sync::Instant;
 

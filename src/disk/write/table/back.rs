@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Flight, LINGER, Payload, Segment, Table};
+use super::{Flight, LINGER, Segment, Table};
 use crate::disk::write::journal::Again;
 use crate::disk::write::overlay::without;
+use crate::disk::write::payload::Payload;
 use crate::pool::Doubt;
 use crate::sync::Instant;
 

@@ -20,22 +20,20 @@
 //! goes out with a request, and [`back`] what becomes of it: answered, flushed, or lost and queued again.
 
 mod back;
+mod flight;
 mod out;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use self::flight::{Flight, Pick};
 use super::buffers::Buffers;
 use super::journal::Journal;
 use super::overlay::Placed;
+use super::payload::Payload;
 use super::strays::Strays;
 use crate::sync::Instant;
-
-/// Requests in flight never share a block of this many bytes: the largest unit that a file backend
-/// rewrites as a whole (4096 on NFS and 4Kn disks).
-pub(crate) const BLOCK: u64 = 4096;
 
 /// A segment that isn't full waits this long for neighbours, unless somebody waits for it.
 const LINGER: Duration = Duration::from_millis(20);
@@ -49,53 +47,8 @@ const PARTS: usize = 64;
 /// Zeros that go with one request at most, bytes. Whoever writes there again while it is under way, or in doubt, has to wait.
 const ZEROS: u64 = 16 << 30;
 
-/// What a segment costs beside its bytes, bytes; bounds the number of tiny ones.
-const OVERHEAD: usize = 256;
-
 /// A write of at least this many bytes is likely part of a stream and gets a whole cell's buffer.
 const STREAM_WRITE: usize = 128 << 10;
-
-/// What to do with a range.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Payload {
-    /// Write these bytes.
-    Data(Vec<u8>),
-    /// Make this many bytes zero.
-    Zero(u64),
-}
-
-impl Payload {
-    /// Bytes of the disk.
-    pub(crate) fn len(&self) -> u64 {
-        match self {
-            Payload::Data(bytes) => bytes.len() as u64,
-            Payload::Zero(len) => *len,
-        }
-    }
-
-    /// Bytes of memory.
-    pub(crate) fn cost(&self) -> usize {
-        match self {
-            Payload::Data(bytes) => bytes.capacity() + OVERHEAD,
-            Payload::Zero(_) => OVERHEAD,
-        }
-    }
-
-    fn content(&self) -> usize {
-        match self {
-            Payload::Data(bytes) => bytes.len(),
-            Payload::Zero(_) => 0,
-        }
-    }
-
-    /// The bytes `range` of it.
-    pub(crate) fn part(&self, range: Range<u64>) -> Payload {
-        match self {
-            Payload::Data(bytes) => Payload::Data(bytes[range.start as usize..range.end as usize].to_vec()),
-            Payload::Zero(_) => Payload::Zero(range.end - range.start),
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Segment {
@@ -103,41 +56,6 @@ struct Segment {
     /// Of its oldest write.
     seq: u64,
     born: Instant,
-}
-
-/// A request that a writer thread is performing, or that failed: then its bytes stay, so that reads
-/// go on to return what was acknowledged.
-#[derive(Debug, Clone)]
-pub(crate) struct Flight {
-    pub(crate) start: u64,
-    pub(crate) payload: Arc<Payload>,
-    seq: u64,
-    era: u64,
-}
-
-impl Flight {
-    fn end(&self) -> u64 {
-        self.start + self.payload.len()
-    }
-
-    /// The bytes of a flight with data.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        match &*self.payload {
-            Payload::Data(bytes) => bytes,
-            Payload::Zero(_) => &[],
-        }
-    }
-}
-
-/// The answer of [`Table::pick`].
-#[derive(Debug)]
-pub(crate) enum Pick {
-    /// Perform these with one request, then call [`Table::landed`] with each: neighbours with data, or a single one.
-    Go(Vec<Flight>),
-    /// Nothing now; look again at that time, or when something changed.
-    Wait(Option<Instant>),
-    /// There is something that must not be written any more: a request for these bytes may be performed after it.
-    Blocked(Range<u64>),
 }
 
 /// See the head of this file.
@@ -447,12 +365,6 @@ impl Table {
     fn trim(&mut self) {
         self.buffers.trim(self.cost + self.journal.total());
     }
-}
-
-fn share_block(a: &Range<u64>, b: &Range<u64>) -> bool {
-    let first = |r: &Range<u64>| r.start / BLOCK;
-    let last = |r: &Range<u64>| (r.end - 1) / BLOCK;
-    first(a) <= last(b) && first(b) <= last(a)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Flight, LINGER, PARTS, Payload, Pick, SCAN, Segment, Table, ZEROS, share_block};
+use super::{Flight, LINGER, PARTS, Pick, SCAN, Segment, Table, ZEROS};
+use crate::disk::write::payload::{Payload, share_block};
 use crate::disk::write::strays::Passage;
 use crate::sync::Instant;
 

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::disk::write::payload::share_block;
 
 const CELL: u64 = 4 << 20;
 const SIZE: usize = 3 * CELL as usize;
