@@ -20,7 +20,9 @@
 //! At most `writers` slots are ever leased for writing: a file backend advises one, since it
 //! rewrites whole blocks without a lock.
 
+mod flush;
 mod keeper;
+mod lease;
 mod request;
 mod retry;
 mod statistics;
@@ -34,6 +36,7 @@ use thiserror::Error;
 use tracing::info;
 
 pub(crate) use self::keeper::{Keeper, USUAL_TIMEOUT};
+pub(crate) use self::lease::{Access, Lease};
 pub(crate) use self::request::Answered;
 pub(crate) use self::retry::Doubt;
 pub(crate) use self::statistics::{Clock, Op};
@@ -63,15 +66,6 @@ pub(crate) trait Journal: Send + Sync {
     fn lost(&self, slot: usize);
     /// The storage may have lost what any connection had answered since its last flush: all of it is to be sent again.
     fn lost_all(&self);
-}
-
-/// What a lease is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// Any connection.
-    Read,
-    /// One of the writing connections.
-    Write,
 }
 
 /// The connections of one disk.
@@ -192,36 +186,6 @@ impl Pool {
         self.loss.get().map(String::as_str)
     }
 
-    /// Waits for a connection that is free for `access`.
-    pub(crate) fn lease(&self, access: Access) -> Result<Lease<'_>, PoolError> {
-        // Readers take the slots from the end, away from the writers' ones.
-        let free = move |state: &State, writers: usize| match access {
-            Access::Read => state.slots.iter().rposition(Slot::is_some),
-            Access::Write => state.slots[..writers].iter().position(Slot::is_some),
-        };
-        let mut state = self.take_turn(|state| free(state, self.writers).is_some())?;
-        let index = free(&state, self.writers).expect("take_turn waited for it");
-        let seat = state.slots[index].take().expect("it is free");
-        Ok(Lease {
-            pool: self,
-            index,
-            seat: Some(seat),
-        })
-    }
-
-    /// Waits until no connection is in use and takes them all.
-    pub(crate) fn lock_all(&self) -> Result<Vec<Lease<'_>>, PoolError> {
-        let mut state = self.take_turn(|state| state.slots.iter().all(Slot::is_some))?;
-        let taken = state.slots.iter_mut().map(Option::take).enumerate();
-        Ok(taken
-            .map(|(index, seat)| Lease {
-                pool: self,
-                index,
-                seat,
-            })
-            .collect())
-    }
-
     /// Waits until every lease is back, closes all connections and refuses new leases.
     pub(crate) fn close_all(&self) {
         if let Ok(mut state) = self.take_turn(|state| state.slots.iter().all(Slot::is_some)) {
@@ -251,21 +215,6 @@ impl Pool {
         }
     }
 
-    /// Takes the connection of slot `index` if nobody used it for `idle` and it is free now, also ahead of a
-    /// flush that waits for all of them: a request that hangs elsewhere must not let this one idle out.
-    fn lease_idle(&self, index: usize, idle: Duration) -> Option<Lease<'_>> {
-        let mut state = self.lock();
-        if state.closed {
-            return None;
-        }
-        let seat = state.slots[index].take_if(|seat| seat.used.elapsed() >= idle)?;
-        Some(Lease {
-            pool: self,
-            index,
-            seat: Some(seat),
-        })
-    }
-
     /// True when no connection is at work or was for `time`.
     fn is_quiet(&self, time: Duration) -> bool {
         let state = self.lock();
@@ -280,17 +229,6 @@ impl Pool {
     /// How long a request is repeated that gets no answer.
     pub(crate) fn retry_time(&self) -> Duration {
         self.retry_time
-    }
-
-    /// A flush has failed; returns since when they do for such a reason.
-    fn flush_failed(&self, error: &RemoteError) -> Instant {
-        let reason = usize::from(!matches!(error, RemoteError::Failed(_)));
-        *lock(&self.flush_failing)[reason].get_or_insert_with(Instant::now)
-    }
-
-    /// Whatever has failed before has nothing to do with what comes.
-    fn flushes_start_anew(&self) {
-        *lock(&self.flush_failing) = [None; 2];
     }
 
     fn set_loss(&self, loss: String) {
@@ -314,21 +252,6 @@ impl Pool {
         }
     }
 
-    fn flushed(&self, slot: usize) {
-        self.flushes_start_anew();
-        if let Some(journal) = self.journal.get() {
-            journal.flushed(slot);
-        }
-    }
-
-    /// The storage may have lost whatever it had not flushed.
-    fn lost_all(&self, why: &str) {
-        if let Some(journal) = self.journal.get() {
-            info!("all that is not flushed is written again: {why}");
-            journal.lost_all();
-        }
-    }
-
     fn check_loss(&self) -> Result<(), PoolError> {
         self.loss()
             .map_or(Ok(()), |why| Err(PoolError::Loss(why.to_owned())))
@@ -342,91 +265,6 @@ impl Pool {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock()
-}
-
-/// One connection, borrowed.
-pub(crate) struct Lease<'a> {
-    pool: &'a Pool,
-    index: usize,
-    seat: Option<Seat>,
-}
-
-impl Lease<'_> {
-    /// Which slot this is, from 0.
-    pub(crate) fn index(&self) -> usize {
-        self.index
-    }
-
-    /// Counts the connections that the slot has had.
-    #[cfg(all(test, not(feature = "shuttle")))]
-    fn generation(&self) -> u64 {
-        self.seat().generation
-    }
-
-    fn seat(&self) -> &Seat {
-        self.seat.as_ref().expect("the seat is taken in drop only")
-    }
-
-    fn seat_mut(&mut self) -> &mut Seat {
-        self.seat.as_mut().expect("the seat is taken in drop only")
-    }
-
-    /// Ends the slot's connection. What it carried and did not flush is written again; without a journal that is a loss,
-    /// for `why`.
-    fn give_up_connection(&mut self, why: &str) {
-        let connection = self.index + 1;
-        let seat = self.seat_mut();
-        let unflushed = std::mem::take(&mut seat.unflushed);
-        let had_one = seat.remote.take().is_some();
-        match (unflushed, self.pool.journal.get()) {
-            (true, Some(journal)) => {
-                info!(
-                    connection,
-                    "connection ended, its unflushed writes are written again: {why}"
-                );
-                journal.lost(self.index);
-            }
-            (true, None) => {
-                let loss = format!(
-                    "connection {connection} ended before the writes that it carried were flushed: {why}; \
-                     data may be lost, write the image again"
-                );
-                self.pool.set_loss(loss);
-            }
-            (false, _) if had_one => info!(connection, "connection ended with nothing unflushed: {why}"),
-            (false, _) => {}
-        }
-    }
-
-    /// The connection, dialled anew when the last one was given up.
-    fn remote(&mut self) -> Result<&mut Box<dyn Remote>, RemoteError> {
-        if self.seat().remote.is_none() {
-            let remote = self.pool.dial.dial()?;
-            self.pool.replaced.fetch_add(1, Ordering::Relaxed);
-            let index = self.index;
-            let seat = self.seat_mut();
-            seat.remote = Some(remote);
-            seat.generation += 1;
-            info!(
-                connection = index + 1,
-                generation = seat.generation,
-                "connection replaced"
-            );
-        }
-        Ok(self.seat_mut().remote.as_mut().expect("just made sure"))
-    }
-}
-
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.give_up_connection("internal error in the middle of a request");
-        }
-        let Some(mut seat) = self.seat.take() else { return };
-        seat.used = Instant::now();
-        self.pool.lock().slots[self.index] = Some(seat);
-        self.pool.changed.notify_all();
-    }
 }
 
 #[cfg(all(test, feature = "shuttle"))]

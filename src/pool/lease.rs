@@ -1,0 +1,151 @@
+//! One connection, borrowed: how it is got, given up, dialled anew and given back.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tracing::info;
+
+use super::{Pool, PoolError, Seat, Slot, State};
+use crate::remote::{Remote, RemoteError};
+use crate::sync::Instant;
+
+/// What a lease is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Any connection.
+    Read,
+    /// One of the writing connections.
+    Write,
+}
+
+/// One connection, borrowed.
+pub(crate) struct Lease<'a> {
+    pub(super) pool: &'a Pool,
+    index: usize,
+    seat: Option<Seat>,
+}
+
+impl Pool {
+    /// Waits for a connection that is free for `access`.
+    pub(crate) fn lease(&self, access: Access) -> Result<Lease<'_>, PoolError> {
+        // Readers take the slots from the end, away from the writers' ones.
+        let free = move |state: &State, writers: usize| match access {
+            Access::Read => state.slots.iter().rposition(Slot::is_some),
+            Access::Write => state.slots[..writers].iter().position(Slot::is_some),
+        };
+        let mut state = self.take_turn(|state| free(state, self.writers).is_some())?;
+        let index = free(&state, self.writers).expect("take_turn waited for it");
+        let seat = state.slots[index].take().expect("it is free");
+        Ok(Lease {
+            pool: self,
+            index,
+            seat: Some(seat),
+        })
+    }
+
+    /// Waits until no connection is in use and takes them all.
+    pub(crate) fn lock_all(&self) -> Result<Vec<Lease<'_>>, PoolError> {
+        let mut state = self.take_turn(|state| state.slots.iter().all(Slot::is_some))?;
+        let taken = state.slots.iter_mut().map(Option::take).enumerate();
+        Ok(taken
+            .map(|(index, seat)| Lease {
+                pool: self,
+                index,
+                seat,
+            })
+            .collect())
+    }
+
+    /// Takes the connection of slot `index` if nobody used it for `idle` and it is free now, also ahead of a
+    /// flush that waits for all of them: a request that hangs elsewhere must not let this one idle out.
+    pub(super) fn lease_idle(&self, index: usize, idle: Duration) -> Option<Lease<'_>> {
+        let mut state = self.lock();
+        if state.closed {
+            return None;
+        }
+        let seat = state.slots[index].take_if(|seat| seat.used.elapsed() >= idle)?;
+        Some(Lease {
+            pool: self,
+            index,
+            seat: Some(seat),
+        })
+    }
+}
+
+impl Lease<'_> {
+    /// Which slot this is, from 0.
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Counts the connections that the slot has had.
+    #[cfg(all(test, not(feature = "shuttle")))]
+    pub(super) fn generation(&self) -> u64 {
+        self.seat().generation
+    }
+
+    pub(super) fn seat(&self) -> &Seat {
+        self.seat.as_ref().expect("the seat is taken in drop only")
+    }
+
+    pub(super) fn seat_mut(&mut self) -> &mut Seat {
+        self.seat.as_mut().expect("the seat is taken in drop only")
+    }
+
+    /// Ends the slot's connection. What it carried and did not flush is written again; without a journal that is a loss,
+    /// for `why`.
+    pub(super) fn give_up_connection(&mut self, why: &str) {
+        let connection = self.index + 1;
+        let seat = self.seat_mut();
+        let unflushed = std::mem::take(&mut seat.unflushed);
+        let had_one = seat.remote.take().is_some();
+        match (unflushed, self.pool.journal.get()) {
+            (true, Some(journal)) => {
+                info!(
+                    connection,
+                    "connection ended, its unflushed writes are written again: {why}"
+                );
+                journal.lost(self.index);
+            }
+            (true, None) => {
+                let loss = format!(
+                    "connection {connection} ended before the writes that it carried were flushed: {why}; \
+                     data may be lost, write the image again"
+                );
+                self.pool.set_loss(loss);
+            }
+            (false, _) if had_one => info!(connection, "connection ended with nothing unflushed: {why}"),
+            (false, _) => {}
+        }
+    }
+
+    /// The connection, dialled anew when the last one was given up.
+    pub(super) fn remote(&mut self) -> Result<&mut Box<dyn Remote>, RemoteError> {
+        if self.seat().remote.is_none() {
+            let remote = self.pool.dial.dial()?;
+            self.pool.replaced.fetch_add(1, Ordering::Relaxed);
+            let index = self.index;
+            let seat = self.seat_mut();
+            seat.remote = Some(remote);
+            seat.generation += 1;
+            info!(
+                connection = index + 1,
+                generation = seat.generation,
+                "connection replaced"
+            );
+        }
+        Ok(self.seat_mut().remote.as_mut().expect("just made sure"))
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.give_up_connection("internal error in the middle of a request");
+        }
+        let Some(mut seat) = self.seat.take() else { return };
+        seat.used = Instant::now();
+        self.pool.lock().slots[self.index] = Some(seat);
+        self.pool.changed.notify_all();
+    }
+}
