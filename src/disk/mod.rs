@@ -27,10 +27,7 @@ mod write;
 mod zeros;
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-
-use tracing::debug;
 
 pub(crate) use self::error::DiskError;
 use self::extents::Extents;
@@ -39,10 +36,10 @@ pub(crate) use self::read::ReadBytes;
 use self::read::Reader;
 use self::write::{Inner, WriteBehind};
 use self::zeros::detection::{self, Kind};
-use crate::pool::{Pool, PoolError};
+use crate::pool::Pool;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::thread::JoinHandle;
-use crate::sync::{Instant, Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 
 /// How a disk behaves.
 #[derive(Debug, Clone)]
@@ -68,10 +65,6 @@ pub(crate) struct DiskOptions {
 fn write_behind_limit(writers: usize, request_size: u64) -> usize {
     (2 * writers * request_size as usize).clamp(32 << 20, MOST_BEHIND)
 }
-
-/// Rounds of an fsync without any progress that may take longer than the retry time: to send all of the journal again takes
-/// a slow line that long.
-const ROUNDS: u32 = 3;
 
 /// Of the write-behind, bytes, whatever the number of connections.
 const MOST_BEHIND: usize = 128 << 20;
@@ -276,76 +269,6 @@ impl Disk {
         Ok(())
     }
 
-    /// Waits until the server has answered every acknowledged write (close).
-    pub(crate) fn drain(&self) -> Result<(), DiskError> {
-        if self.options.read_only {
-            return Ok(());
-        }
-        self.writes.drain()?;
-        self.verdict()
-    }
-
-    /// Makes every acknowledged write durable (fsync).
-    pub(crate) fn flush(&self) -> Result<(), DiskError> {
-        if self.options.read_only {
-            return Ok(());
-        }
-        // fsyncs of one file come one after the other (the kernel holds the inode's lock), so sharing is
-        // mostly this: what an earlier round covered needs no other one.
-        let mark = self.writes.last_seq();
-        if self.flushed.load(Ordering::Acquire) >= mark {
-            return self.verdict();
-        }
-        let round = || {
-            let mark = self.writes.last_seq();
-            catch_unwind(AssertUnwindSafe(|| self.make_durable(mark))).unwrap_or_else(|_| {
-                self.writes.fail("internal error in a flush".into());
-                self.verdict()
-            })?;
-            self.flushed.fetch_max(mark, Ordering::Release);
-            Ok(())
-        };
-        let shared = || {
-            self.verdict()?;
-            // A round that ended without an error of the disk and short of the mark was cut short by the close.
-            match self.flushed.load(Ordering::Acquire) >= mark {
-                true => Ok(()),
-                false => Err(DiskError::Closing),
-            }
-        };
-        self.rounds.join(round, shared)
-    }
-
-    /// Until every write numbered up to `mark` is durable; without any progress, for the retry time.
-    fn make_durable(&self, mark: u64) -> Result<(), DiskError> {
-        let (mut stuck, mut rounds) = ((None, Instant::now()), 0);
-        loop {
-            self.writes.drain()?;
-            match self.pool.flush_all() {
-                Ok(()) => {}
-                // Not a loss: whoever has closed them has flushed before, and tells what came of it.
-                Err(PoolError::Closed) => return Err(DiskError::Closing),
-                Err(e) => self.writes.fail(e.to_string()),
-            }
-            self.verdict()?;
-            // Not so when a connection was lost meanwhile: what it carried is to be written and flushed again.
-            let oldest = self.writes.oldest();
-            if oldest.is_none_or(|oldest| oldest > mark) {
-                return Ok(());
-            }
-            rounds += 1;
-            if oldest != stuck.0 {
-                (stuck, rounds) = ((oldest, Instant::now()), 0);
-            } else if rounds >= ROUNDS && stuck.1.elapsed() > self.pool.retry_time() {
-                self.writes.fail(
-                    "connections are lost before what they carried is flushed, again and again; data may be lost, write \
-                     the image again"
-                        .into(),
-                );
-            }
-        }
-    }
-
     /// First byte at or after `offset` that may be data.
     pub(crate) fn next_data(&self, offset: u64) -> Result<u64, DiskError> {
         self.extents.known();
@@ -372,30 +295,9 @@ impl Disk {
         Ok(hole.unwrap_or(inner.len).min(inner.len))
     }
 
-    /// Refuses further writes, makes the acknowledged ones durable, ends the threads and closes the
-    /// connections. The result is the last word on the data.
-    pub(crate) fn close(&self) -> Result<(), DiskError> {
-        self.writes.refuse_writes();
-        let flushed = self.flush();
-        self.writes.stop();
-        self.pool.close_all();
-        let flushed = flushed.and_then(|()| self.verdict());
-        debug!(ok = flushed.is_ok(), "disk closed");
-        flushed
-    }
-
     fn no_space(&self) -> DiskError {
         self.overflowed.store(true, Ordering::Relaxed);
         DiskError::NoSpace { size: self.size }
-    }
-
-    fn verdict(&self) -> Result<(), DiskError> {
-        if let Some(loss) = self.pool.loss()
-            && self.writes.failure().is_none()
-        {
-            self.writes.fail(loss.to_owned());
-        }
-        self.writes.check()
     }
 
     fn writable(&self) -> Result<MutexGuard<'_, Inner>, DiskError> {
