@@ -8,8 +8,7 @@
 //! No request is made under the lock. The first failure stops the table: nothing more is sent, room
 //! and drain waiters get the error, and what was acknowledged stays readable until the end.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use tracing::info;
 
@@ -19,13 +18,12 @@ mod overlay;
 pub(crate) mod payload;
 mod strays;
 pub(crate) mod table;
+mod threads;
 
-use self::payload::Payload;
-use self::table::{Flight, Pick, Table};
+use self::table::Table;
 use super::DiskError;
 use super::zeros::map::ZeroMap;
-use crate::pool::{self, Answered, Pool};
-use crate::sync::thread::{self, JoinHandle};
+use crate::pool;
 use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 
 /// Writes are merged into cells of this part of a request. A connection that is free takes a full cell at once; the more
@@ -240,102 +238,6 @@ impl WriteBehind {
     pub(crate) fn stop(&self) {
         self.lock().stop = true;
         self.work.notify_all();
-    }
-
-    /// Starts one writer thread for each connection that may write.
-    pub(crate) fn start(self: &Arc<Self>, pool: &Arc<Pool>) -> std::io::Result<Vec<JoinHandle<()>>> {
-        let spawn = |n| {
-            let (shared, pool) = (self.clone(), pool.clone());
-            let builder = thread::Builder::new().name(format!("writer-{n}"));
-            builder.spawn(move || {
-                let next = || catch_unwind(AssertUnwindSafe(|| shared.perform_next(&pool)));
-                while next().unwrap_or_else(|_| shared.broken()) {}
-            })
-        };
-        (1..=pool.writers()).map(spawn).collect()
-    }
-
-    /// The most that one request takes of the backlog: its share among the connections that are without work, so that
-    /// none of them is left without, and none that has some keeps requests small.
-    fn share(&self, inner: &Inner) -> u64 {
-        let idle = self.writers.saturating_sub(inner.at_work).max(1);
-        (inner.table.queued_cost() as u64 / idle).min(self.request_size)
-    }
-
-    /// A writer thread has panicked: nothing that waits for it may wait for ever.
-    fn broken(&self) -> bool {
-        self.fail("internal error in a writer thread".into());
-        true
-    }
-
-    fn perform_next(&self, pool: &Pool) -> bool {
-        let mut inner = self.lock();
-        let run = loop {
-            if inner.stop {
-                return false;
-            }
-            let pressed = inner.waiting_for_room > 0;
-            let share = self.share(&inner);
-            let wait = match self.failure() {
-                Some(_) => None,
-                None => match inner.table.pick(Instant::now(), pressed, share) {
-                    Pick::Go(run) => break run,
-                    Pick::Wait(until) => until,
-                    Pick::Blocked(by) => {
-                        drop(inner);
-                        self.fail(format!(
-                            "the server has not answered a request for bytes {}-{} and may perform it still, over \
-                             newer bytes: write the image again",
-                            by.start,
-                            by.end - 1
-                        ));
-                        return true;
-                    }
-                },
-            };
-            match wait {
-                None => self.work.wait(&mut inner),
-                Some(until) => {
-                    let time = until.saturating_duration_since(Instant::now());
-                    self.work.wait_for(&mut inner, time);
-                }
-            }
-        };
-        if inner.table.queued_cost() > 0 {
-            // What is left may be for another thread now, or has a time at which somebody should look again.
-            self.work.notify_one();
-        }
-        inner.at_work += 1;
-        drop(inner);
-        let start = run[0].start;
-        let done = catch_unwind(AssertUnwindSafe(|| {
-            let Answered { mut lease, doubt } = match &*run[0].payload {
-                Payload::Data(_) => pool.write(start, &run.iter().map(Flight::bytes).collect::<Vec<_>>())?,
-                Payload::Zero(len) => pool.zero(start, *len)?,
-            };
-            // In the journal before the connection can be flushed or lost.
-            let mut inner = self.lock();
-            for flight in run {
-                let slot = self.journal_share.map(|_| lease.index());
-                inner.table.landed(flight, slot, doubt);
-            }
-            // A server that drops connections after so many bytes would have the same ones sent for ever.
-            let (slot, table) = (lease.index(), &inner.table);
-            let full = |share: usize| table.unflushed(slot) > share.min(table.allowance(slot));
-            let full = self.journal_share.is_some_and(full);
-            drop(inner);
-            self.moved.notify_all();
-            // What conflicted with this flight may go now.
-            self.work.notify_all();
-            if full { lease.flush() } else { Ok(()) }
-        }));
-        self.lock().at_work -= 1;
-        match done {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => self.fail(e.to_string()),
-            Err(_) => return self.broken(),
-        }
-        true
     }
 }
 
