@@ -96,7 +96,7 @@ impl Disk {
             pool.writers(),
         ));
         if options.journal_size > 0 {
-            pool.keep_journal(writes.clone());
+            pool.replay_with(writes.clone());
         }
         let (reader, mut threads) = Reader::start(
             size,

@@ -41,7 +41,7 @@ impl Pool {
         };
         let failed = flushed.iter().find_map(Lease::report_of_a_loss);
         match &failed {
-            Some(why) if self.has_journal() => self.lost_all(why),
+            Some(why) if self.can_replay() => self.replay_all(why),
             Some(why) if leases.iter().any(|lease| lease.seat().unflushed) => self.set_loss(format!(
                 "a flush failed, which may have been about the writes of any connection: {why}; data may be lost, write \
                  the image again"
@@ -69,18 +69,18 @@ impl Pool {
         *lock(&self.flush_failing) = [None; 2];
     }
 
-    fn flushed(&self, slot: usize) {
+    fn note_flushed(&self, slot: usize) {
         self.flushes_start_anew();
-        if let Some(journal) = self.journal.get() {
-            journal.flushed(slot);
+        if let Some(replay) = self.replay.get() {
+            replay.durable(slot);
         }
     }
 
     /// The storage may have lost whatever it had not flushed.
-    fn lost_all(&self, why: &str) {
-        if let Some(journal) = self.journal.get() {
+    fn replay_all(&self, why: &str) {
+        if let Some(replay) = self.replay.get() {
             info!("all that is not flushed is written again: {why}");
-            journal.lost_all();
+            replay.replay_all();
         }
     }
 }
@@ -95,7 +95,7 @@ impl Lease<'_> {
             let _alone = pool.flushing.lock();
             let result = self.flush_once();
             if let Some(why) = Self::report_of_a_loss(&result) {
-                pool.lost_all(&why);
+                pool.replay_all(&why);
             }
             result
         };
@@ -130,7 +130,7 @@ impl Lease<'_> {
         let Attempt { error, epoch, .. } = match result {
             Ok(answered) => {
                 if answered {
-                    self.pool.flushed(self.index());
+                    self.pool.note_flushed(self.index());
                     self.seat_mut().unflushed = false;
                 }
                 return self.pool.check_loss();
@@ -140,11 +140,11 @@ impl Lease<'_> {
         let matters = self.seat().unflushed || matches!(error, RemoteError::Failed(_));
         let since = matters.then(|| self.pool.flush_failed(&error));
         let renewed = matches!(error, RemoteError::Denied(..))
-            && self.pool.has_journal()
+            && self.pool.can_replay()
             && self.pool.dial.renew(epoch, &error);
         let may_be_repaired = match &error {
             RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Late(_) => true,
-            RemoteError::Failed(_) => self.pool.has_journal(),
+            RemoteError::Failed(_) => self.pool.can_replay(),
             RemoteError::Denied(..) => renewed,
             RemoteError::Protocol(_) => false,
         };

@@ -99,13 +99,13 @@ impl Lease<'_> {
         let seat = self.seat_mut();
         let unflushed = std::mem::take(&mut seat.unflushed);
         let had_one = seat.remote.take().is_some();
-        match (unflushed, self.pool.journal.get()) {
-            (true, Some(journal)) => {
+        match (unflushed, self.pool.replay.get()) {
+            (true, Some(replay)) => {
                 info!(
                     connection,
                     "connection ended, its unflushed writes are written again: {why}"
                 );
-                journal.lost(self.index);
+                replay.replay(self.index);
             }
             (true, None) => {
                 let loss = format!(

@@ -10,7 +10,7 @@
 //!
 //! Each slot remembers whether its connection carried writes that no flush on *it* has covered. A
 //! connection that dies with such writes takes the promise of durability with it. Then the slot gets a new
-//! connection with a new generation, and the [`Journal`], which holds those writes still, sends them again; nobody
+//! connection with a new generation, and the [`Replay`], which holds those writes still, sends them again; nobody
 //! notices. Without a journal it is a loss, recorded once and for all ([`Pool::loss`]), and every later flush of the pool
 //! fails.
 //!
@@ -59,13 +59,13 @@ pub(crate) enum PoolError {
 
 /// What was answered on a connection, is not known to be durable, and can be sent again. Called with the connection's
 /// lease held, and from many threads.
-pub(crate) trait Journal: Send + Sync {
+pub(crate) trait Replay: Send + Sync {
     /// All that connection `slot` has answered is durable.
-    fn flushed(&self, slot: usize);
+    fn durable(&self, slot: usize);
     /// Connection `slot` is gone: what it had answered since its last flush is to be sent again.
-    fn lost(&self, slot: usize);
+    fn replay(&self, slot: usize);
     /// The storage may have lost what any connection had answered since its last flush: all of it is to be sent again.
-    fn lost_all(&self);
+    fn replay_all(&self);
 }
 
 /// The connections of one disk.
@@ -76,7 +76,7 @@ pub(crate) struct Pool {
     clocks: Vec<Clock>,
     writers: usize,
     retry_time: Duration,
-    journal: OnceLock<Arc<dyn Journal>>,
+    replay: OnceLock<Arc<dyn Replay>>,
     /// Held by whoever flushes a single connection.
     flushing: Mutex<()>,
     /// Since when flushes have failed with none that did not: because the storage failed, and because there was no answer.
@@ -147,7 +147,7 @@ impl Pool {
             clocks: (0..count).map(|_| Clock::start()).collect(),
             writers: writers.clamp(1, count),
             retry_time,
-            journal: OnceLock::new(),
+            replay: OnceLock::new(),
             flushing: Mutex::new(()),
             flush_failing: Mutex::new([None; 2]),
             outage: Mutex::new(None),
@@ -157,8 +157,8 @@ impl Pool {
     }
 
     /// From now on `journal` sends again what a lost connection took with it. Once, before the first change.
-    pub(crate) fn keep_journal(&self, journal: Arc<dyn Journal>) {
-        let _ = self.journal.set(journal);
+    pub(crate) fn replay_with(&self, replay: Arc<dyn Replay>) {
+        let _ = self.replay.set(replay);
     }
 
     /// Number of connections.
@@ -222,8 +222,8 @@ impl Pool {
         state.slots.iter().all(quiet)
     }
 
-    fn has_journal(&self) -> bool {
-        self.journal.get().is_some()
+    fn can_replay(&self) -> bool {
+        self.replay.get().is_some()
     }
 
     /// How long a request is repeated that gets no answer.

@@ -8,7 +8,7 @@
 //! |              | written again                   | written again                   |                      |          |
 //! | touch        | new connection at the next one  | the same                        | the same             | the same |
 //!
-//! Whenever a connection goes, the [`Journal`] hears of it and writes again what the connection had answered and not
+//! Whenever a connection goes, the [`Replay`] hears of it and writes again what the connection had answered and not
 //! flushed; only without a journal is that a loss, for good. How often a request is tried is `retry`'s business, and how a
 //! new right comes about is [`Dial::renew`]'s. It is asked when the server refuses ours, and also when the server has been away
 //! for some time: it may come back in another place.
@@ -25,7 +25,7 @@ use std::time::Duration;
 use tracing::warn;
 
 #[cfg(doc)]
-use super::Journal;
+use super::Replay;
 use super::retry::{Doubt, Kind, Retry};
 use super::{Access, Lease, Op, Pool, PoolError};
 #[cfg(doc)]
@@ -161,7 +161,7 @@ impl Lease<'_> {
                 Err(attempt) => attempt,
             };
             doubt = doubt.max(at_work.and_then(|time| Doubt::of(&error, time)));
-            let renewable = self.pool.has_journal() || kind != Kind::Change && !self.seat().unflushed;
+            let renewable = self.pool.can_replay() || kind != Kind::Change && !self.seat().unflushed;
             match error {
                 RemoteError::Failed(_) if kind != Kind::Change => self.leave_behind(&error),
                 RemoteError::Lost(_)

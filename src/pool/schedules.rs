@@ -121,10 +121,10 @@ impl Dial for Dialler {
 
 struct Untold;
 
-impl Journal for Untold {
-    fn flushed(&self, _: usize) {}
-    fn lost(&self, _: usize) {}
-    fn lost_all(&self) {}
+impl Replay for Untold {
+    fn durable(&self, _: usize) {}
+    fn replay(&self, _: usize) {}
+    fn replay_all(&self) {}
 }
 
 /// A pool whose two connections may write, and which never stops trying.
@@ -274,7 +274,7 @@ fn closing_beside_all_of_them_ends_all_of_them_and_closes_every_connection() {
 fn a_right_that_ends_under_several_requests_is_renewed_once() {
     explore("renewal", 24_000, || {
         let (server, pool) = pool();
-        pool.keep_journal(Arc::new(Untold));
+        pool.replay_with(Arc::new(Untold));
         let (server, pool) = (&server, &pool);
         thread::scope(|scope| {
             scope.spawn(|| drop(pool.write(1, &[b"x"]).unwrap()));

@@ -69,25 +69,25 @@ fn pool(count: usize, writers: usize) -> (Arc<Fake>, Arc<Pool>) {
 #[derive(Default)]
 struct Heard(Mutex<Vec<String>>);
 
-impl Journal for Heard {
-    fn flushed(&self, slot: usize) {
-        self.0.lock().push(format!("flushed {slot}"));
+impl Replay for Heard {
+    fn durable(&self, slot: usize) {
+        self.0.lock().push(format!("durable {slot}"));
     }
-    fn lost(&self, slot: usize) {
-        self.0.lock().push(format!("lost {slot}"));
+    fn replay(&self, slot: usize) {
+        self.0.lock().push(format!("replay {slot}"));
     }
-    fn lost_all(&self) {
-        self.0.lock().push("lost all".into());
+    fn replay_all(&self) {
+        self.0.lock().push("replay all".into());
     }
 }
 
 /// A pool with a journal, which tries again for a while.
-fn pool_with_journal(count: usize) -> (Arc<Fake>, Arc<Pool>, Arc<Heard>) {
+fn pool_with_replay(count: usize) -> (Arc<Fake>, Arc<Pool>, Arc<Heard>) {
     let (fake, heard) = (Arc::new(Fake::default()), Arc::new(Heard::default()));
     let dial = Arc::new(FakeDial(fake.clone()));
     let first = dial.dial().unwrap();
     let pool = Pool::open(dial, first, count, count, Duration::from_secs(10)).unwrap();
-    pool.keep_journal(heard.clone());
+    pool.replay_with(heard.clone());
     (fake, pool, heard)
 }
 
@@ -131,17 +131,17 @@ fn flush_reaches_every_connection() {
 
 #[test]
 fn the_success_of_a_flush_beside_a_failed_one_is_not_believed() {
-    let (fake, pool, heard) = pool_with_journal(4);
+    let (fake, pool, heard) = pool_with_replay(4);
     let hold: Vec<_> = (0..4).map(|_| pool.write(0, &[b"x"]).unwrap()).collect();
     drop(hold);
     fake.next.lock().push_back(RemoteError::Failed("500".into()));
     pool.flush_all().unwrap();
     let told = std::mem::take(&mut *heard.0.lock());
-    assert_eq!(told[0], "lost all");
-    assert!(told.iter().all(|what| !what.starts_with("flushed")), "{told:?}");
+    assert_eq!(told[0], "replay all");
+    assert!(told.iter().all(|what| !what.starts_with("durable")), "{told:?}");
     pool.flush_all().unwrap();
     let told = std::mem::take(&mut *heard.0.lock());
-    assert!(told.iter().all(|what| what.starts_with("flushed")), "{told:?}");
+    assert!(told.iter().all(|what| what.starts_with("durable")), "{told:?}");
 }
 
 #[test]
@@ -336,7 +336,7 @@ fn without_a_journal_a_flush_without_an_answer_is_a_loss_of_whatever_is_unflushe
 /// A keep-alive that fails for an hour has kept nobody waiting.
 #[test]
 fn keep_alives_that_fail_take_nothing_from_the_time_of_a_request() {
-    let (fake, pool, _) = pool_with_journal(1);
+    let (fake, pool, _) = pool_with_replay(1);
     fake.next.lock().push_back(lost());
     pool.touch(Duration::ZERO);
     assert_eq!((pool.outage(), fake.next.lock().len()), (None, 0));

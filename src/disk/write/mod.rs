@@ -23,7 +23,7 @@ mod threads;
 use self::table::Table;
 use super::DiskError;
 use super::zeros::map::ZeroMap;
-use crate::pool;
+use crate::pool::Replay;
 use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 
 /// Writes are merged into cells of this part of a request. A connection that is free takes a full cell at once; the more
@@ -242,21 +242,21 @@ impl WriteBehind {
 }
 
 /// The pool tells, with the connection's lease held.
-impl pool::Journal for WriteBehind {
-    fn flushed(&self, slot: usize) {
+impl Replay for WriteBehind {
+    fn durable(&self, slot: usize) {
         if (slot as u64) < self.writers {
             self.lock().table.flushed(slot);
         }
     }
 
-    fn lost(&self, slot: usize) {
+    fn replay(&self, slot: usize) {
         if (slot as u64) < self.writers {
             self.lock().table.lost(slot);
             self.work.notify_all();
         }
     }
 
-    fn lost_all(&self) {
+    fn replay_all(&self) {
         self.lock().table.lost_all();
         self.work.notify_all();
     }

@@ -7,7 +7,7 @@ use crate::disk::fsync::SharedRounds;
 fn narrow(cloud: &Arc<Cloud>) -> (Arc<WriteBehind>, Arc<Pool>) {
     let pool = Pool::open(cloud.clone(), cloud.dial().unwrap(), 2, 2, ENDLESS).unwrap();
     let writes = Arc::new(WriteBehind::new(SIZE as u64, 1, 1 << 20, 8 << 10, 2));
-    pool.keep_journal(writes.clone());
+    pool.replay_with(writes.clone());
     writes.start(&pool).unwrap();
     (writes, pool)
 }
