@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::ending::{Ending, Step, Work};
 use crate::disk::Disk;
 use crate::imageio::Image;
-use crate::pool::{Clock, Keeper, Op, Pool};
+use crate::pool::{ConnectionStatistics, Keeper, Op, Pool};
 use crate::transfer::OwnTransfer;
 
 /// See the head of this file.
@@ -94,8 +94,8 @@ impl OpenDisk {
 
     /// How it stands now.
     pub(crate) fn status(&self) -> DiskStatus {
-        let statistics = self.pool.clocks();
-        let sum = |of: fn(&Clock) -> u64| statistics.iter().map(of).sum();
+        let statistics = self.pool.statistics();
+        let sum = |of: fn(&ConnectionStatistics) -> u64| statistics.iter().map(of).sum();
         let transfer = self.transfer.as_ref();
         let disk = transfer.map(|transfer| transfer.disk().clone());
         let read_only = self.disk.is_read_only();
@@ -113,7 +113,7 @@ impl OpenDisk {
             bytes_written: sum(|connection| connection.bytes(Op::Write)),
             bytes_zeroed: sum(|connection| connection.bytes(Op::Zero)),
             flushes: sum(|connection| connection.ops(Op::Flush)),
-            errors: sum(Clock::errors),
+            errors: sum(ConnectionStatistics::errors),
             failure: self.disk.failure(),
             disk_id: disk.as_ref().map(|(id, _)| id.clone()),
             disk_name: disk.map(|(_, name)| name),
@@ -124,7 +124,7 @@ impl OpenDisk {
 
     /// One line for each connection, as imageio's own log writes them.
     pub(crate) fn statistics(&self) -> Vec<String> {
-        let connections = self.pool.clocks().iter().enumerate();
+        let connections = self.pool.statistics().iter().enumerate();
         connections
             .map(|(n, connection)| format!("connection={} {connection}", n + 1))
             .collect()
@@ -133,7 +133,7 @@ impl OpenDisk {
     /// Requests that were answered so far.
     fn answers(&self) -> u64 {
         let ops = [Op::Read, Op::Write, Op::Zero, Op::Flush];
-        let connections = self.pool.clocks().iter();
+        let connections = self.pool.statistics().iter();
         connections
             .map(|connection| ops.iter().map(|op| connection.ops(*op)).sum::<u64>())
             .sum()

@@ -39,7 +39,7 @@ pub(crate) use self::keeper::{Keeper, USUAL_TIMEOUT};
 pub(crate) use self::lease::{Access, Lease};
 pub(crate) use self::request::Answered;
 pub(crate) use self::retry::Doubt;
-pub(crate) use self::statistics::{Clock, Op};
+pub(crate) use self::statistics::{ConnectionStatistics, Op};
 use crate::remote::{Dial, Remote, RemoteError};
 use crate::sync::{Condvar, Instant, Mutex, MutexGuard, thread};
 
@@ -73,7 +73,7 @@ pub(crate) struct Pool {
     state: Mutex<State>,
     changed: Condvar,
     dial: Arc<dyn Dial>,
-    clocks: Vec<Clock>,
+    statistics: Vec<ConnectionStatistics>,
     writers: usize,
     retry_time: Duration,
     replay: OnceLock<Arc<dyn Replay>>,
@@ -144,7 +144,7 @@ impl Pool {
             }),
             changed: Condvar::new(),
             dial,
-            clocks: (0..count).map(|_| Clock::start()).collect(),
+            statistics: (0..count).map(|_| ConnectionStatistics::start()).collect(),
             writers: writers.clamp(1, count),
             retry_time,
             replay: OnceLock::new(),
@@ -163,7 +163,7 @@ impl Pool {
 
     /// Number of connections.
     pub(crate) fn connections(&self) -> usize {
-        self.clocks.len()
+        self.statistics.len()
     }
 
     /// Number of connections that may write at the same time.
@@ -177,8 +177,8 @@ impl Pool {
     }
 
     /// What each connection did.
-    pub(crate) fn clocks(&self) -> &[Clock] {
-        &self.clocks
+    pub(crate) fn statistics(&self) -> &[ConnectionStatistics] {
+        &self.statistics
     }
 
     /// Why acknowledged writes may be lost, once they may be.

@@ -207,7 +207,7 @@ impl Lease<'_> {
         bytes: u64,
         request: &mut impl FnMut(&mut dyn Remote) -> Result<(), RemoteError>,
     ) -> Result<(), Attempt> {
-        let clock = &self.pool.clocks[self.index()];
+        let statistics = &self.pool.statistics[self.index()];
         let begun = Instant::now();
         let epoch = match &self.seat().remote {
             Some(remote) => remote.epoch(),
@@ -222,7 +222,7 @@ impl Lease<'_> {
             }
             Err(error) => result = result.and(Err(error)),
         }
-        clock.record(op, begun.elapsed(), result.is_ok(), bytes);
+        statistics.record(op, begun.elapsed(), result.is_ok(), bytes);
         // A keep-alive that fails keeps nobody waiting yet.
         if op != Op::Touch || result.is_ok() {
             self.pool.note_outage(&result);

@@ -41,15 +41,15 @@ struct Counter {
 
 /// Counters of one pool slot. Failed requests count time and errors but not ops, as imageio does.
 #[derive(Debug)]
-pub(crate) struct Clock {
+pub(crate) struct ConnectionStatistics {
     since: Instant,
     counters: [Counter; OPS.len()],
 }
 
-impl Clock {
+impl ConnectionStatistics {
     /// All zero, from now on.
     pub(crate) fn start() -> Self {
-        Clock {
+        ConnectionStatistics {
             since: Instant::now(),
             counters: Default::default(),
         }
@@ -84,7 +84,7 @@ impl Clock {
 }
 
 /// `[connection 1 ops, 1.234567 s] [write 3 ops, 0.500000 s, 12.00 MiB, 24.00 MiB/s] ...`
-impl fmt::Display for Clock {
+impl fmt::Display for ConnectionStatistics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -133,16 +133,16 @@ mod tests {
         for (index, (op, _)) in OPS.iter().enumerate() {
             assert_eq!(*op as usize, index);
         }
-        let clock = Clock::start();
-        clock.record(Op::Write, Duration::from_millis(500), true, 12 << 20);
-        clock.record(Op::Write, Duration::from_millis(500), false, 1 << 20);
-        clock.record(Op::Flush, Duration::from_millis(20), true, 0);
-        let line = clock.to_string();
+        let statistics = ConnectionStatistics::start();
+        statistics.record(Op::Write, Duration::from_millis(500), true, 12 << 20);
+        statistics.record(Op::Write, Duration::from_millis(500), false, 1 << 20);
+        statistics.record(Op::Flush, Duration::from_millis(20), true, 0);
+        let line = statistics.to_string();
         assert!(
             line.contains("[write 1 ops, 1.000000 s, 12.00 MiB, 12.00 MiB/s]"),
             "{line}"
         );
         assert!(line.ends_with("[flush 1 ops, 0.020000 s]"), "{line}");
-        assert_eq!((clock.ops(Op::Write), clock.errors()), (1, 1));
+        assert_eq!((statistics.ops(Op::Write), statistics.errors()), (1, 1));
     }
 }
