@@ -35,7 +35,7 @@ use self::fsync::SharedRounds;
 pub(crate) use self::read::ReadBytes;
 use self::read::Reader;
 use self::write::{Inner, WriteBehind};
-use self::zeros::detection::{self, Kind};
+use self::zeros::detection::{self, Content};
 use crate::pool::Pool;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::thread::JoinHandle;
@@ -188,21 +188,21 @@ impl Disk {
         let data = &data[..fits];
         let mut parts = Vec::with_capacity(1);
         match self.options.zero_detect {
-            true => detection::cut(offset, data, |part, kind| parts.push((part, kind))),
-            false => parts.push((0..fits, Kind::Data)),
+            true => detection::cut(offset, data, |part, content| parts.push((part, content))),
+            false => parts.push((0..fits, Content::Data)),
         }
-        if parts.iter().any(|(_, kind)| *kind == Kind::Zeros) {
+        if parts.iter().any(|(_, content)| *content == Content::Zeros) {
             self.extents.known_soon();
         }
         let mut inner = self.writable()?;
         inner.len = inner.len.max(offset + fits as u64);
-        for (part, kind) in parts {
+        for (part, content) in parts {
             let range = offset + part.start as u64..offset + part.end as u64;
-            let zero = match kind {
-                Kind::Zeros => true,
+            let zero = match content {
+                Content::Zeros => true,
                 // The rest of a run of zeros that the kernel cut in two, or zeros where there are zeros.
-                Kind::FewZeros => inner.follows_zeros(&range),
-                Kind::Data => false,
+                Content::FewZeros => inner.follows_zeros(&range),
+                Content::Data => false,
             };
             match zero {
                 true => self.zero_locked(&mut inner, range),

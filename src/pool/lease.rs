@@ -11,7 +11,7 @@ use crate::sync::Instant;
 
 /// What a lease is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
+pub(crate) enum Purpose {
     /// Any connection.
     Read,
     /// One of the writing connections.
@@ -26,12 +26,12 @@ pub(crate) struct Lease<'a> {
 }
 
 impl Pool {
-    /// Waits for a connection that is free for `access`.
-    pub(crate) fn lease(&self, access: Access) -> Result<Lease<'_>, PoolError> {
+    /// Waits for a connection that is free for `purpose`.
+    pub(crate) fn lease(&self, purpose: Purpose) -> Result<Lease<'_>, PoolError> {
         // Readers take the slots from the end, away from the writers' ones.
-        let free = move |state: &State, writers: usize| match access {
-            Access::Read => state.slots.iter().rposition(Slot::is_some),
-            Access::Write => state.slots[..writers].iter().position(Slot::is_some),
+        let free = move |state: &State, writers: usize| match purpose {
+            Purpose::Read => state.slots.iter().rposition(Slot::is_some),
+            Purpose::Write => state.slots[..writers].iter().position(Slot::is_some),
         };
         let mut state = self.take_turn(|state| free(state, self.writers).is_some())?;
         let index = free(&state, self.writers).expect("take_turn waited for it");

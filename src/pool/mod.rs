@@ -36,7 +36,7 @@ use thiserror::Error;
 use tracing::info;
 
 pub(crate) use self::keeper::{Keeper, USUAL_TIMEOUT};
-pub(crate) use self::lease::{Access, Lease};
+pub(crate) use self::lease::{Lease, Purpose};
 pub(crate) use self::request::Answered;
 pub(crate) use self::retry::Doubt;
 pub(crate) use self::statistics::{ConnectionStatistics, Op};

@@ -26,8 +26,8 @@ use tracing::warn;
 
 #[cfg(doc)]
 use super::Replay;
-use super::retry::{Doubt, Kind, Retry};
-use super::{Access, Lease, Op, Pool, PoolError};
+use super::retry::{Doubt, RequestKind, Retry};
+use super::{Lease, Op, Pool, PoolError, Purpose};
 #[cfg(doc)]
 use crate::remote::Dial;
 use crate::remote::{Extent, Remote, RemoteError};
@@ -59,8 +59,10 @@ impl Pool {
     /// Fills `parts`, one after the other, from `offset`.
     pub(crate) fn read(&self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), PoolError> {
         let len = parts.iter().map(|part| part.len() as u64).sum();
-        let mut lease = self.lease(Access::Read)?;
-        lease.repeat(Kind::Read, Op::Read, len, |remote| remote.read(offset, parts))?;
+        let mut lease = self.lease(Purpose::Read)?;
+        lease.repeat(RequestKind::Read, Op::Read, len, |remote| {
+            remote.read(offset, parts)
+        })?;
         Ok(())
     }
 
@@ -72,7 +74,7 @@ impl Pool {
         found: &mut dyn FnMut(Extent),
     ) -> Result<(), PoolError> {
         if own_connection {
-            let mut retry = Retry::new(Kind::Walk, Duration::ZERO);
+            let mut retry = Retry::new(RequestKind::Walk, Duration::ZERO);
             loop {
                 match self.dial.dial().and_then(|mut remote| remote.extents(found)) {
                     Ok(()) => return Ok(()),
@@ -80,8 +82,8 @@ impl Pool {
                 }
             }
         }
-        let mut lease = self.lease(Access::Read)?;
-        lease.repeat(Kind::Walk, Op::Extents, 0, |remote| remote.extents(found))?;
+        let mut lease = self.lease(Purpose::Read)?;
+        lease.repeat(RequestKind::Walk, Op::Extents, 0, |remote| remote.extents(found))?;
         Ok(())
     }
 
@@ -112,8 +114,8 @@ impl Pool {
         bytes: u64,
         request: impl FnMut(&mut dyn Remote) -> Result<(), RemoteError>,
     ) -> Result<Answered<'_>, PoolError> {
-        let mut lease = self.lease(Access::Write)?;
-        let doubt = lease.repeat(Kind::Change, op, bytes, request)?;
+        let mut lease = self.lease(Purpose::Write)?;
+        let doubt = lease.repeat(RequestKind::Change, op, bytes, request)?;
         lease.seat_mut().unflushed = true;
         Ok(Answered { lease, doubt })
     }
@@ -139,7 +141,7 @@ impl Lease<'_> {
     /// Makes a request until it is answered, or there is no sense in it any more.
     fn repeat(
         &mut self,
-        kind: Kind,
+        kind: RequestKind,
         op: Op,
         bytes: u64,
         mut request: impl FnMut(&mut dyn Remote) -> Result<(), RemoteError>,
@@ -147,7 +149,7 @@ impl Lease<'_> {
         let (mut retry, mut renewals) = (Retry::new(kind, self.pool.retry_time), 0);
         let mut doubt = None;
         loop {
-            if kind == Kind::Change {
+            if kind == RequestKind::Change {
                 self.pool.check_loss()?;
             }
             let begun = Instant::now();
@@ -161,9 +163,9 @@ impl Lease<'_> {
                 Err(attempt) => attempt,
             };
             doubt = doubt.max(at_work.and_then(|time| Doubt::of(&error, time)));
-            let renewable = self.pool.can_replay() || kind != Kind::Change && !self.seat().unflushed;
+            let renewable = self.pool.can_replay() || kind != RequestKind::Change && !self.seat().unflushed;
             match error {
-                RemoteError::Failed(_) if kind != Kind::Change => self.leave_behind(&error),
+                RemoteError::Failed(_) if kind != RequestKind::Change => self.leave_behind(&error),
                 RemoteError::Lost(_)
                 | RemoteError::Unreachable(_)
                 | RemoteError::Late(_)
@@ -186,7 +188,7 @@ impl Lease<'_> {
                 }
                 RemoteError::Denied(..) | RemoteError::Protocol(_) => {}
             }
-            if kind == Kind::Change {
+            if kind == RequestKind::Change {
                 self.pool.check_loss()?;
             }
             retry.again(error, self.pool.outage())?;

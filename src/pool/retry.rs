@@ -78,7 +78,7 @@ impl Doubt {
 
 /// What is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum RequestKind {
     Read,
     Change,
     /// A read that may take minutes, and that nobody needs.
@@ -88,7 +88,7 @@ pub(super) enum Kind {
 /// The attempts of one request.
 #[derive(Debug)]
 pub(super) struct Retry {
-    kind: Kind,
+    kind: RequestKind,
     time: Duration,
     failing_since: Option<Instant>,
     /// When [`Self::is_long`] was true, or the first failure.
@@ -99,7 +99,7 @@ pub(super) struct Retry {
 
 impl Retry {
     /// None so far; lost connections are tried again for `time`.
-    pub(super) fn new(kind: Kind, time: Duration) -> Retry {
+    pub(super) fn new(kind: RequestKind, time: Duration) -> Retry {
         Retry {
             kind,
             time,
@@ -133,11 +133,11 @@ impl Retry {
         let within = |time: Duration| since.elapsed() + self.pause <= time;
         let on = match (&error, self.kind) {
             (RemoteError::Denied(..) | RemoteError::Protocol(_), _) => false,
-            (RemoteError::Late(_), Kind::Walk) => false,
-            (RemoteError::Failed(_), Kind::Read | Kind::Walk) => few,
-            (RemoteError::Failed(_), Kind::Change) => within(self.time.min(STORAGE_TIME)),
+            (RemoteError::Late(_), RequestKind::Walk) => false,
+            (RemoteError::Failed(_), RequestKind::Read | RequestKind::Walk) => few,
+            (RemoteError::Failed(_), RequestKind::Change) => within(self.time.min(STORAGE_TIME)),
             // Without time to retry, a request without an answer is repeated only where that can do no harm.
-            (RemoteError::Late(_), Kind::Change) => within(self.time),
+            (RemoteError::Late(_), RequestKind::Change) => within(self.time),
             (RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Late(_), _) => {
                 few || within(self.time)
             }

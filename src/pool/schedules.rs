@@ -197,7 +197,7 @@ fn whoever_waits_is_served_before_whoever_comes_later() {
                 yield_now();
             }
         };
-        let busy = pool.lease(Access::Write).unwrap();
+        let busy = pool.lease(Purpose::Write).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {
                 let _all = pool.lock_all().unwrap();
@@ -206,7 +206,7 @@ fn whoever_waits_is_served_before_whoever_comes_later() {
             waiting(1);
             // A connection is free for this one all the time.
             scope.spawn(|| {
-                let _one = pool.lease(Access::Write).unwrap();
+                let _one = pool.lease(Purpose::Write).unwrap();
                 served.lock().push("write");
             });
             waiting(2);
@@ -230,7 +230,7 @@ fn connections_that_are_free_are_all_given_out() {
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    let _one = pool.lease(Access::Write).unwrap();
+                    let _one = pool.lease(Purpose::Write).unwrap();
                     *leased.lock() += 1;
                     while *leased.lock() < 2 {
                         yield_now();
@@ -265,7 +265,7 @@ fn closing_beside_all_of_them_ends_all_of_them_and_closes_every_connection() {
             scope.spawn(|| pool.close_all());
         });
         assert!(server.book().unflushed.is_empty(), "a connection is open");
-        assert!(matches!(pool.lease(Access::Read), Err(PoolError::Closed)));
+        assert!(matches!(pool.lease(Purpose::Read), Err(PoolError::Closed)));
         drop(keeper);
     });
 }

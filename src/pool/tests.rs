@@ -100,7 +100,7 @@ fn a_lease_comes_back_also_when_its_holder_panics() {
     let (fake, pool) = pool(1, 1);
     let holder = pool.clone();
     let panicked = std::thread::spawn(move || {
-        let _lease = holder.lease(Access::Write).unwrap();
+        let _lease = holder.lease(Purpose::Write).unwrap();
         panic!("on purpose");
     });
     assert!(panicked.join().is_err());
@@ -116,10 +116,10 @@ fn a_lease_comes_back_also_when_its_holder_panics() {
 #[test]
 fn readers_leave_the_writing_connection_to_the_writer() {
     let (_, pool) = pool(3, 1);
-    let first = pool.lease(Access::Read).unwrap();
-    let second = pool.lease(Access::Read).unwrap();
+    let first = pool.lease(Purpose::Read).unwrap();
+    let second = pool.lease(Purpose::Read).unwrap();
     assert_eq!((first.index(), second.index()), (2, 1));
-    assert_eq!(pool.lease(Access::Write).unwrap().index(), 0);
+    assert_eq!(pool.lease(Purpose::Write).unwrap().index(), 0);
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn a_clean_connection_is_replaced_and_the_write_repeated() {
     drop(pool.write(0, &[b"x"]).unwrap());
     pool.flush_all().unwrap();
     assert_eq!((pool.replaced(), pool.loss()), (1, None));
-    assert_eq!(pool.lease(Access::Read).unwrap().generation(), 2);
+    assert_eq!(pool.lease(Purpose::Read).unwrap().generation(), 2);
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn a_touch_leaves_busy_tickets_alone_and_loses_no_unflushed_write() {
 #[test]
 fn an_idle_connection_is_kept_alive_also_while_a_flush_waits_for_another() {
     let (fake, pool) = pool(2, 2);
-    let hanging = pool.lease(Access::Read).unwrap();
+    let hanging = pool.lease(Purpose::Read).unwrap();
     assert_eq!(hanging.index(), 1);
     std::thread::scope(|scope| {
         scope.spawn(|| pool.flush_all().unwrap());
@@ -290,14 +290,14 @@ fn a_denied_read_is_repeated_with_a_new_right_and_without_a_journal_a_denied_wri
 #[test]
 fn close_all_waits_for_leases_and_refuses_new_ones() {
     let (_, pool) = pool(2, 2);
-    let lease = pool.lease(Access::Write).unwrap();
+    let lease = pool.lease(Purpose::Write).unwrap();
     let closer = pool.clone();
     let closing = std::thread::spawn(move || closer.close_all());
     std::thread::sleep(Duration::from_millis(50));
     assert!(!closing.is_finished());
     drop(lease);
     closing.join().unwrap();
-    assert!(matches!(pool.lease(Access::Read), Err(PoolError::Closed)));
+    assert!(matches!(pool.lease(Purpose::Read), Err(PoolError::Closed)));
 }
 
 /// Each would have the whole retry time for itself, one after the other.

@@ -23,7 +23,7 @@ const STRAY: Duration = Duration::from_millis(10);
 
 /// Which requests a fault is for.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Kind {
+pub(super) enum Request {
     Read,
     Change,
     Flush,
@@ -68,7 +68,7 @@ pub(super) struct Server {
     /// Connections that are broken.
     broken: Vec<u64>,
     /// Faults for the next requests of their kind.
-    pub(super) faults: Vec<(Kind, Fault)>,
+    pub(super) faults: Vec<(Request, Fault)>,
     pub(super) fired: u64,
     pub(super) zeros: u64,
     pub(super) flushes: u64,
@@ -197,7 +197,7 @@ struct Connection {
 impl Connection {
     fn request(
         &mut self,
-        kind: Kind,
+        kind: Request,
         change: Option<(Range<usize>, &[u8])>,
         perform: impl FnOnce(&mut Server, u64),
     ) -> Result<(), RemoteError> {
@@ -243,14 +243,14 @@ impl Connection {
         }
         Err(match fault {
             Fault::Lost | Fault::LostHalf | Fault::LostAfter | Fault::LostLater => {
-                if (kind, fault) == (Kind::Flush, Fault::LostAfter) {
+                if (kind, fault) == (Request::Flush, Fault::LostAfter) {
                     server.forget(|_| true);
                 }
                 server.cut(id);
                 RemoteError::Lost("reset".into())
             }
             Fault::Failed | Fault::FailedHalf | Fault::FailedLater => {
-                if kind == Kind::Flush {
+                if kind == Request::Flush {
                     server.forget(|_| true);
                 }
                 RemoteError::Failed("500".into())
@@ -270,7 +270,7 @@ impl Connection {
     }
 
     fn change(&mut self, range: Range<usize>, bytes: &[u8]) -> Result<(), RemoteError> {
-        self.request(Kind::Change, Some((range.clone(), bytes)), |server, id| {
+        self.request(Request::Change, Some((range.clone(), bytes)), |server, id| {
             server.perform(id, range, bytes)
         })
     }
@@ -287,7 +287,7 @@ impl Remote for Connection {
         self.epoch
     }
     fn read(&mut self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), RemoteError> {
-        self.request(Kind::Read, None, |server, _| {
+        self.request(Request::Read, None, |server, _| {
             let mut at = offset as usize;
             for part in parts {
                 part.copy_from_slice(&server.visible[at..][..part.len()]);
@@ -304,7 +304,7 @@ impl Remote for Connection {
         self.change(offset as usize..(offset + len) as usize, &vec![0; len as usize])
     }
     fn flush(&mut self) -> Result<(), RemoteError> {
-        self.request(Kind::Flush, None, |server, id| {
+        self.request(Request::Flush, None, |server, id| {
             server.flushes += 1;
             for at in 0..SIZE {
                 if server.owner[at] == id {

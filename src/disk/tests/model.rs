@@ -9,7 +9,7 @@ use std::fmt;
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 
-use super::cloud::{Cloud, Fault, Kind, SIZE};
+use super::cloud::{Cloud, Fault, Request, SIZE};
 use super::*;
 
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ enum Step {
     Seek(u64),
     Drain,
     Flush,
-    Fail(Kind, Fault),
+    Fail(Request, Fault),
     /// The daemon is started again: all connections break, and what was not flushed is forgotten.
     Restart,
     /// Late requests are performed now.
@@ -38,8 +38,8 @@ enum Faults {
     Any,
 }
 
-fn fault(faults: Faults) -> impl Strategy<Value = (Kind, Fault)> {
-    let kind = prop_oneof![1 => Just(Kind::Read), 3 => Just(Kind::Change), 2 => Just(Kind::Flush)];
+fn fault(faults: Faults) -> impl Strategy<Value = (Request, Fault)> {
+    let kind = prop_oneof![1 => Just(Request::Read), 3 => Just(Request::Change), 2 => Just(Request::Flush)];
     let ends = prop_oneof![
         Just(Fault::Lost),
         Just(Fault::LostHalf),

@@ -1,6 +1,6 @@
 //! What becomes of answered bytes when their connection goes, case by case.
 
-use super::cloud::{Fault, Kind};
+use super::cloud::{Fault, Request};
 use super::*;
 
 const JOURNAL: u64 = 1 << 20;
@@ -51,7 +51,7 @@ fn a_failed_flush_has_everything_written_again_whoever_carried_it() {
         disk.write(n * 40_000, &[n as u8 + 1; 4096]).unwrap();
         disk.drain().unwrap();
     }
-    cloud.server().faults.push((Kind::Flush, Fault::Failed));
+    cloud.server().faults.push((Request::Flush, Fault::Failed));
     disk.flush().unwrap();
     for n in 0..8 {
         assert!(cloud.server().durable[n * 40_000..][..4096] == [n as u8 + 1; 4096]);
@@ -62,7 +62,7 @@ fn a_failed_flush_has_everything_written_again_whoever_carried_it() {
 fn newer_bytes_wait_for_a_request_that_may_still_be_performed() {
     let cloud = Cloud::new(9);
     let disk = cloud.disk(false, JOURNAL);
-    cloud.server().faults.push((Kind::Change, Fault::LostLater));
+    cloud.server().faults.push((Request::Change, Fault::LostLater));
     disk.write(0, &[1; 4096]).unwrap();
     disk.drain().unwrap();
     disk.write(0, &[2; 4096]).unwrap();
@@ -77,7 +77,7 @@ fn newer_bytes_wait_for_a_request_that_may_still_be_performed() {
 fn newer_bytes_where_a_silent_request_may_strike_any_time_are_refused_for_good() {
     let cloud = Cloud::new(9);
     let disk = cloud.disk(false, JOURNAL);
-    cloud.server().faults.push((Kind::Change, Fault::LateLater));
+    cloud.server().faults.push((Request::Change, Fault::LateLater));
     disk.write(0, &[1; 4096]).unwrap();
     disk.flush().expect("the same bytes again do no harm");
     disk.write(8192, &[3; 4096]).unwrap();
@@ -115,7 +115,7 @@ fn a_flush_without_an_answer_has_everything_written_again_whoever_carried_it() {
         disk.write(n as u64 * 40_000, &[n as u8 + 1; 4096]).unwrap();
         disk.drain().unwrap();
     }
-    cloud.server().faults.push((Kind::Flush, Fault::LostAfter));
+    cloud.server().faults.push((Request::Flush, Fault::LostAfter));
     disk.flush().unwrap();
     for n in 0..4 {
         assert!(cloud.server().durable[n * 40_000..][..4096] == [n as u8 + 1; 4096]);
@@ -126,7 +126,7 @@ fn a_flush_without_an_answer_has_everything_written_again_whoever_carried_it() {
 fn newer_bytes_wait_for_a_request_that_a_proxy_has_given_up_on() {
     let cloud = Cloud::new(9);
     let disk = cloud.disk(false, JOURNAL);
-    cloud.server().faults.push((Kind::Change, Fault::FailedLater));
+    cloud.server().faults.push((Request::Change, Fault::FailedLater));
     disk.write(0, &[1; 4096]).unwrap();
     disk.drain().unwrap();
     disk.write(0, &[2; 4096]).unwrap();
@@ -144,7 +144,7 @@ fn a_panic_in_a_flush_is_a_failure_for_whoever_shares_it_and_for_good() {
         let cloud = Cloud::new(9);
         let disk = cloud.disk_over(connections, false, JOURNAL, Duration::from_secs(10));
         disk.write(0, &[1; 4096]).unwrap();
-        cloud.server().faults.push((Kind::Flush, Fault::Panic));
+        cloud.server().faults.push((Request::Flush, Fault::Panic));
         std::thread::scope(|scope| {
             let flushers: Vec<_> = (0..4).map(|_| scope.spawn(|| disk.flush())).collect();
             for flusher in flushers {
@@ -194,7 +194,7 @@ fn storage_that_never_flushes_fails_for_good_in_the_end() {
     cloud
         .server()
         .faults
-        .extend((0..100_000).map(|_| (Kind::Flush, Fault::Failed)));
+        .extend((0..100_000).map(|_| (Request::Flush, Fault::Failed)));
     assert!(disk.flush().is_err());
     assert!(disk.write(0, &[1; 4096]).is_err());
 }

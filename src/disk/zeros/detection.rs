@@ -12,7 +12,7 @@ const MIN_RUN: usize = 256 << 10;
 
 /// What a part of a write holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum Content {
     /// Something else than zeros.
     Data,
     /// Zeros, too few for a request of their own.
@@ -21,30 +21,30 @@ pub(crate) enum Kind {
     Zeros,
 }
 
-/// Calls `each(range, kind)` for consecutive parts of `data`, which is to be written at `offset`. Ranges index `data`.
-/// Only the first and the last part may be [`Kind::FewZeros`]: their neighbours are in other writes.
-pub(crate) fn cut(offset: u64, data: &[u8], mut each: impl FnMut(Range<usize>, Kind)) {
+/// Calls `each(range, content)` for consecutive parts of `data`, which is to be written at `offset`. Ranges index `data`.
+/// Only the first and the last part may be [`Content::FewZeros`]: their neighbours are in other writes.
+pub(crate) fn cut(offset: u64, data: &[u8], mut each: impl FnMut(Range<usize>, Content)) {
     let mut data_from = 0;
     let mut at = 0;
     while at < data.len() {
         let zeros = zero_run(offset, data, at);
-        let kind = match zeros - at {
-            0 => Kind::Data,
-            run if run >= MIN_RUN => Kind::Zeros,
-            _ if at == 0 || zeros == data.len() => Kind::FewZeros,
-            _ => Kind::Data,
+        let content = match zeros - at {
+            0 => Content::Data,
+            run if run >= MIN_RUN => Content::Zeros,
+            _ if at == 0 || zeros == data.len() => Content::FewZeros,
+            _ => Content::Data,
         };
-        if kind != Kind::Data {
+        if content != Content::Data {
             if data_from < at {
-                each(data_from..at, Kind::Data);
+                each(data_from..at, Content::Data);
             }
-            each(at..zeros, kind);
+            each(at..zeros, content);
             data_from = zeros;
         }
         at = zeros.max(block_end(offset, data.len(), at));
     }
     if data_from < data.len() {
-        each(data_from..data.len(), Kind::Data);
+        each(data_from..data.len(), Content::Data);
     }
 }
 
@@ -76,9 +76,9 @@ fn is_zero(data: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn parts(offset: u64, data: &[u8]) -> Vec<(Range<usize>, Kind)> {
+    fn parts(offset: u64, data: &[u8]) -> Vec<(Range<usize>, Content)> {
         let mut parts = Vec::new();
-        cut(offset, data, |range, kind| parts.push((range, kind)));
+        cut(offset, data, |range, content| parts.push((range, content)));
         parts
     }
 
@@ -97,16 +97,16 @@ mod tests {
                 let mut data = vec![9u8; 1 << 20];
                 data[from..to].fill(0);
                 let mut next = 0;
-                for (range, kind) in parts(offset, &data) {
+                for (range, content) in parts(offset, &data) {
                     assert_eq!(range.start, next);
                     next = range.end;
-                    match kind {
-                        Kind::Data => assert!(!is_zero(&data[range])),
-                        Kind::FewZeros => {
+                    match content {
+                        Content::Data => assert!(!is_zero(&data[range])),
+                        Content::FewZeros => {
                             assert!(range.len() < MIN_RUN && is_zero(&data[range.clone()]));
                             assert!(range.start == 0 || range.end == data.len());
                         }
-                        Kind::Zeros => assert!(range.len() >= MIN_RUN && is_zero(&data[range])),
+                        Content::Zeros => assert!(range.len() >= MIN_RUN && is_zero(&data[range])),
                     }
                 }
                 assert_eq!(next, data.len());
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_long_run_of_zeros_is_told_from_a_short_one() {
-        use Kind::{Data, FewZeros, Zeros};
+        use Content::{Data, FewZeros, Zeros};
         assert_eq!(parts(0, &vec![0; 1 << 20]), [(0..1 << 20, Zeros)]);
         assert_eq!(parts(0, &vec![0; 1 << 16]), [(0..1 << 16, FewZeros)]);
         assert_eq!(parts(0, &[]), []);

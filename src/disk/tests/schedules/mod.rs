@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicU8;
 
 use shuttle::rand::{Rng, thread_rng};
 
-use super::cloud::{Fault, Kind};
+use super::cloud::{Fault, Request};
 use super::*;
 use crate::pool::Keeper;
 use crate::sync::schedules::explore;
@@ -150,21 +150,21 @@ fn finish(disk: Disk, cloud: &Cloud, all: &[Own]) {
 
 /// Something that ends by itself goes wrong with one of the next requests, or with all connections.
 fn trouble(cloud: &Cloud) {
-    const FAULTS: [(Kind, Fault); 14] = [
-        (Kind::Change, Fault::Lost),
-        (Kind::Change, Fault::LostHalf),
-        (Kind::Change, Fault::LostAfter),
-        (Kind::Change, Fault::LostLater),
-        (Kind::Change, Fault::Failed),
-        (Kind::Change, Fault::FailedHalf),
-        (Kind::Change, Fault::FailedLater),
-        (Kind::Change, Fault::Denied),
-        (Kind::Flush, Fault::Lost),
-        (Kind::Flush, Fault::LostAfter),
-        (Kind::Flush, Fault::Failed),
-        (Kind::Flush, Fault::Denied),
-        (Kind::Read, Fault::Lost),
-        (Kind::Read, Fault::Failed),
+    const FAULTS: [(Request, Fault); 14] = [
+        (Request::Change, Fault::Lost),
+        (Request::Change, Fault::LostHalf),
+        (Request::Change, Fault::LostAfter),
+        (Request::Change, Fault::LostLater),
+        (Request::Change, Fault::Failed),
+        (Request::Change, Fault::FailedHalf),
+        (Request::Change, Fault::FailedLater),
+        (Request::Change, Fault::Denied),
+        (Request::Flush, Fault::Lost),
+        (Request::Flush, Fault::LostAfter),
+        (Request::Flush, Fault::Failed),
+        (Request::Flush, Fault::Denied),
+        (Request::Read, Fault::Lost),
+        (Request::Read, Fault::Failed),
     ];
     match thread_rng().gen_range(0..18) {
         n if n < FAULTS.len() => cloud.server().faults.push(FAULTS[n]),
@@ -313,13 +313,13 @@ fn what_is_written_while_the_holes_are_learnt_is_no_hole() {
 #[test]
 fn after_a_failure_for_good_nothing_succeeds_and_nobody_waits() {
     explore("failure", 16_000, || {
-        const FAULTS: [(Kind, Fault); 6] = [
-            (Kind::Change, Fault::Nonsense),
-            (Kind::Flush, Fault::Nonsense),
-            (Kind::Change, Fault::Late),
-            (Kind::Change, Fault::LateLater),
-            (Kind::Change, Fault::Lost),
-            (Kind::Flush, Fault::Failed),
+        const FAULTS: [(Request, Fault); 6] = [
+            (Request::Change, Fault::Nonsense),
+            (Request::Flush, Fault::Nonsense),
+            (Request::Change, Fault::Late),
+            (Request::Change, Fault::LateLater),
+            (Request::Change, Fault::Lost),
+            (Request::Flush, Fault::Failed),
         ];
         let cloud = Cloud::new(UNTOUCHED);
         let journal = [0, journal()][thread_rng().gen_range(0..2)];
