@@ -19,10 +19,10 @@ use crate::sync::Instant;
 use crate::sync::thread::{self, JoinHandle};
 
 /// The largest unit that a backend rounds a disk's size up to, bytes: a qcow2 cluster.
-const ROUNDING: u64 = 2 << 20;
+const MAX_ROUNDING_BYTES: u64 = 2 << 20;
 
 /// Zeros that are written sooner than this after the disk was opened wait for the map until then.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// The extents of a disk, on their way or here.
 #[derive(Debug)]
@@ -65,9 +65,9 @@ impl Extents {
         self.writes.await_zeros(None);
     }
 
-    /// Waits until the map is here, or [`PATIENCE`] is over.
+    /// Waits until the map is here, or [`MAX_FIRST_WAIT`] is over.
     pub(super) fn known_soon(&self) {
-        self.writes.await_zeros(Some(self.asked + PATIENCE));
+        self.writes.await_zeros(Some(self.asked + MAX_FIRST_WAIT));
     }
 }
 
@@ -95,7 +95,7 @@ fn load(pool: &Pool, size: u64, own_connection: bool) -> ZeroMap {
         }
     });
     // The backend may round the size up to its block; more than that isn't this disk.
-    if reach > size.next_multiple_of(ROUNDING) {
+    if reach > size.next_multiple_of(MAX_ROUNDING_BYTES) {
         warn!("the extents reach to {reach}, beyond the disk: all counts as data");
         return ZeroMap::default();
     }

@@ -16,7 +16,7 @@ use crate::sync::{Condvar, Instant, Mutex};
 
 /// Rounds of an fsync without any progress that may take longer than the retry time: to send all of the journal again takes
 /// a slow line that long.
-const ROUNDS: u32 = 3;
+const MIN_STUCK_ROUNDS: u32 = 3;
 
 impl Disk {
     /// Waits until the server has answered every acknowledged write (close).
@@ -79,7 +79,7 @@ impl Disk {
             rounds += 1;
             if oldest != stuck.0 {
                 (stuck, rounds) = ((oldest, Instant::now()), 0);
-            } else if rounds >= ROUNDS && stuck.1.elapsed() > self.pool.retry_time() {
+            } else if rounds >= MIN_STUCK_ROUNDS && stuck.1.elapsed() > self.pool.retry_time() {
                 self.writes.fail(
                     "connections are lost before what they carried is flushed, again and again; data may be lost, write \
                      the image again"

@@ -61,13 +61,16 @@ pub(crate) struct DiskOptions {
 }
 
 /// Acknowledged bytes held at most: for each writing connection a request on its way and one that grows, and
-/// never so few that a burst of a few writes waits, nor more than [`MOST_BEHIND`].
+/// never so few that a burst of a few writes waits, nor more than [`MAX_WRITE_BEHIND_BYTES`].
 fn write_behind_limit(writers: usize, request_size: u64) -> usize {
-    (2 * writers * request_size as usize).clamp(32 << 20, MOST_BEHIND)
+    (2 * writers * request_size as usize).clamp(MIN_WRITE_BEHIND_BYTES, MAX_WRITE_BEHIND_BYTES)
 }
 
-/// Of the write-behind, bytes, whatever the number of connections.
-const MOST_BEHIND: usize = 128 << 20;
+/// Lower bound on write-behind memory, in bytes: a burst of a few writes does not wait.
+const MIN_WRITE_BEHIND_BYTES: usize = 32 << 20;
+
+/// Upper bound on write-behind memory, in bytes, whatever the number of connections.
+const MAX_WRITE_BEHIND_BYTES: usize = 128 << 20;
 
 /// One remote disk, open.
 pub(crate) struct Disk {

@@ -16,13 +16,13 @@ use crate::sync::thread;
 pub(crate) const USUAL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Who says less than this, or 0, can't be kept alive by us.
-const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
+const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection unused for this part of the timeout gets a keep-alive.
-const PART: u32 = 3;
+const IDLE_PER_TIMEOUT: u32 = 3;
 
 /// How often to look, in that time.
-const LOOKS: u32 = 4;
+const LOOKS_PER_IDLE: u32 = 4;
 
 /// The keep-alive threads, one for each connection: one that hangs delays nobody else. They end when this is
 /// dropped, after the request that they may be in.
@@ -33,12 +33,12 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// Starts to watch `pool`, whose server drops what is unused for `timeout`.
     pub(crate) fn start(pool: &Arc<Pool>, timeout: Duration) -> std::io::Result<Self> {
-        let idle = timeout.clamp(SHORTEST_TIMEOUT, USUAL_TIMEOUT) / PART;
+        let idle = timeout.clamp(MIN_TIMEOUT, USUAL_TIMEOUT) / IDLE_PER_TIMEOUT;
         let watch = |slot| {
             let (stop, stopped) = channel();
             let pool = pool.clone();
             let look = move || {
-                while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(idle / LOOKS) {
+                while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(idle / LOOKS_PER_IDLE) {
                     if let Some(mut lease) = pool.lease_idle(slot, idle) {
                         lease.keep_alive();
                     }

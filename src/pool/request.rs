@@ -34,7 +34,7 @@ use crate::remote::{Extent, Remote, RemoteError};
 use crate::sync::Instant;
 
 /// New rights that one request may ask for after a refusal.
-const RENEWALS: u32 = 5;
+const MAX_RENEWALS: u32 = 5;
 
 /// A change that was answered.
 #[must_use]
@@ -179,7 +179,7 @@ impl Lease<'_> {
                     }
                 }
                 RemoteError::Denied(..)
-                    if renewals < RENEWALS && renewable && self.pool.dial.renew(epoch, &error) =>
+                    if renewals < MAX_RENEWALS && renewable && self.pool.dial.renew(epoch, &error) =>
                 {
                     renewals += 1;
                     retry = Retry::new(kind, self.pool.retry_time);

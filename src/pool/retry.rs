@@ -6,7 +6,7 @@
 //! | what happened                 | a change (write, zero)             | a read          |
 //! |-------------------------------|------------------------------------|-----------------|
 //! | connection lost, or silent    | the retry time                     | the retry time  |
-//! | the server says 5xx           | at most [`STORAGE_TIME`]           | [`ATTEMPTS`]    |
+//! | the server says 5xx           | at most [`MAX_STORAGE_RETRY_TIME`]           | [`MAX_ATTEMPTS`]    |
 //! | denied, nonsense              | never                              | never           |
 //!
 //! The extents are asked for like a read, but not again where the server is silent: that is minutes each time.
@@ -28,25 +28,25 @@ use crate::sync::Instant;
 use crate::sync::thread::sleep;
 
 /// Attempts of a request that may be repeated, the first one included, also when the retry time is 0.
-const ATTEMPTS: u32 = 4;
+const MAX_ATTEMPTS: u32 = 4;
 
 /// Wait before the first repetition; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
 
 /// Longest wait between two attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long changes are repeated that the server's storage refuses: a path that fails over takes about as long.
-const STORAGE_TIME: Duration = Duration::from_secs(30);
+const MAX_STORAGE_RETRY_TIME: Duration = Duration::from_secs(30);
 
 /// A request that was at work for some time when its connection broke is given this many times that time to end.
 const GRACE_FACTOR: u32 = 2;
 
 /// And at least this.
-const SHORTEST_GRACE: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
+const MIN_GRACE: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
 
 /// A server that has been away for this long may not come back where it was; asked again as often.
-const AWAY: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+const AWAY_TIME: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 /// Until when an attempt without an answer may still be performed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,7 +72,7 @@ impl Doubt {
 
     /// For as long as another one may take where one has taken `time`.
     pub(super) fn until_a_request_of(time: Duration) -> Doubt {
-        Doubt::Until(Instant::now() + (time * GRACE_FACTOR).max(SHORTEST_GRACE))
+        Doubt::Until(Instant::now() + (time * GRACE_FACTOR).max(MIN_GRACE))
     }
 }
 
@@ -110,11 +110,11 @@ impl Retry {
         }
     }
 
-    /// True each time that it has been failing for [`AWAY`] more.
+    /// True each time that it has been failing for [`AWAY_TIME`] more.
     pub(super) fn is_long(&mut self) -> bool {
         let now = Instant::now();
         let since = *self.long_since.get_or_insert(now);
-        let long = now - since >= AWAY;
+        let long = now - since >= AWAY_TIME;
         if long {
             self.long_since = Some(now);
         }
@@ -129,13 +129,13 @@ impl Retry {
         let own = *self.failing_since.get_or_insert_with(Instant::now);
         let since = outage.map_or(own, |outage| own.min(outage));
         self.attempts += 1;
-        let few = self.attempts < ATTEMPTS;
+        let few = self.attempts < MAX_ATTEMPTS;
         let within = |time: Duration| since.elapsed() + self.pause <= time;
         let on = match (&error, self.kind) {
             (RemoteError::Denied(..) | RemoteError::Protocol(_), _) => false,
             (RemoteError::Late(_), RequestKind::Walk) => false,
             (RemoteError::Failed(_), RequestKind::Read | RequestKind::Walk) => few,
-            (RemoteError::Failed(_), RequestKind::Change) => within(self.time.min(STORAGE_TIME)),
+            (RemoteError::Failed(_), RequestKind::Change) => within(self.time.min(MAX_STORAGE_RETRY_TIME)),
             // Without time to retry, a request without an answer is repeated only where that can do no harm.
             (RemoteError::Late(_), RequestKind::Change) => within(self.time),
             (RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Late(_), _) => {
@@ -147,7 +147,7 @@ impl Retry {
         }
         info!(attempt = self.attempts, "again after: {error}");
         sleep(self.pause);
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
         Ok(())
     }
 }
@@ -155,7 +155,7 @@ impl Retry {
 /// True when flushes that have failed since `since` have failed for too long.
 pub(super) fn is_hopeless(error: &RemoteError, since: Instant, time: Duration) -> bool {
     let time = match error {
-        RemoteError::Failed(_) => time.min(STORAGE_TIME),
+        RemoteError::Failed(_) => time.min(MAX_STORAGE_RETRY_TIME),
         _ => time,
     };
     since.elapsed() >= time

@@ -12,22 +12,22 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler, Schedule, Scheduler, Tas
 use shuttle::{Config, MaxSteps, Runner};
 
 /// Steps in which every thread of every scenario has come to its end. They take hundreds, some a few thousand.
-const MOST_STEPS: usize = 200_000;
+const MAX_STEPS_PER_SCHEDULE: usize = 200_000;
 
 /// Changes of priority that a bug takes at most, and one more.
-const DEPTH: usize = 4;
+const PCT_DEPTH: usize = 4;
 
 /// Runs `scenario` under `count` schedules, times `RHV_MOUNT_SCHEDULES`. Each has to come to an end, with all its threads.
 pub(crate) fn explore(name: &'static str, count: usize, scenario: fn()) {
     let times = std::env::var("RHV_MOUNT_SCHEDULES").map_or(1.0, |times| times.parse().expect("a number"));
     let each = (count as f64 * times / 2.0).ceil() as usize;
-    run(name, "by priority", PctScheduler::new(DEPTH, each), scenario);
+    run(name, "by priority", PctScheduler::new(PCT_DEPTH, each), scenario);
     run(name, "random", RandomScheduler::new(each), scenario);
 }
 
 fn run(name: &'static str, kind: &'static str, scheduler: impl Scheduler + 'static, scenario: fn()) {
     let mut config = Config::new();
-    config.max_steps = MaxSteps::FailAfter(MOST_STEPS);
+    config.max_steps = MaxSteps::FailAfter(MAX_STEPS_PER_SCHEDULE);
     config.stack_size = 256 << 10;
     config.silence_warnings = true;
     let figures = Figures {

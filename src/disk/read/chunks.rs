@@ -20,10 +20,10 @@ use lru::LruCache;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// Bytes of a chunk: the kernel's largest read, small enough that one isn't much waste.
-pub(crate) const CHUNK: u64 = 1 << 20;
+pub(crate) const CHUNK_BYTES: u64 = 1 << 20;
 
 /// Buffers kept for the next fetches: those of the requests under way.
-const SPARE: usize = 32;
+const MAX_SPARE_BUFFERS: usize = 32;
 
 /// One fetch; its readers wait here.
 #[derive(Debug, Default)]
@@ -72,7 +72,7 @@ struct State {
 
 impl State {
     fn recycle(&mut self, chunk: Arc<Vec<u8>>) {
-        if self.spare.len() < SPARE.min(self.kept.cap().get() / 3)
+        if self.spare.len() < MAX_SPARE_BUFFERS.min(self.kept.cap().get() / 3)
             && let Some(buffer) = Arc::into_inner(chunk)
         {
             self.spare.push(buffer);
@@ -91,7 +91,7 @@ pub(crate) struct Chunks {
 impl Chunks {
     /// Keeps at most `bytes` bytes, at least two chunks, and fetches `run` of them with one request.
     pub(crate) fn new(bytes: u64, run: u64) -> Self {
-        let capacity = NonZeroUsize::new((bytes / CHUNK) as usize).map_or(2, |n| n.get().max(2));
+        let capacity = NonZeroUsize::new((bytes / CHUNK_BYTES) as usize).map_or(2, |n| n.get().max(2));
         let kept = LruCache::new(NonZeroUsize::new(capacity).expect("at least 2"));
         Chunks {
             state: Mutex::new(State {
@@ -190,7 +190,7 @@ impl Chunks {
         if range.is_empty() {
             return;
         }
-        let (first, last) = (range.start / CHUNK, (range.end - 1) / CHUNK);
+        let (first, last) = (range.start / CHUNK_BYTES, (range.end - 1) / CHUNK_BYTES);
         let mut state = self.lock();
         if !state.kept.is_empty() {
             // A long range names more chunks than are kept.
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_write_drops_a_kept_chunk_and_spoils_one_under_way() {
-        let chunks = Chunks::new(8 * CHUNK, 4);
+        let chunks = Chunks::new(8 * CHUNK_BYTES, 4);
         assert_eq!(chunks.begin(0..1), one(0));
         chunks.end(0, Some(Arc::new(vec![1])));
         assert!(matches!(chunks.find(0), Found::Kept(_)));
@@ -233,7 +233,7 @@ mod tests {
         let Found::Coming(fetch) = chunks.find(1) else {
             panic!("it was announced")
         };
-        chunks.taint(&(CHUNK - 1..CHUNK + 1));
+        chunks.taint(&(CHUNK_BYTES - 1..CHUNK_BYTES + 1));
         assert!(matches!(chunks.find(0), Found::Missing));
         assert!(
             matches!(chunks.find(1), Found::Missing),
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn what_was_read_to_its_end_makes_room_before_what_was_not_read_yet() {
-        let chunks = Chunks::new(3 * CHUNK, 4);
+        let chunks = Chunks::new(3 * CHUNK_BYTES, 4);
         chunks.begin(0..4);
         (0..3).for_each(|index| chunks.end(index, Some(Arc::default())));
         assert!(matches!(chunks.find(0), Found::Kept(_)));
@@ -264,14 +264,14 @@ mod tests {
 
     #[test]
     fn a_run_is_one_request_and_never_crosses_its_place() {
-        let chunks = Chunks::new(64 * CHUNK, 4);
+        let chunks = Chunks::new(64 * CHUNK_BYTES, 4);
         assert_eq!(chunks.begin(5..6), one(5));
         assert_eq!(chunks.begin(2..13), [2..4, 4..5, 6..8, 8..12, 12..13]);
     }
 
     #[test]
     fn the_cache_is_bounded() {
-        let chunks = Chunks::new(3 * CHUNK, 4);
+        let chunks = Chunks::new(3 * CHUNK_BYTES, 4);
         for index in 0..10 {
             assert_eq!(chunks.begin(index..index + 1).len(), 1);
             chunks.end(index, Some(Arc::new(vec![0])));

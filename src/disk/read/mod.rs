@@ -16,7 +16,7 @@ use tracing::debug;
 mod chunks;
 mod streams;
 
-use self::chunks::{CHUNK, Chunks, Found};
+use self::chunks::{CHUNK_BYTES, Chunks, Found};
 use self::streams::Streams;
 use super::DiskError;
 use super::write::WriteBehind;
@@ -28,10 +28,10 @@ use crate::sync::thread::{self, JoinHandle};
 
 /// Furthest prefetch, bytes: four requests of 8 MiB on their way and two to be read. Never more than the chunks that are
 /// kept.
-const MAX_WINDOW: u64 = 48 << 20;
+const MAX_WINDOW_BYTES: u64 = 48 << 20;
 
 /// Holes that one look ahead skips at most.
-const HOLES_AHEAD: usize = 32;
+const MAX_HOLES_AHEAD: usize = 32;
 
 /// The bytes of one read.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Reader {
             pool,
             writes,
             // The rest is for the requests under way.
-            chunks: Arc::new(Chunks::new(cache / 4 * 3, (request_size / CHUNK).max(1))),
+            chunks: Arc::new(Chunks::new(cache / 4 * 3, (request_size / CHUNK_BYTES).max(1))),
         });
         let prefetch = |n| {
             let (fetcher, wanted): (_, Receiver<Announced>) = (fetcher.clone(), wanted.clone());
@@ -116,14 +116,14 @@ impl Reader {
     ) -> Result<ReadBytes<'a>, DiskError> {
         let range = offset..offset + len as u64;
         let ahead = self.note(&range);
-        if ahead && offset / CHUNK == (range.end - 1) / CHUNK {
+        if ahead && offset / CHUNK_BYTES == (range.end - 1) / CHUNK_BYTES {
             let inner = self.fetcher.writes.lock();
             let zeros = inner.zeros.as_ref();
             let plain = !inner.table.touches(&range) && zeros.is_none_or(|zeros| !zeros.touches(&range));
             drop(inner);
-            if plain && let Some(chunk) = self.chunk(offset / CHUNK) {
+            if plain && let Some(chunk) = self.chunk(offset / CHUNK_BYTES) {
                 self.consumed_to(range.end);
-                let within = (offset % CHUNK) as usize;
+                let within = (offset % CHUNK_BYTES) as usize;
                 return Ok(ReadBytes::Kept(chunk, within..within + len));
             }
         }
@@ -136,7 +136,7 @@ impl Reader {
 
     /// Has the chunks ahead fetched when `range` continues a stream; says whether it does. A hole is no part of one.
     fn note(&self, range: &Range<u64>) -> bool {
-        let max = MAX_WINDOW.min(self.fetcher.chunks.capacity() as u64 * CHUNK);
+        let max = MAX_WINDOW_BYTES.min(self.fetcher.chunks.capacity() as u64 * CHUNK_BYTES);
         let inner = self.fetcher.writes.lock();
         let zeros = inner.zeros.as_ref();
         if range.is_empty() || zeros.is_some_and(|zeros| zeros.covers(range.clone())) {
@@ -188,9 +188,9 @@ impl Reader {
 
     /// Asks for the bytes themselves, unless a chunk has them all.
     fn read_exact(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
-        let within = (offset % CHUNK) as usize;
-        if within + buf.len() <= CHUNK as usize
-            && let Found::Kept(bytes) = self.fetcher.chunks.find(offset / CHUNK)
+        let within = (offset % CHUNK_BYTES) as usize;
+        if within + buf.len() <= CHUNK_BYTES as usize
+            && let Found::Kept(bytes) = self.fetcher.chunks.find(offset / CHUNK_BYTES)
         {
             buf.copy_from_slice(&bytes[within..within + buf.len()]);
             return Ok(());
@@ -205,11 +205,11 @@ impl Reader {
         let end = offset + buf.len() as u64;
         let mut at = offset;
         while at < end {
-            let until = ((at / CHUNK + 1) * CHUNK).min(end);
+            let until = ((at / CHUNK_BYTES + 1) * CHUNK_BYTES).min(end);
             let part = &mut buf[(at - offset) as usize..(until - offset) as usize];
-            match self.chunk(at / CHUNK) {
+            match self.chunk(at / CHUNK_BYTES) {
                 Some(bytes) => {
-                    let within = (at % CHUNK) as usize;
+                    let within = (at % CHUNK_BYTES) as usize;
                     part.copy_from_slice(&bytes[within..within + part.len()]);
                     self.consumed_to(until);
                 }
@@ -226,8 +226,8 @@ impl Reader {
 
     /// A sequential reader has got to `end`.
     fn consumed_to(&self, end: u64) {
-        if end.is_multiple_of(CHUNK) {
-            self.fetcher.chunks.consumed(end / CHUNK - 1);
+        if end.is_multiple_of(CHUNK_BYTES) {
+            self.fetcher.chunks.consumed(end / CHUNK_BYTES - 1);
         }
     }
 
@@ -255,7 +255,7 @@ impl Reader {
     fn fetch_ahead(&self, data: Vec<Range<u64>>, cut: bool) {
         let last = data.len().saturating_sub(1);
         for (n, range) in data.into_iter().enumerate() {
-            let (first, end) = (range.start / CHUNK, range.end.div_ceil(CHUNK));
+            let (first, end) = (range.start / CHUNK_BYTES, range.end.div_ceil(CHUNK_BYTES));
             let run = self.fetcher.chunks.run();
             let whole = (end / run * run).max(first);
             let cut = cut && n == last && (whole > first || n > 0);
@@ -273,7 +273,7 @@ impl Reader {
 fn data_ahead(zeros: Option<&ZeroMap>, ahead: Range<u64>, size: u64) -> (Vec<Range<u64>>, bool) {
     let (mut at, mut left) = (ahead.start, ahead.end - ahead.start);
     let (mut data, mut cut) = (Vec::new(), false);
-    while left > 0 && data.len() < HOLES_AHEAD {
+    while left > 0 && data.len() < MAX_HOLES_AHEAD {
         let start = zeros.map_or(at, |zeros| zeros.next_data(at));
         let extent = zeros.and_then(|zeros| zeros.next_zero(start)).unwrap_or(size);
         let end = extent.min(size).min(start + left);
@@ -359,7 +359,7 @@ impl Fetcher {
             })
             .collect();
         let mut parts: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
-        match self.pool.read(first * CHUNK, &mut parts) {
+        match self.pool.read(first * CHUNK_BYTES, &mut parts) {
             Ok(()) => {
                 for (place, buffer) in run.bytes[from..].iter_mut().zip(buffers) {
                     *place = Some(buffer);
@@ -371,7 +371,7 @@ impl Fetcher {
 
     /// The bytes of the disk that chunks `indexes` hold.
     fn bytes(&self, indexes: Range<u64>) -> Range<u64> {
-        indexes.start * CHUNK..(indexes.end * CHUNK).min(self.size)
+        indexes.start * CHUNK_BYTES..(indexes.end * CHUNK_BYTES).min(self.size)
     }
 }
 

@@ -11,16 +11,16 @@
 use std::ops::Range;
 
 /// Streams followed at once; the one idle for longest makes room.
-const STREAMS: usize = 8;
+const MAX_STREAMS: usize = 8;
 
 /// How far around a stream's end a read may be and still belong to it, and the debt it may have, bytes: 8 reads of 2 MiB.
-const SLACK: u64 = 16 << 20;
+const MAX_SLACK_BYTES: u64 = 16 << 20;
 
 /// Who asks for this many bytes at once is no random reader, bytes: qemu-img's eight first reads are one stream.
-const BULK: u64 = 512 << 10;
+const MIN_BULK_BYTES: u64 = 512 << 10;
 
 /// A stream that had none of the last so many reads is no reason any more to leave the others a part of the cache.
-const RECENT: u64 = 64;
+const RECENT_READS: u64 = 64;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Stream {
@@ -58,7 +58,7 @@ impl Streams {
         let len = read.end - read.start;
         // Bytes that it jumps over, if it continues the stream.
         let jump = |s: &Stream| {
-            let slack = SLACK.min(4 * s.window);
+            let slack = MAX_SLACK_BYTES.min(4 * s.window);
             if read.start > s.end {
                 let most = slack.checked_sub(s.debt).filter(|_| slack > 0)?;
                 return data(s.end..read.start, most);
@@ -75,10 +75,10 @@ impl Streams {
             streams.find_map(|(at, s)| Some((at, jump(s)?)))
         });
         let Some((at, jumped)) = found else {
-            self.streams.truncate(STREAMS - 1);
+            self.streams.truncate(MAX_STREAMS - 1);
             let stream = Stream {
                 end: read.end,
-                window: if len >= BULK { len } else { 0 },
+                window: if len >= MIN_BULK_BYTES { len } else { 0 },
                 last: self.reads,
                 ..Stream::default()
             };
@@ -86,7 +86,7 @@ impl Streams {
             return None;
         };
         let mut stream = self.streams.remove(at);
-        let recent = |s: &&Stream| s.proven && s.last + RECENT > self.reads;
+        let recent = |s: &&Stream| s.proven && s.last + RECENT_READS > self.reads;
         let share = max / (1 + self.streams.iter().filter(recent).count() as u64);
         stream.proven = true;
         stream.window = (2 * stream.window).max(len).min(share);
@@ -97,7 +97,7 @@ impl Streams {
             stream.missing = stream.missing.saturating_sub(len);
         }
         stream.end = stream.end.max(read.end);
-        if stream.end > stream.landed + SLACK {
+        if stream.end > stream.landed + MAX_SLACK_BYTES {
             stream.missing = 0;
         }
         stream.last = self.reads;

@@ -5,7 +5,7 @@
 //! kept add up to the limits that the user knows: of the write-behind and of the journal.
 
 /// Bytes kept while nothing is under way; what the writes after the next fsync need at once.
-const IDLE: usize = 64 << 20;
+const MAX_IDLE_BYTES: usize = 64 << 20;
 
 /// Empty buffers of a cell.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Buffers {
     /// Gives back what is too much beside the `held` bytes of the table.
     pub(crate) fn trim(&mut self, held: usize) {
         let room = match held {
-            0 => self.limit.min(IDLE),
+            0 => self.limit.min(MAX_IDLE_BYTES),
             held => self.limit.saturating_sub(held),
         };
         self.spare.truncate(room / self.cell);

@@ -29,7 +29,7 @@ use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 /// Writes are merged into cells of this part of a request. A connection that is free takes a full cell at once; the more
 /// cells wait, the more go with one request. So a lone write is on its way early, and a stream makes large requests, which
 /// is what storage with a long way to it wants.
-const CELLS: u64 = 4;
+const CELLS_PER_REQUEST: u64 = 4;
 
 /// What the lock protects: the size of the file, its holes, and what isn't written yet.
 #[derive(Debug)]
@@ -54,11 +54,11 @@ pub(crate) struct Changes(Vec<std::ops::Range<u64>>);
 
 impl Changes {
     /// Ranges remembered at most; beyond, all has changed.
-    const MOST: usize = 1 << 16;
+    const MAX_RANGES: usize = 1 << 16;
 
     /// `range` has changed.
     pub(crate) fn note(&mut self, range: std::ops::Range<u64>) {
-        let full = self.0.len() == Self::MOST;
+        let full = self.0.len() == Self::MAX_RANGES;
         match self.0.last_mut() {
             Some(last) if last.start <= range.start && range.start <= last.end => {
                 last.end = last.end.max(range.end)
@@ -101,7 +101,7 @@ impl WriteBehind {
         WriteBehind {
             inner: Mutex::new(Inner {
                 table: Table::new(
-                    request_size / CELLS,
+                    request_size / CELLS_PER_REQUEST,
                     writers,
                     limit.saturating_add(journal as usize),
                 ),

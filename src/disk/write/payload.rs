@@ -4,10 +4,10 @@ use std::ops::Range;
 
 /// Requests in flight never share a block of this many bytes: the largest unit that a file backend
 /// rewrites as a whole (4096 on NFS and 4Kn disks).
-pub(crate) const BLOCK: u64 = 4096;
+pub(crate) const BLOCK_BYTES: u64 = 4096;
 
 /// What a segment costs beside its bytes, bytes; bounds the number of tiny ones.
-const OVERHEAD: usize = 256;
+const SEGMENT_OVERHEAD_BYTES: usize = 256;
 
 /// What to do with a range.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,8 +30,8 @@ impl Payload {
     /// Bytes of memory.
     pub(crate) fn cost(&self) -> usize {
         match self {
-            Payload::Data(bytes) => bytes.capacity() + OVERHEAD,
-            Payload::Zero(_) => OVERHEAD,
+            Payload::Data(bytes) => bytes.capacity() + SEGMENT_OVERHEAD_BYTES,
+            Payload::Zero(_) => SEGMENT_OVERHEAD_BYTES,
         }
     }
 
@@ -52,7 +52,7 @@ impl Payload {
 }
 
 pub(crate) fn share_block(a: &Range<u64>, b: &Range<u64>) -> bool {
-    let first = |r: &Range<u64>| r.start / BLOCK;
-    let last = |r: &Range<u64>| (r.end - 1) / BLOCK;
+    let first = |r: &Range<u64>| r.start / BLOCK_BYTES;
+    let last = |r: &Range<u64>| (r.end - 1) / BLOCK_BYTES;
     first(a) <= last(b) && first(b) <= last(a)
 }

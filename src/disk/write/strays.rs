@@ -9,12 +9,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::payload::{BLOCK, Payload};
+use super::payload::{BLOCK_BYTES, Payload};
 use crate::pool::Doubt;
 use crate::sync::Instant;
 
 /// Memory for the bytes of strays; beyond it, what would be sent counts as different from theirs.
-const BYTES: usize = 32 << 20;
+const MAX_KEPT_BYTES: usize = 32 << 20;
 
 #[derive(Debug)]
 struct Stray {
@@ -27,7 +27,7 @@ struct Stray {
 impl Stray {
     /// Whole blocks: a file backend rewrites them.
     fn blocks(&self) -> Range<u64> {
-        self.range.start / BLOCK * BLOCK..self.range.end.next_multiple_of(BLOCK)
+        self.range.start / BLOCK_BYTES * BLOCK_BYTES..self.range.end.next_multiple_of(BLOCK_BYTES)
     }
 
     /// True when it would leave `payload` at `start` as it is.
@@ -73,7 +73,7 @@ impl Strays {
             payload: Some(payload),
             doubt,
         });
-        let mut room = BYTES;
+        let mut room = MAX_KEPT_BYTES;
         for stray in self.list.iter_mut().rev() {
             let cost = stray.payload.as_ref().map_or(0, |payload| payload.cost());
             match room.checked_sub(cost) {

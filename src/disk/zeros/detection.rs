@@ -4,11 +4,11 @@
 use std::ops::Range;
 
 /// Zeros are looked for in blocks of this many bytes, aligned on the disk: the cluster size of qcow2.
-const BLOCK: usize = 64 << 10;
+const BLOCK_BYTES: usize = 64 << 10;
 
 /// A shorter run of zeros is sent as data: one more request costs more than its bytes, and the
 /// server's qemu-nbd detects zeros too.
-const MIN_RUN: usize = 256 << 10;
+const MIN_ZEROS_BYTES: usize = 256 << 10;
 
 /// What a part of a write holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(crate) fn cut(offset: u64, data: &[u8], mut each: impl FnMut(Range<usize>, C
         let zeros = zero_run(offset, data, at);
         let content = match zeros - at {
             0 => Content::Data,
-            run if run >= MIN_RUN => Content::Zeros,
+            run if run >= MIN_ZEROS_BYTES => Content::Zeros,
             _ if at == 0 || zeros == data.len() => Content::FewZeros,
             _ => Content::Data,
         };
@@ -62,8 +62,8 @@ fn zero_run(offset: u64, data: &[u8], at: usize) -> usize {
 }
 
 fn block_end(offset: u64, len: usize, at: usize) -> usize {
-    let into = ((offset + at as u64) % BLOCK as u64) as usize;
-    (at + BLOCK - into).min(len)
+    let into = ((offset + at as u64) % BLOCK_BYTES as u64) as usize;
+    (at + BLOCK_BYTES - into).min(len)
 }
 
 /// A slice that begins with a zero and equals itself shifted by one is all zeros (memcmp speed).
@@ -103,10 +103,10 @@ mod tests {
                     match content {
                         Content::Data => assert!(!is_zero(&data[range])),
                         Content::FewZeros => {
-                            assert!(range.len() < MIN_RUN && is_zero(&data[range.clone()]));
+                            assert!(range.len() < MIN_ZEROS_BYTES && is_zero(&data[range.clone()]));
                             assert!(range.start == 0 || range.end == data.len());
                         }
-                        Content::Zeros => assert!(range.len() >= MIN_RUN && is_zero(&data[range])),
+                        Content::Zeros => assert!(range.len() >= MIN_ZEROS_BYTES && is_zero(&data[range])),
                     }
                 }
                 assert_eq!(next, data.len());

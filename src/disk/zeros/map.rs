@@ -12,7 +12,7 @@ use std::ops::Range;
 const MAX_RUNS: usize = 1 << 18;
 
 /// Holes that [`ZeroMap::data_in`] looks past: each costs a search.
-const HOLES: usize = 16;
+const MAX_HOLES_PASSED: usize = 16;
 
 /// Disjoint, non-adjacent runs of zeros: start -> end.
 #[derive(Debug, Default)]
@@ -97,7 +97,7 @@ impl ZeroMap {
     /// them.
     pub(crate) fn data_in(&self, range: Range<u64>, most: u64) -> Option<u64> {
         let (mut at, mut bytes) = (range.start, 0);
-        for _ in 0..HOLES {
+        for _ in 0..MAX_HOLES_PASSED {
             let start = self.next_data(at).min(range.end);
             at = self
                 .next_zero(start)

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Flight, LINGER, Segment, Table};
+use super::{Flight, MAX_LINGER, Segment, Table};
 use crate::disk::write::journal::Again;
 use crate::disk::write::overlay::without;
 use crate::disk::write::payload::Payload;
@@ -106,7 +106,7 @@ impl Table {
             .collect();
         let gaps = newer.iter().fold(vec![whole.clone()], without);
         // It has waited long enough.
-        let born = Instant::now() - LINGER;
+        let born = Instant::now() - MAX_LINGER;
         if gaps == [whole] {
             return self.join(start, Segment { payload, seq, born });
         }

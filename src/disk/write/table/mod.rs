@@ -36,19 +36,19 @@ use super::strays::Strays;
 use crate::sync::Instant;
 
 /// A segment that isn't full waits this long for neighbours, unless somebody waits for it.
-const LINGER: Duration = Duration::from_millis(20);
+const MAX_LINGER: Duration = Duration::from_millis(20);
 
 /// Segments looked at for one pick; those behind are younger, and their turn comes.
-const SCAN: usize = 64;
+const MAX_SEGMENTS_PER_LOOK: usize = 64;
 
 /// Segments that go with one request at most.
-const PARTS: usize = 64;
+const MAX_SEGMENTS_PER_REQUEST: usize = 64;
 
 /// Zeros that go with one request at most, bytes. Whoever writes there again while it is under way, or in doubt, has to wait.
-const ZEROS: u64 = 16 << 30;
+const MAX_ZERO_BYTES: u64 = 16 << 30;
 
 /// A write of at least this many bytes is likely part of a stream and gets a whole cell's buffer.
-const STREAM_WRITE: usize = 128 << 10;
+const MIN_STREAM_WRITE_BYTES: usize = 128 << 10;
 
 #[derive(Debug)]
 struct Segment {
@@ -355,7 +355,7 @@ impl Table {
     /// An empty buffer for a piece of `len` bytes: room for a whole cell where more is likely to follow, as long as that
     /// room does not get more than what is in it.
     fn buffer(&mut self, len: usize) -> Vec<u8> {
-        match len < STREAM_WRITE || self.cost > 2 * self.content + self.cell as usize {
+        match len < MIN_STREAM_WRITE_BYTES || self.cost > 2 * self.content + self.cell as usize {
             true => Vec::with_capacity(len),
             false => self.buffers.whole(),
         }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Flight, LINGER, PARTS, Pick, SCAN, Segment, Table, ZEROS};
+use super::{
+    Flight, MAX_LINGER, MAX_SEGMENTS_PER_LOOK, MAX_SEGMENTS_PER_REQUEST, MAX_ZERO_BYTES, Pick, Segment, Table,
+};
 use crate::disk::write::payload::{Payload, share_block};
 use crate::disk::write::strays::Passage;
 use crate::sync::Instant;
@@ -12,7 +14,7 @@ impl Table {
     pub(crate) fn pick(&mut self, now: Instant, pressed: bool, most: u64) -> Pick {
         let mut next_look = None;
         let mut found = None;
-        for &(_, start) in self.by_age.iter().take(SCAN) {
+        for &(_, start) in self.by_age.iter().take(MAX_SEGMENTS_PER_LOOK) {
             let segment = &self.queued[&start];
             let end = start + segment.payload.len();
             if self
@@ -22,7 +24,7 @@ impl Table {
             {
                 continue;
             }
-            let mut ripe = segment.born + LINGER;
+            let mut ripe = segment.born + MAX_LINGER;
             if pressed || self.is_due(start, segment, now) {
                 match self.strays.passage(start, &segment.payload, now) {
                     Passage::Free => {
@@ -50,7 +52,7 @@ impl Table {
     fn is_due(&self, start: u64, segment: &Segment, now: Instant) -> bool {
         let end = start + segment.payload.len();
         let full = matches!(segment.payload, Payload::Data(_)) && end.is_multiple_of(self.cell);
-        full || segment.seq <= self.urgent || segment.born + LINGER <= now
+        full || segment.seq <= self.urgent || segment.born + MAX_LINGER <= now
     }
 
     /// Start of the queued data that follows `run` and may go with it.
@@ -65,21 +67,21 @@ impl Table {
         let free = |flight: &Flight| !share_block(&(end..next_end), &(flight.start..flight.end()));
         let fits = is_data(&last.payload) && is_data(&next.payload) && next_end - first.start <= most;
         let due = pressed || self.is_due(end, next, now);
-        let goes = run.len() < PARTS && fits && due && others.iter().all(free);
+        let goes = run.len() < MAX_SEGMENTS_PER_REQUEST && fits && due && others.iter().all(free);
         (goes && self.strays.passage(end, &next.payload, now) == Passage::Free).then_some(end)
     }
 
     fn launch(&mut self, start: u64) -> Flight {
         let mut segment = self.take(start);
         if let Payload::Zero(len) = &mut segment.payload
-            && *len > ZEROS
+            && *len > MAX_ZERO_BYTES
         {
             let rest = Segment {
-                payload: Payload::Zero(*len - ZEROS),
+                payload: Payload::Zero(*len - MAX_ZERO_BYTES),
                 ..segment
             };
-            *len = ZEROS;
-            self.insert(start + ZEROS, rest);
+            *len = MAX_ZERO_BYTES;
+            self.insert(start + MAX_ZERO_BYTES, rest);
         }
         self.count(&segment.payload);
         let flight = Flight {

@@ -198,7 +198,7 @@ fn zeros_next_to_zeros_are_one_request_of_any_length() {
 fn bytes_of_random_writes_do_not_hold_whole_cells() {
     let mut table = Table::new(CELL, 1, MEMORY);
     for n in 0..100u64 {
-        table.write(n * 2 * CELL, &vec![1; STREAM_WRITE]);
+        table.write(n * 2 * CELL, &vec![1; MIN_STREAM_WRITE_BYTES]);
     }
     let held: usize = table
         .queued
@@ -239,7 +239,7 @@ fn zeros_of_a_whole_large_disk_go_in_pieces() {
     let mut end = 0;
     while let Some(run) = go(&mut table) {
         assert_eq!((run.len(), run[0].start), (1, end));
-        assert!(run[0].payload.len() <= ZEROS);
+        assert!(run[0].payload.len() <= MAX_ZERO_BYTES);
         end = run[0].end();
         table.landed(run.into_iter().next().unwrap(), None, None);
     }
