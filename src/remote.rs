@@ -5,6 +5,9 @@
 //! pool lease); it never reconnects by itself, because a flush speaks only for the connection
 //! that it travels on.
 
+#[cfg(test)]
+pub(crate) mod memory;
+
 use thiserror::Error;
 
 use crate::failure::{Exit, Failure};

@@ -1,123 +1,16 @@
 //! The pool under many schedules: who waits gets its turn, and a flush covers what was answered before it.
 //!
-//! The server here keeps a book: what each connection has written, and what was flushed on it.
+//! Each write here has a byte of its own, at the offset of its number.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::*;
-use crate::remote::{Denial, Extent};
+use crate::remote::memory::MemoryServer;
 use crate::sync::schedules::explore;
 use crate::sync::thread::yield_now;
 
-#[derive(Default)]
-struct Book {
-    /// By connection; the ones that are open.
-    unflushed: BTreeMap<u64, Vec<u64>>,
-    durable: BTreeSet<u64>,
-    dialled: u64,
-    epoch: u64,
-    /// The right of this epoch, and of older ones, has ended.
-    ended: Option<u64>,
-    renewals: u64,
-}
-
-#[derive(Default)]
-struct Server {
-    book: Mutex<Book>,
-    renewing: Mutex<()>,
-}
-
-struct Connection {
-    server: Arc<Server>,
-    id: u64,
-    epoch: u64,
-}
-
-impl Connection {
-    fn request(&self, perform: impl FnOnce(&mut Book)) -> Result<(), RemoteError> {
-        let mut book = self.server.book();
-        if book.ended.is_some_and(|ended| self.epoch <= ended) {
-            return Err(RemoteError::Denied(
-                Denial::EndedTicket,
-                "the right has ended".into(),
-            ));
-        }
-        perform(&mut book);
-        Ok(())
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.server.book().unflushed.remove(&self.id);
-    }
-}
-
-impl Remote for Connection {
-    fn epoch(&self) -> u64 {
-        self.epoch
-    }
-    fn read(&mut self, _: u64, _: &mut [&mut [u8]]) -> Result<(), RemoteError> {
-        self.request(|_| {})
-    }
-    fn write(&mut self, number: u64, _: &[&[u8]]) -> Result<(), RemoteError> {
-        self.request(|book| book.unflushed.get_mut(&self.id).unwrap().push(number))
-    }
-    fn zero(&mut self, _: u64, _: u64) -> Result<(), RemoteError> {
-        self.request(|_| {})
-    }
-    fn flush(&mut self) -> Result<(), RemoteError> {
-        self.request(|book| {
-            let written = std::mem::take(book.unflushed.get_mut(&self.id).unwrap());
-            book.durable.extend(written);
-        })
-    }
-    fn touch(&mut self) -> Result<(), RemoteError> {
-        self.request(|_| {})
-    }
-    fn extents(&mut self, _: &mut dyn FnMut(Extent)) -> Result<(), RemoteError> {
-        self.request(|_| {})
-    }
-}
-
-impl Server {
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock()
-    }
-}
-
-struct Dialler(Arc<Server>);
-
-impl Dial for Dialler {
-    fn dial(&self) -> Result<Box<dyn Remote>, RemoteError> {
-        let mut book = self.0.book();
-        book.dialled += 1;
-        let (id, epoch) = (book.dialled, book.epoch);
-        book.unflushed.insert(id, Vec::new());
-        Ok(Box::new(Connection {
-            server: self.0.clone(),
-            id,
-            epoch,
-        }))
-    }
-
-    fn epoch(&self) -> u64 {
-        self.0.book().epoch
-    }
-
-    /// As `imageio` does it.
-    fn renew(&self, epoch: u64, _: &RemoteError) -> bool {
-        let _one_at_a_time = self.0.renewing.lock();
-        if epoch < self.0.book().epoch {
-            return true;
-        }
-        yield_now();
-        let mut book = self.0.book();
-        book.epoch += 1;
-        book.renewals += 1;
-        true
-    }
-}
+/// What a byte is after its write.
+const WRITTEN: u8 = b'x';
 
 struct Untold;
 
@@ -128,12 +21,21 @@ impl Replay for Untold {
 }
 
 /// A pool whose two connections may write, and which never stops trying.
-fn pool() -> (Arc<Server>, Arc<Pool>) {
-    let server = Arc::new(Server::default());
-    let dial = Arc::new(Dialler(server.clone()));
-    let first = dial.dial().unwrap();
-    let pool = Pool::open(dial, first, 2, 2, Duration::from_secs(1 << 20)).unwrap();
+fn pool() -> (Arc<MemoryServer>, Arc<Pool>) {
+    let server = MemoryServer::new(16, 0);
+    let first = server.dial().unwrap();
+    let pool = Pool::open(server.clone(), first, 2, 2, Duration::from_secs(1 << 20)).unwrap();
     (server, pool)
+}
+
+/// The numbers of the writes that are durable.
+fn durable(server: &MemoryServer) -> BTreeSet<u64> {
+    let state = server.state();
+    let numbers = (0..).zip(&state.durable);
+    numbers
+        .filter(|(_, byte)| **byte == WRITTEN)
+        .map(|(n, _)| n)
+        .collect()
 }
 
 /// What was answered so far.
@@ -142,16 +44,16 @@ struct Answers(Mutex<BTreeSet<u64>>);
 
 impl Answers {
     fn write(&self, pool: &Pool, number: u64) -> Result<(), PoolError> {
-        let _answered = pool.write(number, &[b"x"])?;
+        let _answered = pool.write(number, &[&[WRITTEN]])?;
         self.0.lock().insert(number);
         Ok(())
     }
 
-    fn flush(&self, pool: &Pool, server: &Server) -> Result<(), PoolError> {
+    fn flush(&self, pool: &Pool, server: &MemoryServer) -> Result<(), PoolError> {
         let before = self.0.lock().clone();
         pool.flush_all()?;
-        let book = server.book();
-        assert!(before.is_subset(&book.durable), "answered before, not flushed");
+        let durable = durable(server);
+        assert!(before.is_subset(&durable), "answered before, not flushed");
         Ok(())
     }
 }
@@ -182,7 +84,7 @@ fn flushers_writers_readers_and_keep_alive_all_get_through_and_a_flush_covers_wh
             });
         });
         answers.flush(pool, server).unwrap();
-        assert_eq!(server.book().durable.len(), 4);
+        assert_eq!(durable(server).len(), 4);
         assert_eq!((pool.loss(), pool.replaced()), (None, 0));
     });
 }
@@ -264,7 +166,7 @@ fn closing_beside_all_of_them_ends_all_of_them_and_closes_every_connection() {
             scope.spawn(|| pool.close_all());
             scope.spawn(|| pool.close_all());
         });
-        assert!(server.book().unflushed.is_empty(), "a connection is open");
+        assert!(server.state().open.is_empty(), "a connection is open");
         assert!(matches!(pool.lease(Purpose::Read), Err(PoolError::Closed)));
         drop(keeper);
     });
@@ -274,6 +176,7 @@ fn closing_beside_all_of_them_ends_all_of_them_and_closes_every_connection() {
 fn a_right_that_ends_under_several_requests_is_renewed_once() {
     explore("renewal", 24_000, || {
         let (server, pool) = pool();
+        server.state().renewals = u64::MAX;
         pool.replay_with(Arc::new(Untold));
         let (server, pool) = (&server, &pool);
         thread::scope(|scope| {
@@ -281,9 +184,9 @@ fn a_right_that_ends_under_several_requests_is_renewed_once() {
             scope.spawn(|| drop(pool.write(2, &[b"x"]).unwrap()));
             scope.spawn(|| pool.read(0, &mut [&mut [0; 4]]).unwrap());
             scope.spawn(|| pool.flush_all().unwrap());
-            scope.spawn(|| server.book().ended = Some(0));
+            scope.spawn(|| server.state().ended = Some(0));
         });
         pool.read(0, &mut [&mut [0; 4]]).unwrap();
-        assert_eq!(server.book().renewals, 1);
+        assert_eq!(server.state().epoch, 1);
     });
 }

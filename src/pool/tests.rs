@@ -1,68 +1,17 @@
-use std::sync::atomic::{AtomicIsize, AtomicUsize};
 use std::sync::mpsc::channel;
 
 use super::*;
-use crate::remote::{Denial, Extent};
+use crate::remote::memory::{Fault, MemoryServer, Request};
 
-/// A remote whose n-th request fails as told; it counts flushes.
-#[derive(Default)]
-struct Fake {
-    dials: AtomicUsize,
-    flushes: AtomicUsize,
-    /// How often a new right is given.
-    renewals: AtomicIsize,
-    next: Mutex<VecDeque<RemoteError>>,
+fn server() -> Arc<MemoryServer> {
+    MemoryServer::new(64, 7)
 }
 
-struct FakeRemote(Arc<Fake>);
-
-impl FakeRemote {
-    fn answer(&self) -> Result<(), RemoteError> {
-        self.0.next.lock().pop_front().map_or(Ok(()), Err)
-    }
-}
-
-impl Remote for FakeRemote {
-    fn read(&mut self, _: u64, parts: &mut [&mut [u8]]) -> Result<(), RemoteError> {
-        parts.iter_mut().for_each(|part| part.fill(7));
-        self.answer()
-    }
-    fn write(&mut self, _: u64, _: &[&[u8]]) -> Result<(), RemoteError> {
-        self.answer()
-    }
-    fn zero(&mut self, _: u64, _: u64) -> Result<(), RemoteError> {
-        self.answer()
-    }
-    fn flush(&mut self) -> Result<(), RemoteError> {
-        self.0.flushes.fetch_add(1, Ordering::Relaxed);
-        self.answer()
-    }
-    fn touch(&mut self) -> Result<(), RemoteError> {
-        self.answer()
-    }
-    fn extents(&mut self, _: &mut dyn FnMut(Extent)) -> Result<(), RemoteError> {
-        self.answer()
-    }
-}
-
-struct FakeDial(Arc<Fake>);
-
-impl Dial for FakeDial {
-    fn dial(&self) -> Result<Box<dyn Remote>, RemoteError> {
-        self.0.dials.fetch_add(1, Ordering::Relaxed);
-        Ok(Box::new(FakeRemote(self.0.clone())))
-    }
-
-    fn renew(&self, _: u64, _: &RemoteError) -> bool {
-        self.0.renewals.fetch_sub(1, Ordering::Relaxed) > 0
-    }
-}
-
-fn pool(count: usize, writers: usize) -> (Arc<Fake>, Arc<Pool>) {
-    let fake = Arc::new(Fake::default());
-    let dial = Arc::new(FakeDial(fake.clone()));
-    let pool = Pool::open(dial.clone(), dial.dial().unwrap(), count, writers, Duration::ZERO).unwrap();
-    (fake, pool)
+fn pool(count: usize, writers: usize) -> (Arc<MemoryServer>, Arc<Pool>) {
+    let server = server();
+    let first = server.dial().unwrap();
+    let pool = Pool::open(server.clone(), first, count, writers, Duration::ZERO).unwrap();
+    (server, pool)
 }
 
 /// A journal that remembers what it was told.
@@ -82,22 +31,17 @@ impl Replay for Heard {
 }
 
 /// A pool with a journal, which tries again for a while.
-fn pool_with_replay(count: usize) -> (Arc<Fake>, Arc<Pool>, Arc<Heard>) {
-    let (fake, heard) = (Arc::new(Fake::default()), Arc::new(Heard::default()));
-    let dial = Arc::new(FakeDial(fake.clone()));
-    let first = dial.dial().unwrap();
-    let pool = Pool::open(dial, first, count, count, Duration::from_secs(10)).unwrap();
+fn pool_with_replay(count: usize) -> (Arc<MemoryServer>, Arc<Pool>, Arc<Heard>) {
+    let (server, heard) = (server(), Arc::new(Heard::default()));
+    let first = server.dial().unwrap();
+    let pool = Pool::open(server.clone(), first, count, count, Duration::from_secs(10)).unwrap();
     pool.replay_with(heard.clone());
-    (fake, pool, heard)
-}
-
-fn lost() -> RemoteError {
-    RemoteError::Lost("reset".into())
+    (server, pool, heard)
 }
 
 #[test]
 fn a_lease_comes_back_also_when_its_holder_panics() {
-    let (fake, pool) = pool(1, 1);
+    let (server, pool) = pool(1, 1);
     let holder = pool.clone();
     let panicked = std::thread::spawn(move || {
         let _lease = holder.lease(Purpose::Write).unwrap();
@@ -106,7 +50,7 @@ fn a_lease_comes_back_also_when_its_holder_panics() {
     assert!(panicked.join().is_err());
     pool.read(0, &mut [&mut [0; 4]]).unwrap();
     assert_eq!(
-        fake.dials.load(Ordering::Relaxed),
+        server.state().dialled,
         2,
         "the conversation was broken off, so it is a new one"
     );
@@ -124,17 +68,17 @@ fn readers_leave_the_writing_connection_to_the_writer() {
 
 #[test]
 fn flush_reaches_every_connection() {
-    let (fake, pool) = pool(5, 5);
+    let (server, pool) = pool(5, 5);
     pool.flush_all().unwrap();
-    assert_eq!(fake.flushes.load(Ordering::Relaxed), 5);
+    assert_eq!(server.state().flushes, 5);
 }
 
 #[test]
 fn the_success_of_a_flush_beside_a_failed_one_is_not_believed() {
-    let (fake, pool, heard) = pool_with_replay(4);
+    let (server, pool, heard) = pool_with_replay(4);
     let hold: Vec<_> = (0..4).map(|_| pool.write(0, &[b"x"]).unwrap()).collect();
     drop(hold);
-    fake.next.lock().push_back(RemoteError::Failed("500".into()));
+    server.state().faults.push((Request::Flush, Fault::Failed));
     pool.flush_all().unwrap();
     let told = std::mem::take(&mut *heard.0.lock());
     assert_eq!(told[0], "replay all");
@@ -173,8 +117,8 @@ fn writers_and_two_flushers_never_deadlock_or_starve() {
 
 #[test]
 fn a_clean_connection_is_replaced_and_the_write_repeated() {
-    let (fake, pool) = pool(1, 1);
-    fake.next.lock().push_back(lost());
+    let (server, pool) = pool(1, 1);
+    server.state().faults.push((Request::Change, Fault::Lost));
     drop(pool.write(0, &[b"x"]).unwrap());
     pool.flush_all().unwrap();
     assert_eq!((pool.replaced(), pool.loss()), (1, None));
@@ -183,9 +127,9 @@ fn a_clean_connection_is_replaced_and_the_write_repeated() {
 
 #[test]
 fn a_connection_lost_with_unflushed_writes_is_a_loss_for_good() {
-    let (fake, pool) = pool(1, 1);
+    let (server, pool) = pool(1, 1);
     drop(pool.write(0, &[b"x"]).unwrap());
-    fake.next.lock().push_back(lost());
+    server.state().faults.push((Request::Change, Fault::Lost));
     assert!(matches!(pool.write(1, &[b"y"]), Err(PoolError::Loss(_))));
     assert!(matches!(pool.flush_all(), Err(PoolError::Loss(_))));
     assert!(matches!(pool.write(2, &[b"z"]), Err(PoolError::Loss(_))));
@@ -194,36 +138,35 @@ fn a_connection_lost_with_unflushed_writes_is_a_loss_for_good() {
 
 #[test]
 fn a_write_without_an_answer_in_time_is_never_repeated_but_a_read_is() {
-    let (fake, pool) = pool(1, 1);
-    let late = || RemoteError::Late("silence".into());
-    fake.next.lock().push_back(late());
+    let (server, pool) = pool(1, 1);
+    server.state().faults.push((Request::Read, Fault::Late));
     pool.read(0, &mut [&mut [0; 4]]).unwrap();
-    fake.next.lock().extend([late(), late()]);
+    server.state().faults.extend([(Request::Change, Fault::Late); 2]);
     assert!(matches!(
         pool.write(0, &[b"x"]),
         Err(PoolError::Request(RemoteError::Late(_)))
     ));
-    assert_eq!(fake.next.lock().len(), 1, "the write was sent once");
+    assert_eq!(server.state().faults.len(), 1, "the write was sent once");
 }
 
 #[test]
 fn a_keep_alive_flush_that_fails_is_a_loss_for_good() {
-    let (fake, pool) = pool(2, 1);
+    let (server, pool) = pool(2, 1);
     drop(pool.write(0, &[b"x"]).unwrap());
-    fake.next.lock().push_back(RemoteError::Failed("500".into()));
+    server.state().faults.push((Request::Flush, Fault::Failed));
     pool.lease_idle(0, Duration::ZERO).unwrap().keep_alive();
     assert!(matches!(pool.flush_all(), Err(PoolError::Loss(_))));
 }
 
 #[test]
 fn a_touch_leaves_busy_tickets_alone_and_loses_no_unflushed_write() {
-    let (fake, pool) = pool(1, 1);
+    let (server, pool) = pool(1, 1);
     drop(pool.write(0, &[b"x"]).unwrap());
     pool.touch(Duration::from_secs(60));
-    assert_eq!(fake.flushes.load(Ordering::Relaxed), 0);
+    assert_eq!(server.state().flushes, 0);
     pool.touch(Duration::ZERO);
-    assert_eq!(fake.flushes.load(Ordering::Relaxed), 1, "a flush is activity");
-    fake.next.lock().push_back(RemoteError::Late("silence".into()));
+    assert_eq!(server.state().flushes, 1, "a flush is activity");
+    server.state().faults.push((Request::Touch, Fault::Late));
     pool.touch(Duration::ZERO);
     assert_eq!(pool.loss(), None);
     pool.flush_all().unwrap();
@@ -231,7 +174,7 @@ fn a_touch_leaves_busy_tickets_alone_and_loses_no_unflushed_write() {
 
 #[test]
 fn an_idle_connection_is_kept_alive_also_while_a_flush_waits_for_another() {
-    let (fake, pool) = pool(2, 2);
+    let (server, pool) = pool(2, 2);
     let hanging = pool.lease(Purpose::Read).unwrap();
     assert_eq!(hanging.index(), 1);
     std::thread::scope(|scope| {
@@ -245,46 +188,46 @@ fn an_idle_connection_is_kept_alive_also_while_a_flush_waits_for_another() {
         assert!(pool.lease_idle(1, Duration::ZERO).is_none());
         drop(hanging);
     });
-    assert_eq!(fake.flushes.load(Ordering::Relaxed), 2);
+    assert_eq!(server.state().flushes, 2);
 }
 
 #[test]
 fn a_read_is_repeated_after_500_and_its_connection_flushed_before_it_goes() {
-    let (fake, pool) = pool(1, 1);
+    let (server, pool) = pool(1, 1);
     drop(pool.write(0, &[b"x"]).unwrap());
-    fake.next.lock().push_back(RemoteError::Failed("500".into()));
+    server.state().faults.push((Request::Read, Fault::Failed));
     pool.read(0, &mut [&mut [0; 4]]).unwrap();
-    assert_eq!(fake.flushes.load(Ordering::Relaxed), 1);
+    assert_eq!(server.state().flushes, 1);
     assert_eq!((pool.replaced(), pool.loss()), (1, None));
 }
 
 #[test]
 fn a_failed_write_and_a_denied_read_are_not_repeated() {
-    let (fake, pool) = pool(1, 1);
-    fake.next.lock().push_back(RemoteError::Failed("500".into()));
+    let (server, pool) = pool(1, 1);
+    server.state().faults.push((Request::Change, Fault::Failed));
     assert!(pool.write(0, &[b"x"]).is_err());
-    fake.next
-        .lock()
-        .push_back(RemoteError::Denied(Denial::EndedTicket, "403".into()));
+    server.state().faults.push((Request::Read, Fault::Denied));
     assert!(pool.read(0, &mut [&mut [0; 4]]).is_err());
-    assert!(fake.next.lock().is_empty());
+    assert!(server.state().faults.is_empty());
 }
 
 #[test]
 fn a_denied_read_is_repeated_with_a_new_right_and_without_a_journal_a_denied_write_never() {
-    let (fake, pool) = pool(1, 1);
-    let denied = || RemoteError::Denied(Denial::EndedTicket, "403".into());
-    fake.renewals.store(9, Ordering::Relaxed);
-    fake.next.lock().push_back(denied());
-    pool.read(0, &mut [&mut [0; 4]]).unwrap();
-    assert_eq!(pool.replaced(), 1);
-    fake.renewals.store(1, Ordering::Relaxed);
-    fake.next.lock().extend([denied(), denied()]);
-    assert!(pool.read(0, &mut [&mut [0; 4]]).is_err());
-    fake.renewals.store(9, Ordering::Relaxed);
-    fake.next.lock().push_back(denied());
+    let (server, pool) = pool(1, 1);
+    let read = || pool.read(0, &mut [&mut [0; 4]]);
+    server.state().renewals = 9;
+    server.state().faults.push((Request::Read, Fault::Denied));
+    read().unwrap();
+    assert_eq!((pool.replaced(), server.state().renewals), (1, 8));
+    server.state().faults.push((Request::Change, Fault::Denied));
     assert!(pool.write(0, &[b"x"]).is_err());
-    assert!(fake.next.lock().is_empty());
+    assert_eq!(server.state().renewals, 8, "no right was asked for");
+    // The right that the write was refused with has ended; the next one does so at once.
+    server.state().renewals = 1;
+    server.state().faults.push((Request::Read, Fault::Denied));
+    assert!(read().is_err());
+    let state = server.state();
+    assert!(state.faults.is_empty() && state.renewals == 0);
 }
 
 #[test]
@@ -303,12 +246,10 @@ fn close_all_waits_for_leases_and_refuses_new_ones() {
 /// Each would have the whole retry time for itself, one after the other.
 #[test]
 fn requests_that_wait_for_each_other_share_the_time_of_an_outage() {
-    let fake = Arc::new(Fake::default());
-    let dial = Arc::new(FakeDial(fake.clone()));
-    let pool = Pool::open(dial.clone(), dial.dial().unwrap(), 1, 1, Duration::from_secs(1)).unwrap();
-    fake.next
-        .lock()
-        .extend(std::iter::repeat_with(lost).take(100_000));
+    let server = server();
+    let first = server.dial().unwrap();
+    let pool = Pool::open(server.clone(), first, 1, 1, Duration::from_secs(1)).unwrap();
+    server.state().faults = vec![(Request::Read, Fault::Lost); 100_000];
     let begun = std::time::Instant::now();
     std::thread::scope(|scope| {
         for n in 0..30 {
@@ -322,13 +263,13 @@ fn requests_that_wait_for_each_other_share_the_time_of_an_outage() {
 /// Which connection hears of a loss is chance; the others' writes may be what it was about.
 #[test]
 fn without_a_journal_a_flush_without_an_answer_is_a_loss_of_whatever_is_unflushed() {
-    let (fake, pool) = pool(2, 1);
+    let (server, pool) = pool(2, 1);
     pool.flush_all().unwrap();
-    fake.next.lock().push_back(lost());
+    server.state().faults.push((Request::Flush, Fault::Lost));
     pool.flush_all().expect("nothing is unflushed anywhere");
     // Only the first connection writes; the answer that is lost may be the other one's.
     drop(pool.write(0, &[b"x"]).unwrap());
-    fake.next.lock().push_back(lost());
+    server.state().faults.push((Request::Flush, Fault::Lost));
     assert!(pool.flush_all().is_err());
     assert!(pool.loss().is_some() && pool.flush_all().is_err());
 }
@@ -336,8 +277,8 @@ fn without_a_journal_a_flush_without_an_answer_is_a_loss_of_whatever_is_unflushe
 /// A keep-alive that fails for an hour has kept nobody waiting.
 #[test]
 fn keep_alives_that_fail_take_nothing_from_the_time_of_a_request() {
-    let (fake, pool, _) = pool_with_replay(1);
-    fake.next.lock().push_back(lost());
+    let (server, pool, _) = pool_with_replay(1);
+    server.state().faults.push((Request::Touch, Fault::Lost));
     pool.touch(Duration::ZERO);
-    assert_eq!((pool.outage(), fake.next.lock().len()), (None, 0));
+    assert_eq!((pool.outage(), server.state().faults.len()), (None, 0));
 }

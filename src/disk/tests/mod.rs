@@ -1,6 +1,5 @@
-//! The disk over a pool over a server in memory ([`cloud`]).
+//! The disk over a pool over a server in memory ([`remote::memory`](crate::remote::memory)).
 
-mod cloud;
 #[cfg(not(feature = "shuttle"))]
 mod model;
 #[cfg(not(feature = "shuttle"))]
@@ -11,12 +10,23 @@ mod table;
 
 use std::time::Duration;
 
-use self::cloud::{Cloud, SIZE};
 use super::*;
 use crate::remote::Dial;
+use crate::remote::memory::MemoryServer;
+
+/// Bytes of the disk. Few where thousands of servers are made, each for a few steps.
+const SIZE: usize = if cfg!(feature = "shuttle") {
+    16 << 10
+} else {
+    512 << 10
+};
+
+fn server_filled_with(fill: u8) -> Arc<MemoryServer> {
+    MemoryServer::new(SIZE, fill)
+}
 
 #[cfg(not(feature = "shuttle"))]
-impl Cloud {
+impl MemoryServer {
     /// The disk on four connections.
     fn disk(self: &Arc<Self>, zero_detect: bool, journal_size: u64) -> Disk {
         let retry_time = Duration::from_secs(if journal_size == 0 { 0 } else { 10 });
@@ -53,22 +63,22 @@ impl Cloud {
 #[test]
 fn a_used_disk_is_emptied_by_one_zero_request_and_a_zero_disk_by_none() {
     for (fill, requests) in [(9, 1), (0, 0)] {
-        let cloud = Cloud::new(fill);
-        let disk = cloud.disk(true, 1 << 20);
+        let server = server_filled_with(fill);
+        let disk = server.disk(true, 1 << 20);
         disk.truncate(0).unwrap();
         disk.truncate(SIZE as u64).unwrap();
         disk.truncate(0).unwrap();
         disk.flush().unwrap();
-        let server = cloud.server();
-        assert_eq!(server.zeros, requests);
-        assert!(server.durable.iter().all(|b| *b == 0));
+        let state = server.state();
+        assert_eq!(state.zeros, requests);
+        assert!(state.durable.iter().all(|b| *b == 0));
     }
 }
 
 #[cfg(not(feature = "shuttle"))]
 #[test]
 fn a_write_behind_the_end_is_refused_and_one_across_it_is_short() {
-    let disk = Cloud::new(0).disk(false, 1 << 20);
+    let disk = server_filled_with(0).disk(false, 1 << 20);
     assert!(matches!(
         disk.write(SIZE as u64, b"x"),
         Err(DiskError::NoSpace { .. })
@@ -83,7 +93,7 @@ fn a_write_behind_the_end_is_refused_and_one_across_it_is_short() {
 #[cfg(not(feature = "shuttle"))]
 #[test]
 fn readers_beside_writers_never_see_an_older_block() {
-    let disk = Cloud::new(0).disk(false, 1 << 20);
+    let disk = server_filled_with(0).disk(false, 1 << 20);
     let latest: Vec<AtomicU64> = (0..16).map(|_| AtomicU64::new(0)).collect();
     const BLOCK: u64 = 8192;
     std::thread::scope(|scope| {

@@ -9,8 +9,8 @@ use std::fmt;
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 
-use super::cloud::{Cloud, Fault, Request, SIZE};
 use super::*;
+use crate::remote::memory::{Fault, Request};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -107,7 +107,7 @@ impl Model {
         }
     }
 
-    fn step(&mut self, disk: &Disk, cloud: &Cloud, step: Step) {
+    fn step(&mut self, disk: &Disk, server: &MemoryServer, step: Step) {
         match step {
             Step::Write(offset, len, byte) => {
                 let (at, data) = (offset as usize, vec![byte; len]);
@@ -154,19 +154,19 @@ impl Model {
             Step::Flush => match disk.flush() {
                 Ok(()) => {
                     assert!(!self.failed, "a flush after a failure succeeded");
-                    assert!(cloud.server().durable == self.image, "not durable after a flush");
+                    assert!(server.state().durable == self.image, "not durable after a flush");
                 }
                 Err(_) => self.failed = true,
             },
             Step::Fail(kind, fault) => {
                 self.troubled = true;
-                cloud.server().faults.push((kind, fault));
+                server.state().faults.push((kind, fault));
             }
             Step::Restart => {
                 self.troubled = true;
-                cloud.restart();
+                server.state().restart();
             }
-            Step::Strays => cloud.server().let_strays_in(true),
+            Step::Strays => server.state().let_strays_in(true),
         }
         assert_eq!(disk.len(), self.len as u64);
     }
@@ -210,9 +210,9 @@ impl fmt::Display for Figures {
 }
 
 fn run(steps: Vec<Step>, zero_detect: bool, journal: u64, survives: bool, figures: &Figures) {
-    let cloud = Cloud::new(9);
-    cloud.server().renewable = survives;
-    let disk = cloud.disk(zero_detect, journal);
+    let server = server_filled_with(9);
+    server.state().renewals = if survives { u64::MAX } else { 0 };
+    let disk = server.disk(zero_detect, journal);
     let mut model = Model {
         image: vec![9; SIZE],
         len: SIZE,
@@ -224,13 +224,13 @@ fn run(steps: Vec<Step>, zero_detect: bool, journal: u64, survives: bool, figure
         if !matches!(step, Step::Fail(..)) {
             figures.operations.fetch_add(1, Ordering::Relaxed);
         }
-        model.step(&disk, &cloud, step);
+        model.step(&disk, &server, step);
     }
     {
-        let mut server = cloud.server();
-        server.faults.clear();
-        server.let_strays_in(true);
-        figures.faults.fetch_add(server.fired, Ordering::Relaxed);
+        let mut state = server.state();
+        state.faults.clear();
+        state.let_strays_in(true);
+        figures.faults.fetch_add(state.fired, Ordering::Relaxed);
     }
     if journal > 0 {
         // What is acknowledged is readable to the end, whatever happened, unless there is no ticket any more.
@@ -242,11 +242,11 @@ fn run(steps: Vec<Step>, zero_detect: bool, journal: u64, survives: bool, figure
     match disk.close() {
         Ok(()) => {
             assert!(!failed);
-            let mut server = cloud.server();
-            assert!(server.durable == model.image);
-            server.let_strays_in(true);
+            let mut state = server.state();
+            assert!(state.durable == model.image);
+            state.let_strays_in(true);
             assert!(
-                server.visible == model.image,
+                state.visible == model.image,
                 "a late request has put old bytes over newer ones"
             );
         }

@@ -1,7 +1,7 @@
 //! What becomes of answered bytes when their connection goes, case by case.
 
-use super::cloud::{Fault, Request};
 use super::*;
+use crate::remote::memory::{Fault, Request};
 
 const JOURNAL: u64 = 1 << 20;
 
@@ -14,70 +14,70 @@ fn read(disk: &Disk, range: Range<usize>) -> Vec<u8> {
 
 #[test]
 fn what_a_restarted_server_forgot_is_read_from_the_journal_and_written_again() {
-    let cloud = Cloud::new(9);
-    let disk = cloud.disk(false, JOURNAL);
+    let server = server_filled_with(9);
+    let disk = server.disk(false, JOURNAL);
     disk.write(0, &[1; 5000]).unwrap();
     disk.drain().unwrap();
-    cloud.restart();
+    server.state().restart();
     assert!(
-        cloud.server().visible[..5000] == [9; 5000],
+        server.state().visible[..5000] == [9; 5000],
         "the server has forgotten it"
     );
     assert!(read(&disk, 0..5000) == [1; 5000]);
     disk.flush().unwrap();
-    assert!(cloud.server().durable[..5000] == [1; 5000]);
+    assert!(server.state().durable[..5000] == [1; 5000]);
     assert_eq!(disk.failure(), None);
 }
 
 #[test]
 fn a_zero_over_a_write_stays_a_zero_when_the_write_is_lost() {
-    let cloud = Cloud::new(9);
-    let disk = cloud.disk(false, JOURNAL);
+    let server = server_filled_with(9);
+    let disk = server.disk(false, JOURNAL);
     disk.write(0, &[1; 8192]).unwrap();
     disk.drain().unwrap();
     disk.zero(4096, 4096, false).unwrap();
     disk.drain().unwrap();
-    cloud.restart();
+    server.state().restart();
     disk.flush().unwrap();
-    let server = cloud.server();
-    assert!(server.durable[..4096] == [1; 4096] && server.durable[4096..8192] == [0; 4096]);
+    let state = server.state();
+    assert!(state.durable[..4096] == [1; 4096] && state.durable[4096..8192] == [0; 4096]);
 }
 
 #[test]
 fn a_failed_flush_has_everything_written_again_whoever_carried_it() {
-    let cloud = Cloud::new(9);
-    let disk = cloud.disk(false, JOURNAL);
+    let server = server_filled_with(9);
+    let disk = server.disk(false, JOURNAL);
     for n in 0..8 {
         disk.write(n * 40_000, &[n as u8 + 1; 4096]).unwrap();
         disk.drain().unwrap();
     }
-    cloud.server().faults.push((Request::Flush, Fault::Failed));
+    server.state().faults.push((Request::Flush, Fault::Failed));
     disk.flush().unwrap();
     for n in 0..8 {
-        assert!(cloud.server().durable[n * 40_000..][..4096] == [n as u8 + 1; 4096]);
+        assert!(server.state().durable[n * 40_000..][..4096] == [n as u8 + 1; 4096]);
     }
 }
 
 #[test]
 fn newer_bytes_wait_for_a_request_that_may_still_be_performed() {
-    let cloud = Cloud::new(9);
-    let disk = cloud.disk(false, JOURNAL);
-    cloud.server().faults.push((Request::Change, Fault::LostLater));
+    let server = server_filled_with(9);
+    let disk = server.disk(false, JOURNAL);
+    server.state().faults.push((Request::Change, Fault::LostLater));
     disk.write(0, &[1; 4096]).unwrap();
     disk.drain().unwrap();
     disk.write(0, &[2; 4096]).unwrap();
     disk.flush().unwrap();
     std::thread::sleep(Duration::from_millis(50));
-    let mut server = cloud.server();
-    server.let_strays_in(true);
-    assert!(server.durable[..4096] == [2; 4096]);
+    let mut state = server.state();
+    state.let_strays_in(true);
+    assert!(state.durable[..4096] == [2; 4096]);
 }
 
 #[test]
 fn newer_bytes_where_a_silent_request_may_strike_any_time_are_refused_for_good() {
-    let cloud = Cloud::new(9);
-    let disk = cloud.disk(false, JOURNAL);
-    cloud.server().faults.push((Request::Change, Fault::LateLater));
+    let server = server_filled_with(9);
+    let disk = server.disk(false, JOURNAL);
+    server.state().faults.push((Request::Change, Fault::LateLater));
     disk.write(0, &[1; 4096]).unwrap();
     disk.flush().expect("the same bytes again do no harm");
     disk.write(8192, &[3; 4096]).unwrap();
@@ -93,21 +93,21 @@ fn newer_bytes_where_a_silent_request_may_strike_any_time_are_refused_for_good()
 
 #[test]
 fn a_full_journal_is_flushed_without_being_asked() {
-    let cloud = Cloud::new(9);
-    let disk = cloud.disk(false, 1 << 20);
+    let server = server_filled_with(9);
+    let disk = server.disk(false, 1 << 20);
     for n in 0..64 {
         disk.write(n % 8 * (64 << 10), &[n as u8; 64 << 10]).unwrap();
         disk.drain().unwrap();
     }
-    let flushes = cloud.server().flushes;
+    let flushes = server.state().flushes;
     assert!((12..40).contains(&flushes), "{flushes} flushes for 4 MiB");
 }
 
 /// The storage tells of a loss once. Who was told is gone, and its word with it.
 #[test]
 fn a_flush_without_an_answer_has_everything_written_again_whoever_carried_it() {
-    let cloud = Cloud::new(9);
-    let disk = cloud.disk(false, JOURNAL);
+    let server = server_filled_with(9);
+    let disk = server.disk(false, JOURNAL);
     for n in 0..4 {
         // Each connection carries one of them.
         let mut others = disk.pool.lock_all().unwrap();
@@ -115,36 +115,36 @@ fn a_flush_without_an_answer_has_everything_written_again_whoever_carried_it() {
         disk.write(n as u64 * 40_000, &[n as u8 + 1; 4096]).unwrap();
         disk.drain().unwrap();
     }
-    cloud.server().faults.push((Request::Flush, Fault::LostAfter));
+    server.state().faults.push((Request::Flush, Fault::LostAfter));
     disk.flush().unwrap();
     for n in 0..4 {
-        assert!(cloud.server().durable[n * 40_000..][..4096] == [n as u8 + 1; 4096]);
+        assert!(server.state().durable[n * 40_000..][..4096] == [n as u8 + 1; 4096]);
     }
 }
 
 #[test]
 fn newer_bytes_wait_for_a_request_that_a_proxy_has_given_up_on() {
-    let cloud = Cloud::new(9);
-    let disk = cloud.disk(false, JOURNAL);
-    cloud.server().faults.push((Request::Change, Fault::FailedLater));
+    let server = server_filled_with(9);
+    let disk = server.disk(false, JOURNAL);
+    server.state().faults.push((Request::Change, Fault::FailedLater));
     disk.write(0, &[1; 4096]).unwrap();
     disk.drain().unwrap();
     disk.write(0, &[2; 4096]).unwrap();
     disk.flush().unwrap();
     std::thread::sleep(Duration::from_millis(50));
-    let mut server = cloud.server();
-    server.let_strays_in(true);
-    assert!(server.durable[..4096] == [2; 4096]);
+    let mut state = server.state();
+    state.let_strays_in(true);
+    assert!(state.durable[..4096] == [2; 4096]);
 }
 
 #[test]
 fn a_panic_in_a_flush_is_a_failure_for_whoever_shares_it_and_for_good() {
     // With one connection it is the thread that leads the round which panics, with more it may be one that it has started.
     for connections in [1, 4] {
-        let cloud = Cloud::new(9);
-        let disk = cloud.disk_over(connections, false, JOURNAL, Duration::from_secs(10));
+        let server = server_filled_with(9);
+        let disk = server.disk_over(connections, false, JOURNAL, Duration::from_secs(10));
         disk.write(0, &[1; 4096]).unwrap();
-        cloud.server().faults.push((Request::Flush, Fault::Panic));
+        server.state().faults.push((Request::Flush, Fault::Panic));
         std::thread::scope(|scope| {
             let flushers: Vec<_> = (0..4).map(|_| scope.spawn(|| disk.flush())).collect();
             for flusher in flushers {
@@ -158,9 +158,9 @@ fn a_panic_in_a_flush_is_a_failure_for_whoever_shares_it_and_for_good() {
 /// As many requests as it takes to write and to flush: no more progress is needed.
 #[test]
 fn connections_that_live_for_a_few_requests_carry_everything_in_the_end() {
-    let cloud = Cloud::new(9);
-    cloud.server().lifetime = Some(3);
-    let disk = cloud.disk(false, JOURNAL);
+    let server = server_filled_with(9);
+    server.state().lifetime = Some(3);
+    let disk = server.disk(false, JOURNAL);
     let mut expected = vec![9; SIZE];
     for n in 0..64 {
         let (at, fill) = (n * 8000, n as u8 + 1);
@@ -168,14 +168,14 @@ fn connections_that_live_for_a_few_requests_carry_everything_in_the_end() {
         expected[at..at + 8000].fill(fill);
     }
     disk.flush().unwrap();
-    assert!(cloud.server().durable == expected);
+    assert!(server.state().durable == expected);
 }
 
 #[test]
 fn connections_that_are_lost_before_every_flush_fail_for_good_in_the_end() {
-    let cloud = Cloud::new(9);
-    let disk = cloud.disk_with(false, JOURNAL, Duration::from_millis(300));
-    cloud.server().lifetime = Some(1);
+    let server = server_filled_with(9);
+    let disk = server.disk_with(false, JOURNAL, Duration::from_millis(300));
+    server.state().lifetime = Some(1);
     let mut failed = false;
     for n in 0..1_000_000 {
         failed = disk.write(n % 64 * 8000, &[1; 8000]).is_err();
@@ -188,11 +188,11 @@ fn connections_that_are_lost_before_every_flush_fail_for_good_in_the_end() {
 
 #[test]
 fn storage_that_never_flushes_fails_for_good_in_the_end() {
-    let cloud = Cloud::new(9);
-    let disk = cloud.disk_with(true, JOURNAL, Duration::from_millis(200));
+    let server = server_filled_with(9);
+    let disk = server.disk_with(true, JOURNAL, Duration::from_millis(200));
     disk.write(0, &[1; 4096]).unwrap();
-    cloud
-        .server()
+    server
+        .state()
         .faults
         .extend((0..100_000).map(|_| (Request::Flush, Fault::Failed)));
     assert!(disk.flush().is_err());
@@ -201,8 +201,8 @@ fn storage_that_never_flushes_fails_for_good_in_the_end() {
 
 #[test]
 fn an_fsync_that_comes_after_the_close_is_refused_and_no_loss() {
-    let cloud = Cloud::new(9);
-    let disk = cloud.disk(false, JOURNAL);
+    let server = server_filled_with(9);
+    let disk = server.disk(false, JOURNAL);
     disk.write(0, &[1; 4096]).unwrap();
     disk.drain().unwrap();
     disk.pool.close_all();

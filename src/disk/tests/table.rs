@@ -1,5 +1,8 @@
 //! The write-behind table with its journal against a server that forgets, step by step and without threads: every order of
 //! answers, flushes and losses can be tried, also those that threads hardly ever take.
+//!
+//! Its server is no [`Remote`](crate::remote::Remote): the steps themselves say which slot carries an answer, and when
+//! a connection that broke is found out.
 
 use proptest::prelude::*;
 

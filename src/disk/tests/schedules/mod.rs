@@ -11,9 +11,9 @@ use std::sync::atomic::AtomicU8;
 
 use shuttle::rand::{Rng, thread_rng};
 
-use super::cloud::{Fault, Request};
 use super::*;
 use crate::pool::Keeper;
+use crate::remote::memory::{Fault, Request};
 use crate::sync::schedules::explore;
 use crate::sync::thread;
 
@@ -24,9 +24,9 @@ const UNTOUCHED: u8 = 200;
 const ENDLESS: Duration = Duration::from_secs(1 << 20);
 
 /// A disk on two connections, of which one or both may write.
-fn open(cloud: &Arc<Cloud>, journal_size: u64, extents: bool) -> Disk {
+fn open(server: &Arc<MemoryServer>, journal_size: u64, extents: bool) -> Disk {
     let writers = thread_rng().gen_range(1..=2);
-    let pool = Pool::open(cloud.clone(), cloud.dial().unwrap(), 2, writers, ENDLESS).unwrap();
+    let pool = Pool::open(server.clone(), server.dial().unwrap(), 2, writers, ENDLESS).unwrap();
     let options = DiskOptions {
         read_only: false,
         cache_size: 4 << 20,
@@ -121,35 +121,35 @@ impl Own {
     }
 }
 
-fn flush(disk: &Disk, cloud: &Cloud, all: &[Own]) -> Result<(), DiskError> {
+fn flush(disk: &Disk, server: &MemoryServer, all: &[Own]) -> Result<(), DiskError> {
     let before: Vec<u8> = all.iter().map(Own::acknowledged).collect();
     disk.flush()?;
-    let server = cloud.server();
+    let state = server.state();
     for (own, before) in all.iter().zip(before) {
-        own.check(before, &server.durable[own.range.clone()], "durable");
+        own.check(before, &state.durable[own.range.clone()], "durable");
     }
     Ok(())
 }
 
 /// Everything is there, and nothing that is late can change that.
-fn finish(disk: Disk, cloud: &Cloud, all: &[Own]) {
-    cloud.server().faults.clear();
+fn finish(disk: Disk, server: &MemoryServer, all: &[Own]) {
+    server.state().faults.clear();
     for own in all {
         own.read(&disk);
     }
     disk.close().unwrap();
-    let mut server = cloud.server();
-    server.let_strays_in(true);
+    let mut state = server.state();
+    state.let_strays_in(true);
     for own in all {
         let last = own.acknowledged();
-        for image in [&server.durable, &server.visible] {
+        for image in [&state.durable, &state.visible] {
             own.check(last, &image[own.range.clone()], "in the end");
         }
     }
 }
 
 /// Something that ends by itself goes wrong with one of the next requests, or with all connections.
-fn trouble(cloud: &Cloud) {
+fn trouble(server: &MemoryServer) {
     const FAULTS: [(Request, Fault); 14] = [
         (Request::Change, Fault::Lost),
         (Request::Change, Fault::LostHalf),
@@ -167,8 +167,8 @@ fn trouble(cloud: &Cloud) {
         (Request::Read, Fault::Failed),
     ];
     match thread_rng().gen_range(0..18) {
-        n if n < FAULTS.len() => cloud.server().faults.push(FAULTS[n]),
-        _ => cloud.restart(),
+        n if n < FAULTS.len() => server.state().faults.push(FAULTS[n]),
+        _ => server.state().restart(),
     }
 }
 
@@ -180,9 +180,9 @@ fn journal() -> u64 {
 #[test]
 fn whatever_is_lost_a_read_is_the_last_write_and_a_flush_keeps_its_promise() {
     explore("journal", 30_000, || {
-        let cloud = Cloud::new(UNTOUCHED);
-        cloud.server().renewable = true;
-        let (disk, all) = (open(&cloud, journal(), false), Own::two());
+        let server = server_filled_with(UNTOUCHED);
+        server.state().renewals = u64::MAX;
+        let (disk, all) = (open(&server, journal(), false), Own::two());
         thread::scope(|scope| {
             for own in &all {
                 scope.spawn(|| {
@@ -192,23 +192,23 @@ fn whatever_is_lost_a_read_is_the_last_write_and_a_flush_keeps_its_promise() {
                     }
                 });
             }
-            scope.spawn(|| flush(&disk, &cloud, &all).unwrap());
+            scope.spawn(|| flush(&disk, &server, &all).unwrap());
             scope.spawn(|| {
-                trouble(&cloud);
-                trouble(&cloud);
+                trouble(&server);
+                trouble(&server);
             });
         });
-        flush(&disk, &cloud, &all).unwrap();
-        finish(disk, &cloud, &all);
+        flush(&disk, &server, &all).unwrap();
+        finish(disk, &server, &all);
     });
 }
 
 #[test]
 fn keep_alive_beside_a_lost_connection_and_a_flush_loses_nothing() {
     explore("keep-alive", 20_000, || {
-        let cloud = Cloud::new(UNTOUCHED);
-        cloud.server().renewable = true;
-        let (disk, all) = (open(&cloud, 1 << 20, false), Own::two());
+        let server = server_filled_with(UNTOUCHED);
+        server.state().renewals = u64::MAX;
+        let (disk, all) = (open(&server, 1 << 20, false), Own::two());
         let keeper = Keeper::start(&disk.pool, Duration::from_secs(1)).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -218,24 +218,24 @@ fn keep_alive_beside_a_lost_connection_and_a_flush_loses_nothing() {
                 disk.drain().unwrap();
                 all[0].read(&disk);
             });
-            scope.spawn(|| flush(&disk, &cloud, &all).unwrap());
+            scope.spawn(|| flush(&disk, &server, &all).unwrap());
             scope.spawn(|| {
                 disk.pool.touch(Duration::ZERO);
                 disk.pool.touch(Duration::ZERO);
             });
-            scope.spawn(|| trouble(&cloud));
+            scope.spawn(|| trouble(&server));
         });
-        flush(&disk, &cloud, &all).unwrap();
+        flush(&disk, &server, &all).unwrap();
         drop(keeper);
-        finish(disk, &cloud, &all);
+        finish(disk, &server, &all);
     });
 }
 
 #[test]
 fn an_fsync_beside_the_close_has_its_promise_kept_or_is_refused() {
     explore("close", 16_000, || {
-        let cloud = Cloud::new(UNTOUCHED);
-        let (disk, all) = (open(&cloud, 1 << 20, false), Own::two());
+        let server = server_filled_with(UNTOUCHED);
+        let (disk, all) = (open(&server, 1 << 20, false), Own::two());
         let refused = |done: Result<(), DiskError>| match done {
             Ok(()) | Err(DiskError::Closing) => {}
             Err(e) => panic!("{e}"),
@@ -243,20 +243,20 @@ fn an_fsync_beside_the_close_has_its_promise_kept_or_is_refused() {
         thread::scope(|scope| {
             scope.spawn(|| refused((0..2).try_for_each(|_| all[0].write(&disk))));
             scope.spawn(|| refused(all[1].write(&disk)));
-            scope.spawn(|| refused(flush(&disk, &cloud, &all)));
+            scope.spawn(|| refused(flush(&disk, &server, &all)));
             scope.spawn(|| {
                 disk.close().unwrap();
-                let server = cloud.server();
+                let state = server.state();
                 for own in &all {
                     // What is acknowledged after the close has begun would be lost.
                     own.check(
                         own.acknowledged(),
-                        &server.durable[own.range.clone()],
+                        &state.durable[own.range.clone()],
                         "after the close",
                     );
                 }
             });
-            scope.spawn(|| cloud.restart());
+            scope.spawn(|| server.state().restart());
         });
         assert_eq!(disk.failure(), None);
         refused(disk.flush());
@@ -266,14 +266,14 @@ fn an_fsync_beside_the_close_has_its_promise_kept_or_is_refused() {
 #[test]
 fn readers_of_chunks_beside_a_writer_never_see_an_older_block() {
     explore("readers", 16_000, || {
-        let cloud = Cloud::new(UNTOUCHED);
-        let (disk, all) = (open(&cloud, 1 << 20, false), Own::two());
+        let server = server_filled_with(UNTOUCHED);
+        let (disk, all) = (open(&server, 1 << 20, false), Own::two());
         thread::scope(|scope| {
             scope.spawn(|| {
                 for own in [&all[1], &all[0], &all[1]] {
                     own.write(&disk).unwrap();
                 }
-                flush(&disk, &cloud, &all).unwrap();
+                flush(&disk, &server, &all).unwrap();
             });
             for _ in 0..2 {
                 scope.spawn(|| {
@@ -283,15 +283,15 @@ fn readers_of_chunks_beside_a_writer_never_see_an_older_block() {
                 });
             }
         });
-        finish(disk, &cloud, &all);
+        finish(disk, &server, &all);
     });
 }
 
 #[test]
 fn what_is_written_while_the_holes_are_learnt_is_no_hole() {
     explore("holes", 16_000, || {
-        let cloud = Cloud::new(0);
-        let (disk, mut all) = (open(&cloud, 1 << 20, true), Own::two());
+        let server = server_filled_with(0);
+        let (disk, mut all) = (open(&server, 1 << 20, true), Own::two());
         // They are there already.
         all[1].zeroes = false;
         thread::scope(|scope| {
@@ -301,12 +301,12 @@ fn what_is_written_while_the_holes_are_learnt_is_no_hole() {
             });
             scope.spawn(|| {
                 all[1].write(&disk).unwrap();
-                flush(&disk, &cloud, &all).unwrap();
+                flush(&disk, &server, &all).unwrap();
                 all[1].read(&disk);
             });
             scope.spawn(|| all[0].read(&disk));
         });
-        finish(disk, &cloud, &all);
+        finish(disk, &server, &all);
     });
 }
 
@@ -321,11 +321,11 @@ fn after_a_failure_for_good_nothing_succeeds_and_nobody_waits() {
             (Request::Change, Fault::Lost),
             (Request::Flush, Fault::Failed),
         ];
-        let cloud = Cloud::new(UNTOUCHED);
+        let server = server_filled_with(UNTOUCHED);
         let journal = [0, journal()][thread_rng().gen_range(0..2)];
-        let (disk, all) = (open(&cloud, journal, false), Own::two());
-        cloud
-            .server()
+        let (disk, all) = (open(&server, journal, false), Own::two());
+        server
+            .state()
             .faults
             .push(FAULTS[thread_rng().gen_range(0..FAULTS.len())]);
         let told = |done: &dyn Fn() -> Result<(), DiskError>| {
@@ -343,10 +343,10 @@ fn after_a_failure_for_good_nothing_succeeds_and_nobody_waits() {
                     told(&|| own.write(&disk));
                 });
             }
-            scope.spawn(|| told(&|| flush(&disk, &cloud, &all)));
+            scope.spawn(|| told(&|| flush(&disk, &server, &all)));
             scope.spawn(|| told(&|| disk.drain()));
         });
-        told(&|| flush(&disk, &cloud, &all));
+        told(&|| flush(&disk, &server, &all));
         told(&|| disk.close());
     });
 }

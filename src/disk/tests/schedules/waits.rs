@@ -4,8 +4,8 @@ use super::*;
 use crate::disk::fsync::SharedRounds;
 
 /// A write-behind with room for one write.
-fn narrow(cloud: &Arc<Cloud>) -> (Arc<WriteBehind>, Arc<Pool>) {
-    let pool = Pool::open(cloud.clone(), cloud.dial().unwrap(), 2, 2, ENDLESS).unwrap();
+fn narrow(server: &Arc<MemoryServer>) -> (Arc<WriteBehind>, Arc<Pool>) {
+    let pool = Pool::open(server.clone(), server.dial().unwrap(), 2, 2, ENDLESS).unwrap();
     let writes = Arc::new(WriteBehind::new(SIZE as u64, 1, 1 << 20, 8 << 10, 2));
     pool.replay_with(writes.clone());
     writes.start(&pool).unwrap();
@@ -43,7 +43,7 @@ fn threads_that_share_a_round_of_fsync_are_covered_by_one_that_began_after_their
 #[test]
 fn a_failure_or_the_close_ends_every_wait() {
     explore("the end of waiting", 16_000, || {
-        let (writes, pool) = narrow(&Cloud::new(0));
+        let (writes, pool) = narrow(&server_filled_with(0));
         writes.expect_zeros();
         thread::scope(|scope| {
             let writes = &writes;
@@ -73,8 +73,8 @@ fn a_failure_or_the_close_ends_every_wait() {
 #[test]
 fn writers_that_wait_for_room_are_all_let_in() {
     explore("room", 16_000, || {
-        let cloud = Cloud::new(0);
-        let (writes, pool) = narrow(&cloud);
+        let server = server_filled_with(0);
+        let (writes, pool) = narrow(&server);
         thread::scope(|scope| {
             for at in [0, 4096, 8192] {
                 let writes = &writes;
@@ -88,7 +88,7 @@ fn writers_that_wait_for_room_are_all_let_in() {
         });
         writes.drain().unwrap();
         writes.stop();
-        assert!(cloud.server().visible[..3 * 4096] == [2; 3 * 4096]);
+        assert!(server.state().visible[..3 * 4096] == [2; 3 * 4096]);
         pool.close_all();
     });
 }

@@ -5,33 +5,30 @@
 //! not flushed, and says so once. A request can be performed in part, or after everybody has given up on it. A ticket
 //! can end, and with it all connections.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::*;
-use crate::remote::{Denial, Dial, Extent, Remote, RemoteError};
-use crate::sync::Instant;
-
-/// Little where thousands of servers are made, each for a few steps.
-pub(super) const SIZE: usize = if cfg!(feature = "shuttle") {
-    16 << 10
-} else {
-    512 << 10
-};
+use super::{Denial, Dial, Extent, Remote, RemoteError};
+use crate::sync::{Instant, Mutex, MutexGuard, thread};
 
 /// A stray ends within this time; the disk's own patience is longer (`pool::retry`, in tests).
 const STRAY: Duration = Duration::from_millis(10);
 
 /// Which requests a fault is for.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Request {
+pub(crate) enum Request {
     Read,
     Change,
     Flush,
+    Touch,
+    Extents,
 }
 
 /// What happens to one request.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// The connection breaks before anything is done.
     Lost,
     /// It breaks when half is done.
@@ -60,37 +57,38 @@ pub(super) enum Fault {
 }
 
 #[derive(Default)]
-pub(super) struct Server {
-    pub(super) visible: Vec<u8>,
-    pub(super) durable: Vec<u8>,
+pub(crate) struct State {
+    pub(crate) visible: Vec<u8>,
+    pub(crate) durable: Vec<u8>,
     /// For each byte the connection that has written and not flushed it; 0 for none.
     owner: Vec<u64>,
-    /// Connections that are broken.
-    broken: Vec<u64>,
+    /// Connections that are not broken, and how many there were so far.
+    pub(crate) open: BTreeSet<u64>,
+    pub(crate) dialled: u64,
     /// Faults for the next requests of their kind.
-    pub(super) faults: Vec<(Request, Fault)>,
-    pub(super) fired: u64,
-    pub(super) zeros: u64,
-    pub(super) flushes: u64,
+    pub(crate) faults: Vec<(Request, Fault)>,
+    pub(crate) fired: u64,
+    pub(crate) zeros: u64,
+    pub(crate) flushes: u64,
     /// Requests that are performed when nobody waits for them; without a time, when the test says so.
     strays: Vec<(Option<Instant>, Range<usize>, Vec<u8>)>,
     /// Tickets of this epoch and older ones have ended.
-    ended: Option<u64>,
-    epoch: u64,
-    /// A new ticket is to be had when one has ended.
-    pub(super) renewable: bool,
+    pub(crate) ended: Option<u64>,
+    pub(crate) epoch: u64,
+    /// So many new tickets are to be had when one has ended.
+    pub(crate) renewals: u64,
     /// A connection breaks after so many requests.
-    pub(super) lifetime: Option<u32>,
+    pub(crate) lifetime: Option<u32>,
 }
 
-impl Server {
+impl State {
     fn perform(&mut self, id: u64, range: Range<usize>, bytes: &[u8]) {
         self.visible[range.clone()].copy_from_slice(bytes);
         self.owner[range].fill(id);
     }
 
     fn forget(&mut self, lost: impl Fn(u64) -> bool) {
-        for at in 0..SIZE {
+        for at in 0..self.owner.len() {
             if self.owner[at] != 0 && lost(self.owner[at]) {
                 self.visible[at] = self.durable[at];
                 self.owner[at] = 0;
@@ -100,18 +98,18 @@ impl Server {
 
     /// The connection breaks, and takes with it what it did not flush.
     fn cut(&mut self, id: u64) {
-        self.broken.push(id);
+        self.open.remove(&id);
         self.forget(|owner| owner == id);
     }
 
     /// All connections break: a daemon that starts again.
-    pub(super) fn restart(&mut self, newest: u64) {
-        self.broken.extend(1..=newest);
+    pub(crate) fn restart(&mut self) {
+        self.open.clear();
         self.forget(|_| true);
     }
 
     /// What strays there are is performed, whoever wrote there since.
-    pub(super) fn let_strays_in(&mut self, all: bool) {
+    pub(crate) fn let_strays_in(&mut self, all: bool) {
         let now = Instant::now();
         let due = |at: Option<Instant>| all || at.is_some_and(|at| at <= now);
         let (go, stay) = std::mem::take(&mut self.strays)
@@ -125,70 +123,76 @@ impl Server {
     }
 }
 
-pub(super) struct Cloud {
-    pub(super) server: Arc<Mutex<Server>>,
-    pub(super) newest: AtomicU64,
+pub(crate) struct MemoryServer {
+    state: Arc<Mutex<State>>,
+    /// Held while a new ticket is got.
+    renewing: Mutex<()>,
 }
 
-impl Cloud {
-    /// A disk of [`SIZE`] bytes of `fill`.
-    pub(super) fn new(fill: u8) -> Arc<Cloud> {
-        let server = Server {
-            visible: vec![fill; SIZE],
-            durable: vec![fill; SIZE],
-            owner: vec![0; SIZE],
-            ..Server::default()
+impl MemoryServer {
+    /// A disk of `size` bytes of `fill`.
+    pub(crate) fn new(size: usize, fill: u8) -> Arc<MemoryServer> {
+        let state = State {
+            visible: vec![fill; size],
+            durable: vec![fill; size],
+            owner: vec![0; size],
+            ..State::default()
         };
-        Arc::new(Cloud {
-            server: Arc::new(Mutex::new(server)),
-            newest: AtomicU64::new(0),
+        Arc::new(MemoryServer {
+            state: Arc::new(Mutex::new(state)),
+            renewing: Mutex::new(()),
         })
     }
 
-    pub(super) fn server(&self) -> MutexGuard<'_, Server> {
-        self.server.lock()
-    }
-
-    pub(super) fn restart(&self) {
-        let mut server = self.server();
-        let newest = self.newest.load(Ordering::SeqCst);
-        server.restart(newest);
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
     }
 }
 
-impl Dial for Cloud {
+impl Dial for MemoryServer {
     fn dial(&self) -> Result<Box<dyn Remote>, RemoteError> {
-        let server = self.server();
-        if server.ended == Some(server.epoch) {
+        let mut state = self.state();
+        if state.ended == Some(state.epoch) {
             return Err(RemoteError::Denied(
                 Denial::EndedTicket,
                 "the ticket has ended".into(),
             ));
         }
+        state.dialled += 1;
+        let id = state.dialled;
+        state.open.insert(id);
         Ok(Box::new(Connection {
-            server: self.server.clone(),
-            id: self.newest.fetch_add(1, Ordering::SeqCst) + 1,
-            epoch: server.epoch,
+            state: self.state.clone(),
+            id,
+            epoch: state.epoch,
             requests: 0,
         }))
     }
 
     fn epoch(&self) -> u64 {
-        self.server().epoch
+        self.state().epoch
     }
 
+    /// As `imageio` does it: one at a time, and not under the lock.
     fn renew(&self, epoch: u64, _: &RemoteError) -> bool {
-        let mut server = self.server();
-        if epoch == server.epoch && server.renewable {
-            server.forget(|_| true);
-            server.epoch += 1;
+        let _one_at_a_time = self.renewing.lock();
+        if epoch < self.state().epoch {
+            return true;
         }
-        epoch < server.epoch
+        thread::sleep(Duration::ZERO);
+        let mut state = self.state();
+        if state.renewals == 0 {
+            return false;
+        }
+        state.forget(|_| true);
+        state.renewals -= 1;
+        state.epoch += 1;
+        true
     }
 }
 
 struct Connection {
-    server: Arc<Mutex<Server>>,
+    state: Arc<Mutex<State>>,
     id: u64,
     epoch: u64,
     requests: u32,
@@ -199,43 +203,43 @@ impl Connection {
         &mut self,
         kind: Request,
         change: Option<(Range<usize>, &[u8])>,
-        perform: impl FnOnce(&mut Server, u64),
+        perform: impl FnOnce(&mut State, u64),
     ) -> Result<(), RemoteError> {
-        let mut server = self.server.lock();
+        let mut state = self.state.lock();
         let id = self.id;
-        server.let_strays_in(false);
-        if server.broken.contains(&id) {
+        state.let_strays_in(false);
+        if !state.open.contains(&id) {
             return Err(RemoteError::Lost("the connection broke".into()));
         }
-        if server.ended.is_some_and(|ended| self.epoch <= ended) {
+        if state.ended.is_some_and(|ended| self.epoch <= ended) {
             return Err(RemoteError::Denied(
                 Denial::EndedTicket,
                 "the ticket has ended".into(),
             ));
         }
         self.requests += 1;
-        if server.lifetime.is_some_and(|most| self.requests > most) {
-            server.cut(id);
+        if state.lifetime.is_some_and(|most| self.requests > most) {
+            state.cut(id);
             return Err(RemoteError::Lost("it has lived long enough".into()));
         }
-        let Some(at) = server.faults.iter().position(|(of, _)| *of == kind) else {
-            perform(&mut server, id);
+        let Some(at) = state.faults.iter().position(|(of, _)| *of == kind) else {
+            perform(&mut state, id);
             return Ok(());
         };
-        let fault = server.faults.remove(at).1;
-        server.fired += 1;
+        let fault = state.faults.remove(at).1;
+        state.fired += 1;
         if let Some((range, bytes)) = change {
             let half = range.len() / 2;
             match fault {
                 Fault::LostHalf | Fault::FailedHalf => {
-                    server.perform(id, range.start..range.start + half, &bytes[..half]);
+                    state.perform(id, range.start..range.start + half, &bytes[..half]);
                 }
-                Fault::LostAfter | Fault::Late => server.perform(id, range, bytes),
+                Fault::LostAfter | Fault::Late => state.perform(id, range, bytes),
                 Fault::LostLater | Fault::FailedLater => {
                     let soon = Instant::now() + STRAY;
-                    server.strays.push((Some(soon), range, bytes.to_vec()));
+                    state.strays.push((Some(soon), range, bytes.to_vec()));
                 }
-                Fault::LateLater => server.strays.push((None, range, bytes.to_vec())),
+                Fault::LateLater => state.strays.push((None, range, bytes.to_vec())),
                 Fault::Lost | Fault::Failed | Fault::Denied | Fault::Nonsense => {}
                 #[cfg(not(feature = "shuttle"))]
                 Fault::Panic => {}
@@ -244,41 +248,41 @@ impl Connection {
         Err(match fault {
             Fault::Lost | Fault::LostHalf | Fault::LostAfter | Fault::LostLater => {
                 if (kind, fault) == (Request::Flush, Fault::LostAfter) {
-                    server.forget(|_| true);
+                    state.forget(|_| true);
                 }
-                server.cut(id);
+                state.cut(id);
                 RemoteError::Lost("reset".into())
             }
             Fault::Failed | Fault::FailedHalf | Fault::FailedLater => {
                 if kind == Request::Flush {
-                    server.forget(|_| true);
+                    state.forget(|_| true);
                 }
                 RemoteError::Failed("500".into())
             }
             Fault::Late | Fault::LateLater => RemoteError::Late("silence".into()),
             Fault::Denied => {
-                server.ended = Some(self.epoch);
+                state.ended = Some(self.epoch);
                 RemoteError::Denied(Denial::EndedTicket, "403".into())
             }
             Fault::Nonsense => RemoteError::Protocol("418".into()),
             #[cfg(not(feature = "shuttle"))]
             Fault::Panic => {
-                drop(server);
+                drop(state);
                 panic!("on purpose");
             }
         })
     }
 
     fn change(&mut self, range: Range<usize>, bytes: &[u8]) -> Result<(), RemoteError> {
-        self.request(Request::Change, Some((range.clone(), bytes)), |server, id| {
-            server.perform(id, range, bytes)
+        self.request(Request::Change, Some((range.clone(), bytes)), |state, id| {
+            state.perform(id, range, bytes)
         })
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.server.lock().cut(self.id);
+        self.state.lock().cut(self.id);
     }
 }
 
@@ -287,10 +291,10 @@ impl Remote for Connection {
         self.epoch
     }
     fn read(&mut self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), RemoteError> {
-        self.request(Request::Read, None, |server, _| {
+        self.request(Request::Read, None, |state, _| {
             let mut at = offset as usize;
             for part in parts {
-                part.copy_from_slice(&server.visible[at..][..part.len()]);
+                part.copy_from_slice(&state.visible[at..][..part.len()]);
                 at += part.len();
             }
         })
@@ -300,33 +304,32 @@ impl Remote for Connection {
         self.change(offset as usize..offset as usize + data.len(), &data)
     }
     fn zero(&mut self, offset: u64, len: u64) -> Result<(), RemoteError> {
-        self.server.lock().zeros += 1;
+        self.state.lock().zeros += 1;
         self.change(offset as usize..(offset + len) as usize, &vec![0; len as usize])
     }
     fn flush(&mut self) -> Result<(), RemoteError> {
-        self.request(Request::Flush, None, |server, id| {
-            server.flushes += 1;
-            for at in 0..SIZE {
-                if server.owner[at] == id {
-                    server.durable[at] = server.visible[at];
-                    server.owner[at] = 0;
+        self.request(Request::Flush, None, |state, id| {
+            state.flushes += 1;
+            for at in 0..state.owner.len() {
+                if state.owner[at] == id {
+                    state.durable[at] = state.visible[at];
+                    state.owner[at] = 0;
                 }
             }
         })
     }
     fn touch(&mut self) -> Result<(), RemoteError> {
-        Ok(())
+        self.request(Request::Touch, None, |_, _| {})
     }
     fn extents(&mut self, found: &mut dyn FnMut(Extent)) -> Result<(), RemoteError> {
-        let server = self.server.lock();
-        for (n, block) in server.visible.chunks(4096).enumerate() {
-            let zero = block.iter().all(|b| *b == 0);
-            found(Extent {
-                start: n as u64 * 4096,
-                length: block.len() as u64,
-                zero,
-            });
-        }
-        Ok(())
+        self.request(Request::Extents, None, |state, _| {
+            for (n, block) in state.visible.chunks(4096).enumerate() {
+                found(Extent {
+                    start: n as u64 * 4096,
+                    length: block.len() as u64,
+                    zero: block.iter().all(|b| *b == 0),
+                });
+            }
+        })
     }
 }
