@@ -102,10 +102,9 @@ impl Disk {
     }
 
     pub(super) fn verdict(&self) -> Result<(), DiskError> {
-        if let Some(loss) = self.pool.loss()
-            && self.writes.failure().is_none()
-        {
-            self.writes.fail(loss.to_owned());
+        match self.pool.loss() {
+            Some(loss) if self.writes.failure().is_none() => self.writes.fail(loss.to_owned()),
+            _ => {}
         }
         self.writes.check()
     }

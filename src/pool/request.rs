@@ -101,9 +101,10 @@ impl Pool {
     /// Makes some activity on the ticket where there was none for `quiet`; like a keep-alive, it takes no connection
     /// that is at work, and gives up none with unflushed writes for want of an answer to OPTIONS.
     pub(crate) fn touch(&self, quiet: Duration) {
-        if self.is_quiet(quiet)
-            && let Some(mut lease) = self.lease_idle(self.connections() - 1, quiet)
-        {
+        if !self.is_quiet(quiet) {
+            return;
+        }
+        if let Some(mut lease) = self.lease_idle(self.connections() - 1, quiet) {
             lease.keep_alive();
         }
     }

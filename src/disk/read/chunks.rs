@@ -72,9 +72,10 @@ struct State {
 
 impl State {
     fn recycle(&mut self, chunk: Arc<Vec<u8>>) {
-        if self.spare.len() < MAX_SPARE_BUFFERS.min(self.kept.cap().get() / 3)
-            && let Some(buffer) = Arc::into_inner(chunk)
-        {
+        if self.spare.len() >= MAX_SPARE_BUFFERS.min(self.kept.cap().get() / 3) {
+            return;
+        }
+        if let Some(buffer) = Arc::into_inner(chunk) {
             self.spare.push(buffer);
         }
     }
@@ -147,7 +148,7 @@ impl Chunks {
             };
             state.coming.insert(index, under_way);
             match runs.last_mut() {
-                Some(run) if run.end == index && !index.is_multiple_of(self.run) => run.end += 1,
+                Some(run) if run.end == index && index % self.run != 0 => run.end += 1,
                 _ => runs.push(index..index + 1),
             }
         }
@@ -175,9 +176,11 @@ impl Chunks {
         let Some(under_way) = state.coming.remove(&index) else {
             return;
         };
-        if let (Some(bytes), false) = (&bytes, under_way.tainted)
-            && let Some((_, old)) = state.kept.push(index, bytes.clone())
-        {
+        let replaced = match &bytes {
+            Some(bytes) if !under_way.tainted => state.kept.push(index, bytes.clone()),
+            _ => None,
+        };
+        if let Some((_, old)) = replaced {
             state.recycle(old);
         }
         drop(state);

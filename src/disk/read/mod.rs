@@ -121,7 +121,8 @@ impl Reader {
             let zeros = inner.zeros.as_ref();
             let plain = !inner.table.touches(&range) && zeros.is_none_or(|zeros| !zeros.touches(&range));
             drop(inner);
-            if plain && let Some(chunk) = self.chunk(offset / CHUNK_BYTES) {
+            let chunk = plain.then(|| self.chunk(offset / CHUNK_BYTES)).flatten();
+            if let Some(chunk) = chunk {
                 self.consumed_to(range.end);
                 let within = (offset % CHUNK_BYTES) as usize;
                 return Ok(ReadBytes::Kept(chunk, within..within + len));
@@ -189,9 +190,11 @@ impl Reader {
     /// Asks for the bytes themselves, unless a chunk has them all.
     fn read_exact(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
         let within = (offset % CHUNK_BYTES) as usize;
-        if within + buf.len() <= CHUNK_BYTES as usize
-            && let Found::Kept(bytes) = self.fetcher.chunks.find(offset / CHUNK_BYTES)
-        {
+        let found = match within + buf.len() <= CHUNK_BYTES as usize {
+            true => self.fetcher.chunks.find(offset / CHUNK_BYTES),
+            false => Found::Missing,
+        };
+        if let Found::Kept(bytes) = found {
             buf.copy_from_slice(&bytes[within..within + buf.len()]);
             return Ok(());
         }
@@ -226,7 +229,7 @@ impl Reader {
 
     /// A sequential reader has got to `end`.
     fn consumed_to(&self, end: u64) {
-        if end.is_multiple_of(CHUNK_BYTES) {
+        if end % CHUNK_BYTES == 0 {
             self.fetcher.chunks.consumed(end / CHUNK_BYTES - 1);
         }
     }

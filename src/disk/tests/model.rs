@@ -144,9 +144,8 @@ impl Model {
                     let skipped = offset as usize..data as usize;
                     assert!(self.image[skipped].iter().all(|b| *b == 0), "data skipped");
                 }
-                if let Ok(hole) = disk.next_hole(offset)
-                    && (hole as usize) < self.len
-                {
+                let hole = disk.next_hole(offset).ok();
+                if let Some(hole) = hole.filter(|hole| (*hole as usize) < self.len) {
                     assert_eq!(self.image[hole as usize], 0, "data in a hole");
                 }
             }

@@ -80,10 +80,9 @@ impl Journal {
         let len = payload.len();
         let (freed, replaced) = self.carve(&(start..start + len));
         let seq = replaced.map_or(seq, |replaced| replaced.min(seq));
-        if let Some(Payload::Data(bytes)) = Arc::get_mut(&mut payload)
-            && bytes.len() < bytes.capacity() / 4 * 3
-        {
-            bytes.shrink_to_fit();
+        match Arc::get_mut(&mut payload) {
+            Some(Payload::Data(bytes)) if bytes.len() < bytes.capacity() / 4 * 3 => bytes.shrink_to_fit(),
+            _ => {}
         }
         self.cost[slot] += payload.cost();
         let held = Arc::new(Held { payload, slot, seq });
@@ -93,17 +92,13 @@ impl Journal {
 
     /// All that connection `slot` has answered is durable. Returns the buffers that are free now.
     pub(crate) fn flushed(&mut self, slot: usize) -> Vec<Vec<u8>> {
-        let gone = self.entries.extract_if(.., |_, entry| entry.held.slot == slot);
-        let gone: Vec<Entry> = gone.map(|(_, entry)| entry).collect();
-        gone.into_iter()
-            .filter_map(|entry| self.release(entry.held))
-            .collect()
+        let gone = self.remove(Some(slot)).into_iter();
+        gone.filter_map(|(_, entry)| self.release(entry.held)).collect()
     }
 
     /// Takes out what connection `slot` has answered, or with `None` all connections.
     pub(crate) fn take(&mut self, slot: Option<usize>) -> Vec<Again> {
-        let lost = |entry: &Entry| slot.is_none_or(|slot| entry.held.slot == slot);
-        let gone: Vec<(u64, Entry)> = self.entries.extract_if(.., |_, entry| lost(entry)).collect();
+        let gone = self.remove(slot);
         let again = |(start, Entry { len, held, skip }): (u64, Entry)| {
             let seq = held.seq;
             if len < held.payload.len() {
@@ -119,6 +114,17 @@ impl Journal {
             (start, payload, seq)
         };
         gone.into_iter().map(again).collect()
+    }
+
+    /// Removes the entries of connection `slot`, or with `None` all of them.
+    fn remove(&mut self, slot: Option<usize>) -> Vec<(u64, Entry)> {
+        let of_slot = |entry: &Entry| slot.is_none_or(|slot| entry.held.slot == slot);
+        let found = self.entries.iter().filter(|(_, entry)| of_slot(entry));
+        let starts: Vec<u64> = found.map(|(start, _)| *start).collect();
+        let removed = starts.into_iter();
+        removed
+            .filter_map(|start| self.entries.remove_entry(&start))
+            .collect()
     }
 
     /// Number of the oldest write that is not known to be durable.

@@ -6,7 +6,7 @@
 //! doesn't hold counts as data.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Range, RangeBounds};
 
 /// Runs kept at most (about 12 MiB); on a more fragmented disk further holes count as data.
 const MAX_RUNS: usize = 1 << 18;
@@ -28,9 +28,7 @@ impl ZeroMap {
         if start >= end {
             return;
         }
-        while let Some((&s, &e)) = self.runs.range(..=end).next_back()
-            && e >= start
-        {
+        while let Some((s, e)) = self.last_run(..=end).filter(|&(_, e)| e >= start) {
             start = start.min(s);
             end = end.max(e);
             self.forget(s);
@@ -43,9 +41,7 @@ impl ZeroMap {
         if range.is_empty() {
             return;
         }
-        while let Some((&s, &e)) = self.runs.range(..range.end).next_back()
-            && e > range.start
-        {
+        while let Some((s, e)) = self.last_run(..range.end).filter(|&(_, e)| e > range.start) {
             self.forget(s);
             for (s, e) in [(s, range.start), (range.end, e)] {
                 self.keep(s, e);
@@ -76,8 +72,8 @@ impl ZeroMap {
 
     /// True when any byte of `range` is known to be zero.
     pub(crate) fn touches(&self, range: &Range<u64>) -> bool {
-        let last = self.runs.range(..range.end).next_back();
-        last.is_some_and(|(_, &end)| end > range.start)
+        self.last_run(..range.end)
+            .is_some_and(|(_, end)| end > range.start)
     }
 
     /// First byte at or after `offset` that may be data.
@@ -115,8 +111,14 @@ impl ZeroMap {
 
     /// End of the run that holds `offset`.
     fn run_at(&self, offset: u64) -> Option<u64> {
-        let (_, &end) = self.runs.range(..=offset).next_back()?;
+        let (_, end) = self.last_run(..=offset)?;
         (end > offset).then_some(end)
+    }
+
+    /// The last run, start and end, that begins within `starts`.
+    fn last_run(&self, starts: impl RangeBounds<u64>) -> Option<(u64, u64)> {
+        let last = self.runs.range(starts).next_back();
+        last.map(|(&start, &end)| (start, end))
     }
 }
 

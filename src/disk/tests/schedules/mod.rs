@@ -80,7 +80,7 @@ impl Own {
     }
 
     fn is_whole(number: u8) -> bool {
-        number.is_multiple_of(2)
+        number % 2 == 0
     }
 
     fn acknowledged(&self) -> u8 {

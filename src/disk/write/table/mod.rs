@@ -179,13 +179,9 @@ impl Table {
 
     fn put(&mut self, start: u64, piece: &[u8]) {
         let end = start + piece.len() as u64;
-        // Newer bytes inside an older segment: the segment's number covers them.
-        if let Some((s, seg)) = self.queued.range_mut(..=start).next_back()
-            && let Payload::Data(bytes) = &mut seg.payload
-            && s + bytes.len() as u64 >= end
-        {
-            let at = (start - s) as usize;
-            bytes[at..at + piece.len()].copy_from_slice(piece);
+        if let Some(older) = self.data_over(&(start..end)) {
+            // The segment's number covers the newer bytes.
+            older.copy_from_slice(piece);
             return;
         }
         let seq = self.carve(&(start..end)).unwrap_or(self.last_seq);
@@ -210,12 +206,8 @@ impl Table {
         };
         bytes.extend_from_slice(piece);
         segment.seq = segment.seq.min(seq);
-        if !end.is_multiple_of(self.cell)
-            && let Some(Segment {
-                payload: Payload::Data(_),
-                ..
-            }) = self.queued.get(&end)
-        {
+        let is_data = |segment: &Segment| matches!(segment.payload, Payload::Data(_));
+        if end % self.cell != 0 && self.queued.get(&end).is_some_and(is_data) {
             let right = self.take(end);
             let Payload::Data(more) = right.payload else {
                 unreachable!("just seen")
@@ -291,6 +283,16 @@ impl Table {
         self.by_age.remove(&(segment.seq, start));
         self.discount(&segment.payload);
         segment
+    }
+
+    /// The queued bytes of `range`, when one segment with data holds all of them.
+    fn data_over(&mut self, range: &Range<u64>) -> Option<&mut [u8]> {
+        let (start, segment) = self.queued.range_mut(..=range.start).next_back()?;
+        let Payload::Data(bytes) = &mut segment.payload else {
+            return None;
+        };
+        let at = |offset: u64| (offset - start) as usize;
+        bytes.get_mut(at(range.start)..at(range.end))
     }
 
     /// Start of the queued data that ends at `start`, in the same cell.

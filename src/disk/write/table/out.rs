@@ -51,7 +51,7 @@ impl Table {
     /// True when a segment need not wait for neighbours.
     fn is_due(&self, start: u64, segment: &Segment, now: Instant) -> bool {
         let end = start + segment.payload.len();
-        let full = matches!(segment.payload, Payload::Data(_)) && end.is_multiple_of(self.cell);
+        let full = matches!(segment.payload, Payload::Data(_)) && end % self.cell == 0;
         full || segment.seq <= self.urgent || segment.born + MAX_LINGER <= now
     }
 
@@ -73,15 +73,16 @@ impl Table {
 
     fn launch(&mut self, start: u64) -> Flight {
         let mut segment = self.take(start);
-        if let Payload::Zero(len) = &mut segment.payload
-            && *len > MAX_ZERO_BYTES
-        {
-            let rest = Segment {
-                payload: Payload::Zero(*len - MAX_ZERO_BYTES),
-                ..segment
-            };
-            *len = MAX_ZERO_BYTES;
-            self.insert(start + MAX_ZERO_BYTES, rest);
+        match &mut segment.payload {
+            Payload::Zero(len) if *len > MAX_ZERO_BYTES => {
+                let rest = Segment {
+                    payload: Payload::Zero(*len - MAX_ZERO_BYTES),
+                    ..segment
+                };
+                *len = MAX_ZERO_BYTES;
+                self.insert(start + MAX_ZERO_BYTES, rest);
+            }
+            _ => {}
         }
         self.count(&segment.payload);
         let flight = Flight {
