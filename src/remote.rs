@@ -1,9 +1,8 @@
 //! The seam between the core and the wire: what `pool` and `disk` ask of one connection.
 //!
-//! `imageio` implements it with HTTP; tests implement it in memory. The core therefore has no
-//! HTTP type in its signatures. A [`Remote`] is used by one thread at a time (the holder of a
-//! pool lease); it never reconnects by itself, because a flush speaks only for the connection
-//! that it travels on.
+//! `imageio` implements it over HTTP, the tests in memory (`memory`), so the core has no HTTP type in its signatures.
+//! A [`Remote`] is used by one thread at a time, the holder of a pool lease. It never reconnects by itself, because a
+//! flush covers only the writes of the connection that it is sent on.
 
 #[cfg(test)]
 pub(crate) mod memory;
@@ -12,12 +11,12 @@ use thiserror::Error;
 
 use crate::failure::{Exit, Failure};
 
-/// One run of bytes with the same allocation state, as the server reports it.
+/// A run of bytes with one allocation state, as the server reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Extent {
-    /// First byte.
+    /// Offset of the first byte.
     pub(crate) start: u64,
-    /// Bytes in the run, more than 0.
+    /// Length in bytes, more than 0.
     pub(crate) length: u64,
     /// True when the run reads as zeros.
     pub(crate) zero: bool,
@@ -25,23 +24,22 @@ pub(crate) struct Extent {
 
 /// One open, authorised connection to the remote disk.
 pub(crate) trait Remote: Send {
-    /// The [`Dial::epoch`] that this connection was dialled in.
+    /// Returns the [`Dial::epoch`] in which this connection was dialled.
     fn epoch(&self) -> u64 {
         0
     }
-    /// Fills `parts`, one after the other, with the bytes at `offset`: one request.
+    /// Fills `parts`, one after the other, with the bytes at `offset`, by one request.
     fn read(&mut self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), RemoteError>;
-    /// Writes `parts`, one after the other, at `offset`: one request. Not durable before [`Remote::flush`] on the same
-    /// connection.
+    /// Writes `parts`, one after the other, at `offset`, by one request. The bytes are not durable before a
+    /// [`Remote::flush`] on the same connection.
     fn write(&mut self, offset: u64, parts: &[&[u8]]) -> Result<(), RemoteError>;
-    /// Makes `len` bytes at `offset` read as zeros; durable like a write.
+    /// Makes `len` bytes at `offset` read as zeros; like a write, it is durable only after a flush.
     fn zero(&mut self, offset: u64, len: u64) -> Result<(), RemoteError>;
     /// Makes every answered write of this connection durable.
     fn flush(&mut self) -> Result<(), RemoteError>;
-    /// Counts as activity, so that neither the connection nor the ticket idles out.
+    /// Sends a request that counts as activity, so that neither the connection nor the ticket idles out.
     fn touch(&mut self) -> Result<(), RemoteError>;
-    /// Reports the extents of the whole disk in ascending order. A server without the
-    /// feature reports nothing.
+    /// Reports the extents of the whole disk in ascending order. A server without the feature reports none.
     fn extents(&mut self, found: &mut dyn FnMut(Extent)) -> Result<(), RemoteError>;
 }
 
@@ -50,53 +48,53 @@ pub(crate) trait Dial: Send + Sync {
     /// Connects, finishes the TLS handshake and authorises the connection on the ticket.
     fn dial(&self) -> Result<Box<dyn Remote>, RemoteError>;
 
-    /// Which right to the image a connection dialled now would use; it grows with every renewal.
+    /// Returns the number of the right to the image that a connection dialled now would use; each renewal increases it.
     fn epoch(&self) -> u64 {
         0
     }
 
-    /// `why` says that the right of `epoch` has ended, or may have: gets a new one where that is possible and safe. True
-    /// when a new connection is worth a try. May block as long as that takes, minutes.
+    /// Gets a new right where that is possible and safe, because `why` says that the right of `epoch` has, or may have,
+    /// ended. Returns true when a new connection is worth a try. May block for minutes.
     fn renew(&self, epoch: u64, why: &RemoteError) -> bool {
         let _ = (epoch, why);
         false
     }
 }
 
-/// What a refusal says about the ticket.
+/// The state of the ticket according to a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Denial {
-    /// The server does not know it: the server has restarted, or the ticket was taken away.
+    /// The server does not know the ticket: the server has restarted, or the ticket was removed.
     UnknownTicket,
-    /// The server refuses it otherwise: it has expired, or was cancelled.
+    /// The ticket has expired or was cancelled.
     EndedTicket,
-    /// The ticket is good and does not allow this request.
+    /// The ticket is valid but does not allow this request.
     Forbidden,
 }
 
-/// Why a request failed, in the classes that decide what may be done next. Each text is whole:
-/// it names the request, the range, the host and what the server said, and never the ticket.
+/// Why a request failed, in the classes that decide what may be done next. Each text is complete: it names the
+/// request, the range, the host and the server's message, and never the ticket.
 #[derive(Debug, Clone, Error)]
 pub(crate) enum RemoteError {
-    /// The connection broke; whether the request was performed is not known.
+    /// The connection broke; the request may or may not have been performed.
     #[error("{0}")]
     Lost(String),
-    /// No answer in time. The server may be at work on the request still, and perform it at any later
-    /// moment, after whatever is sent on another connection meanwhile.
+    /// The server did not answer in time. It may still be working on the request and perform it at any later moment,
+    /// even after requests that are sent on other connections meanwhile.
     #[error("{0}")]
     Late(String),
-    /// The server answered that it failed (5xx): the storage behind it has a problem. After
-    /// such an answer the connection may be poisoned (an NBD backend that went away stays away).
+    /// The server answered 5xx: the storage behind it has a problem. After such an answer the connection may be
+    /// poisoned (an NBD backend that went away stays away).
     #[error("{0}")]
     Failed(String),
-    /// Nobody listens at the server's address, on a host that is up: nothing was sent. The server may have
-    /// come back in another place.
+    /// Nothing listens at the server's address although the host is up; no request was sent. The server may have come
+    /// back at another address.
     #[error("{0}")]
     Unreachable(String),
-    /// The server refuses the ticket (403). The request is repeated only with a new right, see [`Dial::renew`].
+    /// The server refuses the ticket (403). The request is repeated only with a new right; see [`Dial::renew`].
     #[error("{1}")]
     Denied(Denial, String),
-    /// Anything else the server said or sent that makes no sense for the request.
+    /// The server sent something else that makes no sense as an answer to the request.
     #[error("{0}")]
     Protocol(String),
 }

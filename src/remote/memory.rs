@@ -1,9 +1,9 @@
-//! A server in memory that keeps its promises to the letter and not a bit further.
+//! A server in memory that keeps its promises to the letter and not a bit further, for the tests of `pool` and `disk`.
 //!
-//! What a connection has written belongs to that connection until it flushes: when the connection breaks, the server
-//! forgets it, and readers see what was there before. When a flush fails, it has forgotten what any connection had
-//! not flushed, and says so once. A request can be performed in part, or after everybody has given up on it. A ticket
-//! can end, and with it all connections.
+//! Unflushed writes belong to the connection that carried them: when it breaks, the server forgets them, and readers
+//! see the bytes that were there before. When a flush fails, the server has forgotten the unflushed writes of every
+//! connection, and reports that once. A request can be performed in part, or after everybody has given up on it. A
+//! ticket can end, and all of its connections with it.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -13,10 +13,10 @@ use std::time::Duration;
 use super::{Denial, Dial, Extent, Remote, RemoteError};
 use crate::sync::{Instant, Mutex, MutexGuard, thread};
 
-/// A stray ends within this time; the disk's own patience is longer (`pool::retry`, in tests).
-const STRAY: Duration = Duration::from_millis(10);
+/// Delay after which a stray is performed; the grace that the pool allows in tests is longer (`pool::retry`).
+const STRAY_DELAY: Duration = Duration::from_millis(10);
 
-/// Which requests a fault is for.
+/// The requests that a fault is meant for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Request {
     Read,
@@ -26,29 +26,30 @@ pub(crate) enum Request {
     Extents,
 }
 
-/// What happens to one request.
+/// The fate of one request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Fault {
-    /// The connection breaks before anything is done.
+    /// The connection breaks before anything is performed.
     Lost,
-    /// It breaks when half is done.
+    /// The connection breaks when half is performed.
     LostHalf,
-    /// It breaks before the answer; then all of it is forgotten with the rest. A flush has failed, and nobody is told.
+    /// The connection breaks before the answer, and its unflushed writes are forgotten, this one included. A flush has
+    /// failed, and its report is lost.
     LostAfter,
-    /// It breaks, and the request is performed soon after.
+    /// The connection breaks, and the request is performed soon after.
     LostLater,
-    /// Nothing is done, and the server says so.
+    /// The server performs nothing and answers that it failed.
     Failed,
-    /// Half is done, and the server says that it failed.
+    /// The server performs half and answers that it failed.
     FailedHalf,
-    /// Whoever is between says that it failed, and the server performs it soon after.
+    /// A proxy answers that the request failed, and the server performs it soon after.
     FailedLater,
-    /// A bug of ours.
+    /// The client panics.
     #[cfg(not(feature = "shuttle"))]
     Panic,
-    /// No answer; it is performed at once.
+    /// There is no answer; the request is performed at once.
     Late,
-    /// No answer; it is performed some time, the test says when.
+    /// There is no answer; the request is performed when the test says so.
     LateLater,
     /// The ticket has ended.
     Denied,
@@ -56,28 +57,33 @@ pub(crate) enum Fault {
     Nonsense,
 }
 
+/// The disk as readers see it and as it is on the storage, the connections, and the faults to come.
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) visible: Vec<u8>,
     pub(crate) durable: Vec<u8>,
-    /// For each byte the connection that has written and not flushed it; 0 for none.
+    /// For each byte, the connection that has written and not flushed it; 0 for none.
     owner: Vec<u64>,
-    /// Connections that are not broken, and how many there were so far.
+    /// Connections that are neither broken nor closed.
     pub(crate) open: BTreeSet<u64>,
+    /// Number of connections so far.
     pub(crate) dialled: u64,
     /// Faults for the next requests of their kind.
     pub(crate) faults: Vec<(Request, Fault)>,
+    /// Number of faults that have happened.
     pub(crate) fired: u64,
+    /// Number of zero requests.
     pub(crate) zeros: u64,
+    /// Number of flushes that succeeded.
     pub(crate) flushes: u64,
-    /// Requests that are performed when nobody waits for them; without a time, when the test says so.
+    /// Requests that are performed when nobody waits for them any more; those without a time, when the test says so.
     strays: Vec<(Option<Instant>, Range<usize>, Vec<u8>)>,
     /// Tickets of this epoch and older ones have ended.
     pub(crate) ended: Option<u64>,
     pub(crate) epoch: u64,
-    /// So many new tickets are to be had when one has ended.
+    /// Number of further tickets that can be had.
     pub(crate) renewals: u64,
-    /// A connection breaks after so many requests.
+    /// Number of requests after which a connection breaks.
     pub(crate) lifetime: Option<u32>,
 }
 
@@ -96,19 +102,19 @@ impl State {
         }
     }
 
-    /// The connection breaks, and takes with it what it did not flush.
+    /// Breaks a connection; its unflushed writes are lost.
     fn cut(&mut self, id: u64) {
         self.open.remove(&id);
         self.forget(|owner| owner == id);
     }
 
-    /// All connections break: a daemon that starts again.
+    /// Breaks all connections, like a daemon that restarts.
     pub(crate) fn restart(&mut self) {
         self.open.clear();
         self.forget(|_| true);
     }
 
-    /// What strays there are is performed, whoever wrote there since.
+    /// Performs the strays that are due, or `all` of them, over whatever was written since.
     pub(crate) fn let_strays_in(&mut self, all: bool) {
         let now = Instant::now();
         let due = |at: Option<Instant>| all || at.is_some_and(|at| at <= now);
@@ -123,14 +129,15 @@ impl State {
     }
 }
 
+/// The server; as a [`Dial`], it opens connections to itself.
 pub(crate) struct MemoryServer {
     state: Arc<Mutex<State>>,
-    /// Held while a new ticket is got.
+    /// Held while a ticket is renewed.
     renewing: Mutex<()>,
 }
 
 impl MemoryServer {
-    /// A disk of `size` bytes of `fill`.
+    /// Serves a disk of `size` bytes of value `fill`.
     pub(crate) fn new(size: usize, fill: u8) -> Arc<MemoryServer> {
         let state = State {
             visible: vec![fill; size],
@@ -173,7 +180,7 @@ impl Dial for MemoryServer {
         self.state().epoch
     }
 
-    /// As `imageio` does it: one at a time, and not under the lock.
+    /// Renews like `imageio`: one thread at a time, and not in one step.
     fn renew(&self, epoch: u64, _: &RemoteError) -> bool {
         let _one_at_a_time = self.renewing.lock();
         if epoch < self.state().epoch {
@@ -236,7 +243,7 @@ impl Connection {
                 }
                 Fault::LostAfter | Fault::Late => state.perform(id, range, bytes),
                 Fault::LostLater | Fault::FailedLater => {
-                    let soon = Instant::now() + STRAY;
+                    let soon = Instant::now() + STRAY_DELAY;
                     state.strays.push((Some(soon), range, bytes.to_vec()));
                 }
                 Fault::LateLater => state.strays.push((None, range, bytes.to_vec())),
