@@ -1,8 +1,8 @@
 //! The seam between the core and the wire: what `pool` and `disk` ask of one connection.
 //!
-//! `imageio` implements it over HTTP, the tests in memory (`memory`), so the core has no HTTP type in its signatures.
-//! A [`Remote`] is used by one thread at a time, the holder of a pool lease. It never reconnects by itself, because a
-//! flush covers only the writes of the connection that it is sent on.
+//! `imageio` implements it over HTTP, the tests in memory (`memory`), so the core has no HTTP type in its
+//! signatures. A [`Remote`] is used by one thread at a time, the holder of a pool lease. It never reconnects
+//! by itself, because a flush covers only the writes of the connection that it is sent on.
 
 #[cfg(test)]
 pub(crate) mod memory;
@@ -48,13 +48,14 @@ pub(crate) trait Dial: Send + Sync {
     /// Connects, finishes the TLS handshake and authorises the connection on the ticket.
     fn dial(&self) -> Result<Box<dyn Remote>, RemoteError>;
 
-    /// Returns the number of the right to the image that a connection dialled now would use; each renewal increases it.
+    /// Returns the number of the right to the image that a connection dialled now would use; each renewal
+    /// increases it.
     fn epoch(&self) -> u64 {
         0
     }
 
-    /// Gets a new right where that is possible and safe, because `why` says that the right of `epoch` has, or may have,
-    /// ended. Returns true when a new connection is worth a try. May block for minutes.
+    /// Gets a new right where that is possible and safe, because `why` says that the right of `epoch` has, or
+    /// may have, ended. Returns true when a new connection is worth a try. May block for minutes.
     fn renew(&self, epoch: u64, why: &RemoteError) -> bool {
         let _ = (epoch, why);
         false
@@ -72,26 +73,27 @@ pub(crate) enum Denial {
     Forbidden,
 }
 
-/// Why a request failed, in the classes that decide what may be done next. Each text is complete: it names the
-/// request, the range, the host and the server's message, and never the ticket.
+/// Why a request failed, in the classes that decide what may be done next. Each text is complete: it names
+/// the request, the range, the host and the server's message, and never the ticket.
 #[derive(Debug, Clone, Error)]
 pub(crate) enum RemoteError {
     /// The connection broke; the request may or may not have been performed.
     #[error("{0}")]
     Lost(String),
-    /// The server did not answer in time. It may still be working on the request and perform it at any later moment,
-    /// even after requests that are sent on other connections meanwhile.
+    /// The server did not answer in time. It may still be working on the request and perform it at any later
+    /// moment, even after requests that are sent on other connections meanwhile.
     #[error("{0}")]
     Late(String),
-    /// The server answered 5xx: the storage behind it has a problem. After such an answer the connection may be
-    /// poisoned (an NBD backend that went away stays away).
+    /// The server answered 5xx: the storage behind it has a problem. After such an answer the connection may
+    /// be poisoned (an NBD backend that went away stays away).
     #[error("{0}")]
     Failed(String),
-    /// Nothing listens at the server's address although the host is up; no request was sent. The server may have come
-    /// back at another address.
+    /// Nothing listens at the server's address although the host is up; no request was sent. The server may
+    /// have come back at another address.
     #[error("{0}")]
     Unreachable(String),
-    /// The server refuses the ticket (403). The request is repeated only with a new right; see [`Dial::renew`].
+    /// The server refuses the ticket (403). The request is repeated only with a new right; see
+    /// [`Dial::renew`].
     #[error("{1}")]
     Denied(Denial, String),
     /// The server sent something else that makes no sense as an answer to the request.

@@ -1,19 +1,25 @@
-//! Flushing one connection or all of them, and what a flush that fails means.
+//! Flushing one connection or all of them, and what a failed flush means.
+//!
+//! A failed flush is about more than its connection: the storage reports a loss once, to whichever flush
+//! comes first. So after a 5xx all writes that are not known to be durable are sent again, whichever
+//! connection carried them; and also after a flush without an answer, since the missing answer may have been
+//! that report. While one flush fails, the success of another one beside it proves nothing.
 
 use tracing::info;
 
 use super::request::Attempt;
 use super::retry::is_hopeless;
-use super::{Lease, Op, Pool, PoolError, lock};
+use super::{Lease, Op, Pool, PoolError};
 use crate::remote::RemoteError;
 use crate::sync::{Instant, Mutex, thread};
 
-/// The answer to a flush; false when there was no connection, so nothing to flush on it.
+/// The result of a flush; `Ok(false)` when the slot had no connection, and so nothing to flush.
 type Flushed = Result<bool, Attempt>;
 
 impl Pool {
-    /// Flushes every connection; the caller has made sure that what must be covered was answered. With a journal, ask it
-    /// what is durable then: a connection that was lost had nothing to flush.
+    /// Flushes every connection. The caller has made sure that the writes to be covered were answered. With a
+    /// [`Replay`](super::Replay), only that knows afterwards what is durable: a lost connection had nothing
+    /// to flush.
     pub(crate) fn flush_all(&self) -> Result<(), PoolError> {
         let mut leases = self.lock_all()?;
         let slots: Vec<Mutex<&mut Lease<'_>>> = leases.iter_mut().map(Mutex::new).collect();
@@ -24,14 +30,14 @@ impl Pool {
             let first = flush(0);
             let joined = (1..).zip(spawned).map(|(n, spawned)| match spawned {
                 Some(thread) => thread.join().map_err(|_| ()),
-                // No thread is to be had: one after the other, then.
+                // Without a thread, this slot is flushed after the first one.
                 None => Ok(flush(n)),
             });
             [Ok(first)].into_iter().chain(joined).collect()
         });
         drop(slots);
         let Ok(flushed) = flushed else {
-            // Nobody knows how far which conversation got.
+            // Nobody knows how far each exchange got.
             for lease in &mut leases {
                 lease.give_up_connection("internal error in a flush");
             }
@@ -43,14 +49,14 @@ impl Pool {
         match &failed {
             Some(why) if self.can_replay() => self.replay_all(why),
             Some(why) if leases.iter().any(|lease| lease.seat().unflushed) => self.set_loss(format!(
-                "a flush failed, which may have been about the writes of any connection: {why}; data may be lost, write \
-                 the image again"
+                "a flush failed, which may have been about the writes of any connection: {why}; data may be \
+                 lost, write the image again"
             )),
             _ => {}
         }
         let mut done = Ok(());
         for (lease, result) in leases.iter_mut().zip(flushed) {
-            // Where one flush failed, the success of another proves nothing.
+            // While one flush fails, the success of another one proves nothing.
             if failed.is_none() || result.is_err() {
                 done = done.and(lease.settle(result));
             }
@@ -58,15 +64,15 @@ impl Pool {
         done.and_then(|()| self.check_loss())
     }
 
-    /// A flush has failed; returns since when they do for such a reason.
+    /// Notes a failed flush; returns since when flushes have failed for the same kind of reason.
     fn flush_failed(&self, error: &RemoteError) -> Instant {
         let reason = usize::from(!matches!(error, RemoteError::Failed(_)));
-        *lock(&self.flush_failing)[reason].get_or_insert_with(Instant::now)
+        *self.flush_failing.lock()[reason].get_or_insert_with(Instant::now)
     }
 
-    /// Whatever has failed before has nothing to do with what comes.
+    /// Forgets earlier failures of flushes: they say nothing about later ones.
     fn flushes_start_anew(&self) {
-        *lock(&self.flush_failing) = [None; 2];
+        *self.flush_failing.lock() = [None; 2];
     }
 
     fn note_flushed(&self, slot: usize) {
@@ -76,22 +82,23 @@ impl Pool {
         }
     }
 
-    /// The storage may have lost whatever it had not flushed.
+    /// Has every unflushed write sent again: the storage may have lost it.
     fn replay_all(&self, why: &str) {
         if let Some(replay) = self.replay.get() {
-            info!("all that is not flushed is written again: {why}");
+            info!("everything unflushed is written again: {why}");
             replay.replay_all();
         }
     }
 }
 
 impl Lease<'_> {
-    /// Makes every write that this connection carried durable, or has the journal write it again: whoever needs to know
-    /// asks the journal.
+    /// Makes every write that this connection carried durable, or has it sent again. A caller that needs to
+    /// know which asks the journal.
     pub(crate) fn flush(&mut self) -> Result<(), PoolError> {
         let pool = self.pool;
         let result = {
-            // Two at once could share one report of a loss; the one without it would tell of success.
+            // Of two flushes at once only one would receive the report of a loss, and the other one would
+            // succeed.
             let _alone = pool.flushing.lock();
             let result = self.flush_once();
             if let Some(why) = Self::report_of_a_loss(&result) {
@@ -102,7 +109,7 @@ impl Lease<'_> {
         self.settle(result)
     }
 
-    /// Sends a flush; nobody has drawn a conclusion from it yet.
+    /// Sends a flush; the caller [settles](Self::settle) its result.
     fn flush_once(&mut self) -> Flushed {
         match self.seat().remote {
             None => Ok(false),
@@ -112,7 +119,8 @@ impl Lease<'_> {
         }
     }
 
-    /// What may be, or may have been, the storage's only word of a loss of anybody's writes, also of others'.
+    /// Returns the error when it is, or may have been, the storage's only report of a loss of writes,
+    /// whichever connection carried them.
     fn report_of_a_loss(result: &Flushed) -> Option<String> {
         let attempt = result.as_ref().err()?;
         let tells = match attempt.error {
@@ -125,7 +133,7 @@ impl Lease<'_> {
         tells.then(|| attempt.error.to_string())
     }
 
-    /// Draws the conclusions from a flush of this connection alone.
+    /// Draws the conclusions from a flush as far as they concern this connection alone.
     fn settle(&mut self, result: Flushed) -> Result<(), PoolError> {
         let Attempt { error, epoch, .. } = match result {
             Ok(answered) => {

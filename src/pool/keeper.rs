@@ -1,9 +1,10 @@
 //! Keeps idle connections and the ticket alive.
 //!
-//! The server closes a connection that is silent for the ticket's inactivity timeout (60 s by default),
-//! and the ticket itself expires when nothing happens on it. Each connection has a thread that looks every
-//! few seconds whether it was not used for a third of that, and sends a flush where writes wait for one, else OPTIONS
-//! (flush is refused on read tickets, OPTIONS counts as activity on every ticket).
+//! The server closes a connection that is silent for the ticket's inactivity timeout (60 s by default), and
+//! the ticket itself expires without activity. Each connection has a thread that checks every few seconds
+//! whether the connection has been unused for a third of that time. If so, the thread sends a flush when
+//! writes wait for one, else OPTIONS (a read ticket refuses flush, while OPTIONS counts as activity on every
+//! ticket).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,33 +13,33 @@ use super::Pool;
 use crate::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use crate::sync::thread;
 
-/// The inactivity timeout that a ticket has unless it was given another one: the shortest usual one.
+/// A ticket's inactivity timeout by default. Longer timeouts are treated as this one.
 pub(crate) const USUAL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Who says less than this, or 0, can't be kept alive by us.
+/// Shorter timeouts, including 0, are treated as this one.
 const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A connection unused for this part of the timeout gets a keep-alive.
-const IDLE_PER_TIMEOUT: u32 = 3;
+/// A connection gets a keep-alive when it has been unused for the timeout divided by this.
+const TIMEOUT_DIVISOR: u32 = 3;
 
-/// How often to look, in that time.
-const LOOKS_PER_IDLE: u32 = 4;
+/// Number of checks within that idle time.
+const CHECKS_PER_IDLE: u32 = 4;
 
-/// The keep-alive threads, one for each connection: one that hangs delays nobody else. They end when this is
-/// dropped, after the request that they may be in.
+/// The keep-alive threads, one for each connection, so that a hanging one delays no other. Dropping this ends
+/// them without waiting; a thread in the middle of a request ends after it.
 pub(crate) struct Keeper {
     _stop: Vec<Sender<()>>,
 }
 
 impl Keeper {
-    /// Starts to watch `pool`, whose server drops what is unused for `timeout`.
+    /// Starts to keep `pool` alive, whose server drops a connection that is unused for `timeout`.
     pub(crate) fn start(pool: &Arc<Pool>, timeout: Duration) -> std::io::Result<Self> {
-        let idle = timeout.clamp(MIN_TIMEOUT, USUAL_TIMEOUT) / IDLE_PER_TIMEOUT;
+        let idle = timeout.clamp(MIN_TIMEOUT, USUAL_TIMEOUT) / TIMEOUT_DIVISOR;
         let watch = |slot| {
             let (stop, stopped) = channel();
             let pool = pool.clone();
-            let look = move || {
-                while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(idle / LOOKS_PER_IDLE) {
+            let check = move || {
+                while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(idle / CHECKS_PER_IDLE) {
                     if let Some(mut lease) = pool.lease_idle(slot, idle) {
                         lease.keep_alive();
                     }
@@ -46,7 +47,7 @@ impl Keeper {
             };
             thread::Builder::new()
                 .name(format!("keeper-{}", slot + 1))
-                .spawn(look)?;
+                .spawn(check)?;
             Ok(stop)
         };
         let stop = (0..pool.connections())

@@ -1,4 +1,4 @@
-//! One connection, borrowed: how it is got, given up, dialled anew and given back.
+//! A borrowed connection: getting one, giving it up, dialling a new one and putting it back.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use super::{Pool, PoolError, Seat, Slot, State};
 use crate::remote::{Remote, RemoteError};
 use crate::sync::Instant;
 
-/// What a lease is for.
+/// What a connection is leased for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Any connection.
+    /// A request that any connection may carry.
     Read,
-    /// One of the writing connections.
+    /// A change, which only the writing connections carry.
     Write,
 }
 
-/// One connection, borrowed.
+/// One connection, borrowed from the pool until this is dropped.
 pub(crate) struct Lease<'a> {
     pub(super) pool: &'a Pool,
     index: usize,
@@ -26,9 +26,9 @@ pub(crate) struct Lease<'a> {
 }
 
 impl Pool {
-    /// Waits for a connection that is free for `purpose`.
+    /// Waits for a free connection for `purpose`. Fails only when the pool is closed.
     pub(crate) fn lease(&self, purpose: Purpose) -> Result<Lease<'_>, PoolError> {
-        // Readers take the slots from the end, away from the writers' ones.
+        // Readers search from the end, away from the writers' slots.
         let free = move |state: &State, writers: usize| match purpose {
             Purpose::Read => state.slots.iter().rposition(Slot::is_some),
             Purpose::Write => state.slots[..writers].iter().position(Slot::is_some),
@@ -43,7 +43,7 @@ impl Pool {
         })
     }
 
-    /// Waits until no connection is in use and takes them all.
+    /// Waits until no connection is in use and takes them all, in the order of their slots.
     pub(crate) fn lock_all(&self) -> Result<Vec<Lease<'_>>, PoolError> {
         let mut state = self.take_turn(|state| state.slots.iter().all(Slot::is_some))?;
         let taken = state.slots.iter_mut().map(Option::take).enumerate();
@@ -56,8 +56,9 @@ impl Pool {
             .collect())
     }
 
-    /// Takes the connection of slot `index` if nobody used it for `idle` and it is free now, also ahead of a
-    /// flush that waits for all of them: a request that hangs elsewhere must not let this one idle out.
+    /// Takes the connection of slot `index` if it is free and has not been used for `idle`. This goes ahead
+    /// of a flush that waits for all connections: while a request hangs elsewhere, this connection must not
+    /// idle out.
     pub(super) fn lease_idle(&self, index: usize, idle: Duration) -> Option<Lease<'_>> {
         let mut state = self.lock();
         if state.closed {
@@ -73,12 +74,12 @@ impl Pool {
 }
 
 impl Lease<'_> {
-    /// Which slot this is, from 0.
+    /// Returns the slot of the connection, counted from 0.
     pub(crate) fn index(&self) -> usize {
         self.index
     }
 
-    /// Counts the connections that the slot has had.
+    /// Returns the number of the connection within its slot, counted from 1.
     #[cfg(all(test, not(feature = "shuttle")))]
     pub(super) fn generation(&self) -> u64 {
         self.seat().generation
@@ -92,8 +93,8 @@ impl Lease<'_> {
         self.seat.as_mut().expect("the seat is taken in drop only")
     }
 
-    /// Ends the slot's connection. What it carried and did not flush is written again; without a journal that is a loss,
-    /// for `why`.
+    /// Closes the slot's connection, because of `why`. Its unflushed writes are sent again; without a
+    /// [`Replay`](super::Replay) they are a loss.
     pub(super) fn give_up_connection(&mut self, why: &str) {
         let connection = self.index + 1;
         let seat = self.seat_mut();
@@ -119,7 +120,7 @@ impl Lease<'_> {
         }
     }
 
-    /// The connection, dialled anew when the last one was given up.
+    /// Returns the connection, after dialling a new one if the last one was given up.
     pub(super) fn remote(&mut self) -> Result<&mut Box<dyn Remote>, RemoteError> {
         if self.seat().remote.is_none() {
             let remote = self.pool.dial.dial()?;

@@ -1,24 +1,33 @@
-//! Who may talk on which connection: a bounded set of connections behind one mutex and one condvar.
+//! A bounded set of connections, shared by all threads behind one mutex and one condition variable.
 //!
-//! Threads queue in strict order of arrival. The one at the head waits until what it asks for is
-//! free (one connection to read, one of the writing connections to write, or all of them at once to
-//! flush) and then lets the next one try. So two flushes can't hold half of the connections each, a
-//! stream of writes can't starve a flush, and a stream of flushes can't starve a write.
+//! Threads queue in strict order of arrival. The thread at the head waits until what it asks for is free (one
+//! connection to read, one of the writing connections to write, or all of them at once to flush); then the
+//! next one is at the head. So two flushes can't hold half of the connections each, a stream of writes can't
+//! starve a flush, and a stream of flushes can't starve a write.
 //!
-//! A [`Lease`] goes back when it is dropped, also while its holder panics; then the connection
-//! is thrown away, since nobody knows how far the conversation got.
+//! A [`Lease`] returns its connection when it is dropped, also while its holder panics; in that case the
+//! connection is closed, since nobody knows how far the exchange got.
 //!
-//! Each slot remembers whether its connection carried writes that no flush on *it* has covered. A
-//! connection that dies with such writes takes the promise of durability with it. Then the slot gets a new
-//! connection with a new generation, and the [`Replay`], which holds those writes still, sends them again; nobody
-//! notices. Without a journal it is a loss, recorded once and for all ([`Pool::loss`]), and every later flush of the pool
-//! fails.
+//! Each slot remembers whether its connection carried writes that no flush on *it* has covered. A connection
+//! that dies with such writes takes the promise of durability with it. The slot then gets a new connection
+//! with a new generation, and [`Replay`], which still holds those writes, sends them again without anybody
+//! noticing. Without a replay this is a loss, recorded for good ([`Pool::loss`]): every later flush of the
+//! pool fails.
 //!
-//! The journal hears of an answer, of a flush and of a loss while the connection's lease is held, so for each
-//! connection in the order in which they happened.
+//! The journal behind [`Replay`] learns of answers, flushes and losses while the lease of the connection is
+//! held, so for each connection in the order in which they happened.
 //!
-//! At most `writers` slots are ever leased for writing: a file backend advises one, since it
+//! At most `writers` slots are ever leased for writing: a file backend advertises one writer, since it
 //! rewrites whole blocks without a lock.
+//!
+//! ```text
+//! lease       borrowing one connection, giving it up, dialling anew
+//! request     one request and its repetitions
+//! flush       flushing one or all connections, and what a failed flush means
+//! retry       how long a request is repeated, and what a failed attempt leaves behind
+//! keeper      keep-alive threads
+//! statistics  counters of each connection
+//! ```
 
 mod flush;
 mod keeper;
@@ -46,25 +55,27 @@ use crate::sync::{Condvar, Instant, Mutex, MutexGuard, thread};
 /// Why the pool could not do what it was asked.
 #[derive(Debug, Clone, Error)]
 pub(crate) enum PoolError {
-    /// The request failed, after whatever retries were allowed.
+    /// The request failed, and may not be repeated any more.
     #[error("{0}")]
     Request(#[from] RemoteError),
-    /// Acknowledged writes were on a connection that is gone.
+    /// A connection was lost with acknowledged writes that were not flushed.
     #[error("{0}")]
     Loss(String),
-    /// [`Pool::close_all`] was called.
+    /// [`Pool::close_all`] has been called.
     #[error("the connections are closed: the mount is ending")]
     Closed,
 }
 
-/// What was answered on a connection, is not known to be durable, and can be sent again. Called with the connection's
-/// lease held, and from many threads.
+/// Holds the writes that were answered and are not known to be durable, and can send them again.
+///
+/// The pool calls it from many threads, always with the lease of a connection held.
 pub(crate) trait Replay: Send + Sync {
-    /// All that connection `slot` has answered is durable.
+    /// Every write that connection `slot` has answered is durable.
     fn durable(&self, slot: usize);
-    /// Connection `slot` is gone: what it had answered since its last flush is to be sent again.
+    /// Connection `slot` is gone: the writes answered on it since its last flush have to be sent again.
     fn replay(&self, slot: usize);
-    /// The storage may have lost what any connection had answered since its last flush: all of it is to be sent again.
+    /// The storage may have lost writes: those answered on any connection since its last flush have to be
+    /// sent again.
     fn replay_all(&self);
 }
 
@@ -77,11 +88,12 @@ pub(crate) struct Pool {
     writers: usize,
     retry_time: Duration,
     replay: OnceLock<Arc<dyn Replay>>,
-    /// Held by whoever flushes a single connection.
+    /// Held while a single connection is flushed.
     flushing: Mutex<()>,
-    /// Since when flushes have failed with none that did not: because the storage failed, and because there was no answer.
+    /// Since when flushes have failed without a success between: those that the storage failed, and those
+    /// without an answer.
     flush_failing: Mutex<[Option<Instant>; 2]>,
-    /// Since when no connection has got an answer.
+    /// Since when no connection has received an answer.
     outage: Mutex<Option<Instant>>,
     loss: OnceLock<String>,
     replaced: AtomicU64,
@@ -97,9 +109,11 @@ struct State {
 /// A place for one connection; `None` while it is leased.
 type Slot = Option<Seat>;
 
+/// A connection in its slot, or in the lease that borrowed it.
 struct Seat {
+    /// `None` after the connection was given up; the next request dials.
     remote: Option<Box<dyn Remote>>,
-    /// Counts the connections that this slot has had; the first one is 1.
+    /// Number of the connection within this slot; the first one is 1.
     generation: u64,
     /// Writes were sent on this connection and not flushed on it since.
     unflushed: bool,
@@ -107,9 +121,9 @@ struct Seat {
 }
 
 impl Pool {
-    /// A pool over `first` and `count - 1` further connections, dialled at once and in parallel, so
-    /// that each is authorised before the server drops it. `count` and `writers` are at least 1. What fails for want of
-    /// a connection is tried again for `retry_time`.
+    /// Opens a pool over `first` and `count - 1` further connections. They are dialled at once and in
+    /// parallel, so that each is authorised before the server drops it. `count` and `writers` are raised to
+    /// at least 1. A request that gets no answer is repeated for `retry_time`.
     pub(crate) fn open(
         dial: Arc<dyn Dial>,
         first: Box<dyn Remote>,
@@ -156,32 +170,32 @@ impl Pool {
         }))
     }
 
-    /// From now on `journal` sends again what a lost connection took with it. Once, before the first change.
+    /// Has `replay` send again the writes of lost connections. Called once, before the first change.
     pub(crate) fn replay_with(&self, replay: Arc<dyn Replay>) {
         let _ = self.replay.set(replay);
     }
 
-    /// Number of connections.
+    /// Returns the number of connections.
     pub(crate) fn connections(&self) -> usize {
         self.statistics.len()
     }
 
-    /// Number of connections that may write at the same time.
+    /// Returns how many connections may write at the same time.
     pub(crate) fn writers(&self) -> usize {
         self.writers
     }
 
-    /// How many connections had to be replaced so far.
+    /// Returns how many connections have been replaced so far.
     pub(crate) fn replaced(&self) -> u64 {
         self.replaced.load(Ordering::Relaxed)
     }
 
-    /// What each connection did.
+    /// Returns the counters of each slot, in order.
     pub(crate) fn statistics(&self) -> &[ConnectionStatistics] {
         &self.statistics
     }
 
-    /// Why acknowledged writes may be lost, once they may be.
+    /// Returns why acknowledged writes may be lost, if they may be.
     pub(crate) fn loss(&self) -> Option<&str> {
         self.loss.get().map(String::as_str)
     }
@@ -197,7 +211,8 @@ impl Pool {
         }
     }
 
-    /// Waits for the head of the queue and for `ready`; the caller takes what it wants from the state.
+    /// Waits until this thread is at the head of the queue and `ready` holds; the caller then takes its slots
+    /// from the state.
     fn take_turn(&self, ready: impl Fn(&State) -> bool) -> Result<MutexGuard<'_, State>, PoolError> {
         let mut state = self.lock();
         let ticket = state.next_ticket;
@@ -207,7 +222,7 @@ impl Pool {
             self.changed.wait(&mut state);
         }
         state.queue.retain(|&waiting| waiting != ticket);
-        // The next one in the queue may find what it wants free too.
+        // What the next thread in the queue asks for may be free as well.
         self.changed.notify_all();
         match state.closed {
             true => Err(PoolError::Closed),
@@ -215,7 +230,7 @@ impl Pool {
         }
     }
 
-    /// True when no connection is at work or was for `time`.
+    /// True when no connection is in use or was used within `time`.
     fn is_quiet(&self, time: Duration) -> bool {
         let state = self.lock();
         let quiet = |slot: &Slot| slot.as_ref().is_some_and(|seat| seat.used.elapsed() >= time);
@@ -226,7 +241,7 @@ impl Pool {
         self.replay.get().is_some()
     }
 
-    /// How long a request is repeated that gets no answer.
+    /// Returns how long a request without an answer is repeated.
     pub(crate) fn retry_time(&self) -> Duration {
         self.retry_time
     }
@@ -237,18 +252,18 @@ impl Pool {
         }
     }
 
-    /// Since when no connection has got an answer, when none does.
+    /// Returns since when no connection has received an answer; `None` while there are answers.
     fn outage(&self) -> Option<Instant> {
-        *lock(&self.outage)
+        *self.outage.lock()
     }
 
     fn note_outage<T>(&self, result: &Result<T, RemoteError>) {
         match result {
             Err(RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Late(_)) => {
-                lock(&self.outage).get_or_insert_with(Instant::now);
+                self.outage.lock().get_or_insert_with(Instant::now);
             }
-            // Whatever was said, there is somebody who says it.
-            Ok(_) | Err(_) => *lock(&self.outage) = None,
+            // Any answer, even a refusal, shows that the server is there.
+            Ok(_) | Err(_) => *self.outage.lock() = None,
         }
     }
 
@@ -258,13 +273,8 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic can't leave the state half changed: nothing in a critical section panics.
         self.state.lock()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
 }
 
 #[cfg(all(test, feature = "shuttle"))]

@@ -1,24 +1,20 @@
-//! One request on a leased connection: what may be repeated, and on which connection.
+//! One request on a leased connection: whether it may be repeated, and on which connection.
 //!
-//! | request      | connection lost or silent       | server failed (5xx)             | denied               | nonsense |
-//! |--------------|---------------------------------|---------------------------------|----------------------|----------|
-//! | read         | new connection, again           | new connection, again           | new right, again     | error    |
-//! | write, zero  | new connection, again           | new connection, again           | new right, again     | error    |
-//! | flush        | new connection; all is to be    | new connection; all is to be    | new right            | error    |
-//! |              | written again                   | written again                   |                      |          |
-//! | touch        | new connection at the next one  | the same                        | the same             | the same |
+//! | request     | lost or silent            | server failed (5xx)       | denied           | nonsense |
+//! |-------------|---------------------------|---------------------------|------------------|----------|
+//! | read        | new connection, again     | new connection, again     | new right, again | error    |
+//! | write, zero | new connection, again     | new connection, again     | new right, again | error    |
+//! | flush       | new connection, replay    | new connection, replay    | new right        | error    |
+//! | touch       | new connection next time  | the same                  | the same         | the same |
 //!
-//! Whenever a connection goes, the [`Replay`] hears of it and writes again what the connection had answered and not
-//! flushed; only without a journal is that a loss, for good. How often a request is tried is `retry`'s business, and how a
-//! new right comes about is [`Dial::renew`]'s. It is asked when the server refuses ours, and also when the server has been away
-//! for some time: it may come back in another place.
+//! Whenever a connection is given up, [`Replay`] is told and sends again the writes that the connection had
+//! answered and not flushed; only without a replay is that a loss, for good. `retry` decides how often a
+//! request is repeated, and [`Dial::renew`] gets a new right. The latter is called when the server refuses
+//! the present right, and also when the server has been away for some time: it may come back at another
+//! address.
 //!
-//! A failed flush is about more than its connection: the storage reports that it lost something once, to whoever asks
-//! first. So after a 5xx everything that is not known to be durable is written again, whoever carried it; and so after a flush
-//! without an answer, which may have been that report.
-//!
-//! After a 5xx a connection is left behind, as its NBD backend may be gone for good. A read that failed says nothing
-//! about the writes on its connection: they are flushed before it goes, and only if that fails they are written again.
+//! After a 5xx a connection is given up, as its NBD backend may be gone for good. A failed read says nothing
+//! about the writes on its connection: they are flushed first, and sent again only if that fails.
 
 use std::time::Duration;
 
@@ -33,30 +29,30 @@ use crate::remote::Dial;
 use crate::remote::{Extent, Remote, RemoteError};
 use crate::sync::Instant;
 
-/// New rights that one request may ask for after a refusal.
+/// Upper bound on new rights that one request may ask for after refusals.
 const MAX_RENEWALS: u32 = 5;
 
-/// A change that was answered.
+/// An answered change.
 #[must_use]
 pub(crate) struct Answered<'a> {
-    /// The connection that carried it. It may be flushed, or lost, as soon as this is dropped.
+    /// The connection that carried it. It may be flushed or lost as soon as this is dropped.
     pub(crate) lease: Lease<'a>,
-    /// An earlier attempt may still be performed, until then.
+    /// How long an earlier attempt may still be performed, if any may.
     pub(crate) doubt: Option<Doubt>,
 }
 
-/// Why an attempt failed.
+/// A failed attempt.
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) error: RemoteError,
-    /// How long the request was at work; `None` when it was not sent: there was no connection to be had.
+    /// How long the request was at work; `None` when it was not sent because dialling failed.
     pub(super) at_work: Option<Duration>,
-    /// The right that it was made with.
+    /// The number of the right that it was made with.
     pub(super) epoch: u64,
 }
 
 impl Pool {
-    /// Fills `parts`, one after the other, from `offset`.
+    /// Fills `parts`, one after the other, with the bytes from `offset`.
     pub(crate) fn read(&self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), PoolError> {
         let len = parts.iter().map(|part| part.len() as u64).sum();
         let mut lease = self.lease(Purpose::Read)?;
@@ -66,8 +62,9 @@ impl Pool {
         Ok(())
     }
 
-    /// Reports the extents of the whole disk, on a connection of the pool, or on one of its own where the server has
-    /// one to spare: it may take minutes. After a failed attempt they come again from offset 0.
+    /// Reports the extents of the whole disk, which may take minutes. The request uses a connection of the
+    /// pool, or with `own_connection` one of its own, which the server must allow. After a failed attempt the
+    /// extents are reported again from offset 0.
     pub(crate) fn extents(
         &self,
         own_connection: bool,
@@ -98,8 +95,9 @@ impl Pool {
         self.change(Op::Zero, len, |remote| remote.zero(offset, len))
     }
 
-    /// Makes some activity on the ticket where there was none for `quiet`; like a keep-alive, it takes no connection
-    /// that is at work, and gives up none with unflushed writes for want of an answer to OPTIONS.
+    /// Causes activity on the ticket if there was none for `quiet`. Like a keep-alive it takes no connection
+    /// that is in use, and never gives up a connection with unflushed writes only because OPTIONS got no
+    /// answer.
     pub(crate) fn touch(&self, quiet: Duration) {
         if !self.is_quiet(quiet) {
             return;
@@ -123,8 +121,8 @@ impl Pool {
 }
 
 impl Lease<'_> {
-    /// Counts as activity on a connection that has been idle. One attempt: a connection that is gone is
-    /// dialled again at the next look. A failed flush costs the connection: a second one might succeed without the
+    /// Causes activity on an idle connection, in one attempt: a lost connection is dialled again by the next
+    /// keep-alive. After a failed flush the connection is given up: a second flush might succeed without the
     /// writes that the first one was about (fsync reports an error once).
     pub(super) fn keep_alive(&mut self) {
         let done = match self.seat().unflushed {
@@ -139,7 +137,8 @@ impl Lease<'_> {
         }
     }
 
-    /// Makes a request until it is answered, or there is no sense in it any more.
+    /// Repeats a request until it succeeds or may not be repeated any more. Returns the doubt that earlier
+    /// attempts leave.
     fn repeat(
         &mut self,
         kind: RequestKind,
@@ -159,7 +158,7 @@ impl Lease<'_> {
                 at_work,
                 epoch,
             } = match self.try_once(op, bytes, &mut request) {
-                // Storage that took long over this attempt may take as long over an earlier one.
+                // If the storage took long over this attempt, it may take as long over an earlier one.
                 Ok(()) => return Ok(doubt.max(doubt.map(|_| Doubt::until_a_request_of(begun.elapsed())))),
                 Err(attempt) => attempt,
             };
@@ -172,7 +171,7 @@ impl Lease<'_> {
                 | RemoteError::Late(_)
                 | RemoteError::Failed(_) => {
                     self.give_up_connection(&error.to_string());
-                    // Where it was may be nothing any more, and its image be served elsewhere.
+                    // The server may be gone from its address, and its image be served elsewhere.
                     let away = !matches!(error, RemoteError::Failed(_)) && retry.is_long();
                     if away && renewable && self.pool.dial.renew(epoch, &error) {
                         retry = Retry::new(kind, self.pool.retry_time);
@@ -196,7 +195,7 @@ impl Lease<'_> {
         }
     }
 
-    /// Leaves a connection whose server failed to read; its writes are flushed before it goes.
+    /// Gives up a connection after a failed read, and flushes its writes before.
     fn leave_behind(&mut self, why: &RemoteError) {
         if self.seat().unflushed {
             let _ = self.flush();
@@ -204,6 +203,7 @@ impl Lease<'_> {
         self.give_up_connection(&why.to_string());
     }
 
+    /// Makes one attempt, on a new connection if there is none, and counts it.
     pub(super) fn try_once(
         &mut self,
         op: Op,
@@ -226,7 +226,7 @@ impl Lease<'_> {
             Err(error) => result = result.and(Err(error)),
         }
         statistics.record(op, begun.elapsed(), result.is_ok(), bytes);
-        // A keep-alive that fails keeps nobody waiting yet.
+        // A failed keep-alive has kept nobody waiting.
         if op != Op::Touch || result.is_ok() {
             self.pool.note_outage(&result);
         }

@@ -1,6 +1,7 @@
-//! The pool under many schedules: who waits gets its turn, and a flush covers what was answered before it.
+//! The pool under many schedules: every waiter gets its turn, and a flush covers the writes answered before
+//! it.
 //!
-//! Each write here has a byte of its own, at the offset of its number.
+//! Each write has a number, and one byte at that offset.
 
 use std::collections::BTreeSet;
 
@@ -9,18 +10,19 @@ use crate::remote::memory::MemoryServer;
 use crate::sync::schedules::explore;
 use crate::sync::thread::yield_now;
 
-/// What a byte is after its write.
+/// The value of a byte after its write.
 const WRITTEN: u8 = b'x';
 
-struct Untold;
+/// Has nothing to send again.
+struct NoReplay;
 
-impl Replay for Untold {
+impl Replay for NoReplay {
     fn durable(&self, _: usize) {}
     fn replay(&self, _: usize) {}
     fn replay_all(&self) {}
 }
 
-/// A pool whose two connections may write, and which never stops trying.
+/// A pool with two connections, which both may write, and with an endless retry time.
 fn pool() -> (Arc<MemoryServer>, Arc<Pool>) {
     let server = MemoryServer::new(16, 0);
     let first = server.dial().unwrap();
@@ -38,7 +40,7 @@ fn durable(server: &MemoryServer) -> BTreeSet<u64> {
         .collect()
 }
 
-/// What was answered so far.
+/// The numbers of the writes that were answered so far.
 #[derive(Default)]
 struct Answers(Mutex<BTreeSet<u64>>);
 
@@ -90,7 +92,7 @@ fn flushers_writers_readers_and_keep_alive_all_get_through_and_a_flush_covers_wh
 }
 
 #[test]
-fn whoever_waits_is_served_before_whoever_comes_later() {
+fn waiters_are_served_in_the_order_of_their_arrival() {
     explore("turns", 16_000, || {
         let (_, pool) = pool();
         let (pool, served) = (&pool, &Mutex::new(Vec::new()));
@@ -106,7 +108,7 @@ fn whoever_waits_is_served_before_whoever_comes_later() {
                 served.lock().push("flush");
             });
             waiting(1);
-            // A connection is free for this one all the time.
+            // A connection is free for this thread all the time.
             scope.spawn(|| {
                 let _one = pool.lease(Purpose::Write).unwrap();
                 served.lock().push("write");
@@ -177,7 +179,7 @@ fn a_right_that_ends_under_several_requests_is_renewed_once() {
     explore("renewal", 24_000, || {
         let (server, pool) = pool();
         server.state().renewals = u64::MAX;
-        pool.replay_with(Arc::new(Untold));
+        pool.replay_with(Arc::new(NoReplay));
         let (server, pool) = (&server, &pool);
         thread::scope(|scope| {
             scope.spawn(|| drop(pool.write(1, &[b"x"]).unwrap()));

@@ -1,5 +1,5 @@
-//! What one connection did and how long it took, in the form of imageio's own log lines, so that
-//! the two sides of a transfer can be laid side by side.
+//! Counts what each connection did and how long it took. The text has the form of imageio's own log lines, so
+//! that both sides of a transfer can be compared line by line.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Kinds of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Op {
-    /// GET.
+    /// GET of bytes.
     Read,
     /// PUT.
     Write,
@@ -47,7 +47,7 @@ pub(crate) struct ConnectionStatistics {
 }
 
 impl ConnectionStatistics {
-    /// All zero, from now on.
+    /// Starts with all counters at zero.
     pub(crate) fn start() -> Self {
         ConnectionStatistics {
             since: Instant::now(),
@@ -55,7 +55,7 @@ impl ConnectionStatistics {
         }
     }
 
-    /// Adds one request of `bytes` that took `time`.
+    /// Adds one request of `bytes` bytes that took `time` and succeeded if `done`.
     pub(crate) fn record(&self, op: Op, time: Duration, done: bool, bytes: u64) {
         let counter = &self.counters[op as usize];
         counter.nanoseconds.fetch_add(time.as_nanos() as u64, Relaxed);
@@ -67,23 +67,23 @@ impl ConnectionStatistics {
         }
     }
 
-    /// Requests of this kind that succeeded.
+    /// Returns the number of requests of this kind that succeeded.
     pub(crate) fn ops(&self, op: Op) -> u64 {
         self.counters[op as usize].ops.load(Relaxed)
     }
 
-    /// Bytes moved by requests of this kind that succeeded.
+    /// Returns the bytes moved by requests of this kind that succeeded.
     pub(crate) fn bytes(&self, op: Op) -> u64 {
         self.counters[op as usize].bytes.load(Relaxed)
     }
 
-    /// Requests of any kind that failed.
+    /// Returns the number of failed requests of any kind.
     pub(crate) fn errors(&self) -> u64 {
         self.counters.iter().map(|c| c.errors.load(Relaxed)).sum()
     }
 }
 
-/// `[connection 1 ops, 1.234567 s] [write 3 ops, 0.500000 s, 12.00 MiB, 24.00 MiB/s] ...`
+/// Writes `[connection 1 ops, 1.234567 s] [write 3 ops, 0.500000 s, 12.00 MiB, 24.00 MiB/s] ...`.
 impl fmt::Display for ConnectionStatistics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -113,7 +113,7 @@ impl fmt::Display for ConnectionStatistics {
     }
 }
 
-/// `12.00 MiB`, as imageio prints sizes.
+/// Formats a size in bytes like imageio: `12.00 MiB`.
 fn size(mut value: f64) -> String {
     for unit in ["bytes", "KiB", "MiB", "GiB"] {
         if value < 1024.0 {

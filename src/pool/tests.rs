@@ -14,7 +14,7 @@ fn pool(count: usize, writers: usize) -> (Arc<MemoryServer>, Arc<Pool>) {
     (server, pool)
 }
 
-/// A journal that remembers what it was told.
+/// Remembers the calls that the pool makes.
 #[derive(Default)]
 struct Heard(Mutex<Vec<String>>);
 
@@ -30,7 +30,7 @@ impl Replay for Heard {
     }
 }
 
-/// A pool with a journal, which tries again for a while.
+/// A pool with a replay, which repeats requests for a while.
 fn pool_with_replay(count: usize) -> (Arc<MemoryServer>, Arc<Pool>, Arc<Heard>) {
     let (server, heard) = (server(), Arc::new(Heard::default()));
     let first = server.dial().unwrap();
@@ -40,7 +40,7 @@ fn pool_with_replay(count: usize) -> (Arc<MemoryServer>, Arc<Pool>, Arc<Heard>) 
 }
 
 #[test]
-fn a_lease_comes_back_also_when_its_holder_panics() {
+fn a_lease_is_returned_even_if_its_holder_panics() {
     let (server, pool) = pool(1, 1);
     let holder = pool.clone();
     let panicked = std::thread::spawn(move || {
@@ -52,7 +52,7 @@ fn a_lease_comes_back_also_when_its_holder_panics() {
     assert_eq!(
         server.state().dialled,
         2,
-        "the conversation was broken off, so it is a new one"
+        "the exchange was broken off, so the connection is a new one"
     );
     assert_eq!(pool.loss(), None);
 }
@@ -212,7 +212,7 @@ fn a_failed_write_and_a_denied_read_are_not_repeated() {
 }
 
 #[test]
-fn a_denied_read_is_repeated_with_a_new_right_and_without_a_journal_a_denied_write_never() {
+fn a_denied_read_is_repeated_with_a_new_right_and_without_a_replay_a_denied_write_never() {
     let (server, pool) = pool(1, 1);
     let read = || pool.read(0, &mut [&mut [0; 4]]);
     server.state().renewals = 9;
@@ -243,7 +243,7 @@ fn close_all_waits_for_leases_and_refuses_new_ones() {
     assert!(matches!(pool.lease(Purpose::Read), Err(PoolError::Closed)));
 }
 
-/// Each would have the whole retry time for itself, one after the other.
+/// Otherwise each of them would have the whole retry time, one after the other.
 #[test]
 fn requests_that_wait_for_each_other_share_the_time_of_an_outage() {
     let server = server();
@@ -260,21 +260,21 @@ fn requests_that_wait_for_each_other_share_the_time_of_an_outage() {
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }
 
-/// Which connection hears of a loss is chance; the others' writes may be what it was about.
+/// Chance decides which connection receives the report of a loss; it may be about the writes of others.
 #[test]
-fn without_a_journal_a_flush_without_an_answer_is_a_loss_of_whatever_is_unflushed() {
+fn without_a_replay_a_flush_without_an_answer_is_a_loss_of_all_unflushed_writes() {
     let (server, pool) = pool(2, 1);
     pool.flush_all().unwrap();
     server.state().faults.push((Request::Flush, Fault::Lost));
     pool.flush_all().expect("nothing is unflushed anywhere");
-    // Only the first connection writes; the answer that is lost may be the other one's.
+    // Only the first connection writes; the lost answer may be the other one's.
     drop(pool.write(0, &[b"x"]).unwrap());
     server.state().faults.push((Request::Flush, Fault::Lost));
     assert!(pool.flush_all().is_err());
     assert!(pool.loss().is_some() && pool.flush_all().is_err());
 }
 
-/// A keep-alive that fails for an hour has kept nobody waiting.
+/// A keep-alive that fails for an hour keeps nobody waiting.
 #[test]
 fn keep_alives_that_fail_take_nothing_from_the_time_of_a_request() {
     let (server, pool, _) = pool_with_replay(1);

@@ -1,9 +1,10 @@
-//! A server in memory that keeps its promises to the letter and not a bit further, for the tests of `pool` and `disk`.
+//! A server in memory that keeps its promises to the letter and not a bit further, for the tests of `pool`
+//! and `disk`.
 //!
-//! Unflushed writes belong to the connection that carried them: when it breaks, the server forgets them, and readers
-//! see the bytes that were there before. When a flush fails, the server has forgotten the unflushed writes of every
-//! connection, and reports that once. A request can be performed in part, or after everybody has given up on it. A
-//! ticket can end, and all of its connections with it.
+//! Unflushed writes belong to the connection that carried them: when it breaks, the server forgets them, and
+//! readers see the bytes that were there before. When a flush fails, the server has forgotten the unflushed
+//! writes of every connection, and reports that once. A request can be performed in part, or after everybody
+//! has given up on it. A ticket can end, and all of its connections with it.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -33,8 +34,8 @@ pub(crate) enum Fault {
     Lost,
     /// The connection breaks when half is performed.
     LostHalf,
-    /// The connection breaks before the answer, and its unflushed writes are forgotten, this one included. A flush has
-    /// failed, and its report is lost.
+    /// The connection breaks before the answer, and its unflushed writes are forgotten, this one included. A
+    /// flush has failed, and its report is lost.
     LostAfter,
     /// The connection breaks, and the request is performed soon after.
     LostLater,
@@ -76,7 +77,8 @@ pub(crate) struct State {
     pub(crate) zeros: u64,
     /// Number of flushes that succeeded.
     pub(crate) flushes: u64,
-    /// Requests that are performed when nobody waits for them any more; those without a time, when the test says so.
+    /// Requests that are performed when nobody waits for them any more; those without a time, when the test
+    /// says so.
     strays: Vec<(Option<Instant>, Range<usize>, Vec<u8>)>,
     /// Tickets of this epoch and older ones have ended.
     pub(crate) ended: Option<u64>,
