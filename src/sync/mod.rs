@@ -1,19 +1,21 @@
-//! Where [`pool`](crate::pool) and [`disk`](crate::disk) get their locks, threads and time from.
+//! Locks, threads and time for [`pool`](crate::pool) and [`disk`](crate::disk).
 //!
-//! That is std. Only with the feature `shuttle`, and only in the library's own tests, it is a model of it (`model`) that runs
-//! one thread at a time and lets a scheduler choose which one goes on at each lock, wait and wakeup; time passes there when
-//! somebody sleeps, not by itself. So the real pool and the real disk go through thousands of chosen schedules
-//! (`schedules`), and one that fails can be run again:
+//! They are std's, parking_lot's and crossbeam's. Only with the feature `shuttle`, and only in the library's
+//! own tests, they are a model (`model`) that runs one thread at a time and lets a scheduler choose, at each
+//! lock, wait and wakeup, which thread continues. Time passes there when a thread sleeps, not by itself. So
+//! the real pool and the real disk go through thousands of chosen schedules (`schedules`), and one that fails
+//! can be replayed:
 //!
 //! ```text
 //! cargo test --release --features shuttle --lib schedules -- --nocapture
 //! ```
 //!
-//! `RHV_MOUNT_SCHEDULES=10` takes ten times as many, `0.1` a tenth. Tests of pool and disk that take locks without a scheduler are not
-//! there with the feature.
+//! `RHV_MOUNT_SCHEDULES=10` runs ten times as many, `0.1` a tenth. Tests of pool and disk that take locks
+//! without a scheduler are left out with that feature.
 //!
-//! Not everything has to be from here: what nobody waits for and nothing depends on (counters, a text that is set once)
-//! stays std's, since each choice between steps that don't matter is one less between those that do.
+//! Not everything has to come from here: state that no thread waits for and no decision depends on (counters,
+//! a text that is set once) stays std's, since each choice between irrelevant steps takes one from the
+//! relevant ones.
 
 #[cfg(all(test, feature = "shuttle"))]
 mod model;
@@ -38,7 +40,7 @@ mod real {
         pub(crate) use std::thread::{Builder, JoinHandle, scope, sleep};
         use std::thread::{Scope, ScopedJoinHandle};
 
-        /// A thread of `scope`, where one is to be had.
+        /// Spawns a thread of `scope`; fails when the system has no thread left.
         pub(crate) fn spawn_scoped<'scope, T: Send + 'scope>(
             scope: &'scope Scope<'scope, '_>,
             body: impl FnOnce() -> T + Send + 'scope,

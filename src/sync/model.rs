@@ -1,11 +1,12 @@
-//! Locks, threads and time as a scheduler of shuttle sees them.
+//! Locks, threads and time as shuttle's scheduler sees them.
 //!
-//! Shuttle has no time: there, a wait with a timeout never ends by it, and a sleep is nothing. Here a clock moves to the end
-//! of whatever wait or sleep the scheduler lets end first. So any request can take longer than any timeout, or
-//! no time at all, and a run depends on nothing but its schedule.
+//! Shuttle has no time: in it, a wait never ends by its timeout, and a sleep does nothing. Here a clock moves
+//! to the end of whichever wait or sleep the scheduler lets end first. So any request can take longer than
+//! any timeout, or no time at all, and a run depends on nothing but its schedule.
 //!
-//! Condition variables are our own, for two reasons: those with a timeout have to be among those that `notify_one` chooses
-//! from, since it may be lost on them; and nobody wakes up without a reason, as that would hide a wakeup that is missing.
+//! Condition variables are implemented here, for two reasons. `notify_one` must be able to choose a waiter
+//! that has a timeout, since the notification may be lost on it. And no waiter may wake up without a reason,
+//! since that would hide a missing wakeup.
 
 use std::cell::Cell;
 use std::ops::{Add, Deref, DerefMut, Sub};
@@ -17,11 +18,11 @@ pub(crate) use shuttle::sync::atomic;
 use self::mpsc::{Receiver, Sender};
 
 std::thread_local! {
-    /// All threads of a schedule are one thread of the system.
+    /// Time since the beginning of the clock; all threads of a schedule are one thread of the system.
     static CLOCK: Cell<Duration> = const { Cell::new(Duration::from_secs(1 << 20)) };
 }
 
-/// Lets the scheduler choose who goes on.
+/// Lets the scheduler choose the thread that continues.
 fn switch() {
     shuttle::thread::sleep(Duration::ZERO);
 }
@@ -76,7 +77,7 @@ pub(crate) mod thread {
 
     use super::{Duration, Instant};
 
-    /// There is always one to be had.
+    /// Spawns a thread of `scope`; never fails.
     pub(crate) fn spawn_scoped<'scope, T: Send + 'scope>(
         scope: &'scope Scope<'scope, '_>,
         body: impl FnOnce() -> T + Send + 'scope,
@@ -94,7 +95,7 @@ pub(crate) mod thread {
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
-/// Holds the lock; only for the time of a wait it doesn't.
+/// Holds the lock, except during a wait.
 #[derive(Debug)]
 pub(crate) struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
@@ -111,7 +112,7 @@ impl<T> Mutex<T> {
         MutexGuard { mutex: self, guard }
     }
 
-    /// A panic fails the schedule anyway.
+    /// Ignores poison: a panic fails the schedule anyway.
     fn locked(&self) -> shuttle::sync::MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -136,7 +137,7 @@ pub(crate) struct Condvar(std::sync::Mutex<Waiting>);
 #[derive(Debug, Default)]
 struct Waiting {
     so_far: u64,
-    /// By number, and how to wake it up.
+    /// For each waiter its number, and the sender that wakes it up.
     now: Vec<(u64, Sender<()>)>,
 }
 
@@ -147,7 +148,7 @@ impl Condvar {
 
     pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
         let (_, woken) = self.leave(guard);
-        woken.recv().expect("whoever takes the sender sends");
+        woken.recv().expect("a sender that is taken out sends");
         guard.guard = Some(guard.mutex.locked());
     }
 
@@ -157,7 +158,7 @@ impl Condvar {
         let mut timed_out = false;
         while !timed_out && woken.try_recv().is_err() {
             thread::yield_now();
-            // Not at the first chance: what others do meanwhile is to be seen as well.
+            // Not always at the first chance, so that other threads can act meanwhile.
             timed_out = thread_rng().gen_ratio(1, 2) && self.forget(me);
         }
         if timed_out {
@@ -184,7 +185,8 @@ impl Condvar {
         all.into_iter().for_each(wake);
     }
 
-    /// Gives the lock back and waits from then on, in one step: the scheduler chooses before a lock is free, not after.
+    /// Releases the lock and becomes a waiter in one step: the scheduler chooses before a lock is released,
+    /// not after.
     fn leave<T>(&self, guard: &mut MutexGuard<'_, T>) -> (u64, Receiver<()>) {
         let (wake, woken) = mpsc::channel();
         guard.guard = None;
@@ -195,7 +197,7 @@ impl Condvar {
         (me, woken)
     }
 
-    /// False when it has been chosen to wake up.
+    /// Removes waiter `me`; false when it has already been chosen to wake up.
     fn forget(&self, me: u64) -> bool {
         let mut all = self.0.lock().unwrap();
         let before = all.now.len();
@@ -243,7 +245,7 @@ pub(crate) mod mpsc {
     }
 }
 
-/// A queue that many take from.
+/// A queue with several receivers.
 pub(crate) mod channel {
     use std::sync::Arc;
 

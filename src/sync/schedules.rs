@@ -1,8 +1,9 @@
-//! Goes through schedules of a scenario, and counts them.
+//! Runs a scenario under many schedules, and counts them.
 //!
-//! Half of them go by priorities that change at a few random steps (probabilistic concurrency testing), which holds one
-//! thread back for a long time; half are chosen at random at each step, which mixes threads thoroughly. A schedule that fails is
-//! printed, as a string for `shuttle::replay` and a seed for `SHUTTLE_RANDOM_SEED`.
+//! Half of the schedules follow priorities that change at a few random steps (probabilistic concurrency
+//! testing), which holds one thread back for a long time; the other half choose at random at each step, which
+//! mixes the threads thoroughly. A schedule that fails is printed, as a string for `shuttle::replay` and as a
+//! seed for `SHUTTLE_RANDOM_SEED`.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,13 +12,14 @@ use std::sync::{Arc, Mutex};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Schedule, Scheduler, Task, TaskId};
 use shuttle::{Config, MaxSteps, Runner};
 
-/// Steps in which every thread of every scenario has come to its end. They take hundreds, some a few thousand.
+/// Upper bound on the steps of one schedule. Scenarios take hundreds of steps, some a few thousand.
 const MAX_STEPS_PER_SCHEDULE: usize = 200_000;
 
-/// Changes of priority that a bug takes at most, and one more.
+/// Depth of bugs as [`PctScheduler`] counts it: the changes of priority that a bug may take, plus one.
 const PCT_DEPTH: usize = 4;
 
-/// Runs `scenario` under `count` schedules, times `RHV_MOUNT_SCHEDULES`. Each has to come to an end, with all its threads.
+/// Runs `scenario` under `count` schedules, times `RHV_MOUNT_SCHEDULES`. In each, all threads must come to
+/// their end.
 pub(crate) fn explore(name: &'static str, count: usize, scenario: fn()) {
     let times = std::env::var("RHV_MOUNT_SCHEDULES").map_or(1.0, |times| times.parse().expect("a number"));
     let each = (count as f64 * times / 2.0).ceil() as usize;
@@ -43,8 +45,9 @@ fn run(name: &'static str, kind: &'static str, scheduler: impl Scheduler + 'stat
 struct Counted {
     schedules: u64,
     steps: u64,
-    /// What was chosen in the schedule so far.
+    /// Hash of the choices in the present schedule so far.
     choices: DefaultHasher,
+    /// Hashes of the choices of each schedule that has ended.
     different: HashSet<u64>,
 }
 
@@ -55,7 +58,7 @@ impl Counted {
     }
 }
 
-/// Told at the end, also when the last schedule failed.
+/// Prints the counts when it is dropped, also after a schedule that failed.
 struct Figures {
     name: &'static str,
     kind: &'static str,
