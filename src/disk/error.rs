@@ -1,4 +1,4 @@
-//! What a disk operation can fail with; `fuse::errno` gives each its errno.
+//! The failures of a disk operation; `fuse::errno` maps each to its errno.
 
 use thiserror::Error;
 
@@ -11,16 +11,16 @@ pub(crate) enum DiskError {
         /// Size of the remote disk, bytes.
         size: u64,
     },
-    /// No data, or no hole, at or after the offset.
+    /// There is no data, or no hole, at or after the offset.
     #[error("no more data or holes after this offset")]
     NoSuchOffset,
     /// The disk was opened read-only.
     #[error("the disk is mounted read-only")]
     ReadOnly,
-    /// A read failed after its retries.
+    /// A read failed, after its retries.
     #[error("{0}")]
     Read(String),
-    /// A write, zero or flush failed, now or earlier: acknowledged bytes may be lost.
+    /// A write, zero or flush has failed, now or earlier: acknowledged bytes may be lost.
     #[error("{0}")]
     Failed(String),
     /// The mount is ending.

@@ -1,10 +1,11 @@
-//! Learns once, when the disk is opened, what the server knows to be zero.
+//! Learns once, when the disk is opened, which ranges the server knows to be zero.
 //!
-//! One thread asks, beside the first reads and writes, and where the server allows it on a connection of its own: an fsync
-//! would wait for one of the pool's. Whatever is pending when it starts, or changes before the answer
-//! is here, counts as data: the answer may be older than the change. Who needs the map ([`known`]) waits for it; zeros
-//! that are written in the first moment wait a little ([`known_soon`]), since on a new disk they then need no request.
-//! The thread always leaves a map behind, if only an empty one.
+//! A thread asks beside the first reads and writes, if possible on a connection of its own: an fsync would
+//! wait for one of the pool's. Ranges that are pending when it starts, or change before the answer arrives,
+//! count as data, since the answer may be older than the change. Callers that need the map wait for it
+//! ([`Extents::known`]). Zeros that are written right after opening wait for a moment
+//! ([`Extents::known_soon`]), since on a new disk they then cost no request. The thread always leaves a map
+//! behind, even if it is empty.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +19,13 @@ use crate::pool::Pool;
 use crate::sync::Instant;
 use crate::sync::thread::{self, JoinHandle};
 
-/// The largest unit that a backend rounds a disk's size up to, bytes: a qcow2 cluster.
+/// Upper bound on the unit to which a backend rounds up a disk's size, in bytes: a qcow2 cluster.
 const MAX_ROUNDING_BYTES: u64 = 2 << 20;
 
-/// Zeros that are written sooner than this after the disk was opened wait for the map until then.
-const MAX_FIRST_WAIT: Duration = Duration::from_secs(1);
+/// Time after opening until which the first written zeros wait for the map.
+const MAX_MAP_WAIT: Duration = Duration::from_secs(1);
 
-/// The extents of a disk, on their way or here.
+/// The extents of a disk: requested, or known.
 #[derive(Debug)]
 pub(super) struct Extents {
     writes: Arc<WriteBehind>,
@@ -32,7 +33,8 @@ pub(super) struct Extents {
 }
 
 impl Extents {
-    /// Asks for the extents of a disk of `size` bytes, where the server can tell.
+    /// Asks for the extents of a disk of `size` bytes, if the server can list them; returns the thread that
+    /// asks.
     pub(super) fn ask(
         pool: &Arc<Pool>,
         writes: &Arc<WriteBehind>,
@@ -60,18 +62,18 @@ impl Extents {
         Ok((extents, Some(thread)))
     }
 
-    /// Waits until the map is here; at most as long as the request for it may take, or until the disk closes.
+    /// Waits until the map is known, or its request has failed, or the disk closes.
     pub(super) fn known(&self) {
         self.writes.await_zeros(None);
     }
 
-    /// Waits until the map is here, or [`MAX_FIRST_WAIT`] is over.
+    /// Waits until the map is known, until [`MAX_MAP_WAIT`] after opening.
     pub(super) fn known_soon(&self) {
-        self.writes.await_zeros(Some(self.asked + MAX_FIRST_WAIT));
+        self.writes.await_zeros(Some(self.asked + MAX_MAP_WAIT));
     }
 }
 
-/// Whoever waits for the map gets one also when its thread panics.
+/// Publishes the map when it is dropped, so that waiters get one even if the thread panics.
 struct Learning {
     writes: Arc<WriteBehind>,
     map: ZeroMap,
@@ -94,13 +96,13 @@ fn load(pool: &Pool, size: u64, own_connection: bool) -> ZeroMap {
             map.insert(extent.start..reach);
         }
     });
-    // The backend may round the size up to its block; more than that isn't this disk.
+    // The backend may round the size up to its block; larger extents belong to another disk.
     if reach > size.next_multiple_of(MAX_ROUNDING_BYTES) {
-        warn!("the extents reach to {reach}, beyond the disk: all counts as data");
+        warn!("the extents reach to {reach}, beyond the disk: everything counts as data");
         return ZeroMap::default();
     }
     if let Err(e) = asked {
-        warn!("holes are not known, all counts as data: {e}");
+        warn!("holes are not known, everything counts as data: {e}");
         return ZeroMap::default();
     }
     map.remove(size..u64::MAX);

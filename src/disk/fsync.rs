@@ -1,9 +1,9 @@
-//! fsync: one round at a time, shared by everybody who waits.
+//! fsync, close and drain: when acknowledged writes are durable, and what the caller is told.
 //!
-//! A round drains the write-behind and then flushes every connection. It covers whoever arrived before
-//! it *began*; who arrives while a round runs waits for the next one, which one of the waiters leads
-//! for all of them. So n threads in fsync cost two rounds, not n, and none is told
-//! of durability by a round that began before its write.
+//! A round drains the write-behind and then flushes every connection, one round at a time. It covers the
+//! threads that arrived before it *began*. Threads that arrive while it runs wait for the next round, which
+//! one of them leads for all of them. So n threads in fsync cost two rounds, not n, and no thread relies on a
+//! round that began before its write.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -14,12 +14,12 @@ use crate::pool::PoolError;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Condvar, Instant, Mutex};
 
-/// Rounds of an fsync without any progress that may take longer than the retry time: to send all of the journal again takes
-/// a slow line that long.
+/// Rounds of an fsync without any progress that are allowed even if they take longer than the retry time: a
+/// slow line takes that long to send all of the journal again.
 const MIN_STUCK_ROUNDS: u32 = 3;
 
 impl Disk {
-    /// Waits until the server has answered every acknowledged write (close).
+    /// Waits until the server has answered every acknowledged write (`close(2)`).
     pub(crate) fn drain(&self) -> Result<(), DiskError> {
         if self.options.read_only {
             return Ok(());
@@ -28,13 +28,13 @@ impl Disk {
         self.verdict()
     }
 
-    /// Makes every acknowledged write durable (fsync).
+    /// Makes every acknowledged write durable (`fsync(2)`).
     pub(crate) fn flush(&self) -> Result<(), DiskError> {
         if self.options.read_only {
             return Ok(());
         }
-        // fsyncs of one file come one after the other (the kernel holds the inode's lock), so sharing is
-        // mostly this: what an earlier round covered needs no other one.
+        // The kernel holds the inode's lock during an fsync, so those of one file come one after the other.
+        // Sharing therefore mostly means this: writes that an earlier round covered need no other round.
         let mark = self.writes.last_seq();
         if self.flushed.load(Ordering::Acquire) >= mark {
             return self.verdict();
@@ -50,7 +50,7 @@ impl Disk {
         };
         let shared = || {
             self.verdict()?;
-            // A round that ended without an error of the disk and short of the mark was cut short by the close.
+            // Without an error of the disk, a round that ends short of the mark was cut short by the close.
             match self.flushed.load(Ordering::Acquire) >= mark {
                 true => Ok(()),
                 false => Err(DiskError::Closing),
@@ -59,19 +59,20 @@ impl Disk {
         self.rounds.join(round, shared)
     }
 
-    /// Until every write numbered up to `mark` is durable; without any progress, for the retry time.
+    /// Waits until every write numbered up to `mark` is durable; without any progress, for about the retry
+    /// time.
     fn make_durable(&self, mark: u64) -> Result<(), DiskError> {
         let (mut stuck, mut rounds) = ((None, Instant::now()), 0);
         loop {
             self.writes.drain()?;
             match self.pool.flush_all() {
                 Ok(()) => {}
-                // Not a loss: whoever has closed them has flushed before, and tells what came of it.
+                // This is no loss: the close has flushed before, and reports the outcome.
                 Err(PoolError::Closed) => return Err(DiskError::Closing),
                 Err(e) => self.writes.fail(e.to_string()),
             }
             self.verdict()?;
-            // Not so when a connection was lost meanwhile: what it carried is to be written and flushed again.
+            // When a connection was lost meanwhile, its writes must be sent and flushed again.
             let oldest = self.writes.oldest();
             if oldest.is_none_or(|oldest| oldest > mark) {
                 return Ok(());
@@ -81,8 +82,8 @@ impl Disk {
                 (stuck, rounds) = ((oldest, Instant::now()), 0);
             } else if rounds >= MIN_STUCK_ROUNDS && stuck.1.elapsed() > self.pool.retry_time() {
                 self.writes.fail(
-                    "connections are lost before what they carried is flushed, again and again; data may be lost, write \
-                     the image again"
+                    "connections are lost again and again before their writes are flushed; data may be lost, \
+                     write the image again"
                         .into(),
                 );
             }
@@ -90,7 +91,7 @@ impl Disk {
     }
 
     /// Refuses further writes, makes the acknowledged ones durable, ends the threads and closes the
-    /// connections. The result is the last word on the data.
+    /// connections. The result is final: `Ok` means that every acknowledged byte is durable.
     pub(crate) fn close(&self) -> Result<(), DiskError> {
         self.writes.refuse_writes();
         let flushed = self.flush();
@@ -101,6 +102,7 @@ impl Disk {
         flushed
     }
 
+    /// Fails if acknowledged bytes may be lost, be it by the pool's account or the disk's own.
     pub(super) fn verdict(&self) -> Result<(), DiskError> {
         match self.pool.loss() {
             Some(loss) if self.writes.failure().is_none() => self.writes.fail(loss.to_owned()),
@@ -110,13 +112,14 @@ impl Disk {
     }
 }
 
+/// Numbers of rounds; at most one runs, so `ended` is `begun` or one less.
 #[derive(Debug, Default)]
 struct Rounds {
     begun: u64,
     ended: u64,
 }
 
-/// Lets threads share rounds of some expensive work.
+/// Lets threads share rounds of flushes.
 #[derive(Debug, Default)]
 pub(super) struct SharedRounds {
     rounds: Mutex<Rounds>,
@@ -124,8 +127,9 @@ pub(super) struct SharedRounds {
 }
 
 impl SharedRounds {
-    /// Returns after a round that began after this call; `verdict` says how the disk stands then. A
-    /// round that failed leaves a sticky failure behind, so each waiter may ask for itself.
+    /// Returns after a round that began after this call. The thread that leads it gets the result of `round`,
+    /// the others that of `verdict`: a failed round leaves a sticky failure behind, so each waiter can ask
+    /// for itself.
     pub(super) fn join(
         &self,
         round: impl FnOnce() -> Result<(), DiskError>,

@@ -1,22 +1,26 @@
-//! The block device that we present: read, write, zero, truncate, flush, holes.
+//! The block device behind the file: read, write, zero, truncate, flush, holes.
 //!
-//! Knows neither FUSE nor HTTP. Called from many threads at once (the FUSE session's); a write returns
+//! It knows neither FUSE nor HTTP. Many threads call it at once (those of the FUSE session). A write returns
 //! after one copy, a read when the bytes are there, a flush when they are durable.
 //!
 //! Invariants:
-//! - *A read returns the last acknowledged write*: it looks into the write-behind table first (`reader`).
-//! - *The bytes behind the file's end are zeros.* The file may be shorter than the disk after a
-//!   truncate; truncating zeroes what it cuts off, so growing the file again is free.
-//! - *A failure is for good*: after a write, zero or flush failed, every later one says so.
-//! - *A lost connection is no failure*: what it carried is in the journal until it is durable, and is written again.
+//! - *A read returns the last acknowledged write*: it looks into the write-behind table first (`read`).
+//! - *The bytes behind the file's end are zeros.* After a truncate the file may be shorter than the disk;
+//!   truncating zeroes the bytes that it cuts off, so growing the file again is free.
+//! - *A failure is sticky*: after a write, zero or flush has failed, every later one fails as well.
+//! - *A lost connection is no failure*: its writes are in the journal until they are durable, and are sent
+//!   again.
 //!
 //! ```text
-//! pending  the write-behind table: order, merging               writer  its lock, threads, waiters
-//! journal  answered and not flushed: what is written again      strays  requests that may be performed late
-//! overlay  what is in memory over what is read                  pieces  zero detection
-//! flush    shared fsync rounds
-//! reader   where a read finds its bytes, prefetch               chunks, streams
-//! zeros    what is known to be zero              extents  how that is learnt
+//! write/          the write-behind's lock and its waiters; write/threads: the threads that send
+//! write/table/    the write-behind table: order, merging
+//! write/journal   writes that are answered and not flushed, to be sent again
+//! write/strays    requests that may be performed late
+//! write/overlay   bytes in memory over bytes that are read
+//! fsync           shared rounds of flushes, the verdict, the close
+//! read/           where a read finds its bytes, prefetch; read/chunks, read/streams
+//! zeros/map       the ranges known to be zero; extents: how they are learnt
+//! zeros/detection zeros in the data of a write
 //! ```
 
 mod error;
@@ -46,27 +50,28 @@ use crate::sync::{Mutex, MutexGuard};
 pub(crate) struct DiskOptions {
     /// Refuse writes.
     pub(crate) read_only: bool,
-    /// Bytes of the read cache.
+    /// Size of the read cache in bytes.
     pub(crate) cache_size: u64,
-    /// Bytes that may be answered and not flushed; with 0, a lost connection is a loss of what it carried.
+    /// Upper bound on the bytes that are answered and not flushed; with 0, a lost connection loses its
+    /// unflushed writes.
     pub(crate) journal_size: u64,
-    /// Writes are merged, and chunks fetched ahead, with requests of at most this many bytes.
+    /// Upper bound, in bytes, on requests that carry merged writes or prefetched chunks.
     pub(crate) request_size: u64,
     /// Send long runs of zeros as zero requests.
     pub(crate) zero_detect: bool,
     /// The server can list extents.
     pub(crate) extents: bool,
-    /// The server allows a connection more than the pool has.
+    /// The server allows one connection more than the pool has.
     pub(crate) spare_connection: bool,
 }
 
-/// Acknowledged bytes held at most: for each writing connection a request on its way and one that grows, and
-/// never so few that a burst of a few writes waits, nor more than [`MAX_WRITE_BEHIND_BYTES`].
+/// Returns the upper bound on acknowledged bytes that are not answered: for each writing connection one
+/// request on its way and one that grows, within [`MIN_WRITE_BEHIND_BYTES`] and [`MAX_WRITE_BEHIND_BYTES`].
 fn write_behind_limit(writers: usize, request_size: u64) -> usize {
     (2 * writers * request_size as usize).clamp(MIN_WRITE_BEHIND_BYTES, MAX_WRITE_BEHIND_BYTES)
 }
 
-/// Lower bound on write-behind memory, in bytes: a burst of a few writes does not wait.
+/// Lower bound on write-behind memory, in bytes, so that a burst of a few writes does not wait.
 const MIN_WRITE_BEHIND_BYTES: usize = 32 << 20;
 
 /// Upper bound on write-behind memory, in bytes, whatever the number of connections.
@@ -80,16 +85,16 @@ pub(crate) struct Disk {
     writes: Arc<WriteBehind>,
     reader: Reader,
     rounds: SharedRounds,
-    /// Writes up to this number are durable.
+    /// Number up to which all writes are durable.
     flushed: AtomicU64,
-    /// Somebody wanted to write behind the end.
+    /// Set once a write was refused or cut at the end of the disk.
     overflowed: AtomicBool,
     extents: Extents,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Disk {
-    /// A disk of `size` bytes behind `pool`; starts its threads.
+    /// Opens a disk of `size` bytes behind `pool` and starts its threads.
     pub(crate) fn open(pool: Arc<Pool>, size: u64, options: DiskOptions) -> std::io::Result<Disk> {
         let writes = Arc::new(WriteBehind::new(
             size,
@@ -129,12 +134,12 @@ impl Disk {
         })
     }
 
-    /// Size of the remote disk, bytes. The file never grows past it.
+    /// Returns the size of the remote disk in bytes. The file never grows past it.
     pub(crate) fn capacity(&self) -> u64 {
         self.size
     }
 
-    /// Size of the file, bytes.
+    /// Returns the size of the file in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.writes.lock().len
     }
@@ -144,7 +149,7 @@ impl Disk {
         self.options.read_only
     }
 
-    /// Why acknowledged bytes may be lost, if so.
+    /// Returns why acknowledged bytes may be lost, if they may be.
     pub(crate) fn failure(&self) -> Option<String> {
         self.writes
             .failure()
@@ -152,12 +157,12 @@ impl Disk {
             .map(str::to_owned)
     }
 
-    /// True once something was refused because it lay behind the end of the disk.
+    /// True once a write was refused or cut because it reached past the end of the disk.
     pub(crate) fn has_overflowed(&self) -> bool {
         self.overflowed.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the file that take space on the storage, as far as is known now; never less than that.
+    /// Returns how many bytes of the file take space on the storage, as far as is known now; never too few.
     pub(crate) fn allocated(&self) -> u64 {
         self.extents.known_soon();
         let inner = self.writes.lock();
@@ -166,8 +171,8 @@ impl Disk {
         inner.len - zeros.saturating_sub(behind_the_end).min(inner.len)
     }
 
-    /// Reads up to `len` bytes at `offset`, less at the end of the file. `buf` is room for those that have to be put
-    /// together.
+    /// Reads up to `len` bytes at `offset`, fewer at the end of the file. `buf` is used for bytes that have
+    /// to be put together.
     pub(crate) fn read<'a>(
         &self,
         offset: u64,
@@ -178,7 +183,8 @@ impl Disk {
         self.reader.read(offset, n, buf)
     }
 
-    /// Acknowledges `data` at `offset`; returns how many bytes fit before the end of the disk.
+    /// Acknowledges `data` at `offset`; returns how many bytes fit before the end of the disk, at least one
+    /// unless `data` is empty.
     pub(crate) fn write(&self, offset: u64, data: &[u8]) -> Result<usize, DiskError> {
         let fits = (data.len() as u64).min(self.size.saturating_sub(offset)) as usize;
         if fits == 0 && !data.is_empty() {
@@ -203,7 +209,7 @@ impl Disk {
             let range = offset + part.start as u64..offset + part.end as u64;
             let zero = match content {
                 Content::Zeros => true,
-                // The rest of a run of zeros that the kernel cut in two, or zeros where there are zeros.
+                // They continue a run of zeros that the kernel cut in two, or are zeros already.
                 Content::FewZeros => inner.follows_zeros(&range),
                 Content::Data => false,
             };
@@ -220,8 +226,8 @@ impl Disk {
         Ok(fits)
     }
 
-    /// Makes `range` read as zeros. With `grow`, the file reaches at least to its end; without, the part
-    /// behind the file's end is ignored (it is zero).
+    /// Makes `len` bytes at `offset` read as zeros. With `grow` the file grows to their end; without it, the
+    /// part behind the file's end is ignored (it is zero).
     pub(crate) fn zero(&self, offset: u64, len: u64, grow: bool) -> Result<(), DiskError> {
         let end = offset.saturating_add(len);
         self.extents.known_soon();
@@ -241,7 +247,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Lets the file reach at least to `end`; the new part reads as zeros.
+    /// Grows the file to `end` if it is shorter; the new part reads as zeros.
     pub(crate) fn allocate(&self, end: u64) -> Result<(), DiskError> {
         let mut inner = self.writable()?;
         if end > self.size {
@@ -251,14 +257,14 @@ impl Disk {
         Ok(())
     }
 
-    /// Sets the size of the file; what is cut off, and what is added, reads as zeros from now on.
+    /// Sets the size of the file. The bytes that are cut off, or added, read as zeros from then on.
     pub(crate) fn truncate(&self, len: u64) -> Result<(), DiskError> {
         if len > self.size {
             drop(self.writable()?);
             return Err(self.no_space());
         }
         if len < self.len() {
-            // Zeroing what is zero already would cost a request; only the extents can tell.
+            // Without the extents, zeroing bytes that are zero already would cost a request.
             self.extents.known();
         }
         let mut inner = self.writable()?;
@@ -272,7 +278,7 @@ impl Disk {
         Ok(())
     }
 
-    /// First byte at or after `offset` that may be data.
+    /// Returns the first offset at or after `offset` that may hold data.
     pub(crate) fn next_data(&self, offset: u64) -> Result<u64, DiskError> {
         self.extents.known();
         let inner = self.writes.lock();
@@ -287,7 +293,8 @@ impl Disk {
         }
     }
 
-    /// First byte at or after `offset` that is known to be zero; the end of the file is a hole.
+    /// Returns the first offset at or after `offset` that is known to be zero; the end of the file counts as
+    /// a hole.
     pub(crate) fn next_hole(&self, offset: u64) -> Result<u64, DiskError> {
         self.extents.known();
         let inner = self.writes.lock();
@@ -303,6 +310,7 @@ impl Disk {
         DiskError::NoSpace { size: self.size }
     }
 
+    /// Waits for room in the write-behind; fails when the disk takes no writes.
     fn writable(&self) -> Result<MutexGuard<'_, Inner>, DiskError> {
         if self.options.read_only {
             return Err(DiskError::ReadOnly);
@@ -313,6 +321,7 @@ impl Disk {
         self.writes.room()
     }
 
+    /// Acknowledges zeros in `range`; does nothing where all of it is known to be zero.
     fn zero_locked(&self, inner: &mut Inner, range: Range<u64>) {
         if inner
             .zeros
@@ -325,7 +334,7 @@ impl Disk {
         self.changed(inner, range, true);
     }
 
-    /// Tells everybody who remembers something about `range`; it is in the table already.
+    /// Updates all that is remembered about `range`, after its change has entered the table.
     fn changed(&self, inner: &mut Inner, range: Range<u64>, zero: bool) {
         if let Some(changed) = &mut inner.changed_since {
             changed.note(range.clone());
@@ -343,7 +352,7 @@ impl Drop for Disk {
     fn drop(&mut self) {
         self.writes.stop();
         self.pool.close_all();
-        // Prefetch threads end with the reader's channel, which this very drop closes: detach them.
+        // The threads are detached: prefetch threads end with the reader's channel, which this drop closes.
         self.threads.lock().clear();
     }
 }

@@ -1,14 +1,14 @@
-//! Chunks of the disk kept for sequential readers: the read cache and the prefetches under way.
+//! Chunks of the disk for sequential readers: the read cache, and the fetches under way.
 //!
-//! A chunk is only worth keeping while it equals what the server will answer. So:
-//! - an accepted write [taints](Chunks::taint) the chunks it touches: a kept one is dropped, one
-//!   that is being fetched will not be kept and nobody may join its fetch any more;
-//! - a fetch is announced with [`Chunks::begin`] *before* it looks whether a pending write touches the
-//!   chunk ([`Chunks::spoil`] if so), while a write enters the pending table before it taints. So one of
+//! A chunk may only be kept while it equals the bytes that the server would answer. So:
+//! - an accepted write [taints](Chunks::taint) the chunks that it touches: a kept chunk is dropped, and a
+//!   chunk that is being fetched will neither be kept nor be shared with further readers;
+//! - a fetch is announced with [`Chunks::begin`] *before* it checks whether a pending write touches the chunk
+//!   (and then calls [`Chunks::spoil`]), while a write enters the pending table before it taints. So one of
 //!   the two always sees the other.
 //!
-//! A reader takes its snapshot of the pending writes first and then comes here: whatever write it did
-//! not see in the snapshot was either on the server before the fetch began, or tainted it.
+//! A reader takes its snapshot of the pending writes first and then looks for chunks: a write that its
+//! snapshot lacks was either on the server before the fetch began, or has tainted it.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -19,15 +19,17 @@ use lru::LruCache;
 
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// Bytes of a chunk: the kernel's largest read, small enough that one isn't much waste.
+/// Size of a chunk in bytes: the kernel's largest read, and small enough that an unused chunk isn't much
+/// waste.
 pub(crate) const CHUNK_BYTES: u64 = 1 << 20;
 
-/// Buffers kept for the next fetches: those of the requests under way.
+/// Upper bound on the buffers kept for the next fetches: about those of the requests under way.
 const MAX_SPARE_BUFFERS: usize = 32;
 
-/// One fetch; its readers wait here.
+/// One fetch, on which its readers wait.
 #[derive(Debug, Default)]
 pub(crate) struct Fetch {
+    /// `None` until the fetch has ended, then the bytes, or `None` when it failed.
     outcome: Mutex<Option<Option<Arc<Vec<u8>>>>>,
     done: Condvar,
 }
@@ -51,14 +53,14 @@ struct UnderWay {
     tainted: bool,
 }
 
-/// What there is of a chunk.
+/// The state of a chunk.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// The bytes.
+    /// It is kept.
     Kept(Arc<Vec<u8>>),
-    /// Somebody is fetching it.
+    /// It is being fetched.
     Coming(Arc<Fetch>),
-    /// Nothing.
+    /// It is neither kept nor being fetched to be shared.
     Missing,
 }
 
@@ -66,7 +68,7 @@ pub(crate) enum Found {
 struct State {
     kept: LruCache<u64, Arc<Vec<u8>>>,
     coming: HashMap<u64, UnderWay>,
-    /// Memory that was used before: fresh pages cost more than the bytes that go into them.
+    /// Used buffers: fresh pages cost more than copying bytes into them.
     spare: Vec<Vec<u8>>,
 }
 
@@ -81,16 +83,18 @@ impl State {
     }
 }
 
-/// See the head of this file.
+/// The kept chunks and those under way, behind a lock of their own.
 #[derive(Debug)]
 pub(crate) struct Chunks {
     state: Mutex<State>,
+    /// Upper bound on the number of kept chunks.
     capacity: usize,
+    /// Number of chunks fetched with one request.
     run: u64,
 }
 
 impl Chunks {
-    /// Keeps at most `bytes` bytes, at least two chunks, and fetches `run` of them with one request.
+    /// Keeps at most `bytes` bytes, but at least two chunks; one request fetches at most `run` chunks.
     pub(crate) fn new(bytes: u64, run: u64) -> Self {
         let capacity = NonZeroUsize::new((bytes / CHUNK_BYTES) as usize).map_or(2, |n| n.get().max(2));
         let kept = LruCache::new(NonZeroUsize::new(capacity).expect("at least 2"));
@@ -105,12 +109,12 @@ impl Chunks {
         }
     }
 
-    /// Chunks fetched with one request.
+    /// Returns how many chunks one request fetches at most.
     pub(crate) fn run(&self) -> u64 {
         self.run
     }
 
-    /// Number of chunks that can be kept.
+    /// Returns how many chunks can be kept.
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
@@ -127,14 +131,15 @@ impl Chunks {
         }
     }
 
-    /// A sequential reader has got to the end of chunk `index`: it makes room before those that are still to be read,
-    /// although they came earlier.
+    /// Notes that a sequential reader has reached the end of chunk `index`: it makes room before chunks that
+    /// are still to be read, even if those came earlier.
     pub(crate) fn consumed(&self, index: u64) {
         self.lock().kept.demote(&index);
     }
 
-    /// Announces a fetch of each of `indexes` that is neither kept nor announced already; gives them in runs for one
-    /// request each. Every one of them has to [end](Chunks::end).
+    /// Announces a fetch of each chunk in `indexes` that is neither kept nor announced already. Returns them
+    /// in runs, each for one request, which never cross a multiple of [`Chunks::run`]. Every one of them has
+    /// to [end](Chunks::end).
     pub(crate) fn begin(&self, indexes: Range<u64>) -> Vec<Range<u64>> {
         let mut state = self.lock();
         let mut runs: Vec<Range<u64>> = Vec::new();
@@ -155,7 +160,7 @@ impl Chunks {
         runs
     }
 
-    /// A buffer of `len` bytes with anything in it.
+    /// Returns a buffer of `len` bytes with arbitrary content.
     pub(crate) fn buffer(&self, len: usize) -> Vec<u8> {
         let spare = self.lock().spare.pop();
         let mut buffer = spare.unwrap_or_default();
@@ -163,14 +168,14 @@ impl Chunks {
         buffer
     }
 
-    /// The fetch of chunk `index` can't be shared or kept: a pending write touches it.
+    /// Keeps the fetch of chunk `index` from being shared or kept, since a pending write touches the chunk.
     pub(crate) fn spoil(&self, index: u64) {
         if let Some(under_way) = self.lock().coming.get_mut(&index) {
             under_way.tainted = true;
         }
     }
 
-    /// The fetch of chunk `index` has ended; `None` when it failed.
+    /// Ends the fetch of chunk `index`; `bytes` is `None` when it failed.
     pub(crate) fn end(&self, index: u64, bytes: Option<Arc<Vec<u8>>>) {
         let mut state = self.lock();
         let Some(under_way) = state.coming.remove(&index) else {
@@ -188,7 +193,7 @@ impl Chunks {
         under_way.fetch.done.notify_all();
     }
 
-    /// The bytes of `range` have changed.
+    /// Notes that the bytes of `range` have changed.
     pub(crate) fn taint(&self, range: &Range<u64>) {
         if range.is_empty() {
             return;
@@ -196,7 +201,7 @@ impl Chunks {
         let (first, last) = (range.start / CHUNK_BYTES, (range.end - 1) / CHUNK_BYTES);
         let mut state = self.lock();
         if !state.kept.is_empty() {
-            // A long range names more chunks than are kept.
+            // A long range has more chunks than are kept.
             match (last - first) as usize > self.capacity {
                 true => state.kept.clear(),
                 false => (first..=last).for_each(|index| {
@@ -240,19 +245,19 @@ mod tests {
         assert!(matches!(chunks.find(0), Found::Missing));
         assert!(
             matches!(chunks.find(1), Found::Missing),
-            "who comes after the write doesn't join"
+            "a reader after the write doesn't share it"
         );
         chunks.end(1, Some(Arc::new(vec![2])));
         assert_eq!(
             fetch.wait().unwrap()[..],
             [2],
-            "who came before it may have the bytes"
+            "a reader before the write may have the bytes"
         );
         assert!(matches!(chunks.find(1), Found::Missing), "and they are not kept");
     }
 
     #[test]
-    fn what_was_read_to_its_end_makes_room_before_what_was_not_read_yet() {
+    fn chunks_read_to_their_end_make_room_before_those_not_read_yet() {
         let chunks = Chunks::new(3 * CHUNK_BYTES, 4);
         chunks.begin(0..4);
         (0..3).for_each(|index| chunks.end(index, Some(Arc::default())));

@@ -1,11 +1,11 @@
-//! Reads: pending writes first, known zeros next, then kept chunks, and the server for the rest.
+//! Reads: pending writes first, then known zeros, then kept chunks, and the server for the rest.
 //!
-//! A random read asks the server for exactly its bytes. A sequential one is served in whole chunks, and the chunks
-//! ahead are fetched meanwhile, several with one request, by prefetch threads (one for each connection), so that a
-//! single reader keeps all connections busy. A read within one chunk is answered from the chunk's own memory.
+//! A random read asks the server for exactly its bytes. A sequential one is served in whole chunks, while
+//! prefetch threads (one for each connection) fetch the chunks ahead, several with one request; so a single
+//! reader keeps all connections busy. A read within one chunk is answered from the chunk's own memory.
 //!
-//! Who reads announces the chunks that are wanted ([`Chunks::begin`]) and hands them over in runs; a run that nobody
-//! takes, or whose request fails or panics, ends all the same, so that no reader waits for ever.
+//! A reader announces the chunks that it wants ([`Chunks::begin`]) and hands them over in runs. A run that no
+//! thread takes, or whose request fails or panics, still ends, so that no reader waits for ever.
 
 use std::ops::{Deref, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,20 +26,20 @@ use crate::sync::Mutex;
 use crate::sync::channel::{Receiver, Sender, bounded};
 use crate::sync::thread::{self, JoinHandle};
 
-/// Furthest prefetch, bytes: four requests of 8 MiB on their way and two to be read. Never more than the chunks that are
-/// kept.
+/// Upper bound on the prefetch window in bytes: four requests of 8 MiB on their way and two to be read. The
+/// window never exceeds the chunks that can be kept, either.
 const MAX_WINDOW_BYTES: u64 = 48 << 20;
 
-/// Holes that one look ahead skips at most.
+/// Upper bound on the holes that one look ahead skips.
 const MAX_HOLES_AHEAD: usize = 32;
 
 /// The bytes of one read.
 #[derive(Debug)]
 #[must_use]
 pub(crate) enum ReadBytes<'a> {
-    /// They lie in a kept chunk.
+    /// A range of a kept chunk.
     Kept(Arc<Vec<u8>>, Range<usize>),
-    /// They were put together.
+    /// Bytes that were put together in the caller's buffer.
     Copied(&'a [u8]),
 }
 
@@ -62,8 +62,8 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// A reader over `size` bytes with a cache of `cache` bytes, and its prefetch threads, which ask for at most
-    /// `request_size` bytes at once.
+    /// Starts a reader over `size` bytes with a cache of `cache` bytes, and its prefetch threads, whose
+    /// requests ask for at most `request_size` bytes.
     pub(crate) fn start(
         size: u64,
         pool: Arc<Pool>,
@@ -77,7 +77,7 @@ impl Reader {
             size,
             pool,
             writes,
-            // The rest is for the requests under way.
+            // The rest of the cache is for the requests under way.
             chunks: Arc::new(Chunks::new(cache / 4 * 3, (request_size / CHUNK_BYTES).max(1))),
         });
         let prefetch = |n| {
@@ -85,7 +85,7 @@ impl Reader {
             let builder = thread::Builder::new().name(format!("prefetch-{n}"));
             builder.spawn(move || {
                 for run in &wanted {
-                    // A panic costs this run; the thread has to be there for those that are announced.
+                    // A panic costs this run only: the thread must stay for the runs announced later.
                     let _ = catch_unwind(AssertUnwindSafe(|| fetcher.fetch(run)));
                 }
             })
@@ -102,7 +102,7 @@ impl Reader {
         ))
     }
 
-    /// The kept chunks, for the writes to taint.
+    /// Returns the chunks, for writes to taint.
     pub(crate) fn chunks(&self) -> &Chunks {
         &self.fetcher.chunks
     }
@@ -135,7 +135,8 @@ impl Reader {
         Ok(ReadBytes::Copied(&buf[..len]))
     }
 
-    /// Has the chunks ahead fetched when `range` continues a stream; says whether it does. A hole is no part of one.
+    /// Returns true when `range` continues a stream, and then has the chunks ahead fetched. A hole continues
+    /// none.
     fn note(&self, range: &Range<u64>) -> bool {
         let max = MAX_WINDOW_BYTES.min(self.fetcher.chunks.capacity() as u64 * CHUNK_BYTES);
         let inner = self.fetcher.writes.lock();
@@ -158,6 +159,7 @@ impl Reader {
         true
     }
 
+    /// Fills `buf` with the bytes at `offset`, by whole chunks if they are part of a `stream`.
     fn read_into(&self, offset: u64, buf: &mut [u8], stream: bool) -> Result<(), DiskError> {
         let inner = self.fetcher.writes.lock();
         let mut gaps = inner.table.overlay(offset, buf);
@@ -187,7 +189,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Asks for the bytes themselves, unless a chunk has them all.
+    /// Fills `buf` by a request for exactly its bytes, unless a kept chunk has all of them.
     fn read_exact(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
         let within = (offset % CHUNK_BYTES) as usize;
         let found = match within + buf.len() <= CHUNK_BYTES as usize {
@@ -204,6 +206,7 @@ impl Reader {
             .map_err(|e| DiskError::Read(e.to_string()))
     }
 
+    /// Fills `buf` from whole chunks.
     fn read_chunks(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
         let end = offset + buf.len() as u64;
         let mut at = offset;
@@ -227,14 +230,15 @@ impl Reader {
         Ok(())
     }
 
-    /// A sequential reader has got to `end`.
+    /// Notes that a sequential reader has reached `end`.
     fn consumed_to(&self, end: u64) {
         if end % CHUNK_BYTES == 0 {
             self.fetcher.chunks.consumed(end / CHUNK_BYTES - 1);
         }
     }
 
-    /// Chunk `index`, kept or as it comes; `None` when it can't be shared: it is being written, or the fetch failed.
+    /// Returns chunk `index`, if necessary after fetching it; `None` when it can't be shared because it is
+    /// being written or its fetch failed.
     fn chunk(&self, index: u64) -> Option<Arc<Vec<u8>>> {
         match self.fetcher.chunks.find(index) {
             Found::Kept(bytes) => Some(bytes),
@@ -252,9 +256,9 @@ impl Reader {
         }
     }
 
-    /// Hands the chunks of `data` over to the prefetch threads. With `cut`, its last range goes on beyond the window: of
-    /// that one, whole runs, unless it is what the reader reads next; the rest comes with a later read. Full list: enough
-    /// is under way.
+    /// Hands the chunks of `data` over to the prefetch threads. With `cut`, the last range continues beyond
+    /// the window: then only its whole runs are fetched, unless the reader reads it next; the rest comes with
+    /// a later read. When the list of announced runs is full, enough are under way.
     fn fetch_ahead(&self, data: Vec<Range<u64>>, cut: bool) {
         let last = data.len().saturating_sub(1);
         for (n, range) in data.into_iter().enumerate() {
@@ -271,8 +275,8 @@ impl Reader {
     }
 }
 
-/// The next bytes of data, as many as `ahead` has, from its start on: holes are skipped. Says whether the last range ends
-/// there because the window does.
+/// Returns the next ranges of data from the start of `ahead` on, which together have as many bytes as
+/// `ahead`: holes are skipped. The flag is true when the last range ends only because the window does.
 fn data_ahead(zeros: Option<&ZeroMap>, ahead: Range<u64>, size: u64) -> (Vec<Range<u64>>, bool) {
     let (mut at, mut left) = (ahead.start, ahead.end - ahead.start);
     let (mut data, mut cut) = (Vec::new(), false);
@@ -291,7 +295,8 @@ fn data_ahead(zeros: Option<&ZeroMap>, ahead: Range<u64>, size: u64) -> (Vec<Ran
     (data, cut)
 }
 
-/// A run of chunks that somebody has announced to fetch; dropping it ends them, with what has come.
+/// A run of chunks that a reader has announced. Dropping it ends their fetches, with the bytes that have
+/// arrived.
 struct Announced {
     chunks: Arc<Chunks>,
     first: u64,
@@ -306,7 +311,7 @@ impl Drop for Announced {
     }
 }
 
-/// Fetches whole chunks, for the prefetch threads and for a reader that is ahead of them.
+/// Fetches whole chunks, for the prefetch threads and for readers that are ahead of them.
 struct Fetcher {
     size: u64,
     pool: Arc<Pool>,
@@ -315,7 +320,7 @@ struct Fetcher {
 }
 
 impl Fetcher {
-    /// Announces those of `indexes` that are not known to be all zeros.
+    /// Announces those chunks of `indexes` that are not known to be all zeros.
     fn announce(&self, indexes: Range<u64>) -> Vec<Announced> {
         let inner = self.writes.lock();
         let hole = |index: u64| {
@@ -339,7 +344,7 @@ impl Fetcher {
         runs.into_iter().map(announced).collect()
     }
 
-    /// Fetches a run with one request. Chunks that a pending write touches stay out of it.
+    /// Fetches a run with one request: its first chunks in a row that no pending write touches.
     fn fetch(&self, mut run: Announced) {
         let (first, count) = (run.first, run.bytes.len() as u64);
         let inner = self.writes.lock();
@@ -372,7 +377,7 @@ impl Fetcher {
         }
     }
 
-    /// The bytes of the disk that chunks `indexes` hold.
+    /// Returns the range of the disk that chunks `indexes` hold.
     fn bytes(&self, indexes: Range<u64>) -> Range<u64> {
         indexes.start * CHUNK_BYTES..(indexes.end * CHUNK_BYTES).min(self.size)
     }

@@ -1,54 +1,60 @@
 //! Recognises sequential readers, so that only they cause prefetches.
 //!
-//! Several readers may run through the disk at once, and one reader's requests come slightly out of
-//! order (the kernel's readahead, eight coroutines of qemu-img). A read near the end of
-//! a known stream continues it and doubles its window; a read elsewhere opens a new one.
+//! Several readers may run through the disk at once, and the requests of one reader come slightly out of
+//! order (the kernel's readahead, eight coroutines of qemu-img). A read near the end of a known stream
+//! continues it and doubles its window; a read elsewhere begins a new one.
 //!
-//! What tells a stream from random reads that happen to be near its end: it reads at least as much as it jumps over, and
-//! what it jumps over may come late, but soon. So a jump makes a debt that reads pay back, only so much of which is allowed;
-//! and a read behind the end belongs to the stream as long as some of what it jumped over is missing.
+//! A stream differs from random reads that happen to be near its end: it reads at least as much as it jumps
+//! over, and the bytes that it jumps over may come late, but soon. So a jump makes a debt, which reads pay
+//! back and which is bounded. A read before the stream's end belongs to it as long as some of the bytes that
+//! it jumped over are missing.
 
 use std::ops::Range;
 
-/// Streams followed at once; the one idle for longest makes room.
+/// Upper bound on the streams followed at once; the one that is idle for longest makes room.
 const MAX_STREAMS: usize = 8;
 
-/// How far around a stream's end a read may be and still belong to it, and the debt it may have, bytes: 8 reads of 2 MiB.
+/// Upper bound, in bytes, on the distance from a stream's end within which a read belongs to it, and on its
+/// debt: 8 reads of 2 MiB.
 const MAX_SLACK_BYTES: u64 = 16 << 20;
 
-/// Who asks for this many bytes at once is no random reader, bytes: qemu-img's eight first reads are one stream.
+/// Size in bytes from which on a read is no random one: the first eight reads of qemu-img are one stream.
 const MIN_BULK_BYTES: u64 = 512 << 10;
 
-/// A stream that had none of the last so many reads is no reason any more to leave the others a part of the cache.
+/// Number of last reads among which a stream must have had one to get its share of the cache.
 const RECENT_READS: u64 = 64;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Stream {
+    /// End of its furthest read.
     end: u64,
+    /// Bytes to fetch ahead.
     window: u64,
     /// More than one read belongs to it.
     proven: bool,
-    /// Bytes of data that it has jumped over and not made up for by reading as many.
+    /// Bytes of data that it has jumped over and not paid back by reading as many.
     debt: u64,
     /// Bytes of data that it has jumped over and not read.
     missing: u64,
-    /// Where the last jump led.
+    /// Offset to which the last jump led.
     landed: u64,
     /// Number of its last read.
     last: u64,
 }
 
-/// See the head of this file. The most recent stream comes first.
+/// The streams that are followed, the most recent one first.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     streams: Vec<Stream>,
+    /// Number of reads so far.
     reads: u64,
 }
 
 impl Streams {
-    /// Notes a read; returns what should be fetched ahead, if it continues a stream. `data(range, most)` counts the bytes
-    /// of data in a range, `None` when there are more than `most`: who jumps over a hole reads on. A window begins after
-    /// the furthest read; the windows of all streams together end at `max` bytes.
+    /// Notes a read. If it continues a stream, returns the range to fetch ahead, which begins after the
+    /// stream's furthest read. `data(range, most)` counts the bytes of data in a range, `None` when there are
+    /// more than `most`: a jump over a hole still continues the stream. `max` bounds the windows of all
+    /// streams together, in bytes.
     pub(crate) fn note(
         &mut self,
         read: &Range<u64>,
@@ -56,7 +62,7 @@ impl Streams {
         data: impl Fn(Range<u64>, u64) -> Option<u64>,
     ) -> Option<Range<u64>> {
         let len = read.end - read.start;
-        // Bytes that it jumps over, if it continues the stream.
+        // Returns the bytes that the read jumps over, if it continues the stream.
         let jump = |s: &Stream| {
             let slack = MAX_SLACK_BYTES.min(4 * s.window);
             if read.start > s.end {
@@ -68,7 +74,8 @@ impl Streams {
             (overlaps || late).then_some(0)
         };
         self.reads += 1;
-        // Exactly at the end always counts, and more than around it; that only once the stream has proved itself.
+        // A read exactly at a stream's end always continues it, and goes before one near another stream's
+        // end, which counts only once that stream has a window.
         let exact = self.streams.iter().position(|s| s.end == read.start);
         let found = exact.map(|at| (at, 0)).or_else(|| {
             let mut streams = self.streams.iter().enumerate();
@@ -151,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn who_jumps_over_a_hole_reads_on() {
+    fn a_jump_over_a_hole_continues_the_stream() {
         let (from, to) = (8 << 20, 1 << 30);
         let data = |range: Range<u64>, most: u64| {
             let before = range.end.min(from).saturating_sub(range.start);
@@ -159,7 +166,7 @@ mod tests {
             (before + behind <= most).then_some(before + behind)
         };
         let mut streams = Streams::default();
-        // What is left before the hole comes after the first read behind it.
+        // The reads that are left before the hole come after the first read behind it.
         for n in 0..6u64 {
             streams.note(&(n << 20..(n + 1) << 20), 4 << 20, data);
         }
@@ -201,10 +208,10 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_half_of_it_or_reads_a_little_again_is_a_stream() {
+    fn reading_half_of_it_or_a_little_again_is_a_stream() {
         for (len, step) in [(128u64, 256u64), (128, 124)] {
             let mut streams = Streams::default();
-            // It proves itself first.
+            // The first two reads make it a stream.
             let starts = [0, len].into_iter().chain((1..2000).map(|n| len + n * step));
             let missed = starts.filter(|at| {
                 streams

@@ -1,23 +1,25 @@
-//! Memory for writes: what a flush or an answer frees serves the next ones.
+//! Memory for writes: buffers that a flush or an answer frees serve the next writes.
 //!
-//! Pages that are given back and asked for again come zeroed by the kernel, one fault each: without this, 0.12 processor
-//! seconds for each GiB of a fast upload with a journal. So buffers of a whole cell are kept, but never more than what the table holds and what is
-//! kept add up to the limits that the user knows: of the write-behind and of the journal.
+//! Pages that are returned to the kernel and allocated again are zeroed by it, with a page fault for each:
+//! without this, a fast upload with a journal costs 0.12 processor seconds more for each GiB. So buffers of a
+//! whole cell are kept. The memory of the table and of the kept buffers together stays within the limits that
+//! the user knows: those of the write-behind and of the journal.
 
-/// Bytes kept while nothing is under way; what the writes after the next fsync need at once.
+/// Upper bound on the buffers kept while no write is under way, in bytes: about as much as the writes after
+/// the next fsync need at once.
 const MAX_IDLE_BYTES: usize = 64 << 20;
 
-/// Empty buffers of a cell.
+/// Empty buffers with room for a cell each.
 #[derive(Debug)]
 pub(crate) struct Buffers {
     cell: usize,
-    /// Bytes of memory that these and what the table holds may take.
+    /// Upper bound on the memory of these buffers and of the table together, in bytes.
     limit: usize,
     spare: Vec<Vec<u8>>,
 }
 
 impl Buffers {
-    /// Buffers of `cell` bytes.
+    /// Keeps no buffer yet; `cell` is the size of a cell and `limit` bounds the memory, both in bytes.
     pub(crate) fn new(cell: usize, limit: usize) -> Self {
         Buffers {
             cell,
@@ -26,18 +28,18 @@ impl Buffers {
         }
     }
 
-    /// Bytes of memory kept.
+    /// Returns the memory of the kept buffers in bytes.
     #[cfg(test)]
     pub(crate) fn kept(&self) -> usize {
         self.spare.iter().map(Vec::capacity).sum()
     }
 
-    /// An empty buffer with room for a cell.
+    /// Returns an empty buffer with room for a cell.
     pub(crate) fn whole(&mut self) -> Vec<u8> {
         self.spare.pop().unwrap_or_else(|| Vec::with_capacity(self.cell))
     }
 
-    /// Keeps `bytes` for [`Self::whole`], if they have room for a cell.
+    /// Keeps `bytes` for [`Self::whole`] if it has room for a cell.
     pub(crate) fn recycle(&mut self, mut bytes: Vec<u8>) {
         if bytes.capacity() >= self.cell {
             bytes.clear();
@@ -45,7 +47,7 @@ impl Buffers {
         }
     }
 
-    /// Gives back what is too much beside the `held` bytes of the table.
+    /// Frees the buffers that exceed the limit beside the `held` bytes of the table.
     pub(crate) fn trim(&mut self, held: usize) {
         let room = match held {
             0 => self.limit.min(MAX_IDLE_BYTES),

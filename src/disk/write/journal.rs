@@ -1,17 +1,19 @@
-//! The journal: what the server has answered and no flush has covered, kept so that it can be sent again.
+//! The journal: writes that the server has answered and no flush has covered, kept so that they can be sent
+//! again.
 //!
-//! An answer to a write is no promise: the bytes may stand in a cache of the server, or of the machine below it, and go
-//! with the connection that carried them. So they stay here, tagged with that connection's slot, until a flush on it was
-//! answered. When the connection is lost, or the storage reports a loss, they go back into the write-behind table
-//! ([`super::table`]) and are written again like anything else.
+//! An answer to a write is no promise: the bytes may be in a cache of the server, or of the machine below it,
+//! and be lost with the connection that carried them. So they stay here, tagged with that connection's slot,
+//! until a flush on it was answered. When the connection is lost, or the storage reports a loss, they return
+//! to the write-behind table (`table`) and are sent again like any other write.
 //!
-//! Only the newest answered bytes of each offset are here: an answer replaces what older ones had there, whichever
-//! connection carried them. So nothing that is sent again can be older than what it goes over; and what is newer than
-//! the journal is in the table, which never lets it be overtaken. An answer takes over the number of what it replaces, which
-//! may not be durable either: it is the one that a flush waits for now.
+//! Only the newest answered bytes of each offset are here: an answer replaces older ones, whichever
+//! connection carried them. So nothing that is sent again can be older than the bytes that it overwrites.
+//! Bytes that are newer than the journal are in the table, which never lets older ones overtake them. An
+//! answer takes over the number of the bytes that it replaces, which may not be durable either: a flush then
+//! waits for the answer instead.
 //!
-//! The buffers are the table's own, shared and never copied; one that newer bytes have covered in part stays until its
-//! last piece goes, and counts until then.
+//! The buffers are the table's own, shared and never copied. A buffer that newer bytes have covered in part
+//! stays until its last piece goes, and counts as memory until then.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,38 +22,38 @@ use std::sync::Arc;
 use super::overlay::Placed;
 use super::payload::Payload;
 
-/// Answered bytes that are not known to be durable.
+/// Consecutive answered bytes that are not known to be durable.
 #[derive(Debug)]
 struct Entry {
     len: u64,
     held: Arc<Held>,
-    /// Where they begin in the payload.
+    /// Offset of the first byte in the payload.
     skip: u64,
 }
 
-/// What one answer was about; the entries of its remaining pieces share it.
+/// The change that was answered; the entries of its remaining pieces share it.
 #[derive(Debug)]
 struct Held {
     payload: Arc<Payload>,
     slot: usize,
-    /// Of its oldest write.
+    /// Number of its oldest write.
     seq: u64,
 }
 
-/// Bytes to be written again: where, what, and the number of the oldest write in them.
+/// A change to be sent again: its offset, its content, and the number of its oldest write.
 pub(crate) type Again = (u64, Payload, u64);
 
-/// See the head of this file. Plain data, under the table's lock.
+/// The answered changes that are not known to be durable. It is plain data under the table's lock.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    /// Disjoint, by first byte.
+    /// Disjoint pieces by their first byte.
     entries: BTreeMap<u64, Entry>,
-    /// Bytes of memory, by slot.
+    /// Memory in bytes, by slot.
     cost: Vec<usize>,
 }
 
 impl Journal {
-    /// An empty journal for connections in `slots` slots.
+    /// Creates an empty journal for connections in `slots` slots.
     pub(crate) fn new(slots: usize) -> Self {
         Journal {
             entries: BTreeMap::new(),
@@ -59,17 +61,18 @@ impl Journal {
         }
     }
 
-    /// Bytes of memory held for `slot`.
+    /// Returns the memory held for `slot`, in bytes.
     pub(crate) fn cost(&self, slot: usize) -> usize {
         self.cost[slot]
     }
 
-    /// Bytes of memory held for all of them.
+    /// Returns the memory held for all slots, in bytes.
     pub(crate) fn total(&self) -> usize {
         self.cost.iter().sum()
     }
 
-    /// Connection `slot` has answered `payload` at `start`. Returns the buffers that are free now.
+    /// Notes that connection `slot` has answered `payload` at `start`, whose oldest write has the number
+    /// `seq`. Returns the buffers that are free now.
     pub(crate) fn note(
         &mut self,
         start: u64,
@@ -90,13 +93,14 @@ impl Journal {
         freed
     }
 
-    /// All that connection `slot` has answered is durable. Returns the buffers that are free now.
+    /// Forgets the changes that connection `slot` has answered, since they are durable. Returns the buffers
+    /// that are free now.
     pub(crate) fn flushed(&mut self, slot: usize) -> Vec<Vec<u8>> {
         let gone = self.remove(Some(slot)).into_iter();
         gone.filter_map(|(_, entry)| self.release(entry.held)).collect()
     }
 
-    /// Takes out what connection `slot` has answered, or with `None` all connections.
+    /// Takes out the changes that connection `slot` has answered, or with `None` all changes.
     pub(crate) fn take(&mut self, slot: Option<usize>) -> Vec<Again> {
         let gone = self.remove(slot);
         let again = |(start, Entry { len, held, skip }): (u64, Entry)| {
@@ -127,18 +131,18 @@ impl Journal {
             .collect()
     }
 
-    /// Number of the oldest write that is not known to be durable.
+    /// Returns the number of the oldest write.
     pub(crate) fn oldest(&self) -> Option<u64> {
         self.entries.values().map(|entry| entry.held.seq).min()
     }
 
-    /// True when any byte of `range` is here.
+    /// True when the journal has any byte of `range`.
     pub(crate) fn touches(&self, range: &Range<u64>) -> bool {
         let last = self.entries.range(..range.end).next_back();
         last.is_some_and(|(start, entry)| start + entry.len > range.start)
     }
 
-    /// What there is of `range`, in ascending order.
+    /// Returns the pieces that touch `range`, in ascending order.
     pub(crate) fn within(&self, range: Range<u64>) -> impl Iterator<Item = Placed<'_>> {
         let before = self.entries.range(..range.start).next_back();
         let first = before.map_or(range.start, |(start, _)| *start);
@@ -154,8 +158,8 @@ impl Journal {
         })
     }
 
-    /// Removes `range`: newer bytes stand there. Returns the buffers that are free now, and the oldest number of what was
-    /// there.
+    /// Removes `range`, which newer bytes replace. Returns the buffers that are free now, and the lowest
+    /// number that was there.
     fn carve(&mut self, range: &Range<u64>) -> (Vec<Vec<u8>>, Option<u64>) {
         let first = self.entries.range(..range.start).next_back();
         let first = first.map_or(range.start, |(start, _)| *start);
@@ -187,7 +191,7 @@ impl Journal {
         (freed, oldest)
     }
 
-    /// One piece less of an answer; with the last one its buffer is free.
+    /// Drops a piece of an answered change; with the last one, returns its buffer.
     fn release(&mut self, held: Arc<Held>) -> Option<Vec<u8>> {
         let Held { payload, slot, .. } = Arc::into_inner(held)?;
         self.cost[slot] -= payload.cost();
@@ -235,7 +239,7 @@ mod tests {
         assert_eq!(
             (journal.cost(0), journal.oldest()),
             (0, Some(1)),
-            "it is waited for by whoever waits for what it has replaced"
+            "a flush that waits for the replaced write waits for the newer one"
         );
     }
 

@@ -1,12 +1,14 @@
-//! The lock around the write-behind table, the threads that empty it, and everybody who waits.
+//! The lock around the write-behind table, and everything that waits on it.
 //!
-//! Who waits for what, all on one mutex:
-//! - a writer thread (one for each writing connection) waits on `work` for a segment that may go;
+//! All of these wait on one mutex:
+//! - a writer thread (one for each writing connection, [`threads`]) waits on `work` for a segment that may
+//!   go;
 //! - a write from the kernel waits on `moved` for room;
-//! - a flush or close waits on `moved` until nothing acknowledged before it is left.
+//! - a flush or close waits on `moved` until no earlier acknowledged write is left;
+//! - a caller that needs the extents waits on `moved` for them.
 //!
-//! No request is made under the lock. The first failure stops the table: nothing more is sent, room
-//! and drain waiters get the error, and what was acknowledged stays readable until the end.
+//! No request is made under the lock. The first failure stops the table: nothing more is sent, those that
+//! wait for room or for the drain get the error, and acknowledged bytes stay readable until the end.
 
 use std::sync::OnceLock;
 
@@ -26,37 +28,40 @@ use super::zeros::map::ZeroMap;
 use crate::pool::Replay;
 use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 
-/// Writes are merged into cells of this part of a request. A connection that is free takes a full cell at once; the more
-/// cells wait, the more go with one request. So a lone write is on its way early, and a stream makes large requests, which
-/// is what storage with a long way to it wants.
+/// Number of cells in a request of full size; writes are merged into cells. A free connection takes a full
+/// cell at once; the more cells wait, the more go with one request. So a lone write leaves early, and a
+/// stream makes large requests, which storage with high latency needs.
 const CELLS_PER_REQUEST: u64 = 4;
 
-/// What the lock protects: the size of the file, its holes, and what isn't written yet.
+/// The state under the lock: the size of the file, its holes, and the writes that are not durable yet.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) table: Table,
-    /// Size of the file as its users see it, bytes; at most the disk's.
+    /// Size of the file as its users see it, in bytes; at most the disk's.
     pub(crate) len: u64,
-    /// `None` until the extents are here.
+    /// `None` until the extents are known.
     pub(crate) zeros: Option<ZeroMap>,
-    /// While the extents are on their way: what changed meanwhile.
+    /// The ranges that changed since the extents were asked for; `None` when they are not on their way.
     pub(crate) changed_since: Option<Changes>,
+    /// Number of writes that wait for room.
     waiting_for_room: usize,
-    /// Writer threads with a request.
+    /// Number of writer threads with a request.
     at_work: u64,
+    /// Set when the disk closes: writes are refused.
     closing: bool,
+    /// Set when the writer threads have to end.
     stop: bool,
 }
 
-/// Ranges that were written while the extents were on their way.
+/// The ranges that changed while the extents were on their way.
 #[derive(Debug, Default)]
 pub(crate) struct Changes(Vec<std::ops::Range<u64>>);
 
 impl Changes {
-    /// Ranges remembered at most; beyond, all has changed.
+    /// Upper bound on the number of ranges; beyond it, everything counts as changed.
     const MAX_RANGES: usize = 1 << 16;
 
-    /// `range` has changed.
+    /// Notes that `range` has changed.
     pub(crate) fn note(&mut self, range: std::ops::Range<u64>) {
         let full = self.0.len() == Self::MAX_RANGES;
         match self.0.last_mut() {
@@ -70,7 +75,7 @@ impl Changes {
 }
 
 impl Inner {
-    /// True when zeros in `range` would extend a run of zeros that ends there, or are there already.
+    /// True when zeros in `range` would continue a run of zeros before it, or are there already.
     pub(crate) fn follows_zeros(&self, range: &std::ops::Range<u64>) -> bool {
         let known = |range| self.zeros.as_ref().is_some_and(|zeros| zeros.covers(range));
         known(range.clone())
@@ -79,24 +84,29 @@ impl Inner {
     }
 }
 
-/// The shared half of the write-behind.
+/// The write-behind of one disk, shared by all threads.
 #[derive(Debug)]
 pub(crate) struct WriteBehind {
     inner: Mutex<Inner>,
+    /// Notified when writer threads may find a segment to send.
     work: Condvar,
+    /// Notified when a request was answered, the extents are known, or the disk fails or closes.
     moved: Condvar,
+    /// Bytes of memory for unanswered writes from which on writes wait.
     limit: usize,
-    /// What each writing connection may add to the journal before it is flushed, bytes; with one request more, that is its
-    /// share. `None` without a journal.
+    /// Bytes in the journal above which a writing connection is flushed; with one request more, that is the
+    /// connection's share of the journal. `None` without a journal.
     journal_share: Option<usize>,
     request_size: u64,
     writers: u64,
+    /// Why nothing is sent any more.
     failure: OnceLock<String>,
 }
 
 impl WriteBehind {
-    /// Holds at most `limit` bytes (and one write more) that are not answered, in requests of at most `request_size`
-    /// bytes, and `journal` bytes (but at least one request for each connection) that are not flushed.
+    /// A write-behind for a file of `len` bytes. It holds at most `limit` bytes (and one write more) that are
+    /// not answered, in requests of at most `request_size` bytes, and at most `journal` bytes (but at least
+    /// one request for each of the `writers` connections) that are answered and not flushed.
     pub(crate) fn new(len: u64, limit: usize, journal: u64, request_size: u64, writers: usize) -> Self {
         WriteBehind {
             inner: Mutex::new(Inner {
@@ -128,7 +138,7 @@ impl WriteBehind {
         self.inner.lock()
     }
 
-    /// Why nothing is written any more.
+    /// Returns the first failure: the reason why nothing is sent any more.
     pub(crate) fn failure(&self) -> Option<&str> {
         self.failure.get().map(String::as_str)
     }
@@ -138,13 +148,13 @@ impl WriteBehind {
             .map_or(Ok(()), |why| Err(DiskError::Failed(why.to_owned())))
     }
 
-    /// The extents are asked for now: what is pending may not be in the answer.
+    /// Notes that the extents are asked for now: the answer may lack the writes that are pending.
     pub(crate) fn expect_zeros(&self) {
         let mut inner = self.lock();
         inner.changed_since = Some(Changes(inner.table.ranges().collect()));
     }
 
-    /// The extents are here.
+    /// Takes over the extents as `map`, without the ranges that changed meanwhile.
     pub(crate) fn learn_zeros(&self, mut map: ZeroMap) {
         let mut inner = self.lock();
         for range in inner.changed_since.take().unwrap_or_default().0 {
@@ -155,7 +165,7 @@ impl WriteBehind {
         self.moved.notify_all();
     }
 
-    /// Waits until the extents are here, or until `deadline`, or until the disk closes.
+    /// Waits until the extents are known, or until `deadline`, or until the disk closes.
     pub(crate) fn await_zeros(&self, deadline: Option<Instant>) {
         let mut inner = self.lock();
         while inner.zeros.is_none() && !inner.closing {
@@ -170,7 +180,7 @@ impl WriteBehind {
         }
     }
 
-    /// Notes the first failure for good and wakes everybody.
+    /// Notes a failure, of which the first one stays, and wakes all waiters.
     pub(crate) fn fail(&self, why: String) {
         let _lock = self.lock();
         if self.failure.set(why.clone()).is_ok() {
@@ -180,17 +190,18 @@ impl WriteBehind {
         self.moved.notify_all();
     }
 
-    /// Number of the oldest write that is not on the storage for good.
+    /// Returns the number of the oldest write that is not known to be durable.
     pub(crate) fn oldest(&self) -> Option<u64> {
         self.lock().table.oldest_undurable()
     }
 
-    /// Number of the newest acknowledged write.
+    /// Returns the number of the newest acknowledged write.
     pub(crate) fn last_seq(&self) -> u64 {
         self.lock().table.last_seq()
     }
 
-    /// Waits until the table may take more; the caller changes it and calls [`Self::accepted`].
+    /// Waits until the table may take more. The caller changes it under the lock and then calls
+    /// [`Self::accepted`].
     pub(crate) fn room(&self) -> Result<MutexGuard<'_, Inner>, DiskError> {
         let mut inner = self.lock();
         loop {
@@ -208,7 +219,7 @@ impl WriteBehind {
         }
     }
 
-    /// There is something new in the table.
+    /// Wakes a writer thread for a new segment.
     pub(crate) fn accepted(&self) {
         self.work.notify_one();
     }
@@ -228,20 +239,20 @@ impl WriteBehind {
         }
     }
 
-    /// From now on writes are refused.
+    /// Refuses all further writes.
     pub(crate) fn refuse_writes(&self) {
         self.lock().closing = true;
         self.moved.notify_all();
     }
 
-    /// Ends the writer threads; what is still in the table stays there.
+    /// Ends the writer threads; segments that are still in the table stay there.
     pub(crate) fn stop(&self) {
         self.lock().stop = true;
         self.work.notify_all();
     }
 }
 
-/// The pool tells, with the connection's lease held.
+/// The pool calls these with the connection's lease held. Slots beyond the writers carry no writes.
 impl Replay for WriteBehind {
     fn durable(&self, slot: usize) {
         if (slot as u64) < self.writers {

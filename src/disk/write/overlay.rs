@@ -1,24 +1,25 @@
-//! Laying what is held in memory over what a reader asks for: the newest layer first, the gaps to the next one.
+//! Lays bytes in memory over a range that is read: the newest layer first, each older one into the gaps that
+//! are left.
 
 use std::ops::Range;
 
 use super::payload::Payload;
 
-/// Part of a payload, in its place on the disk.
+/// A part of a payload at its place on the disk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Placed<'a> {
-    /// First byte.
+    /// Offset of the first byte on the disk.
     pub(crate) start: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub(crate) len: u64,
-    /// What holds them.
+    /// The payload that holds the bytes.
     pub(crate) payload: &'a Payload,
-    /// Where they begin in it.
+    /// Offset of the first byte in the payload.
     pub(crate) skip: u64,
 }
 
 impl<'a> Placed<'a> {
-    /// All of `payload`, at `start`.
+    /// Places all of `payload` at `start`.
     pub(crate) fn whole(start: u64, payload: &'a Payload) -> Self {
         Placed {
             start,
@@ -28,7 +29,8 @@ impl<'a> Placed<'a> {
         }
     }
 
-    /// Fills from it whatever of `buf`, which stands at `offset`, lies in `gaps`; returns the rest of them.
+    /// Copies its bytes into `buf`, which begins at `offset`, where they lie in `gaps`; returns the gaps that
+    /// are left.
     pub(crate) fn fill(&self, gaps: Vec<Range<u64>>, offset: u64, buf: &mut [u8]) -> Vec<Range<u64>> {
         let end = self.start + self.len;
         let mut rest = Vec::with_capacity(gaps.len() + 1);
@@ -56,7 +58,7 @@ impl<'a> Placed<'a> {
     }
 }
 
-/// `ranges` without `taken`.
+/// Returns `ranges` without `taken`.
 pub(crate) fn without(ranges: Vec<Range<u64>>, taken: &Range<u64>) -> Vec<Range<u64>> {
     let mut rest = Vec::with_capacity(ranges.len() + 1);
     for range in ranges {

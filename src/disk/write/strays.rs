@@ -1,10 +1,11 @@
-//! Requests that nobody waits for any more and that the server may perform all the same.
+//! Requests that nobody waits for any more, but which the server may still perform.
 //!
-//! A change whose connection broke, or that got no answer in time, was sent again, and answered then. The first attempt
-//! may still be under way: behind a proxy that cut the connection, in a server thread that waits for its storage. It
-//! carries the same bytes, so for as long as these are the newest ones it does no harm; but newer bytes for the same
-//! blocks, sent now, could be overwritten by it later. They wait until the attempt is over as far as anybody can say
-//! ([`Doubt::Until`]). Where nobody can say ([`Doubt::Forever`]), writing newer bytes there ends in an error.
+//! A change whose connection broke, or that got no answer in time, was sent again, and then answered. The
+//! first attempt may still be under way, behind a proxy that cut the connection or in a server thread that
+//! waits for its storage. It carries the same bytes, so it does no harm as long as these are the newest ones.
+//! But newer bytes for the same blocks, sent now, could be overwritten by it later. They wait until the
+//! attempt is over as far as anybody can tell ([`Doubt::Until`]). Where nobody can tell ([`Doubt::Forever`]),
+//! newer bytes for that place are an error.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,24 +14,26 @@ use super::payload::{BLOCK_BYTES, Payload};
 use crate::pool::Doubt;
 use crate::sync::Instant;
 
-/// Memory for the bytes of strays; beyond it, what would be sent counts as different from theirs.
+/// Upper bound on the kept bytes of strays. Beyond it the oldest are dropped, and every change to their
+/// blocks counts as different from them.
 const MAX_KEPT_BYTES: usize = 32 << 20;
 
+/// One attempt that may still be performed.
 #[derive(Debug)]
 struct Stray {
     range: Range<u64>,
-    /// What it writes, while that is kept.
+    /// The change that it makes, as long as that is kept.
     payload: Option<Arc<Payload>>,
     doubt: Doubt,
 }
 
 impl Stray {
-    /// Whole blocks: a file backend rewrites them.
+    /// Returns its range in whole blocks, since a file backend rewrites those.
     fn blocks(&self) -> Range<u64> {
         self.range.start / BLOCK_BYTES * BLOCK_BYTES..self.range.end.next_multiple_of(BLOCK_BYTES)
     }
 
-    /// True when it would leave `payload` at `start` as it is.
+    /// True when performing it after `payload` at `start` would change nothing.
     fn agrees(&self, start: u64, payload: &Payload) -> bool {
         let (blocks, end) = (self.blocks(), start + payload.len());
         let shared = start.max(blocks.start)..end.min(blocks.end);
@@ -46,25 +49,25 @@ impl Stray {
     }
 }
 
-/// What strays have to say about a request.
+/// Whether a request may pass the strays.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Passage {
-    /// It may go.
+    /// It may go now.
     Free,
-    /// Not before then.
+    /// It has to wait until then.
     Wait(Instant),
-    /// Never.
+    /// It may never go, because of a stray for these bytes.
     Blocked(Range<u64>),
 }
 
-/// See the head of this file.
+/// The attempts that may still be performed, the oldest first. It is plain data under the table's lock.
 #[derive(Debug, Default)]
 pub(crate) struct Strays {
     list: Vec<Stray>,
 }
 
 impl Strays {
-    /// An attempt to put `payload` at `start` may still be performed.
+    /// Adds an attempt to put `payload` at `start`, which may still be performed.
     pub(crate) fn add(&mut self, start: u64, payload: Arc<Payload>, doubt: Doubt) {
         let now = Instant::now();
         self.list.retain(|stray| stray.doubt > Doubt::Until(now));
@@ -83,7 +86,7 @@ impl Strays {
         }
     }
 
-    /// May `payload` be written at `start` now?
+    /// Decides whether `payload` may be written at `start` now.
     pub(crate) fn passage(&mut self, start: u64, payload: &Payload, now: Instant) -> Passage {
         if self.list.is_empty() {
             return Passage::Free;
@@ -139,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_strays_hold_is_bounded_and_the_oldest_forget_first() {
+    fn the_bytes_kept_are_bounded_and_the_oldest_are_forgotten_first() {
         let (mut strays, now) = (Strays::default(), Instant::now());
         let mib = 1 << 20;
         for n in 0..70u64 {

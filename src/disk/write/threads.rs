@@ -1,4 +1,5 @@
-//! The writer threads: each takes what may go from the table, sends it and puts the answer into the journal.
+//! The writer threads: each takes from the table what may go, sends it, and puts the answer into the journal
+//! while it still holds the connection's lease.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use crate::sync::Instant;
 use crate::sync::thread::{self, JoinHandle};
 
 impl WriteBehind {
-    /// Starts one writer thread for each connection that may write.
+    /// Starts a writer thread for each connection that may write.
     pub(crate) fn start(self: &Arc<Self>, pool: &Arc<Pool>) -> std::io::Result<Vec<JoinHandle<()>>> {
         let spawn = |n| {
             let (shared, pool) = (self.clone(), pool.clone());
@@ -24,19 +25,21 @@ impl WriteBehind {
         (1..=pool.writers()).map(spawn).collect()
     }
 
-    /// The most that one request takes of the backlog: its share among the connections that are without work, so that
-    /// none of them is left without, and none that has some keeps requests small.
+    /// Returns how many bytes of the backlog one request may take: an equal share among the connections
+    /// without work. So none of those is left without work, and connections that have some do not make
+    /// requests smaller.
     fn share(&self, inner: &Inner) -> u64 {
         let idle = self.writers.saturating_sub(inner.at_work).max(1);
         (inner.table.queued_cost() as u64 / idle).min(self.request_size)
     }
 
-    /// A writer thread has panicked: nothing that waits for it may wait for ever.
+    /// Fails the disk after a panic in a writer thread, so that no thread waits for its work for ever.
     fn broken(&self) -> bool {
         self.fail("internal error in a writer thread".into());
         true
     }
 
+    /// Waits for a segment that may go and performs it; false when the thread has to end.
     fn perform_next(&self, pool: &Pool) -> bool {
         let mut inner = self.lock();
         let run = loop {
@@ -53,8 +56,8 @@ impl WriteBehind {
                     Pick::Blocked(by) => {
                         drop(inner);
                         self.fail(format!(
-                            "the server has not answered a request for bytes {}-{} and may perform it still, over \
-                             newer bytes: write the image again",
+                            "the server has not answered a request for bytes {}-{} and may perform it still, \
+                             over newer bytes: write the image again",
                             by.start,
                             by.end - 1
                         ));
@@ -71,7 +74,7 @@ impl WriteBehind {
             }
         };
         if inner.table.queued_cost() > 0 {
-            // What is left may be for another thread now, or has a time at which somebody should look again.
+            // Another thread may take the rest now, or has to wait until a segment of it is due.
             self.work.notify_one();
         }
         inner.at_work += 1;
@@ -82,19 +85,20 @@ impl WriteBehind {
                 Payload::Data(_) => pool.write(start, &run.iter().map(Flight::bytes).collect::<Vec<_>>())?,
                 Payload::Zero(len) => pool.zero(start, *len)?,
             };
-            // In the journal before the connection can be flushed or lost.
+            // The writes must be in the journal before the connection can be flushed or lost.
             let mut inner = self.lock();
             for flight in run {
                 let slot = self.journal_share.map(|_| lease.index());
                 inner.table.landed(flight, slot, doubt);
             }
-            // A server that drops connections after so many bytes would have the same ones sent for ever.
+            // Without the allowance, a server that drops each connection after some number of bytes would be
+            // sent the same ones for ever.
             let (slot, table) = (lease.index(), &inner.table);
             let full = |share: usize| table.unflushed(slot) > share.min(table.allowance(slot));
             let full = self.journal_share.is_some_and(full);
             drop(inner);
             self.moved.notify_all();
-            // What conflicted with this flight may go now.
+            // Segments that conflicted with this flight may go now.
             self.work.notify_all();
             if full { lease.flush() } else { Ok(()) }
         }));

@@ -1,19 +1,19 @@
-//! Cuts a write into runs of data and runs of zeros, so that a thin disk stays thin and long runs of
-//! zeros cost one small request instead of their bytes.
+//! Cuts a write into runs of data and runs of zeros, so that a thin disk stays thin and a long run of zeros
+//! costs one small request instead of its bytes.
 
 use std::ops::Range;
 
-/// Zeros are looked for in blocks of this many bytes, aligned on the disk: the cluster size of qcow2.
+/// Unit of detection in bytes, aligned on the disk: the cluster size of qcow2.
 const BLOCK_BYTES: usize = 64 << 10;
 
-/// A shorter run of zeros is sent as data: one more request costs more than its bytes, and the
-/// server's qemu-nbd detects zeros too.
+/// Lower bound on a run of zeros that becomes a request, in bytes. A shorter one is sent as data: one more
+/// request costs more than its bytes, and the server's qemu-nbd detects zeros, too.
 const MIN_ZEROS_BYTES: usize = 256 << 10;
 
-/// What a part of a write holds.
+/// The content of a part of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// Something else than zeros.
+    /// Bytes of which not all are zero.
     Data,
     /// Zeros, too few for a request of their own.
     FewZeros,
@@ -21,7 +21,7 @@ pub(crate) enum Content {
     Zeros,
 }
 
-/// Calls `each(range, content)` for consecutive parts of `data`, which is to be written at `offset`. Ranges index `data`.
+/// Calls `each(range, content)` for consecutive parts of `data`, a write at `offset`. Ranges index `data`.
 /// Only the first and the last part may be [`Content::FewZeros`]: their neighbours are in other writes.
 pub(crate) fn cut(offset: u64, data: &[u8], mut each: impl FnMut(Range<usize>, Content)) {
     let mut data_from = 0;
@@ -48,7 +48,7 @@ pub(crate) fn cut(offset: u64, data: &[u8], mut each: impl FnMut(Range<usize>, C
     }
 }
 
-/// End of the run of zero blocks that begins at `at`; `at` itself when there is none.
+/// Returns the end of the run of zero blocks that begins at `at`; `at` itself when there is none.
 fn zero_run(offset: u64, data: &[u8], at: usize) -> usize {
     let mut end = at;
     while end < data.len() {
@@ -66,7 +66,7 @@ fn block_end(offset: u64, len: usize, at: usize) -> usize {
     (at + BLOCK_BYTES - into).min(len)
 }
 
-/// A slice that begins with a zero and equals itself shifted by one is all zeros (memcmp speed).
+/// True when all bytes are zero: the first is, and each equals the one before it (at the speed of memcmp).
 fn is_zero(data: &[u8]) -> bool {
     data.first()
         .is_none_or(|&first| first == 0 && data[1..] == data[..data.len() - 1])

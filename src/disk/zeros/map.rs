@@ -1,20 +1,20 @@
-//! Which parts of the disk are known to read as zeros.
+//! The ranges of the disk that are known to read as zeros.
 //!
-//! Filled from the server's extents, then kept current by every accepted write (removes) and zero (adds),
-//! in the order in which they were accepted. It answers SEEK_HOLE and SEEK_DATA, spares the reads
-//! of holes, and makes zeroing what is zero already free. It may forget, never invent: what it
-//! doesn't hold counts as data.
+//! The map is filled from the server's extents and then follows every accepted write (which removes) and zero
+//! (which adds), in the order in which they were accepted. It answers SEEK_HOLE and SEEK_DATA, spares reads
+//! of holes, and makes zeroing free where the disk is zero already. It may forget ranges but never invent
+//! one: all others count as data.
 
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeBounds};
 
-/// Runs kept at most (about 12 MiB); on a more fragmented disk further holes count as data.
+/// Upper bound on the number of runs (about 12 MiB); on a more fragmented disk further holes count as data.
 const MAX_RUNS: usize = 1 << 18;
 
-/// Holes that [`ZeroMap::data_in`] looks past: each costs a search.
+/// Upper bound on the holes that [`ZeroMap::data_in`] passes, since each costs a search.
 const MAX_HOLES_PASSED: usize = 16;
 
-/// Disjoint, non-adjacent runs of zeros: start -> end.
+/// Disjoint, non-adjacent runs of zeros, each as start -> end.
 #[derive(Debug, Default)]
 pub(crate) struct ZeroMap {
     runs: BTreeMap<u64, u64>,
@@ -22,7 +22,7 @@ pub(crate) struct ZeroMap {
 }
 
 impl ZeroMap {
-    /// `range` reads as zeros now.
+    /// Notes that `range` reads as zeros now.
     pub(crate) fn insert(&mut self, range: Range<u64>) {
         let Range { mut start, mut end } = range;
         if start >= end {
@@ -36,7 +36,7 @@ impl ZeroMap {
         self.keep(start, end);
     }
 
-    /// `range` may hold data now.
+    /// Notes that `range` may hold data now.
     pub(crate) fn remove(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;
@@ -60,7 +60,7 @@ impl ZeroMap {
         self.bytes -= self.runs.remove(&start).map_or(0, |end| end - start);
     }
 
-    /// Number of bytes that are known to be zero.
+    /// Returns how many bytes are known to be zero.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -76,12 +76,12 @@ impl ZeroMap {
             .is_some_and(|(_, end)| end > range.start)
     }
 
-    /// First byte at or after `offset` that may be data.
+    /// Returns the first offset at or after `offset` that may hold data.
     pub(crate) fn next_data(&self, offset: u64) -> u64 {
         self.run_at(offset).unwrap_or(offset)
     }
 
-    /// First byte at or after `offset` that is known to be zero.
+    /// Returns the first offset at or after `offset` that is known to be zero.
     pub(crate) fn next_zero(&self, offset: u64) -> Option<u64> {
         match self.run_at(offset) {
             Some(_) => Some(offset),
@@ -89,8 +89,8 @@ impl ZeroMap {
         }
     }
 
-    /// Bytes of `range` that may be data; `None` when they are more than `most`, or when more than a few holes are among
-    /// them.
+    /// Counts the bytes of `range` that may be data; `None` when there are more than `most`, or too many
+    /// holes between them.
     pub(crate) fn data_in(&self, range: Range<u64>, most: u64) -> Option<u64> {
         let (mut at, mut bytes) = (range.start, 0);
         for _ in 0..MAX_HOLES_PASSED {
@@ -109,13 +109,13 @@ impl ZeroMap {
         None
     }
 
-    /// End of the run that holds `offset`.
+    /// Returns the end of the run that holds `offset`.
     fn run_at(&self, offset: u64) -> Option<u64> {
         let (_, end) = self.last_run(..=offset)?;
         (end > offset).then_some(end)
     }
 
-    /// The last run, start and end, that begins within `starts`.
+    /// Returns start and end of the last run that begins within `starts`.
     fn last_run(&self, starts: impl RangeBounds<u64>) -> Option<(u64, u64)> {
         let last = self.runs.range(starts).next_back();
         last.map(|(&start, &end)| (start, end))
@@ -151,9 +151,9 @@ mod tests {
                     prop_assert_eq!(map.next_zero(at), zero);
                     prop_assert!(map.covers(at..data));
                     prop_assert_eq!(map.touches(&(at..64)), zero.is_some());
-                    let count = |end: u64| model[at as usize..end as usize].iter().filter(|z| !**z).count() as u64;
-                    prop_assert_eq!(map.data_in(at..64, 64), Some(count(64)));
-                    prop_assert_eq!(map.data_in(at..64, 8), Some(count(64)).filter(|&n| n <= 8));
+                    let rest = rest.iter().filter(|zero| !**zero).count() as u64;
+                    prop_assert_eq!(map.data_in(at..64, 64), Some(rest));
+                    prop_assert_eq!(map.data_in(at..64, 8), Some(rest).filter(|&n| n <= 8));
                 }
             }
         }

@@ -1,4 +1,8 @@
-//! What is known to be zero, and what is found to be.
+//! Zeros, which cost neither space on the storage nor bytes on the wire.
+//!
+//! [`map`] remembers the ranges of the disk that read as zeros: it is learnt from the server's extents and
+//! follows every write under the write-behind's lock. [`detection`] finds zeros in the data of a write,
+//! before the lock is taken.
 
 pub(crate) mod detection;
 pub(crate) mod map;

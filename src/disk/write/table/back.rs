@@ -1,4 +1,4 @@
-//! What becomes of a request: answered, then flushed; or lost, and queued again under whatever is newer.
+//! The outcome of a request: answered and then flushed, or lost and queued again, under anything newer.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use crate::pool::Doubt;
 use crate::sync::Instant;
 
 impl Table {
-    /// The server has answered `flight` with success, on connection `slot`, for the journal, if there is to be one; after
-    /// `doubt`, an earlier attempt at it will not be performed any more.
+    /// Notes that the server has performed `flight`. With a journal, `slot` is the connection that carried
+    /// it. As long as `doubt` says, an earlier attempt at it may still be performed.
     pub(crate) fn landed(&mut self, flight: Flight, slot: Option<usize>, doubt: Option<Doubt>) {
         let own = self
             .flights
             .iter()
             .position(|f| Arc::ptr_eq(&f.payload, &flight.payload));
         drop(flight);
-        // The table's own, since its number may have changed on the way.
+        // The table's own copy is taken, since its number may have changed meanwhile.
         let Flight {
             start,
             payload,
@@ -42,22 +42,22 @@ impl Table {
         freed.into_iter().for_each(|bytes| self.buffers.recycle(bytes));
         self.trim();
         if era < self.era {
-            // The storage lost something while this was under way, and has reported it, to another one.
+            // While this was in flight, the storage has reported a loss to another connection.
             self.take_back(Some(slot));
         }
     }
 
-    /// Bytes of memory in the journal that wait for a flush of connection `slot`.
+    /// Returns the memory in the journal that waits for a flush of connection `slot`, in bytes.
     pub(crate) fn unflushed(&self, slot: usize) -> usize {
         self.journal.cost(slot)
     }
 
-    /// Bytes of memory that the connection in `slot` may have in the journal before it is to be flushed.
+    /// Returns how many bytes the connection in `slot` may have in the journal before it has to be flushed.
     pub(crate) fn allowance(&self, slot: usize) -> usize {
         self.allowance[slot]
     }
 
-    /// All that connection `slot` has answered is durable.
+    /// Notes that every write that connection `slot` has answered is durable.
     pub(crate) fn flushed(&mut self, slot: usize) {
         self.allowance[slot] = self.allowance[slot].saturating_mul(2);
         let freed = self.journal.flushed(slot);
@@ -65,20 +65,21 @@ impl Table {
         self.trim();
     }
 
-    /// What connection `slot` had answered and not flushed is to be written again.
+    /// Queues again the writes that connection `slot` had answered and not flushed.
     pub(crate) fn lost(&mut self, slot: usize) {
         self.limit(slot);
         self.take_back(Some(slot));
     }
 
-    /// The storage has lost what any connection had answered and not flushed, or what is being answered now.
+    /// Queues again the writes that any connection had answered and not flushed; those in flight follow when
+    /// they are answered.
     pub(crate) fn lost_all(&mut self) {
         self.era += 1;
         (0..self.allowance.len()).for_each(|slot| self.limit(slot));
         self.take_back(None);
     }
 
-    /// What `slot` has in the journal is lost.
+    /// Lowers the allowance of `slot` after a loss of its writes in the journal.
     fn limit(&mut self, slot: usize) {
         let lost = self.journal.cost(slot);
         if lost > 0 {
@@ -92,7 +93,7 @@ impl Table {
         }
     }
 
-    /// Queues answered bytes under everything that is newer: what is queued or in flight.
+    /// Queues answered bytes again, where nothing newer is queued or in flight.
     fn queue_again(&mut self, (start, payload, seq): Again) {
         let whole = start..start + payload.len();
         self.age(&whole, seq);
@@ -105,7 +106,7 @@ impl Table {
             .filter(hits)
             .collect();
         let gaps = newer.iter().fold(vec![whole.clone()], without);
-        // It has waited long enough.
+        // These bytes have waited long enough.
         let born = Instant::now() - MAX_LINGER;
         if gaps == [whole] {
             return self.join(start, Segment { payload, seq, born });
@@ -116,7 +117,7 @@ impl Table {
         }
     }
 
-    /// Queues a segment where nothing is; data in the same cell that ends where it begins takes it in.
+    /// Queues a segment in a gap of the queue; data in the same cell that ends where it begins takes it in.
     fn join(&mut self, start: u64, segment: Segment) {
         let left = self.data_before(start);
         let (Some(left), Payload::Data(bytes)) = (left, &segment.payload) else {
@@ -131,7 +132,7 @@ impl Table {
         self.insert(left, joined);
     }
 
-    /// What is queued or in flight in `range` stands for a write as old as `seq` as well.
+    /// Gives the segments that are queued or in flight in `range` the number `seq` if theirs is higher.
     fn age(&mut self, range: &Range<u64>, seq: u64) {
         let hit = |start: u64, end: u64| start < range.end && range.start < end;
         for flight in self.flights.iter_mut().filter(|f| hit(f.start, f.end())) {

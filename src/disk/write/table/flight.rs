@@ -1,4 +1,4 @@
-//! What goes out to the server: the segments of a request, as a writer thread gets them.
+//! The segments of a request on its way to the server, as a writer thread gets them from the table.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,13 +6,15 @@ use std::sync::Arc;
 use crate::disk::write::payload::Payload;
 use crate::sync::Instant;
 
-/// A request that a writer thread is performing, or that failed: then its bytes stay, so that reads
-/// go on to return what was acknowledged.
+/// A segment in a request that a writer thread is performing, or that has failed. After a failure it stays in
+/// the table, so that reads still return the acknowledged bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Flight {
     pub(crate) start: u64,
     pub(crate) payload: Arc<Payload>,
+    /// Number of its oldest write.
     pub(super) seq: u64,
+    /// How often the storage had reported a loss when the request was sent.
     pub(super) era: u64,
 }
 
@@ -21,7 +23,7 @@ impl Flight {
         self.start + self.payload.len()
     }
 
-    /// The bytes of a flight with data.
+    /// Returns its bytes; none when it is zeros.
     pub(crate) fn bytes(&self) -> &[u8] {
         match &*self.payload {
             Payload::Data(bytes) => bytes,
@@ -30,13 +32,14 @@ impl Flight {
     }
 }
 
-/// The answer of [`Table::pick`].
+/// The answer of [`Table::pick`](super::Table::pick).
 #[derive(Debug)]
 pub(crate) enum Pick {
-    /// Perform these with one request, then call [`Table::landed`] with each: neighbours with data, or a single one.
+    /// Perform these with one request, then call [`Table::landed`](super::Table::landed) with each. They are
+    /// neighbours with data, or a single segment.
     Go(Vec<Flight>),
-    /// Nothing now; look again at that time, or when something changed.
+    /// Nothing may go now; look again at that time, or when the table has changed.
     Wait(Option<Instant>),
-    /// There is something that must not be written any more: a request for these bytes may be performed after it.
+    /// A segment must not be written any more: an earlier request for these bytes may be performed after it.
     Blocked(Range<u64>),
 }

@@ -1,23 +1,25 @@
-//! The write-behind table: what was acknowledged and isn't known to be durable on the server yet.
+//! The write-behind table: writes that are acknowledged and not known to be durable on the server.
 //!
-//! A write is copied once, into a *segment*; neighbours grow into one segment up to a *cell*, newer
-//! bytes replace older ones in place. A writer thread [picks](Table::pick) the oldest segment that is
-//! worth a request and that touches no block of a request *in flight*; so requests in flight are
-//! disjoint, overlapping writes reach the server in the order in which they were acknowledged, and
-//! two connections never rewrite parts of one block (a file backend would lose one of them).
+//! A write is copied once, into a *segment*. Neighbours grow into one segment up to a *cell*, and newer bytes
+//! replace older ones in place. A writer thread [picks](Table::pick) the oldest segment that is worth a
+//! request and that touches no block of a request *in flight*. So requests in flight are disjoint,
+//! overlapping writes reach the server in the order in which they were acknowledged, and two connections
+//! never rewrite parts of one block (a file backend would lose one of them).
 //!
-//! What was answered goes from `flights` into the [journal](super::journal) until it is flushed; when the
-//! connection that carried it is lost first, it is queued again, under whatever is newer. So the newest bytes of any
-//! offset are in `queued`, else in `flights`, else in the journal, else on the server: [`Table::overlay`] lets a read see
-//! that, also while a server that has restarted has forgotten what the journal has. A segment that goes over one of the
-//! [strays](super::strays) waits for it.
+//! Answered writes move from `flights` into the [journal](super::journal) until they are flushed; when the
+//! connection that carried them is lost before that, they are queued again, under anything newer. So the
+//! newest bytes of any offset are in `queued`, else in `flights`, else in the journal, else on the server.
+//! [`Table::overlay`] shows a read just that, also while a server that has restarted has forgotten the bytes
+//! in the journal. A segment over one of the [strays](super::strays) waits for it.
 //!
-//! Every segment carries the sequence number of its oldest write; a flush waits until none at or below its mark is left.
-//! Bytes that go over others which are not durable take over their number: what was acknowledged before the flush may have
-//! been replaced since, but as long as neither the old bytes nor the new ones are durable, there is one that it waits for.
+//! Every segment carries the sequence number of its oldest write; a flush waits until no number at or below
+//! its mark is left. Bytes that replace others which are not durable take over their number: the writes that
+//! were acknowledged before the flush may have been replaced since, but as long as neither the old bytes nor
+//! the new ones are durable, something with that number is left for the flush to wait for.
 //!
-//! This is the plain data structure; `writer` has the lock, the threads and the waiting. Writes come in here; [`out`] says what
-//! goes out with a request, and [`back`] what becomes of it: answered, flushed, or lost and queued again.
+//! This is the plain data structure; its parent has the lock, the threads and the waiting. Here writes come
+//! in; [`out`] chooses the segments of a request, and [`back`] takes the outcome: answered, flushed, or lost
+//! and queued again.
 
 mod back;
 mod flight;
@@ -35,57 +37,64 @@ use super::payload::Payload;
 use super::strays::Strays;
 use crate::sync::Instant;
 
-/// A segment that isn't full waits this long for neighbours, unless somebody waits for it.
+/// Time that a segment which isn't full waits for neighbours, unless a thread waits for it.
 const MAX_LINGER: Duration = Duration::from_millis(20);
 
-/// Segments looked at for one pick; those behind are younger, and their turn comes.
+/// Upper bound on the segments that one pick looks at; the others are younger, and their turn comes.
 const MAX_SEGMENTS_PER_LOOK: usize = 64;
 
-/// Segments that go with one request at most.
+/// Upper bound on the segments that go with one request.
 const MAX_SEGMENTS_PER_REQUEST: usize = 64;
 
-/// Zeros that go with one request at most, bytes. Whoever writes there again while it is under way, or in doubt, has to wait.
+/// Upper bound on the zeros of one request, in bytes. A write to the same place has to wait while the request
+/// is in flight or in doubt.
 const MAX_ZERO_BYTES: u64 = 16 << 30;
 
-/// A write of at least this many bytes is likely part of a stream and gets a whole cell's buffer.
+/// Size in bytes from which on a write is likely part of a stream and gets the buffer of a whole cell.
 const MIN_STREAM_WRITE_BYTES: usize = 128 << 10;
 
+/// A change that waits to be sent.
 #[derive(Debug)]
 struct Segment {
     payload: Payload,
-    /// Of its oldest write.
+    /// Number of its oldest write.
     seq: u64,
+    /// When its first write came.
     born: Instant,
 }
 
-/// See the head of this file.
+/// The table; the head of this file describes it.
 #[derive(Debug)]
 pub(crate) struct Table {
-    /// A data segment never crosses a multiple of this many bytes, so a long stream becomes aligned PUTs of
-    /// this size.
+    /// Size of a cell in bytes. A data segment never crosses a multiple of it, so a long stream becomes
+    /// aligned PUTs of this size.
     cell: u64,
+    /// Disjoint segments by their first byte.
     queued: BTreeMap<u64, Segment>,
+    /// Number and first byte of each queued segment.
     by_age: BTreeSet<(u64, u64)>,
     flights: Vec<Flight>,
     journal: Journal,
     strays: Strays,
-    /// Counts the times that the storage reported a loss.
+    /// Number of times that the storage has reported a loss.
     era: u64,
-    /// By slot, how many bytes its connection may carry unflushed: half of what was lost with the last one, then twice as many
-    /// with each flush that succeeds. So there is progress with connections that never live for long, and little is sent again.
+    /// For each slot, how many bytes its connection may carry unflushed: half of the bytes that were lost
+    /// with the last one, then twice as many after each flush that succeeds. So there is progress with
+    /// connections that never live for long, and little is sent again.
     allowance: Vec<usize>,
-    /// Bytes of memory in `queued` and `flights`, and how many of them are data.
+    /// Memory of `queued` and `flights` in bytes.
     cost: usize,
+    /// Bytes of data in that memory.
     content: usize,
     last_seq: u64,
-    /// Segments at or below this number go out at once.
+    /// Number up to which segments go out at once.
     urgent: u64,
     buffers: Buffers,
 }
 
 impl Table {
-    /// An empty table that merges writes into segments of at most `cell` bytes, for connections in `slots` slots, and keeps
-    /// buffers for more as long as all of it takes at most `memory` bytes.
+    /// Creates an empty table that merges writes into segments of at most `cell` bytes, for connections in
+    /// `slots` slots. It keeps free buffers as long as all of it takes at most `memory` bytes.
     pub(crate) fn new(cell: u64, slots: usize, memory: usize) -> Self {
         Table {
             cell,
@@ -104,29 +113,29 @@ impl Table {
         }
     }
 
-    /// Bytes of memory held for what has no answer yet, with an overhead for each segment.
+    /// Returns the memory of writes without an answer, in bytes, with an overhead for each segment.
     pub(crate) fn cost(&self) -> usize {
         self.cost
     }
 
-    /// Of [`Self::cost`], what isn't in flight.
+    /// Returns the part of [`Self::cost`] that is not in flight.
     pub(crate) fn queued_cost(&self) -> usize {
         self.cost - self.flights.iter().map(|f| f.payload.cost()).sum::<usize>()
     }
 
-    /// Number of the newest acknowledged write.
+    /// Returns the number of the newest acknowledged write.
     pub(crate) fn last_seq(&self) -> u64 {
         self.last_seq
     }
 
-    /// Number of the oldest write that the server hasn't answered.
+    /// Returns the number of the oldest write that the server hasn't answered.
     pub(crate) fn oldest(&self) -> Option<u64> {
         let queued = self.by_age.first().map(|&(seq, _)| seq);
         let flying = self.flights.iter().map(|f| f.seq).min();
         queued.into_iter().chain(flying).min()
     }
 
-    /// From now on nothing numbered up to `seq` waits for neighbours.
+    /// Lets no segment numbered up to `seq` wait for neighbours any more.
     pub(crate) fn hurry(&mut self, seq: u64) {
         self.urgent = self.urgent.max(seq);
     }
@@ -177,15 +186,16 @@ impl Table {
         );
     }
 
+    /// Queues `piece`, which lies within one cell, at `start`.
     fn put(&mut self, start: u64, piece: &[u8]) {
         let end = start + piece.len() as u64;
         if let Some(older) = self.data_over(&(start..end)) {
-            // The segment's number covers the newer bytes.
+            // The number of the older segment covers the newer bytes, too.
             older.copy_from_slice(piece);
             return;
         }
         let seq = self.carve(&(start..end)).unwrap_or(self.last_seq);
-        // A neighbour on the left in the same cell takes the bytes; one on the right is taken in.
+        // A neighbour on the left in the same cell takes the bytes in; they take in one on the right.
         let (at, mut segment) = match self.data_before(start) {
             Some(s) => (s, self.take(s)),
             None => {
@@ -220,8 +230,8 @@ impl Table {
         self.insert(at, segment);
     }
 
-    /// Removes `range` from what is queued; what sticks out on both sides stays, as old as it was. Returns the oldest
-    /// number of what was there.
+    /// Removes `range` from the queue. The parts of segments outside of it stay, with their age. Returns the
+    /// lowest number that was there.
     fn carve(&mut self, range: &Range<u64>) -> Option<u64> {
         let first = self.before(range.start).map_or(range.start, |(s, _)| s);
         let touched: Vec<u64> = self.queued.range(first..range.end).map(|(&s, _)| s).collect();
@@ -258,6 +268,7 @@ impl Table {
         oldest
     }
 
+    /// Returns the last queued segment that begins before `offset`, and its first byte.
     fn before(&self, offset: u64) -> Option<(u64, &Segment)> {
         self.queued.range(..offset).next_back().map(|(&s, seg)| (s, seg))
     }
@@ -285,7 +296,7 @@ impl Table {
         segment
     }
 
-    /// The queued bytes of `range`, when one segment with data holds all of them.
+    /// Returns the queued bytes of `range` when one segment with data holds all of them.
     fn data_over(&mut self, range: &Range<u64>) -> Option<&mut [u8]> {
         let (start, segment) = self.queued.range_mut(..=range.start).next_back()?;
         let Payload::Data(bytes) = &mut segment.payload else {
@@ -295,25 +306,25 @@ impl Table {
         bytes.get_mut(at(range.start)..at(range.end))
     }
 
-    /// Start of the queued data that ends at `start`, in the same cell.
+    /// Returns the start of the queued data that ends at `start`, if it is in the same cell.
     fn data_before(&self, start: u64) -> Option<u64> {
         let (s, segment) = self.before(start)?;
         let is_data = matches!(segment.payload, Payload::Data(_));
         (is_data && s + segment.payload.len() == start && s / self.cell == start / self.cell).then_some(s)
     }
 
-    /// Number of the oldest write that is not known to be durable.
+    /// Returns the number of the oldest write that is not known to be durable.
     pub(crate) fn oldest_undurable(&self) -> Option<u64> {
         self.oldest().into_iter().chain(self.journal.oldest()).min()
     }
 
-    /// True when everything numbered up to `seq` is durable.
+    /// True when every write numbered up to `seq` is durable.
     #[cfg(test)]
     pub(crate) fn is_durable(&self, seq: u64) -> bool {
         self.oldest_undurable().is_none_or(|oldest| oldest > seq)
     }
 
-    /// True when any acknowledged byte of `range` is not known to be on the server for good.
+    /// True when any acknowledged byte of `range` is not known to be durable.
     pub(crate) fn touches(&self, range: &Range<u64>) -> bool {
         let queued = self.queued.range(..range.end).next_back();
         queued.is_some_and(|(s, seg)| s + seg.payload.len() > range.start)
@@ -331,14 +342,14 @@ impl Table {
         )
     }
 
-    /// Ranges of everything that isn't on the server yet.
+    /// Returns the ranges of all writes that the server has not answered.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         let queued = self.queued.iter().map(|(&s, seg)| s..s + seg.payload.len());
         queued.chain(self.flights.iter().map(|f| f.start..f.end()))
     }
 
-    /// Copies the acknowledged bytes of `offset..` into `buf`; returns the parts that it has
-    /// nothing about, in ascending order.
+    /// Copies the acknowledged bytes of `offset..` into `buf`; returns the ranges that it has no bytes of, in
+    /// ascending order.
     pub(crate) fn overlay(&self, offset: u64, buf: &mut [u8]) -> Vec<Range<u64>> {
         let end = offset + buf.len() as u64;
         let mut gaps: Vec<Range<u64>> = std::iter::once(offset..end).filter(|r| !r.is_empty()).collect();
@@ -354,8 +365,8 @@ impl Table {
         gaps
     }
 
-    /// An empty buffer for a piece of `len` bytes: room for a whole cell where more is likely to follow, as long as that
-    /// room does not get more than what is in it.
+    /// Returns an empty buffer for a piece of `len` bytes. It has room for a whole cell if more bytes are
+    /// likely to follow, unless the unused room of all buffers exceeds the bytes in them.
     fn buffer(&mut self, len: usize) -> Vec<u8> {
         match len < MIN_STREAM_WRITE_BYTES || self.cost > 2 * self.content + self.cell as usize {
             true => Vec::with_capacity(len),
@@ -363,7 +374,7 @@ impl Table {
         }
     }
 
-    /// After anything that may have changed how much memory is held.
+    /// Frees buffers that exceed the limit; called after every change of the memory held.
     fn trim(&mut self) {
         self.buffers.trim(self.cost + self.journal.total());
     }

@@ -1,4 +1,5 @@
-//! What goes out: the oldest segment that is worth a request and conflicts with nothing in flight, and its neighbours.
+//! Choosing the segments of the next request: the oldest one that is worth a request and conflicts with
+//! nothing in flight, and the neighbours that may go with it.
 
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use crate::disk::write::strays::Passage;
 use crate::sync::Instant;
 
 impl Table {
-    /// What to send now, at most `most` bytes of data. With `pressed`, somebody waits for room and nothing lingers.
+    /// Chooses the segments to send now, at most `most` bytes of data, but at least one segment if any may
+    /// go. With `pressed`, a write waits for room, and no segment waits for neighbours.
     pub(crate) fn pick(&mut self, now: Instant, pressed: bool, most: u64) -> Pick {
         let mut next_look = None;
         let mut found = None;
@@ -48,21 +50,21 @@ impl Table {
         Pick::Go(run)
     }
 
-    /// True when a segment need not wait for neighbours.
+    /// True when a segment does not have to wait for neighbours.
     fn is_due(&self, start: u64, segment: &Segment, now: Instant) -> bool {
         let end = start + segment.payload.len();
         let full = matches!(segment.payload, Payload::Data(_)) && end % self.cell == 0;
         full || segment.seq <= self.urgent || segment.born + MAX_LINGER <= now
     }
 
-    /// Start of the queued data that follows `run` and may go with it.
+    /// Returns the start of the queued data that follows `run` and may go with it.
     fn next_of(&mut self, run: &[Flight], now: Instant, pressed: bool, most: u64) -> Option<u64> {
         let (first, last) = (run.first()?, run.last()?);
         let end = last.end();
         let next = self.queued.get(&end)?;
         let next_end = end + next.payload.len();
         let is_data = |payload: &Payload| matches!(payload, Payload::Data(_));
-        // Those of the run itself have been launched last.
+        // The flights of the run itself were launched last.
         let others = &self.flights[..self.flights.len() - run.len()];
         let free = |flight: &Flight| !share_block(&(end..next_end), &(flight.start..flight.end()));
         let fits = is_data(&last.payload) && is_data(&next.payload) && next_end - first.start <= most;
@@ -71,6 +73,7 @@ impl Table {
         (goes && self.strays.passage(end, &next.payload, now) == Passage::Free).then_some(end)
     }
 
+    /// Moves the segment at `start` to the flights; of long zeros, only the first part.
     fn launch(&mut self, start: u64) -> Flight {
         let mut segment = self.take(start);
         match &mut segment.payload {

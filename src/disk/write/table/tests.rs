@@ -16,7 +16,7 @@ fn perform(server: &mut [u8], flight: &Flight) {
     }
 }
 
-/// What goes out with one request of at most two cells.
+/// Picks the flights of one request of at most two cells.
 fn go(table: &mut Table) -> Option<Vec<Flight>> {
     match table.pick(Instant::now(), true, 2 * CELL) {
         Pick::Go(run) => Some(run),
@@ -44,7 +44,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    // Positions near cell borders and few blocks, so that overlaps are the rule.
+    // The positions are near the borders of cells and few blocks, so that most writes overlap.
     let offset = prop_oneof![
         0..40_000u64,
         (CELL - 20_000..CELL + 20_000),
@@ -91,7 +91,7 @@ proptest! {
                         flying.push(run);
                     }
                 }
-                // Flights land in any order; what they carry reaches the server at some time before.
+                // Flights land in any order; their bytes reach the server at some time before.
                 Step::Land(n) if !flying.is_empty() => {
                     land(&mut table, &mut server, flying.swap_remove(n % flying.len()));
                 }
@@ -172,7 +172,7 @@ fn the_oldest_number_stays_with_merged_and_carved_segments() {
     table.hurry(mark);
     let run = match table.pick(Instant::now(), false, 100) {
         Pick::Go(run) => run,
-        Pick::Wait(_) | Pick::Blocked(_) => panic!("what a flush waits for goes out at once"),
+        Pick::Wait(_) | Pick::Blocked(_) => panic!("a segment that a flush waits for goes out at once"),
     };
     run.into_iter()
         .for_each(|flight| table.landed(flight, None, None));
@@ -215,7 +215,8 @@ fn bytes_of_random_writes_do_not_hold_whole_cells() {
     );
 }
 
-/// They were answered one by one; it must not cost a request, or a look at every other one, for each of them to go again.
+/// The writes were answered one by one; sending them again must not cost a request, or a look at all others,
+/// for each.
 #[test]
 fn small_writes_that_are_lost_go_again_as_large_ones() {
     let mut table = Table::new(CELL, 1, MEMORY);
@@ -227,7 +228,7 @@ fn small_writes_that_are_lost_go_again_as_large_ones() {
         }
     }
     table.lost(0);
-    let again = go(&mut table).expect("it is to be written again");
+    let again = go(&mut table).expect("it has to be written again");
     assert_eq!((again.len(), reach(&again)), (2, 0..2 * CELL));
     assert!(again[0].bytes()[512..1024] == [1; 512]);
 }
@@ -267,14 +268,17 @@ fn a_slot_that_lost_its_connection_is_flushed_earlier_until_flushes_succeed() {
     }
     let lost = carry(&mut table, 1);
     table.lost(0);
-    assert!(table.allowance(0) < lost, "one request, and it is to be flushed");
+    assert!(
+        table.allowance(0) < lost,
+        "after one request the slot has to be flushed"
+    );
     table.flushed(0);
     table.flushed(0);
     assert_eq!(table.allowance(0), lost / 2 * 4);
 }
 
 #[test]
-fn what_a_flush_frees_serves_the_next_writes() {
+fn buffers_that_a_flush_frees_serve_the_next_writes() {
     let mut table = Table::new(CELL, 2, MEMORY);
     let carry = |table: &mut Table, slot| {
         for n in 0..4 {
@@ -291,7 +295,7 @@ fn what_a_flush_frees_serves_the_next_writes() {
         places
     };
     let first = carry(&mut table, 0);
-    // Slot 1 replaces them all, in buffers of its own, and what it replaced serves the next round.
+    // Slot 1 replaces all of them, in buffers of its own, and the replaced buffers serve the next round.
     let second = carry(&mut table, 1);
     assert!(first.iter().all(|place| !second.contains(place)));
     assert_eq!(carry(&mut table, 0), first);
@@ -306,7 +310,7 @@ fn what_a_flush_frees_serves_the_next_writes() {
 }
 
 #[test]
-fn what_is_kept_for_the_next_writes_makes_room_for_small_ones() {
+fn buffers_kept_for_the_next_writes_make_room_for_small_ones() {
     let mut table = Table::new(CELL, 1, MEMORY);
     for n in 0..MEMORY as u64 / CELL {
         table.write(n * CELL, &vec![1; CELL as usize]);
