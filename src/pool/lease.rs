@@ -9,7 +9,7 @@ use super::{Pool, PoolError, Seat, Slot, State};
 use crate::remote::{Remote, RemoteError};
 use crate::sync::Instant;
 
-/// What a connection is leased for.
+/// The purpose of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// A request that any connection may carry.

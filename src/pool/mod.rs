@@ -222,7 +222,7 @@ impl Pool {
             self.changed.wait(&mut state);
         }
         state.queue.retain(|&waiting| waiting != ticket);
-        // What the next thread in the queue asks for may be free as well.
+        // The next thread in the queue may find its connections free as well.
         self.changed.notify_all();
         match state.closed {
             true => Err(PoolError::Closed),

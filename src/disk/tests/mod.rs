@@ -14,7 +14,7 @@ use super::*;
 use crate::remote::Dial;
 use crate::remote::memory::MemoryServer;
 
-/// Bytes of the disk. Few where thousands of servers are made, each for a few steps.
+/// Size of the disk in bytes: small where thousands of servers are made, each for a few steps.
 const SIZE: usize = if cfg!(feature = "shuttle") {
     16 << 10
 } else {
@@ -27,7 +27,8 @@ fn server_filled_with(fill: u8) -> Arc<MemoryServer> {
 
 #[cfg(not(feature = "shuttle"))]
 impl MemoryServer {
-    /// The disk on four connections.
+    /// Opens the disk on four connections; without a journal, no request is repeated for longer than the
+    /// attempts that are granted anyway.
     fn disk(self: &Arc<Self>, zero_detect: bool, journal_size: u64) -> Disk {
         let retry_time = Duration::from_secs(if journal_size == 0 { 0 } else { 10 });
         self.disk_with(zero_detect, journal_size, retry_time)

@@ -1,8 +1,9 @@
-//! Random operations and random faults against a model: whatever happens, a read returns the last acknowledged write;
-//! after a flush that succeeded, the durable image is the file; after a failure nothing succeeds again.
+//! Random operations and random faults against a model. Whatever happens, a read returns the last
+//! acknowledged write; after a flush that succeeded, the durable image equals the file; after a failure
+//! nothing succeeds again.
 //!
-//! With a journal, faults that end by themselves are not noticed at all. The figures (cases, operations, faults) are
-//! printed: `cargo test --lib model -- --nocapture`; `PROPTEST_CASES` widens the search.
+//! With a journal, faults that end by themselves are not noticed at all. The figures (cases, operations,
+//! faults) are printed: `cargo test --lib model -- --nocapture`; `PROPTEST_CASES` widens the search.
 
 use std::fmt;
 
@@ -23,17 +24,17 @@ enum Step {
     Drain,
     Flush,
     Fail(Request, Fault),
-    /// The daemon is started again: all connections break, and what was not flushed is forgotten.
+    /// The daemon restarts: all connections break, and unflushed writes are forgotten.
     Restart,
-    /// Late requests are performed now.
+    /// Strays are performed now.
     Strays,
 }
 
-/// What may go wrong.
+/// The faults that may happen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Faults {
     None,
-    /// All of it ends by itself.
+    /// Only faults that end by themselves.
     Survivable,
     Any,
 }
@@ -84,17 +85,17 @@ fn steps(faults: Faults) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..60)
 }
 
-/// The file as it must be, and whether an operation has failed.
+/// The file as it must be, and the failures so far.
 struct Model {
     image: Vec<u8>,
     len: usize,
     failed: bool,
-    /// Something has gone wrong on purpose.
+    /// Set once a fault was injected.
     troubled: bool,
 }
 
 impl Model {
-    /// A change that is acknowledged, or refused for good.
+    /// Takes over a change that was acknowledged, or notes its sticky failure.
     fn change(&mut self, done: Result<(), DiskError>, apply: impl FnOnce(&mut Model)) {
         match done {
             Ok(()) => {
@@ -172,7 +173,7 @@ impl Model {
 
     fn read(&self, disk: &Disk, offset: u64, len: usize) {
         if disk.options.journal_size == 0 && self.troubled {
-            // What a lost connection carried is nowhere any more, and nobody may have noticed yet.
+            // The unflushed writes of a lost connection are gone, and the loss may not have been noticed yet.
             return;
         }
         let mut buf = Vec::new();
@@ -187,7 +188,7 @@ impl Model {
     }
 }
 
-/// What a run of the model was about.
+/// Counts over all cases.
 #[derive(Default)]
 struct Figures {
     cases: AtomicU64,
@@ -232,7 +233,7 @@ fn run(steps: Vec<Step>, zero_detect: bool, journal: u64, survives: bool, figure
         figures.faults.fetch_add(state.fired, Ordering::Relaxed);
     }
     if journal > 0 {
-        // What is acknowledged is readable to the end, whatever happened, unless there is no ticket any more.
+        // Acknowledged bytes are readable to the end, unless the ticket has ended for good.
         model.read(&disk, 0, SIZE);
     }
     let failed = model.failed || disk.failure().is_some();
@@ -274,7 +275,7 @@ fn check(name: &str, faults: Faults, journal: impl Strategy<Value = u64>) {
     println!("model, {name}: {figures}");
 }
 
-/// From one that flushes after every request to one that never has to.
+/// Sizes of the journal: from one that is flushed after every request to one that never has to be.
 fn journal() -> impl Strategy<Value = u64> {
     prop_oneof![Just(1u64), Just(256 << 10), Just(64 << 20)]
 }

@@ -1,4 +1,4 @@
-//! What becomes of answered bytes when their connection goes, case by case.
+//! The fate of answered bytes when their connection is lost, case by case.
 
 use super::*;
 use crate::remote::memory::{Fault, Request};
@@ -13,7 +13,7 @@ fn read(disk: &Disk, range: Range<usize>) -> Vec<u8> {
 }
 
 #[test]
-fn what_a_restarted_server_forgot_is_read_from_the_journal_and_written_again() {
+fn bytes_that_a_restarted_server_forgot_are_read_from_the_journal_and_written_again() {
     let server = server_filled_with(9);
     let disk = server.disk(false, JOURNAL);
     disk.write(0, &[1; 5000]).unwrap();
@@ -44,7 +44,7 @@ fn a_zero_over_a_write_stays_a_zero_when_the_write_is_lost() {
 }
 
 #[test]
-fn a_failed_flush_has_everything_written_again_whoever_carried_it() {
+fn a_failed_flush_has_everything_written_again_whichever_connection_carried_it() {
     let server = server_filled_with(9);
     let disk = server.disk(false, JOURNAL);
     for n in 0..8 {
@@ -103,13 +103,13 @@ fn a_full_journal_is_flushed_without_being_asked() {
     assert!((12..40).contains(&flushes), "{flushes} flushes for 4 MiB");
 }
 
-/// The storage tells of a loss once. Who was told is gone, and its word with it.
+/// The storage reports a loss once, and the connection that carried the report is gone.
 #[test]
-fn a_flush_without_an_answer_has_everything_written_again_whoever_carried_it() {
+fn a_flush_without_an_answer_has_everything_written_again_whichever_connection_carried_it() {
     let server = server_filled_with(9);
     let disk = server.disk(false, JOURNAL);
     for n in 0..4 {
-        // Each connection carries one of them.
+        // Each connection carries one of the writes.
         let mut others = disk.pool.lock_all().unwrap();
         drop(others.swap_remove(n));
         disk.write(n as u64 * 40_000, &[n as u8 + 1; 4096]).unwrap();
@@ -138,8 +138,9 @@ fn newer_bytes_wait_for_a_request_that_a_proxy_has_given_up_on() {
 }
 
 #[test]
-fn a_panic_in_a_flush_is_a_failure_for_whoever_shares_it_and_for_good() {
-    // With one connection it is the thread that leads the round which panics, with more it may be one that it has started.
+fn a_panic_in_a_flush_is_a_sticky_failure_for_all_that_share_it() {
+    // With one connection, the thread that leads the round panics; with more, it may be a thread that the
+    // leader started.
     for connections in [1, 4] {
         let server = server_filled_with(9);
         let disk = server.disk_over(connections, false, JOURNAL, Duration::from_secs(10));
@@ -155,7 +156,7 @@ fn a_panic_in_a_flush_is_a_failure_for_whoever_shares_it_and_for_good() {
     }
 }
 
-/// As many requests as it takes to write and to flush: no more progress is needed.
+/// Each connection lives for as many requests as a write and a flush take, which is progress enough.
 #[test]
 fn connections_that_live_for_a_few_requests_carry_everything_in_the_end() {
     let server = server_filled_with(9);

@@ -1,8 +1,8 @@
-//! The write-behind table with its journal against a server that forgets, step by step and without threads: every order of
-//! answers, flushes and losses can be tried, also those that threads hardly ever take.
+//! The write-behind table with its journal against a server that forgets, step by step and without threads:
+//! every order of answers, flushes and losses can be tried, also those that threads hardly ever take.
 //!
-//! Its server is no [`Remote`](crate::remote::Remote): the steps themselves say which slot carries an answer, and when
-//! a connection that broke is found out.
+//! Its server is no [`Remote`](crate::remote::Remote): the steps themselves say which slot carries an answer,
+//! and when a connection that broke is found out.
 
 use proptest::prelude::*;
 
@@ -22,14 +22,14 @@ enum Step {
     Zero(u64, u64),
     /// An fsync begins.
     Mark,
-    /// A request goes out.
+    /// A request is sent.
     Start,
-    /// One of the requests that are out is answered on the connection of this slot.
+    /// One of the sent requests is answered on the connection of this slot.
     Land(usize, usize),
     Flush(usize),
     /// The connection of this slot is lost.
     Lose(usize),
-    /// The server starts again and forgets; who uses a connection next finds that it is lost.
+    /// The server restarts and forgets; the next use of each connection finds that it is lost.
     Restart,
     /// The storage reports a loss.
     LoseAll,
@@ -55,10 +55,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Server {
     visible: Vec<u8>,
     durable: Vec<u8>,
-    /// For each byte the slot that has written and not flushed it.
+    /// For each byte, the slot that has written and not flushed it.
     owner: Vec<Option<usize>>,
     losses: usize,
-    /// Connections that are lost without anybody having noticed.
+    /// Connections that are lost without anybody having noticed yet.
     broken: [bool; SLOTS],
 }
 
@@ -85,7 +85,7 @@ impl Server {
     }
 }
 
-/// The values that each byte has had since an fsync began; after it, one of them is durable.
+/// The values that each byte has had since an fsync began; after the fsync, one of them is durable.
 struct Mark {
     seq: u64,
     values: Vec<[u64; 4]>,
@@ -108,7 +108,7 @@ struct Rig {
     table: Table,
     server: Server,
     mark: Option<Mark>,
-    /// What is out, and how many losses there had been when it went.
+    /// The requests that are under way, and the number of losses before each was sent.
     flying: Vec<(Vec<Flight>, usize)>,
 }
 
@@ -127,7 +127,7 @@ impl Rig {
         }
         let (run, losses) = self.flying.swap_remove(n % self.flying.len());
         for flight in run {
-            // What was under way when the storage lost something is among what it lost.
+            // A request that was under way when the storage lost writes is lost with them.
             if losses == self.server.losses {
                 self.server.perform(&flight, slot);
             }
@@ -234,7 +234,7 @@ proptest! {
     }
 }
 
-/// The numbers of what a flush waits for, after bytes of number 1 were replaced before they were durable.
+/// A flush still waits for number 1 after the bytes of that write were replaced before they were durable.
 #[test]
 fn bytes_that_are_replaced_before_they_are_durable_are_still_waited_for() {
     let go = |table: &mut Table| match table.pick(Instant::now(), true, CELL) {

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn newer_answers_replace_older_ones_whoever_carried_them() {
+    fn newer_answers_replace_older_ones_whichever_connection_carried_them() {
         let mut journal = Journal::new(2);
         journal.note(0, data(10, 1), 1, 0);
         journal.note(4, data(2, 2), 2, 1);

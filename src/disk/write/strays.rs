@@ -49,7 +49,7 @@ impl Stray {
     }
 }
 
-/// Whether a request may pass the strays.
+/// The verdict of the strays about a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Passage {
     /// It may go now.

@@ -1,9 +1,10 @@
-//! The disk under many schedules: writers, readers, fsyncs and keep-alives beside a server that goes away and comes back.
+//! The disk under many schedules: writers, readers, fsyncs and keep-alives beside a server that fails and
+//! recovers.
 //!
-//! Each writer has bytes of its own and writes them over and over, with a number that grows; every other time only those in
-//! their middle, so that newer bytes go over all of older ones or over a part. So at any time a byte of the
-//! disk, or of the durable image, must lie between the last number that was acknowledged for it before somebody looked and
-//! the last one that was written when he had looked.
+//! Each writer has bytes of its own and writes them repeatedly, with a number that grows. Every other time it
+//! writes only the middle, so that newer bytes replace all of the older ones or a part. So at any time a byte
+//! of the disk, or of the durable image, must lie between the last number acknowledged for it before the test
+//! looked and the last number written after it had looked.
 
 mod waits;
 
@@ -17,13 +18,13 @@ use crate::remote::memory::{Fault, Request};
 use crate::sync::schedules::explore;
 use crate::sync::thread;
 
-/// Of the disk, before anybody has written.
+/// The value of each byte before its first write.
 const UNTOUCHED: u8 = 200;
 
-/// Longer than time goes on in a schedule.
+/// A retry time that exceeds the time in any schedule.
 const ENDLESS: Duration = Duration::from_secs(1 << 20);
 
-/// A disk on two connections, of which one or both may write.
+/// Opens a disk on two connections, of which one or both may write.
 fn open(server: &Arc<MemoryServer>, journal_size: u64, extents: bool) -> Disk {
     let writers = thread_rng().gen_range(1..=2);
     let pool = Pool::open(server.clone(), server.dial().unwrap(), 2, writers, ENDLESS).unwrap();
@@ -39,11 +40,11 @@ fn open(server: &Arc<MemoryServer>, journal_size: u64, extents: bool) -> Disk {
     Disk::open(pool, SIZE as u64, options).unwrap()
 }
 
-/// The bytes of one writer. Its numbers are not for the scheduler to see.
+/// The bytes of one writer. Its numbers are std's atomics, which the scheduler does not see.
 struct Own {
     range: Range<usize>,
     middle: Range<usize>,
-    /// Number [`Own::ZEROS`] is written as zeros.
+    /// Set when number [`Own::ZEROS`] is written as zeros.
     zeroes: bool,
     written: AtomicU8,
     acknowledged: AtomicU8,
@@ -52,7 +53,7 @@ struct Own {
 impl Own {
     const ZEROS: u8 = 2;
 
-    /// Of two writers; they share a block.
+    /// Returns the bytes of two writers, which share a block.
     fn two() -> [Own; 2] {
         [(0..5000, 1000..1500, false), (5000..9000, 6000..6500, true)].map(|(range, middle, zeroes)| Own {
             range,
@@ -87,7 +88,7 @@ impl Own {
         self.acknowledged.load(Ordering::SeqCst)
     }
 
-    /// `bytes` are all of this one's.
+    /// Checks `bytes`, all of this writer's, which were looked at after number `before` was acknowledged.
     fn check(&self, before: u8, bytes: &[u8], what: &str) {
         let number = |byte: &u8| match byte {
             0 if self.zeroes => Self::ZEROS,
@@ -131,7 +132,7 @@ fn flush(disk: &Disk, server: &MemoryServer, all: &[Own]) -> Result<(), DiskErro
     Ok(())
 }
 
-/// Everything is there, and nothing that is late can change that.
+/// Closes the disk and checks that everything is there, and that no stray can change that.
 fn finish(disk: Disk, server: &MemoryServer, all: &[Own]) {
     server.state().faults.clear();
     for own in all {
@@ -148,7 +149,7 @@ fn finish(disk: Disk, server: &MemoryServer, all: &[Own]) {
     }
 }
 
-/// Something that ends by itself goes wrong with one of the next requests, or with all connections.
+/// Makes one of the next requests fail, or breaks all connections; either ends by itself.
 fn trouble(server: &MemoryServer) {
     const FAULTS: [(Request, Fault); 14] = [
         (Request::Change, Fault::Lost),
@@ -172,13 +173,13 @@ fn trouble(server: &MemoryServer) {
     }
 }
 
-/// From one that flushes after every request to one that never has to.
+/// Returns a journal's size: of one that is flushed after every request, or of one that never has to be.
 fn journal() -> u64 {
     [1, 1 << 20][thread_rng().gen_range(0..2)]
 }
 
 #[test]
-fn whatever_is_lost_a_read_is_the_last_write_and_a_flush_keeps_its_promise() {
+fn through_any_loss_a_read_is_the_last_write_and_a_flush_keeps_its_promise() {
     explore("journal", 30_000, || {
         let server = server_filled_with(UNTOUCHED);
         server.state().renewals = u64::MAX;
@@ -248,7 +249,7 @@ fn an_fsync_beside_the_close_has_its_promise_kept_or_is_refused() {
                 disk.close().unwrap();
                 let state = server.state();
                 for own in &all {
-                    // What is acknowledged after the close has begun would be lost.
+                    // A write that is acknowledged after the close has begun would be lost.
                     own.check(
                         own.acknowledged(),
                         &state.durable[own.range.clone()],
@@ -288,11 +289,11 @@ fn readers_of_chunks_beside_a_writer_never_see_an_older_block() {
 }
 
 #[test]
-fn what_is_written_while_the_holes_are_learnt_is_no_hole() {
+fn a_write_while_the_holes_are_learnt_is_no_hole() {
     explore("holes", 16_000, || {
         let server = server_filled_with(0);
         let (disk, mut all) = (open(&server, 1 << 20, true), Own::two());
-        // They are there already.
+        // The disk is zero already.
         all[1].zeroes = false;
         thread::scope(|scope| {
             scope.spawn(|| {

@@ -1,9 +1,9 @@
-//! Whoever waits for something of the disk gets it, or the end of the disk.
+//! Every thread that waits for the disk gets what it waits for, or the end of the disk.
 
 use super::*;
 use crate::disk::fsync::SharedRounds;
 
-/// A write-behind with room for one write.
+/// Starts a write-behind with room for one write.
 fn narrow(server: &Arc<MemoryServer>) -> (Arc<WriteBehind>, Arc<Pool>) {
     let pool = Pool::open(server.clone(), server.dial().unwrap(), 2, 2, ENDLESS).unwrap();
     let writes = Arc::new(WriteBehind::new(SIZE as u64, 1, 1 << 20, 8 << 10, 2));
