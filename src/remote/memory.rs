@@ -32,6 +32,8 @@ pub(crate) enum Request {
 pub(crate) enum Fault {
     /// The connection breaks before anything is performed.
     Lost,
+    /// The connection breaks before anything is performed, and nothing listens any more where it led.
+    Unreachable,
     /// The connection breaks when half is performed.
     LostHalf,
     /// The connection breaks before the answer, and its unflushed writes are forgotten, this one included. A
@@ -249,7 +251,7 @@ impl Connection {
                     state.strays.push((Some(soon), range, bytes.to_vec()));
                 }
                 Fault::LateLater => state.strays.push((None, range, bytes.to_vec())),
-                Fault::Lost | Fault::Failed | Fault::Denied | Fault::Nonsense => {}
+                Fault::Lost | Fault::Unreachable | Fault::Failed | Fault::Denied | Fault::Nonsense => {}
                 #[cfg(not(feature = "shuttle"))]
                 Fault::Panic => {}
             }
@@ -267,6 +269,10 @@ impl Connection {
                     state.forget(|_| true);
                 }
                 RemoteError::Failed("500".into())
+            }
+            Fault::Unreachable => {
+                state.cut(id);
+                RemoteError::Unreachable("connection refused".into())
             }
             Fault::Late | Fault::LateLater => RemoteError::Late("silence".into()),
             Fault::Denied => {

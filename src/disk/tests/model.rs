@@ -43,6 +43,7 @@ fn fault(faults: Faults) -> impl Strategy<Value = (Request, Fault)> {
     let kind = prop_oneof![1 => Just(Request::Read), 3 => Just(Request::Change), 2 => Just(Request::Flush)];
     let ends = prop_oneof![
         Just(Fault::Lost),
+        Just(Fault::Unreachable),
         Just(Fault::LostHalf),
         Just(Fault::LostAfter),
         Just(Fault::LostLater),

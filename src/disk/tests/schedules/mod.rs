@@ -151,8 +151,9 @@ fn finish(disk: Disk, server: &MemoryServer, all: &[Own]) {
 
 /// Makes one of the next requests fail, or breaks all connections; either ends by itself.
 fn trouble(server: &MemoryServer) {
-    const FAULTS: [(Request, Fault); 14] = [
+    const FAULTS: [(Request, Fault); 16] = [
         (Request::Change, Fault::Lost),
+        (Request::Change, Fault::Unreachable),
         (Request::Change, Fault::LostHalf),
         (Request::Change, Fault::LostAfter),
         (Request::Change, Fault::LostLater),
@@ -161,13 +162,14 @@ fn trouble(server: &MemoryServer) {
         (Request::Change, Fault::FailedLater),
         (Request::Change, Fault::Denied),
         (Request::Flush, Fault::Lost),
+        (Request::Flush, Fault::Unreachable),
         (Request::Flush, Fault::LostAfter),
         (Request::Flush, Fault::Failed),
         (Request::Flush, Fault::Denied),
         (Request::Read, Fault::Lost),
         (Request::Read, Fault::Failed),
     ];
-    match thread_rng().gen_range(0..18) {
+    match thread_rng().gen_range(0..20) {
         n if n < FAULTS.len() => server.state().faults.push(FAULTS[n]),
         _ => server.state().restart(),
     }
