@@ -1,4 +1,4 @@
-//! fsync, close and drain: when acknowledged writes are durable, and what the caller is told.
+//! fsync, close and drain: making acknowledged writes durable, and reporting whether they are.
 //!
 //! A round drains the write-behind and then flushes every connection, one round at a time. It covers the
 //! threads that arrived before it *began*. Threads that arrive while it runs wait for the next round, which

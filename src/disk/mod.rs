@@ -12,15 +12,20 @@
 //!   again.
 //!
 //! ```text
-//! write/          the write-behind's lock and its waiters; write/threads: the threads that send
-//! write/table/    the write-behind table: order, merging
-//! write/journal   writes that are answered and not flushed, to be sent again
-//! write/strays    requests that may be performed late
-//! write/overlay   bytes in memory over bytes that are read
-//! fsync           shared rounds of flushes, the verdict, the close
-//! read/           where a read finds its bytes, prefetch; read/chunks, read/streams
-//! zeros/map       the ranges known to be zero; extents: how they are learnt
-//! zeros/detection zeros in the data of a write
+//! write            the write-behind's lock and its waiters
+//! write/threads    the threads that send
+//! write/table      the write-behind table: order, merging
+//! write/journal    writes that are answered and not flushed, to be sent again
+//! write/strays     requests that may be performed late
+//! write/overlay    bytes in memory over bytes that are read
+//! fsync            shared rounds of flushes, the verdict, the close
+//! read             where a read finds its bytes
+//! read/chunks      the read cache, and the fetches under way
+//! read/fetcher     requests for chunks
+//! read/streams     which readers are sequential
+//! extents          learning which ranges are zero
+//! zeros/map        the ranges known to be zero
+//! zeros/detection  zeros in the data of a write
 //! ```
 
 mod error;

@@ -58,7 +58,7 @@ struct Server {
     /// For each byte, the slot that has written and not flushed it.
     owner: Vec<Option<usize>>,
     losses: usize,
-    /// Connections that are lost without anybody having noticed yet.
+    /// Connections that are lost and not found out yet.
     broken: [bool; SLOTS],
 }
 

@@ -1,5 +1,5 @@
-//! The writer threads: each takes from the table what may go, sends it, and puts the answer into the journal
-//! while it still holds the connection's lease.
+//! The writer threads: each takes segments that may go from the table, sends them, and puts the answer into
+//! the journal while it still holds the connection's lease.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
