@@ -1,140 +1,21 @@
 //! Answers without end, and answers that lead elsewhere: each ends in one line of an error, soon, in bounded memory, and
 //! nobody but the server that was named is ever connected to.
 
+use crate::hostile::{Answer, Hostile, endless, once};
 use crate::rig::TICKET;
 use crate::support::mount::{BINARY, is_mounted, rhv_mount_command};
 use crate::support::run::{Ran, run, scratch};
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 /// Longer than the engine is waited for.
 const LIMIT_SECONDS: u64 = 100;
 
 /// What the program may map, KiB. Without a bound the answers here would not fit.
 const MEMORY: u64 = 2 << 20;
-
-/// Far more than any answer may have, and not a load on the machine.
-const ENOUGH: usize = 3 << 30;
-
-/// What one request is answered with.
-#[derive(Clone)]
-enum Answer {
-    /// The first text, then the second one again and again.
-    Endless(String, String),
-    Once(Vec<u8>),
-}
-
-fn once(status: &str, headers: &str, body: &str) -> Answer {
-    let length = body.len();
-    Answer::Once(format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\r\n{body}").into())
-}
-
-fn endless(head: &str, rest: &str) -> Answer {
-    let many = 65536usize.div_ceil(rest.len().max(1));
-    Answer::Endless(head.to_owned(), rest.repeat(many))
-}
-
-/// A server that answers each request line with what `answer` says.
-struct Hostile {
-    port: u16,
-    stopping: Arc<AtomicBool>,
-    streams: Arc<Mutex<Vec<TcpStream>>>,
-    connections: Arc<AtomicUsize>,
-    accepting: Option<JoinHandle<()>>,
-}
-
-impl Hostile {
-    fn start(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Hostile {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let stopping = Arc::new(AtomicBool::new(false));
-        let streams = Arc::new(Mutex::new(Vec::new()));
-        let connections = Arc::new(AtomicUsize::new(0));
-        let (stop, all, count) = (stopping.clone(), streams.clone(), connections.clone());
-        let answer = Arc::new(answer);
-        let accepting = thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if stop.load(Ordering::SeqCst) {
-                    return;
-                }
-                count.fetch_add(1, Ordering::SeqCst);
-                all.lock().unwrap().push(stream.try_clone().unwrap());
-                let answer = answer.clone();
-                thread::spawn(move || serve(stream, &*answer));
-            }
-        });
-        Hostile {
-            port,
-            stopping,
-            streams,
-            connections,
-            accepting: Some(accepting),
-        }
-    }
-
-    fn connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
-    }
-
-    fn image(&self) -> String {
-        format!("http://127.0.0.1:{}/images/{TICKET}", self.port)
-    }
-}
-
-impl Drop for Hostile {
-    fn drop(&mut self) {
-        self.stopping.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
-        for stream in self.streams.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-        let _ = self.accepting.take().unwrap().join();
-    }
-}
-
-fn serve(stream: TcpStream, answer: &impl Fn(&str) -> Answer) {
-    let mut writer = stream.try_clone().unwrap();
-    let mut reader = BufReader::new(stream);
-    loop {
-        let (mut request, mut length) = (String::new(), 0);
-        if reader.read_line(&mut request).unwrap_or(0) == 0 {
-            return;
-        }
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line).unwrap_or(0) == 0 {
-                return;
-            }
-            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().unwrap();
-            }
-            if line.trim().is_empty() {
-                break;
-            }
-        }
-        let mut body = vec![0; length];
-        if reader.read_exact(&mut body).is_err() {
-            return;
-        }
-        let sent = match answer(request.trim()) {
-            Answer::Once(bytes) => writer.write_all(&bytes),
-            Answer::Endless(head, rest) => writer.write_all(head.as_bytes()).and_then(|()| {
-                let times = ENOUGH / rest.len();
-                (0..times).try_for_each(|_| writer.write_all(rest.as_bytes()))
-            }),
-        };
-        if sent.is_err() {
-            return;
-        }
-    }
-}
 
 /// `rhv-mount` with bounded memory, which must fail in one line.
 #[track_caller]

@@ -13,6 +13,7 @@ mod endless;
 mod failed_reads;
 mod features;
 mod flush_promise;
+mod hostile;
 mod local_sockets;
 mod memory;
 mod model;

@@ -1,0 +1,94 @@
+//! Random operations and random faults against a model in memory: what must hold whatever happens.
+//!
+//! The model is the last acknowledged state. A write or zero that failed leaves its bytes unknown, and from
+//! then on the mount is broken for good. The invariants:
+//! - a read that succeeds returns the model's bytes, also on a broken mount (unknown bytes aside);
+//! - a read fails only where the server was told to fail it;
+//! - a close that succeeds leaves the model visible on the server, as long as that has forgotten nothing;
+//! - an fsync that succeeds leaves the model durable and nothing unflushed, and none succeeds on a broken mount;
+//! - umount exits 0 and leaves the model durable, or the mount is broken and it exits 7.
+//!
+//! Faults that go by, of connections, of the storage and of a server that restarts without what was not flushed, are not
+//! noticed at all: nothing fails. Where one lost connection is a loss for good (`--retry-time 0`), where an answer comes
+//! too late, and where the server refuses for good, no success may be a lie.
+//!
+//! `PROPTEST_CASES` and `PROPTEST_RNG_SEED` widen the search; without them every run is the same.
+
+mod run;
+mod steps;
+
+use crate::rig::MIB;
+use proptest::prelude::*;
+use proptest::test_runner::{RngSeed, TestRunner};
+use run::Run;
+use std::cell::Cell;
+use std::ops::Range;
+use steps::{Step, Weather, lasting_fault, late_fault, passing_fault, quiet_step};
+
+const SIZE: u64 = 8 * MIB;
+
+fn config(cases: u32) -> ProptestConfig {
+    let wanted = ProptestConfig::default();
+    let asked = std::env::var_os("PROPTEST_CASES").is_some();
+    let seeded = wanted.rng_seed != RngSeed::Random;
+    ProptestConfig {
+        cases: if asked { wanted.cases } else { cases },
+        rng_seed: if seeded || asked {
+            wanted.rng_seed
+        } else {
+            RngSeed::Fixed(2)
+        },
+        failure_persistence: None,
+        max_shrink_iters: 8,
+        ..wanted
+    }
+}
+
+/// Runs `cases` of `length` steps each, of which about one in nine is a fault, and prints how many there were.
+fn search(weather: Weather, cases: u32, length: Range<usize>, fault: Option<BoxedStrategy<Step>>) {
+    let step = match fault {
+        None => quiet_step().boxed(),
+        Some(fault) => prop_oneof![8 => quiet_step(), 1 => fault].boxed(),
+    };
+    let (cases_done, operations, hit) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let done = TestRunner::new(config(cases)).run(&prop::collection::vec(step, length), |steps| {
+        let mut run = Run::new(weather);
+        for step in &steps {
+            run.step(step);
+        }
+        hit.set(hit.get() + run.end());
+        operations.set(operations.get() + steps.len());
+        cases_done.set(cases_done.get() + 1);
+        Ok(())
+    });
+    println!(
+        "{weather:?}: {} cases, {} operations, {} faults met",
+        cases_done.get(),
+        operations.get(),
+        hit.get()
+    );
+    if let Err(error) = done {
+        panic!("{weather:?}: {error}");
+    }
+    assert_eq!(weather == Weather::Fair, hit.get() == 0, "faults met");
+}
+
+#[test]
+fn without_faults_every_byte_is_the_last_one_written() {
+    search(Weather::Fair, 20, 1..120, None);
+}
+
+#[test]
+fn faults_that_go_by_are_survived_or_told() {
+    search(Weather::Passing, 20, 20..120, Some(passing_fault().boxed()));
+}
+
+#[test]
+fn with_answers_that_come_too_late_no_success_is_a_lie() {
+    search(Weather::Late, 8, 10..40, Some(late_fault().boxed()));
+}
+
+#[test]
+fn with_faults_and_without_a_retry_no_success_is_a_lie() {
+    search(Weather::NoRetry, 20, 20..120, Some(lasting_fault().boxed()));
+}
