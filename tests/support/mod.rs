@@ -18,6 +18,7 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     reason = "each test crate uses its own part of the harness"
 )]
 

@@ -10,10 +10,14 @@
 //! Declare the engine before its mounts: they are ended first then. Whatever a test leaves behind in the directory of
 //! state files for this engine goes with it.
 
+mod control;
+mod state;
+
+pub use state::{DiskState, SnapshotState, TransferState};
+
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -23,14 +27,14 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
-use super::content::compare;
 use super::daemon::{Daemon, LocalSocket, Scheme};
 use super::mount::{BINARY, Mounting, clean_environment};
 use super::redaction::{assert_files_show_none, assert_shows_none, assert_text_shows_none, trace_to};
 use super::run::{Ran, is_root, run, scratch, text, top, wait_until};
+use control::given_out;
 
 pub const USER: &str = "admin@internal";
 
@@ -58,41 +62,6 @@ struct Ready {
     cafile: PathBuf,
     control: PathBuf,
     log: PathBuf,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct DiskState {
-    pub id: String,
-    pub name: String,
-    pub status: String,
-    pub format: String,
-    pub sparse: bool,
-    pub size: u64,
-    pub path: PathBuf,
-    pub domain: String,
-    pub initial_size: Option<u64>,
-    pub capacity: Option<u64>,
-    pub locked_by: Vec<String>,
-    pub snapshots: Vec<SnapshotState>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct SnapshotState {
-    pub id: String,
-    pub path: PathBuf,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct TransferState {
-    pub id: String,
-    pub disk_id: String,
-    pub phase: String,
-    pub direction: String,
-    pub format: String,
-    pub policy: String,
-    pub inactivity_timeout: u64,
-    pub ticket: Option<String>,
-    pub url: Option<String>,
 }
 
 impl Engine {
@@ -236,82 +205,6 @@ impl Engine {
         ran
     }
 
-    // Its state and what was asked of it.
-
-    /// A disk that was there before: `name` and `size`, and what `tests/engine/control.py` knows besides.
-    #[track_caller]
-    pub fn add_disk(&self, spec: &Value) -> DiskState {
-        let value = self.control("POST", "/disks", Some(spec));
-        serde_json::from_value(value).expect("the new disk")
-    }
-
-    #[track_caller]
-    pub fn change_disk(&self, id: &str, spec: &Value) {
-        self.control("POST", &format!("/disks/{id}"), Some(spec));
-    }
-
-    #[track_caller]
-    pub fn switch(&self, order: &Value) -> Value {
-        self.control("POST", "/switches", Some(order))
-    }
-
-    #[track_caller]
-    pub fn clear_switches(&self) {
-        self.control("DELETE", "/switches", None);
-    }
-
-    /// What an order for an unknown switch is answered with: the names of all that there are.
-    pub fn switch_names(&self) -> Vec<String> {
-        let order = json!({"switch": "no_such_switch"});
-        let (_, answer) = self.exchange("POST", "/switches", Some(&order));
-        let error = answer["error"].as_str().expect("an error with the names");
-        let (_, names) = error.split_once("there are: ").expect("the names in the error");
-        names.split(", ").map(str::to_owned).collect()
-    }
-
-    /// A shell line that sets a switch, for a program that runs on the mount.
-    pub fn switch_line(&self, order: &Value) -> String {
-        format!(
-            "curl --silent --fail --max-time 10 --output /dev/null --unix-socket '{}' \
-             --data '{order}' http://control/switches",
-            self.ready.control.display()
-        )
-    }
-
-    #[track_caller]
-    pub fn disks(&self) -> Vec<DiskState> {
-        serde_json::from_value(self.state("disks")).expect("the disks")
-    }
-
-    /// The disk with this name or id.
-    #[track_caller]
-    pub fn disk(&self, which: &str) -> Option<DiskState> {
-        let mut disks = self.disks().into_iter();
-        disks.find(|disk| disk.name == which || disk.id == which)
-    }
-
-    #[track_caller]
-    pub fn transfers(&self) -> Vec<TransferState> {
-        serde_json::from_value(self.state("transfers")).expect("the transfers")
-    }
-
-    /// The transfer that was started last.
-    #[track_caller]
-    pub fn transfer(&self) -> TransferState {
-        self.transfers().pop().expect("there is a transfer")
-    }
-
-    /// The only host that it has: `_stable_id("host host1")` in `tests/engine/directory.py`.
-    pub fn host_id(&self) -> String {
-        "ac927858-4336-53b3-90ee-846af5a37474".to_owned()
-    }
-
-    /// The tokens and tickets that it has ever given out.
-    #[track_caller]
-    pub fn secrets(&self) -> Vec<String> {
-        given_out(&self.ready.control)
-    }
-
     /// No mount by way of this engine may have left one of them in its log, or leave it in its state file.
     fn assert_no_secret(&self) {
         let mut secrets = self.secrets();
@@ -322,66 +215,11 @@ impl Engine {
         }
     }
 
-    #[track_caller]
-    pub fn sessions(&self) -> usize {
-        self.state("sessions").as_array().map_or(0, Vec::len)
-    }
-
-    /// The lines of its log of this kind, see `tests/engine/journal.py`.
-    pub fn log(&self, kind: &str) -> Vec<Value> {
-        let log = text(&self.ready.log);
-        let lines = log
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.filter(|line| line["kind"] == kind).collect()
-    }
-
-    /// The requests with this method whose path ends so.
-    pub fn requests(&self, method: &str, path_end: &str) -> Vec<Value> {
-        let mut requests = self.log("request");
-        requests.retain(|one| {
-            one["method"] == method && one["path"].as_str().is_some_and(|path| path.ends_with(path_end))
-        });
-        requests
-    }
-
-    /// The phases that a transfer went through.
-    pub fn phases(&self, transfer: &str) -> Vec<String> {
-        let mut lines = self.log("phase");
-        lines.retain(|line| line["transfer"] == transfer);
-        lines
-            .iter()
-            .filter_map(|line| line["phase"].as_str().map(str::to_owned))
-            .collect()
-    }
-
-    /// Does the disk hold `source`, and zeros after it? Judged on the storage, when no transfer uses it.
-    pub fn compare(&self, disk: &DiskState, source: &Path) -> Result<(), String> {
-        if disk.format == "raw" {
-            return compare(&disk.path, source);
-        }
-        let raw = scratch();
-        let raw = raw.path().join("disk.raw");
-        let convert = ["convert", "-f", "qcow2", "-O", "raw"];
-        run(
-            Command::new("qemu-img").args(convert).arg(&disk.path).arg(&raw),
-            60,
-        )
-        .ok();
-        compare(&raw, source)
-    }
-
     /// Kills what serves the disks of the running transfers: storage that goes away.
     pub fn kill_storage(&self) {
         for pid in self.storage_pids() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-    }
-
-    /// Starts what `kill_storage` has killed once more; true when there was something to start.
-    #[track_caller]
-    pub fn restart_storage(&self) -> bool {
-        self.control("POST", "/storage", None)["met"].as_u64() > Some(0)
     }
 
     /// The engine answers nobody, and its control socket neither, until the value is dropped: a connection to it is made
@@ -418,53 +256,6 @@ impl Engine {
             .filter(|path| text(path).contains(&self.ready.url))
             .collect()
     }
-
-    // The control socket.
-
-    #[track_caller]
-    fn state(&self, part: &str) -> Value {
-        self.control("GET", "/state", None)[part].take()
-    }
-
-    #[track_caller]
-    fn control(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
-        let (status, value) = self.exchange(method, path, body);
-        assert_eq!(status, 200, "{method} {path}: {value}");
-        value
-    }
-
-    fn exchange(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
-        exchange(&self.ready.control, method, path, body)
-    }
-}
-
-fn exchange(control: &Path, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
-    let mut stream = UnixStream::connect(control).expect("connect to the control socket");
-    let limit = Some(Duration::from_secs(60));
-    stream.set_read_timeout(limit).expect("limit the control socket");
-    let body = body.map(Value::to_string).unwrap_or_default();
-    let length = body.len();
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: control\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
-    );
-    stream
-        .write_all((head + &body).as_bytes())
-        .expect("ask the control socket");
-    let mut answer = String::new();
-    stream
-        .read_to_string(&mut answer)
-        .expect("the control socket answers");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let value = serde_json::from_str(body).expect("the control socket speaks JSON");
-    (status.expect("an HTTP status"), value)
-}
-
-/// The tokens and tickets that the engine with this control socket has ever given out.
-#[track_caller]
-fn given_out(control: &Path) -> Vec<String> {
-    let (_, mut state) = exchange(control, "GET", "/state", None);
-    serde_json::from_value(state["secrets"].take()).expect("the secrets")
 }
 
 impl Drop for Engine {

@@ -1,0 +1,88 @@
+//! Runs of the built program, and what the system knows of it: its processes and its mounts.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::START_SECONDS;
+use crate::support::redaction::{Trace, assert_shows_none, secret_of};
+use crate::support::run::{Ran, run};
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_rhv-mount");
+pub const URL_VARIABLE: &str = "RHV_MOUNT_TRANSFER_URL";
+
+/// What rhv-mount reads from its environment: nothing of it comes from whoever runs the tests.
+const VARIABLES: &[&str] = &[
+    URL_VARIABLE,
+    "RHV_MOUNT_DISK",
+    "RHV_MOUNT_DISK_SNAPSHOT",
+    "RHV_MOUNT_CREATE",
+    "RHV_MOUNT_SIZE",
+    "RHV_MOUNT_STORAGE_DOMAIN",
+    "OVIRT_URL",
+    "OVIRT_USERNAME",
+    "OVIRT_PASSWORD",
+    "OVIRT_CAFILE",
+    "OVIRT_INSECURE",
+    "HTTPS_PROXY",
+    "https_proxy",
+];
+
+/// `rhv-mount` without a mount of the harness, with `url` in the environment.
+pub fn rhv_mount_command(url: Option<&str>) -> Command {
+    let mut command = Command::new(BINARY);
+    clean_environment(&mut command);
+    if let Some(url) = url {
+        command.env(URL_VARIABLE, url);
+    }
+    command
+}
+
+/// The same with `args`, to its end. Who has a URL mounts.
+pub fn rhv_mount<A: AsRef<OsStr>>(url: Option<&str>, args: impl IntoIterator<Item = A>) -> Ran {
+    let mut command = rhv_mount_command(url);
+    let trace = url.map(Trace::of);
+    command.args(trace.iter().flat_map(Trace::args)).args(args);
+    let ran = run(&mut command, START_SECONDS);
+    if let Some(url) = url {
+        assert_shows_none(&ran, &[secret_of(url)]);
+    }
+    ran
+}
+
+/// Takes away what rhv-mount would read from this process's environment.
+pub fn clean_environment(command: &mut Command) {
+    for name in VARIABLES {
+        command.env_remove(name);
+    }
+}
+
+/// Does a line of the mount table name `path`?
+pub fn is_mounted(path: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("read the mount table");
+    table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .any(|point| Path::new(point) == path)
+}
+
+/// The processes of the built program (or of a copy) that have `word` among their arguments.
+pub fn processes_with(word: &OsStr) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let numbers = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    numbers
+        .filter(|pid| {
+            let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut arguments = arguments.split(|byte| *byte == 0);
+            arguments
+                .next()
+                .is_some_and(|program| program.ends_with(b"rhv-mount"))
+                && arguments.any(|argument| argument == word.as_encoded_bytes())
+        })
+        .collect()
+}
