@@ -1,8 +1,9 @@
-//! What the images hold, and how two of them are compared.
+//! Contents of test images, and the comparison of two images.
 //!
-//! A source image has what real ones have and what breaks copying programs: whole MiBs of data, holes, blocks of
-//! zeros inside data (4 KiB to 64 KiB, which zero detection may turn into zero requests), zeros that no block boundary
-//! bounds, and an end that is a hole or data. The same seed makes the same image.
+//! A sparse source image has the features of real ones that break copying programs: whole MiBs of data,
+//! holes, runs of zeros inside data (4 KiB to 64 KiB long, which zero detection may turn into zero requests),
+//! runs of zeros that do not start at a block boundary, and an end that is a hole or data. The same seed
+//! always gives the same image.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -12,7 +13,7 @@ use std::path::Path;
 pub const KIB: u64 = 1024;
 pub const MIB: u64 = 1024 * KIB;
 
-/// A small generator (xorshift64*): contents need to differ, not to be secret.
+/// A small random number generator (xorshift64*): the same seed gives the same contents and the same test.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -42,7 +43,7 @@ impl Random {
     }
 }
 
-/// A file of random bytes: what a used disk holds.
+/// Creates a file of random bytes, like a disk that has been used.
 pub fn random_image(path: &Path, size: u64, seed: u64) {
     let file = File::create(path).expect("create a random image");
     let mut random = Random::new(seed);
@@ -55,7 +56,7 @@ pub fn random_image(path: &Path, size: u64, seed: u64) {
     }
 }
 
-/// A sparse file as described above.
+/// Creates a sparse file with data, holes and zeros as the module describes.
 pub fn sparse_image(path: &Path, size: u64, seed: u64) {
     let file = File::create(path).expect("create a sparse image");
     file.set_len(size).expect("size a sparse image");
@@ -77,7 +78,7 @@ pub fn sparse_image(path: &Path, size: u64, seed: u64) {
     }
 }
 
-/// Runs of zeros in `bytes`: aligned blocks and odd stretches.
+/// Zeroes four runs in `bytes`, each of them aligned to 4 KiB or at an arbitrary offset.
 fn punch(bytes: &mut [u8], random: &mut Random) {
     for _ in 0..4 {
         let length = (4 * KIB) << random.below(5);
@@ -92,7 +93,8 @@ fn punch(bytes: &mut [u8], random: &mut Random) {
     }
 }
 
-/// Is `image` what `source` holds, and zeros after it? If not, where they differ.
+/// Checks that `image` holds the bytes of `source` and only zeros behind them; the error says where they
+/// differ.
 pub fn compare(image: &Path, source: &Path) -> Result<(), String> {
     let open = |path: &Path| File::open(path).map_err(|error| format!("{}: {error}", path.display()));
     let (mut image_file, mut source_file) = (open(image)?, open(source)?);
@@ -133,16 +135,18 @@ pub fn compare(image: &Path, source: &Path) -> Result<(), String> {
     }
 }
 
-/// Overwrites `path` from its beginning with `source` and leaves what is behind: what `conv=notrunc` should do.
+/// Overwrites the beginning of `path` with `source` and leaves the bytes behind it alone, as `dd
+/// conv=notrunc` should do.
 pub fn overlay(path: &Path, source: &Path) {
     let mut source = File::open(source).expect("open the source");
     let mut file = OpenOptions::new()
         .write(true)
         .open(path)
-        .expect("open the file to write over");
-    io::copy(&mut source, &mut file).expect("write over a file");
+        .expect("open the file to overwrite");
+    io::copy(&mut source, &mut file).expect("overwrite a file");
 }
 
+/// Reads until `buffer` is full or the file ends; returns the number of bytes read.
 fn read_full(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {

@@ -1,4 +1,4 @@
-//! ovirt-imageio and its tickets, over `scripts/imageio`.
+//! The ovirt-imageio daemon and its tickets, controlled by `scripts/imageio`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ impl Daemon {
         Self { dir }
     }
 
-    /// What `scripts/imageio` takes.
+    /// The daemon's directory, which `scripts/imageio` takes as an argument.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -67,7 +67,7 @@ impl Daemon {
             .expect("the daemon's port")
     }
 
-    /// `https://127.0.0.1:PORT`
+    /// Returns `https://127.0.0.1:PORT`, or `http:` for a daemon without TLS.
     pub fn url(&self) -> String {
         text(&self.dir.path().join("url")).trim().to_owned()
     }
@@ -76,20 +76,20 @@ impl Daemon {
         text(&self.dir.path().join("log"))
     }
 
-    /// True when a connection over the local socket has carried data, and is closed by now.
+    /// True once a connection over the local socket has carried written data and has been closed.
     pub fn has_written_locally(&self) -> bool {
         self.log()
             .lines()
             .any(|line| line.contains("CLOSE") && line.contains("client=local") && line.contains("[write "))
     }
 
-    /// A ticket with an id that nobody can guess; the daemon's own names for `options`. Gives its URL.
+    /// Adds a ticket with a random id and returns its URL. `options` have the names that the daemon uses.
     pub fn ticket(&self, options: &[(&str, &str)]) -> String {
         let id = fs::read_to_string("/proc/sys/kernel/random/uuid").expect("make an id");
         self.ticket_with_id(id.trim(), options)
     }
 
-    /// A ticket for a URL that was given out before: the daemon has lost it.
+    /// Adds a ticket for `url` again after the daemon has lost the first one.
     pub fn ticket_again(&self, url: &str, options: &[(&str, &str)]) {
         self.ticket_with_id(url.rsplit('/').next().unwrap_or(url), options);
     }
@@ -103,36 +103,36 @@ impl Daemon {
         run(&mut command, 30).ok().stdout.trim().to_owned()
     }
 
-    /// Takes the ticket away, as the engine does when a transfer ends.
+    /// Removes the ticket, as the engine does when a transfer ends.
     pub fn remove_ticket(&self, url: &str) {
         let id = url.rsplit('/').next().unwrap_or(url);
         run(script("imageio").arg("remove").arg(self.dir.path()).arg(id), 30).ok();
     }
 
-    /// Its process, where it is at work.
+    /// Returns the daemon's process while it runs.
     fn pid(&self) -> Option<Pid> {
         let pid = text(&self.dir.path().join("pid")).trim().parse().ok()?;
         let command = text(&PathBuf::from(format!("/proc/{pid}/cmdline")));
         command.contains("ovirt-imageio").then(|| Pid::from_raw(pid))
     }
 
-    /// A crash: it ends in the middle of whatever it does.
+    /// Simulates a crash: kills the daemon in the middle of its work.
     pub fn kill(&self) {
         let pid = self.pid().expect("the daemon runs");
         kill(pid, Signal::SIGKILL).expect("kill the daemon");
         wait_until("the killed daemon is gone", 20, || self.pid().is_none());
     }
 
-    /// Starts it once more after [`Self::kill`], at another address: as when another host serves its images.
+    /// Starts it again after [`Self::kill`], on another port, as if another host now served its images.
     pub fn restart_elsewhere(&self) {
         let old = self.port();
         let mut command = script("imageio");
         command.arg("start").arg(self.dir.path());
         run(command.args(["--tls", "--local", "path"]), 60).ok();
-        assert_ne!(self.port(), old, "the system has given it the same port again");
+        assert_ne!(self.port(), old, "the system assigned the same port again");
     }
 
-    /// Starts it once more after [`Self::kill`]: the same address and certificate, and no ticket.
+    /// Starts it again after [`Self::kill`], with the same address and certificate but without any ticket.
     pub fn restart(&self) {
         run(script("imageio").arg("restart").arg(self.dir.path()), 60).ok();
     }
@@ -143,7 +143,7 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
-    /// Its orderly end takes it two seconds, for which nobody is left to care; `stop` then only tidies up.
+    /// Kills the daemon, because its orderly shutdown takes two seconds; `stop` then only cleans up.
     fn drop(&mut self) {
         if let Some(pid) = self.pid() {
             let _ = kill(pid, Signal::SIGKILL);

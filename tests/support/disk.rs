@@ -1,4 +1,4 @@
-//! A remote disk as a test sees it: an image, served by imageio under a ticket of the image's size.
+//! A remote disk as a test sees it: an image that imageio serves under a ticket of the image's size.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,7 @@ impl Disk {
         ])
     }
 
-    /// The same ticket, for a daemon that has lost it.
+    /// Adds the same ticket again to a daemon that has lost it.
     pub fn grant_again(&self, daemon: &Daemon) {
         self.with_options(|options| daemon.ticket_again(&self.url, options));
     }
@@ -67,37 +67,37 @@ impl Disk {
         self.size
     }
 
-    /// The transfer URL: the secret that a mount needs.
+    /// Returns the transfer URL, the secret that a mount needs.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The options that a mount of this disk needs.
+    /// Returns the options that a mount of this disk needs.
     pub fn args(&self) -> Vec<OsString> {
         vec!["--cafile".into(), self.cafile.clone().into()]
     }
 
-    /// The disk's raw bytes as the storage has them, not through a mount. Ends the storage's server.
+    /// Returns a file with the raw bytes that the storage holds, read without a mount. Stops the storage's
+    /// server.
     pub fn server_side(&mut self) -> PathBuf {
         self.image.raw()
     }
 
-    /// Does the storage hold `source`, and zeros after it?
+    /// Checks that the storage holds `source` and only zeros behind it.
     pub fn compare_with(&mut self, source: &Path) -> Result<(), String> {
         compare(&self.server_side(), source)
     }
 
-    /// The storage behind it.
     pub fn image(&mut self) -> &mut Image {
         &mut self.image
     }
 
-    /// Ends the storage's server under a mount.
+    /// Stops the storage's server while the disk is mounted.
     pub fn stop_storage(&mut self) {
         self.image.stop();
     }
 
-    /// The same as a shell line, for a program that runs on the mount.
+    /// Returns `stop_storage` as a shell line, for a program that runs on the mount.
     pub fn stop_line(&self) -> String {
         self.image.stop_line()
     }

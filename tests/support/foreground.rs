@@ -1,4 +1,4 @@
-//! A mount in the foreground: what a terminal or a service manager has, and the signals that they send.
+//! A mount in the foreground, as a terminal or a service manager runs it, and the signals that they send.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::mount::is_mounted;
 use super::run::{scratch, text, wait_until};
 
-/// Killed when dropped.
+/// A mount in the foreground, killed when dropped.
 #[derive(Debug)]
 pub struct Foreground {
     child: Child,
@@ -21,11 +21,11 @@ pub struct Foreground {
 }
 
 impl Foreground {
-    /// Starts `command` (which has to say `--foreground`, or a COMMAND) and waits until `point` is mounted.
+    /// Starts `command`, which must contain `--foreground` or a COMMAND, and waits until `point` is mounted.
     #[track_caller]
     pub fn start(command: &mut Command, point: &Path) -> Self {
         let mut foreground = Self::spawn(command);
-        wait_until("the foreground mount is there", 20, || {
+        wait_until("the foreground mount is ready", 20, || {
             let ended = foreground.child.try_wait().expect("look at the child");
             assert!(
                 ended.is_none(),
@@ -37,7 +37,7 @@ impl Foreground {
         foreground
     }
 
-    /// Starts `command` and waits for nothing.
+    /// Starts `command` without waiting for the mount.
     pub fn spawn(command: &mut Command) -> Self {
         let dir = scratch();
         let create = |name: &str| File::create(dir.path().join(name)).expect("create an output file");
@@ -68,7 +68,7 @@ impl Foreground {
             }
             assert!(
                 Instant::now() < end,
-                "it did not end within {seconds} s: {}",
+                "rhv-mount did not end within {seconds} s: {}",
                 self.stderr()
             );
             std::thread::sleep(Duration::from_millis(10));

@@ -1,7 +1,7 @@
-//! The server side: an image, and what serves it to imageio.
+//! The server side: an image, and the NBD server that serves it to imageio.
 //!
-//! An image is read on this side only after its server has ended: qemu-nbd holds its lock and part of a qcow2 file's
-//! tables until then.
+//! An image is read on this side only after its server has ended: until then qemu-nbd holds the image's lock
+//! and keeps part of a qcow2 file's tables in memory.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,27 +16,27 @@ use super::run::{run, scratch, script, text, top, wait_until};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// qcow2 behind qemu-nbd: what oVirt does for qcow2 disks.
+    /// A qcow2 file behind qemu-nbd, as oVirt serves qcow2 disks.
     Qcow2Nbd,
-    /// raw behind qemu-nbd.
+    /// A raw file behind qemu-nbd.
     RawNbd,
-    /// A raw file that imageio opens itself: one writer, no extents.
+    /// A raw file that imageio opens itself; it allows one writer and has no extents.
     RawFile,
-    /// Memory that takes 5 ms for each request, behind nbdkit: storage far away.
+    /// Memory behind nbdkit that takes 5 ms for each request, like remote storage.
     Delayed,
-    /// A raw file behind nbdkit that can be made to fail, see `Image::break_storage`.
+    /// A raw file behind nbdkit that can be made to fail; see [`Image::break_storage`].
     Failing,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub enum Content<'a> {
-    /// New: reads as zeros.
+    /// A new disk, which reads as zeros.
     Fresh,
-    /// Random bytes everywhere.
+    /// A used disk: random bytes everywhere.
     Used { seed: u64 },
-    /// Data and holes, see `content`.
+    /// Data and holes; see `content`.
     Sparse { seed: u64 },
-    /// What a raw file holds, zeros behind its end.
+    /// The bytes of a raw file, and zeros behind its end.
     File(&'a Path),
 }
 
@@ -127,16 +127,16 @@ impl Image {
         run(&mut start, 30).ok();
     }
 
-    /// A crash of the image's server: qemu-nbd.
+    /// Simulates a crash of the image's server: kills qemu-nbd.
     pub fn kill_server(&self) {
         let pid = text(&self.dir.path().join("nbd.pid"));
         let pid: i32 = pid.trim().parse().expect("the pid of qemu-nbd");
         kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill qemu-nbd");
-        // Nothing runs any more: this only removes the pid file, which stands for a server that listens.
+        // Nothing runs any more. This only removes the pid file, which stands for a listening server.
         run(script("nbd").arg("stop").arg(self.dir.path()), 60).ok();
     }
 
-    /// From now on every read, write and zero of a `Backend::Failing` is an EIO.
+    /// Makes every read, write and zero of a `Backend::Failing` fail with EIO from now on.
     pub fn break_storage(&self) {
         File::create(self.broken_mark()).expect("arm the errors");
     }
@@ -149,7 +149,7 @@ impl Image {
         self.dir.path().join("broken")
     }
 
-    /// The URL that a ticket gives to imageio.
+    /// Returns the URL under which imageio finds the image; the ticket names it.
     pub fn url(&self) -> String {
         match self.backend {
             Backend::RawFile => format!("file://{}", self.path.display()),
@@ -157,7 +157,7 @@ impl Image {
         }
     }
 
-    /// The raw bytes as the storage has them. Ends the image's server.
+    /// Returns a file with the raw bytes that the storage holds. Stops the image's server.
     pub fn raw(&mut self) -> PathBuf {
         self.stop();
         match self.backend {
@@ -183,7 +183,7 @@ impl Image {
         }
     }
 
-    /// Ends the image's server, as storage that goes away.
+    /// Stops the image's server, as if the storage went away.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.nbdkit.take() {
             let _ = child.kill();
@@ -194,7 +194,7 @@ impl Image {
         }
     }
 
-    /// A shell line that ends the image's server.
+    /// Returns a shell line that stops the image's server.
     pub fn stop_line(&self) -> String {
         format!(
             "'{}' stop '{}'",
@@ -214,7 +214,7 @@ impl Drop for Image {
     }
 }
 
-/// nbdkit with `filter` over `plugin`, and the filter's own options.
+/// Starts nbdkit with `filter` on top of `plugin`; `options` belong to the filter.
 fn nbdkit(dir: &Path, filter: &str, plugin: &[&str], options: &[&str]) -> Child {
     let socket = dir.join("nbd.sock");
     let child = Command::new("nbdkit")

@@ -1,19 +1,19 @@
-//! What the integration tests stand on: running programs within a time limit, mounts of the built binary, and (for the
-//! tests against real parts) the imageio daemon, its storage and the disks on it.
+//! The harness of the integration tests: it runs programs within a time limit, mounts with the built binary,
+//! and (for the tests against real components) runs the imageio daemon, its storage and the disks on it.
 //!
-//! Layers, each needs only those before it:
+//! The harness has layers, and each of them needs only those before it:
 //!
-//!     run      a program, its exit code and output, never longer than its limit; the tests' scratch directories
-//!     redaction  the search for secrets in all that a mount writes
-//!     mount    the built rhv-mount over some transfer URL
-//!     content  what the images hold, and how two of them are compared
-//!     image    the server side: qcow2 and raw images, qemu-nbd and nbdkit in front of them
-//!     daemon   ovirt-imageio and its tickets
-//!     disk     a ticket over an image: what a test mounts
-//!     engine   the stand-in of the oVirt engine over a daemon of its own: disks and transfers as users have them
+//!     run         a program within its time limit, its exit code and output; the tests' scratch directories
+//!     redaction   the search for secrets in everything that a mount writes
+//!     mount       the built rhv-mount over a transfer URL
+//!     content     the contents of images, and the comparison of two images
+//!     image       the server side: qcow2 and raw images behind qemu-nbd and nbdkit
+//!     daemon      ovirt-imageio and its tickets
+//!     disk        a ticket for an image: the disk that a test mounts
+//!     engine      the stand-in for the oVirt engine over a daemon of its own, with disks and transfers
 //!     foreground  a mount that stays in the foreground, and its signals
 //!
-//! Every value owns what it started and ends it when dropped, so a test that fails leaves nothing behind.
+//! Every value owns what it started and ends it when dropped, so a failing test leaves nothing behind.
 
 #![allow(
     dead_code,

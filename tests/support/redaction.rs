@@ -1,7 +1,8 @@
-//! The search for secrets: in what programs print, and in every file that a mount writes.
+//! The search for secrets in the output of programs and in every file that a mount writes.
 //!
-//! Whatever mounts does so at trace level, into a file that is searched when the mount has ended: a `Mount` in its own
-//! directory, a mount by way of an engine in the engine's, anything else in a `Trace`.
+//! Every mount logs at trace level into a file, which is searched after the mount has ended. The log of a
+//! `Mount` is in its own directory, that of a mount through an engine in the engine's directory, any other in
+//! a `Trace`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,7 +12,7 @@ use tempfile::TempDir;
 
 use super::run::{Ran, scratch, text};
 
-/// Neither what a program printed nor its command line may show one of `secrets`.
+/// Checks that neither the output of a program nor its command line shows one of `secrets`.
 #[track_caller]
 pub fn assert_shows_none(ran: &Ran, secrets: &[impl AsRef<str>]) {
     for secret in secrets {
@@ -24,7 +25,8 @@ pub fn assert_shows_none(ran: &Ran, secrets: &[impl AsRef<str>]) {
     }
 }
 
-/// Also a part of it, as a hex dump shows: 16 characters in a row, of which at least 12 belong together.
+/// True when `line` contains `secret` or any 12 consecutive characters of it. A hex dump shows only such a
+/// part: its lines have 16 characters each, so at least 12 of a longer secret stand together in one of them.
 pub fn shows(line: &str, secret: &str) -> bool {
     const PART: usize = 12;
     if secret.len() < PART || !secret.is_ascii() {
@@ -33,7 +35,7 @@ pub fn shows(line: &str, secret: &str) -> bool {
     (0..=secret.len() - PART).any(|start| line.contains(&secret[start..start + PART]))
 }
 
-/// No file in `directory` may show one of `secrets`. Gives the number of those that were searched.
+/// Checks that no file in `directory` shows one of `secrets`; returns the number of files searched.
 #[track_caller]
 pub fn assert_files_show_none(directory: &Path, secrets: &[impl AsRef<str>]) -> usize {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -47,6 +49,7 @@ pub fn assert_files_show_none(directory: &Path, secrets: &[impl AsRef<str>]) -> 
     files.len()
 }
 
+/// Checks that no line of `text` shows one of `secrets`; the panic calls the text `what`.
 #[track_caller]
 pub fn assert_text_shows_none(what: &str, text: &str, secrets: &[impl AsRef<str>]) {
     for line in text.lines() {
@@ -56,7 +59,7 @@ pub fn assert_text_shows_none(what: &str, text: &str, secrets: &[impl AsRef<str>
     }
 }
 
-/// The options of a mount that tells everything, to `log`.
+/// Returns the options that make a mount log at trace level to `log`.
 pub fn trace_to(log: &Path) -> [OsString; 4] {
     [
         "--log-level".into(),
@@ -66,7 +69,7 @@ pub fn trace_to(log: &Path) -> [OsString; 4] {
     ]
 }
 
-/// The log of one mount, searched when it is dropped.
+/// The trace log of one mount, searched for secrets when dropped.
 #[derive(Debug)]
 pub struct Trace {
     dir: TempDir,
@@ -74,7 +77,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Of a mount whose ticket is in `url`.
+    /// Makes a log for a mount whose ticket is in `url`.
     pub fn of(url: &str) -> Self {
         Self {
             dir: scratch(),
@@ -82,7 +85,7 @@ impl Trace {
         }
     }
 
-    /// To be given before the mountpoint.
+    /// Returns the options for the command line; they go before the mountpoint.
     pub fn args(&self) -> [OsString; 4] {
         trace_to(&self.log())
     }
@@ -100,7 +103,7 @@ impl Drop for Trace {
     }
 }
 
-/// The ticket id in a transfer URL.
+/// Returns the ticket id in a transfer URL: the last part of its path.
 pub fn secret_of(url: &str) -> String {
     url.rsplit('/').next().unwrap_or(url).to_owned()
 }

@@ -1,8 +1,9 @@
-//! Programs that end in time.
+//! Runs programs within a time limit.
 //!
-//! A program's output goes to files and not to pipes: `rhv-mount` goes on in the background, and a pipe that it kept
-//! open would hold the test for ever. Each program has its own process group, which is killed when the limit passes;
-//! what has left the group (a mount in the background) is its owner's to end.
+//! A program's output goes to files and not to pipes: `rhv-mount` continues in the background, and a pipe
+//! that it kept open would block the test for ever. Each program has its own process group, which is killed
+//! when the limit passes. A process that has left the group (a mount in the background) must be ended by its
+//! owner.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -18,7 +19,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// What a program left.
+/// The result of a program: its exit and its output.
 #[derive(Clone, Debug)]
 pub struct Ran {
     pub command: String,
@@ -35,7 +36,7 @@ impl Ran {
         self.code == Some(0) && !self.timed_out
     }
 
-    /// The same value when the program succeeded, else a panic that shows all of it.
+    /// Returns the value itself when the program succeeded; otherwise panics and shows all of it.
     #[track_caller]
     pub fn ok(self) -> Self {
         assert!(self.success(), "failed: {self}");
@@ -60,12 +61,12 @@ impl fmt::Display for Ran {
     }
 }
 
-/// Runs `command` to its end, at most for `seconds`.
+/// Runs `command` to its end, for at most `seconds`; then it is killed.
 pub fn run(command: &mut Command, seconds: u64) -> Ran {
     run_with_output_in(command, seconds, scratch().path())
 }
 
-/// The same with the output files in `dir`, for a program whose descendants write on after its end.
+/// Does the same with the output files in `dir`, for a program whose descendants keep writing after its end.
 pub fn run_with_output_in(command: &mut Command, seconds: u64, dir: &Path) -> Ran {
     let (out, err) = (dir.join("stdout"), dir.join("stderr"));
     let create = |path: &Path| File::create(path).expect("create an output file");
@@ -88,10 +89,10 @@ pub fn run_with_output_in(command: &mut Command, seconds: u64, dir: &Path) -> Ra
             timed_out = true;
             let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
         }
-        // A process in an uninterruptible read of a dead mount never ends: give the test back its thread.
+        // A process in an uninterruptible read of a dead mount never ends, so stop waiting for it.
         assert!(
             started.elapsed() < limit + Duration::from_secs(20),
-            "{shown}: can't be killed"
+            "{shown}: the process cannot be killed"
         );
         std::thread::sleep(Duration::from_millis(2));
     };
@@ -106,7 +107,7 @@ pub fn run_with_output_in(command: &mut Command, seconds: u64, dir: &Path) -> Ra
     }
 }
 
-/// A shell command line; `args` are `$1`, `$2`, ...
+/// Runs a shell script for at most `seconds`; `args` are `$1`, `$2`, ...
 pub fn sh<A: AsRef<OsStr>>(script: &str, args: impl IntoIterator<Item = A>, seconds: u64) -> Ran {
     run(
         Command::new("bash")
@@ -116,7 +117,7 @@ pub fn sh<A: AsRef<OsStr>>(script: &str, args: impl IntoIterator<Item = A>, seco
     )
 }
 
-/// Waits for `what`, at most for `seconds`.
+/// Waits until `condition` holds, for at most `seconds`; the panic after that names `what`.
 #[track_caller]
 pub fn wait_until(what: &str, seconds: u64, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(seconds);
@@ -126,8 +127,8 @@ pub fn wait_until(what: &str, seconds: u64, mut condition: impl FnMut() -> bool)
     }
 }
 
-/// A directory of the test's own, which goes with the value: on a disk file system (O_DIRECT) and short enough a path
-/// for unix sockets. Others may pass through it: some tests mount as another user.
+/// Makes a directory for one test, removed when dropped. It is on a disk file system (for O_DIRECT), its path
+/// is short enough for unix sockets, and other users may enter it, because some tests mount as another user.
 pub fn scratch() -> TempDir {
     let base = Path::new("/var/tmp");
     let base = if base.is_dir() {
@@ -143,12 +144,12 @@ pub fn scratch() -> TempDir {
     dir
 }
 
-/// The project's top directory.
+/// Returns the project's top directory.
 pub fn top() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A program of `scripts/`.
+/// Returns a command for the program `name` in `scripts/`.
 pub fn script(name: &str) -> Command {
     Command::new(top().join("scripts").join(name))
 }
@@ -157,6 +158,7 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+/// Returns the text of a file, lossily decoded; empty when the file cannot be read.
 pub fn text(path: &Path) -> String {
     let mut bytes = Vec::new();
     if let Ok(mut file) = File::open(path) {

@@ -1,4 +1,5 @@
-//! The control socket of the stand-in: what makes it change its state or misbehave.
+//! The control socket of the stand-in for the engine, through which a test changes its state or makes it
+//! misbehave.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,7 +12,8 @@ use super::Engine;
 use super::state::DiskState;
 
 impl Engine {
-    /// A disk that was there before: `name` and `size`, and what `tests/engine/control.py` knows besides.
+    /// Adds a pre-existing disk. `spec` has its `name` and `size`; `tests/engine/control.py` knows more
+    /// fields.
     #[track_caller]
     pub fn add_disk(&self, spec: &Value) -> DiskState {
         let value = self.control("POST", "/disks", Some(spec));
@@ -33,7 +35,7 @@ impl Engine {
         self.control("DELETE", "/switches", None);
     }
 
-    /// What an order for an unknown switch is answered with: the names of all that there are.
+    /// Returns the names of all switches, which the engine lists in its answer to an unknown one.
     pub fn switch_names(&self) -> Vec<String> {
         let order = json!({"switch": "no_such_switch"});
         let (_, answer) = self.exchange("POST", "/switches", Some(&order));
@@ -42,7 +44,7 @@ impl Engine {
         names.split(", ").map(str::to_owned).collect()
     }
 
-    /// A shell line that sets a switch, for a program that runs on the mount.
+    /// Returns a shell line that sets a switch, for a program that runs on the mount.
     pub fn switch_line(&self, order: &Value) -> String {
         format!(
             "curl --silent --fail --max-time 10 --output /dev/null --unix-socket '{}' \
@@ -51,7 +53,7 @@ impl Engine {
         )
     }
 
-    /// Starts what `kill_storage` has killed once more; true when there was something to start.
+    /// Restarts the servers that `kill_storage` has killed; returns true when there were any.
     #[track_caller]
     pub fn restart_storage(&self) -> bool {
         self.control("POST", "/storage", None)["met"].as_u64() > Some(0)
@@ -96,7 +98,7 @@ fn exchange(control: &Path, method: &str, path: &str, body: Option<&Value>) -> (
     (status.expect("an HTTP status"), value)
 }
 
-/// The tokens and tickets that the engine with this control socket has ever given out.
+/// Returns the tokens and tickets that the engine with this control socket has ever issued.
 #[track_caller]
 pub fn given_out(control: &Path) -> Vec<String> {
     let (_, mut state) = exchange(control, "GET", "/state", None);

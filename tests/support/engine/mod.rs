@@ -1,14 +1,14 @@
-//! The stand-in of the oVirt engine (`tests/engine`) over a real imageio daemon of its own.
+//! The stand-in for the oVirt engine (`tests/engine`) over a real imageio daemon of its own.
 //!
-//! `Engine` is the process, its control socket and its log; `EngineOptions` is how it is started. A test asks the
-//! engine's own side how things ended: `disk` and `transfers` for the state, `log` for what was asked of it.
+//! `Engine` is the process, its control socket and its log. A test asks the engine itself how things ended:
+//! `disk` and `transfers` return the state, `log` and `requests` the requests that the engine received.
 //!
 //!     let engine = Engine::start();
 //!     engine.add_disk(json!({"name": "web01", "size": 8 * MIB}));
 //!     let mount = engine.mounting(["--disk", "web01"]).start();
 //!
-//! Declare the engine before its mounts: they are ended first then. Whatever a test leaves behind in the directory of
-//! state files for this engine goes with it.
+//! Declare the engine before its mounts, so that the mounts are dropped first. The state files that a test
+//! leaves behind for this engine are removed with it.
 
 mod control;
 mod state;
@@ -38,11 +38,11 @@ use control::given_out;
 
 pub const USER: &str = "admin@internal";
 
-/// As with Keycloak: the name of the user has an `@` itself.
+/// A user name that contains an `@` itself, as with Keycloak.
 pub const USER_WITH_TWO_ATS: &str = "admin@ovirt@internalsso";
 
-/// Of both users; nothing else in the tests contains it.
-pub const PASSWORD: &str = "Zaunkoenig:48+%41 geheim";
+/// The password of both users; nothing else in the tests contains it.
+pub const PASSWORD: &str = "Goldcrest:48+%41 in hiding";
 
 #[derive(Debug)]
 pub struct Engine {
@@ -50,11 +50,11 @@ pub struct Engine {
     child: Child,
     dir: TempDir,
     daemon: Daemon,
-    /// How many logs there are.
+    /// The number of logs handed out by `program`.
     traces: AtomicUsize,
 }
 
-/// The line that the stand-in prints when it is ready.
+/// The line that the stand-in for the engine prints when it is ready.
 #[derive(Debug, Deserialize)]
 struct Ready {
     url: String,
@@ -69,7 +69,7 @@ impl Engine {
         Self::with::<&str>([])
     }
 
-    /// With options of its own, see `tests/engine/main.py`.
+    /// Starts the engine with options; see `tests/engine/main.py`.
     pub fn with<A: AsRef<OsStr>>(options: impl IntoIterator<Item = A>) -> Self {
         let daemon = Daemon::start(Scheme::Https, LocalSocket::Path);
         let dir = scratch();
@@ -95,12 +95,12 @@ impl Engine {
             .stdout(output("ready"))
             .stderr(output("stderr"))
             .spawn()
-            .expect("start the stand-in of the engine");
+            .expect("start the stand-in for the engine");
         let mut starting = Starting(Some(child));
-        wait_until("the stand-in of the engine is ready", 30, || {
+        wait_until("the stand-in for the engine is ready", 30, || {
             assert!(
                 starting.runs(),
-                "the stand-in of the engine ended: {}",
+                "the stand-in for the engine ended: {}",
                 text(&path("stderr"))
             );
             text(&path("ready")).ends_with('\n')
@@ -115,7 +115,7 @@ impl Engine {
         }
     }
 
-    /// `https://127.0.0.1:PORT`
+    /// Returns `https://127.0.0.1:PORT`.
     pub fn url(&self) -> &str {
         &self.ready.url
     }
@@ -124,7 +124,7 @@ impl Engine {
         self.ready.port
     }
 
-    /// The CA of the API.
+    /// Returns the file with the CA of the API.
     pub fn cafile(&self) -> &Path {
         &self.ready.cafile
     }
@@ -133,7 +133,7 @@ impl Engine {
         &self.daemon
     }
 
-    /// The directory of a test's own files, which goes with the engine.
+    /// Returns a directory for a test's own files, removed with the engine.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -142,13 +142,14 @@ impl Engine {
         self.dir.path().join("password")
     }
 
-    /// The options that every command needs which talks to this engine.
+    /// Returns the options that every command needs to talk to this engine.
     pub fn args(&self) -> Vec<OsString> {
         let mut args = self.args_without_trust();
         args.extend(["--cafile".into(), self.cafile().into()]);
         args
     }
 
+    /// Returns the same options without the CA.
     pub fn args_without_trust(&self) -> Vec<OsString> {
         vec![
             "--engine-url".into(),
@@ -160,7 +161,7 @@ impl Engine {
         ]
     }
 
-    /// A mount by way of this engine. Nothing that it writes may hold the password, a token or a ticket.
+    /// A mount through this engine. Nothing that it writes may contain the password, a token or a ticket.
     pub fn mounting<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Mounting {
         let control = self.ready.control.clone();
         Mounting::without_url()
@@ -171,8 +172,8 @@ impl Engine {
             .args(args)
     }
 
-    /// `rhv-mount` with nothing of the tester's own configuration, to mount. Its log, at trace level, is searched at the
-    /// engine's end.
+    /// Returns a command for `rhv-mount` that mounts, without the tester's own configuration. Its log, at
+    /// trace level, is searched when the engine ends.
     pub fn program(&self) -> Command {
         let mut command = self.tool();
         let log = self.traces.fetch_add(1, Ordering::Relaxed);
@@ -180,7 +181,7 @@ impl Engine {
         command
     }
 
-    /// The same for anything but a mount.
+    /// Returns the same command for anything but a mount, without a log.
     pub fn tool(&self) -> Command {
         let mut command = Command::new(BINARY);
         clean_environment(&mut command);
@@ -188,12 +189,12 @@ impl Engine {
         command
     }
 
-    /// Where the logs of `program` are.
+    /// Returns the directory with the logs of `program`.
     pub fn trace_dir(&self) -> PathBuf {
         self.dir.path().join("traces")
     }
 
-    /// `rhv-mount ARGS` to its end. It never shows the password.
+    /// Runs `rhv-mount ARGS` to its end and checks that it does not show the password.
     pub fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>, seconds: u64) -> Ran {
         let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
         let mounts = args
@@ -205,7 +206,7 @@ impl Engine {
         ran
     }
 
-    /// No mount by way of this engine may have left one of them in its log, or leave it in its state file.
+    /// Checks that no mount through this engine has left a secret in its log or its state file.
     fn assert_no_secret(&self) {
         let mut secrets = self.secrets();
         secrets.push(PASSWORD.to_owned());
@@ -215,22 +216,22 @@ impl Engine {
         }
     }
 
-    /// Kills what serves the disks of the running transfers: storage that goes away.
+    /// Kills the servers of the disks of the running transfers, as if the storage went away.
     pub fn kill_storage(&self) {
         for pid in self.storage_pids() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
 
-    /// The engine answers nobody, and its control socket neither, until the value is dropped: a connection to it is made
-    /// and stays silent, as with a machine that swaps or a network that drops what it gets.
+    /// Stops the engine and its control socket from answering until the value is dropped: connections to them
+    /// succeed but stay silent, as with a swapping machine or a network that drops packets.
     pub fn away(&self) -> Away {
         let pid = Pid::from_raw(self.child.id() as i32);
-        kill(pid, Signal::SIGSTOP).expect("stop the stand-in");
+        kill(pid, Signal::SIGSTOP).expect("stop the stand-in for the engine");
         Away(pid)
     }
 
-    /// The same as a shell line.
+    /// Returns `kill_storage` as a shell line.
     pub fn kill_storage_line(&self) -> String {
         format!("kill -9 $(cat '{}'/*.pid)", self.nbd_dir().display())
     }
@@ -247,7 +248,7 @@ impl Engine {
         self.dir.path().join("engine/nbd")
     }
 
-    /// The state files of mounts by way of this engine.
+    /// Returns the state files of mounts through this engine.
     pub fn state_files(&self) -> Vec<PathBuf> {
         let files = fs::read_dir(state_directory()).into_iter().flatten().flatten();
         let files = files.map(|file| file.path());
@@ -274,7 +275,7 @@ impl Drop for Engine {
             let _ = fs::remove_file(path);
         }
         if !std::thread::panicking() {
-            assert!(ended, "the stand-in of the engine had to be killed");
+            assert!(ended, "the stand-in for the engine had to be killed");
             if let Err(panic) = searched {
                 resume_unwind(panic);
             }
@@ -282,7 +283,7 @@ impl Drop for Engine {
     }
 }
 
-/// See [`Engine::away`].
+/// Lets the engine answer again when dropped; see [`Engine::away`].
 #[derive(Debug)]
 pub struct Away(Pid);
 
@@ -292,7 +293,7 @@ impl Drop for Away {
     }
 }
 
-/// The stand-in before it has said that it is ready; killed when that does not come.
+/// The stand-in for the engine before it has reported that it is ready; killed when dropped before that.
 struct Starting(Option<Child>);
 
 impl Starting {
@@ -315,7 +316,7 @@ impl Drop for Starting {
     }
 }
 
-/// Where rhv-mount keeps what outlives it.
+/// Returns the directory where rhv-mount keeps the files that outlive it.
 pub fn state_directory() -> PathBuf {
     if is_root() {
         return PathBuf::from("/var/lib/rhv-mount");
@@ -326,7 +327,7 @@ pub fn state_directory() -> PathBuf {
     base.join("rhv-mount")
 }
 
-/// A file that only its owner can read.
+/// Writes a file that only its owner can read.
 pub fn write_private(path: &Path, content: &str) {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = File::options();

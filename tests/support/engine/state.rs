@@ -1,4 +1,5 @@
-//! What the stand-in says of itself: its disks and transfers, and the log of what was asked of it.
+//! The state of the stand-in for the engine, its disks and transfers, and the log of the requests that it
+//! received.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -52,7 +53,7 @@ impl Engine {
         serde_json::from_value(self.state("disks")).expect("the disks")
     }
 
-    /// The disk with this name or id.
+    /// Returns the disk with this name or id.
     #[track_caller]
     pub fn disk(&self, which: &str) -> Option<DiskState> {
         let mut disks = self.disks().into_iter();
@@ -64,18 +65,18 @@ impl Engine {
         serde_json::from_value(self.state("transfers")).expect("the transfers")
     }
 
-    /// The transfer that was started last.
+    /// Returns the transfer that was started last.
     #[track_caller]
     pub fn transfer(&self) -> TransferState {
         self.transfers().pop().expect("there is a transfer")
     }
 
-    /// The only host that it has: `_stable_id("host host1")` in `tests/engine/directory.py`.
+    /// Returns the id of the engine's only host: `_stable_id("host host1")` in `tests/engine/directory.py`.
     pub fn host_id(&self) -> String {
         "ac927858-4336-53b3-90ee-846af5a37474".to_owned()
     }
 
-    /// The tokens and tickets that it has ever given out.
+    /// Returns the tokens and tickets that it has ever issued.
     #[track_caller]
     pub fn secrets(&self) -> Vec<String> {
         given_out(&self.ready.control)
@@ -86,7 +87,7 @@ impl Engine {
         self.state("sessions").as_array().map_or(0, Vec::len)
     }
 
-    /// The lines of its log of this kind, see `tests/engine/journal.py`.
+    /// Returns the log lines of this kind; see `tests/engine/journal.py`.
     pub fn log(&self, kind: &str) -> Vec<Value> {
         let log = text(&self.ready.log);
         let lines = log
@@ -95,7 +96,7 @@ impl Engine {
         lines.filter(|line| line["kind"] == kind).collect()
     }
 
-    /// The requests with this method whose path ends so.
+    /// Returns the requests with this method whose path ends in `path_end`.
     pub fn requests(&self, method: &str, path_end: &str) -> Vec<Value> {
         let mut requests = self.log("request");
         requests.retain(|one| {
@@ -104,7 +105,7 @@ impl Engine {
         requests
     }
 
-    /// The phases that a transfer went through.
+    /// Returns the phases that a transfer went through, in order.
     pub fn phases(&self, transfer: &str) -> Vec<String> {
         let mut lines = self.log("phase");
         lines.retain(|line| line["transfer"] == transfer);
@@ -114,7 +115,8 @@ impl Engine {
             .collect()
     }
 
-    /// Does the disk hold `source`, and zeros after it? Judged on the storage, when no transfer uses it.
+    /// Checks that the disk holds `source` and only zeros behind it. Reads the storage, so no transfer may be
+    /// using the disk.
     pub fn compare(&self, disk: &DiskState, source: &Path) -> Result<(), String> {
         if disk.format == "raw" {
             return compare(&disk.path, source);

@@ -1,9 +1,9 @@
 //! Mounts of the built `rhv-mount`.
 //!
-//! A `Mount` runs in the background, as a user would start it: the transfer URL is in the environment, never in the
-//! arguments; the log, at trace level, is in the mount's own directory. `umount` is `rhv-mount umount`, and its exit
-//! code is the mount's outcome. However a mount ends, at its end nothing that it has written (log, output, record, state
-//! file) may hold the ticket's id, nor another secret.
+//! A `Mount` runs in the background, as a user would start it: the transfer URL is in the environment, never
+//! in the arguments, and the log, at trace level, is in the mount's own directory. `umount` runs `rhv-mount
+//! umount`, and its exit code is the mount's outcome. However a mount ends, nothing that it has written (log,
+//! output, record, state file) may contain the ticket's id or another secret.
 //!
 //!     let mount = Mount::start(&disk.url(), disk.args(), MountKind::Directory);
 //!     fs::write(mount.file(), b"...")
@@ -32,7 +32,8 @@ use super::run::{Ran, run, text, wait_until};
 use mounting::MoreSecrets;
 use user::User;
 
-/// Where mounts leave records and state files: root's, and those of `nobody`, who has no home.
+/// Directories where mounts leave records and state files: those of root and of `nobody`, a user without a
+/// home.
 const NOTES: &[&str] = &[
     "/run/rhv-mount",
     "/var/lib/rhv-mount",
@@ -61,17 +62,17 @@ impl Mount {
         Mounting::new(url).args(args).kind(kind).start()
     }
 
-    /// One more string that nothing which the mount writes may hold.
+    /// Adds a string that must not appear in anything that the mount writes.
     pub fn add_secret(&mut self, secret: &str) {
         self.secrets.push(secret.to_owned());
     }
 
-    /// What `umount` and `status` take.
+    /// Returns the mountpoint, as `umount` and `status` take it.
     pub fn mountpoint(&self) -> &Path {
         &self.target
     }
 
-    /// The file that is the disk.
+    /// Returns the path of the file that is the disk.
     pub fn file(&self) -> PathBuf {
         match self.kind {
             MountKind::Directory => self.target.join("disk"),
@@ -79,27 +80,28 @@ impl Mount {
         }
     }
 
-    /// A directory of this mount's own, outside of the mount.
+    /// Returns this mount's own directory, which is outside of the mounted file system.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The log so far.
+    /// Returns the log so far.
     pub fn log(&self) -> String {
         text(&self.dir.path().join("log"))
     }
 
-    /// What the mount has written to stderr so far, also from the background.
+    /// Returns everything that the mount has written to stderr so far, also from the background.
     pub fn stderr(&self) -> String {
         text(&self.dir.path().join("stderr"))
     }
 
-    /// `rhv-mount` as the mount's user.
+    /// Returns a command that runs `rhv-mount` as the mount's user.
     pub fn program(&self) -> Command {
         self.command(self.user.as_ref().map_or(Path::new(BINARY), |user| &user.program))
     }
 
-    /// Any program as the mount's user: nobody else, not even root, may look into an ordinary user's mount.
+    /// Returns a command that runs `program` as the mount's user. Nobody else, not even root, may access an
+    /// ordinary user's mount.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = match &self.user {
             None => Command::new(program),
@@ -113,18 +115,19 @@ impl Mount {
         run(self.program().arg("status").args(args).arg(&self.target), 20)
     }
 
-    /// The processes that serve this mount.
+    /// Returns the processes that serve this mount.
     pub fn pids(&self) -> Vec<i32> {
         processes_with(self.target.as_os_str())
     }
 
-    /// `rhv-mount umount`: its exit code is the mount's outcome. It must have ended the mount, whatever the outcome.
+    /// Runs `rhv-mount umount` and checks that the mount has ended, whatever the outcome. The exit code is
+    /// the mount's outcome.
     pub fn umount(mut self) -> Ran {
         let notes = self.notes();
         let ran = self.umount_command();
         assert!(
             !ran.timed_out,
-            "umount hangs: {ran}\nlog ends with:\n{}",
+            "umount hangs: {ran}\nthe log ends with:\n{}",
             self.log_end()
         );
         assert!(!is_mounted(&self.target), "still mounted after: {ran}");
@@ -134,7 +137,7 @@ impl Mount {
         assert_eq!(
             self.target.exists(),
             self.kind != MountKind::New,
-            "the mountpoint after umount"
+            "whether the mountpoint exists after umount"
         );
         self.assert_no_secret(&notes);
         assert_shows_none(&ran, &self.secrets);
@@ -142,7 +145,7 @@ impl Mount {
         ran
     }
 
-    /// Kills the mount's processes as a crash would. The mountpoint is stale then.
+    /// Kills the mount's processes, as a crash would. The mountpoint is stale afterwards.
     pub fn kill(&self) {
         for pid in self.pids() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -150,7 +153,7 @@ impl Mount {
         wait_until("the killed mount is gone", 20, || self.pids().is_empty());
     }
 
-    /// The last lines of the log, for a failure's message.
+    /// Returns the last 20 lines of the log, for the message of a failed test.
     pub fn log_end(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
@@ -161,7 +164,8 @@ impl Mount {
         run(self.program().arg("umount").arg(&self.target), UMOUNT_SECONDS)
     }
 
-    /// What it has written about itself where everybody's mounts are: its record, and its state file.
+    /// Returns path and text of the mount's record and state file, which are in directories that all mounts
+    /// share.
     fn notes(&self) -> Vec<(PathBuf, String)> {
         let point = self.target.display().to_string();
         let entries = NOTES.iter().filter_map(|directory| fs::read_dir(directory).ok());
@@ -173,7 +177,8 @@ impl Mount {
         texts.map(|(text, path)| (path, text)).collect()
     }
 
-    /// No log line, no message and none of `notes` may show the ticket (its id is the credential), nor any other secret.
+    /// Checks that no log line, no message and none of `notes` shows the ticket, whose id is the credential,
+    /// or any other secret.
     fn assert_no_secret(&self, notes: &[(PathBuf, String)]) {
         let mut secrets = self.secrets.clone();
         secrets.extend(self.more.iter().flat_map(|more| more.0()));

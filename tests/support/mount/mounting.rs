@@ -1,4 +1,4 @@
-//! How a mount is started.
+//! The builder of a mount: how it is started, by which user, and with which secrets.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -13,15 +13,15 @@ use crate::support::run::{Ran, run_with_output_in, scratch};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MountKind {
-    /// An existing directory: the disk is `disk` in it.
+    /// An existing directory; the disk is the file `disk` in it.
     Directory,
-    /// An existing regular file, which the disk covers.
+    /// An existing regular file; the disk covers it.
     File,
-    /// Nothing there yet.
+    /// A path that does not exist yet.
     New,
 }
 
-/// How to start a mount. `Mount::start` is the short form.
+/// The settings of a mount. `Mount::start` is the short form.
 #[derive(Clone, Debug)]
 pub struct Mounting {
     url: Option<String>,
@@ -34,7 +34,7 @@ pub struct Mounting {
     more: Option<MoreSecrets>,
 }
 
-/// Secrets that come into being while the mount is there.
+/// A source of secrets that come into being while the mount exists.
 #[derive(Clone)]
 pub struct MoreSecrets(pub Arc<dyn Fn() -> Vec<String> + Send + Sync>);
 
@@ -45,6 +45,7 @@ impl fmt::Debug for MoreSecrets {
 }
 
 impl Mounting {
+    /// A mount of the disk behind the transfer URL `url`.
     pub fn new(url: &str) -> Self {
         let mounting = Self::without_url().secret(&secret_of(url));
         Self {
@@ -53,7 +54,7 @@ impl Mounting {
         }
     }
 
-    /// Of a disk that the arguments or the environment name otherwise.
+    /// A mount of a disk that the arguments or the environment name in another way.
     pub fn without_url() -> Self {
         Self {
             url: None,
@@ -83,13 +84,13 @@ impl Mounting {
         self
     }
 
-    /// A string that nothing which the mount writes may hold.
+    /// Adds a string that must not appear in anything that the mount writes.
     pub fn secret(mut self, secret: &str) -> Self {
         self.secrets.push(secret.to_owned());
         self
     }
 
-    /// The same of what `secrets` gives when the mount has ended.
+    /// Does the same for the strings that `secrets` returns after the mount has ended.
     pub fn secrets_from(mut self, secrets: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
         self.more = Some(MoreSecrets(Arc::new(secrets)));
         self
@@ -100,19 +101,19 @@ impl Mounting {
         self
     }
 
-    /// As the user `nobody`, through the setuid fusermount3 (the test itself is root).
+    /// Mounts as the user `nobody`, through the setuid fusermount3; the test itself must be root.
     pub fn by_nobody(mut self) -> Self {
         self.nobody = true;
         self
     }
 
-    /// For measurements: trace costs time.
+    /// Sets another log level than trace, for measurements: tracing costs time.
     pub fn log_level(mut self, level: &'static str) -> Self {
         self.log_level = level;
         self
     }
 
-    /// Starts the mount; a panic says why it did not start.
+    /// Starts the mount, or panics with the reason why it did not start.
     #[track_caller]
     pub fn start(self) -> Mount {
         match self.try_start() {
@@ -121,7 +122,7 @@ impl Mounting {
         }
     }
 
-    /// Starts the mount; where rhv-mount refuses, what it said. Then nothing may be mounted.
+    /// Starts the mount, or returns the output of an rhv-mount that refused; then nothing may be mounted.
     pub fn try_start(self) -> Result<Mount, Ran> {
         let dir = scratch();
         let target = dir.path().join(match self.kind {

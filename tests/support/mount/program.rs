@@ -1,4 +1,4 @@
-//! Runs of the built program, and what the system knows of it: its processes and its mounts.
+//! The built program: how it is run, and its processes and mounts as the system lists them.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,7 +12,8 @@ use crate::support::run::{Ran, run};
 pub const BINARY: &str = env!("CARGO_BIN_EXE_rhv-mount");
 pub const URL_VARIABLE: &str = "RHV_MOUNT_TRANSFER_URL";
 
-/// What rhv-mount reads from its environment: nothing of it comes from whoever runs the tests.
+/// The environment variables that rhv-mount reads. They are removed, so that the environment of the person
+/// who runs the tests has no effect.
 const VARIABLES: &[&str] = &[
     URL_VARIABLE,
     "RHV_MOUNT_DISK",
@@ -29,7 +30,7 @@ const VARIABLES: &[&str] = &[
     "https_proxy",
 ];
 
-/// `rhv-mount` without a mount of the harness, with `url` in the environment.
+/// Returns a command for `rhv-mount` without a `Mount`, with `url` in the environment.
 pub fn rhv_mount_command(url: Option<&str>) -> Command {
     let mut command = Command::new(BINARY);
     clean_environment(&mut command);
@@ -39,7 +40,7 @@ pub fn rhv_mount_command(url: Option<&str>) -> Command {
     command
 }
 
-/// The same with `args`, to its end. Who has a URL mounts.
+/// Runs that command with `args` to its end. A call with a URL mounts, so its log is searched for the ticket.
 pub fn rhv_mount<A: AsRef<OsStr>>(url: Option<&str>, args: impl IntoIterator<Item = A>) -> Ran {
     let mut command = rhv_mount_command(url);
     let trace = url.map(Trace::of);
@@ -51,14 +52,14 @@ pub fn rhv_mount<A: AsRef<OsStr>>(url: Option<&str>, args: impl IntoIterator<Ite
     ran
 }
 
-/// Takes away what rhv-mount would read from this process's environment.
+/// Removes the variables that rhv-mount would otherwise inherit from this process's environment.
 pub fn clean_environment(command: &mut Command) {
     for name in VARIABLES {
         command.env_remove(name);
     }
 }
 
-/// Does a line of the mount table name `path`?
+/// True when the mount table has a mount at `path`.
 pub fn is_mounted(path: &Path) -> bool {
     let table = fs::read_to_string("/proc/self/mountinfo").expect("read the mount table");
     table
@@ -67,7 +68,7 @@ pub fn is_mounted(path: &Path) -> bool {
         .any(|point| Path::new(point) == path)
 }
 
-/// The processes of the built program (or of a copy) that have `word` among their arguments.
+/// Returns the processes of the built program, or of a copy of it, that have `word` among their arguments.
 pub fn processes_with(word: &OsStr) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();

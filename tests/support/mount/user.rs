@@ -1,4 +1,4 @@
-//! Another user, for mounts by way of the setuid fusermount3.
+//! Another user, for mounts through the setuid fusermount3.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::chown;
@@ -8,7 +8,7 @@ use std::process::Command;
 use super::program::BINARY;
 use crate::support::run::run;
 
-/// Another user, with a copy of the program that it can reach.
+/// Another user, with a copy of the program in a directory that this user can reach.
 #[derive(Debug)]
 pub struct User {
     pub program: PathBuf,
@@ -23,8 +23,8 @@ impl User {
             .expect("nobody exists");
         let (id, group) = (nobody.uid.as_raw(), nobody.gid.as_raw());
         let program = dir.join("rhv-mount");
-        // By a child: a descriptor of our own, open for writing, could be inherited by another test's fork just when
-        // the copy is to be executed ("text file busy").
+        // A child process makes the copy. If this process had it open for writing, the fork of another test
+        // could inherit the descriptor, and executing the copy would fail with "text file busy".
         run(
             Command::new("install").args(["-m", "755", BINARY]).arg(&program),
             20,
