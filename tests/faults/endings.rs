@@ -3,7 +3,8 @@
 
 use crate::rig::{MIB, Rig, TICKET, errno, pattern, settings};
 use crate::server::{Action, Fault, Server, Verb};
-use crate::support::mount::{BINARY, URL_VARIABLE, is_mounted, rhv_mount, rhv_mount_command};
+use crate::support::foreground::Foreground;
+use crate::support::mount::{is_mounted, rhv_mount, rhv_mount_command};
 use crate::support::redaction::Trace;
 use crate::support::run::{run, scratch, wait_until};
 use nix::sys::signal::{Signal, kill};
@@ -11,54 +12,15 @@ use nix::unistd::Pid;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// A mount in the foreground, killed when dropped.
-struct Foreground(
-    Child,
-    #[allow(dead_code, reason = "searched when it is dropped")] Trace,
-);
-
-impl Foreground {
-    fn start(server: &Server, target: &Path) -> Foreground {
-        let stderr = File::create(target.with_extension("stderr")).unwrap();
-        let trace = Trace::of(&server.url());
-        let child = Command::new(BINARY)
-            .args(trace.args())
-            .arg("--foreground")
-            .arg(target)
-            .env(URL_VARIABLE, server.url())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
-        wait_until("the file is there", 20, || is_mounted(target));
-        Foreground(child, trace)
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.0.id() as i32), signal).unwrap();
-    }
-
-    fn wait(&mut self, seconds: u64) -> ExitStatus {
-        let end = Instant::now() + Duration::from_secs(seconds);
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < end, "it did not end within {seconds} s");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-impl Drop for Foreground {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Mounts in the foreground; the trace log is searched for the ticket when it is dropped.
+fn mount_in_foreground(server: &Server, target: &Path) -> (Foreground, Trace) {
+    let trace = Trace::of(&server.url());
+    let mut program = rhv_mount_command(Some(&server.url()));
+    program.args(trace.args()).arg("--foreground").arg(target);
+    (Foreground::start(&mut program, target), trace)
 }
 
 fn slow_server() -> Server {
@@ -75,18 +37,13 @@ fn a_signal_keeps_what_was_acknowledged(signal: Signal) {
     let server = slow_server();
     let dir = scratch();
     let target = dir.path().join("disk.raw");
-    let mut mount = Foreground::start(&server, &target);
+    let (mut mount, _trace) = mount_in_foreground(&server, &target);
     let bytes = pattern(1, 24 * MIB as usize);
     let file = open(&target);
     file.write_all_at(&bytes, 0).unwrap();
     drop(file);
     mount.signal(signal);
-    assert_eq!(
-        mount.wait(30).code(),
-        Some(0),
-        "{}",
-        fs::read_to_string(target.with_extension("stderr")).unwrap()
-    );
+    assert_eq!(mount.wait(30).code(), Some(0), "{}", mount.stderr());
     assert!(
         server.read_durable(0..24 * MIB) == bytes,
         "acknowledged bytes are lost"
@@ -111,14 +68,14 @@ fn the_mountpoint_that_was_made_is_gone_while_the_last_bytes_are_on_their_way() 
     server.arm(Fault::always(Verb::Flush, Action::Stall(Duration::from_secs(8))));
     let dir = scratch();
     let target = dir.path().join("disk.raw");
-    let mut mount = Foreground::start(&server, &target);
+    let (mut mount, _trace) = mount_in_foreground(&server, &target);
     let file = open(&target);
     file.write_all_at(&pattern(1, MIB as usize), 0).unwrap();
     mount.signal(Signal::SIGTERM);
     wait_until("the last flush is asked for", 20, || {
         server.count(Verb::Flush) > 0
     });
-    assert!(!target.exists() && mount.0.try_wait().unwrap().is_none());
+    assert!(!target.exists() && !mount.has_ended());
     // What somebody makes there now is theirs.
     File::create(&target).unwrap();
     assert_eq!(mount.wait(60).code(), Some(0));
@@ -131,7 +88,7 @@ fn a_signal_while_a_writer_is_at_work_keeps_what_was_acknowledged_and_ends() {
     let server = slow_server();
     let dir = scratch();
     let target = dir.path().join("disk.raw");
-    let mut mount = Foreground::start(&server, &target);
+    let (mut mount, _trace) = mount_in_foreground(&server, &target);
     let file = open(&target);
     let writer = std::thread::spawn(move || {
         let bytes = pattern(1, 64 * 1024);
@@ -144,12 +101,7 @@ fn a_signal_while_a_writer_is_at_work_keeps_what_was_acknowledged_and_ends() {
     let acknowledged = writer.join().unwrap();
     let bytes = pattern(1, 64 * 1024);
     let durable = server.read_durable(0..acknowledged);
-    assert_eq!(
-        status.code(),
-        Some(0),
-        "{}",
-        fs::read_to_string(target.with_extension("stderr")).unwrap()
-    );
+    assert_eq!(status.code(), Some(0), "{}", mount.stderr());
     assert!(
         durable.chunks(64 * 1024).all(|block| block == bytes),
         "of {acknowledged} acknowledged bytes some are lost"
@@ -304,7 +256,7 @@ fn a_forced_unmount_leaves_no_dead_mount_behind() {
     let server = slow_server();
     let dir = scratch();
     let target = dir.path().join("disk.raw");
-    let mut mount = Foreground::start(&server, &target);
+    let (mut mount, _trace) = mount_in_foreground(&server, &target);
     let file = open(&target);
     file.write_all_at(&pattern(1, MIB as usize), 0).unwrap();
     let _ = run(Command::new("umount").arg("-f").arg(&target), 20);

@@ -1,20 +1,20 @@
 //! Mountpoints of the three kinds, as root and as an ordinary user; what a second mount, `status` and `ps` say; how a
 //! mount ends, also after a crash.
 
-use std::fs;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::support::content::{MIB, sparse_image};
 use crate::support::daemon::{Daemon, LocalSocket, Scheme};
 use crate::support::disk::Disk;
+use crate::support::foreground::Foreground;
 use crate::support::image::{Backend, Content};
-use crate::support::mount::{BINARY, MountKind, Mounting, URL_VARIABLE, is_mounted, rhv_mount};
+use crate::support::mount::{
+    BINARY, MountKind, Mounting, URL_VARIABLE, is_mounted, rhv_mount, rhv_mount_command,
+};
 use crate::support::redaction::Trace;
-use crate::support::run::{is_root, run, scratch, sh, wait_until};
+use crate::support::run::{is_root, run, scratch, sh};
 
 const MOUNT_FAILED: i32 = 6;
 
@@ -154,13 +154,13 @@ fn ps_shows_no_ticket_while_a_foreground_mount_has_it_as_an_argument() {
     let dir = scratch();
     let point = dir.path().join("disk.raw");
     let trace = Trace::of(disk.url());
-    let mut command = Command::new(BINARY);
+    let mut command = rhv_mount_command(None);
     command
         .args(trace.args())
         .args(["--foreground", "--transfer-url", disk.url()])
         .args(disk.args())
         .arg(&point);
-    let mut foreground = Foreground::start(command, &point);
+    let mut foreground = Foreground::start(&mut command, &point);
     let shown = run(Command::new("ps").args(["auxww"]), 20).ok().stdout;
     assert!(
         shown.contains(point.to_str().expect("UTF-8")),
@@ -170,11 +170,8 @@ fn ps_shows_no_ticket_while_a_foreground_mount_has_it_as_an_argument() {
     let source = dir.path().join("source.raw");
     sparse_image(&source, 3 * MIB, 17);
     sh(r#"cp "$1" "$2""#, [&source, &point], 30).ok();
-    assert_eq!(
-        foreground.end_with(Signal::SIGTERM),
-        Some(0),
-        "SIGTERM flushes, unmounts and is done"
-    );
+    foreground.signal(Signal::SIGTERM);
+    assert_eq!(foreground.wait(60).code(), Some(0), "{}", foreground.stderr());
     assert!(!is_mounted(&point) && !point.exists(), "the mountpoint is left");
     disk.compare_with(&source)
         .expect("what was written before SIGTERM");
@@ -188,16 +185,16 @@ fn ctrl_c_ends_a_foreground_mount_in_order() {
     let (point, source) = (dir.path().join("disk.raw"), dir.path().join("source.raw"));
     sparse_image(&source, 8 * MIB, 18);
     let trace = Trace::of(disk.url());
-    let mut command = Command::new(BINARY);
+    let mut command = rhv_mount_command(Some(disk.url()));
     command
         .args(trace.args())
         .arg("--foreground")
         .args(disk.args())
-        .arg(&point)
-        .env(URL_VARIABLE, disk.url());
-    let mut foreground = Foreground::start(command, &point);
+        .arg(&point);
+    let mut foreground = Foreground::start(&mut command, &point);
     sh(r#"cp "$1" "$2""#, [&source, &point], 30).ok();
-    assert_eq!(foreground.end_with(Signal::SIGINT), Some(0));
+    foreground.signal(Signal::SIGINT);
+    assert_eq!(foreground.wait(60).code(), Some(0), "{}", foreground.stderr());
     assert!(!is_mounted(&point) && !point.exists(), "the mountpoint is left");
     disk.compare_with(&source)
         .expect("what was written before ctrl-C");
@@ -257,45 +254,4 @@ fn umount_of_what_is_not_mounted_says_so() {
     let path = dir.path().to_str().expect("UTF-8");
     let ran = rhv_mount(None, ["umount", path]);
     assert!(!ran.success() && ran.stderr.contains(path), "{ran}");
-}
-
-/// A mount in the foreground, killed when dropped.
-struct Foreground {
-    child: Child,
-}
-
-impl Foreground {
-    fn start(mut command: Command, point: &Path) -> Self {
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("start rhv-mount");
-        let mut foreground = Self { child };
-        wait_until("the foreground mount is there", 20, || {
-            let ended = foreground.child.try_wait().expect("look at the child");
-            assert!(ended.is_none(), "rhv-mount ended: {ended:?}");
-            is_mounted(point) && fs::metadata(point).is_ok()
-        });
-        foreground
-    }
-
-    /// Its exit code after `signal`.
-    fn end_with(&mut self, signal: Signal) -> Option<i32> {
-        kill(Pid::from_raw(self.child.id() as i32), signal).expect("signal the mount");
-        wait_until("the mount ends after a signal", 60, || {
-            self.child.try_wait().expect("look at the child").is_some()
-        });
-        self.child.wait().expect("wait for the child").code()
-    }
-}
-
-impl Drop for Foreground {
-    fn drop(&mut self) {
-        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
-            let _ = self.end_with(Signal::SIGTERM);
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
 }

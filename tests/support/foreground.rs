@@ -59,6 +59,10 @@ impl Foreground {
         kill(Pid::from_raw(self.pid()), signal).expect("signal the mount");
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("look at the child").is_some()
+    }
+
     #[track_caller]
     pub fn wait(&mut self, seconds: u64) -> ExitStatus {
         let end = Instant::now() + Duration::from_secs(seconds);
