@@ -9,7 +9,7 @@ use crate::support::content::MIB;
 use crate::support::daemon::{Daemon, LocalSocket, Scheme};
 use crate::support::disk::Disk;
 use crate::support::image::{Backend, Content};
-use crate::support::mount::{Mount, Mounting};
+use crate::support::mount::{Mount, MountKind, Mounting};
 use crate::support::run::{Ran, run, scratch, wait_until};
 
 const TRANSFER_FAILED: i32 = 4;
@@ -160,19 +160,9 @@ fn https_and_http_taken_for_each_other_are_refused_in_time() {
 fn writes_that_the_storage_never_got_are_reported_by_fsync_and_umount() {
     let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
     let mut disk = Disk::create(&daemon, Backend::RawNbd, 16 * MIB, Content::Fresh);
-    let mount = Mount::start(
-        disk.url(),
-        disk.args(),
-        crate::support::mount::MountKind::Directory,
-    );
+    let mount = Mount::start(disk.url(), disk.args(), MountKind::Directory);
     disk.stop_storage();
-    let ran = run(
-        Command::new("dd")
-            .args(["if=/dev/urandom", "bs=1M", "count=8", "conv=fsync,notrunc"])
-            .arg(output(&mount)),
-        150,
-    );
-    assert!(!ran.success() && !ran.timed_out, "{ran}");
+    assert_synced_write_fails(&mount);
     let again = run(Command::new("sync").arg(mount.file()), 100);
     assert!(
         !again.success() && !again.timed_out,
@@ -187,22 +177,24 @@ fn writes_that_the_storage_never_got_are_reported_by_fsync_and_umount() {
 fn a_ticket_that_is_removed_under_a_mount_is_data_that_may_be_lost() {
     let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
     let disk = Disk::create(&daemon, Backend::RawNbd, 16 * MIB, Content::Fresh);
-    let mount = Mount::start(
-        disk.url(),
-        disk.args(),
-        crate::support::mount::MountKind::Directory,
-    );
+    let mount = Mount::start(disk.url(), disk.args(), MountKind::Directory);
     daemon.remove_ticket(disk.url());
-    let ran = run(
-        Command::new("dd")
-            .args(["if=/dev/urandom", "bs=1M", "count=8", "conv=fsync,notrunc"])
-            .arg(output(&mount)),
-        150,
-    );
-    assert!(!ran.success() && !ran.timed_out, "{ran}");
+    assert_synced_write_fails(&mount);
     wait_until("the log names the reason", 10, || mount.log().contains("403"));
     let unmounted = mount.umount();
     assert_eq!(unmounted.code, Some(DATA_MAY_BE_LOST), "{unmounted}");
+}
+
+/// Writes 8 MiB with dd, which must report an error of a write or of the fsync at its end.
+#[track_caller]
+fn assert_synced_write_fails(mount: &Mount) {
+    let ran = run(
+        Command::new("dd")
+            .args(["if=/dev/urandom", "bs=1M", "count=8", "conv=fsync,notrunc"])
+            .arg(output(mount)),
+        150,
+    );
+    assert!(!ran.success() && !ran.timed_out, "{ran}");
 }
 
 /// `of=` for dd.

@@ -12,16 +12,8 @@ use crate::support::run::{run, scratch, top};
 
 const OPERATIONS: u32 = 20_000;
 
-/// As on a block device: the size never changes.
-const FIXED_SIZE: &str = "
-blockmode = true
-nosizechecks = true
-[opsize]
-max = 262144
-[weights]
-close_open = 0
-truncate = 0
-posix_fallocate = 0
+/// The weights that both configurations end with.
+const COMMON_WEIGHTS: &str = "\
 read = 10
 write = 10
 mapread = 5
@@ -34,6 +26,18 @@ sendfile = 2
 posix_fadvise = 1
 ";
 
+/// As on a block device: the size never changes.
+const FIXED_SIZE: &str = "
+blockmode = true
+nosizechecks = true
+[opsize]
+max = 262144
+[weights]
+close_open = 0
+truncate = 0
+posix_fallocate = 0
+";
+
 /// As on a file that is emptied, grows and shrinks below the disk's size, and is opened again.
 const CHANGING_SIZE: &str = "
 flen = 3145728
@@ -43,16 +47,6 @@ max = 262144
 close_open = 1
 truncate = 5
 posix_fallocate = 1
-read = 10
-write = 10
-mapread = 5
-mapwrite = 5
-punch_hole = 3
-invalidate = 2
-fsync = 0.3
-fdatasync = 0.3
-sendfile = 2
-posix_fadvise = 1
 ";
 
 #[test]
@@ -86,7 +80,7 @@ fn fsx(config: &str, seed: u64) {
     let mount = Mount::start(disk.url(), disk.args(), MountKind::Directory);
     let dir = scratch();
     let path = dir.path().join("fsx.toml");
-    fs::write(&path, config).expect("write fsx.toml");
+    fs::write(&path, format!("{config}{COMMON_WEIGHTS}")).expect("write fsx.toml");
     let mut command = std::process::Command::new(top().join("target/tools/bin/fsx"));
     command
         .args(["-N", &OPERATIONS.to_string(), "-S", &seed.to_string(), "-P"])
