@@ -1,7 +1,7 @@
 //! Nonsense from the other side: one line that names the host, the reason and the remedy, the right exit code,
 //! and nothing left behind.
 
-use crate::rig::{MIB, Rig, TICKET, errno, pattern, read_at, settings};
+use crate::rig::{MIB, Rig, TICKET, errno, pattern, read_at, settings, used_server};
 use crate::server::{Action, Fault, Server, Settings, Verb};
 use crate::support::mount::{BINARY, URL_VARIABLE, is_mounted};
 use crate::support::redaction::Trace;
@@ -142,8 +142,10 @@ fn a_read_only_ticket_mounted_for_writing_names_the_option() {
 
 #[test]
 fn a_read_only_ticket_mounts_with_the_option_and_refuses_writers() {
-    let server = server_with(|settings| settings.read_only = true);
-    server.preset(0, &pattern(9, 4 * MIB as usize));
+    let server = used_server(Settings {
+        read_only: true,
+        ..settings(4 * MIB)
+    });
     let rig = Rig::over(server, &["--read-only"]);
     let file = rig.open(std::fs::OpenOptions::new().read(true));
     assert!(read_at(&file, 0..4 * MIB).unwrap() == pattern(9, 4 * MIB as usize));
@@ -315,8 +317,8 @@ fn extents_that_fail_leave_the_disk_usable() {
         Action::CloseMidBody,
         Action::Garbage,
     ] {
-        let server = server_that(Fault::always(Verb::Extents, action.clone()));
-        server.preset(0, &pattern(9, 4 * MIB as usize));
+        let server = used_server(settings(4 * MIB));
+        server.arm(Fault::always(Verb::Extents, action.clone()));
         let rig = Rig::over(server, &[]);
         let file = rig.read_write();
         assert!(

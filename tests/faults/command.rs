@@ -1,6 +1,6 @@
 //! `rhv-mount MOUNTPOINT -- COMMAND`: whose failure the exit code tells.
 
-use crate::rig::{MIB, TICKET, pattern, settings};
+use crate::rig::{MIB, TICKET, pattern, settings, used_server};
 use crate::server::{Action, Fault, Server, Verb};
 use crate::support::mount::{BINARY, is_mounted, rhv_mount};
 use crate::support::run::{Ran, scratch};
@@ -24,9 +24,7 @@ fn run_command_with(server: &Server, options: &[&str], script: &str) -> Ran {
 }
 
 fn server() -> Server {
-    let server = Server::start(settings(8 * MIB));
-    server.preset(0, &pattern(9, 8 * MIB as usize));
-    server
+    used_server(settings(8 * MIB))
 }
 
 #[test]

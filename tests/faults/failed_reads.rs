@@ -2,18 +2,12 @@
 //! the server answers, wrong bytes are never handed out. The descriptors here are writable ones, whose reads
 //! the kernel passes on one by one.
 
-use crate::rig::{MIB, Rig, TICKET, errno, pattern, read_at, settings};
-use crate::server::{Action, Fault, Server, Verb};
+use crate::rig::{MIB, Rig, TICKET, errno, read_at, settings, used_server};
+use crate::server::{Action, Fault, Verb};
 use libc::EIO;
 
 /// Of a read that nobody takes for a part of a larger one, bytes.
 const LEN: u64 = MIB / 4;
-
-fn used(size: u64) -> Server {
-    let server = Server::start(settings(size));
-    server.preset(0, &pattern(9, size as usize));
-    server
-}
 
 #[test]
 fn a_read_that_fails_is_repeated_on_a_fresh_connection() {
@@ -23,7 +17,7 @@ fn a_read_that_fails_is_repeated_on_a_fresh_connection() {
         Action::CloseMidBody,
         Action::CloseBeforeReply,
     ];
-    let rig = Rig::over(used(16 * MIB), &[]);
+    let rig = Rig::over(used_server(settings(16 * MIB)), &[]);
     let file = rig.read_write();
     for (n, action) in actions.into_iter().enumerate() {
         let (fired, at) = (rig.server.faults_fired(), (n as u64 + 1) * 2 * MIB);
@@ -60,7 +54,7 @@ fn a_read_is_never_answered_with_bytes_from_a_nonsense_answer() {
         Action::Reply(206, "seven b"),
         Action::Reply(200, ""),
     ] {
-        let rig = Rig::over(used(8 * MIB), &[]);
+        let rig = Rig::over(used_server(settings(8 * MIB)), &[]);
         let file = rig.read_write();
         rig.server.arm(Fault::always(Verb::Get, action.clone()));
         assert_eq!(errno(read_at(&file, 2 * MIB..3 * MIB)), EIO, "{action:?}");
@@ -71,7 +65,7 @@ fn a_read_is_never_answered_with_bytes_from_a_nonsense_answer() {
 
 #[test]
 fn a_forbidden_read_is_not_repeated_and_says_why_in_the_log() {
-    let rig = Rig::over(used(8 * MIB), &[]);
+    let rig = Rig::over(used_server(settings(8 * MIB)), &[]);
     let file = rig.read_write();
     rig.server
         .arm(Fault::next(Verb::Get, Action::EarlyStatus(403, "Transfer=77 was canceled")).touching(2 * MIB));
@@ -91,7 +85,7 @@ fn a_forbidden_read_is_not_repeated_and_says_why_in_the_log() {
 
 #[test]
 fn the_ticket_is_not_in_the_log_when_the_server_itself_names_it() {
-    let rig = Rig::over(used(8 * MIB), &[]);
+    let rig = Rig::over(used_server(settings(8 * MIB)), &[]);
     let file = rig.read_write();
     rig.server.change(|settings| settings.revoked = true);
     assert_eq!(errno(read_at(&file, 2 * MIB..3 * MIB)), EIO);

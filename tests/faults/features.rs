@@ -1,20 +1,13 @@
 //! What the server can tell and do beside reading and writing: extents, which lseek shows, and what takes the
 //! place of a feature that it lacks.
 
-use crate::rig::{MIB, Rig, fallocate, pattern, punch_hole, read_at, settings};
+use crate::rig::{MIB, Rig, fallocate, pattern, punch_hole, read_at, settings, used_server};
 use crate::server::{Action, Fault, Server, Settings, Verb};
 use nix::fcntl::FallocateFlags;
 use nix::unistd::{Whence, lseek};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-
-fn used(settings: Settings) -> Server {
-    let size = settings.size;
-    let server = Server::start(settings);
-    server.preset(0, &pattern(9, size as usize));
-    server
-}
 
 /// The data segments that lseek reports for the whole file.
 fn data_segments(file: &File) -> Vec<Range<u64>> {
@@ -77,7 +70,7 @@ fn errno_of<T: std::fmt::Debug>(result: nix::Result<T>) -> i32 {
 fn a_server_without_extents_has_no_holes_and_the_right_bytes() {
     let mut settings = settings(8 * MIB);
     settings.extents = false;
-    let rig = Rig::over(used(settings), &[]);
+    let rig = Rig::over(used_server(settings), &[]);
     let file = rig.read_write();
     assert_eq!(lseek(&file, 0, Whence::SeekData), Ok(0));
     assert_eq!(lseek(&file, 0, Whence::SeekHole), Ok(8 * MIB as i64));
@@ -88,7 +81,7 @@ fn a_server_without_extents_has_no_holes_and_the_right_bytes() {
 fn a_server_without_the_zero_feature_gets_zeros_as_data() {
     let mut settings = settings(8 * MIB);
     settings.zero = false;
-    let rig = Rig::over(used(settings), &[]);
+    let rig = Rig::over(used_server(settings), &[]);
     let mut model = rig.server.visible();
     let file = rig.read_write();
     punch_hole(&file, MIB + 5..3 * MIB).unwrap();
@@ -106,7 +99,7 @@ fn a_server_without_the_zero_feature_gets_zeros_as_data() {
 fn a_server_without_the_flush_feature_gets_writes_that_flush_themselves() {
     let mut settings = settings(8 * MIB);
     (settings.flush, settings.zero) = (false, false);
-    let rig = Rig::over(used(settings), &[]);
+    let rig = Rig::over(used_server(settings), &[]);
     let mut model = rig.server.visible();
     let file = rig.read_write();
     file.write_all_at(&pattern(1, MIB as usize), 77).unwrap();
@@ -123,7 +116,7 @@ fn old_servers_that_know_no_options_work_with_plain_reads_and_writes() {
         Action::Status(405, "Method OPTIONS not allowed"),
         Action::Reply(204, ""),
     ] {
-        let server = used(Settings {
+        let server = used_server(Settings {
             zero: false,
             flush: false,
             extents: false,

@@ -4,7 +4,7 @@
 //! version whose write(2) returned. An fsync keeps its promise when everything that was in the table before it
 //! began is durable on the server after it returned: that version or a newer one.
 
-use crate::rig::{MIB, Random, Rig, assert_same, close, pattern, settings};
+use crate::rig::{MIB, Random, Rig, assert_same, close, pattern, punch_hole, settings, used_server};
 use crate::server::{Image, Server};
 use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -270,15 +270,12 @@ fn a_write_through_a_synchronous_descriptor_is_durable_when_it_returns() {
 #[test]
 fn zeroes_are_durable_after_fsync_too() {
     let size = 8 * MIB;
-    let server = Server::start(settings(size));
-    server.preset(0, &pattern(1, size as usize));
-    let rig = Rig::over(server, &[]);
+    let rig = Rig::over(used_server(settings(size)), &[]);
+    let mut model = rig.server.visible();
     let file = rig.read_write();
     file.write_all_at(&vec![0; 2 * MIB as usize], MIB).unwrap();
-    crate::rig::punch_hole(&file, 4 * MIB + 100..6 * MIB).unwrap();
+    punch_hole(&file, 4 * MIB + 100..6 * MIB).unwrap();
     file.sync_all().unwrap();
-    let mut model = Image::new(size);
-    model.write(0, &pattern(1, size as usize));
     model.zero(MIB..3 * MIB);
     model.zero(4 * MIB + 100..6 * MIB);
     assert_same("durable after fsync", &rig.server.durable(), &model);

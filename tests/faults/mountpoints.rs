@@ -1,6 +1,6 @@
 //! Mountpoints that are none: exit code 6, the path and the reason in one line, and everything as it was.
 
-use crate::rig::{MIB, Rig, TICKET, pattern, settings};
+use crate::rig::{MIB, Rig, TICKET, pattern, settings, used_server};
 use crate::server::Server;
 use crate::support::mount::{is_mounted, rhv_mount};
 use crate::support::run::{Ran, scratch};
@@ -26,9 +26,7 @@ fn refused(server: &Server, target: &Path, code: i32) -> Ran {
 }
 
 fn server() -> Server {
-    let server = Server::start(settings(4 * MIB));
-    server.preset(0, &pattern(9, 4 * MIB as usize));
-    server
+    used_server(settings(4 * MIB))
 }
 
 #[test]

@@ -1,20 +1,13 @@
 //! Rule 1: a read returns the last acknowledged write, whatever is still on its way to the server.
 
-use crate::rig::{MIB, Random, Rig, pattern, punch_hole, read_at, settings};
-use crate::server::{Image, Server, Settings};
+use crate::rig::{MIB, Random, Rig, pattern, punch_hole, read_at, settings, used_server};
+use crate::server::Image;
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-fn used(settings: Settings) -> Server {
-    let size = settings.size;
-    let server = Server::start(settings);
-    server.preset(0, &pattern(9, size as usize));
-    server
-}
 
 /// Random reads, writes, zeroes and syncs within `area`, each read compared with `model`, which covers `area`.
 fn mixed_operations(file: &File, area: Range<u64>, seed: u64, steps: u32, align: u64) -> Image {
@@ -63,7 +56,7 @@ fn mixed_operations(file: &File, area: Range<u64>, seed: u64, steps: u32, align:
 fn reads_see_writes_that_the_server_has_not_taken_yet() {
     let mut settings = settings(16 * MIB);
     settings.put_delay = Duration::from_millis(300);
-    let rig = Rig::over(used(settings), &[]);
+    let rig = Rig::over(used_server(settings), &[]);
     let file = rig.read_write();
     let mut model = rig.server.visible();
     let mut random = Random::new(1);
@@ -87,7 +80,7 @@ fn overlapping_writes_arrive_in_their_order() {
     let size = 4 * MIB;
     let mut settings = settings(size);
     settings.put_delay = Duration::from_millis(2);
-    let rig = Rig::over(used(settings), &[]);
+    let rig = Rig::over(used_server(settings), &[]);
     let mut model = rig.server.visible();
     let file = rig.read_write();
     let mut random = Random::new(3);
@@ -106,7 +99,7 @@ fn random_operations_by_several_threads(align: u64, args: &[&str]) {
     let size = 16 * MIB;
     let mut settings = settings(size);
     settings.put_delay = Duration::from_millis(1);
-    let rig = Rig::over(used(settings), args);
+    let rig = Rig::over(used_server(settings), args);
     let mut whole = rig.server.visible();
     let share = (3 * MIB + 1000) / align * align;
     let models: Vec<(u64, Image)> = std::thread::scope(|scope| {
@@ -142,7 +135,7 @@ fn threads_with_aligned_areas_read_what_they_wrote() {
 
 #[test]
 fn a_reader_sees_each_write_of_another_descriptor_at_once() {
-    let rig = Rig::over(used(settings(8 * MIB)), &[]);
+    let rig = Rig::over(used_server(settings(8 * MIB)), &[]);
     let writer = rig.open(OpenOptions::new().write(true));
     let reader = rig.open(OpenOptions::new().read(true));
     assert!(read_at(&reader, 0..8 * MIB).unwrap() == pattern(9, 8 * MIB as usize));
@@ -221,7 +214,7 @@ fn a_scan_through_a_writable_descriptor_beside_a_writer_never_goes_back_in_time(
 
 #[test]
 fn another_process_sees_the_last_write() {
-    let rig = Rig::over(used(settings(4 * MIB)), &[]);
+    let rig = Rig::over(used_server(settings(4 * MIB)), &[]);
     let writer = rig.read_write();
     for round in 0..5 {
         let bytes = pattern(round, 300_000);
@@ -239,7 +232,7 @@ fn another_process_sees_the_last_write() {
 #[test]
 fn direct_io_reads_and_writes_the_right_bytes() {
     let size = 8 * MIB;
-    let rig = Rig::over(used(settings(size)), &[]);
+    let rig = Rig::over(used_server(settings(size)), &[]);
     let mut model = rig.server.visible();
     let file = rig.open(
         OpenOptions::new()
@@ -265,7 +258,7 @@ fn direct_io_reads_and_writes_the_right_bytes() {
 #[test]
 fn a_shared_mapping_reads_and_writes_the_disk() {
     let size = 4 * MIB;
-    let rig = Rig::over(used(settings(size)), &[]);
+    let rig = Rig::over(used_server(settings(size)), &[]);
     let script = "import mmap, sys\n\
         file = open(sys.argv[1], 'r+b')\n\
         area = mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED)\n\

@@ -1,7 +1,7 @@
 //! What the file operations become on the wire: few and large requests, spread over all connections, within
 //! the limits that the server advertises; and connections that stay alive.
 
-use crate::rig::{MIB, Rig, close, pattern, read_at, settings};
+use crate::rig::{MIB, Rig, close, pattern, read_at, settings, used_server};
 use crate::server::{Record, Server, Verb};
 use crate::support::run::wait_until;
 use std::collections::BTreeSet;
@@ -13,6 +13,13 @@ fn write_in_steps(file: &File, bytes: &[u8], step: usize) {
     for (n, piece) in bytes.chunks(step).enumerate() {
         file.write_all_at(piece, (n * step) as u64).unwrap();
     }
+}
+
+/// Writes `length` zeros in steps of 1 MiB, from memory that begins `skew` bytes behind a page boundary.
+fn write_zeros(file: &File, skew: usize, length: usize) {
+    let room = vec![0; length + 2 * 4096];
+    let start = room.as_ptr().align_offset(4096) + skew;
+    write_in_steps(file, &room[start..][..length], MIB as usize);
 }
 
 fn connections(records: &[Record]) -> BTreeSet<u64> {
@@ -64,16 +71,9 @@ fn small_sequential_writes_are_merged() {
 
 #[test]
 fn zeros_in_a_write_become_zero_requests_and_no_data() {
-    let server = Server::start(settings(16 * MIB));
-    server.preset(0, &pattern(9, 16 * MIB as usize));
-    let rig = Rig::over(server, &[]);
+    let rig = Rig::over(used_server(settings(16 * MIB)), &[]);
     let file = rig.read_write();
-    let room = vec![0; 8 * MIB as usize + 4096];
-    write_in_steps(
-        &file,
-        &room[room.as_ptr().align_offset(4096)..][..8 * MIB as usize],
-        MIB as usize,
-    );
+    write_zeros(&file, 0, 8 * MIB as usize);
     close(file).unwrap();
     assert_eq!(rig.server.count(Verb::Put), 0);
     assert_eq!(total(&rig.server.records_of(Verb::Zero)), 8 * MIB);
@@ -88,16 +88,9 @@ fn zeros_in_a_write_become_zero_requests_and_no_data() {
 
 #[test]
 fn zeros_whose_writes_the_kernel_cuts_at_odd_places_are_hardly_sent() {
-    let server = Server::start(settings(16 * MIB));
-    server.preset(0, &pattern(9, 16 * MIB as usize));
-    let rig = Rig::over(server, &[]);
+    let rig = Rig::over(used_server(settings(16 * MIB)), &[]);
     let file = rig.read_write();
-    let room = vec![0; 8 * MIB as usize + 4096];
-    write_in_steps(
-        &file,
-        &room[room.as_ptr().align_offset(4096) + 16..][..8 * MIB as usize - 4096],
-        MIB as usize,
-    );
+    write_zeros(&file, 16, 8 * MIB as usize - 4096);
     close(file).unwrap();
     let sent = total(&rig.server.records_of(Verb::Put));
     assert!(sent <= 64 * 1024, "{sent} bytes of zeros were sent as data");
@@ -105,9 +98,7 @@ fn zeros_whose_writes_the_kernel_cuts_at_odd_places_are_hardly_sent() {
 
 #[test]
 fn no_zero_detect_sends_zeros_as_they_are_written() {
-    let server = Server::start(settings(16 * MIB));
-    server.preset(0, &pattern(9, 16 * MIB as usize));
-    let rig = Rig::over(server, &["--no-zero-detect"]);
+    let rig = Rig::over(used_server(settings(16 * MIB)), &["--no-zero-detect"]);
     let file = rig.read_write();
     write_in_steps(&file, &vec![0; 8 * MIB as usize], MIB as usize);
     close(file).unwrap();
@@ -164,9 +155,7 @@ fn a_single_writer_ticket_never_has_two_writes_at_once_and_reads_on_several_conn
     let mut settings = settings(64 * MIB);
     (settings.max_readers, settings.max_writers) = (8, 1);
     settings.delay = Duration::from_millis(3);
-    let server = Server::start(settings);
-    server.preset(0, &pattern(9, 64 * MIB as usize));
-    let rig = Rig::over(server, &[]);
+    let rig = Rig::over(used_server(settings), &[]);
     let mut model = rig.server.visible();
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -209,9 +198,7 @@ fn a_single_writer_ticket_never_has_two_writes_at_once_and_reads_on_several_conn
 fn a_sequential_reader_has_several_large_reads_on_their_way() {
     let mut settings = settings(64 * MIB);
     settings.delay = Duration::from_millis(5);
-    let server = Server::start(settings);
-    server.preset(0, &pattern(9, 64 * MIB as usize));
-    let rig = Rig::over(server, &["--read-only"]);
+    let rig = Rig::over(used_server(settings), &["--read-only"]);
     let file = rig.open(OpenOptions::new().read(true));
     let expected = pattern(9, 64 * MIB as usize);
     for n in 0..64 {

@@ -4,6 +4,7 @@
 //! server back: what is durable after the mount has gone is what the tests ask about.
 
 use crate::server::{Image, Server, Settings};
+pub use crate::support::content::Random;
 use crate::support::mount::{Mount, MountKind, Mounting};
 use crate::support::run::{Ran, wait_until};
 use nix::fcntl::FallocateFlags;
@@ -22,6 +23,14 @@ pub struct Rig {
 
 pub fn settings(size: u64) -> Settings {
     Settings::new(size, TICKET)
+}
+
+/// Starts a server whose disk is full of `pattern(9, ..)`, visible and durable, like a disk that has been used.
+pub fn used_server(settings: Settings) -> Server {
+    let size = settings.size;
+    let server = Server::start(settings);
+    server.preset(0, &pattern(9, size as usize));
+    server
 }
 
 impl Rig {
@@ -105,26 +114,6 @@ pub fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> i32 {
 /// close(2) with its result, which dropping a `File` would swallow.
 pub fn close(file: File) -> io::Result<()> {
     nix::unistd::close(file).map_err(io::Error::from)
-}
-
-/// A small generator (xorshift64*): the same seed gives the same test.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
 }
 
 pub fn fallocate(file: &File, mode: FallocateFlags, range: Range<u64>) -> io::Result<()> {

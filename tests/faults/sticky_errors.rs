@@ -2,8 +2,8 @@
 //! mount's end. What goes by is repeated and no failure (`survived`); so here the server fails for longer than the
 //! retry time, or there is none and nothing is repeated that could have been lost.
 
-use crate::rig::{MIB, Rig, close, errno, pattern, read_at, settings};
-use crate::server::{Action, Fault, Image, Server, Verb};
+use crate::rig::{MIB, Rig, close, errno, pattern, read_at, settings, used_server};
+use crate::server::{Action, Fault, Image, Verb};
 use crate::support::run::wait_until;
 use libc::EIO;
 use std::fs::File;
@@ -17,12 +17,6 @@ const NO_RETRY: &[&str] = &["--retry-time", "0"];
 
 /// What goes on failing is for good soon.
 const SHORT_RETRY: &[&str] = &["--retry-time", "1"];
-
-fn used(size: u64) -> Server {
-    let server = Server::start(settings(size));
-    server.preset(0, &pattern(9, size as usize));
-    server
-}
 
 /// Every way to hear of the failure, twice; reads go on.
 #[track_caller]
@@ -52,7 +46,7 @@ fn assert_umount_reports_the_loss(rig: Rig) {
 
 #[test]
 fn a_write_that_fails_after_it_was_acknowledged_is_never_forgotten() {
-    let rig = Rig::over(used(16 * MIB), NO_RETRY);
+    let rig = Rig::over(used_server(settings(16 * MIB)), NO_RETRY);
     rig.server.arm(Fault::next(
         Verb::Put,
         Action::Status(500, "Server failed to perform the request, check logs"),
@@ -72,7 +66,7 @@ fn a_write_that_fails_after_it_was_acknowledged_is_never_forgotten() {
 
 #[test]
 fn a_failed_write_among_many_fails_the_close_of_the_descriptor() {
-    let rig = Rig::over(used(64 * MIB), SHORT_RETRY);
+    let rig = Rig::over(used_server(settings(64 * MIB)), SHORT_RETRY);
     rig.server
         .arm(Fault::always(Verb::Put, Action::Status(500, "broken")).touching(5 * MIB));
     let file = rig.read_write();
@@ -86,7 +80,7 @@ fn a_failed_write_among_many_fails_the_close_of_the_descriptor() {
 
 #[test]
 fn a_failed_zero_is_never_forgotten() {
-    let rig = Rig::over(used(16 * MIB), SHORT_RETRY);
+    let rig = Rig::over(used_server(settings(16 * MIB)), SHORT_RETRY);
     rig.server
         .arm(Fault::always(Verb::Zero, Action::Status(500, "no space left")));
     let file = rig.read_write();
@@ -108,7 +102,7 @@ fn a_flush_that_fails_once_is_never_forgotten_without_a_retry() {
 }
 
 fn a_failed_flush_is_never_forgotten(args: &[&str], fault: fn(Verb, Action) -> Fault) {
-    let rig = Rig::over(used(16 * MIB), args);
+    let rig = Rig::over(used_server(settings(16 * MIB)), args);
     let file = rig.read_write();
     file.write_all_at(&pattern(1, MIB as usize), 0).unwrap();
     rig.server.arm(fault(
@@ -121,7 +115,7 @@ fn a_failed_flush_is_never_forgotten(args: &[&str], fault: fn(Verb, Action) -> F
 
 #[test]
 fn without_a_retry_a_connection_that_is_lost_with_unflushed_writes_fails_the_fsync_for_good() {
-    let rig = Rig::over(used(16 * MIB), NO_RETRY);
+    let rig = Rig::over(used_server(settings(16 * MIB)), NO_RETRY);
     let file = rig.read_write();
     let bytes = pattern(1, MIB as usize);
     file.write_all_at(&bytes, 0).unwrap();
@@ -148,7 +142,10 @@ fn a_connection_that_is_lost_before_the_answer_to_a_write_is_no_silent_success()
         Action::CloseMidBody,
         Action::CloseBeforeReply,
     ] {
-        let rig = Rig::over(used(16 * MIB), &[NO_RETRY, &["--connections", "2"]].concat());
+        let rig = Rig::over(
+            used_server(settings(16 * MIB)),
+            &[NO_RETRY, &["--connections", "2"]].concat(),
+        );
         let file = rig.read_write();
         file.write_all_at(&pattern(1, MIB as usize), 12 * MIB).unwrap();
         wait_until("the first write is answered", 10, || {
@@ -174,7 +171,7 @@ fn a_connection_that_is_lost_before_the_answer_to_a_write_is_no_silent_success()
 #[test]
 fn idle_connections_with_nothing_unflushed_are_replaced_without_an_error() {
     let size = 16 * MIB;
-    let rig = Rig::over(used(size), &[]);
+    let rig = Rig::over(used_server(settings(size)), &[]);
     let mut model = Image::new(size);
     model.write(0, &pattern(9, size as usize));
     let file = rig.read_write();
@@ -194,7 +191,7 @@ fn idle_connections_with_nothing_unflushed_are_replaced_without_an_error() {
 
 #[test]
 fn a_refusal_that_comes_while_the_body_is_still_sent_is_read_and_named() {
-    let rig = Rig::over(used(64 * MIB), &["--connections", "1"]);
+    let rig = Rig::over(used_server(settings(64 * MIB)), &["--connections", "1"]);
     rig.server.arm(Fault::always(
         Verb::Put,
         Action::EarlyStatus(403, "Transfer=77 was canceled"),
@@ -219,7 +216,7 @@ fn a_refusal_that_comes_while_the_body_is_still_sent_is_read_and_named() {
 #[test]
 fn a_server_that_stalls_for_a_while_only_delays() {
     let size = 8 * MIB;
-    let rig = Rig::over(used(size), &[]);
+    let rig = Rig::over(used_server(settings(size)), &[]);
     for verb in [Verb::Get, Verb::Put] {
         rig.server
             .arm(Fault::next(verb, Action::Stall(Duration::from_secs(3))).touching(0));

@@ -2,8 +2,8 @@
 //! so, the connection breaks, or the server restarts and has forgotten all that was not flushed. Nothing of it is an
 //! error to the user, and after an fsync or umount every byte is durable.
 
-use crate::rig::{MIB, Rig, assert_same, close, pattern, read_at, settings};
-use crate::server::{Action, Fault, Image, Server, Verb};
+use crate::rig::{MIB, Rig, assert_same, close, pattern, read_at, settings, used_server};
+use crate::server::{Action, Fault, Image, Verb};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
@@ -16,8 +16,7 @@ struct Survival {
 
 impl Survival {
     fn start() -> Survival {
-        let server = Server::start(settings(SIZE));
-        server.preset(0, &pattern(9, SIZE as usize));
+        let server = used_server(settings(SIZE));
         let (model, rig) = (server.visible(), Rig::over(server, &[]));
         Survival { rig, model }
     }

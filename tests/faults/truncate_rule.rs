@@ -1,7 +1,9 @@
 //! Rule 4: O_TRUNC and ftruncate behave as on an ordinary file that cannot grow past the disk, and what lies
 //! behind the file's end is zeros on the server.
 
-use crate::rig::{MIB, Rig, assert_same, close, errno, fallocate, pattern, punch_hole, read_at, settings};
+use crate::rig::{
+    MIB, Rig, assert_same, close, errno, fallocate, pattern, punch_hole, read_at, settings, used_server,
+};
 use crate::server::{Image, Server, Verb};
 use libc::{ENOSPC, EOPNOTSUPP};
 use nix::fcntl::FallocateFlags;
@@ -11,8 +13,7 @@ use std::os::unix::fs::FileExt;
 const SIZE: u64 = 32 * MIB;
 
 fn used() -> (Server, Image) {
-    let server = Server::start(settings(SIZE));
-    server.preset(0, &pattern(9, SIZE as usize));
+    let server = used_server(settings(SIZE));
     let model = server.visible();
     (server, model)
 }

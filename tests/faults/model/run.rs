@@ -2,8 +2,8 @@
 
 use super::SIZE;
 use super::steps::{Step, Weather};
-use crate::rig::{Rig, assert_same, close, fallocate, pattern, punch_hole, read_at, settings};
-use crate::server::{Fault, Image, Server, Verb};
+use crate::rig::{Rig, assert_same, close, fallocate, pattern, punch_hole, read_at, settings, used_server};
+use crate::server::{Fault, Image, Verb};
 use crate::support::run::run;
 use libc::EIO;
 use nix::fcntl::FallocateFlags;
@@ -31,8 +31,7 @@ impl Run {
     pub fn new(weather: Weather) -> Run {
         let mut settings = settings(SIZE);
         settings.put_delay = Duration::from_millis(1);
-        let server = Server::start(settings);
-        server.preset(0, &pattern(9, SIZE as usize));
+        let server = used_server(settings);
         let rig = Rig::over(server, weather.options());
         let (file, model) = (rig.read_write(), rig.server.visible());
         Run {
