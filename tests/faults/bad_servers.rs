@@ -1,5 +1,5 @@
-//! Nonsense from the other side: one line that names the host, the reason and the remedy, the right exit code,
-//! and nothing left behind.
+//! Servers that answer nonsense: rhv-mount reports the host, the reason and the remedy in one line, exits
+//! with the right code, and leaves nothing behind.
 
 use crate::rig::{MIB, Rig, TICKET, errno, pattern, read_at, settings, used_server};
 use crate::server::{Action, Fault, Server, Settings, Verb};
@@ -15,8 +15,8 @@ const USAGE: i32 = 2;
 const REFUSED: i32 = 4;
 const NO_CONNECTION: i32 = 5;
 
-/// `rhv-mount ARGS MOUNTPOINT`, which must fail: with this code, in one line that holds all of `words`, and
-/// without a trace.
+/// Runs `rhv-mount ARGS MOUNTPOINT` and checks that it fails with this code and with one line that contains
+/// all of `words`, and that it leaves nothing behind.
 #[track_caller]
 fn refused(url: &str, args: &[&str], code: i32, words: &[&str]) -> Ran {
     let dir = scratch();
@@ -34,7 +34,7 @@ fn refused(url: &str, args: &[&str], code: i32, words: &[&str]) -> Ran {
     if mounted {
         let _ = run(Command::new(BINARY).arg("umount").arg(&target), LIMIT_SECONDS);
     }
-    assert!(!mounted, "it mounted: {ran}");
+    assert!(!mounted, "rhv-mount mounted: {ran}");
     assert!(!target.exists(), "the mountpoint is left: {ran}");
     assert_eq!(ran.code, Some(code), "{ran}");
     let lines: Vec<&str> = ran
@@ -42,7 +42,7 @@ fn refused(url: &str, args: &[&str], code: i32, words: &[&str]) -> Ran {
         .lines()
         .filter(|line| !line.trim().is_empty() && !line.contains("WARNING"))
         .collect();
-    assert_eq!(lines.len(), 1, "not one line: {ran}");
+    assert_eq!(lines.len(), 1, "the message is not one line: {ran}");
     assert!(
         !ran.stderr.contains("panicked") && !ran.stderr.contains("RUST_BACKTRACE"),
         "{ran}"
@@ -54,13 +54,14 @@ fn refused(url: &str, args: &[&str], code: i32, words: &[&str]) -> Ran {
     for word in words {
         assert!(
             lines[0].to_lowercase().contains(&word.to_lowercase()),
-            "{word:?} is not in: {ran}"
+            "{word:?} is missing: {ran}"
         );
     }
     ran
 }
 
 #[track_caller]
+/// Does the same with the URL of `server`; the line must also name its host.
 fn refused_by(server: &Server, args: &[&str], words: &[&str]) -> Ran {
     let host = format!("127.0.0.1:{}", server.port());
     refused(&server.url(), args, REFUSED, &[&[host.as_str()], words].concat())
@@ -101,7 +102,7 @@ fn a_host_that_does_not_resolve_is_named_and_exits_5() {
 }
 
 #[test]
-fn https_to_a_plain_http_port_is_named() {
+fn https_to_a_plain_http_port_is_reported() {
     let server = server_with(|_| {});
     let url = server.url().replace("http://", "https://");
     refused(
@@ -172,7 +173,7 @@ fn a_server_error_is_refused_in_the_servers_words() {
 }
 
 #[test]
-fn options_that_are_no_json_are_refused() {
+fn options_that_are_not_json_are_refused() {
     for body in [
         "{\"features\": [",
         "<html>It works!</html>",
@@ -223,7 +224,7 @@ fn absurd_numbers_in_options_are_refused_or_ignored_but_never_obeyed() {
 }
 
 #[test]
-fn an_answer_that_is_no_http_is_refused() {
+fn an_answer_that_is_not_http_is_refused() {
     refused_by(
         &server_that(Fault::always(Verb::Options, Action::Garbage)),
         &[],
@@ -253,7 +254,7 @@ fn a_server_that_closes_after_its_first_answer_is_named_and_exits_4() {
 }
 
 #[test]
-fn a_size_that_the_server_will_not_tell_is_refused() {
+fn a_server_that_does_not_report_the_size_is_refused() {
     let nonsense = [
         Action::Status(500, "broken"),
         Action::Reply(206, ""),
@@ -288,7 +289,8 @@ fn nonsense_extents_never_hide_data() {
         "[{\"start\": 0, \"length\": 1048576, \"zero\": true, \"hole\": true}]",
         "[{\"start\": 1048576, \"length\": 3145728, \"zero\": false, \"hole\": false}]",
         "[{\"start\": 0, \"length\": 0, \"zero\": true, \"hole\": true}]",
-        "[{\"start\": 18446744073709551615, \"length\": 18446744073709551615, \"zero\": true, \"hole\": true}]",
+        "[{\"start\": 18446744073709551615, \"length\": 18446744073709551615, \
+          \"zero\": true, \"hole\": true}]",
     ];
     for body in wrong {
         let server = server_that(Fault::always(Verb::Extents, Action::Reply(200, body)));
@@ -298,7 +300,7 @@ fn nonsense_extents_never_hide_data() {
         let data = nix::unistd::lseek(&file, 0, nix::unistd::Whence::SeekData);
         assert!(
             data.is_ok_and(|data| data as u64 <= MIB),
-            "{body}: SEEK_DATA says {data:?}"
+            "{body}: SEEK_DATA returned {data:?}"
         );
         assert!(
             read_at(&file, MIB..4 * MIB).unwrap() == pattern(9, 3 * MIB as usize),
@@ -345,7 +347,7 @@ fn a_bad_number_of_connections_is_a_usage_error() {
             &["--connections"],
         );
     }
-    assert_eq!(server.connections_opened(), 0, "it connected first");
+    assert_eq!(server.connections_opened(), 0, "rhv-mount connected first");
 }
 
 #[test]
@@ -373,7 +375,7 @@ fn a_bad_url_is_a_usage_error_that_shows_no_ticket() {
 }
 
 #[test]
-fn insecure_beside_a_ca_is_a_usage_error() {
+fn insecure_together_with_a_ca_is_a_usage_error() {
     let url = format!("https://127.0.0.1:1/images/{TICKET}");
     refused(
         &url,
@@ -384,7 +386,7 @@ fn insecure_beside_a_ca_is_a_usage_error() {
 }
 
 #[test]
-fn a_ca_file_that_is_missing_or_no_certificate_is_named() {
+fn a_ca_file_that_is_missing_or_not_a_certificate_is_named() {
     let url = format!("https://127.0.0.1:1/images/{TICKET}");
     refused(
         &url,

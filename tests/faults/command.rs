@@ -1,4 +1,4 @@
-//! `rhv-mount MOUNTPOINT -- COMMAND`: whose failure the exit code tells.
+//! `rhv-mount MOUNTPOINT -- COMMAND`: whether the exit code reports the failure of COMMAND or of the mount.
 
 use crate::rig::{MIB, TICKET, pattern, settings, used_server};
 use crate::server::{Action, Fault, Server, Verb};
@@ -6,7 +6,7 @@ use crate::support::mount::{BINARY, is_mounted, rhv_mount};
 use crate::support::run::{Ran, scratch};
 use std::fs;
 
-/// Runs `script` over a new mount on a path that does not exist before, and not afterwards.
+/// Runs `script` as COMMAND, on a mountpoint that does not exist before and must not exist afterwards.
 #[track_caller]
 fn run_command(server: &Server, script: &str) -> Ran {
     run_command_with(server, &[], script)
@@ -66,7 +66,7 @@ fn the_status_of_a_command_that_fails_is_the_exit_code_and_its_bytes_are_durable
 }
 
 #[test]
-fn a_lost_write_exits_7_although_the_command_saw_nothing_of_it() {
+fn a_lost_write_exits_7_although_the_command_did_not_notice_it() {
     let server = server();
     server.arm(Fault::always(Verb::Put, Action::Status(500, "broken")));
     let ran = run_command_with(
@@ -95,7 +95,7 @@ fn a_failed_flush_at_the_end_exits_7() {
 }
 
 #[test]
-fn a_flush_at_the_end_that_fails_once_is_made_good() {
+fn a_flush_at_the_end_that_fails_once_is_repeated() {
     let server = server();
     server.arm(Fault::next(Verb::Flush, Action::Status(500, "broken")));
     run_command(&server, "printf kept | dd of={} conv=notrunc status=none").ok();
@@ -118,7 +118,7 @@ fn a_command_that_cannot_be_started_is_named_and_nothing_stays_mounted() {
 }
 
 #[test]
-fn umount_is_refused_while_the_command_is_at_work() {
+fn umount_is_refused_while_the_command_runs() {
     let server = server();
     let script = format!("{BINARY} umount {{}}; echo \"code $?\"; printf late | dd of={{}} conv=notrunc");
     let ran = run_command(&server, &script).ok();
@@ -128,7 +128,7 @@ fn umount_is_refused_while_the_command_is_at_work() {
 }
 
 #[test]
-fn a_mount_taken_away_under_the_command_is_no_success_and_its_file_is_kept() {
+fn an_unmount_under_the_command_is_a_failure_and_keeps_a_file_written_in_its_place() {
     let server = server();
     let dir = scratch();
     let target = dir.path().join("disk.raw");
@@ -140,14 +140,14 @@ fn a_mount_taken_away_under_the_command_is_no_success_and_its_file_is_kept() {
     assert_eq!(ran.code, Some(6), "{ran}");
     assert!(ran.stderr.contains("unmounted while COMMAND ran"), "{ran}");
     assert_eq!(
-        fs::read(&target).expect("what the command wrote is kept"),
+        fs::read(&target).expect("the file that the command wrote"),
         b"elsewhere"
     );
 }
 
-/// The session of a mount that somebody still has open ends after COMMAND does.
+/// While another process has the file open, the FUSE session ends only after COMMAND does.
 #[test]
-fn a_mount_taken_away_is_noticed_while_its_file_is_open_elsewhere() {
+fn an_unmount_under_the_command_is_noticed_while_the_file_is_open_elsewhere() {
     let server = server();
     let dir = scratch();
     let target = dir.path().join("disk.raw");

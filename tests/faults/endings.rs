@@ -1,5 +1,5 @@
-//! Mounts that end otherwise than by a quiet umount: signals, a busy file, a server that dies. None may hang,
-//! and none may call lost bytes done.
+//! Mounts that end in other ways than a normal umount: signals, a busy file, a server that dies. None of them
+//! may hang, and none may report success for lost bytes.
 
 use crate::rig::{MIB, Rig, TICKET, errno, pattern, settings};
 use crate::server::{Action, Fault, Server, Verb};
@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Mounts in the foreground; the trace log is searched for the ticket when it is dropped.
+/// Mounts in the foreground. The returned trace log is searched for the ticket when it is dropped.
 fn mount_in_foreground(server: &Server, target: &Path) -> (Foreground, Trace) {
     let trace = Trace::of(&server.url());
     let mut program = rhv_mount_command(Some(&server.url()));
@@ -61,9 +61,10 @@ fn ctrl_c_flushes_and_unmounts() {
     a_signal_keeps_what_was_acknowledged(Signal::SIGINT);
 }
 
-/// Who goes on to write there after the end would write into an ordinary file, and take it for the disk.
+/// A program that kept writing to the path after the end would otherwise write into an ordinary file instead
+/// of the disk, without noticing.
 #[test]
-fn the_mountpoint_that_was_made_is_gone_while_the_last_bytes_are_on_their_way() {
+fn a_mountpoint_made_by_the_mount_is_gone_while_the_last_bytes_are_still_in_flight() {
     let server = slow_server();
     server.arm(Fault::always(Verb::Flush, Action::Stall(Duration::from_secs(8))));
     let dir = scratch();
@@ -76,7 +77,7 @@ fn the_mountpoint_that_was_made_is_gone_while_the_last_bytes_are_on_their_way() 
         server.count(Verb::Flush) > 0
     });
     assert!(!target.exists() && !mount.has_ended());
-    // What somebody makes there now is theirs.
+    // A file that somebody else creates there now must stay.
     File::create(&target).unwrap();
     assert_eq!(mount.wait(60).code(), Some(0));
     assert!(target.exists());
@@ -104,7 +105,7 @@ fn a_signal_while_a_writer_is_at_work_keeps_what_was_acknowledged_and_ends() {
     assert_eq!(status.code(), Some(0), "{}", mount.stderr());
     assert!(
         durable.chunks(64 * 1024).all(|block| block == bytes),
-        "of {acknowledged} acknowledged bytes some are lost"
+        "some of {acknowledged} acknowledged bytes are lost"
     );
     assert!(!is_mounted(&target));
 }
@@ -168,7 +169,7 @@ fn umount_with_the_file_open_elsewhere_never_hangs_and_loses_nothing() {
             ran.stderr.contains("busy") || ran.stderr.contains("in use"),
             "no reason is named: {ran}"
         );
-        file.sync_all().expect("a mount that was not ended goes on");
+        file.sync_all().expect("a mount that did not end keeps working");
         assert!(rig.server.read_durable(0..2 * MIB) == bytes);
     }
 }
@@ -201,7 +202,7 @@ fn two_umounts_at_once_both_wait_for_the_outcome() {
 }
 
 #[test]
-fn a_process_that_is_killed_while_umount_waits_is_a_loss() {
+fn a_process_that_is_killed_while_umount_waits_is_reported_as_a_loss() {
     let server = slow_server();
     server.arm(Fault::always(Verb::Flush, Action::Stall(Duration::from_secs(20))));
     let rig = Rig::over(server, &[]);
@@ -224,9 +225,9 @@ fn a_process_that_is_killed_while_umount_waits_is_a_loss() {
     assert!(ran.stderr.contains("may be lost"), "{ran}");
 }
 
-/// It would wait for ever for a process that is stopped; the process goes on when it is let.
+/// Without a time limit umount would wait for the stopped process for ever. The mount ends after SIGCONT.
 #[test]
-fn umount_of_a_stopped_process_ends_and_says_so() {
+fn umount_of_a_stopped_process_ends_and_reports_it() {
     let rig = Rig::start(settings(4 * MIB), &[]);
     let written = pattern(1, MIB as usize);
     rig.read_write().write_all_at(&written, 0).unwrap();
@@ -244,8 +245,8 @@ fn umount_of_a_stopped_process_ends_and_says_so() {
     assert_eq!(ran.code, Some(7), "{ran}");
     assert!(ran.stderr.contains("does not answer"), "{ran}");
     assert!(ran.stderr.contains(&pids[0].to_string()), "{ran}");
-    // The first request to end is heard now.
-    wait_until("it has ended", 60, || !is_mounted(&target));
+    // Now the process handles the request to end.
+    wait_until("the mount has ended", 60, || !is_mounted(&target));
     wait_until("every byte is durable", 60, || {
         rig.server.durable().first_difference(&expected).is_none()
     });
@@ -261,15 +262,15 @@ fn a_forced_unmount_leaves_no_dead_mount_behind() {
     file.write_all_at(&pattern(1, MIB as usize), 0).unwrap();
     let _ = run(Command::new("umount").arg("-f").arg(&target), 20);
     drop(file);
-    // What was acknowledged has arrived, though nobody was there to be told of it.
+    // The acknowledged bytes are durable, although no process was left to receive an error.
     assert_eq!(mount.wait(30).code(), Some(0));
     assert!(server.read_durable(0..MIB) == pattern(1, MIB as usize));
     assert!(!is_mounted(&target) && !target.exists(), "the mountpoint is left");
 }
 
-/// Anybody can make a directory in `/tmp` that has the name of somebody else's.
+/// Anybody can create a directory in `/tmp` with the name of another user's directory.
 #[test]
-fn root_believes_nothing_in_a_directory_that_is_not_of_the_user_in_its_name() {
+fn root_ignores_records_in_a_directory_that_does_not_belong_to_the_user_in_its_name() {
     let forged = Path::new("/tmp/rhv-mount-42424242");
     let _ = fs::remove_dir_all(forged);
     let rig = Rig::start(settings(MIB), &[]);
@@ -279,7 +280,7 @@ fn root_believes_nothing_in_a_directory_that_is_not_of_the_user_in_its_name() {
     fs::write(forged.join("0123456789abcdef.json"), record).unwrap();
     let listed = rhv_mount(None, ["status", "-o", "json"]);
     fs::remove_dir_all(forged).unwrap();
-    // Others may have mounts of their own, dead ones too.
+    // There may be other mounts on this machine, also dead ones.
     let all: Vec<serde_json::Value> = serde_json::from_str(&listed.stdout).expect("a list");
     let phases: Vec<_> = all
         .iter()

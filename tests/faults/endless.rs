@@ -1,5 +1,5 @@
-//! Answers without end, and answers that lead elsewhere: each ends in one line of an error, soon, in bounded memory, and
-//! nobody but the server that was named is ever connected to.
+//! Endless answers and redirects: each leads to one line of error within a time limit and in bounded memory,
+//! and rhv-mount never connects to a server other than the one that it was given.
 
 use crate::hostile::{Answer, Hostile, endless, once};
 use crate::rig::TICKET;
@@ -11,17 +11,18 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-/// Longer than the engine is waited for.
+/// A limit above the time for which rhv-mount waits for the engine.
 const LIMIT_SECONDS: u64 = 100;
 
-/// What the program may map, KiB. Without a bound the answers here would not fit.
-const MEMORY: u64 = 2 << 20;
+/// Upper bound on the program's address space, in KiB. An unbounded buffer for the answers here would not
+/// fit.
+const MAX_ADDRESS_SPACE_KIB: u64 = 2 << 20;
 
-/// `rhv-mount` with bounded memory, which must fail in one line.
+/// Runs `rhv-mount` with bounded memory and checks that it fails with one line of error.
 #[track_caller]
 fn refused(mut program: Command, args: &[&str], target: &Path, what: &str) -> Ran {
     let mut limited = Command::new("sh");
-    let script = format!("ulimit -v {MEMORY} && exec \"$0\" \"$@\"");
+    let script = format!("ulimit -v {MAX_ADDRESS_SPACE_KIB} && exec \"$0\" \"$@\"");
     limited.args(["-c", &script, BINARY]).args(args).arg(target);
     limited.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
     limited.envs(
@@ -47,7 +48,7 @@ fn refused(mut program: Command, args: &[&str], target: &Path, what: &str) -> Ra
     ran
 }
 
-fn what_has_no_end() -> Vec<(&'static str, Answer)> {
+fn endless_answers() -> Vec<(&'static str, Answer)> {
     let ok = "HTTP/1.1 200 OK\r\n";
     let text = "Content-Type: application/json\r\n";
     vec![
@@ -114,13 +115,13 @@ fn what_has_no_end() -> Vec<(&'static str, Answer)> {
 fn an_answer_of_imageio_without_end_is_an_error() {
     let dir = scratch();
     let target = dir.path().join("disk.raw");
-    for (what, answer) in what_has_no_end() {
+    for (what, answer) in endless_answers() {
         let server = Hostile::start(move |_| answer.clone());
         refused(rhv_mount_command(Some(&server.image())), &[], &target, what);
     }
 }
 
-/// The second request, when the first one was answered well.
+/// The answer to the second request has no end; the first request was answered correctly.
 #[test]
 fn a_first_byte_without_end_is_an_error() {
     let dir = scratch();
@@ -141,7 +142,7 @@ fn a_first_byte_without_end_is_an_error() {
             true => options(),
             false => answer.clone(),
         });
-        // A byte too many is read past, once.
+        // The body of this answer has a byte too many, which rhv-mount may skip once, so it may also succeed.
         let program = rhv_mount_command(Some(&server.image()));
         if what != "a body" {
             refused(program, &[], &target, what);
@@ -159,7 +160,7 @@ fn a_first_byte_without_end_is_an_error() {
 
 #[test]
 fn an_answer_of_the_engine_without_end_is_an_error() {
-    let cases: Vec<_> = what_has_no_end()
+    let cases: Vec<_> = endless_answers()
         .into_iter()
         .map(|(what, answer)| {
             thread::spawn(move || {
@@ -177,7 +178,7 @@ fn an_answer_of_the_engine_without_end_is_an_error() {
 fn refused_by_engine(server: &Hostile, what: &str) -> Ran {
     let dir = scratch();
     let (target, password) = (dir.path().join("disk.raw"), dir.path().join("password"));
-    fs::write(&password, "geheimes Wort 17").unwrap();
+    fs::write(&password, "secret word 17").unwrap();
     fs::set_permissions(&password, Permissions::from_mode(0o600)).unwrap();
     let url = format!("http://127.0.0.1:{}", server.port);
     let password = password.to_str().unwrap();
@@ -192,7 +193,7 @@ fn refused_by_engine(server: &Hostile, what: &str) -> Ran {
         "d",
     ];
     let ran = refused(rhv_mount_command(None), &args, &target, what);
-    assert!(!ran.stderr.contains("geheimes"), "{ran}");
+    assert!(!ran.stderr.contains("secret word"), "{ran}");
     ran
 }
 
@@ -209,7 +210,7 @@ const REDIRECTS: [&str; 5] = [
     "308 Permanent Redirect",
 ];
 
-/// The ticket is in the path, and whoever gets it has the disk.
+/// The ticket is in the request's path, and anybody who learns it can access the disk.
 #[test]
 fn imageio_cannot_send_us_elsewhere() {
     let dir = scratch();
@@ -247,7 +248,7 @@ fn imageio_cannot_send_us_elsewhere() {
     assert_eq!(elsewhere.connections(), 0);
 }
 
-/// The first request has the password, every other one the token of the session.
+/// The first request contains the password, every later one the session's token.
 #[test]
 fn the_engine_cannot_send_us_elsewhere() {
     let elsewhere = Hostile::start(|_| once("200 OK", "", "{\"access_token\": \"another\"}"));
@@ -276,9 +277,9 @@ fn the_engine_cannot_send_us_elsewhere() {
 
 #[test]
 fn a_ca_certificate_without_end_is_an_error() {
-    for (what, answer) in what_has_no_end() {
+    for (what, answer) in endless_answers() {
         if matches!(what, "100" | "102" | "103 with headers") {
-            // As long as the engine's, which is tested above.
+            // These take as long as with the engine, whose test above covers them.
             continue;
         }
         let server = Hostile::start(move |_| answer.clone());

@@ -1,13 +1,13 @@
-//! A read changes nothing, so it is repeated on a fresh connection, unless the server forbids it; and whatever
-//! the server answers, wrong bytes are never handed out. The descriptors here are writable ones, whose reads
-//! the kernel passes on one by one.
+//! A failed read is repeated on a fresh connection, because it changes nothing, unless the server forbids it.
+//! The mount never returns wrong bytes, whatever the server answers. The descriptors here are writable,
+//! because the kernel passes on their reads one by one.
 
 use crate::rig::{MIB, Rig, TICKET, errno, read_at, settings, used_server};
 use crate::server::{Action, Fault, Verb};
 use libc::EIO;
 
-/// Of a read that nobody takes for a part of a larger one, bytes.
-const LEN: u64 = MIB / 4;
+/// Length of a read, in bytes: too short for the mount to take it for a part of a larger one.
+const READ_BYTES: u64 = MIB / 4;
 
 #[test]
 fn a_read_that_fails_is_repeated_on_a_fresh_connection() {
@@ -23,12 +23,12 @@ fn a_read_that_fails_is_repeated_on_a_fresh_connection() {
         let (fired, at) = (rig.server.faults_fired(), (n as u64 + 1) * 2 * MIB);
         rig.server
             .arm(Fault::next(Verb::Get, action.clone()).touching(at));
-        let got = read_at(&file, at..at + LEN).unwrap_or_else(|error| panic!("{action:?}: {error}"));
+        let got = read_at(&file, at..at + READ_BYTES).unwrap_or_else(|error| panic!("{action:?}: {error}"));
         assert!(
-            got == rig.server.visible().read(at..at + LEN),
+            got == rig.server.visible().read(at..at + READ_BYTES),
             "{action:?}: wrong bytes"
         );
-        assert_eq!(rig.server.faults_fired(), fired + 1, "{action:?} was not met");
+        assert_eq!(rig.server.faults_fired(), fired + 1, "{action:?} was not hit");
         let gets = rig.server.records_of(Verb::Get);
         let tries: Vec<u64> = gets
             .iter()
@@ -38,7 +38,7 @@ fn a_read_that_fails_is_repeated_on_a_fresh_connection() {
         assert_ne!(
             tries.first(),
             tries.last(),
-            "{action:?}: repeated on the connection that failed"
+            "{action:?}: the read was repeated on the failed connection"
         );
     }
     drop(file);
@@ -64,7 +64,7 @@ fn a_read_is_never_answered_with_bytes_from_a_nonsense_answer() {
 }
 
 #[test]
-fn a_forbidden_read_is_not_repeated_and_says_why_in_the_log() {
+fn a_forbidden_read_is_not_repeated_and_the_log_says_why() {
     let rig = Rig::over(used_server(settings(8 * MIB)), &[]);
     let file = rig.read_write();
     rig.server

@@ -1,5 +1,5 @@
-//! What the server can tell and do beside reading and writing: extents, which lseek shows, and what takes the
-//! place of a feature that it lacks.
+//! The features of a server besides reading and writing: extents, which lseek reports, and the replacements
+//! for features that a server lacks.
 
 use crate::rig::{MIB, Rig, fallocate, pattern, punch_hole, read_at, settings, used_server};
 use crate::server::{Action, Fault, Server, Settings, Verb};
@@ -9,7 +9,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-/// The data segments that lseek reports for the whole file.
+/// Returns the data segments that lseek reports for the whole file.
 fn data_segments(file: &File) -> Vec<Range<u64>> {
     let mut segments = Vec::new();
     let mut at = 0;
@@ -22,7 +22,7 @@ fn data_segments(file: &File) -> Vec<Range<u64>> {
 }
 
 #[test]
-fn seek_data_and_seek_hole_tell_the_servers_extents_and_every_write_since() {
+fn seek_data_and_seek_hole_report_the_servers_extents_and_every_write_since() {
     let server = Server::start(settings(32 * MIB));
     server.preset(8 * MIB, &pattern(1, MIB as usize));
     server.preset(20 * MIB, &pattern(2, 4 * MIB as usize));
@@ -111,7 +111,7 @@ fn a_server_without_the_flush_feature_gets_writes_that_flush_themselves() {
 }
 
 #[test]
-fn old_servers_that_know_no_options_work_with_plain_reads_and_writes() {
+fn old_servers_without_options_work_with_plain_reads_and_writes() {
     for action in [
         Action::Status(405, "Method OPTIONS not allowed"),
         Action::Reply(204, ""),

@@ -1,8 +1,8 @@
-//! Rule 2 and 3: what a successful fsync promises, under load, and that it always returns.
+//! Rules 2 and 3: a successful fsync keeps its promise under load, and every fsync returns.
 //!
-//! The writers fill blocks that say who they are and which version they hold; a table has, per block, the last
-//! version whose write(2) returned. An fsync keeps its promise when everything that was in the table before it
-//! began is durable on the server after it returned: that version or a newer one.
+//! The writers fill blocks with the block's number and a version; a table has, for each block, the last
+//! version whose write(2) returned. An fsync keeps its promise when, after it has returned, the server has
+//! durably stored every block that was in the table before the fsync began, in that version or a newer one.
 
 use crate::rig::{MIB, Random, Rig, assert_same, close, pattern, punch_hole, settings, used_server};
 use crate::server::{Image, Server};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 const BLOCK: u64 = 64 * 1024;
 
-/// The versions that were acknowledged, one per block.
+/// The last acknowledged version of each block; 0 means that the block was never written.
 struct Acknowledged(Vec<AtomicU64>);
 
 impl Acknowledged {
@@ -35,7 +35,7 @@ fn block(index: u64, version: u64) -> Vec<u8> {
         .collect()
 }
 
-/// Each end of a block is looked at: a write may have been cut in two on its way.
+/// Checks both ends of every block, because a write may have been split on its way.
 fn assert_durable(server: &Server, promised: &[u64]) {
     let durable = server.durable();
     for (index, promised) in promised.iter().enumerate().filter(|(_, promised)| **promised > 0) {
@@ -47,13 +47,14 @@ fn assert_durable(server: &Server, promised: &[u64]) {
             let (owner, version) = (u64::from_le_bytes(owner), u64::from_le_bytes(version));
             assert!(
                 owner == index as u64 && version >= *promised,
-                "fsync returned, block {index} was acknowledged in version {promised}, durable is {version} of {owner}"
+                "fsync returned, but version {version} of block {owner} is durable in place of the \
+                 acknowledged version {promised} of block {index}"
             );
         }
     }
 }
 
-/// Writes random blocks of `blocks` until told to stop.
+/// Writes random blocks of `blocks` until `stop` is set.
 fn write_blocks(rig: &Rig, acknowledged: &Acknowledged, blocks: std::ops::Range<u64>, stop: &AtomicBool) {
     let file = rig.read_write();
     let mut random = Random::new(blocks.start);
@@ -67,7 +68,8 @@ fn write_blocks(rig: &Rig, acknowledged: &Acknowledged, blocks: std::ops::Range<
     }
 }
 
-/// fsyncs until `end`, checks each promise, and returns how long the slowest took and how many there were.
+/// Calls fsync until `end` and checks each promise; returns the duration of the slowest fsync and their
+/// number.
 fn sync_until(rig: &Rig, acknowledged: &Acknowledged, end: Instant) -> (Duration, usize) {
     let file = rig.read_write();
     let (mut slowest, mut count) = (Duration::ZERO, 0);
@@ -208,7 +210,7 @@ fn close_returns_when_the_server_has_every_byte() {
     close(file).unwrap();
     assert!(
         rig.server.visible().read(0..8 * MIB) == bytes,
-        "close returned before the writes were answered"
+        "close returned before the server had every write"
     );
 }
 

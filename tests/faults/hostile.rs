@@ -1,4 +1,4 @@
-//! A server without manners: it answers every request with what a test says, also with an answer that has no end.
+//! A hostile server: it answers every request as a test specifies, also with an answer that never ends.
 
 use crate::rig::TICKET;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-/// Far more than any answer may have, and not a load on the machine.
-const ENOUGH: usize = 3 << 30;
+/// Bytes that the server sends of an endless answer at most: far more than a client may accept, but no burden
+/// for the machine.
+const MAX_ENDLESS_BYTES: usize = 3 << 30;
 
-/// What one request is answered with.
+/// The answer to one request.
 #[derive(Clone)]
 pub enum Answer {
-    /// The first text, then the second one again and again.
+    /// The first text once, then the second one again and again.
     Endless(String, String),
     Once(Vec<u8>),
 }
@@ -28,7 +29,7 @@ pub fn endless(head: &str, rest: &str) -> Answer {
     Answer::Endless(head.to_owned(), rest.repeat(many))
 }
 
-/// A server that answers each request line with what `answer` says.
+/// A server that passes each request line to `answer` and sends the result.
 pub struct Hostile {
     pub port: u16,
     stopping: Arc<AtomicBool>,
@@ -113,7 +114,7 @@ fn serve(stream: TcpStream, answer: &impl Fn(&str) -> Answer) {
         let sent = match answer(request.trim()) {
             Answer::Once(bytes) => writer.write_all(&bytes),
             Answer::Endless(head, rest) => writer.write_all(head.as_bytes()).and_then(|()| {
-                let times = ENOUGH / rest.len();
+                let times = MAX_ENDLESS_BYTES / rest.len();
                 (0..times).try_for_each(|_| writer.write_all(rest.as_bytes()))
             }),
         };

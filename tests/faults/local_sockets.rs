@@ -1,5 +1,6 @@
-//! A server names a unix socket: it is used when it is the server's own, and whoever else listens there is told
-//! nothing, whether the server lies or is only far away behind a port of this host.
+//! Unix sockets that a server advertises: rhv-mount uses a socket only when it belongs to the server's own
+//! process. Any other process that listens there receives nothing, whether the server lies or is really on
+//! another host behind a forwarded port of this one.
 
 use crate::rig::{MIB, TICKET, settings};
 use crate::server::{Server, Settings};
@@ -13,24 +14,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// Another process, with one listening socket of its own: it notes what it gets, or passes it on to a port.
-struct Other {
+/// Another process with one listening socket, which records the received bytes or forwards them to a port.
+struct OtherProcess {
     child: Child,
-    heard: PathBuf,
+    received: PathBuf,
 }
 
 const LISTENER: &str = r#"
 import os, socket, sys
-heard = open(sys.argv[2], "wb", buffering=0)
+received = open(sys.argv[2], "wb", buffering=0)
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1])
 listener.listen()
 print("ready", flush=True)
 while True:
     peer, _ = listener.accept()
-    heard.write(b"connection\n")
+    received.write(b"connection\n")
     while data := peer.recv(4096):
-        heard.write(data)
+        received.write(data)
 "#;
 
 const FORWARDER: &str = r#"
@@ -48,8 +49,8 @@ while True:
         threading.Thread(target=copy, args=pair, daemon=True).start()
 "#;
 
-impl Other {
-    fn start(program: &str, args: &[&str], dir: &Path) -> (Other, String) {
+impl OtherProcess {
+    fn start(program: &str, args: &[&str], dir: &Path) -> (OtherProcess, String) {
         let mut child = Command::new(top().join("target/venv/bin/python"))
             .args(["-c", program])
             .args(args)
@@ -62,20 +63,20 @@ impl Other {
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut line)
             .unwrap();
-        let heard = dir.join("heard");
-        (Other { child, heard }, line.trim().to_owned())
+        let received = dir.join("received");
+        (OtherProcess { child, received }, line.trim().to_owned())
     }
 
-    fn listener(socket: &Path, dir: &Path) -> Other {
-        let heard = dir.join("heard");
-        let args = [socket.to_str().unwrap(), heard.to_str().unwrap()];
-        let (other, ready) = Other::start(LISTENER, &args, dir);
+    fn listener(socket: &Path, dir: &Path) -> OtherProcess {
+        let received = dir.join("received");
+        let args = [socket.to_str().unwrap(), received.to_str().unwrap()];
+        let (other, ready) = OtherProcess::start(LISTENER, &args, dir);
         assert_eq!(ready, "ready");
         other
     }
 }
 
-impl Drop for Other {
+impl Drop for OtherProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -103,44 +104,44 @@ fn assert_transport(mount: &Mount, expected: &str) {
 }
 
 #[test]
-fn a_socket_of_another_process_is_told_nothing() {
+fn a_socket_of_another_process_receives_nothing() {
     let dir = scratch();
     let socket = dir.path().join("docker.sock");
-    let other = Other::listener(&socket, dir.path());
+    let other = OtherProcess::listener(&socket, dir.path());
     let server = server_naming(socket.to_str().unwrap());
     let mount = mount(&server.url());
     assert_eq!(std::fs::read(mount.file()).unwrap().len() as u64, 4 * MIB);
     assert_transport(&mount, "http");
     mount.umount().ok();
-    // It was looked at, or this test proves nothing.
-    assert_eq!(text(&other.heard), "connection\n");
+    // rhv-mount did connect to examine the socket; otherwise this test would prove nothing.
+    assert_eq!(text(&other.received), "connection\n");
 }
 
 #[test]
-fn a_server_behind_a_port_of_this_host_is_another_host() {
+fn a_server_behind_a_forwarded_port_of_this_host_is_another_host() {
     let dir = scratch();
-    let (ours, heard) = (dir.path().join("local.sock"), Arc::new(Mutex::new(Vec::new())));
-    let _listener = Listener::start(&ours, heard.clone(), Says::default());
+    let (ours, received) = (dir.path().join("local.sock"), Arc::new(Mutex::new(Vec::new())));
+    let _listener = Listener::start(&ours, received.clone(), SocketAnswers::default());
     let server = server_naming(ours.to_str().unwrap());
-    let (_forwarder, port) = Other::start(FORWARDER, &[&server.port().to_string()], dir.path());
+    let (_forwarder, port) = OtherProcess::start(FORWARDER, &[&server.port().to_string()], dir.path());
     let mount = mount(&format!("http://127.0.0.1:{port}/images/{TICKET}"));
     assert_transport(&mount, "http");
     mount.umount().ok();
-    assert_eq!(*heard.lock().unwrap(), Vec::<String>::new());
+    assert_eq!(*received.lock().unwrap(), Vec::<String>::new());
 }
 
-/// What the socket of the server's own process answers; by default what the server says over TCP.
+/// The answers on the socket of the server's own process; the defaults equal the server's answers over TCP.
 #[derive(Clone)]
-struct Says {
+struct SocketAnswers {
     status: &'static str,
     features: &'static str,
     name: Option<&'static str>,
     size: u64,
 }
 
-impl Default for Says {
-    fn default() -> Says {
-        Says {
+impl Default for SocketAnswers {
+    fn default() -> SocketAnswers {
+        SocketAnswers {
             status: "200 OK",
             features: "[]",
             name: None,
@@ -149,14 +150,14 @@ impl Default for Says {
     }
 }
 
-/// A unix socket of this process, which serves the server's TCP port too.
+/// A unix socket of this process, which also serves the server's TCP port.
 struct Listener {
     stop: Arc<AtomicUsize>,
     path: PathBuf,
 }
 
 impl Listener {
-    fn start(path: &Path, heard: Arc<Mutex<Vec<String>>>, says: Says) -> Listener {
+    fn start(path: &Path, received: Arc<Mutex<Vec<String>>>, answers: SocketAnswers) -> Listener {
         let listener = UnixListener::bind(path).unwrap();
         let stop = Arc::new(AtomicUsize::new(0));
         let (stopping, name) = (stop.clone(), path.to_str().unwrap().to_owned());
@@ -165,8 +166,8 @@ impl Listener {
                 if stopping.load(Ordering::SeqCst) != 0 {
                     return;
                 }
-                let (heard, says, name) = (heard.clone(), says.clone(), name.clone());
-                thread::spawn(move || answer(stream, &heard, &says, &name));
+                let (received, answers, name) = (received.clone(), answers.clone(), name.clone());
+                thread::spawn(move || answer(stream, &received, &answers, &name));
             }
         });
         Listener {
@@ -183,25 +184,25 @@ impl Drop for Listener {
     }
 }
 
-fn answer(stream: UnixStream, heard: &Mutex<Vec<String>>, says: &Says, name: &str) {
+fn answer(stream: UnixStream, received: &Mutex<Vec<String>>, answers: &SocketAnswers, name: &str) {
     let mut writer = stream.try_clone().unwrap();
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     while let Some(request) = lines.next() {
         lines.by_ref().find(|line| line.is_empty());
-        heard.lock().unwrap().push(request.clone());
+        received.lock().unwrap().push(request.clone());
         let reply = if request.starts_with("OPTIONS") {
             let body = format!(
                 "{{\"features\": {}, \"max_readers\": 8, \"max_writers\": 8, \"unix_socket\": \"{}\"}}",
-                says.features,
-                says.name.unwrap_or(name)
+                answers.features,
+                answers.name.unwrap_or(name)
             );
             format!(
                 "HTTP/1.1 {}\r\nAllow: OPTIONS,GET\r\nContent-Length: {}\r\n\r\n{body}",
-                says.status,
+                answers.status,
                 body.len()
             )
         } else {
-            let size = says.size;
+            let size = answers.size;
             format!("HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-0/{size}\r\nContent-Length: 1\r\n\r\nx")
         };
         if writer.write_all(reply.as_bytes()).is_err() {
@@ -211,56 +212,56 @@ fn answer(stream: UnixStream, heard: &Mutex<Vec<String>>, says: &Says, name: &st
 }
 
 #[track_caller]
-fn assert_used(says: Says, expected: &str) {
+fn assert_used(answers: SocketAnswers, expected: &str) {
     let dir = scratch();
     let socket = dir.path().join("local.sock");
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let _listener = Listener::start(&socket, heard.clone(), says);
+    let received = Arc::new(Mutex::new(Vec::new()));
+    let _listener = Listener::start(&socket, received.clone(), answers);
     let server = server_naming(socket.to_str().unwrap());
     let mount = mount(&server.url());
     assert_transport(&mount, expected);
     mount.umount().ok();
-    assert!(!heard.lock().unwrap().is_empty());
+    assert!(!received.lock().unwrap().is_empty());
 }
 
 #[test]
-fn the_servers_own_socket_is_used_when_it_says_the_same_of_the_ticket() {
-    assert_used(Says::default(), "unix");
+fn the_servers_own_socket_is_used_when_it_reports_the_same_for_the_ticket() {
+    assert_used(SocketAnswers::default(), "unix");
 }
 
 #[test]
-fn a_socket_that_does_not_know_the_ticket_or_says_something_else_of_it_is_not_used() {
+fn a_socket_that_does_not_know_the_ticket_or_reports_something_else_for_it_is_not_used() {
     for status in ["403 Forbidden", "405 Method Not Allowed", "204 No Content"] {
-        let says = Says {
+        let answers = SocketAnswers {
             status,
-            ..Says::default()
+            ..SocketAnswers::default()
         };
-        assert_used(says, "http");
+        assert_used(answers, "http");
     }
-    let features = Says {
+    let features = SocketAnswers {
         features: "[\"extents\"]",
-        ..Says::default()
+        ..SocketAnswers::default()
     };
     assert_used(features, "http");
-    let name = Says {
+    let name = SocketAnswers {
         name: Some("/run/other"),
-        ..Says::default()
+        ..SocketAnswers::default()
     };
     assert_used(name, "http");
-    let size = Says {
+    let size = SocketAnswers {
         size: 8 * MIB,
-        ..Says::default()
+        ..SocketAnswers::default()
     };
     assert_used(size, "http");
 }
 
-/// Nobody listens on any of them; a name like this is not even tried.
+/// No server listens under such names, and rhv-mount does not even try to connect.
 #[test]
-fn a_name_that_is_none_is_not_tried() {
+fn a_socket_name_that_is_not_a_plain_absolute_path_is_not_tried() {
     let dir = scratch();
     let real = dir.path().join("local.sock");
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let _listener = Listener::start(&real, heard.clone(), Says::default());
+    let received = Arc::new(Mutex::new(Vec::new()));
+    let _listener = Listener::start(&real, received.clone(), SocketAnswers::default());
     let detour = format!("{}/x/../local.sock", dir.path().display());
     std::fs::create_dir(dir.path().join("x")).unwrap();
     for name in [
@@ -280,5 +281,5 @@ fn a_name_that_is_none_is_not_tried() {
         );
         mount.umount().ok();
     }
-    assert!(heard.lock().unwrap().is_empty());
+    assert!(received.lock().unwrap().is_empty());
 }

@@ -1,8 +1,8 @@
 //! rhv-mount against a server that misbehaves on purpose.
 //!
-//! `server` is an imageio server in this process with a write cache per connection and faults on demand; `rig`
-//! mounts the built program over it. The tests are black box: they see files, exit codes, messages, and what
-//! the server saw.
+//! `server` is an imageio server in this process with a write cache per connection and faults on demand;
+//! `rig` mounts the built program on top of it. The tests are black-box tests: they look at files, exit
+//! codes, messages, and the requests that the server received.
 
 #![allow(unreachable_pub, reason = "nothing in a test crate is reachable from outside")]
 

@@ -1,4 +1,5 @@
-//! Memory stays within what the options promise, whatever is written: 64 MiB, the cache, the journal and the write-behind.
+//! Memory stays within the limits that the options promise, whatever is written: 64 MiB plus the cache, the
+//! journal and the write-behind.
 
 use crate::rig::{MIB, Random, Rig, pattern, settings};
 use crate::server::Server;
@@ -15,8 +16,9 @@ const SIZE: u64 = 64 * MIB;
 const WRITERS: u64 = 6;
 
 /// Bytes that each writer writes.
-const AMOUNT: u64 = 160 * MIB;
+const BYTES_PER_WRITER: u64 = 160 * MIB;
 
+/// Returns the resident size of a process, in bytes.
 fn resident(pid: i32) -> u64 {
     let status = text(&PathBuf::from(format!("/proc/{pid}/status")));
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -25,12 +27,12 @@ fn resident(pid: i32) -> u64 {
     kib.parse::<u64>().expect("a number") << 10
 }
 
-/// Writes of all sizes from several threads, synced now and then, beside a reader.
+/// Several threads write pieces of all sizes with an occasional fsync, while another thread reads.
 #[test]
 fn writes_of_all_sizes_leave_the_memory_within_its_limits() {
     let args = ["--cache-size", "16M", "--journal-size", "32M"];
     let rig = Rig::start(settings(SIZE), &args);
-    // Four connections have a write-behind of 64 MiB.
+    // The last term is the write-behind of four connections, 64 MiB.
     let limit = (64 + 16 + 32 + 64) * MIB;
     let pid = rig.mount.pids()[0];
     let bytes = pattern(1, MIB as usize);
@@ -40,9 +42,9 @@ fn writes_of_all_sizes_leave_the_memory_within_its_limits() {
             .map(|n| {
                 let (file, bytes) = (rig.read_write(), &bytes);
                 scope.spawn(move || {
-                    let (mut random, mut left) = (Random::new(n), AMOUNT);
+                    let (mut random, mut left) = (Random::new(n), BYTES_PER_WRITER);
                     while left > 0 {
-                        // As many small ones as large ones.
+                        // This gives as many small writes as large ones.
                         let scale = 512 << random.below(11);
                         let length = 1 + random.below(scale).min(left - 1);
                         let offset = random.below(SIZE - length);
@@ -76,22 +78,22 @@ fn writes_of_all_sizes_leave_the_memory_within_its_limits() {
     });
     assert!(
         peak < limit,
-        "{} MiB of {} that the limits add up to",
+        "{} MiB are resident, the limits add up to {}",
         peak >> 20,
         limit >> 20
     );
     assert_eq!(rig.umount().0.code, Some(0));
 }
 
-/// What rhv-mount sets for its own allocator is no business of COMMAND's, which has what the user has set.
+/// rhv-mount's setting for its own allocator must not reach COMMAND, which keeps the user's setting.
 #[test]
-fn a_command_has_the_users_own_allocator() {
+fn a_command_has_the_users_own_allocator_setting() {
     if !is_root() {
         return;
     }
     let server = Server::start(settings(MIB));
     let dir = scratch();
-    // And the mount itself? Only root may look.
+    // The script also prints the setting of the mount itself, which only root may read.
     let script =
         "printenv MALLOC_ARENA_MAX || true; tr '\\0' '\\n' < /proc/$PPID/environ | grep ^MALLOC_ARENA >&2";
     for (set, seen) in [(None, ""), (Some("7"), "7\n")] {

@@ -1,4 +1,5 @@
-//! Mountpoints that are none: exit code 6, the path and the reason in one line, and everything as it was.
+//! Unsuitable mountpoints: rhv-mount exits with 6, reports the path and the reason in one line, and changes
+//! nothing.
 
 use crate::rig::{MIB, Rig, TICKET, pattern, settings, used_server};
 use crate::server::Server;
@@ -62,7 +63,7 @@ fn a_mountpoint_that_is_neither_a_file_nor_a_directory_is_refused() {
 }
 
 #[test]
-fn a_covered_file_is_the_same_as_before_after_umount() {
+fn a_covered_file_is_unchanged_after_umount() {
     let dir = scratch();
     let target = dir.path().join("disk.raw");
     fs::write(&target, b"covered").unwrap();
@@ -74,7 +75,7 @@ fn a_covered_file_is_the_same_as_before_after_umount() {
 }
 
 #[test]
-fn umount_of_a_path_that_is_no_mount_says_so() {
+fn umount_of_a_path_that_is_not_a_mount_is_an_error() {
     let dir = scratch();
     let ran = rhv_mount(None, [Path::new("umount"), dir.path()]);
     assert!(ran.code.is_some_and(|code| code != 0 && code != 7), "{ran}");

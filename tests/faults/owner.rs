@@ -1,4 +1,5 @@
-//! A mount is its owner's: who can use it, what the kernel takes from it, and who can read what it writes about itself.
+//! A mount belongs to its owner: only the owner can use it and read the files that it writes about itself,
+//! and the kernel accepts no setuid programs and no devices from it.
 
 use crate::rig::{MIB, settings};
 use crate::server::Server;
@@ -15,13 +16,13 @@ fn server() -> Server {
     Server::start(settings(4 * MIB))
 }
 
-/// By root and, through fusermount3, by an ordinary user.
+/// Starts a mount of root and, through fusermount3, one of an ordinary user.
 fn each_owner(server: &Server, args: &[&str]) -> [Mount; 2] {
     let mounting = || Mounting::new(&server.url()).args(args);
     [mounting().start(), mounting().by_nobody().start()]
 }
 
-/// The options of the mount and of its file system, as the kernel has them.
+/// Returns the options of the mount and of its file system, as the kernel lists them.
 fn kernel_options(mount: &Mount) -> String {
     let table = text(Path::new("/proc/self/mountinfo"));
     let path = mount.mountpoint().display().to_string();
@@ -52,7 +53,8 @@ fn a_mount_has_no_setuid_programs_and_no_devices() {
     }
 }
 
-/// Neither can see its size, nor open it; with `--allow-other` the permissions of the file are what decides.
+/// Another user can neither see the file's size nor open it; with `--allow-other` the file's permissions
+/// decide.
 #[test]
 fn a_mount_is_its_owners_alone() {
     if !is_root() {
@@ -67,7 +69,7 @@ fn a_mount_is_its_owners_alone() {
     let [of_root, of_nobody] = each_owner(&server, &[]);
     assert!(!stat(&of_root, &nobody).success());
     assert!(stat(&of_root, &[]).success());
-    assert!(!stat(&of_nobody, &["env"]).success(), "also against root");
+    assert!(!stat(&of_nobody, &["env"]).success(), "even root cannot see it");
     run(of_nobody.command("stat").arg(of_nobody.file()), 20).ok();
     of_root.umount().ok();
     of_nobody.umount().ok();
@@ -82,7 +84,7 @@ fn a_mount_is_its_owners_alone() {
     }
 }
 
-/// Where its socket and record are.
+/// Returns the directory of the mount's socket and record.
 fn directory_of(mount: &Mount) -> PathBuf {
     let uid = fs::metadata(mount.dir()).expect("the mount's directory").uid();
     match uid {
@@ -111,7 +113,7 @@ fn what_a_mount_writes_is_readable_by_its_owner_only() {
             (record, 0o600),
             (directory, 0o700),
         ] {
-            let meta = fs::metadata(&path).expect("look at it");
+            let meta = fs::metadata(&path).expect("stat it");
             assert_eq!(
                 (meta.mode() & 0o777, meta.uid()),
                 (mode, owner),

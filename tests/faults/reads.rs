@@ -1,4 +1,4 @@
-//! Rule 1: a read returns the last acknowledged write, whatever is still on its way to the server.
+//! Rule 1: a read returns the last acknowledged write, whatever requests are still in flight.
 
 use crate::rig::{MIB, Random, Rig, pattern, punch_hole, read_at, settings, used_server};
 use crate::server::Image;
@@ -9,7 +9,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Random reads, writes, zeroes and syncs within `area`, each read compared with `model`, which covers `area`.
+/// Does random reads, writes, zeroes and fsyncs within `area`, in units of `align` bytes, and compares each
+/// read with a model of `area`, which it returns.
 fn mixed_operations(file: &File, area: Range<u64>, seed: u64, steps: u32, align: u64) -> Image {
     let length = area.end - area.start;
     let mut model = Image::new(length);
@@ -53,7 +54,7 @@ fn mixed_operations(file: &File, area: Range<u64>, seed: u64, steps: u32, align:
 }
 
 #[test]
-fn reads_see_writes_that_the_server_has_not_taken_yet() {
+fn reads_see_writes_that_the_server_has_not_stored_yet() {
     let mut settings = settings(16 * MIB);
     settings.put_delay = Duration::from_millis(300);
     let rig = Rig::over(used_server(settings), &[]);
@@ -158,8 +159,8 @@ fn a_reader_sees_each_write_of_another_descriptor_at_once() {
     }
 }
 
-/// A writer and a reader that goes through the whole disk again and again: no block that is read may be older
-/// than its last write that returned before the read began.
+/// Runs a writer beside a reader that scans the whole disk again and again. No block may be older than its
+/// last write that returned before the read began.
 fn a_scan_beside_a_writer_never_goes_back_in_time(reader: &mut OpenOptions) {
     const BLOCK: u64 = 4096;
     let size = 8 * MIB;

@@ -1,5 +1,5 @@
-//! The search for secrets that every mount of the tests ends with: it fails when there is one to be found. And the log
-//! that it searches has the requests, or it would prove nothing.
+//! Tests of the search for secrets at the end of every test's mount: it fails when there is a secret to find,
+//! and the log that it searches contains the requests, because otherwise the search would prove nothing.
 
 use crate::rig::{MIB, Rig, TICKET, settings};
 use crate::support::redaction::Trace;
@@ -18,9 +18,9 @@ fn append(path: &Path, line: &str) {
     writeln!(file, "{line}").expect("write to it");
 }
 
-/// The words of the panic that `deed` has to end with.
-fn panic_of(deed: impl FnOnce()) -> String {
-    let panic = catch_unwind(AssertUnwindSafe(deed)).expect_err("the secret was not found");
+/// Returns the message of the panic in which `action` must end.
+fn panic_of(action: impl FnOnce()) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(action)).expect_err("the secret was not found");
     let words = panic.downcast::<String>().expect("a message");
     *words
 }
@@ -48,7 +48,7 @@ fn a_ticket_in_a_file_of_a_mount_is_found_at_its_end() {
 }
 
 #[test]
-fn a_part_of_a_ticket_is_found_too_and_so_it_is_when_a_mount_is_dropped() {
+fn a_part_of_a_ticket_is_found_also_when_a_mount_is_dropped() {
     let rig = Rig::start(settings(MIB), &[]);
     append(
         &rig.mount.dir().join("log"),
@@ -79,9 +79,10 @@ fn a_ticket_in_the_log_of_a_mount_with_a_command_is_found() {
     assert!(words.contains("shows a secret"), "{words}");
 }
 
-/// The most talkative of levels: requests of the mount and of the library beneath it, the kernel's, and no ticket.
+/// At trace level the log has the mount's requests, those of the HTTP library and the kernel's, but no
+/// ticket.
 #[test]
-fn the_log_that_is_searched_tells_of_every_request() {
+fn the_searched_log_contains_every_request() {
     let rig = Rig::start(settings(MIB), &[]);
     let file = rig.read_write();
     file.write_all_at(b"something", 0).expect("write");

@@ -1,5 +1,5 @@
-//! What the file operations become on the wire: few and large requests, spread over all connections, within
-//! the limits that the server advertises; and connections that stay alive.
+//! The requests that file operations lead to: few and large ones, spread over all connections, within the
+//! limits that the server advertises, on connections that stay alive.
 
 use crate::rig::{MIB, Rig, close, pattern, read_at, settings, used_server};
 use crate::server::{Record, Server, Verb};
@@ -15,7 +15,7 @@ fn write_in_steps(file: &File, bytes: &[u8], step: usize) {
     }
 }
 
-/// Writes `length` zeros in steps of 1 MiB, from memory that begins `skew` bytes behind a page boundary.
+/// Writes `length` zeros in steps of 1 MiB, from memory that starts `skew` bytes behind a page boundary.
 fn write_zeros(file: &File, skew: usize, length: usize) {
     let room = vec![0; length + 2 * 4096];
     let start = room.as_ptr().align_offset(4096) + skew;
@@ -87,7 +87,7 @@ fn zeros_in_a_write_become_zero_requests_and_no_data() {
 }
 
 #[test]
-fn zeros_whose_writes_the_kernel_cuts_at_odd_places_are_hardly_sent() {
+fn hardly_any_zeros_are_sent_when_the_kernel_splits_their_writes_at_odd_places() {
     let rig = Rig::over(used_server(settings(16 * MIB)), &[]);
     let file = rig.read_write();
     write_zeros(&file, 16, 8 * MIB as usize - 4096);
@@ -195,7 +195,7 @@ fn a_single_writer_ticket_never_has_two_writes_at_once_and_reads_on_several_conn
 }
 
 #[test]
-fn a_sequential_reader_has_several_large_reads_on_their_way() {
+fn a_sequential_reader_has_several_large_reads_in_flight() {
     let mut settings = settings(64 * MIB);
     settings.delay = Duration::from_millis(5);
     let rig = Rig::over(used_server(settings), &["--read-only"]);
@@ -221,8 +221,8 @@ fn idle_connections_outlive_the_servers_limit(read_only: bool) {
     settings.idle_limit = Duration::from_secs(30);
     settings.read_only = read_only;
     let rig = Rig::start(settings, if read_only { &["--read-only"] } else { &[] });
-    // One more asks for the extents, and goes.
-    wait_until("the connections of the pool are there, and no other", 20, || {
+    // Another connection fetches the extents and is then closed.
+    wait_until("only the connections of the pool are open", 20, || {
         rig.server.connections_alive().len() == 4
     });
     let before = rig.server.connections_alive();

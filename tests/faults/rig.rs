@@ -1,7 +1,7 @@
-//! A server and a mount of the built program over it.
+//! A server and a mount of the built program on top of it.
 //!
-//! The mount is declared before the server, so it is also ended first when a test panics. `umount` hands the
-//! server back: what is durable after the mount has gone is what the tests ask about.
+//! The mount is declared before the server, so it is also dropped first when a test panics. `umount` returns
+//! the server, because tests check which bytes are durable after the mount has ended.
 
 use crate::server::{Image, Server, Settings};
 pub use crate::support::content::Random;
@@ -25,7 +25,8 @@ pub fn settings(size: u64) -> Settings {
     Settings::new(size, TICKET)
 }
 
-/// Starts a server whose disk is full of `pattern(9, ..)`, visible and durable, like a disk that has been used.
+/// Starts a server whose disk is full of `pattern(9, ..)`, visible and durable, like a disk that has been
+/// used.
 pub fn used_server(settings: Settings) -> Server {
     let size = settings.size;
     let server = Server::start(settings);
@@ -59,8 +60,8 @@ impl Rig {
         (mount.umount(), server)
     }
 
-    /// Unmounts and checks that it reported success, that `expected` is durable and that no two writes were in
-    /// flight in one block.
+    /// Unmounts and checks that umount reported success, that `expected` is durable, and that no two writes
+    /// were in flight in the same block.
     #[track_caller]
     pub fn umount_expecting(self, expected: &Image) {
         let (ran, server) = self.umount();
@@ -90,7 +91,7 @@ pub fn assert_same(what: &str, got: &Image, expected: &Image) {
     }
 }
 
-/// Bytes without a zero among them, different for every seed.
+/// Returns bytes without a zero among them, different for every seed.
 pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
     let mut random = Random::new(seed);
     (0..length).map(|_| (random.next() >> 24) as u8 | 1).collect()
@@ -102,16 +103,16 @@ pub fn read_at(file: &File, range: Range<u64>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The errno that an operation failed with; a success or an error without one is a failed test.
+/// Returns the errno of a failed operation; a success or an error without an errno fails the test.
 #[track_caller]
 pub fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> i32 {
     result
-        .expect_err("this had to fail")
+        .expect_err("the operation should have failed")
         .raw_os_error()
         .expect("an errno")
 }
 
-/// close(2) with its result, which dropping a `File` would swallow.
+/// Calls close(2) and returns its result, which dropping a `File` would swallow.
 pub fn close(file: File) -> io::Result<()> {
     nix::unistd::close(file).map_err(io::Error::from)
 }

@@ -1,5 +1,6 @@
-//! What the processes may do, and who may look into them: as root, one thread keeps a few of root's capabilities and
-//! COMMAND has them all; nobody else of the same user can trace the process or dump it.
+//! The rights of rhv-mount's processes, and the protection of those processes. When root mounts, one thread
+//! keeps a few of root's capabilities and COMMAND keeps all of them. No other process of the same user can
+//! trace or dump the mount.
 
 use crate::rig::{MIB, Rig, settings};
 use crate::server::Server;
@@ -20,6 +21,7 @@ const NOBODY: u32 = 65534;
 /// CAP_DAC_OVERRIDE, CAP_KILL, CAP_SYS_ADMIN: numbers 1, 5 and 21 in capabilities(7).
 const KEPT: u64 = 1 << 1 | 1 << 5 | 1 << 21;
 
+/// Returns the hexadecimal value of a field in a process's `status`.
 fn field(status: &str, name: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     let value = line
@@ -61,7 +63,7 @@ fn of_a_mount_by_root_one_thread_keeps_what_the_end_needs_and_no_other_has_any_c
     drop(file);
     let pids = rig.mount.pids();
     assert_eq!(pids.len(), 1);
-    assert!(tasks(pids[0]).len() > 8, "where are its threads?");
+    assert!(tasks(pids[0]).len() > 8, "the mount has too few threads");
     assert_few_rights(pids[0]);
     assert_eq!(rig.umount().0.code, Some(0));
 }
@@ -76,7 +78,7 @@ fn a_command_of_root_keeps_every_capability() {
     let target = dir.path().join("disk.raw");
     let mine = dir.path().join("mine");
     fs::write(&mine, "").unwrap();
-    // In a directory where only its owner, or root with its rights, may look.
+    // Only the directory's owner, or root with its capabilities, may enter it.
     let secret = dir.path().join("secret");
     fs::create_dir(&secret).unwrap();
     let script = secret.join("script");
@@ -94,7 +96,8 @@ fn a_command_of_root_keeps_every_capability() {
     assert_eq!(fs::metadata(&mine).unwrap().uid(), NOBODY);
 }
 
-/// What is needed at the end: the mountpoint is in somebody else's directory, and COMMAND has become somebody else.
+/// The end needs capabilities: the mountpoint is in another user's directory, and COMMAND runs as another
+/// user.
 #[test]
 fn a_mount_by_root_can_end_what_belongs_to_others() {
     if !is_root() {
@@ -123,13 +126,13 @@ fn a_mount_by_root_can_end_what_belongs_to_others() {
         &script,
     ]);
     let mut mount = Foreground::spawn(&mut program);
-    wait_until("the command is at work", 40, || began.exists());
+    wait_until("the command runs", 40, || began.exists());
     mount.signal(Signal::SIGTERM);
     assert_eq!(mount.wait(60).code(), Some(9), "{}", mount.stderr());
     assert!(!is_mounted(&target) && !target.exists());
 }
 
-/// A process that can be dumped belongs to its user in /proc; one that can't, to root.
+/// In /proc, a process that can be dumped belongs to its user, and one that cannot be dumped belongs to root.
 #[test]
 fn nobody_of_the_same_user_can_look_into_the_process() {
     if !is_root() {
@@ -151,7 +154,7 @@ fn nobody_of_the_same_user_can_look_into_the_process() {
             core.is_some_and(|line| line.split_whitespace().nth(4) == Some("0")),
             "{limits}"
         );
-        // Its user is told of it all the same.
+        // The mount's user still gets its status.
         mount.status(&[]).ok();
         mount.umount().ok();
     }
@@ -166,7 +169,7 @@ fn a_command_has_the_users_own_limits() {
     clean_environment(&mut program);
     let script = r#"ulimit -Sc 1000 && exec "$0" "$@""#;
     program.args(["-c", script, BINARY]).arg(&target);
-    // Ours is back at 0 a moment after the command was started.
+    // rhv-mount sets its own limit back to 0 a moment after it has started the command.
     let command =
         r#"ulimit -Sc; until set -- $(grep core /proc/$PPID/limits) && [ "$5" = 0 ]; do sleep 0.1; done"#;
     program.args(["--", "sh", "-c", command]);

@@ -1,4 +1,4 @@
-//! The test server keeps its own promises: without these, a green test of the mount would prove nothing.
+//! Tests of the test server: if it broke its own promises, a passing test of the mount would prove nothing.
 
 use crate::rig::{TICKET, pattern};
 use crate::server::{Action, Fault, Server, Settings, Verb};

@@ -1,6 +1,7 @@
-//! Rule 2: a failure after acknowledgement is reported by every later write, fsync and close, and by the
-//! mount's end. What goes by is repeated and no failure (`survived`); so here the server fails for longer than the
-//! retry time, or there is none and nothing is repeated that could have been lost.
+//! Rule 2: a failure after acknowledgement is a sticky error, which every later write, fsync and close
+//! reports, and also the mount's end. A passing failure is repeated and never reported (`survived`). So here
+//! the server either fails for longer than the retry time, or the retry time is 0 and no request that may
+//! have been lost is repeated.
 
 use crate::rig::{MIB, Rig, close, errno, pattern, read_at, settings, used_server};
 use crate::server::{Action, Fault, Image, Verb};
@@ -12,13 +13,13 @@ use std::time::Duration;
 
 const DATA_AT_RISK: Option<i32> = Some(7);
 
-/// One failure is for good.
+/// With this option a single failure is final.
 const NO_RETRY: &[&str] = &["--retry-time", "0"];
 
-/// What goes on failing is for good soon.
+/// With this option a failure that persists is final after one second.
 const SHORT_RETRY: &[&str] = &["--retry-time", "1"];
 
-/// Every way to hear of the failure, twice; reads go on.
+/// Checks every way to learn of the failure, some of them twice, and that reads still work.
 #[track_caller]
 fn assert_failed_for_good(rig: &Rig, file: File, untouched: u64) {
     assert_eq!(errno(file.sync_all()), EIO, "first fsync");
@@ -34,7 +35,7 @@ fn assert_failed_for_good(rig: &Rig, file: File, untouched: u64) {
         "fsync of a descriptor opened afterwards"
     );
     let expected = rig.server.visible().read(untouched..untouched + 4096);
-    assert!(read_at(&other, untouched..untouched + 4096).expect("reads go on") == expected);
+    assert!(read_at(&other, untouched..untouched + 4096).expect("reads still work") == expected);
 }
 
 #[track_caller]
@@ -92,7 +93,7 @@ fn a_failed_zero_is_never_forgotten() {
 }
 
 #[test]
-fn a_flush_that_goes_on_failing_is_never_forgotten() {
+fn a_flush_that_keeps_failing_is_never_forgotten() {
     a_failed_flush_is_never_forgotten(SHORT_RETRY, Fault::always);
 }
 
@@ -128,7 +129,7 @@ fn without_a_retry_a_connection_that_is_lost_with_unflushed_writes_fails_the_fsy
         .collect();
     assert!(
         !holders.is_empty(),
-        "nothing is unflushed: the test tests nothing"
+        "nothing is unflushed, so the test proves nothing"
     );
     rig.server.cut(&holders);
     assert_failed_for_good(&rig, file, 8 * MIB);
@@ -136,7 +137,7 @@ fn without_a_retry_a_connection_that_is_lost_with_unflushed_writes_fails_the_fsy
 }
 
 #[test]
-fn a_connection_that_is_lost_before_the_answer_to_a_write_is_no_silent_success() {
+fn a_connection_that_is_lost_before_the_answer_to_a_write_is_not_a_silent_success() {
     for action in [
         Action::CloseBeforeBody,
         Action::CloseMidBody,
@@ -190,7 +191,7 @@ fn idle_connections_with_nothing_unflushed_are_replaced_without_an_error() {
 }
 
 #[test]
-fn a_refusal_that_comes_while_the_body_is_still_sent_is_read_and_named() {
+fn a_refusal_that_comes_while_the_body_is_still_being_sent_is_read_and_logged() {
     let rig = Rig::over(used_server(settings(64 * MIB)), &["--connections", "1"]);
     rig.server.arm(Fault::always(
         Verb::Put,
@@ -214,7 +215,7 @@ fn a_refusal_that_comes_while_the_body_is_still_sent_is_read_and_named() {
 }
 
 #[test]
-fn a_server_that_stalls_for_a_while_only_delays() {
+fn a_server_that_stalls_for_a_while_only_causes_a_delay() {
     let size = 8 * MIB;
     let rig = Rig::over(used_server(settings(size)), &[]);
     for verb in [Verb::Get, Verb::Put] {

@@ -1,6 +1,6 @@
-//! What nobody notices: with the default options a failure that goes by costs time and no byte, whether the server says
-//! so, the connection breaks, or the server restarts and has forgotten all that was not flushed. Nothing of it is an
-//! error to the user, and after an fsync or umount every byte is durable.
+//! Failures that nobody notices: with the default options a passing failure costs time and no byte, whether
+//! the server reports an error, the connection breaks, or the server restarts and has lost all unflushed
+//! bytes. The user sees no error, and after an fsync or umount every byte is durable.
 
 use crate::rig::{MIB, Rig, assert_same, close, pattern, read_at, settings, used_server};
 use crate::server::{Action, Fault, Image, Verb};
@@ -34,14 +34,19 @@ impl Survival {
         assert_eq!(self.rig.server.unflushed(), []);
     }
 
-    /// The faults were met, and nothing shows of them.
+    /// Checks that `fired` faults hit a request and that the mount ends as if there had been none.
     #[track_caller]
     fn assert_unnoticed(self, fired: usize) {
-        assert_eq!(self.rig.server.faults_fired(), fired, "the faults were not met");
+        assert_eq!(
+            self.rig.server.faults_fired(),
+            fired,
+            "the number of faults that hit a request"
+        );
         self.rig.umount_expecting(&self.model);
     }
 }
 
+/// Returns failures that a repeated request gets past.
 fn passing() -> Vec<Action> {
     vec![
         Action::Status(500, "Server failed to perform the request, check logs"),
@@ -64,9 +69,9 @@ fn a_write_that_fails_once() {
     survival.assert_unnoticed(actions.len());
 }
 
-/// A connection that was closed in one direction only, on the way: the server can answer still.
+/// The connection was closed in one direction only, on its way to the server, which can still answer.
 #[test]
-fn a_write_that_has_not_arrived_whole() {
+fn a_write_that_has_not_arrived_completely() {
     let mut survival = Survival::start();
     let words = "Requested 2097152 bytes, available 294912 bytes";
     survival
@@ -108,7 +113,8 @@ fn a_flush_that_fails_once() {
     survival.assert_unnoticed(actions.len());
 }
 
-/// The loss of one connection's writes is reported once, maybe to another connection: all are written again.
+/// A server reports the loss of one connection's writes once, maybe to another connection, so the writes of
+/// all connections are written again.
 #[test]
 fn a_flush_that_fails_with_writes_on_every_connection() {
     let mut survival = Survival::start();
@@ -131,7 +137,7 @@ fn a_flush_that_fails_with_writes_on_every_connection() {
     let holders: std::collections::BTreeSet<u64> = unflushed.iter().map(|(id, _)| *id).collect();
     assert!(
         holders.len() > 1,
-        "one connection has it all: the test tests nothing"
+        "one connection has all writes, so the test proves nothing"
     );
     let unflushed: u64 = unflushed.iter().map(|(_, range)| range.end - range.start).sum();
     let before = put(&survival);
@@ -143,7 +149,7 @@ fn a_flush_that_fails_with_writes_on_every_connection() {
     assert_eq!(
         put(&survival) - before,
         unflushed,
-        "what the other connections carried is written again"
+        "the bytes of every connection must be sent again"
     );
     survival.assert_unnoticed(1);
 }
@@ -161,10 +167,10 @@ fn connections_that_break_with_unflushed_writes() {
             .iter()
             .map(|(id, _)| *id)
             .collect();
-        // What is lost once is flushed earlier from then on.
+        // After the first loss the mount flushes earlier.
         assert!(
             round > 0 || !holders.is_empty(),
-            "nothing is unflushed: the test tests nothing"
+            "nothing is unflushed, so the test proves nothing"
         );
         survival.rig.server.cut(&holders);
         survival.assert_fsync_makes_all_durable();
@@ -173,7 +179,7 @@ fn connections_that_break_with_unflushed_writes() {
 }
 
 #[test]
-fn a_server_that_restarts_and_has_forgotten_what_was_not_flushed() {
+fn a_server_that_restarts_and_has_lost_the_unflushed_bytes() {
     let mut survival = Survival::start();
     for round in 0..3 {
         survival.write(round, round * MIB, 4 * MIB);
@@ -208,7 +214,7 @@ fn a_server_that_is_away_for_a_while() {
     survival.write(2, MIB, 4 * MIB);
     survival.assert_fsync_makes_all_durable();
     let fired = survival.rig.server.faults_fired();
-    assert!(fired > 0, "nobody came while it was away");
+    assert!(fired > 0, "no request came while the server was away");
     survival.rig.server.disarm();
     survival.assert_unnoticed(fired);
 }

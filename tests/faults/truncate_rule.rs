@@ -1,5 +1,5 @@
-//! Rule 4: O_TRUNC and ftruncate behave as on an ordinary file that cannot grow past the disk, and what lies
-//! behind the file's end is zeros on the server.
+//! Rule 4: O_TRUNC and ftruncate behave as on an ordinary file that cannot grow past the disk, and the bytes
+//! behind the file's end are zeros on the server.
 
 use crate::rig::{
     MIB, Rig, assert_same, close, errno, fallocate, pattern, punch_hole, read_at, settings, used_server,
@@ -26,7 +26,7 @@ fn size_of(file: &File) -> u64 {
     file.metadata().unwrap().len()
 }
 
-/// Start and length of each zero request.
+/// Returns start and length of each zero request, in bytes.
 fn zeroed(rig: &Rig) -> Vec<(u64, u64)> {
     rig.server
         .records_of(Verb::Zero)
@@ -70,7 +70,7 @@ fn truncating_a_disk_that_is_known_to_be_zero_costs_nothing() {
 }
 
 #[test]
-fn truncating_twice_zeroes_once_also_where_the_server_tells_no_extents() {
+fn truncating_twice_zeroes_once_even_where_the_server_reports_no_extents() {
     let (server, _) = used();
     server.change(|settings| settings.one_extent = true);
     let rig = Rig::over(server, &[]);
@@ -151,7 +151,7 @@ fn a_write_past_the_end_of_the_disk_is_enospc() {
     assert_eq!(
         errno(file.write_all_at(&[b'x'; 8192], SIZE - 4096)),
         ENOSPC,
-        "the part that does not fit"
+        "a write of which a part does not fit"
     );
     let written = read_at(&file, SIZE - 4096..SIZE).unwrap();
     model.write(SIZE - 4096, &written);
@@ -161,7 +161,7 @@ fn a_write_past_the_end_of_the_disk_is_enospc() {
     );
     file.write_all_at(b"last", SIZE - 4).unwrap();
     model.write(SIZE - 4, b"last");
-    file.sync_all().expect("ENOSPC is no lost write");
+    file.sync_all().expect("ENOSPC is not a lost write");
     close(file).unwrap();
     rig.umount_expecting(&model);
 }
@@ -179,7 +179,7 @@ fn a_size_past_the_end_of_the_disk_is_enospc_and_changes_nothing() {
 }
 
 #[test]
-fn truncating_in_the_middle_keeps_what_is_before_and_zeroes_what_is_behind() {
+fn truncating_in_the_middle_keeps_the_bytes_before_and_zeroes_those_behind() {
     let (server, mut model) = used();
     let rig = Rig::over(server, &[]);
     let file = rig.read_write();
@@ -200,7 +200,7 @@ fn truncating_in_the_middle_keeps_what_is_before_and_zeroes_what_is_behind() {
 }
 
 #[test]
-fn truncates_while_writes_are_on_their_way_keep_the_order() {
+fn truncates_while_writes_are_in_flight_keep_the_order() {
     let (server, _) = used();
     server.change(|settings| settings.put_delay = std::time::Duration::from_millis(50));
     let rig = Rig::over(server, &[]);

@@ -1,16 +1,18 @@
-//! Random operations and random faults against a model in memory: what must hold whatever happens.
+//! Random operations and random faults, compared with a model in memory.
 //!
-//! The model is the last acknowledged state. A write or zero that failed leaves its bytes unknown, and from
-//! then on the mount is broken for good. The invariants:
+//! The model is the last acknowledged state. A failed write or zero leaves its bytes unknown, and the mount
+//! is broken for good afterwards. These invariants must hold:
 //! - a read that succeeds returns the model's bytes, also on a broken mount (unknown bytes aside);
 //! - a read fails only where the server was told to fail it;
-//! - a close that succeeds leaves the model visible on the server, as long as that has forgotten nothing;
-//! - an fsync that succeeds leaves the model durable and nothing unflushed, and none succeeds on a broken mount;
+//! - a close that succeeds leaves the model visible on the server, unless the server has restarted and lost
+//!   bytes since the last fsync;
+//! - an fsync that succeeds leaves the model durable and nothing unflushed, and none succeeds on a broken
+//!   mount;
 //! - umount exits 0 and leaves the model durable, or the mount is broken and it exits 7.
 //!
-//! Faults that go by, of connections, of the storage and of a server that restarts without what was not flushed, are not
-//! noticed at all: nothing fails. Where one lost connection is a loss for good (`--retry-time 0`), where an answer comes
-//! too late, and where the server refuses for good, no success may be a lie.
+//! Passing faults (of connections, of the storage, and restarts of the server that lose unflushed bytes) are
+//! not noticed at all: no operation fails. No success may be a lie where one lost connection is a final loss
+//! (`--retry-time 0`), where an answer comes too late, or where the server refuses for good.
 //!
 //! `PROPTEST_CASES` and `PROPTEST_RNG_SEED` widen the search; without them every run is the same.
 
@@ -44,7 +46,8 @@ fn config(cases: u32) -> ProptestConfig {
     }
 }
 
-/// Runs `cases` of `length` steps each, of which about one in nine is a fault, and prints how many there were.
+/// Runs `cases` cases of `length` steps each, about one in nine of which is a fault, and prints the number of
+/// cases, operations and faults.
 fn search(weather: Weather, cases: u32, length: Range<usize>, fault: Option<BoxedStrategy<Step>>) {
     let step = match fault {
         None => quiet_step().boxed(),
@@ -79,7 +82,7 @@ fn without_faults_every_byte_is_the_last_one_written() {
 }
 
 #[test]
-fn faults_that_go_by_are_survived_or_told() {
+fn passing_faults_are_survived_or_reported() {
     search(Weather::Passing, 20, 20..120, Some(passing_fault().boxed()));
 }
 

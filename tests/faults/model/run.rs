@@ -1,4 +1,4 @@
-//! One case: a mount, its server and the model, which every step changes or checks.
+//! One case of the search: a mount, its server, and the model that every step changes or checks.
 
 use super::SIZE;
 use super::steps::{Step, Weather};
@@ -22,7 +22,7 @@ pub struct Run {
     weather: Weather,
     broken: bool,
     read_faults: bool,
-    /// Since the last fsync.
+    /// True when the server has lost unflushed bytes since the last fsync.
     forgotten: bool,
     hit: usize,
 }
@@ -83,7 +83,7 @@ impl Run {
             Step::Arm(verb, action) => {
                 if *verb == Verb::Get {
                     self.read_faults = true;
-                    // A read of which four attempts fail has failed.
+                    // Only one fault may hit reads, because a read fails after four failed attempts.
                     self.rig.server.disarm_verb(Verb::Get);
                 }
                 self.rig.server.arm(Fault::next(*verb, action.clone()));
@@ -119,12 +119,12 @@ impl Run {
     }
 
     fn noticed(&mut self, what: &str) {
-        assert!(self.weather.may_be_noticed(), "{what}\n{}", self.story());
+        assert!(self.weather.may_be_noticed(), "{what}\n{}", self.retry_log());
         self.broken = true;
     }
 
-    /// What the mount's log says of failures and repetitions.
-    fn story(&self) -> String {
+    /// Returns the lines of the mount's log about failures and retries.
+    fn retry_log(&self) -> String {
         let log = self.rig.mount.log();
         let lines = log
             .lines()
@@ -132,7 +132,8 @@ impl Run {
         lines.collect::<Vec<_>>().join("\n")
     }
 
-    /// In a program of its own: mapping memory is unsafe, and this crate has no unsafe code.
+    /// Writes `bytes` through a shared mapping, in another program: mapping memory is unsafe, and this crate
+    /// has no unsafe code.
     fn write_mapped(&self, range: &Range<u64>, bytes: &[u8]) -> io::Result<()> {
         const PROGRAM: &str = "
 import mmap, sys
@@ -151,7 +152,7 @@ except OSError as error:
         let ran = run(command.arg(range.start.to_string()).arg(data), 120);
         match ran.code {
             Some(0) => Ok(()),
-            // A page that can't be read is a signal.
+            // A page that cannot be read leads to a signal.
             None if ran.signal == Some(libc::SIGBUS) => Err(io::Error::from_raw_os_error(EIO)),
             Some(errno) => Err(io::Error::from_raw_os_error(errno)),
             None => panic!("{ran}"),
@@ -182,7 +183,7 @@ except OSError as error:
             Err(error) => assert!(
                 self.weather.may_be_noticed() && (self.read_faults || self.broken),
                 "a read of {range:?} failed: {error}\n{}",
-                self.story()
+                self.retry_log()
             ),
             Ok(bytes) => {
                 let known = |at: &u64| !self.unknown.iter().any(|unknown| unknown.contains(at));
@@ -218,7 +219,7 @@ except OSError as error:
         }
     }
 
-    /// Gives the number of faults that the server has met.
+    /// Unmounts, checks the outcome, and returns the number of faults that hit a request or a connection.
     pub fn end(self) -> usize {
         drop(self.file);
         let (ran, server) = self.rig.umount();
@@ -234,7 +235,8 @@ except OSError as error:
                 "{ran}"
             ),
         }
-        // A request that came too late is still in flight on the server when it is made again.
+        // A request whose answer was too late is still in flight on the server when it is repeated, so two
+        // writes in one block are no violation then.
         if !matches!(self.weather, Weather::Late | Weather::Passing) {
             assert_eq!(server.violations(), Vec::<String>::new());
         }

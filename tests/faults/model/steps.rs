@@ -1,4 +1,5 @@
-//! What a case of the search is made of: operations on the file, faults, and how bad the weather is.
+//! The steps of a case, which are operations on the file and faults, and its weather: the kinds of faults
+//! that it may have.
 
 use super::SIZE;
 use crate::rig::MIB;
@@ -14,32 +15,33 @@ pub enum Step {
     Punch(Range<u64>),
     ZeroRange(Range<u64>),
     Read(Range<u64>),
-    /// Cut the file here and let it grow to the whole disk again.
+    /// Truncate the file here and grow it to the whole disk again.
     TruncateAndGrow(u64),
     Fsync,
-    /// Close, with its result, and open again.
+    /// Close the file, check the result, and open it again.
     Close,
-    /// Write through a shared mapping, and msync it.
+    /// Write through a shared mapping and msync it.
     Map(Range<u64>, u64),
     Arm(Verb, Action),
-    /// Cut all connections when nothing is unflushed on them.
+    /// Fsync, then cut all connections, on which nothing is unflushed.
     CutClean,
-    /// Cut all connections, whatever they carried.
+    /// Cut all connections, also with unflushed bytes on them.
     Cut,
-    /// The server has forgotten what was not flushed.
+    /// Restart the server, which loses all unflushed bytes.
     Restart,
 }
 
-/// What may go wrong, and what of it may be noticed.
+/// The faults that may happen, and whether an operation may fail because of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weather {
-    /// Nothing goes wrong.
+    /// There are no faults.
     Fair,
-    /// All of it goes by. What falls silent on the way may be noticed, as in [`Weather::Late`].
+    /// All faults pass. A connection that falls silent on the way may be noticed, as in [`Weather::Late`].
     Passing,
-    /// Answers that come too late, among what goes by: a block with two versions under way is an error.
+    /// Some answers come too late, among passing faults; a block with two versions in flight is an error
+    /// then.
     Late,
-    /// A lost connection is a loss.
+    /// Nothing is retried, so a lost connection is a loss.
     NoRetry,
 }
 
@@ -116,7 +118,8 @@ pub fn late_fault() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Without [`Step::Restart`]: who has no journal reads what the server has forgotten until the loss is noticed.
+/// Faults for [`Weather::NoRetry`], without [`Step::Restart`]: a mount without a journal cannot know that a
+/// restarted server has lost bytes, and reads return the server's older bytes until the loss is noticed.
 pub fn lasting_fault() -> impl Strategy<Value = Step> {
     let action = prop_oneof![
         5 => passing_action(),

@@ -1,9 +1,10 @@
-//! One client connection: requests one after another, each answered as imageio answers it unless a fault says
-//! otherwise.
+//! One client connection: it answers requests one after another as imageio does, unless a fault changes the
+//! answer.
 //!
-//! Runs on its own thread until the peer closes, a fault or a protocol error closes, the idle limit passes or
-//! the server stops. The server's lock is held only to look at or change state, never across socket I/O or a
-//! sleep. A write counts as in flight from its header until just before its answer is sent.
+//! A connection runs on its own thread until the peer closes it, a fault or a protocol error ends it, the
+//! idle limit passes, or the server stops. The server's lock is held only to read or change state, never
+//! across socket I/O or a sleep. A write counts as in flight from its header until just before its answer is
+//! sent.
 
 use super::Shared;
 use super::faults::Action;
@@ -21,10 +22,10 @@ pub struct Connection<'a> {
     writer: TcpStream,
 }
 
-/// What goes back to the client, and whether the connection lives on.
+/// The answer to a request, which also decides whether the connection stays open.
 enum Answer {
     Whole(Response),
-    /// The header promises the whole body; half of it comes, then the end.
+    /// The header promises the whole body, but the connection closes after half of it.
     Half(Response),
     Garbage,
     Nothing,
@@ -194,7 +195,7 @@ impl<'a> Connection<'a> {
         })
     }
 
-    /// Does what was asked and makes the answer; the lock is taken once, after the delays.
+    /// Executes the operation and returns the answer; takes the lock once, after the delays.
     fn execute(&mut self, operation: &Operation, body: &[u8], settings: &Settings) -> Response {
         match operation {
             Operation::Put { .. } => self.shared.sleep(settings.put_delay),

@@ -1,7 +1,8 @@
-//! What a test can make go wrong, and when.
+//! Faults that a test can inject, and the requests that they hit.
 //!
-//! A `Fault` names a verb, how many matching requests it lets pass, how many it then hits, and what happens to
-//! those. Faults are asked in the order in which they were armed; the first that wants a request has it.
+//! A `Fault` has a verb, the number of matching requests that it lets pass, the number that it then hits, and
+//! the action for those. Faults are tried in the order in which they were armed; the first that matches a
+//! request applies to it.
 
 use super::ledger::Verb;
 use std::ops::Range;
@@ -9,25 +10,25 @@ use std::time::Duration;
 
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// Take the whole request, do nothing, answer with this status and text; the connection stays.
+    /// Read the whole request, do nothing, answer with this status and text, and keep the connection.
     Status(u16, &'static str),
-    /// Answer at once, with the body unread, and close: a client that still sends gets EPIPE or a reset.
+    /// Answer immediately, with the body unread, and close: a client that still sends gets EPIPE or a reset.
     EarlyStatus(u16, &'static str),
     /// Close as soon as the header is read.
     CloseBeforeBody,
-    /// PUT: take (and keep) half of the body, then close. GET: send half of the body, then close.
+    /// PUT: read and store half of the body, then close. GET: send half of the body, then close.
     CloseMidBody,
-    /// Do what was asked, then close without an answer.
+    /// Execute the request, then close without an answer.
     CloseBeforeReply,
-    /// Do what was asked, but answer only after this long.
+    /// Execute the request, but answer only after this time.
     Stall(Duration),
-    /// GET: an answer that is well-formed but shorter than what was asked for.
+    /// GET: send a well-formed answer that is shorter than the requested range.
     ShortLength,
-    /// GET: the right bytes under the wrong `content-range`.
+    /// GET: send the right bytes with the wrong `content-range`.
     WrongContentRange,
-    /// Answer with this status and raw body whatever was asked.
+    /// Answer any request with this status and raw body.
     Reply(u16, &'static str),
-    /// Bytes that are no HTTP.
+    /// Send bytes that are not HTTP.
     Garbage,
 }
 
@@ -41,7 +42,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Hits the next request of this kind, once.
+    /// Makes a fault that hits the next request with this verb, once.
     pub fn next(verb: Verb, action: Action) -> Fault {
         Fault {
             verb,
@@ -66,7 +67,7 @@ impl Fault {
         self
     }
 
-    /// Only requests whose range holds this byte count.
+    /// Restricts the fault to requests whose range contains this byte.
     pub fn touching(mut self, offset: u64) -> Fault {
         self.touching = Some(offset);
         self

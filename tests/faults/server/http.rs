@@ -1,5 +1,5 @@
-//! The little of HTTP/1.1 that imageio speaks: requests with a content-length body, answers with lower-case
-//! header names. Bodies are left in the stream; who handles the request decides whether to take them.
+//! The subset of HTTP/1.1 that imageio speaks: requests with a content-length body, answers with lower-case
+//! header names. Bodies are left in the stream; the handler of a request decides whether to read its body.
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -14,7 +14,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// None when the peer closed between requests.
+    /// Reads the head of a request; returns None when the peer closed the connection between requests.
     pub fn read(stream: &mut impl BufRead) -> io::Result<Option<Request>> {
         let mut budget = HEADER_LIMIT;
         let line = match read_line(stream, &mut budget)? {
@@ -72,7 +72,7 @@ impl Request {
             .is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 
-    /// `bytes=A-B` or `bytes=A-` as (A, B).
+    /// Returns the range header `bytes=A-B` or `bytes=A-` as (A, B).
     pub fn range(&self) -> Option<Result<(u64, Option<u64>), ()>> {
         let value = self.header("range")?;
         let parse = || {
@@ -88,7 +88,7 @@ impl Request {
         Some(parse().ok_or(()))
     }
 
-    /// The A of `bytes A-B/*`; B only has to be well-formed, as in imageio.
+    /// Returns the A of the content-range header `bytes A-B/*`; B only has to be well-formed, as in imageio.
     pub fn content_range_start(&self) -> Result<u64, ()> {
         let Some(value) = self.header("content-range") else {
             return Ok(0);

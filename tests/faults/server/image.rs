@@ -1,12 +1,13 @@
 //! A sparse byte image in memory.
 //!
-//! The bytes live in 64 KiB chunks behind `Arc`; an absent chunk reads as zeros. Copying a whole chunk from
-//! one image to another shares it, so the durable twin of a disk costs memory only where the two differ.
+//! The bytes are in 64 KiB chunks behind `Arc`; an absent chunk reads as zeros. Copying a whole chunk from
+//! one image to another shares it, so the durable copy of a disk needs memory only where the two differ.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Size of a chunk, in bytes.
 pub const CHUNK: u64 = 64 * 1024;
 
 type Chunk = Arc<Vec<u8>>;
@@ -17,7 +18,7 @@ pub struct Image {
     chunks: BTreeMap<u64, Chunk>,
 }
 
-/// One run of chunks that look the same from outside.
+/// A run of chunks that are all zero or all data; `start` and `length` are in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     pub start: u64,
@@ -91,7 +92,7 @@ impl Image {
         }
     }
 
-    /// Where the first byte differs, counting absent chunks as zeros.
+    /// Returns the offset of the first byte that differs; absent chunks count as zeros.
     pub fn first_difference(&self, other: &Image) -> Option<u64> {
         let indexes: std::collections::BTreeSet<u64> =
             self.chunks.keys().chain(other.chunks.keys()).copied().collect();
@@ -106,7 +107,7 @@ impl Image {
         (self.size != other.size).then_some(self.size.min(other.size))
     }
 
-    /// The image as runs of zero and data chunks; together they cover it exactly.
+    /// Returns the image as runs of zero and data chunks, which together cover it exactly.
     pub fn extents(&self) -> Vec<Extent> {
         let mut extents: Vec<Extent> = Vec::new();
         for index in 0..self.size.div_ceil(CHUNK) {
@@ -133,7 +134,8 @@ impl Image {
     }
 }
 
-/// Cuts a range at chunk borders: (chunk, bytes within it, position of those in the range).
+/// Splits a range at chunk borders into tuples of a chunk's index, the bytes within that chunk, and their
+/// position in the range.
 fn pieces(range: Range<u64>) -> impl Iterator<Item = (u64, Range<usize>, usize)> {
     let mut at = range.start;
     std::iter::from_fn(move || {

@@ -1,7 +1,7 @@
-//! What the server saw: one record per request, and how many ran at once.
+//! The requests that the server received, one record each, and how many of them ran at once.
 //!
-//! A record is written when the request's header is read and completed when it is answered, both under the
-//! server's lock, so a test that looks between two of its own steps sees a consistent list.
+//! A record is added when the request's header has been read and completed when the request is answered, both
+//! under the server's lock, so a test always sees a consistent list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -22,7 +22,7 @@ pub struct Record {
     pub connection: u64,
     pub verb: Verb,
     pub range: Range<u64>,
-    /// None while it runs, and for ever when the connection was cut before the answer.
+    /// None while the request runs, and for ever when the connection was cut before the answer.
     pub status: Option<u16>,
 }
 
@@ -107,7 +107,7 @@ impl Ledger {
         self.most_at_once.get(&verb).copied().unwrap_or(0)
     }
 
-    /// PUTs and zeroes together.
+    /// Returns the largest number of PUTs and zero requests that ran at once.
     pub fn most_writes(&self) -> usize {
         self.most_writes
     }

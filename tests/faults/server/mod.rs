@@ -1,9 +1,9 @@
-//! An imageio server of the tests' own: plain HTTP/1.1 on loopback, a disk in memory, faults on demand.
+//! An imageio server for the tests: plain HTTP/1.1 on loopback, a disk in memory, faults on demand.
 //!
-//! Threads: one accepts, one per connection serves; dropping the `Server` cuts all sockets and joins all of
-//! them. Two locks, never held together: `settings` (how the server behaves) and `state` (disk, request log,
-//! armed faults). The disk keeps a write cache per connection (`storage`), which is what makes a client's
-//! fsync promise testable.
+//! One thread accepts connections, and one thread serves each of them; dropping the `Server` cuts all sockets
+//! and joins all threads. There are two locks, never held together: `settings` (how the server behaves) and
+//! `state` (disk, request log, armed faults). The disk keeps a write cache per connection (`storage`), so
+//! that tests can check a client's fsync promise.
 
 mod connection;
 mod faults;
@@ -42,7 +42,7 @@ pub struct Shared {
     settings: Mutex<Settings>,
     sockets: Mutex<BTreeMap<u64, TcpStream>>,
     stopping: AtomicBool,
-    /// New connections are closed at once.
+    /// While true, new connections are closed immediately.
     away: AtomicBool,
 }
 
@@ -55,6 +55,7 @@ impl Shared {
         self.settings.lock().unwrap().clone()
     }
 
+    /// Sleeps for `time`, or until the server stops.
     fn sleep(&self, time: Duration) {
         let end = Instant::now() + time;
         while !self.stopping.load(Ordering::Relaxed) {
@@ -132,7 +133,7 @@ impl Server {
         self.shared.state().faults.fired()
     }
 
-    /// Fills part of the disk before anybody connects: visible and durable.
+    /// Fills part of the disk before any client connects; the bytes are visible and durable.
     pub fn preset(&self, offset: u64, bytes: &[u8]) {
         self.shared.state().storage.preset(offset, bytes);
     }
@@ -200,7 +201,7 @@ impl Server {
         self.shared.state().ledger.running().len()
     }
 
-    /// Cuts these connections and waits until their threads have seen it.
+    /// Cuts these connections and waits until their threads have noticed.
     pub fn cut(&self, connections: &[u64]) {
         for connection in connections {
             self.shared.state().storage.cut(*connection);
@@ -214,7 +215,7 @@ impl Server {
             }
             assert!(Instant::now() < end, "connections {connections:?} did not end");
             for connection in alive {
-                // One that was accepted just now has its socket here in a moment.
+                // The socket of a connection that was just accepted is added in a moment.
                 if let Some(socket) = self.shared.sockets.lock().unwrap().get(&connection) {
                     let _ = socket.shutdown(Shutdown::Both);
                 }
@@ -225,7 +226,7 @@ impl Server {
 }
 
 impl Server {
-    /// The server crashes and is back at once: every connection is cut, and what was not flushed is gone.
+    /// Simulates a crash and an immediate restart: every connection is cut, and unflushed bytes are lost.
     pub fn restart(&self) {
         self.shared.away.store(true, Ordering::SeqCst);
         loop {

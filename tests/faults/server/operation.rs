@@ -1,4 +1,5 @@
-//! A request read as one of imageio's operations, or the answer that imageio gives to one that is none.
+//! The translation of a request into one of imageio's operations, or into imageio's answer to an invalid
+//! request.
 
 use super::http::{Request, Response};
 use super::ledger::Verb;
@@ -45,7 +46,8 @@ impl Operation {
         self.changes_data() || matches!(self, Operation::Flush)
     }
 
-    /// `patch` is the body of a PATCH, read already; a PUT's body is still in the stream.
+    /// Parses a request. `patch` is the body of a PATCH, which has been read; a PUT's body is still in the
+    /// stream.
     pub fn parse(request: &Request, patch: &[u8], settings: &Settings) -> Result<Operation, Response> {
         let rest = request
             .path

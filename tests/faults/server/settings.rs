@@ -1,5 +1,5 @@
-//! How the server presents itself and how slow it is. A test may change it at any time; the next request
-//! sees the change.
+//! The settings of the server: the features that it offers and how slow it is. A test may change them at any
+//! time; the next request sees the change.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ pub struct Settings {
     pub size: u64,
     pub ticket: String,
     pub read_only: bool,
-    /// Ends the ticket: every request is answered 403, with the ticket in the text as imageio does.
+    /// Revokes the ticket: every request is answered with 403 and the ticket in the text, as imageio does.
     pub revoked: bool,
     pub zero: bool,
     pub flush: bool,
@@ -16,14 +16,14 @@ pub struct Settings {
     pub max_readers: u32,
     pub max_writers: u32,
     pub unix_socket: Option<String>,
-    /// Before every answer.
+    /// The delay before every answer.
     pub delay: Duration,
-    /// Between taking a PUT's body and storing it.
+    /// The delay between reading a PUT's body and storing it.
     pub put_delay: Duration,
     pub flush_delay: Duration,
-    /// Connections that are silent for this long are closed.
+    /// Connections that are silent for this time are closed.
     pub idle_limit: Duration,
-    /// Report one data extent, as imageio's file backend does.
+    /// Reports the whole disk as one data extent, as imageio's file backend does.
     pub one_extent: bool,
 }
 

@@ -1,16 +1,17 @@
 //! The disk behind the server, with a write cache per connection.
 //!
-//! Two images: `visible` is what every reader sees, `durable` is what would be left after a power cut. A
-//! write or zero changes `visible` at once and marks its bytes as unflushed by its connection; only a flush of
-//! that same connection copies them to `durable`. Bytes of a connection that closed stay unflushed for ever.
-//! When another connection overwrites bytes that a live one has not flushed, the older bytes are written out
-//! first (a cache may evict whenever it likes), so only a client's broken promise can show, never an artefact.
+//! There are two images: `visible` is what every reader sees, `durable` is what a power cut would leave. A
+//! write or zero changes `visible` immediately and marks its bytes as unflushed by its connection; only a
+//! flush of that same connection copies them to `durable`. Bytes of a closed connection stay unflushed for
+//! ever. When another connection overwrites bytes that a live one has not flushed, the older bytes become
+//! durable first (a cache may evict at any time), so a difference always shows a client's broken promise,
+//! never an artefact of the server.
 //!
-//! A restart forgets what is unflushed: `visible` is as `durable` again.
+//! A restart loses unflushed bytes: `visible` becomes equal to `durable` again.
 //!
 //! Writes are also registered while in flight (from the request's header to just before its answer). Two at
-//! once in one 4096-byte block are a violation: imageio's file backend would lose one of them. A request whose
-//! connection the test has cut does not count: its client can't know how far it got.
+//! once in the same 4096-byte block are a violation, because imageio's file backend would lose one of them. A
+//! request whose connection the test has cut does not count, because its client cannot know how far it got.
 
 use super::image::Image;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +22,7 @@ const BLOCK: u64 = 4096;
 pub struct Storage {
     visible: Image,
     durable: Image,
-    /// start -> (end, connection); the ranges never overlap.
+    /// Maps the start of a range to (end, connection); the ranges never overlap.
     unflushed: BTreeMap<u64, (u64, u64)>,
     closed: BTreeSet<u64>,
     in_flight: BTreeMap<u64, Range<u64>>,
@@ -52,7 +53,7 @@ impl Storage {
         &self.violations
     }
 
-    /// What the disk held before anybody connected: visible and durable.
+    /// Sets the contents of the disk before any client connects; they are visible and durable.
     pub fn preset(&mut self, offset: u64, bytes: &[u8]) {
         self.visible.write(offset, bytes);
         self.durable.write(offset, bytes);
@@ -80,14 +81,14 @@ impl Storage {
         });
     }
 
-    /// As a server that has lost its cache; nobody is connected.
+    /// Drops the write cache, as a restarted server does. No client may be connected.
     pub fn restart(&mut self) {
         for (start, (end, _)) in std::mem::take(&mut self.unflushed) {
             self.visible.copy_from(&self.durable, start..end);
         }
     }
 
-    /// The request that `connection` is in the middle of is nobody's any more.
+    /// Forgets the request that `connection` has in flight, because the test cuts the connection.
     pub fn cut(&mut self, connection: u64) {
         self.in_flight.remove(&connection);
     }
@@ -97,7 +98,7 @@ impl Storage {
         self.in_flight.remove(&connection);
     }
 
-    /// Connection and bytes of everything that a power cut would lose now.
+    /// Returns the connection and the range of all bytes that a power cut would lose now.
     pub fn unflushed(&self) -> Vec<(u64, Range<u64>)> {
         self.unflushed
             .iter()
@@ -109,7 +110,8 @@ impl Storage {
         for (other, busy) in &self.in_flight {
             if blocks(busy).start < blocks(&range).end && blocks(&range).start < blocks(busy).end {
                 self.violations.push(format!(
-                    "connection {connection} writes {range:?} while {busy:?} of connection {other} is in flight"
+                    "connection {connection} writes {range:?} while {busy:?} of connection {other} \
+                     is in flight"
                 ));
             }
         }
@@ -124,7 +126,7 @@ impl Storage {
         self.violations.push(text);
     }
 
-    /// Makes `range` unflushed by `connection`; what others had unflushed there is evicted, not forgotten.
+    /// Marks `range` as unflushed by `connection`. Unflushed bytes of other connections there become durable.
     fn claim(&mut self, connection: u64, range: Range<u64>) {
         if range.is_empty() {
             return;
