@@ -1,5 +1,5 @@
-//! `rhv-mount MOUNTPOINT -- COMMAND`: the command sees the disk as a file and no secret; its status, or that of the
-//! data, is rhv-mount's own.
+//! `rhv-mount MOUNTPOINT -- COMMAND`: the command sees the disk as a file and no secret. rhv-mount exits with
+//! the command's status, or with its own code when data may be lost.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -50,7 +50,7 @@ fn the_files_path_replaces_braces_and_is_in_the_environment() {
 }
 
 #[test]
-fn the_commands_status_is_the_exit_code_and_what_it_wrote_is_kept() {
+fn the_commands_status_is_the_exit_code_and_its_bytes_are_kept() {
     let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
     let dir = scratch();
     let point = dir.path().join("disk.raw");
@@ -59,11 +59,12 @@ fn the_commands_status_is_the_exit_code_and_what_it_wrote_is_kept() {
     assert_eq!(ran.code, Some(42), "{ran}");
     let source = dir.path().join("source.raw");
     std::fs::write(&source, "kept").expect("write the expected content");
-    disk.compare_with(&source).expect("what the command wrote");
+    disk.compare_with(&source)
+        .expect("the disk holds the command's bytes");
 }
 
 #[test]
-fn a_command_that_is_not_there_is_said_and_leaves_the_disk_as_it_was() {
+fn a_missing_command_is_named_and_leaves_the_disk_as_it_was() {
     let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
     let dir = scratch();
     let source = dir.path().join("source.raw");
@@ -84,14 +85,14 @@ fn no_secret_is_in_the_commands_environment() {
     let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
     let dir = scratch();
     let disk = Disk::create(&daemon, Backend::RawNbd, MIB, Content::Fresh);
-    // `with_command` looks for the ticket in the output.
+    // `with_command` searches the output for the ticket.
     let ran = with_command(&disk, &dir.path().join("disk.raw"), &["env"]).ok();
     assert!(ran.stdout.contains("RHV_MOUNT_FILE="), "{ran}");
     assert!(!ran.stdout.contains("RHV_MOUNT_TRANSFER_URL"), "{ran}");
 }
 
 #[test]
-fn data_that_is_lost_is_the_exit_code_although_the_command_succeeded() {
+fn lost_data_decides_the_exit_code_although_the_command_succeeded() {
     let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
     let dir = scratch();
     let disk = Disk::create(&daemon, Backend::RawNbd, 4 * MIB, Content::Fresh);

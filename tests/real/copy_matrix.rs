@@ -1,9 +1,11 @@
-//! The copy matrix: every program that copies, onto a used and onto a new disk, over HTTPS and over the unix socket,
-//! with qcow2 over NBD, raw over NBD and a raw file behind imageio. After `rhv-mount umount` has exited with 0 the
-//! storage holds the source, and behind it zeros, or what was there where the program does not truncate.
+//! The copy matrix: every program that copies, onto a used and onto a new disk, over HTTPS and over the unix
+//! socket, with qcow2 over NBD, raw over NBD and a raw file behind imageio. After `rhv-mount umount` has
+//! exited with 0, the storage holds the source, followed by zeros, or by the old bytes where the program does
+//! not truncate.
 //!
-//! A source is as large as the disk, or smaller and of an odd size. By default the two take turns from one combination
-//! to the next; `RHV_MOUNT_FULL_MATRIX=1` takes both everywhere. All failures of a column are shown together.
+//! A source is as large as the disk, or smaller and of an odd size. By default the two alternate from one
+//! combination to the next; with `RHV_MOUNT_FULL_MATRIX=1` every combination has both. All failures of a
+//! column are reported together.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -76,7 +78,8 @@ fn column(transport: Transport, backend: Backend) {
     };
     let daemon = Daemon::start(Scheme::Https, local);
     let full = std::env::var_os("RHV_MOUNT_FULL_MATRIX").is_some_and(|value| value == "1");
-    // So that, over the columns, each program meets each size with each disk.
+    // Each column starts at another turn, so that over all columns each program meets each size with each
+    // disk.
     let mut turn = [Backend::Qcow2Nbd, Backend::RawNbd, Backend::RawFile]
         .iter()
         .position(|&each| each == backend)
@@ -170,7 +173,8 @@ fn combination(
     seen.map_err(|reason| format!("the storage is right, but read through the mount: {reason}"))
 }
 
-/// What the mount shows before it is unmounted, up to the end of the source.
+/// Compares the source with the bytes that the mount returns before it is unmounted, up to the end of the
+/// source.
 fn compare_through(mount: &Mount, writer: &Writer, image: &Path) -> Result<(), String> {
     let script = if writer.truncates {
         r#"cmp "$1" "$2""#
@@ -185,7 +189,7 @@ fn compare_through(mount: &Mount, writer: &Writer, image: &Path) -> Result<(), S
     }
 }
 
-/// A file of what the disk must hold; behind its end, zeros.
+/// Returns a file with the bytes that the disk must hold, followed by zeros up to the disk's size.
 fn expected(dir: &Path, writer: &Writer, before: Before, image: &Path) -> PathBuf {
     if writer.truncates {
         return image.to_path_buf();

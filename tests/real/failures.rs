@@ -1,5 +1,5 @@
-//! What rhv-mount says when a real daemon, certificate or name is not what it should be: the thing, the reason and the
-//! remedy on one line, the exit code of the contract, and nothing half mounted (`try_start` sees to that).
+//! Failures with a real daemon, certificate or host name: rhv-mount reports the object, the reason and the
+//! remedy in one line, exits with the documented code, and leaves no mount behind (which `try_start` checks).
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -16,11 +16,11 @@ const TRANSFER_FAILED: i32 = 4;
 const CANNOT_CONNECT: i32 = 5;
 const DATA_MAY_BE_LOST: i32 = 7;
 
-/// A start that must fail, with this code and these words.
+/// Checks that the mount does not start, with this exit code and with a message that contains these words.
 #[track_caller]
 fn refused(mounting: Mounting, code: i32, words: &[&str]) -> Ran {
     let ran = match mounting.try_start() {
-        Ok(_) => panic!("it started, expected exit code {code} and {words:?}"),
+        Ok(_) => panic!("rhv-mount started, expected exit code {code} and {words:?}"),
         Err(ran) => ran,
     };
     assert_eq!(ran.code, Some(code), "{ran}");
@@ -35,7 +35,11 @@ fn refused(mounting: Mounting, code: i32, words: &[&str]) -> Ran {
         .lines()
         .filter(|line| line.starts_with("rhv-mount:"))
         .collect();
-    assert_eq!(lines.len(), 1, "one line that says it: {ran}");
+    assert_eq!(
+        lines.len(),
+        1,
+        "the number of lines that report the failure: {ran}"
+    );
     assert!(!ran.stderr.contains("panicked"), "{ran}");
     ran
 }
@@ -140,7 +144,7 @@ fn a_refused_connection_and_an_unknown_name_are_named() {
 }
 
 #[test]
-fn https_and_http_taken_for_each_other_are_refused_in_time() {
+fn mixing_up_https_and_http_is_refused_in_time() {
     let tls = Daemon::start(Scheme::Https, LocalSocket::None);
     let disk = small_disk(&tls);
     let plain = disk.url().replace("https:", "http:");
@@ -155,9 +159,9 @@ fn https_and_http_taken_for_each_other_are_refused_in_time() {
     );
 }
 
-/// The storage goes away under a mount: what was written is not there, and the outcome says so.
+/// The storage goes away under a mount, so the written bytes are lost, and the outcome reports it.
 #[test]
-fn writes_that_the_storage_never_got_are_reported_by_fsync_and_umount() {
+fn writes_that_never_reached_the_storage_are_reported_by_fsync_and_umount() {
     let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
     let mut disk = Disk::create(&daemon, Backend::RawNbd, 16 * MIB, Content::Fresh);
     let mount = Mount::start(disk.url(), disk.args(), MountKind::Directory);
@@ -174,7 +178,7 @@ fn writes_that_the_storage_never_got_are_reported_by_fsync_and_umount() {
 
 /// The engine ends the transfer under a mount.
 #[test]
-fn a_ticket_that_is_removed_under_a_mount_is_data_that_may_be_lost() {
+fn a_ticket_that_is_removed_under_a_mount_is_reported_as_a_possible_loss() {
     let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
     let disk = Disk::create(&daemon, Backend::RawNbd, 16 * MIB, Content::Fresh);
     let mount = Mount::start(disk.url(), disk.args(), MountKind::Directory);
@@ -197,7 +201,7 @@ fn assert_synced_write_fails(mount: &Mount) {
     assert!(!ran.success() && !ran.timed_out, "{ran}");
 }
 
-/// `of=` for dd.
+/// Returns dd's `of=` argument for the mounted file.
 fn output(mount: &Mount) -> PathBuf {
     PathBuf::from(format!("of={}", mount.file().display()))
 }

@@ -1,5 +1,6 @@
-//! Random operations against a model: `fsx` (read, write, both mappings, punch hole, invalidate, fsync, and truncate
-//! where the size may change) and fio with checksums. Over HTTPS, with qcow2 behind.
+//! Random operations, checked by `fsx` against a model (read, write, mapped reads and writes, punch hole,
+//! invalidate, fsync, and truncate where the size may change) and by fio with checksums. All run over HTTPS
+//! on a qcow2 disk.
 
 use std::fs;
 
@@ -26,7 +27,7 @@ sendfile = 2
 posix_fadvise = 1
 ";
 
-/// As on a block device: the size never changes.
+/// The size never changes, as on a block device.
 const FIXED_SIZE: &str = "
 blockmode = true
 nosizechecks = true
@@ -38,7 +39,7 @@ truncate = 0
 posix_fallocate = 0
 ";
 
-/// As on a file that is emptied, grows and shrinks below the disk's size, and is opened again.
+/// The file is emptied, grows and shrinks below the disk's size, and is opened again.
 const CHANGING_SIZE: &str = "
 flen = 3145728
 [opsize]

@@ -1,4 +1,5 @@
-//! A file system on a loop device over the mounted file: barriers, discards and odd block sizes as a kernel sends them.
+//! A file system on a loop device over the mounted file, with barriers, discards and odd block sizes as a
+//! kernel sends them.
 
 use crate::support::content::MIB;
 use crate::support::daemon::{Daemon, LocalSocket, Scheme};
@@ -7,6 +8,8 @@ use crate::support::image::{Backend, Content};
 use crate::support::mount::{Mount, MountKind};
 use crate::support::run::{is_root, scratch, sh};
 
+/// Makes a file system on the mounted file, writes and removes files, and records the checksums of those that
+/// stay.
 const FILL: &str = r#"
     file=$1 point=$2 sums=$3
     device=
@@ -31,7 +34,7 @@ const FILL: &str = r#"
     device=
 "#;
 
-/// The file system as the storage has it, and every file in it.
+/// Checks the file system on the storage's image and the checksum of every file in it.
 const CHECK: &str = r#"
     image=$1 point=$2 sums=$3
     PATH=$PATH:/usr/sbin:/sbin

@@ -1,8 +1,9 @@
-//! rhv-mount against real parts: ovirt-imageio 2.5.1, qemu-nbd and the kernel's FUSE, used by the programs that people
-//! use. What a disk holds is always judged on the server side, not through the mount.
+//! rhv-mount against real components: ovirt-imageio 2.5.1, qemu-nbd and the kernel's FUSE, used through the
+//! programs that people use. The contents of a disk are always checked on the server side, not through the
+//! mount.
 //!
-//! Needs what `scripts/setup test` installs. The tests share nothing and may run side by side; what measures time is a
-//! test binary of its own (`tests/speed.rs`).
+//! The tests need the programs that `scripts/setup test` installs. They share nothing and may run in
+//! parallel; measurements of time are in a test binary of their own (`tests/speed.rs`).
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,5 +1,5 @@
-//! Mountpoints of the three kinds, as root and as an ordinary user; what a second mount, `status` and `ps` say; how a
-//! mount ends, also after a crash.
+//! Mountpoints of the three kinds, as root and as an ordinary user; the results of a second mount, of
+//! `status` and of `ps`; and the ends of mounts, also after a crash.
 
 use std::process::Command;
 
@@ -26,7 +26,7 @@ fn mounting(disk: &Disk) -> Mounting {
     Mounting::new(disk.url()).args(disk.args())
 }
 
-/// Gives true when the data went over the daemon's socket on this host.
+/// Copies through each kind of mountpoint; returns true when the data went over the daemon's local socket.
 fn each_kind_of_mountpoint(local: LocalSocket, start: impl Fn(&Disk) -> Mounting) -> bool {
     let daemon = Daemon::start(Scheme::Https, local);
     let dir = scratch();
@@ -65,8 +65,8 @@ fn each_kind_of_mountpoint_works() {
     );
 }
 
-/// The daemon of these tests is root's, whose process nobody else may look into: it can't be proven that its socket is the
-/// server's, and TCP serves as well.
+/// The daemon of these tests belongs to root, so an ordinary user may not inspect its process. Such a user's
+/// mount cannot prove that the socket is the server's, and uses TCP instead.
 #[test]
 fn each_kind_of_mountpoint_works_for_an_ordinary_user() {
     if !is_root() {
@@ -89,11 +89,11 @@ fn plain_http_works_too() {
     let mount = Mounting::new(disk.url()).kind(MountKind::New).start();
     sh(r#"cp "$1" "$2""#, [&source, &mount.file()], 60).ok();
     mount.umount().ok();
-    disk.compare_with(&source).expect("the copy");
+    disk.compare_with(&source).expect("the disk holds the copy");
 }
 
 #[test]
-fn the_unix_socket_is_not_used_where_it_is_not_wanted() {
+fn no_unix_socket_keeps_the_mount_off_the_unix_socket() {
     let daemon = Daemon::start(Scheme::Https, LocalSocket::Path);
     let disk = used_disk(&daemon);
     let mount = mounting(&disk).arg("--no-unix-socket").start();
@@ -125,7 +125,7 @@ fn a_second_mount_on_a_mountpoint_in_use_is_refused_and_the_first_goes_on() {
 }
 
 #[test]
-fn status_tells_of_the_mount_and_shows_no_ticket() {
+fn status_shows_the_mount_and_no_ticket() {
     let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
     let disk = used_disk(&daemon);
     let ticket = disk.url().rsplit('/').next().expect("a ticket id").to_owned();
@@ -174,7 +174,7 @@ fn ps_shows_no_ticket_while_a_foreground_mount_has_it_as_an_argument() {
     assert_eq!(foreground.wait(60).code(), Some(0), "{}", foreground.stderr());
     assert!(!is_mounted(&point) && !point.exists(), "the mountpoint is left");
     disk.compare_with(&source)
-        .expect("what was written before SIGTERM");
+        .expect("the disk holds the bytes written before SIGTERM");
 }
 
 #[test]
@@ -197,11 +197,11 @@ fn ctrl_c_ends_a_foreground_mount_in_order() {
     assert_eq!(foreground.wait(60).code(), Some(0), "{}", foreground.stderr());
     assert!(!is_mounted(&point) && !point.exists(), "the mountpoint is left");
     disk.compare_with(&source)
-        .expect("what was written before ctrl-C");
+        .expect("the disk holds the bytes written before ctrl-C");
 }
 
 #[test]
-fn a_start_in_the_background_lets_go_of_its_output() {
+fn a_start_in_the_background_closes_its_output() {
     let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
     let disk = used_disk(&daemon);
     let dir = scratch();
@@ -249,7 +249,7 @@ fn a_mountpoint_left_by_a_crash_is_named_with_its_remedy_and_umount_clears_it() 
 }
 
 #[test]
-fn umount_of_what_is_not_mounted_says_so() {
+fn umount_of_a_path_that_is_not_mounted_is_an_error() {
     let dir = scratch();
     let path = dir.path().to_str().expect("UTF-8");
     let ran = rhv_mount(None, ["umount", path]);

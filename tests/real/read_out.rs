@@ -1,5 +1,5 @@
-//! Every program that reads gets every byte out of a read-only mount, over HTTPS and over the unix socket, from each
-//! kind of storage; and the mount leaves the disk as it was.
+//! Every program that reads gets every byte from a read-only mount, over HTTPS and over the unix socket, from
+//! each kind of storage; and the mount does not change the disk.
 
 use crate::support::content::{KIB, MIB, compare, sparse_image};
 use crate::support::daemon::{Daemon, LocalSocket, Scheme};
@@ -30,7 +30,8 @@ fn read_all(local: LocalSocket) {
     for backend in [Backend::Qcow2Nbd, Backend::RawNbd, Backend::RawFile] {
         let mut disk = Disk::read_only(&daemon, backend, SIZE, Content::File(&source));
         for reader in READERS {
-            // One mount each: what an earlier program left in a cache would hide a wrong answer.
+            // Each program has its own mount, because a cache filled by an earlier one would hide a wrong
+            // answer.
             let mount = Mount::start(disk.url(), read_only(&disk), MountKind::Directory);
             let copy = dir.path().join("copy.raw");
             let _ = std::fs::remove_file(&copy);
@@ -63,7 +64,7 @@ fn read_all(local: LocalSocket) {
     );
 }
 
-/// A disk that holds a qcow2 file, as a backup tool meets it.
+/// The disk holds a qcow2 file, as a backup tool may find it.
 #[test]
 fn qemu_img_reads_a_qcow2_file_that_is_the_disks_content() {
     let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
@@ -85,7 +86,7 @@ fn qemu_img_reads_a_qcow2_file_that_is_the_disks_content() {
         60,
     )
     .ok();
-    compare(&copy, &source).expect("the image inside");
+    compare(&copy, &source).expect("the copy is the image in the qcow2 file");
     mount.umount().ok();
 }
 

@@ -1,17 +1,17 @@
-//! The programs that copy, as shell lines: `$1` is a raw image, `$2` the mounted file, `$3` a directory for the tool's
-//! own files.
+//! The programs that copy, as shell lines. In a writer's, `$1` is a raw image, `$2` the mounted file, and
+//! `$3` a directory for the tool's own files.
 
 /// A program that writes an image into the mounted file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Writer {
     pub(crate) name: &'static str,
     pub(crate) script: &'static str,
-    /// What the mounted file holds behind the image is gone afterwards (the tool truncates, as on any file), or
-    /// untouched.
+    /// True when the tool truncates the mounted file, as it does with any file, so that the bytes behind the
+    /// image are gone afterwards; false when they stay.
     pub(crate) truncates: bool,
-    /// Sizes are rounded up to this: qemu-img works in sectors.
+    /// The image's size is rounded up to a multiple of this, in bytes, because qemu-img works in sectors.
     pub(crate) unit: u64,
-    /// The image becomes a qcow2 file in the mounted file, so it needs more room than the image.
+    /// True when the tool writes a qcow2 file into the mounted file, which needs more room than the image.
     pub(crate) qcow2: bool,
 }
 
@@ -88,7 +88,7 @@ pub(crate) const WRITERS: &[Writer] = &[
     overlaying("mmap", MMAP_WRITER),
 ];
 
-/// Writes through a shared mapping, pieces of odd sizes in no order.
+/// Writes through a shared mapping, in pieces of an odd size and in random order.
 const MMAP_WRITER: &str = r#"python3 - "$1" "$2" <<'PYTHON'
 import mmap, random, sys
 source = open(sys.argv[1], "rb").read()
@@ -102,7 +102,8 @@ with open(sys.argv[2], "r+b") as target:
         mapping.flush()
 PYTHON"#;
 
-/// A program that reads the mounted file, `$1`, into a raw image, `$2`; `$3` as above.
+/// A program that reads the mounted file, `$1`, into a raw image, `$2`; `$3` is a directory for the tool's
+/// own files.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader {
     pub(crate) name: &'static str,
