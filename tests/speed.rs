@@ -1,8 +1,9 @@
-//! Several connections are at work at once.
+//! A single program keeps several connections busy at once.
 //!
-//! The storage takes 5 ms for each request (nbdkit's delay filter behind imageio), as storage far away does. How much
-//! faster four connections are than one is the benchmark's to tell (`scripts/bench`); what has to hold on any machine is
-//! that a single program's stream keeps all four of them at work most of the time, with requests that are worth the way.
+//! The storage takes 5 ms for each request (nbdkit's delay filter behind imageio), like remote storage. The
+//! benchmark (`scripts/bench`) measures how much faster four connections are than one. These tests check what
+//! must hold on any machine: a single program's stream keeps all four connections busy most of the time, with
+//! requests that are large enough to be worth a round trip.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -21,9 +22,11 @@ use support::run::{scratch, sh};
 const SIZE: u64 = 256 * MIB;
 const CONNECTIONS: usize = 4;
 
-/// Requests under way on average, over the whole time from the tool's start to its end.
-const LEAST_AT_ONCE: f64 = 2.0;
+/// Lower bound on the average number of requests in flight, from the tool's start to its end.
+const MIN_REQUESTS_AT_ONCE: f64 = 2.0;
 
+/// The name of a tool, the operation that it does on the disk, and its shell line (`$1`: source, `$2`:
+/// mounted file).
 const TOOLS: [(&str, &str, &str); 6] = [
     ("dd", "write", r#"dd if="$1" of="$2" bs=1M status=none"#),
     ("cp", "write", r#"cp "$1" "$2""#),
@@ -38,7 +41,7 @@ const TOOLS: [(&str, &str, &str); 6] = [
 ];
 
 #[test]
-fn one_program_keeps_all_connections_at_work() {
+fn one_program_keeps_all_connections_busy() {
     let daemon = Daemon::start(Scheme::Https, LocalSocket::Path);
     let dir = scratch();
     let source = dir.path().join("source.raw");
@@ -64,21 +67,25 @@ fn one_program_keeps_all_connections_at_work() {
         assert_eq!(
             busy.len(),
             CONNECTIONS,
-            "{tool}: each of them did its part:\n{stats}"
+            "{tool}: connections that carried requests:\n{stats}"
         );
         let at_once = busy.iter().sum::<f64>() / wall;
         println!("{tool}, {op}: {at_once:.1} requests at once");
-        if at_once < LEAST_AT_ONCE {
+        if at_once < MIN_REQUESTS_AT_ONCE {
             idle.push(format!("{tool}: {at_once:.1} {op} requests at once\n{stats}"));
         }
     }
-    assert!(idle.is_empty(), "below {LEAST_AT_ONCE}:\n{}", idle.join("\n"));
+    assert!(
+        idle.is_empty(),
+        "below {MIN_REQUESTS_AT_ONCE}:\n{}",
+        idle.join("\n")
+    );
 }
 
-/// A reader that jumps over a hole goes on as the one that it was: the data behind the hole is on its way already, in
-/// requests as large as before it.
+/// A reader that jumps over a hole still counts as sequential: the data behind the hole is already in flight,
+/// in requests as large as those before the hole.
 #[test]
-fn holes_make_no_request_smaller() {
+fn holes_do_not_make_requests_smaller() {
     const RUN: u64 = 32 * MIB;
     const RUNS: u64 = 4;
     const REQUEST: u64 = 8 * MIB;
@@ -93,7 +100,7 @@ fn holes_make_no_request_smaller() {
             .expect("write the source");
     }
     let copy = dir.path().join("copy.raw");
-    // What reads in order; how qemu-img's reads come in is chance.
+    // These tools read in order; the order of qemu-img's reads is random.
     let tools = [
         ("cp", r#"cp "$1" "$2""#),
         ("dd", r#"dd if="$1" of="$2" bs=1M status=none"#),
@@ -111,13 +118,14 @@ fn holes_make_no_request_smaller() {
         compare(&copy, &source).expect("the copy is the disk");
         let reads = numbers_in("read", "", " ops, ", &stats).iter().sum::<f64>() as u64;
         println!("{tool}: {reads} reads");
-        // The first ones are small: who reads one block must not pay for eight MiB.
+        // The first reads are small, because a program that reads one block must not wait for 8 MiB.
         let most = RUNS * RUN / REQUEST + 16;
         assert!(reads <= most, "{tool}: {reads} reads, more than {most}:\n{stats}");
     }
 }
 
-/// What stands between `before` and `after` behind `[OP `, from the line of each connection of `--stats`.
+/// Returns the number between `before` and `after` that follows `[OP ` in each connection's line of
+/// `--stats`.
 fn numbers_in(op: &str, before: &str, after: &str, stats: &str) -> Vec<f64> {
     let part = format!("[{op} ");
     let number = |line: &str| {
