@@ -1,12 +1,13 @@
-//! The ceiling in the benchmark's table: what this machine and this daemon can do with nothing in between.
+//! The ceiling in the benchmark's table: the speed of this machine and this daemon with nothing in between.
 //!
-//! N threads, each with one connection of its own and one buffer that it uses again and again, take the next
-//! request from a counter and move it by hand-written HTTP/1.1: no FUSE, no HTTP library, no copy but the
-//! socket's (and that of TLS). Whatever mounts the disk can at best come near to this. `put` flushes every
-//! connection at the end. Messages name no part of the URL: the ticket in it is a credential.
+//! N threads, each with its own connection and one reused buffer, take the next request from a counter and
+//! transfer it with hand-written HTTP/1.1: no FUSE, no HTTP library, no copy except the socket's (and that of
+//! TLS). A mount of the disk can at best come close to this speed. `put` flushes every connection at the end.
+//! Messages contain no part of the URL, because the ticket in it is a credential.
 //!
-//! With `--copies N` threads of their own copy as many bytes N times, from memory to memory: what is reached when a byte
-//! needs as much processor time as it does in a client. A connection waits when 64 MiB are still to be copied.
+//! With `--copies N`, separate threads also copy every transferred byte N times from memory to memory. The
+//! result is the speed that can be reached when a byte needs as much processor time as in a client. A
+//! connection waits while 64 MiB are still to be copied.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -30,19 +31,23 @@ use url::Url;
 
 const USAGE: &str = "\
 usage: ceiling put|get URL --cafile PATH|--plain [--unix SOCKET] --connections N --request BYTES [--copies N]
-               --ranges FILE --source FILE (put) | [--output FILE] (get); the lines of --ranges are START LENGTH, in bytes";
+               --ranges FILE --source FILE (put) | [--output FILE] (get)
+each line of the file for --ranges is START LENGTH, in bytes";
 
+/// The names of the options that take a value.
 const OPTIONS: &str = "cafile unix connections request ranges source output copies";
 
-/// rustls alone would ask the socket for 4 KiB at a time.
-const READ_BUFFER: usize = 256 << 10;
+/// Size of the buffer between rustls and the socket, from which rustls would otherwise read 4 KiB at a time.
+const READ_BUFFER_BYTES: usize = 256 << 10;
 
-/// What is copied at a time for `--copies`, bytes: as much as one request of FUSE.
-const COPY: usize = 1 << 20;
+/// Bytes per copy for `--copies`: as many as one FUSE request has.
+const COPY_BYTES: usize = 1 << 20;
 
-/// Threads that copy, and copies that may wait for them before a connection does.
-const COPIERS: usize = 4;
-const BACKLOG: usize = 64;
+/// Upper bound on the threads that copy.
+const MAX_COPIERS: usize = 4;
+
+/// Upper bound on the copies that wait for those threads; beyond it a connection waits.
+const MAX_WAITING_COPIES: usize = 64;
 
 trait Duplex: Read + Write {}
 impl<T: Read + Write> Duplex for T {}
@@ -86,8 +91,8 @@ fn run(args: &Args) -> Result<()> {
     let (job, connections) = (Job::new(args)?, args.number("connections")?);
     let begun = Instant::now();
     std::thread::scope(|scope| {
-        let (order, orders) = bounded(BACKLOG);
-        for _ in 0..COPIERS.min(job.copies) {
+        let (order, orders) = bounded(MAX_WAITING_COPIES);
+        for _ in 0..MAX_COPIERS.min(job.copies) {
             let orders = orders.clone();
             scope.spawn(move || copy(&orders));
         }
@@ -168,7 +173,7 @@ fn trust(cafile: &str) -> Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
-/// The ranges in the file at `path`, as requests of at most `largest` bytes.
+/// Returns the ranges in the file at `path` as requests (start, length) of at most `largest` bytes.
 fn cut(path: &str, largest: usize) -> Result<Vec<(u64, usize)>> {
     let mut requests = Vec::new();
     for line in std::fs::read_to_string(path)?.lines() {
@@ -182,11 +187,12 @@ fn cut(path: &str, largest: usize) -> Result<Vec<(u64, usize)>> {
     Ok(requests)
 }
 
-/// Copies as long as there are orders: from and to memory that is not in the processor's cache any more.
+/// Makes one copy per order until the channel closes. The 8 MiB buffers keep the memory out of the
+/// processor's cache.
 fn copy(orders: &Receiver<()>) {
-    let (from, mut to) = (vec![1u8; 8 * COPY], vec![0u8; 8 * COPY]);
-    for (_, at) in orders.iter().zip((0..8 * COPY).step_by(COPY).cycle()) {
-        to[at..at + COPY].copy_from_slice(&from[at..at + COPY]);
+    let (from, mut to) = (vec![1u8; 8 * COPY_BYTES], vec![0u8; 8 * COPY_BYTES]);
+    for (_, at) in orders.iter().zip((0..8 * COPY_BYTES).step_by(COPY_BYTES).cycle()) {
+        to[at..at + COPY_BYTES].copy_from_slice(&from[at..at + COPY_BYTES]);
         std::hint::black_box(&mut to);
     }
 }
@@ -198,9 +204,9 @@ impl Route {
             Route::Tcp(addresses) => Box::new(tcp(addresses)?),
             Route::Tls(addresses, name, config) => {
                 let session = ClientConnection::new(config.clone(), name.clone())?;
-                let socket = BufReader::with_capacity(READ_BUFFER, tcp(addresses)?);
+                let socket = BufReader::with_capacity(READ_BUFFER_BYTES, tcp(addresses)?);
                 let mut stream = StreamOwned::new(session, ReadBuffered(socket));
-                // At once: the daemon accepts nobody else before the handshake.
+                // Do the handshake now, because the daemon accepts no other connection before it.
                 stream.flush()?;
                 Box::new(stream)
             }
@@ -257,7 +263,8 @@ impl Job {
         })
     }
 
-    /// After a failure of one thread the others find no more requests.
+    /// Transfers requests over one connection until none is left. After a failure the other threads find
+    /// none.
     fn work(&self, order: Sender<()>) -> Result<()> {
         let stream = self.route.connect().context("connect");
         let result = stream.and_then(|stream| self.serve(stream, &order));
@@ -271,7 +278,7 @@ impl Job {
         let mut buffer = vec![0; self.largest];
         while let Some(&(start, n)) = self.requests.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             self.transfer(&mut stream, start, &mut buffer[..n])?;
-            for _ in 0..n.div_ceil(COPY) * self.copies {
+            for _ in 0..n.div_ceil(COPY_BYTES) * self.copies {
                 order.send(()).context("copy")?;
             }
         }
@@ -310,7 +317,8 @@ impl Job {
     }
 }
 
-/// Reads an answer of `status` with a body as long as `body`: only what comes with the head is copied.
+/// Reads an answer with `status` and a body as long as `body`; only the bytes that arrive with the head are
+/// copied.
 fn answer(stream: &mut Stream, status: u16, body: &mut [u8]) -> Result<()> {
     let (mut head, mut filled) = ([0; 4096], 0);
     let end = loop {
@@ -321,7 +329,7 @@ fn answer(stream: &mut Stream, status: u16, body: &mut [u8]) -> Result<()> {
         ensure!(n > 0, "the answer ends in its head");
         filled += n;
     };
-    let (text, early) = (str::from_utf8(&head[..end])?, &head[end..filled]);
+    let (text, early) = (std::str::from_utf8(&head[..end])?, &head[end..filled]);
     let got: u16 = text.split(' ').nth(1).context("no status")?.parse()?;
     ensure!(got == status, "answered with status {got}, not {status}");
     let mut lengths = text
