@@ -1,8 +1,8 @@
 //! A single program keeps several connections busy at once.
 //!
 //! The storage takes 5 ms for each request (nbdkit's delay filter behind imageio), like remote storage. The
-//! benchmark (`scripts/bench`) measures how much faster four connections are than one. These tests check what
-//! must hold on any machine: a single program's stream keeps all four connections busy most of the time, with
+//! benchmark (`scripts/bench`) measures how much faster four connections are than one. These tests check
+//! that, on any machine, a single program's stream keeps all four connections busy most of the time, with
 //! requests that are large enough to be worth a round trip.
 
 #[path = "support/mod.rs"]

@@ -167,7 +167,7 @@ fn umount_with_the_file_open_elsewhere_never_hangs_and_loses_nothing() {
         assert!(!ran.timed_out, "{ran}");
         assert!(
             ran.stderr.contains("busy") || ran.stderr.contains("in use"),
-            "no reason is named: {ran}"
+            "the message names no reason: {ran}"
         );
         file.sync_all().expect("a mount that did not end keeps working");
         assert!(rig.server.read_durable(0..2 * MIB) == bytes);

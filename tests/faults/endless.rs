@@ -69,7 +69,7 @@ fn endless_answers() -> Vec<(&'static str, Answer)> {
             ),
         ),
         (
-            "a body as long as it says",
+            "a body with a huge content-length",
             endless(
                 &format!("{ok}{text}Content-Length: 9223372036854775807\r\n\r\n[\""),
                 "x",
@@ -94,7 +94,7 @@ fn endless_answers() -> Vec<(&'static str, Answer)> {
             endless(&format!("{ok}{text}Transfer-Encoding: chunked\r\n\r\n"), "0"),
         ),
         (
-            "what is said to be packed",
+            "a body that claims to be compressed",
             endless(
                 &format!("{ok}{text}Content-Encoding: gzip\r\nConnection: close\r\n\r\n"),
                 "\u{1f}x",
