@@ -1,7 +1,7 @@
-"""The REST resources: which call goes where, and who may make it.
+"""The REST resources: routing and authentication.
 
-One table of method, path and function. A function gets the request and the ids in its path, and returns a value (200),
-an Answer, or raises Refused or NotFound.
+One table maps method and path to a function. The function gets the request and the ids in its path; it
+returns a value (status 200) or an Answer, or raises Refused or NotFound.
 """
 
 import json
@@ -54,10 +54,18 @@ class Api:
                 ("GET", "", lambda request: self._root()),
                 ("GET", "/storagedomains", lambda request: surroundings.list_domains(request.query)),
                 ("GET", "/storagedomains/([^/]+)", lambda request, one: self._domain(one)),
-                ("GET", "/storagedomains/([^/]+)/disksnapshots", lambda request, one: self._domain_snapshots(one)),
+                (
+                    "GET",
+                    "/storagedomains/([^/]+)/disksnapshots",
+                    lambda request, one: self._domain_snapshots(one),
+                ),
                 ("GET", "/datacenters", lambda request: surroundings.list_data_centers(request.query)),
                 ("GET", "/datacenters/([^/]+)", lambda request, one: surroundings.show_data_center(one)),
-                ("GET", "/datacenters/([^/]+)/storagedomains", lambda request, one: surroundings.list_attached(one)),
+                (
+                    "GET",
+                    "/datacenters/([^/]+)/storagedomains",
+                    lambda request, one: surroundings.list_attached(one),
+                ),
                 ("GET", "/hosts", lambda request: surroundings.list_hosts(request.query)),
                 ("GET", "/hosts/([^/]+)", lambda request, one: surroundings.show_host(one)),
                 ("GET", "/jobs", lambda request: jobs.list(request.query)),
@@ -66,7 +74,11 @@ class Api:
                 ("POST", "/disks", self._create_disk),
                 ("GET", "/disks/([^/]+)", lambda request, one: disks.show(disks.get(one))),
                 ("DELETE", "/disks/([^/]+)", self._delete_disk),
-                ("GET", "/disks/([^/]+)/disksnapshots", lambda request, one: disks.list_snapshots(disk_id=one)),
+                (
+                    "GET",
+                    "/disks/([^/]+)/disksnapshots",
+                    lambda request, one: disks.list_snapshots(disk_id=one),
+                ),
                 ("GET", "/imagetransfers", lambda request: transfers.list()),
                 ("POST", "/imagetransfers", self._create_transfer),
                 ("GET", "/imagetransfers/([^/]+)", lambda request, one: transfers.show(one)),
@@ -137,7 +149,9 @@ class Api:
     def _act(self, request, transfer_id, action):
         request.json()
         self._world.transfers.act(transfer_id, action)
-        asynchronous = request.query.get("async") == "true" or "202-accepted" in request.headers.get("Expect", "")
+        asynchronous = request.query.get("async") == "true" or "202-accepted" in request.headers.get(
+            "Expect", ""
+        )
         return Answer.json(202 if asynchronous else 200, {"status": "complete"})
 
     def _pki(self, query):

@@ -1,4 +1,6 @@
-"""A CA of the API's own, other than the daemon's, with a server certificate for loopback: the second trust anchor."""
+"""A CA for the API, other than the daemon's, and a server certificate for loopback: the second trust
+anchor.
+"""
 
 import os
 import subprocess
@@ -11,7 +13,7 @@ subjectAltName = DNS:localhost, IP:127.0.0.1, IP:::1
 
 
 def make(directory):
-    """Paths of the CA, the certificate and its key."""
+    """Returns the paths of the CA, the certificate and its key."""
     os.makedirs(directory, exist_ok=True)
     names = ("ca.pem", "ca.key", "cert.pem", "key.pem", "cert.csr", "cert.ext")
     ca, ca_key, cert, key, request, extensions = (os.path.join(directory, f"api-{name}") for name in names)
@@ -19,7 +21,20 @@ def make(directory):
         file.write(_EXTENSIONS)
     new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     usage = ["-addext", "keyUsage=critical,keyCertSign"]
-    _openssl("req", "-x509", *new_key, "-days", "30", "-subj", "/CN=API test CA", *usage, "-keyout", ca_key, "-out", ca)
+    _openssl(
+        "req",
+        "-x509",
+        *new_key,
+        "-days",
+        "30",
+        "-subj",
+        "/CN=API test CA",
+        *usage,
+        "-keyout",
+        ca_key,
+        "-out",
+        ca,
+    )
     _openssl("req", *new_key, "-subj", "/CN=localhost", "-keyout", key, "-out", request)
     signing = ["-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "30", "-extfile", extensions]
     _openssl("x509", "-req", "-in", request, *signing, "-out", cert)

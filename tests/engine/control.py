@@ -1,18 +1,18 @@
 """The control socket: plain HTTP with JSON on a unix socket, for tests.
 
-    GET    /state       {"disks": [...], "transfers": [...], "sessions": [...], "jobs": [...], "switches": {...},
-                        "secrets": [...]}
-    POST   /switches    {"switch": NAME, "value": V, "times": N, "after": N, "match": RE}; only the name is required
+    GET    /state       {"disks": [...], "transfers": [...], "sessions": [...], "jobs": [...],
+                        "switches": {...}, "secrets": [...]}
+    POST   /switches    {"switch": NAME, "value": V, "times": N, "after": N, "match": RE}; only NAME is needed
     DELETE /switches    clears all of them
-    POST   /disks       a disk that was there before; gives it as in /state
+    POST   /disks       adds an existing disk, and answers with it as in /state
     POST   /disks/ID    changes `status`, `name`, `vm` or `vm_up` of a disk
-    POST   /storage     starts every qemu-nbd again that has ended by itself
+    POST   /storage     restarts every qemu-nbd that has ended by itself
 
-An act (`pause_now`, ...) is posted like a switch; its `value` may name the one transfer that it is meant for, by the
-id of the transfer or of its disk, or the disk's name. The answer says how many it has met: {"met": 1}.
+An act (`pause_now`, ...) is posted like a switch. Its `value` may select one transfer, by the id of the
+transfer or of its disk, or by the disk's name. The answer counts the transfers that it acted on: {"met": 1}.
 
-The state holds tokens and tickets, the log does not: only what must be searched for is told, and only here. `secrets`
-are all that were ever given out.
+The state holds tokens and tickets, the log does not: tests need them to search for leaks. `secrets` are all
+that were ever given out.
 """
 
 import http.server
@@ -79,7 +79,9 @@ class Control(socketserver.ThreadingUnixStreamServer):
         return len(sessions)
 
     def _to_phase(self, which, phase):
-        return sum(self.world.transfers.set_phase(one, phase, "transferring") for one in self._transfers(which))
+        return sum(
+            self.world.transfers.set_phase(one, phase, "transferring") for one in self._transfers(which)
+        )
 
     def _transfers(self, which):
         return self.world.transfers.matching(None if which is True else which)
@@ -108,7 +110,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_POST = do_DELETE = handle_any
 
     def log_message(self, *args):
-        """Control is not part of what is tested."""
+        """Logs nothing: the control socket is not under test."""
 
     def _answer(self, order):
         call, control = f"{self.command} {self.path}", self.server

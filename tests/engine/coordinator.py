@@ -1,9 +1,9 @@
-"""Commands that go on after their request was answered, in steps.
+"""Commands that go on in steps after their request was answered.
 
-The engine looks at each running command again and again, first after `poll` seconds, then with a delay that doubles up
-to `poll_max`, and every look may take the command one step further. Nothing wakes a command early: an action that a
-user asks for is seen at the next look. Each command has a thread of its own, so that one that waits for storage holds
-up no other.
+The engine polls each running command, first after `poll` seconds, then with a delay that doubles up to
+`poll_max`. Each poll may take the command one step further. Nothing wakes a command early: a user's action
+takes effect at the next poll. Each command has its own thread, so that one that waits for storage delays no
+other.
 """
 
 import threading

@@ -1,7 +1,7 @@
 """Tickets on a real ovirt-imageio daemon, over its control socket.
 
-The daemon's directory is the one that scripts/imageio fills: `control.sock`, and `url`, which is read anew for each
-ticket because a daemon that was restarted listens on another port.
+scripts/imageio fills the daemon's directory: `control.sock`, and `url`, which is read anew for each ticket
+because a restarted daemon may listen on another port.
 """
 
 import http.client
@@ -15,7 +15,7 @@ class DaemonError(Exception):
 
 
 class TicketBusy(DaemonError):
-    """Requests still run on the ticket; the daemon waited for them as long as it does."""
+    """Requests still run on the ticket, and the daemon's wait for them has timed out."""
 
 
 class _Connection(http.client.HTTPConnection):

@@ -1,7 +1,8 @@
-"""What surrounds the disks: storage domains, data centers, hosts. Fixed at the start.
+"""Storage domains, data centers and hosts. They are fixed at the start.
 
-A domain is given as NAME=TYPE[,detached][,maintenance]; TYPE is nfs, localfs, glusterfs (file) or iscsi, fcp (block). A
-detached domain belongs to no data center. A domain's status shows only below its data center, as in the engine.
+The syntax of a domain is NAME=TYPE[,detached][,maintenance]; TYPE is nfs, localfs, glusterfs (file) or iscsi,
+fcp (block). A detached domain belongs to no data center. As in the engine, a domain shows its status only
+below its data center.
 """
 
 import uuid
@@ -16,7 +17,7 @@ _NAMESPACE = uuid.UUID("6b6d1c52-0b27-4e5a-9a51-5b52f3b6a0de")
 
 
 def _stable_id(text):
-    """Ids that are the same in every run, so that they can stand in a test."""
+    """Returns an id that is the same in every run, so that a test can contain it."""
     return str(uuid.uuid5(_NAMESPACE, text))
 
 
@@ -62,9 +63,12 @@ class Directory:
         self._hardware_id = hardware_id
 
     def find_domain(self, reference):
-        """The domain of a request, by id or name. Not found is a 404, but with a fault."""
+        """Finds the domain of a request by id or name. A missing one is a 404, but with a fault."""
         for domain in self.domains:
-            if reference.get("id", domain.id) == domain.id and reference.get("name", domain.name) == domain.name:
+            if (
+                reference.get("id", domain.id) == domain.id
+                and reference.get("name", domain.name) == domain.name
+            ):
                 return domain
         raise Refused(404, f"Entity not found: StorageDomain: {reference.get('id') or reference.get('name')}")
 
@@ -81,7 +85,9 @@ class Directory:
     def list_attached(self, data_center_id):
         self.show_data_center(data_center_id)
         attached = [one for one in self.domains if one.attached]
-        shown = [{**self.show_domain(one), "status": "active" if one.active else "maintenance"} for one in attached]
+        shown = [
+            {**self.show_domain(one), "status": "active" if one.active else "maintenance"} for one in attached
+        ]
         return listing("storage_domain", shown)
 
     def list_data_centers(self, query):
@@ -126,4 +132,11 @@ class Directory:
             raise NotFound
         href = f"/ovirt-engine/api/hosts/{host_id}"
         name = self.host.name
-        return {"href": href, "id": host_id, "name": name, "address": "127.0.0.1", "status": "up", "type": "rhel"}
+        return {
+            "href": href,
+            "id": host_id,
+            "name": name,
+            "address": "127.0.0.1",
+            "status": "up",
+            "type": "rhel",
+        }

@@ -1,10 +1,11 @@
-"""Disks and their snapshots: how they are made, shown, locked and removed.
+"""Disks and their snapshots: how they are created, shown, locked and removed.
 
-A Volume is what a transfer can work on: a disk, or a snapshot of one. Its `status` is what clients see; its `holders`
-are the commands that hold its lock, which is another thing: after a transfer the status is ok before the lock is free.
+A Volume is the object of a transfer: a disk, or a snapshot of one. Clients see its `status`. Its `holders`,
+the commands that hold its lock, are independent of that: after a transfer the status is ok before the lock is
+free.
 
-Creating and removing are commands with steps (see coordinator). The store's lock guards all fields; qemu-img runs
-outside of it.
+Creation and removal are commands with steps (see coordinator). The store's lock guards all fields; qemu-img
+runs without it.
 """
 
 import os
@@ -78,7 +79,9 @@ class Disks:
                 raise Refused(409, f"Cannot add Virtual Disk: a disk with the id {disk.id} exists already.")
             disk.holders["creation"] = EXCLUSIVE
             self._disks[disk.id] = disk
-        self._world.journal.event("disk_created", disk=disk.id, name=disk.name, format=disk.format, sparse=disk.sparse)
+        self._world.journal.event(
+            "disk_created", disk=disk.id, name=disk.name, format=disk.format, sparse=disk.sparse
+        )
         ready_at = time.monotonic() + delay
 
         def step():
@@ -120,9 +123,11 @@ class Disks:
         with self.lock:
             disks = [self.get(disk_id)] if disk_id else self._disks.values()
             disks = [one for one in disks if domain_id in (None, one.domain.id)]
-            return listing("disk_snapshot", [self._show_snapshot(one) for disk in disks for one in disk.snapshots])
+            return listing(
+                "disk_snapshot", [self._show_snapshot(one) for disk in disks for one in disk.snapshots]
+            )
 
-    # the other commands
+    # other commands
 
     def get(self, disk_id):
         disk = self._disks.get(disk_id)
@@ -148,7 +153,7 @@ class Disks:
         self._world.journal.event("disk_status", disk=volume.id, name=volume.name, status=status)
 
     def remove(self, disk):
-        """Locked at once, gone a step later."""
+        """Locks the disk at once, and removes it a step later."""
         with self.lock:
             disk.holders["removal"] = EXCLUSIVE
             self.set_status(disk, "locked")
@@ -165,7 +170,7 @@ class Disks:
         self._world.coordinator.run(f"remove disk {disk.id}", step)
 
     def add_existing(self, spec):
-        """A disk that was there before, from a start option or the control socket."""
+        """Adds an existing disk, for a start option or the control socket."""
         domain = self._world.directory.find_domain({"name": spec["domain"]} if "domain" in spec else {})
         size = int(spec["size"])
         disk = self._new(
@@ -273,7 +278,9 @@ class Disks:
         sparse = boolean(body, "sparse", True)
         initial_size = integer(body, "initial_size")
         image_id = body.get("image_id") or new_id()
-        disk = self._new(body.get("id") or new_id(), name, disk_format, sparse, size, domain, initial_size, image_id)
+        disk = self._new(
+            body.get("id") or new_id(), name, disk_format, sparse, size, domain, initial_size, image_id
+        )
         disk.description = body.get("description")
         disk.content_type = choice(body, "content_type", ("data", "iso"), "data")
         disk.backup = choice(body, "backup", ("none", "incremental"), "none")
@@ -300,7 +307,9 @@ class Disks:
 
     def _new(self, disk_id, name, disk_format, sparse, size, domain, initial_size, image_id):
         path = os.path.join(self._world.options.dir, "images", domain.name, disk_id, image_id)
-        disk = Disk(disk_id, name, disk_format, sparse, size, domain, path, image_id, initial_size=initial_size)
+        disk = Disk(
+            disk_id, name, disk_format, sparse, size, domain, path, image_id, initial_size=initial_size
+        )
         if domain.is_block and disk_format == "cow":
             extent = self._world.options.block_extent
             wanted = self._world.options.block_chunk if initial_size is None else initial_size
@@ -309,7 +318,9 @@ class Disks:
 
     def _snapshot_of(self, disk, number):
         image_id = new_id()
-        path = os.path.join(self._world.options.dir, "images", disk.domain.name, f"{disk.id}-{number}", image_id)
+        path = os.path.join(
+            self._world.options.dir, "images", disk.domain.name, f"{disk.id}-{number}", image_id
+        )
         images.copy(disk.path, path)
         name = f"{disk.name} snapshot {number}"
         facts = (disk.format, disk.sparse, disk.size, disk.domain, path, image_id)
@@ -317,7 +328,9 @@ class Disks:
 
 
 def locked_message(action, volume):
-    return f"Cannot {action}: The following disks are locked: {volume.name}. Please try again in a few minutes."
+    return (
+        f"Cannot {action}: The following disks are locked: {volume.name}. Please try again in a few minutes."
+    )
 
 
 def attached_message(action, disk):

@@ -1,7 +1,7 @@
-"""Addresses that do not answer, for URLs that must not work, without leaving loopback.
+"""Loopback addresses that do not answer, for URLs that must not work.
 
-    dead    bound but not listening: a connection is refused at once
-    silent  listening with a full queue that nobody empties: a connection attempt stays without an answer
+dead    bound but not listening: a connection is refused at once
+silent  listening with a full queue that is never emptied: a connection attempt gets no answer
 """
 
 import socket
@@ -23,7 +23,7 @@ class Endpoints:
             self._queue.append(waiting)
 
     def address(self, name):
-        """HOST:PORT of `dead` or `silent`; anything else is an address already."""
+        """Returns HOST:PORT of `dead` or `silent`; any other name is already an address."""
         known = {"dead": self._dead, "silent": self._silent}.get(name)
         return "{}:{}".format(*known.getsockname()) if known else name
 

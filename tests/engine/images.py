@@ -1,7 +1,8 @@
-"""Disk images as files: made, filled, measured and judged with qemu-img.
+"""Disk images as files: created, filled, measured and verified with qemu-img.
 
-A file domain keeps a raw sparse disk as a file with holes, a raw preallocated one with all blocks allocated. A block
-domain is emulated with plain files too; what remains of a logical volume is its size: see Volume.capacity in disks.
+A file domain keeps a raw sparse disk as a file with holes, and a raw preallocated one as a fully allocated
+file. A block domain is emulated with plain files too. They share only the size limit with logical volumes:
+see Volume.capacity in disks.
 """
 
 import json
@@ -17,7 +18,7 @@ class ImageError(Exception):
 
 
 def create(path, disk_format, size, preallocated, content=None):
-    """A new image that reads as zeros, or as the raw file `content` with zeros after it."""
+    """Creates an image that reads as zeros, or as the raw file `content` followed by zeros."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     kind = QEMU_FORMAT[disk_format]
     options = ["-o", "preallocation=falloc"] if preallocated else []
@@ -47,7 +48,7 @@ def length(path):
 
 
 def problem(path, disk_format):
-    """Why the host would not trust an uploaded image, or None: another format, or a backing file."""
+    """Returns why the host would reject an uploaded image (another format, or a backing file), or None."""
     try:
         info = json.loads(_qemu_img("info", "--output", "json", path))
     except ImageError as error:

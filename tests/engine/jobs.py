@@ -1,4 +1,4 @@
-"""Jobs: what the engine tells about running commands, found by the correlation id of the request that started them."""
+"""Jobs: the engine's records of running commands. The correlation id of the starting request finds them."""
 
 import threading
 from dataclasses import dataclass, field

@@ -1,17 +1,20 @@
-"""The log: one JSON object a line, each with `time` (epoch seconds) and `kind`.
+"""The log: one JSON object per line, each with `time` (epoch seconds) and `kind`.
 
-    request   method, path, query, status, user, correlation_id, version (the header), body, error (the fault's detail,
-              or which switch it was), cut (before or after: no answer left); status 0: it was not performed
+    request   method, path, query, status, user, correlation_id, version (the header), body,
+              error (the fault's detail, or the switch), cut (before or after: no answer was sent);
+              status 0: it was not performed
     phase     transfer, disk, phase, previous
     disk_*    created, existing, changed, status, removed, creation_failed: disk, name, status, ...
     ticket_*  added, extended, removed, not_extended, not_removed, lost: transfer, reason
-    transfer_created, transfer_gone, session_failed, inactive, verification_failed, lock_released: transfer, ...
-    session_opened, session_closed, sessions_expired; switch, switches_cleared; connection_failed; error; stopped
+    transfer_created, transfer_gone, session_failed, inactive, verification_failed, lock_released:
+              transfer, ...
+    session_opened, session_closed, sessions_expired; switch, switches_cleared; connection_failed; error;
+    stopped
 
-What is absent or null has no key.
+Absent and null values have no key.
 
-A line is written before the answer that it tells of leaves, so whoever has the answer finds the line. No password,
-token or ticket id is ever in it.
+A line is written before its answer is sent, so a client that has the answer finds the line. The log never
+contains a password, a token or a ticket id.
 """
 
 import json
@@ -42,7 +45,7 @@ class Journal:
 
 
 def loggable(body, content_type):
-    """A request's body as it may stand in the log."""
+    """Returns a request's body without its secrets, for the log."""
     if not body:
         return None
     text = body.decode("utf-8", "replace")

@@ -2,38 +2,40 @@
 
     python3 main.py --imageio DIR --dir DIR [OPTIONS]
 
-It behaves as the engine is known to behave, also where that hurts: numbers are strings, a missing object is a 404
-without a body, actions answer 200 for anything, and an upload that is cancelled takes its disk with it. Disks are real
-files; transfers are real tickets on a real ovirt-imageio daemon (started by scripts/imageio in the directory of
---imageio), with a qemu-nbd of their own where the engine would start one.
+It reproduces the engine's known behaviour, quirks included: numbers are strings, a missing object is a 404
+without a body, actions answer 200 for anything, and a cancelled upload removes its disk. Disks are real
+files; transfers are real tickets on a real ovirt-imageio daemon (started by scripts/imageio in the directory
+of --imageio), with their own qemu-nbd where the engine would start one.
 
-When it is ready it prints one line of JSON: url, port, api, cafile, control, log, dir, pid. It runs in the foreground
-until SIGTERM or SIGINT, and then ends its qemu-nbd processes and removes its tickets and sockets; disks and log stay.
+When it is ready it prints one line of JSON: url, port, api, cafile, control, log, dir, pid. It runs in the
+foreground until SIGTERM or SIGINT. Then it ends its qemu-nbd processes and removes its tickets and sockets;
+disks and log stay.
 
-In --dir: `images/DOMAIN/DISK/IMAGE` the disks, `engine.log` (see journal), `control` the control socket (see control),
-`nbd/` sockets of qemu-nbd, `api-ca.pem` the CA of the API. Without --users there are admin@internal and
-admin@ovirt@internalsso, password `secret`.
+--dir contains the disks (`images/DOMAIN/DISK/IMAGE`), the log (`engine.log`, see journal), the control socket
+(`control`, see control), the sockets of qemu-nbd (`nbd/`), and the CA of the API (`api-ca.pem`). Without
+--users the users are admin@internal and admin@ovirt@internalsso, with the password `secret`.
 
-Faults are switches, set at the start (--switch '{"switch": "slow", "value": 2}') or on the control socket, with the
-limits `times`, `after` and `match` (see switches). The value in brackets is what a switch without a value stands for.
+Faults are switches, set at the start (--switch '{"switch": "slow", "value": 2}') or on the control socket,
+with the limits `times`, `after` and `match` (see switches). The value in brackets is the default of a switch
+without a value.
 
-    requests (subject "METHOD /path?query"; without `match` only below /ovirt-engine/api, with it also the login)
-    slow                [1.0] seconds before the request is looked at
+    requests (subject "METHOD /path?query"; without `match` they skip the login: only below /ovirt-engine/api)
+    slow                [1.0] seconds before the request is handled
     cut_before          the connection is closed instead of performing the request
     cut_after           the request is performed, the connection is closed instead of answering
     unavailable         [503] that status, with an HTML body
     html_error          [500] that status, with an HTML body
-    garbage             200 and JSON that ends in the middle
-    huge                [67108864] 200 and a JSON document of so many bytes
+    garbage             200 and truncated JSON
+    huge                [67108864] 200 and a JSON document of that many bytes
     redirect            ["https://127.0.0.1:1"] 302 to that address and the same path
-    fault               [{"status": 409, "detail": "[...]"}] a JSON fault of one's own
+    fault               [{"status": 409, "detail": "[...]"}] a JSON fault with these values
 
     sessions (subject of login_refused: the user)
     login_refused       ["access_denied"] 400 with that error code
-    sso_oauth_shape     errors of the login come as error/error_description
-    token_expired       401, and the session of that request is gone
-    token_requests      [1] a session lives for so many requests
-    expire_sessions     (act) every session is gone now
+    sso_oauth_shape     errors of the login have the shape error/error_description
+    token_expired       401, and the session of that request ends
+    token_requests      [1] a session lives for that many requests
+    expire_sessions     (act) every session ends now
 
     disks (subject "DISK-ID DISK-NAME")
     disk_illegal        a new disk becomes illegal
@@ -41,25 +43,25 @@ limits `times`, `after` and `match` (see switches). The value in brackets is wha
 
     transfers (subject "TRANSFER-ID DISK-ID DISK-NAME")
     transfer_locked     409 "disks are locked" for a new transfer
-    transfer_fault      ["refused"] 400 "no host"; "failed": the same after the start, an upload's disk is removed
+    transfer_fault      ["refused"] 400 "no host"; "failed": the same after the start, the disk removed
     stay_initializing   ["forever"] or seconds
     paused_before_data  a new transfer is paused_system, without a ticket
-    unknown_phase       ["warming_up"] the phase that is shown instead of the real one
-    url_missing         ["transfer_url"] or "proxy_url" or "both": not in the representation
-    url_host            ["dead"] (refuses connections), "silent" (never connects) or HOST:PORT: in transfer_url
+    unknown_phase       ["warming_up"] the phase shown instead of the real one
+    url_missing         ["transfer_url"] or "proxy_url" or "both": absent from the representation
+    url_host            ["dead"] (refuses to connect), "silent" (never connects) or HOST:PORT in transfer_url
     extend_stopped      the ticket is not renewed
-    extend_fails        renewing fails; the second time in a row the system stops the transfer
+    extend_fails        the renewal fails; at the second failure in a row the system stops the transfer
     resume_fails        a resumed transfer is paused_system again
     finalize_slow       [1.0] seconds in finalizing_success
     finalize_pause      finalize ends in paused_system, the disk illegal and kept
     finalize_failure    verification fails: illegal, finished_failure, an upload's disk is removed
-    finalize_vanish     ["ok"] or "illegal" or "removed": the transfer is a 404, and the disk is that
-    pause_now           (act) transfers that are transferring become paused_system
-    cancel_now          (act) the same with cancelled_system
-    ticket_remove       (act) the daemon loses the ticket, the engine does not know yet
+    finalize_vanish     ["ok"] or "illegal" or "removed": the transfer is a 404, the disk has that status
+    pause_now           (act) transferring transfers become paused_system
+    cancel_now          (act) transferring transfers become cancelled_system
+    ticket_remove       (act) the daemon loses the ticket, and the engine does not know yet
 
-The representation in the answer to POST /imagetransfers counts for unknown_phase, url_missing and url_host as a GET
-does. An engine version below 4.4.7 (--engine-version) forgets a transfer as soon as it has ended.
+The answer to POST /imagetransfers counts for unknown_phase, url_missing and url_host as a GET does. An engine
+version below 4.4.7 (--engine-version) forgets a transfer as soon as it has ended.
 """
 
 import argparse
@@ -87,43 +89,63 @@ from world import Options, World
 
 USERS = {"admin@internal": "secret", "admin@ovirt@internalsso": "secret"}
 DOMAINS = ["data=nfs", "san=iscsi", "lost=nfs,detached"]
-MAX_DIR = 75
+MAX_DIR_LENGTH = 75  # leaves room for the names of unix sockets, whose paths are limited to 107 bytes
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--imageio", required=True, metavar="DIR", help="the directory of a daemon started by scripts/imageio")
-    add("--dir", required=True, help="where everything of the stand-in is; made if needed")
-    add("--port", type=int, default=0, help="0: one that is free")
+    add(
+        "--imageio", required=True, metavar="DIR", help="the directory of a daemon started by scripts/imageio"
+    )
+    add("--dir", required=True, help="the stand-in's directory; created if needed")
+    add("--port", type=int, default=0, help="0: any free port")
     add("--cert", help="the API's certificate (default: the daemon's)")
     add("--key", help="its key")
-    add("--ca", help="what the pki-resource gives (default: the daemon's CA)")
-    add("--own-ca", action="store_true", help="make a CA and a certificate for the API that the daemon doesn't share")
+    add("--ca", help="the CA that the pki-resource returns (default: the daemon's)")
+    add("--own-ca", action="store_true", help="create a CA and a certificate for the API alone")
     add("--users", metavar="FILE", help="JSON: {user: password}")
     add("--control", metavar="SOCKET", help="default: DIR/control")
     add("--log", metavar="FILE", help="default: DIR/engine.log")
-    add("--poll", type=float, default=0.05, help="seconds before the first look at a command (1 in a real engine)")
-    add("--poll-max", type=float, default=0.0, help="the doubling delay ends here (10 in a real engine)")
-    add("--session-idle", type=float, default=1800, help="seconds without a request after which a session ends")
-    add("--domain", action="append", metavar="NAME=TYPE[,detached][,maintenance]", help=f"default: {' '.join(DOMAINS)}")
+    add(
+        "--poll", type=float, default=0.05, help="seconds before the first poll of a command (real engine: 1)"
+    )
+    add("--poll-max", type=float, default=0.0, help="upper bound on the doubling delay (real engine: 10)")
+    add(
+        "--session-idle",
+        type=float,
+        default=1800,
+        help="seconds without a request after which a session ends",
+    )
+    add(
+        "--domain",
+        action="append",
+        metavar="NAME=TYPE[,detached][,maintenance]",
+        help=f"default: {' '.join(DOMAINS)}",
+    )
     add("--hardware-id", default="", help="hw_id of the only host")
-    add("--disk", action="append", default=[], metavar="JSON", help="a disk that is there already, see control")
+    add("--disk", action="append", default=[], metavar="JSON", help="an existing disk, see control")
     add("--switch", action="append", default=[], metavar="JSON", help="a fault switch")
     add("--engine-version", default=Options.engine_version)
-    add("--inactivity-timeout", type=int, default=60, help="where a transfer doesn't give one")
-    add("--inactivity-cap", type=int, default=0, help="no transfer gets more, whatever it asks for; 0: no such limit")
+    add("--inactivity-timeout", type=int, default=60, help="seconds, for a transfer that gives none")
+    add("--inactivity-cap", type=int, default=0, help="upper bound on any inactivity timeout; 0: no bound")
     add("--ticket-validity", type=int, default=300, help="seconds a ticket lives without activity or renewal")
-    add("--ticket-refresh", type=int, default=240, help="a ticket is renewed when less is left")
-    add("--unlock-delay", type=float, default=0.0, help="seconds from the disk's ok to the free lock")
+    add("--ticket-refresh", type=int, default=240, help="renew a ticket when fewer seconds are left")
+    add("--unlock-delay", type=float, default=0.0, help="seconds between the disk's ok and its free lock")
     add("--keep-success", type=float, default=900, help="seconds a successful transfer stays visible")
-    add("--keep-failure", type=float, default=1800, help="seconds a failed one does")
-    add("--nbd-shared", type=int, default=8, help="connections that a qemu-nbd takes")
+    add("--keep-failure", type=float, default=1800, help="seconds a failed transfer stays visible")
+    add("--nbd-shared", type=int, default=8, help="connections that a qemu-nbd accepts")
     add("--block-chunk", type=int, default=1 << 30, help="size of a thin block disk without initial_size")
-    add("--block-extent", type=int, default=128 << 20, help="what its size is rounded up to")
+    add("--block-extent", type=int, default=128 << 20, help="unit to which its size is rounded up")
     add("--proxy-url", default="same", help="same, none, dead, silent, HOST:PORT or an URL")
-    add("--no-download-autofinish", dest="download_autofinish", action="store_false",
-        help="do not finalize a download whose every byte was read")
+    add(
+        "--no-download-autofinish",
+        dest="download_autofinish",
+        action="store_false",
+        help="do not finalize a download whose every byte was read",
+    )
     return parser.parse_args()
 
 
@@ -154,7 +176,9 @@ def build_world(arguments, directory):
 
 
 def certificate_of(arguments, directory):
-    """CA, certificate and key of the API. The CA is a copy: a daemon that is started again may have a new one."""
+    """Returns the paths of the API's CA, certificate and key. The CA is a copy: a restarted daemon may have a
+    new one.
+    """
     if arguments.own_ca:
         return certificates.make(directory)
     daemon = os.path.abspath(arguments.imageio)
@@ -167,7 +191,7 @@ def certificate_of(arguments, directory):
 def main():
     arguments = parse_arguments()
     directory = os.path.abspath(arguments.dir)
-    if len(directory) > MAX_DIR:
+    if len(directory) > MAX_DIR_LENGTH:
         raise SystemExit(f"{directory}: too long a path for unix sockets")
     os.makedirs(directory, exist_ok=True)
     stopping = threading.Event()
@@ -185,7 +209,13 @@ def main():
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     url = f"https://127.0.0.1:{server.server_port}"
-    ready = {"url": url, "port": server.server_port, "api": url + PREFIX, "cafile": ca, "control": control.path}
+    ready = {
+        "url": url,
+        "port": server.server_port,
+        "api": url + PREFIX,
+        "cafile": ca,
+        "control": control.path,
+    }
     print(json.dumps({**ready, "log": world.journal.path, "dir": directory, "pid": os.getpid()}), flush=True)
     stopping.wait()
 

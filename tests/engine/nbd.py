@@ -1,8 +1,8 @@
-"""The qemu-nbd process behind a transfer: an image on a unix socket, as a host serves it to imageio.
+"""The qemu-nbd process behind a transfer: it serves an image on a unix socket, as a host does for imageio.
 
-`capacity` limits the image file's size as a logical volume would: qemu-nbd runs under a file size limit, and a write
-past it is ENOSPC to its client. Python starts children with SIGXFSZ at its default, which would kill qemu-nbd instead;
-`restore_signals=False` leaves the signal ignored.
+`capacity` limits the image file's size as a logical volume would: qemu-nbd runs under a file size limit, and
+its client gets ENOSPC for a write beyond it. Python starts children with the default action of SIGXFSZ, which
+would kill qemu-nbd instead; `restore_signals=False` leaves the signal ignored.
 """
 
 import os
@@ -35,7 +35,7 @@ class NbdServer:
         self._start()
 
     def restart(self):
-        """Starts it again when it has ended by itself, as a host does that supervises it."""
+        """Restarts the process if it has ended by itself, as a supervising host does."""
         if self._process.poll() is None:
             return False
         os.unlink(self._base + ".pid")

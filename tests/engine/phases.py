@@ -1,18 +1,19 @@
-"""The phase machine: what the engine does with a transfer at each look (see coordinator).
+"""The phase machine: the step that the engine takes with a transfer at each poll (see coordinator).
 
     initializing -> transferring -> finalizing_success -> finished_success
     cancelled_user -> finalizing_cleanup -> finished_cleanup -> finished_failure
     cancelled_system -> finalizing_failure -> finished_failure
     paused_user, paused_system -> resuming -> transferring
 
-A method is named after the phase that it handles. It may find that an action has changed the phase meanwhile: then its
-own change is dropped, and the next look goes on from there. Once it is settled how the transfer ends (`succeeded`), the
-next look ends it, whatever actions come: it frees the disk's lock and sets the last phase.
+A method is named after the phase that it handles. If an action has changed the phase meanwhile, the method's
+own change is dropped, and the next poll goes on from the new phase. Once the outcome is decided
+(`succeeded`), the next poll ends the transfer, whatever actions come: it frees the disk's lock and sets the
+last phase.
 
-While transferring, the ticket is renewed and its idle time watched; while paused, neither. A resumed transfer keeps its
-ticket: one that was lost is not made anew, the next look pauses the transfer again.
+While a transfer is transferring, its ticket is renewed and its idle time watched; in a pause, neither. A
+resumed transfer keeps its ticket: a lost one is not replaced, and the next poll pauses the transfer again.
 
-The end of an upload that fails, for whatever reason, removes the disk, whoever created it.
+An upload that fails, for any reason, removes the disk, even one that existed before.
 """
 
 import time
@@ -81,13 +82,17 @@ class Machine:
             self._time_out(transfer)
 
     def _is_read_whole(self, transfer):
-        """The engine finalizes a download by itself when every byte was read and nothing moves any more."""
+        """Tells whether every byte of a download was read and no request runs: the engine then finalizes by
+        itself.
+        """
         watched = transfer.direction == "download" and self._world.options.download_autofinish
         return watched and transfer.transferred == transfer.size and not transfer.active
 
     def _renew(self, transfer):
         options, switches, now = self._world.options, self._world.switches, time.monotonic()
-        if now < transfer.expires - options.ticket_refresh or switches.take("extend_stopped", transfer.subject):
+        if now < transfer.expires - options.ticket_refresh or switches.take(
+            "extend_stopped", transfer.subject
+        ):
             return
         try:
             if switches.take("extend_fails", transfer.subject):
@@ -110,7 +115,7 @@ class Machine:
             self._transfers.set_phase(transfer, phase, expected="transferring")
 
     def _stop_by_system(self, transfer):
-        """Whatever the policy: an upload can be resumed, a download is lost."""
+        """Stops the transfer, regardless of its policy: an upload can be resumed, a download is lost."""
         phase = "paused_system" if transfer.direction == "upload" else "cancelled_system"
         self._transfers.set_phase(transfer, phase, expected="transferring")
 
@@ -149,7 +154,9 @@ class Machine:
         return reason is None
 
     def _vanish(self, transfer, outcome):
-        """As an engine before 4.4.7 ends: the entity is gone first, the disk alone tells how it went."""
+        """Ends as an engine before 4.4.7 does: the entity goes first, so that only the disk shows the
+        outcome.
+        """
         if outcome == "removed":
             self._world.disks.remove(transfer.volume)
         else:

@@ -1,7 +1,8 @@
-"""The part of the engine's search language that clients of disks use: `key=value`, joined by `and`.
+"""The part of the engine's search language that disk clients use: `key=value` terms, joined by `and`.
 
-A value may stand in quotes and may have `*` in it. What can be searched for is a flat dictionary for each object, so
-that `storage.name` and `hw_id` need no more than a key. Names compare with case unless `case_sensitive=false` is asked.
+A value may be quoted and may contain `*`. Each object's searchable facts are a flat dictionary, in which
+`storage.name` and `hw_id` are plain keys. Names compare with case unless the query says
+`case_sensitive=false`.
 """
 
 import fnmatch
@@ -21,12 +22,14 @@ def _terms(text):
 
 
 def select(objects, facts, query):
-    """Those of `objects` whose `facts(object)` fit the query's `search`, at most `max` of them."""
+    """Returns those of `objects` whose `facts(object)` match the query's `search`, at most its `max`."""
     text = query.get("search")
     found = list(objects)
     if text:
         exact = query.get("case_sensitive", "true") != "false"
-        found = [one for one in found if all(_fits(facts(one), key, value, exact) for key, value in _terms(text))]
+        found = [
+            one for one in found if all(_fits(facts(one), key, value, exact) for key, value in _terms(text))
+        ]
     limit = query.get("max", "")
     return found[: int(limit)] if limit.isdigit() else found
 

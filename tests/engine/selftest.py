@@ -1,7 +1,8 @@
-"""Proves that the stand-in does what it says: python3 selftest.py PROJECT [UNITTEST-ARGUMENTS]
+"""Tests the stand-in itself: python3 selftest.py PROJECT [UNITTEST-ARGUMENTS]
 
-PROJECT is the tree whose scripts/imageio starts a daemon (in a temporary directory) and whose environment has
-ovirt-imageio in it. The arguments name what to run, e.g. test_api or test_switches.Runs; without any, all of it.
+PROJECT is the tree whose scripts/imageio starts a daemon (in a temporary directory) and whose environment
+contains ovirt-imageio. The arguments select tests, such as test_api or test_switches.Runs; without them all
+tests run.
 """
 
 import os

@@ -1,6 +1,7 @@
-"""HTTPS on loopback, one thread a connection, and what can go wrong between a request and its answer.
+"""The HTTPS server on loopback, with a thread per connection, and the faults between a request and its
+answer.
 
-The TLS handshake runs in the connection's thread, so that a client that does not finish it holds up nobody.
+The TLS handshake runs in the connection's thread, so that a client that does not finish it delays no other.
 """
 
 import http.server
@@ -60,7 +61,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = handle_any
 
     def log_message(self, *args):
-        """The journal has everything already."""
+        """Logs nothing: the journal already has every request."""
 
     def _read(self):
         try:
@@ -83,12 +84,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return Answer(500, PAGE, HTML, error="the stand-in itself failed")
 
     def _take(self, request, name):
-        """A switch that nobody narrowed with `match` means the API, not the login."""
+        """Takes a switch. One without `match` applies to the API, not to the login."""
         outside = not request.path.startswith(PREFIX)
         return self.server.world.switches.take(name, f"{self.command} {self.path}", only_matched=outside)
 
     def _failed(self, request):
-        """The answer of a fault that comes before anybody looks at the request."""
+        """Returns the answer of a fault that strikes before the request is handled, or None."""
         time.sleep(self._take(request, "slow") or 0)
         if status := self._take(request, "unavailable"):
             page = b"<html><body>Service Unavailable</body></html>"
@@ -126,7 +127,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
 
     def _pour(self, size):
-        """A JSON document that is nothing but long."""
+        """Sends a JSON document of `size` bytes."""
         head, tail, chunk = b'{"id":"', b'"}', b"a" * 65536
         self.wfile.write(head)
         left = size - len(head) - len(tail)

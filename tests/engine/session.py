@@ -1,7 +1,7 @@
-"""A transfer's session on the host: the qemu-nbd behind it where its format is raw, its ticket, its URLs.
+"""A transfer's session on the host: its qemu-nbd if its format is raw, its ticket, and its URLs.
 
-format=raw gives the guest's view of the disk through qemu-nbd, whatever the disk's own format is. Without it, or with
-cow, imageio opens the image file itself, and the ticket's size says how far the file may grow.
+format=raw gives the guest's view of the disk through qemu-nbd, whatever the disk's own format. Without it, or
+with cow, imageio opens the image file itself, and the ticket's size bounds the file's growth.
 """
 
 import math
@@ -21,7 +21,7 @@ class SessionError(Exception):
 
 
 class Session:
-    """Starts in the constructor, whole or not at all."""
+    """The constructor starts the whole session, or raises and leaves nothing."""
 
     def __init__(self, world, transfer):
         self._world = world
@@ -37,10 +37,12 @@ class Session:
             raise SessionError(str(error)) from error
         self.url = f"{world.daemon.url()}/images/{self.ticket}"
         self.proxy_url = self._proxied(self.url)
-        world.journal.event("ticket_added", transfer=transfer.id, size=transfer.size, ops=OPS[transfer.direction])
+        world.journal.event(
+            "ticket_added", transfer=transfer.id, size=transfer.size, ops=OPS[transfer.direction]
+        )
 
     def show(self):
-        """The daemon's view of the ticket; DaemonError when it is lost."""
+        """Returns the daemon's view of the ticket. Raises DaemonError if the ticket is lost."""
         return self._world.daemon.show(self.ticket)
 
     def extend(self):
@@ -52,12 +54,14 @@ class Session:
         self._world.journal.event("ticket_removed", transfer=self._transfer.id)
 
     def stop(self):
-        """Removing a ticket that is not there succeeds. DaemonError: nothing has changed, to be tried again."""
+        """Removes the ticket, or succeeds if it is lost. After a DaemonError nothing has changed: the caller
+        retries.
+        """
         self.remove_ticket()
         self.kill_nbd()
 
     def abandon(self):
-        """The stand-in ends: nothing may stay behind, whatever is still in use."""
+        """Removes everything, even what is still in use, because the stand-in ends."""
         self.kill_nbd()
         try:
             self.remove_ticket()
@@ -65,7 +69,7 @@ class Session:
             self._world.journal.event("ticket_not_removed", transfer=self._transfer.id, reason=str(error))
 
     def restart_nbd(self):
-        """True when there was one to start again."""
+        """Restarts the qemu-nbd; returns True if one had ended."""
         return self._nbd is not None and self._nbd.restart()
 
     def kill_nbd(self):
@@ -113,7 +117,7 @@ class Session:
 
 
 def transfer_size(volume, direction, uses_nbd):
-    """The size of a transfer's ticket."""
+    """Returns the size of a transfer's ticket, in bytes."""
     if uses_nbd or volume.format == "raw":
         return volume.size
     if direction == "download":

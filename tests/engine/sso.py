@@ -1,8 +1,9 @@
-"""Log in, log out, and how long a session lives.
+"""Login, logout, and the life of a session.
 
-The token endpoint takes a form with the scope `ovirt-app-api` and an Accept header that is exactly `application/json`;
-every error is a 400 in one of two shapes, by scope. A session ends when it was idle too long, when its user logs out,
-or by a switch; the token's `exp` never says so. A request without a living session gets a 401 with an HTML body.
+The token endpoint takes a form with the scope `ovirt-app-api` and an Accept header that is exactly
+`application/json`. Every error is a 400 in one of two shapes, depending on the scope. A session ends after
+too much idle time, at its user's logout, or by a switch; the token's `exp` never tells when. A request
+without a living session gets a 401 with an HTML body.
 """
 
 import base64
@@ -51,9 +52,13 @@ class Sso:
         user, password = form.get("username", ""), form.get("password", "")
         code = self._switches.take("login_refused", user)
         if code:
-            return self._refuse(scope, code, f"Cannot authenticate user {user}: refused by the identity provider.")
+            return self._refuse(
+                scope, code, f"Cannot authenticate user {user}: refused by the identity provider."
+            )
         if "@" not in user:
-            return self._refuse(scope, "access_denied", f"Cannot authenticate user {user}: no profile in the name.")
+            return self._refuse(
+                scope, "access_denied", f"Cannot authenticate user {user}: no profile in the name."
+            )
         if self._users.get(user) != password:
             message = f"Cannot authenticate user {user}: The username or password is incorrect."
             return self._refuse(scope, "access_denied", message)
@@ -62,7 +67,7 @@ class Sso:
         return Answer.json(200, answer)
 
     def negotiate(self):
-        """The Kerberos endpoint: there is no Kerberos here."""
+        """Answers for the Kerberos endpoint: the stand-in has no Kerberos."""
         return Answer(401, UNAUTHORIZED, "text/html;charset=UTF-8", {"WWW-Authenticate": "Negotiate"})
 
     def logout(self, form):
@@ -73,7 +78,7 @@ class Sso:
         return Answer.json(200, {})
 
     def authenticate(self, headers, subject):
-        """The user of a request, or None."""
+        """Returns the user of a request, or None."""
         kind, _, credential = headers.get("Authorization", "").partition(" ")
         if kind.lower() == "basic":
             return self._basic(credential)
@@ -107,7 +112,7 @@ class Sso:
             ]
 
     def tokens(self):
-        """Every one that was ever given out."""
+        """Returns every token that was ever given out."""
         with self._lock:
             return list(self._tokens)
 

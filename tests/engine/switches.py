@@ -1,24 +1,24 @@
-"""Fault switches: what the stand-in does wrong on purpose, when, and how often.
+"""Fault switches: the faults that the stand-in commits on purpose, when, and how often.
 
-A switch is a name, a value, and three limits:
+A switch has a name, a value, and three limits:
 
-    times   how often it takes effect; without it, until it is cleared
-    after   how many chances pass by unharmed first
+    times   number of times it takes effect; unlimited if absent
+    after   number of occasions that pass unharmed first
     match   a regular expression that must be found in the subject
 
-The subject says what is about to happen: "METHOD /path?query" for a request, "TRANSFER-ID DISK-ID DISK-NAME" for a
-transfer, "DISK-ID DISK-NAME" for a disk. Several settings of one switch may stand beside each other; the oldest that
-fits takes effect. Setting a switch to null or false without `match` clears all of its settings.
+The subject describes the occasion: "METHOD /path?query" for a request, "TRANSFER-ID DISK-ID DISK-NAME" for a
+transfer, "DISK-ID DISK-NAME" for a disk. A switch may have several settings at a time; the oldest that fits
+takes effect. Setting a switch to null or false without `match` clears all of its settings.
 
-Code that can go wrong asks `take`, which counts, at the one place where the fault belongs. The switches of `ACTS` have
-no state: they do something once, at the moment they are set, and belong to whoever listens (see control).
+The code at the one place of a fault calls `take`, which counts. The switches of `ACTS` have no state: each
+acts once, at the moment it is set (see control).
 """
 
 import re
 import threading
 from dataclasses import dataclass
 
-# name -> the value that a bare "on" stands for
+# switch -> its value if an order gives none
 DEFAULTS = {
     # requests
     "slow": 1.0,
@@ -99,7 +99,9 @@ class Switches:
         self._journal.event("switches_cleared")
 
     def take(self, name, subject="", only_matched=False):
-        """The value of the switch if it takes effect now, and one of its times is used up; else None."""
+        """Returns the switch's value if it takes effect now, and uses up one of its times; else returns
+        None.
+        """
         with self._lock:
             for setting in self._settings.get(name, []):
                 if not setting.fits(subject) or (only_matched and setting.match is None):

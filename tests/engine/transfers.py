@@ -1,10 +1,11 @@
 """Image transfers as clients see them: the request, the entity, and the actions.
 
-Creating one runs its whole start inside the request, so the answer says normally `transferring` already; from then on
-the phase machine (see phases) looks at it. Actions validate next to nothing, as in the engine: they set a phase, and
-the machine sees it at its next look. They answer 200 also for a transfer that has ended, or that never was.
+The creating request runs a transfer's whole start, so its answer normally shows `transferring` already; from
+then on the phase machine (see phases) polls the transfer. As in the engine, actions validate next to nothing:
+they set a phase, which the machine sees at its next poll. They answer 200 even for a transfer that has ended
+or never existed.
 
-For an upload whose start fails the disk is removed, whoever created it. So it is in the engine.
+As in the engine, an upload whose start fails removes the disk, even one that existed before.
 """
 
 import os
@@ -18,9 +19,15 @@ from phases import ENDED, Machine
 from session import Session, SessionError, transfer_size
 from wire import NotFound, Refused, boolean, choice, incomplete, integer, listing, new_id
 
-ACTIONS = {"finalize": "finalizing_success", "cancel": "cancelled_user", "pause": "paused_user", "resume": "resuming"}
+ACTIONS = {
+    "finalize": "finalizing_success",
+    "cancel": "cancelled_user",
+    "pause": "paused_user",
+    "resume": "resuming",
+}
 DUMPED = tuple(
-    "id disk_id phase direction format policy inactivity_timeout size transferred active created updated".split()
+    "id disk_id phase direction format policy inactivity_timeout size transferred active created"
+    " updated".split()
 )
 NO_HOST = "Cannot transfer image: there is no host that can access the storage domain."
 
@@ -46,7 +53,7 @@ class Transfer:
     created: float = field(default_factory=time.time)
     updated: float = field(default_factory=time.time)
     ended: float | None = None
-    # the phase machine's own
+    # for the phase machine only
     start_at: float = 0.0
     expires: float = 0.0
     renewals_failed: int = 0
@@ -79,7 +86,9 @@ class Transfers:
         with self.lock:
             self._transfers[transfer.id] = transfer
         created = {"transfer": transfer.id, "disk": transfer.disk_id, "direction": transfer.direction}
-        self._world.journal.event("transfer_created", **created, format=transfer.format, policy=transfer.policy)
+        self._world.journal.event(
+            "transfer_created", **created, format=transfer.format, policy=transfer.policy
+        )
         self._start(transfer)
         return self.show(transfer.id)
 
@@ -117,14 +126,16 @@ class Transfers:
             except NotFound:
                 return
             if action == "resume" and not transfer.phase.startswith("paused"):
-                raise Refused(409, f"Cannot resume image transfer: it is in phase {transfer.phase}, not paused.")
+                raise Refused(
+                    409, f"Cannot resume image transfer: it is in phase {transfer.phase}, not paused."
+                )
             if action == "pause" and transfer.direction == "download":
                 raise Refused(400, "Cannot pause image transfer: downloads can't be paused.")
             transfer.updated = time.time()
             if action in ACTIONS:
                 self.set_phase(transfer, ACTIONS[action])
 
-    # the machine's and the control socket's side
+    # for the machine and the control socket
 
     def get(self, transfer_id):
         for transfer in self._living():
@@ -133,7 +144,9 @@ class Transfers:
         raise NotFound
 
     def set_phase(self, transfer, phase, expected=None):
-        """A phase that has ended never changes again, and the machine changes only the phase that it has seen."""
+        """Sets the phase, unless it is a final one, or is not the `expected` one, which the machine has acted
+        on.
+        """
         with self.lock:
             if transfer.phase in ENDED or (expected and transfer.phase != expected):
                 return False
@@ -177,7 +190,9 @@ class Transfers:
         shutil.rmtree(os.path.join(self._world.options.dir, "nbd"), ignore_errors=True)
 
     def _living(self):
-        """Ended transfers are kept for a while, successful ones for less long than failed ones."""
+        """Forgets transfers that ended long ago (successful ones sooner than failed ones); returns the
+        others.
+        """
         options, now = self._world.options, time.monotonic()
         keep = {"finished_success": options.keep_success, "finished_failure": options.keep_failure}
         for transfer in list(self._transfers.values()):
@@ -245,7 +260,9 @@ class Transfers:
         if volume.status == "locked":
             raise Refused(409, locked_message("transfer image", volume))
         if volume.status == "illegal":
-            raise Refused(500, f"Cannot transfer image: The following disks are in illegal status: {volume.name}.")
+            raise Refused(
+                500, f"Cannot transfer image: The following disks are in illegal status: {volume.name}."
+            )
 
     def _refuse_by_switch(self, transfer):
         switches, subject = self._world.switches, transfer.subject

@@ -1,10 +1,10 @@
 """The engine's JSON, and its faults.
 
-In JSON the engine sends every number and boolean as a string, dates as integers (epoch milliseconds), leaves out what
-is absent, wraps lists in the name of their element, and sends an empty list as `{}`. `encode` does the first three,
-so the rest of the code holds ordinary values; `listing` does the last two.
+In JSON the engine sends every number and boolean as a string and dates as integers (epoch milliseconds),
+omits absent values, wraps lists in the name of their element, and sends an empty list as `{}`. `encode` does
+the first three, so that the rest of the code works with ordinary values; `listing` does the last two.
 
-Request values may come as strings or as what they are.
+Values in requests may be strings, or have their own JSON type.
 """
 
 import json
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 
 class Date(int):
-    """Epoch milliseconds: the only number that is a number on the wire."""
+    """A date in epoch milliseconds: the only number that JSON carries as a number."""
 
     @classmethod
     def at(cls, seconds):
@@ -43,7 +43,7 @@ def listing(element, members):
 
 @dataclass
 class Answer:
-    """`padding`: a body of so many bytes is sent instead of `body`."""
+    """An HTTP answer. With `padding`, a body of that many bytes is sent instead of `body`."""
 
     status: int
     body: bytes = b""
@@ -58,7 +58,9 @@ class Answer:
 
 
 class Refused(Exception):
-    """A request that the engine refuses with a fault. Several messages are one detail, in brackets, as it does."""
+    """A request that the engine refuses with a fault. As there, several messages form one detail, in
+    brackets.
+    """
 
     def __init__(self, status, *messages, reason="Operation Failed"):
         super().__init__(*messages)
@@ -72,7 +74,7 @@ class Refused(Exception):
 
 
 class NotFound(Exception):
-    """An object that is not there: 404 without a body."""
+    """A missing object: 404 without a body."""
 
     def answer(self):
         return Answer(404, error="not found")
@@ -114,7 +116,7 @@ def choice(body, name, allowed, default=None):
 
 
 def identifier(value):
-    """A UUID in its usual form, or None."""
+    """Returns a UUID in its canonical form, or None if `value` is none."""
     try:
         return str(uuid.UUID(value))
     except (AttributeError, TypeError, ValueError):

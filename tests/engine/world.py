@@ -1,4 +1,4 @@
-"""Everything that the parts of the stand-in know of each other, and the options that they read."""
+"""The references between the parts of the stand-in, and the options that they read."""
 
 from dataclasses import dataclass, field
 
@@ -22,14 +22,14 @@ class Options:
 
     @property
     def version(self):
-        """major, minor, build, revision"""
+        """[major, minor, build, revision]"""
         head, _, tail = self.engine_version.partition("-")
         numbers = [int(number) for number in head.split(".")]
         return [*(numbers + [0, 0, 0])[:3], int(tail.partition(".")[0] or 0)]
 
     @property
     def drops_ended_transfers(self):
-        """Before 4.4.7 a transfer is gone as soon as it has ended."""
+        """Tells whether a transfer is gone as soon as it has ended, as before 4.4.7."""
         return self.version[:3] < [4, 4, 7]
 
 
@@ -46,4 +46,4 @@ class World:
     sso: object
     disks: object = field(default=None)
     transfers: object = field(default=None)
-    tickets: list = field(default_factory=list)  # every one that was ever given out
+    tickets: list = field(default_factory=list)  # every ticket that was ever given out

@@ -1,4 +1,4 @@
-"""One imageio daemon for the whole run, a stand-in for each test, and the few calls that tests make."""
+"""The rig: one imageio daemon for the whole run, a stand-in for each test, and the calls that tests make."""
 
 import http.client
 import json
@@ -74,7 +74,9 @@ class Engine:
         self.dir = tempfile.mkdtemp(prefix="e", dir=_state["dir"])
         python = os.path.join(_state["project"], "target", "venv", "bin", "python")
         command = [python, "-B", os.path.join(_state["engine"], "main.py"), "--imageio", _state["imageio"]]
-        self.process = subprocess.Popen([*command, "--dir", self.dir, *options], stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [*command, "--dir", self.dir, *options], stdout=subprocess.PIPE, text=True
+        )
         self.ready = json.loads(self.process.stdout.readline())
         self.token = None
 
@@ -100,7 +102,7 @@ class Engine:
         return status, value
 
     def call(self, method, path, value=None, **headers):
-        """Status and JSON (None for an empty body) of an API call, logged in."""
+        """Makes an API call, logged in; returns its status and JSON (None for an empty body)."""
         if self.token is None:
             self.login()
         headers = {"Authorization": f"Bearer {self.token}", "Accept": "application/json", **headers}
@@ -112,7 +114,9 @@ class Engine:
 
     def control(self, method, path, value=None):
         connection = UnixConnection(self.ready["control"])
-        status, content, _ = exchange(connection, method, path, json.dumps(value) if value is not None else None, {})
+        status, content, _ = exchange(
+            connection, method, path, json.dumps(value) if value is not None else None, {}
+        )
         return status, json.loads(content)
 
     def switch(self, name, **order):
@@ -145,7 +149,13 @@ class Engine:
         return disk
 
     def transfer(self, disk_id, **spec):
-        body = {"disk": {"id": disk_id}, "direction": "upload", "format": "raw", "timeout_policy": "pause", **spec}
+        body = {
+            "disk": {"id": disk_id},
+            "direction": "upload",
+            "format": "raw",
+            "timeout_policy": "pause",
+            **spec,
+        }
         return self.call("POST", "/imagetransfers", body)
 
     def act(self, transfer_id, action):
@@ -167,7 +177,7 @@ class Engine:
         raise AssertionError(f"{path}: {status} {value}, not {wanted}")
 
     def data(self, transfer, method, body=None, offset=0, length=None):
-        """A request to imageio on the transfer's URL."""
+        """Sends a request to imageio on the transfer's URL."""
         headers = {}
         if method == "PUT":
             headers["Content-Range"] = f"bytes {offset}-{offset + len(body) - 1}/*"

@@ -24,7 +24,9 @@ class Login(EngineTest):
         self.assertIn("error_description", value)
         self.engine.switch("sso_oauth_shape", times=1)
         self.assertIn("error_description", self.ok(self.engine.login(password="wrong"), 400))
-        value = self.ok(self.engine.form("/ovirt-engine/sso/oauth/token", grant_type="x", scope="ovirt-app-api"), 400)
+        value = self.ok(
+            self.engine.form("/ovirt-engine/sso/oauth/token", grant_type="x", scope="ovirt-app-api"), 400
+        )
         self.assertEqual(value["error_code"], "unsupported_grant_type")
 
     def test_the_accept_header_must_be_exact(self):
@@ -33,7 +35,9 @@ class Login(EngineTest):
             self.assertEqual(value["error_code"], "invalid_request")
 
     def test_without_a_session_there_is_html_and_a_challenge(self):
-        status, content, headers = self.engine.raw("GET", API, Accept="application/json", Authorization="Bearer x")
+        status, content, headers = self.engine.raw(
+            "GET", API, Accept="application/json", Authorization="Bearer x"
+        )
         self.assertEqual((status, headers["WWW-Authenticate"]), (401, 'Basic realm="RESTAPI"'))
         self.assertIn(b"<html>", content)
 
@@ -111,21 +115,34 @@ class Representations(EngineTest):
         self.assertEqual(self.ok(self.engine.call("GET", "/disks")), {})
         disk = self.engine.old_disk(vm="vm1")
         shown = self.ok(self.engine.call("GET", "/disks"))["disk"][0]
-        self.assertEqual((shown["provisioned_size"], shown["sparse"], shown["id"]), (str(MIB), "true", disk["id"]))
+        self.assertEqual(
+            (shown["provisioned_size"], shown["sparse"], shown["id"]), (str(MIB), "true", disk["id"])
+        )
         self.assertEqual(shown["vms"], {"vm": [{"id": "vm1"}]})
         self.assertNotIn(None, shown.values())
         self.assertIsInstance(self.ok(self.engine.call("GET", ""))["time"], int)
 
     def test_what_is_missing_is_404_without_a_body(self):
-        for path in ("/disks/x", "/imagetransfers/x", "/hosts/x", "/datacenters/x", "/jobs/x", "/storagedomains/x"):
+        for path in (
+            "/disks/x",
+            "/imagetransfers/x",
+            "/hosts/x",
+            "/datacenters/x",
+            "/jobs/x",
+            "/storagedomains/x",
+        ):
             self.assertEqual(self.engine.call("GET", path), (404, None))
 
     def test_searches(self):
         for name, count in (("data", 1), ("nothing", 0), ("DATA", 0)):
-            found = self.ok(self.engine.call("GET", f"/storagedomains?search=name%3D{name}&case_sensitive=true"))
+            found = self.ok(
+                self.engine.call("GET", f"/storagedomains?search=name%3D{name}&case_sensitive=true")
+            )
             self.assertEqual(len(found.get("storage_domain", [])), count)
             self.assertFalse([one for one in found.get("storage_domain", []) if "status" in one])
-        self.assertIn("data_center", self.ok(self.engine.call("GET", "/datacenters?search=storage.name%3Dsan")))
+        self.assertIn(
+            "data_center", self.ok(self.engine.call("GET", "/datacenters?search=storage.name%3Dsan"))
+        )
         self.assertEqual(self.ok(self.engine.call("GET", "/datacenters?search=storage.name%3Dlost")), {})
         self.engine.old_disk()
         self.engine.old_disk()

@@ -1,4 +1,4 @@
-"""Each fault switch does what the table in main says."""
+"""Each fault switch does what the table in main.py says."""
 
 import http.client
 import json
@@ -33,8 +33,12 @@ class Requests(EngineTest):
             self.engine.switch(name, times=1, match="POST .*/disks")
             with self.assertRaises((http.client.RemoteDisconnected, ssl.SSLError)):
                 self.engine.new_disk(name=name)
-            self.assertEqual(len(self.engine.call("GET", f"/disks?search=name%3D{name}")[1].get("disk", [])), count)
-        self.assertEqual([one["cut"] for one in self.engine.log("request") if "cut" in one], ["before", "after"])
+            self.assertEqual(
+                len(self.engine.call("GET", f"/disks?search=name%3D{name}")[1].get("disk", [])), count
+            )
+        self.assertEqual(
+            [one["cut"] for one in self.engine.log("request") if "cut" in one], ["before", "after"]
+        )
 
     def test_wrong_answers(self):
         self.engine.switch("unavailable", times=2)
@@ -169,7 +173,9 @@ class Runs(EngineTest):
     def test_finalize_slow(self):
         transfer = self.finalized("finalize_slow", 2)[1]
         time.sleep(0.3)
-        self.assertEqual(self.engine.call("GET", f"/imagetransfers/{transfer}")[1]["phase"], "finalizing_success")
+        self.assertEqual(
+            self.engine.call("GET", f"/imagetransfers/{transfer}")[1]["phase"], "finalizing_success"
+        )
         self.engine.wait_phase(transfer, "finished_success")
 
     def test_finalize_pause(self):
@@ -209,14 +215,19 @@ class Runs(EngineTest):
 class AtTheStart(unittest.TestCase):
     def test_switches_disks_users_and_domains_can_be_options(self):
         engine = Engine(
-            "--switch", json.dumps({"switch": "login_refused", "times": 1}),
-            "--disk", json.dumps({"name": "a", "size": MIB, "domain": "x", "format": "cow", "vm": "v", "vm_up": False}),
-            "--domain", "x=fcp,maintenance",
+            "--switch",
+            json.dumps({"switch": "login_refused", "times": 1}),
+            "--disk",
+            json.dumps({"name": "a", "size": MIB, "domain": "x", "format": "cow", "vm": "v", "vm_up": False}),
+            "--domain",
+            "x=fcp,maintenance",
         )
         try:
             self.assertEqual(engine.login()[0], 400)
             disk = engine.call("GET", "/disks?search=name%3Da")[1]["disk"][0]
-            domain = engine.call("GET", f"/storagedomains/{disk['storage_domains']['storage_domain'][0]['id']}")[1]
+            domain = engine.call(
+                "GET", f"/storagedomains/{disk['storage_domains']['storage_domain'][0]['id']}"
+            )[1]
             self.assertEqual((domain["storage"]["type"], "status" in domain), ("fcp", False))
             center = domain["data_centers"]["data_center"][0]["id"]
             attached = engine.call("GET", f"/datacenters/{center}/storagedomains")[1]["storage_domain"]

@@ -36,7 +36,13 @@ class Uploads(EngineTest):
         transfer = self.engine.transfer(disk["id"])[1]
         self.ok(self.engine.act(transfer["id"], "cancel"))
         self.engine.wait_phase(transfer["id"], "finished_failure")
-        phases = ["transferring", "cancelled_user", "finalizing_cleanup", "finished_cleanup", "finished_failure"]
+        phases = [
+            "transferring",
+            "cancelled_user",
+            "finalizing_cleanup",
+            "finished_cleanup",
+            "finished_failure",
+        ]
         self.assertEqual(self.engine.phases(transfer["id"]), phases)
         self.engine.wait_disk(disk["id"], 404)
         self.assertFalse(os.path.exists(disk["path"]))
@@ -85,7 +91,9 @@ class Uploads(EngineTest):
     def test_locks(self):
         disk = self.engine.old_disk()
         first = self.engine.transfer(disk["id"], direction="download")[1]["id"]
-        self.assertIn("are locked", self.ok(self.engine.transfer(disk["id"], direction="download"), 409)["detail"])
+        self.assertIn(
+            "are locked", self.ok(self.engine.transfer(disk["id"], direction="download"), 409)["detail"]
+        )
         self.assertIn("being transferred", self.ok(self.engine.transfer(disk["id"]), 409)["detail"])
         self.ok(self.engine.call("DELETE", f"/disks/{disk['id']}"), 409)
         self.ok(self.engine.act(first, "pause"), 400)
@@ -103,8 +111,12 @@ class Uploads(EngineTest):
             file.write(CONTENT)
         disk = self.engine.old_disk(vm="v", snapshots=1, content=path, format="cow")
         snapshot = self.ok(self.engine.call("GET", f"/disks/{disk['id']}/disksnapshots"))["disk_snapshot"][0]
-        domain = self.ok(self.engine.call("GET", "/storagedomains?search=name%3Ddata"))["storage_domain"][0]["id"]
-        self.assertIn("disk_snapshot", self.ok(self.engine.call("GET", f"/storagedomains/{domain}/disksnapshots")))
+        domain = self.ok(self.engine.call("GET", "/storagedomains?search=name%3Ddata"))["storage_domain"][0][
+            "id"
+        ]
+        self.assertIn(
+            "disk_snapshot", self.ok(self.engine.call("GET", f"/storagedomains/{domain}/disksnapshots"))
+        )
         body = {"snapshot": {"id": snapshot["id"]}, "direction": "download", "format": "raw"}
         transfer = self.ok(self.engine.call("POST", "/imagetransfers", body), 201)
         self.assertEqual(self.engine.data(transfer, "GET")[1], CONTENT)
@@ -162,7 +174,9 @@ class Pauses(EngineTest):
         self.engine.act(transfer["id"], "resume")
         while len(self.engine.phases(transfer["id"])) < 5:
             time.sleep(0.02)
-        self.assertEqual(self.engine.phases(transfer["id"])[2:], ["resuming", "transferring", "paused_system"])
+        self.assertEqual(
+            self.engine.phases(transfer["id"])[2:], ["resuming", "transferring", "paused_system"]
+        )
         self.engine.data(transfer, "OPTIONS")
         self.engine.act(transfer["id"], "resume")
         time.sleep(0.5)
@@ -178,7 +192,9 @@ class Pauses(EngineTest):
         self.engine.act(transfer["id"], "resume")
         while len(self.engine.phases(transfer["id"])) < 5:
             time.sleep(0.02)
-        self.assertEqual(self.engine.phases(transfer["id"])[2:], ["resuming", "transferring", "paused_system"])
+        self.assertEqual(
+            self.engine.phases(transfer["id"])[2:], ["resuming", "transferring", "paused_system"]
+        )
         self.engine.act(transfer["id"], "finalize")
         self.engine.wait_phase(transfer["id"], "finished_success")
         again = self.ok(self.engine.transfer(disk), 201)
@@ -268,7 +284,9 @@ class TheEnd(unittest.TestCase):
         started = subprocess.run(["pgrep", "-f", f"qemu-nbd.*{engine.dir}"], capture_output=True)
         self.assertEqual(started.returncode, 0)
         engine.stop()
-        left = subprocess.run(["pgrep", "-f", f"qemu-nbd.*{engine.dir}"], capture_output=True, text=True).stdout
+        left = subprocess.run(
+            ["pgrep", "-f", f"qemu-nbd.*{engine.dir}"], capture_output=True, text=True
+        ).stdout
         self.assertEqual((engine.process.returncode, left), (0, ""))
         self.assertEqual(sorted(os.listdir(engine.dir)), ["api-ca.pem", "engine.log", "images"])
         self.assertEqual(engine.data(transfer, "GET", length=1)[0], 403)
