@@ -1,5 +1,5 @@
-//! Which way the data and the requests go: straight to the host, through the engine's proxy, through a proxy of the
-//! environment, and how long an address that does not answer is waited for.
+//! The routes of data and requests: straight to the host, through the engine's proxy, or through a proxy from
+//! the environment; and the time that rhv-mount waits for an address that does not answer.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -63,7 +63,7 @@ fn a_proxy_that_is_asked_for_and_does_not_answer_is_named() {
     assert!(engine.disks().is_empty(), "the new disk is left");
 }
 
-/// Nothing was written: the disk that was there before is free again, and was not cancelled away.
+/// Nothing was written, so the existing disk is free again and its upload was not cancelled.
 #[test]
 fn a_host_and_a_proxy_that_do_not_answer_are_both_named() {
     let engine = Engine::with(["--proxy-url", "dead"]);
@@ -88,7 +88,7 @@ fn an_engine_that_does_not_answer_is_named() {
     for (url, words) in [
         (format!("https://{address}"), vec![address.as_str(), "refused"]),
         ("https://engine.invalid".into(), vec!["engine.invalid"]),
-        // No name, no port and no brackets are taken apart wrongly.
+        // An IPv6 address with a port is parsed right.
         (
             format!("https://[::1]:{}/ovirt-engine/api", engine.port()),
             vec!["[::1]"],
@@ -98,7 +98,7 @@ fn an_engine_that_does_not_answer_is_named() {
         args.extend(existing("web01"));
         let point = point(&engine, "unanswered");
         let ran = run(&mut command(&engine, &args, &point, "true"), 60);
-        // The option is given twice: the last one counts, or it is refused as a mistake.
+        // The option is given twice: either the last one counts, or the command line is refused.
         if ran.code == Some(2) {
             let mut alone = engine.program();
             alone.args([
@@ -133,7 +133,7 @@ fn the_http_proxy_of_the_environment_is_used() {
     assert!(proxy.tunnels() > 0, "the proxy was not used");
 }
 
-/// A proxy that knows CONNECT and nothing else, on loopback. Its threads end with their connections.
+/// A loopback proxy that knows only CONNECT. Its threads end with their connections.
 struct Proxy {
     address: String,
     tunnels: Arc<AtomicUsize>,

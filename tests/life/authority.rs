@@ -1,5 +1,5 @@
-//! Whom to trust: one CA for the engine and its hosts, two where the engine's API has a certificate of its own, none
-//! with `--insecure`; and `rhv-mount ca`, which fetches the CA to be checked.
+//! Trust: one CA for the engine and its hosts, two where another CA has signed the API's certificate, none
+//! with `--insecure`; and `rhv-mount ca`, which fetches the CA so that the user can check it.
 
 use std::fs;
 use std::process::Command;
@@ -13,7 +13,7 @@ use crate::support::engine::Engine;
 use crate::support::mount::rhv_mount;
 use crate::support::run::{Ran, run, text};
 
-/// A copy into a new disk, with these options for trust.
+/// Copies into a new disk, with the options `trust`.
 fn copy_trusting(engine: &Engine, name: &str, trust: &[&str]) -> Ran {
     let point = point(engine, name);
     let mut program = engine.program();
@@ -38,11 +38,11 @@ fn an_engine_with_a_ca_of_its_own_needs_a_second_one_for_the_hosts() {
     let (api, hosts) = (api.to_str().expect("UTF-8"), hosts.to_str().expect("UTF-8"));
     copy_trusting(&engine, "both", &["--cafile", api, "--imageio-cafile", hosts]).ok();
     assert_free(&engine, "both", &source(&engine, 91));
-    // With one only, the message names the option for the other, and the new disk is not left behind.
+    // With only one CA, the message names the option for the other, and the new disk is removed.
     let ran = copy_trusting(&engine, "one", &["--cafile", api]);
     assert_told(&ran, &[CANNOT_CONNECT], &["certificate", "--imageio-cafile"]);
     assert!(engine.disk("one").is_none(), "the new disk is left: {ran}");
-    // A file with both is as good.
+    // One file with both CAs works too.
     let bundle = engine.dir().join("bundle.pem");
     let both = fs::read_to_string(api).expect("a CA") + &fs::read_to_string(hosts).expect("a CA");
     fs::write(&bundle, both).expect("write a bundle");
@@ -64,7 +64,7 @@ fn an_unknown_ca_is_refused_and_the_remedies_are_named() {
     }
     assert!(
         engine.log("request").is_empty(),
-        "the password was sent to somebody not trusted"
+        "a request was sent to an untrusted server"
     );
     let ran = copy_trusting(&engine, "untrusted", &["--cafile", "/nowhere/ca.pem"]);
     assert_refused(&ran, &[USAGE], &["/nowhere/ca.pem"]);
@@ -76,7 +76,7 @@ fn without_verification_it_works_too() {
     let ran = copy_trusting(&engine, "insecure", &["--insecure"]).ok();
     assert_warned(&ran, &[engine.url(), &engine.daemon().url()]);
     assert_free(&engine, "insecure", &source(&engine, 91));
-    // Only of those that are not verified.
+    // Only the servers that are not verified get a warning.
     let (api, hosts) = (engine.cafile().to_owned(), engine.daemon().cafile());
     let (api, hosts) = (api.to_str().expect("UTF-8"), hosts.to_str().expect("UTF-8"));
     let ran = copy_trusting(&engine, "half", &["--insecure", "--imageio-cafile", hosts]).ok();
@@ -106,7 +106,7 @@ fn ca_prints_the_certificate_and_its_fingerprint() {
         );
     }
     assert!(engine.log("session_opened").is_empty(), "it needs no login");
-    // What it printed is what a mount needs.
+    // A mount works with the printed CA.
     let saved = engine.dir().join("saved.pem");
     fs::write(&saved, rhv_mount(None, ["ca", engine.url()]).ok().stdout).expect("save the CA");
     used_disk(&engine, "web01", "raw");

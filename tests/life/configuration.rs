@@ -1,4 +1,5 @@
-//! Where the engine, the user and the disk come from: options, the configuration file, the environment, a prompt.
+//! The sources of the engine, the user and the disk: options, the configuration file, the environment, a
+//! prompt.
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
@@ -16,7 +17,7 @@ use crate::support::mount::BINARY;
 use crate::support::redaction::assert_shows_none;
 use crate::support::run::{Ran, run};
 
-/// An engine with a disk `web01`, and the path of its CA.
+/// Returns an engine with a disk `web01`, and the path of its CA.
 fn engine() -> (Engine, String) {
     let engine = Engine::start();
     used_disk(&engine, "web01", "raw");
@@ -24,7 +25,7 @@ fn engine() -> (Engine, String) {
     (engine, ca)
 }
 
-/// `rhv-mount ARGS POINT -- true` with this environment and nothing else of its own.
+/// Runs `rhv-mount ARGS POINT -- true` with the environment `envs`.
 fn mount(engine: &Engine, args: &[&str], envs: &[(&str, &str)]) -> Ran {
     let point = point(engine, "configured");
     let mut program = engine.program();
@@ -63,7 +64,7 @@ fn the_environment_is_enough() {
     envs[3] = ("OVIRT_INSECURE", "true");
     let ran = mount(&engine, &[], &envs).ok();
     assert_warned(&ran, &[engine.url(), &engine.daemon().url()]);
-    // Nothing is taken for a password: it is asked for on a terminal, and there is none.
+    // Without a password rhv-mount would prompt on a terminal, and there is none.
     envs.remove(2);
     let ran = mount(&engine, &[], &envs);
     assert_refused(&ran, &[USAGE], &["password", "--password-file"]);
@@ -119,7 +120,6 @@ fn a_section_can_create_a_disk_and_go_without_verification() {
     assert_eq!(engine.disk("new").expect("the new disk").size, 1 << 20);
 }
 
-/// Options beat the file, and the file beats the environment.
 #[test]
 fn options_come_before_the_file_and_the_file_before_the_environment() {
     let (engine, ca) = engine();
@@ -139,7 +139,7 @@ fn options_come_before_the_file_and_the_file_before_the_environment() {
     let args = ["-c", "here", "--disk", "web01", "--username", USER_WITH_TWO_ATS];
     mount(&engine, &args, &envs).ok();
     assert_eq!(users(&engine), [USER, USER_WITH_TWO_ATS]);
-    // Without the section its values do not count.
+    // Without `-c` the section's values do not count.
     let ran = mount(&engine, &["--disk", "web01"], &envs);
     assert_told(&ran, &[CANNOT_REACH_ENGINE], &["engine.invalid"]);
 }
@@ -206,7 +206,7 @@ fn a_password_file_that_others_can_read_is_refused_with_the_remedy() {
         fs::set_permissions(&file, Permissions::from_mode(mode)).expect("close the file");
         mount(&engine, &args, &[]).ok();
     }
-    // One trailing newline or none, it is the same password.
+    // The password is the same with one trailing newline or none.
     write_private(&file, PASSWORD);
     mount(&engine, &args, &[]).ok();
     fs::remove_file(&file).expect("remove the file");
@@ -214,7 +214,7 @@ fn a_password_file_that_others_can_read_is_refused_with_the_remedy() {
     assert_refused(&ran, &[USAGE], &[shown]);
 }
 
-/// The engine's own options and these words.
+/// Returns the engine's options and `words`.
 fn with_engine(engine: &Engine, words: &str) -> Vec<String> {
     let args = engine
         .args()
@@ -314,7 +314,7 @@ fn wrong_names_and_passwords_are_login_refused() {
     );
 }
 
-/// On a terminal the password is asked for, and not shown while it is typed.
+/// The prompt names the user, and the terminal does not echo the password.
 #[test]
 fn a_password_is_asked_for_on_a_terminal_without_echo() {
     let (engine, ca) = engine();

@@ -1,4 +1,4 @@
-//! A disk that this mount has made is gone when it failed, unless it was to be kept.
+//! A failed mount removes the disk that it created, unless the user asked to keep it.
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -67,7 +67,7 @@ fn a_disk_with_a_write_error_is_gone() {
     assert_gone(&engine);
 }
 
-/// Whoever asked to keep it gets what can be kept: the disk, and the word that data may be lost.
+/// `--keep-on-failure` keeps the disk, and the message still says that data may be lost.
 #[test]
 fn a_disk_with_a_write_error_is_kept_on_request() {
     let engine = Engine::start();
@@ -95,7 +95,7 @@ fn a_signal_under_a_command_is_a_failure_and_leaves_no_disk() {
     assert_gone(&engine);
 }
 
-/// A mount without a command ends well by a signal: the disk is what was written, and is kept.
+/// A signal is the ordinary end of a mount without a command: the disk holds the written bytes, and is kept.
 #[test]
 fn a_signal_in_the_foreground_is_the_end_and_no_failure() {
     let engine = Engine::start();
@@ -128,7 +128,7 @@ fn a_signal_while_it_starts_leaves_no_disk() {
     assert!(!point.exists(), "the mountpoint is left");
 }
 
-/// A disk that becomes illegal while it is made fails at once, not after the limit for slow ones.
+/// A disk that becomes illegal during its creation fails at once, without the wait for slow disks.
 #[test]
 fn a_disk_that_becomes_illegal_fails_at_once_and_is_removed() {
     let engine = Engine::start();

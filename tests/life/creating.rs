@@ -1,5 +1,5 @@
-//! `--create`: every kind of disk, filled by COMMAND or through a background mount, is identical to its source on the
-//! engine's side, free and ok; and it takes no longer than it must.
+//! `--create`: every kind of disk, filled by COMMAND or through a background mount, is identical to its
+//! source on the engine's side, free and ok; and rhv-mount adds little to the time that the engine takes.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -81,7 +81,7 @@ fn every_kind_of_disk_is_filled_through_a_background_mount() {
     assert!(engine.state_files().is_empty());
 }
 
-/// The image fits only where the engine was told how much room a full qcow2 image needs.
+/// The image fits only if the request has told the engine the space that a full qcow2 image needs.
 #[test]
 fn thin_qcow2_on_block_storage_has_room_for_a_full_image() {
     let engine = Engine::with(["--block-extent", "1048576", "--block-chunk", "1048576"]);
@@ -133,7 +133,7 @@ fn a_disk_gets_the_id_that_was_asked_for_unless_a_disk_has_it() {
     args[1] = "another".into();
     let ran = over(&engine, &args, "true");
     assert_refused(&ran, &[USAGE, ENGINE_FAILED], &[id]);
-    // The disk that was there is not ours to delete.
+    // The existing disk must not be deleted.
     assert_free(&engine, "chosen", &source);
     assert_nothing_deleted(&engine);
     args[7] = "not-a-uuid".into();
@@ -153,7 +153,7 @@ fn an_image_that_is_larger_than_the_disk_is_no_space_left() {
     );
     let ran = over(&engine, &create("small"), &script);
     assert_told(&ran, &[1], &["no space left on device"]);
-    wait_until("what was created and failed is removed", 20, || {
+    wait_until("the new disk is removed", 20, || {
         engine.disk("small").is_none()
     });
     let (disk, content) = crate::rig::used_disk(&engine, "old", "raw");
@@ -187,8 +187,8 @@ fn an_empty_disk_takes_no_more_than_a_second_over_what_the_engine_takes() {
     );
 }
 
-/// What the stand-in itself takes, by its own log: from the order of the last disk until it is made, and from the order
-/// to finalize until its lock is free.
+/// Returns the time that the stand-in takes for the last disk, by its log: from the request to create it
+/// until it is ok, and from the request to finalize until its lock is free.
 fn engine_time(engine: &Engine) -> Duration {
     let at = |value: &serde_json::Value| value["time"].as_f64().expect("a time");
     let disk = engine.disk("empty-2").expect("the last disk").id;

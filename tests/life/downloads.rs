@@ -1,4 +1,5 @@
-//! Read-only mounts: downloads of disks and of disk snapshots, which are always finalized and never change a byte.
+//! Read-only mounts: downloads of disks and disk snapshots, which are always finalized and never change a
+//! byte.
 
 use std::process::Command;
 
@@ -54,7 +55,7 @@ fn a_read_only_mount_refuses_writers() {
     assert_free(&engine, &disk.id, &content);
 }
 
-/// A download has nothing to lose: COMMAND's failure ends it as its success does.
+/// A download has nothing to lose, so it ends in the same way whether COMMAND fails or succeeds.
 #[test]
 fn a_download_whose_command_failed_leaves_the_disk_free() {
     let engine = Engine::start();
@@ -69,7 +70,7 @@ fn a_download_whose_command_failed_leaves_the_disk_free() {
     assert!(engine.state_files().is_empty());
 }
 
-/// The guest writes on to the disk, and its snapshot stays as it was.
+/// The guest goes on writing to the disk, and the snapshot does not change.
 #[test]
 fn a_snapshot_is_read_while_its_vm_runs() {
     let engine = Engine::start();
@@ -126,7 +127,7 @@ fn a_snapshot_that_is_not_there_is_named() {
     assert_refused(&ran, &[USAGE, ENGINE_FAILED], &[id, "snapshot"]);
 }
 
-/// The host lost the ticket: a download is cancelled by the system, which costs nothing but a new one.
+/// The host has lost the ticket, so the system cancels the download; a new download costs nothing.
 #[test]
 fn a_download_that_the_system_cancels_is_started_again_or_told_of() {
     let engine = Engine::start();

@@ -1,5 +1,5 @@
-//! `--disk`: a disk that was there before is read and written, and survives whatever goes wrong. Its upload is never
-//! cancelled: the engine would remove the disk.
+//! `--disk`: an existing disk is read and written, and survives every failure. rhv-mount never cancels its
+//! upload, because the engine would then remove the disk.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -19,7 +19,7 @@ use crate::support::foreground::Foreground;
 use crate::support::mount::processes_with;
 use crate::support::run::{Ran, run, sh, wait_until};
 
-/// Writes `length` bytes of `seed` at `offset` of the mounted file and waits until the storage has them.
+/// Writes `length` bytes of `seed` at `offset` of the mounted file, and flushes them.
 pub(crate) fn write_and_sync(file: &Path, offset: u64, length: u64, seed: u64) {
     let file = File::options().write(true).open(file).expect("open the disk");
     let bytes = Random::new(seed).bytes(length as usize);
@@ -27,7 +27,7 @@ pub(crate) fn write_and_sync(file: &Path, offset: u64, length: u64, seed: u64) {
     file.sync_all().expect("flush the disk");
 }
 
-/// What a disk with `content` holds after `write_and_sync`.
+/// Returns a file with the bytes that a disk with `content` holds after `write_and_sync`.
 pub(crate) fn expected(content: &Path, offset: u64, length: u64, seed: u64) -> PathBuf {
     let path = content.with_extension(format!("after-{seed}"));
     fs::copy(content, &path).expect("copy the content");
@@ -37,7 +37,8 @@ pub(crate) fn expected(content: &Path, offset: u64, length: u64, seed: u64) -> P
     path
 }
 
-/// The message of a transfer that had to be left: what it is, and what to do.
+/// Asserts that the message about a transfer that is left names the transfer, the disk, the host, and the
+/// remedy.
 #[track_caller]
 fn assert_names_what_is_left(engine: &Engine, ran: &Ran, disk: &DiskState) {
     let transfer = engine.transfer().id;
@@ -48,12 +49,12 @@ fn assert_names_what_is_left(engine: &Engine, ran: &Ran, disk: &DiskState) {
     );
 }
 
-/// A transfer left behind can be ended by `recover`, and the disk is there.
+/// Asserts that `recover` ends the transfer that is left, and that the disk still exists.
 #[track_caller]
 fn assert_recovers(engine: &Engine, point: &Path, disk: &DiskState) {
     assert!(
         state_file(point).is_some(),
-        "no state file of a transfer that is left"
+        "the transfer that is left has no state file"
     );
     let mut args = vec!["recover".into(), "--finalize".into()];
     args.extend(engine.args());
@@ -118,7 +119,8 @@ fn a_command_that_is_not_there_leaves_the_disk_as_it_was() {
     assert_nothing_deleted(&engine);
 }
 
-/// The storage goes away: not every acknowledged byte is there, so the transfer is left, and said to be.
+/// The storage goes away, so not every acknowledged byte is on it: the transfer is left paused, and a message
+/// says so.
 #[test]
 fn a_write_error_leaves_the_disk_and_the_choice_to_the_user() {
     let engine = Engine::start();
@@ -181,7 +183,7 @@ fn ctrl_c_flushes_and_finalizes() {
     assert!(engine.state_files().is_empty());
 }
 
-/// The second signal comes while the engine is slow to finalize: rhv-mount gives up in order.
+/// The second signal comes while the engine is slow to finalize: rhv-mount gives up in an orderly way.
 #[test]
 fn ctrl_c_twice_gives_up_and_leaves_the_disk() {
     let engine = Engine::start();
@@ -208,14 +210,14 @@ fn ctrl_c_twice_gives_up_and_leaves_the_disk() {
         said.contains(&engine.transfer().id) && said.contains("rhv-mount recover"),
         "{said}"
     );
-    // Nobody may have looked at its terminal: the next umount tells it once more.
+    // The user may not have seen that message, so the next umount repeats it.
     let told = engine.run(["umount".as_ref(), point.as_os_str()], 20);
     assert_told(&told, &[DATA_MAY_BE_LOST], &["rhv-mount recover"]);
     assert_recovers(&engine, &point, &disk);
     assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 14));
 }
 
-/// The command is killed by the second signal; what had been flushed is on the disk, which is free.
+/// The second signal kills the command; the disk is free and has every flushed byte.
 #[test]
 fn ctrl_c_twice_under_a_command_leaves_the_disk() {
     let engine = Engine::start();
@@ -244,7 +246,7 @@ fn ctrl_c_twice_under_a_command_leaves_the_disk() {
     assert!(engine.state_files().is_empty());
 }
 
-/// imageio has forgotten the ticket, nothing was unflushed: the transfer ends well.
+/// imageio has lost the ticket and every byte was flushed: the transfer ends well.
 #[test]
 fn a_lost_ticket_with_nothing_unflushed_loses_nothing() {
     let engine = Engine::start();
@@ -257,7 +259,8 @@ fn a_lost_ticket_with_nothing_unflushed_loses_nothing() {
     assert_nothing_deleted(&engine);
 }
 
-/// The same with writes that come after: they arrive, or are said to be lost; the flushed ones are there either way.
+/// Writes come after the loss: they arrive, or are reported lost. The flushed bytes are on the disk either
+/// way.
 #[test]
 fn a_lost_ticket_never_costs_a_flushed_byte() {
     let engine = Engine::start();
@@ -288,7 +291,8 @@ fn a_lost_ticket_never_costs_a_flushed_byte() {
     assert_nothing_deleted(&engine);
 }
 
-/// The engine's verification stops: the disk is illegal and kept, and rhv-mount does not try for ever.
+/// The engine's verification pauses the transfer: the disk is illegal and kept, and rhv-mount does not retry
+/// for ever.
 #[test]
 fn a_finalize_that_fails_is_a_loss_and_leaves_the_disk() {
     let engine = Engine::start();
@@ -324,7 +328,8 @@ fn a_mount_that_fails_after_the_start_leaves_the_disk_free() {
     assert!(engine.state_files().is_empty());
 }
 
-/// Nobody is there to end it, and the process is gone with the session: only the next start can tell.
+/// The process dies with the session and ends nothing, so only the state file leads `recover` to the
+/// transfer.
 #[test]
 fn a_mount_killed_while_it_starts_leaves_something_that_recover_finds() {
     let engine = Engine::start();
@@ -339,7 +344,8 @@ fn a_mount_killed_while_it_starts_leaves_something_that_recover_finds() {
     wait_until("its state is written", 5, || state_file(&point).is_some());
     kill(Pid::from_raw(mount.pid()), Signal::SIGKILL).expect("kill the mount");
     mount.wait(10);
-    // The state file does not know the transfer's id yet, so it might be somebody else's: who asks for it decides.
+    // The state file does not hold the transfer's id yet. The transfer might be somebody else's, so the user
+    // decides.
     let mut args = vec!["recover".into()];
     args.extend(engine.args());
     args.push(point.clone().into());
@@ -347,14 +353,14 @@ fn a_mount_killed_while_it_starts_leaves_something_that_recover_finds() {
     assert_told(&ran, &[ENGINE_FAILED], &["somebody else", "--finalize"]);
     assert!(
         ran.stdout.contains(&engine.transfer().id),
-        "what it found is not said: {ran}"
+        "the transfer is not named: {ran}"
     );
     assert_recovers(&engine, &point, &disk);
     assert_free(&engine, &disk.id, &content);
     let _ = fs::remove_file(&point);
 }
 
-/// The first `length` bytes of the disk are those of `content`.
+/// Asserts that the first `length` bytes of the disk are those of `content`.
 #[track_caller]
 fn assert_begins_with(engine: &Engine, disk: &DiskState, content: &Path, length: u64) {
     let disk = engine.disk(&disk.id).expect("the disk is there");

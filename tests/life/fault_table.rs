@@ -1,7 +1,7 @@
-//! Every fault switch of the stand-in, and what rhv-mount has to make of it. `faults` runs the rows.
+//! Every fault switch of the stand-in, with the outcome that rhv-mount must reach. `faults` runs the rows.
 //!
-//! The codes of a row are those of which each is right; where rhv-mount may mend a fault or give up, 0 is among them,
-//! and then the disk has to hold every byte all the same.
+//! Each of a row's exit codes is right. Where rhv-mount may either mend a fault or give up, 0 is among them,
+//! and then the disk must hold every byte.
 
 use serde_json::{Value, json};
 
@@ -9,23 +9,23 @@ use crate::rig::{
     CANNOT_CONNECT, CANNOT_REACH_ENGINE, DATA_MAY_BE_LOST, DONE, ENGINE_FAILED, LOGIN_REFUSED, USAGE,
 };
 
-/// What the mount is of.
+/// The disk of a row's mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Of {
-    /// A disk that it makes.
+    /// A disk that the mount creates.
     New,
-    /// A disk that was there.
+    /// A disk that existed before.
     Old,
 }
 
-/// How the disk is after a failure. After a success it always holds the new bytes and is free.
+/// The state of the disk after a failure. After a success it always holds the new bytes and is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// There, free, and as it was: no byte had been written.
+    /// The disk exists, is free, and holds its old bytes.
     Untouched,
-    /// Not there.
+    /// The disk is removed.
     Gone,
-    /// There; what it holds and who has it is not said.
+    /// The disk exists; its bytes and its lock are not checked.
     There,
 }
 
@@ -34,14 +34,14 @@ pub(crate) struct Row {
     pub(crate) switch: &'static str,
     pub(crate) value: Value,
     pub(crate) times: Option<u32>,
-    /// Of requests: which ones. The subject of all others is the disk's name.
+    /// For a fault of requests, the pattern that matches them. All other faults match the disk's name.
     pub(crate) requests: Option<&'static str>,
     pub(crate) of: Of,
     pub(crate) codes: &'static [i32],
-    /// In the message of a failure; for a success, in what is said nevertheless.
+    /// Words that the messages must contain, after a success too.
     pub(crate) words: &'static [&'static str],
     pub(crate) fate: Fate,
-    /// Set by COMMAND when it has written half of the image.
+    /// COMMAND sets the switch when it has written half of the image.
     pub(crate) midway: bool,
 }
 
@@ -99,11 +99,12 @@ const NEW_DISK: &str = "POST .*/disks$";
 const NEW_TRANSFER: &str = "POST .*/imagetransfers$";
 const FINALIZE: &str = "/finalize$";
 
-/// Faults of single requests and of the session: run one after the other, since they hit whoever asks.
+/// Faults of single requests and of sessions. They run one after the other, since they hit every client.
 pub(crate) fn of_requests() -> Vec<Row> {
     vec![
         row("slow", New, FINE, &[], Gone).value(json!(0.2)),
-        // Nobody knows whether what was cut off was performed: nothing may be left of it, and nothing made twice.
+        // rhv-mount can't know whether the engine performed a request that was cut off: nothing may be left
+        // behind, and nothing created twice.
         row("cut_before", New, FINE, &[], Gone).times(2).requests("GET"),
         row("cut_before", New, MENDED_OR_FAILED, &[], Gone)
             .times(1)
@@ -151,7 +152,7 @@ pub(crate) fn of_requests() -> Vec<Row> {
             .times(1)
             .requests(NEW_TRANSFER),
         row("huge", Old, FAILED, &["nonsense|large|bytes"], Untouched),
-        // A login is not sent on to wherever the answer points.
+        // rhv-mount does not follow a redirect with a login.
         row(
             "redirect",
             Old,
@@ -168,7 +169,7 @@ pub(crate) fn of_requests() -> Vec<Row> {
             &["admin@internal", "password"],
             Untouched,
         ),
-        // Both shapes of its errors: the switch is of no effect without an error.
+        // This switch selects the shape of login errors, and has no effect without an error.
         row("sso_oauth_shape", Old, FINE, &[], There),
         row("token_expired", New, FINE, &[], Gone).times(1),
         row("token_expired", Old, FINE, &[], There)
@@ -186,7 +187,7 @@ pub(crate) fn of_requests() -> Vec<Row> {
     ]
 }
 
-/// Faults of disks and transfers, told apart by the disk's name: run side by side.
+/// Faults of disks and transfers. They match the disk's name, so they run in parallel.
 pub(crate) fn of_transfers() -> Vec<Row> {
     vec![
         row("disk_illegal", New, FAILED, &["illegal"], Gone),
@@ -195,7 +196,7 @@ pub(crate) fn of_transfers() -> Vec<Row> {
         row("transfer_locked", Old, FAILED, &["locked"], Untouched),
         row("transfer_fault", New, FAILED, &["no host"], Gone),
         row("transfer_fault", Old, FAILED, &["no host"], Untouched),
-        // The engine itself removes the disk of an upload that does not start.
+        // The engine itself removes the disk when an upload does not start.
         row("transfer_fault", New, FAILED, &["no host"], Gone).value(json!("failed")),
         row("transfer_fault", Old, FAILED, &["no host"], Gone).value(json!("failed")),
         row("stay_initializing", New, FINE, &[], Gone).value(json!(1.0)),

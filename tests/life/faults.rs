@@ -1,5 +1,6 @@
-//! Every fault switch of the stand-in: the right exit code, a message that names cause and remedy, nothing locked that
-//! could be freed, and no temporary file, process or mount left. See `fault_table`.
+//! Runs every fault switch of the stand-in (see `fault_table`), and asserts the right exit code, a message
+//! that names cause and remedy, no disk locked that could be free, and no temporary file, process or mount
+//! left.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,16 +13,16 @@ use crate::rig::{DONE, assert_free, assert_told, create, existing, over, source,
 use crate::support::engine::Engine;
 use crate::support::run::{Ran, wait_until};
 
-/// Side by side; most of them wait.
-const AT_ONCE: usize = 8;
+/// Number of rows that run in parallel; most of them only wait.
+const PARALLEL_ROWS: usize = 8;
 
 #[test]
 fn every_switch_of_the_stand_in_has_its_row() {
     let engine = Engine::start();
-    let there: BTreeSet<String> = engine.switch_names().into_iter().collect();
+    let existing: BTreeSet<String> = engine.switch_names().into_iter().collect();
     let rows = of_requests().into_iter().chain(of_transfers());
     let tried: BTreeSet<String> = rows.map(|row| row.switch.to_owned()).collect();
-    assert_eq!(tried, there);
+    assert_eq!(tried, existing);
 }
 
 #[test]
@@ -51,7 +52,7 @@ fn faults_of_disks_and_transfers_end_as_they_should() {
     let next = Mutex::new(rows.iter().enumerate());
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..PARALLEL_ROWS {
             scope.spawn(|| {
                 loop {
                     let taken = next.lock().expect("no thread has failed").next();
@@ -72,7 +73,7 @@ fn faults_of_disks_and_transfers_end_as_they_should() {
     );
 }
 
-/// Why a row fails, if it does: one that fails keeps the others from nothing.
+/// Runs a row and returns the reason if it fails, so that the other rows still run.
 fn attempt(engine: &Engine, row: &Row, number: usize) -> Option<String> {
     let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| try_row(engine, row, number)));
     let reason = tried.err()?;
@@ -99,7 +100,7 @@ fn try_row(engine: &Engine, row: &Row, number: usize) {
         Of::New => create(&name),
         Of::Old => existing(&name),
     };
-    // What it writes may fail: that is for rhv-mount to tell.
+    // The writes may fail; COMMAND still succeeds, so that rhv-mount has to report the failure.
     let script = format!(
         "set +e; dd if='{0}' of={{}} bs=1M count=4 conv=notrunc,fsync status=none; {middle} \
          dd if='{0}' of={{}} bs=1M skip=4 seek=4 conv=notrunc,fsync status=none; exit 0",
@@ -109,7 +110,7 @@ fn try_row(engine: &Engine, row: &Row, number: usize) {
     assert_told(&ran, row.codes, row.words);
     if ran.code == Some(DONE) {
         if row.switch == "finalize_vanish" {
-            // Nothing tells a client when the lock goes that the disk's status does not show.
+            // The status is ok before the lock is free, and nothing else tells a client about the lock.
             wait_until("the lock is free", 10, || {
                 engine.disk(&name).is_some_and(|disk| disk.locked_by.is_empty())
             });
@@ -118,7 +119,7 @@ fn try_row(engine: &Engine, row: &Row, number: usize) {
     } else {
         assert!(
             ran.stderr.lines().any(|line| line.starts_with("rhv-mount:")),
-            "nothing is said: {ran}"
+            "no message: {ran}"
         );
         assert_fate(engine, &name, row, old.as_deref(), &ran);
     }
@@ -133,7 +134,7 @@ fn order(row: &Row, name: &str) -> serde_json::Value {
         order["times"] = json!(times);
     }
     if row.midway {
-        // An act: its value says which transfer is meant.
+        // This is an act, whose value selects the transfer.
         order["value"] = json!(name);
         return order;
     }
@@ -162,7 +163,7 @@ fn assert_fate(engine: &Engine, name: &str, row: &Row, old: Option<&Path>, ran: 
     }
 }
 
-/// No upload to a disk that was there is cancelled, and no such disk removed, by us.
+/// Asserts that rhv-mount has neither cancelled an upload to the existing disk nor deleted the disk.
 #[track_caller]
 fn assert_never_deleted(engine: &Engine, name: &str) {
     let existing = engine.log("disk_existing");
@@ -180,7 +181,7 @@ fn assert_never_deleted(engine: &Engine, name: &str) {
     assert!(deleted.is_empty(), "{name} was deleted: {deleted:?}");
 }
 
-/// What a login is answered with, in both shapes that it has.
+/// The error of a refused login has one of two shapes.
 #[test]
 fn both_shapes_of_a_refused_login_are_understood() {
     let engine = Engine::start();
@@ -200,7 +201,8 @@ fn both_shapes_of_a_refused_login_are_understood() {
     }
 }
 
-/// The user may not finalize any more: the data is safe, and what is left is named; later, recover ends it.
+/// The user may not finalize any more: the message names the transfer that is left, and recover ends it
+/// later.
 #[test]
 fn an_engine_that_refuses_the_end_leaves_what_recover_finds() {
     let engine = Engine::start();

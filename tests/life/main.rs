@@ -1,8 +1,9 @@
-//! The whole life of a disk and its transfer: rhv-mount against a stand-in of the oVirt engine (`tests/engine`) that
-//! hands out real tickets of a real ovirt-imageio daemon, with a real qemu-nbd behind them.
+//! The whole life of a disk and its transfer: rhv-mount against a stand-in for the oVirt engine
+//! (`tests/engine`) that hands out real tickets of a real ovirt-imageio daemon, with a real qemu-nbd behind
+//! them.
 //!
-//! What a disk holds, whether it is locked and what was asked of the engine is always judged on the engine's side.
-//! Needs what `scripts/setup test` installs. Each test has an engine of its own, so they may run side by side.
+//! The tests judge a disk's bytes, its lock and the requests to the engine on the engine's side. They need
+//! the packages and tools of `scripts/setup test`. Each test has its own engine, so they can run in parallel.
 
 #[path = "../support/mod.rs"]
 mod support;

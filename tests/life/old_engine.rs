@@ -1,4 +1,4 @@
-//! An engine before 4.4.7 forgets a transfer as soon as it has ended: then the disk alone tells how it went.
+//! An engine before 4.4.7 forgets a transfer as soon as it has ended, so only the disk shows the outcome.
 
 use serde_json::json;
 
@@ -23,7 +23,7 @@ fn disks_are_filled_and_changed_as_with_a_newer_one() {
     used_disk(&engine, "old", "cow");
     over(&engine, &existing("old"), &script).ok();
     assert_free(&engine, "old", &source);
-    // Free means free: the next mount starts at once.
+    // The disk is really free: the next mount starts at once.
     over(&engine, &existing("old"), "true").ok();
     assert!(engine.transfers().is_empty());
     assert_nothing_deleted(&engine);

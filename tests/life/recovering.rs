@@ -1,4 +1,5 @@
-//! `rhv-mount recover`: what a killed mount left is found, told and ended, and no disk that was there before is deleted.
+//! `rhv-mount recover` finds, reports and ends the transfer of a killed mount, and deletes no disk that
+//! existed before.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use crate::support::engine::{Engine, write_private};
 use crate::support::mount::{Mount, is_mounted};
 use crate::support::run::{Ran, wait_until};
 
-/// `recover` with the engine's own options.
+/// Runs `rhv-mount recover OPTIONS [POINT]` with the engine's options.
 pub(crate) fn recover(engine: &Engine, options: &[&str], point: Option<&Path>) -> Ran {
     let mut args: Vec<OsString> = vec!["recover".into()];
     args.extend(options.iter().map(OsString::from));
@@ -24,7 +25,8 @@ pub(crate) fn recover(engine: &Engine, options: &[&str], point: Option<&Path>) -
     engine.run(args, 120)
 }
 
-/// A mount that was killed with a flushed MiB at `seed` MiB; the value is dropped last, and clears the mountpoint.
+/// Mounts, writes and flushes one MiB at `seed` MiB, and kills the mount. Returns its mountpoint, and the
+/// mount, whose drop clears the mountpoint.
 fn killed(engine: &Engine, args: &[String], seed: u64) -> (Mount, PathBuf) {
     let mount = engine.mounting(args).start();
     write_and_sync(&mount.file(), seed * MIB, MIB, seed);
@@ -44,7 +46,7 @@ fn what_a_killed_mount_left_is_finalized() {
     let said = ran.stdout.clone() + &ran.stderr;
     assert!(
         said.contains(&transfer) && said.contains("web01"),
-        "what it found is not said: {ran}"
+        "the transfer or the disk is not named: {ran}"
     );
     assert_eq!(engine.transfer().phase, "finished_success");
     assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 1));
@@ -55,11 +57,7 @@ fn what_a_killed_mount_left_is_finalized() {
     );
     assert!(state_file(&point).is_none(), "the state file is left");
     assert_nothing_deleted(&engine);
-    assert_eq!(
-        engine.sessions(),
-        1,
-        "the killed mount's own session, and no other"
-    );
+    assert_eq!(engine.sessions(), 1, "only the killed mount's session is open");
     let again = recover(&engine, &[], Some(&point));
     assert!(
         again.code.is_some() && !again.stderr.contains("panicked"),
@@ -76,7 +74,7 @@ fn a_disk_that_was_there_before_is_not_cancelled_on_request_either() {
     assert_refused(&ran, &[USAGE], &["web01|cancel", "--finalize|finalize"]);
     assert_nothing_deleted(&engine);
     assert_eq!(engine.transfer().phase, "transferring", "nothing has happened");
-    assert!(state_file(&point).is_some(), "the state file is needed still");
+    assert!(state_file(&point).is_some(), "the state file is still needed");
     recover(&engine, &["--finalize"], Some(&point)).ok();
     assert_free(&engine, &disk.id, &expected(&content, 2 * MIB, MIB, 2));
     assert!(state_file(&point).is_none());
@@ -120,7 +118,7 @@ fn a_paused_transfer_is_finalized() {
     assert_nothing_deleted(&engine);
 }
 
-/// Somebody has ended it already, or the engine has forgotten it: the disk tells how it went.
+/// Somebody else has ended the transfer, and the engine has forgotten it: the disk shows the outcome.
 #[test]
 fn a_transfer_that_is_gone_is_told_and_its_state_file_removed() {
     let engine = Engine::with(["--keep-success", "0.1", "--keep-failure", "0.1"]);
@@ -152,7 +150,7 @@ fn a_transfer_that_is_gone_is_told_and_its_state_file_removed() {
             "{action}: the state file is left: {ran}"
         );
     }
-    // The engine itself removed what the switch cancelled; rhv-mount asked for nothing of the kind.
+    // The engine itself removed the disk of the cancelled transfer; rhv-mount did not ask for that.
     assert_nothing_deleted(&engine);
 }
 
@@ -187,7 +185,8 @@ fn umount_of_a_killed_mount_says_what_is_left_and_recover_ends_it() {
     assert_free(&engine, &disk.id, &expected(&content, 7 * MIB, MIB, 7));
 }
 
-/// A wrong password, or none, must not cost the only record of what is to be ended.
+/// The state file is the only record of the transfer, so a wrong password or a failing engine must not cost
+/// it.
 #[test]
 fn a_recover_that_fails_keeps_the_state_file() {
     let engine = Engine::start();
@@ -212,7 +211,7 @@ fn a_recover_that_fails_keeps_the_state_file() {
     assert!(engine.disk("web01").expect("the disk").locked_by.is_empty());
 }
 
-/// The engine and the user are in the state file: the password is all that is needed.
+/// The state file holds the engine and the user, so the user gives only the password (and the CA).
 #[test]
 fn the_state_file_knows_the_engine_and_the_user() {
     let engine = Engine::start();
@@ -243,8 +242,8 @@ fn nothing_to_recover_is_said() {
     assert_refused(&ran, &[USAGE], &["--cancel"]);
 }
 
+/// Finalizes over the API, as a user of the engine's web page does.
 fn finalize_by_hand(engine: &Engine, transfer: &str) {
-    // Over the API, as a user of the engine's web page does.
     let script = r#"
         token=$(curl -sf --cacert "$2" -H 'Accept: application/json' "$1/ovirt-engine/sso/oauth/token" \
             -d grant_type=password -d scope=ovirt-app-api -d "username=$4" --data-urlencode "password=$5" |

@@ -1,5 +1,5 @@
-//! What the engine does not allow, or what is not there: one line that says what, why and what to do, the right exit
-//! code, and nothing that was made or locked for it.
+//! Requests that the engine does not allow, or for missing objects: one line says what failed, why, and what
+//! to do; the exit code is right; and nothing was created or locked.
 
 use serde_json::json;
 
@@ -69,7 +69,7 @@ fn a_disk_of_a_running_vm_is_refused_at_once() {
     let ran = over(&engine, &existing("web01"), "true");
     assert_refused(&ran, &[ENGINE_FAILED], &["409", "web01", "attached to VMs"]);
     assert!(ran.took.as_secs() < 5, "{ran}");
-    // Of a VM that is down it is as any other.
+    // A disk of a VM that is down is like any other.
     engine.change_disk(&disk.id, &json!({"vm_up": false}));
     over(&engine, &existing("web01"), "true").ok();
     assert_nothing_deleted(&engine);
@@ -84,7 +84,7 @@ fn an_illegal_disk_is_refused_at_once() {
     assert!(ran.took.as_secs() < 5, "{ran}");
 }
 
-/// What is wrong with the mountpoint is said before anything is asked of the engine.
+/// A bad mountpoint is reported before any request to the engine.
 #[test]
 fn a_mountpoint_that_cannot_be_used_costs_no_transfer() {
     let engine = Engine::start();

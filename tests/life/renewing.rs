@@ -1,5 +1,6 @@
-//! A ticket that ends under a mount: imageio has lost it (its tickets live in memory), and the mount goes on over another
-//! transfer of the same disk. Nobody who writes or reads notices; nothing is deleted, and nothing stays locked.
+//! A ticket ends under a mount: imageio has lost it (its tickets live in memory), and the mount goes on over
+//! another transfer of the same disk. No writer or reader notices; nothing is deleted, and nothing stays
+//! locked.
 
 use std::path::Path;
 use std::thread::sleep;
@@ -21,7 +22,8 @@ fn lose_ticket(engine: &Engine) {
     assert_eq!(engine.switch(&json!({"switch": "ticket_remove"}))["met"], 1);
 }
 
-/// Every byte is there after two losses, one with unflushed bytes on every connection and one while dd writes.
+/// Every byte is there after two losses, one with unflushed bytes on every connection and one while dd
+/// writes.
 #[test]
 fn an_upload_whose_ticket_is_lost_goes_on_over_another_transfer() {
     let engine = Engine::start();
@@ -38,7 +40,8 @@ fn an_upload_whose_ticket_is_lost_goes_on_over_another_transfer() {
         let script = format!(
             "dd if='{0}' of={{}} bs=1M count=4 status=none; {lose}; \
              (sleep 0.2; {lose}) & \
-             for n in 4 5 6 7; do dd if='{0}' of={{}} bs=1M skip=$n seek=$n count=1 conv=notrunc status=none; sleep 0.1; \
+             for n in 4 5 6 7; do \
+             dd if='{0}' of={{}} bs=1M skip=$n seek=$n count=1 conv=notrunc status=none; sleep 0.1; \
              done; wait; cmp {{}} '{0}'",
             source.display()
         );
@@ -73,7 +76,7 @@ fn a_download_whose_ticket_is_lost_goes_on_over_another_transfer() {
     assert!(engine.state_files().is_empty());
 }
 
-/// The note names the transfer that holds the disk now, so a mount that is killed later is recovered.
+/// The state file names the transfer that holds the disk now, so a mount that is killed later is recovered.
 #[test]
 fn a_mount_that_is_killed_after_a_renewal_is_recovered() {
     let engine = Engine::start();
@@ -94,7 +97,8 @@ fn a_mount_that_is_killed_after_a_renewal_is_recovered() {
     assert_nothing_deleted(&engine);
 }
 
-/// Killed between the two: no transfer is known, and the one that was asked for may be somebody else's.
+/// Between the two transfers the state file holds no transfer's id, and the one that recover finds may be
+/// somebody else's.
 #[test]
 fn a_mount_that_is_killed_between_two_transfers_is_recovered() {
     let engine = Engine::start();
@@ -138,8 +142,8 @@ fn a_mount_that_is_killed_between_two_transfers_is_recovered() {
     assert!(state_file(&point).is_none());
 }
 
-/// No other transfer can be started: what was there before stays, free, with the bytes that were flushed; what was made here
-/// goes. Either way the user is told.
+/// No other transfer can be started: an existing disk stays, free, with its flushed bytes; a disk that this
+/// run created is removed. A message tells the user either way.
 #[test]
 fn a_lost_ticket_without_another_transfer_is_a_loss_that_is_told() {
     let engine = Engine::start();
@@ -175,7 +179,7 @@ fn expected_early(content: &Path) -> std::path::PathBuf {
     path
 }
 
-/// An engine that answers 503 for a while, just when it is needed.
+/// The engine answers 503 for a while, just when it is needed.
 #[test]
 fn an_engine_that_is_away_while_a_ticket_is_lost_is_waited_for() {
     let engine = Engine::start();
@@ -189,7 +193,7 @@ fn an_engine_that_is_away_while_a_ticket_is_lost_is_waited_for() {
     assert_nothing_deleted(&engine);
 }
 
-/// A created disk is removed as ever when COMMAND fails, whichever transfer holds it by then.
+/// A created disk is removed when COMMAND fails, whichever transfer holds it by then.
 #[test]
 fn a_created_disk_is_removed_by_a_failed_command_after_a_renewal() {
     let engine = Engine::start();
@@ -202,7 +206,7 @@ fn a_created_disk_is_removed_by_a_failed_command_after_a_renewal() {
     assert!(engine.state_files().is_empty());
 }
 
-/// The ticket has expired in a pause that did not end in time: a resume brings the same one back.
+/// The ticket expires in a pause that did not end in time: a resume brings the same ticket back.
 #[test]
 fn an_expired_ticket_is_brought_back_by_a_resume() {
     let engine = Engine::with(["--ticket-validity", "3", "--ticket-refresh", "2"]);
@@ -211,18 +215,18 @@ fn an_expired_ticket_is_brought_back_by_a_resume() {
     write_and_sync(&mount.file(), 0, MIB, 34);
     engine.switch(&json!({"switch": "unavailable", "match": "resume"}));
     engine.switch(&json!({"switch": "pause_now"}));
-    // Nobody renews a ticket in a pause, and nothing moves on it: it expires.
+    // In a pause neither the engine nor any traffic renews the ticket, so it expires.
     sleep(Duration::from_secs(5));
     engine.clear_switches();
     write_and_sync(&mount.file(), MIB, MIB, 35);
     mount.umount().ok();
     let content = expected(&content, 0, MIB, 34);
     assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 35));
-    assert_eq!(engine.transfers().len(), 1, "the same one");
+    assert_eq!(engine.transfers().len(), 1, "no second transfer");
     assert_nothing_deleted(&engine);
 }
 
-/// The engine has started the next transfer, its answer is lost, and it can't be asked for a while.
+/// The engine has started the next transfer, its answer is lost, and it is unavailable for a while.
 #[test]
 fn a_start_whose_answer_is_lost_is_found_again() {
     let engine = Engine::start();
@@ -237,7 +241,7 @@ fn a_start_whose_answer_is_lost_is_found_again() {
     mount.umount().ok();
     let content = expected(&content, 0, MIB, 36);
     assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 37));
-    assert_eq!(engine.transfers().len(), 2, "no third one");
+    assert_eq!(engine.transfers().len(), 2, "no third transfer");
     assert_nothing_deleted(&engine);
     assert!(engine.state_files().is_empty());
 }

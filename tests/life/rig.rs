@@ -1,4 +1,5 @@
-//! What the tests of this crate share: mounts with a COMMAND that leave nothing behind, messages, and how disks fare.
+//! Helpers of this crate's tests: mounts with a COMMAND that must leave nothing behind, and assertions about
+//! messages and disks.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,17 +18,18 @@ pub(crate) const USAGE: i32 = 2;
 pub(crate) const LOGIN_REFUSED: i32 = 3;
 pub(crate) const ENGINE_FAILED: i32 = 4;
 pub(crate) const CANNOT_CONNECT: i32 = 5;
-/// The engine, not imageio: it does not answer, or is not trusted.
+/// The engine, not imageio, does not answer or is not trusted.
 pub(crate) const CANNOT_REACH_ENGINE: i32 = 4;
 pub(crate) const MOUNT_FAILED: i32 = 6;
 pub(crate) const DATA_MAY_BE_LOST: i32 = 7;
 
+/// Size of the disks, in bytes.
 pub(crate) const SIZE: u64 = 8 * MIB;
 
-/// Longer than any wait of rhv-mount's own.
+/// Upper bound on a run of rhv-mount, in seconds: longer than any of its own waits.
 pub(crate) const LIMIT: u64 = 150;
 
-/// A disk that was there before, full of random bytes; the second value is what it holds.
+/// Adds an existing disk full of random bytes, and returns it and a raw file with its content.
 pub(crate) fn used_disk(engine: &Engine, name: &str, format: &str) -> (DiskState, PathBuf) {
     let content = engine.dir().join(format!("{name}.content"));
     random_image(&content, SIZE, 5);
@@ -35,7 +37,7 @@ pub(crate) fn used_disk(engine: &Engine, name: &str, format: &str) -> (DiskState
     (disk, content)
 }
 
-/// An image with data and holes, as large as the disks here.
+/// Returns an image with data and holes, as large as the disks.
 pub(crate) fn source(engine: &Engine, seed: u64) -> PathBuf {
     let source = engine.dir().join(format!("source-{seed}.raw"));
     if !source.exists() {
@@ -44,23 +46,23 @@ pub(crate) fn source(engine: &Engine, seed: u64) -> PathBuf {
     source
 }
 
-/// The arguments that make a sparse raw disk.
+/// The arguments that create a sparse raw disk.
 pub(crate) fn create(name: &str) -> Vec<String> {
     let words = ["--create", name, "--size", "8M", "--storage-domain", "data"];
     words.map(str::to_owned).to_vec()
 }
 
-/// The arguments that take a disk that is there.
+/// The arguments that select an existing disk.
 pub(crate) fn existing(name: &str) -> Vec<String> {
     ["--disk", name].map(str::to_owned).to_vec()
 }
 
-/// A path in the engine's directory to be mounted on.
+/// A mountpoint in the engine's directory; rhv-mount creates it.
 pub(crate) fn point(engine: &Engine, name: &str) -> PathBuf {
     engine.dir().join(format!("{name}.raw"))
 }
 
-/// The command line up to COMMAND.
+/// `rhv-mount ARGS POINT -- bash -euc SCRIPT`, not yet started.
 pub(crate) fn command(engine: &Engine, args: &[String], point: &Path, script: &str) -> Command {
     let mut command = engine.program();
     command.args(engine.args()).args(args).arg(point);
@@ -68,8 +70,8 @@ pub(crate) fn command(engine: &Engine, args: &[String], point: &Path, script: &s
     command
 }
 
-/// `rhv-mount ARGS POINT -- bash -euc SCRIPT`, to its end; then nothing of it may be left on this machine, except the
-/// state file of a transfer that could not be ended.
+/// Runs `rhv-mount ARGS POINT -- bash -euc SCRIPT` to its end, and asserts that nothing of it is left on this
+/// machine, except the state file of a transfer that could not be ended.
 #[track_caller]
 pub(crate) fn over(engine: &Engine, args: &[String], script: &str) -> Ran {
     let name = args.get(1).map_or("none", String::as_str);
@@ -82,7 +84,7 @@ pub(crate) fn over(engine: &Engine, args: &[String], script: &str) -> Ran {
     ran
 }
 
-/// No mount, process, placeholder or control file of a mount that has ended.
+/// Asserts that no mount, process, mountpoint or control file of an ended mount is left.
 #[track_caller]
 pub(crate) fn assert_nothing_local(point: &Path, ran: &Ran) {
     assert!(!is_mounted(point), "still mounted after: {ran}");
@@ -98,12 +100,12 @@ pub(crate) fn assert_nothing_local(point: &Path, ran: &Ran) {
     assert!(left.is_empty(), "{left:?} is left after: {ran}");
 }
 
-/// What a live mount on `point` has to be asked by.
+/// Returns the control files of the mount on `point`; only a live mount has them.
 pub(crate) fn control_files(point: &Path) -> Vec<PathBuf> {
     files_naming(Path::new("/run/rhv-mount"), point)
 }
 
-/// The state file of the mount on `point`, where there is one.
+/// Returns the state file of the mount on `point`, if there is one.
 pub(crate) fn state_file(point: &Path) -> Option<PathBuf> {
     files_naming(&state_directory(), point).into_iter().next()
 }
@@ -117,8 +119,8 @@ fn files_naming(directory: &Path, point: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Its exit code is one of `codes`, and its messages have each of `words`; `|` stands between words of which one is
-/// enough. Case does not matter.
+/// Asserts that the exit code is one of `codes` and that the messages contain each of `words`. `|` separates
+/// alternatives, of which one is enough; case does not matter.
 #[track_caller]
 pub(crate) fn assert_told(ran: &Ran, codes: &[i32], words: &[&str]) {
     assert!(
@@ -135,7 +137,7 @@ pub(crate) fn assert_told(ran: &Ran, codes: &[i32], words: &[&str]) {
     assert!(!said.contains("panicked"), "{ran}");
 }
 
-/// It says loudly, and once, that these hosts are not verified, and no other.
+/// Asserts one warning for each of `hosts` that it is not verified, and no other warning.
 #[track_caller]
 pub(crate) fn assert_warned(ran: &Ran, hosts: &[&str]) {
     let warnings = ran.stderr.lines().filter(|line| line.contains("WARNING"));
@@ -143,21 +145,21 @@ pub(crate) fn assert_warned(ran: &Ran, hosts: &[&str]) {
     for host in hosts {
         let about = |line: &&str| line.contains(&format!("{host} is NOT VERIFIED"));
         let at = warnings.iter().position(about);
-        warnings.remove(at.unwrap_or_else(|| panic!("no warning of {host}: {ran}")));
+        warnings.remove(at.unwrap_or_else(|| panic!("no warning about {host}: {ran}")));
     }
     assert!(warnings.is_empty(), "{warnings:?}: {ran}");
 }
 
-/// The same for what rhv-mount refuses: one line says it.
+/// Asserts the same as [`assert_told`], and that the message of the refusal is a single line.
 #[track_caller]
 pub(crate) fn assert_refused(ran: &Ran, codes: &[i32], words: &[&str]) {
     assert_told(ran, codes, words);
     let said = |line: &&str| line.starts_with("rhv-mount:") && !line.contains("WARNING");
     let lines = ran.stderr.lines().filter(said);
-    assert_eq!(lines.count(), 1, "one line that says it: {ran}");
+    assert_eq!(lines.count(), 1, "the message is not one line: {ran}");
 }
 
-/// The disk is there, not locked, and holds `content`.
+/// Asserts that the disk exists, is not locked, and holds `content`.
 #[track_caller]
 pub(crate) fn assert_free(engine: &Engine, which: &str, content: &Path) {
     let disk = engine
@@ -173,7 +175,7 @@ pub(crate) fn assert_free(engine: &Engine, which: &str, content: &Path) {
         .unwrap_or_else(|reason| panic!("disk {which}: {reason}"));
 }
 
-/// Nobody asked the engine to cancel a transfer or to remove a disk.
+/// Asserts that no request asked the engine to cancel a transfer or to delete anything.
 #[track_caller]
 pub(crate) fn assert_nothing_deleted(engine: &Engine) {
     let cancels = engine.requests("POST", "/cancel");

@@ -1,5 +1,5 @@
-//! The password, the token of the session and the ticket of the transfer are shown nowhere: not in a log at its most
-//! talkative, a state file, the environment or arguments of any process, a message.
+//! The password, the session's token and the transfer's ticket appear nowhere: not in a trace log, a state
+//! file, the environment or arguments of a process, or a message.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +14,7 @@ use crate::support::mount::{MountKind, Mounting};
 use crate::support::redaction::{assert_files_show_none, assert_shows_none, shows};
 use crate::support::run::{run, text, wait_until};
 
-/// Environment and arguments of `pid`.
+/// Asserts that neither the environment nor the arguments of `pid` show a secret.
 #[track_caller]
 fn assert_process_shows_none(pid: i32, secrets: &[String]) {
     for name in ["cmdline", "environ"] {
@@ -26,7 +26,7 @@ fn assert_process_shows_none(pid: i32, secrets: &[String]) {
 }
 
 fn mounting(engine: &Engine) -> Mounting {
-    // In the environment, where most people will have it.
+    // The password comes from the environment, as most users give it.
     Mounting::without_url()
         .env("XDG_CONFIG_HOME", engine.dir().join("config"))
         .env("OVIRT_URL", engine.url())
@@ -36,7 +36,7 @@ fn mounting(engine: &Engine) -> Mounting {
         .secret(PASSWORD)
 }
 
-/// `umount` looks into log, stdout and stderr for all of them.
+/// The final `umount` also searches the log, stdout and stderr for all secrets.
 #[test]
 fn a_background_mount_shows_no_secret() {
     let engine = Engine::start();
@@ -63,7 +63,7 @@ fn a_background_mount_shows_no_secret() {
     for pid in pids {
         assert_process_shows_none(pid, &secrets);
     }
-    // Other tests have the same password, on purpose also in the wrong place.
+    // Other tests use the same password, some of them on a command line on purpose.
     let shown = run(std::process::Command::new("ps").args(["auxww"]), 20).ok();
     secrets.retain(|secret| secret != PASSWORD);
     assert_shows_none(&shown, &secrets);
@@ -71,7 +71,7 @@ fn a_background_mount_shows_no_secret() {
     for args in [vec![], vec!["-o", "json"]] {
         assert_shows_none(&mount.status(&args).ok(), &secrets);
     }
-    // The trace of the requests is there, or the log proves nothing.
+    // The log proves something only if it traces the requests.
     assert!(
         mount.log().contains("imagetransfers"),
         "the log says nothing of the engine"
@@ -87,7 +87,8 @@ fn a_command_sees_no_secret() {
     fs::create_dir(&seen).expect("make a directory");
     let go = engine.dir().join("go");
     let script = format!(
-        "env > '{0}/env'; cat /proc/self/environ > '{0}/environ'; tr '\\0' ' ' < /proc/$PPID/cmdline > '{0}/parent'; \
+        "env > '{0}/env'; cat /proc/self/environ > '{0}/environ'; \
+         tr '\\0' ' ' < /proc/$PPID/cmdline > '{0}/parent'; \
          ls -l /proc/self/fd > '{0}/fds'; touch '{0}/done'; while [ ! -e '{1}' ]; do sleep 0.05; done",
         seen.display(),
         go.display()
@@ -121,7 +122,7 @@ fn a_command_sees_no_secret() {
     }
 }
 
-/// What goes wrong is told without them: an engine that quotes what it was sent, a login that fails.
+/// An engine that quotes the password in its fault must not make rhv-mount show it.
 #[test]
 fn messages_of_failures_show_no_secret() {
     let engine = Engine::start();
@@ -137,11 +138,12 @@ fn messages_of_failures_show_no_secret() {
     assert_nothing_local(&point, &ran);
 }
 
-/// What the engine gave out is looked for in the log of every mount that it was given to, also when it is no longer valid.
+/// The engine's tokens are searched for in the files of every mount that used it, even when they are no
+/// longer valid.
 #[test]
 fn a_token_in_a_log_is_found_at_the_end_of_the_mount_and_of_the_engine() {
-    let find = |deed: &mut dyn FnMut()| {
-        let panic = catch_unwind(AssertUnwindSafe(deed)).expect_err("the token was not found");
+    let finds = |end: &mut dyn FnMut()| {
+        let panic = catch_unwind(AssertUnwindSafe(end)).expect_err("the token was not found");
         *panic.downcast::<String>().expect("a message")
     };
     let engine = Engine::start();
@@ -151,11 +153,11 @@ fn a_token_in_a_log_is_found_at_the_end_of_the_mount_and_of_the_engine() {
     engine.switch(&json!({"switch": "expire_sessions"}));
     fs::write(mount.dir().join("stderr"), format!("Bearer {token}\n")).expect("write to a file of the mount");
     let mut mount = Some(mount);
-    let words = find(&mut || drop(mount.take().map(|mount| mount.umount())));
+    let words = finds(&mut || drop(mount.take().map(|mount| mount.umount())));
     assert!(words.contains("the stderr of a mount shows a secret"), "{words}");
 
     fs::write(engine.trace_dir().join("planted"), token).expect("write a log");
     let mut engine = Some(engine);
-    let words = find(&mut || drop(engine.take()));
+    let words = finds(&mut || drop(engine.take()));
     assert!(words.contains("planted shows a secret"), "{words}");
 }

@@ -1,10 +1,10 @@
-//! The stand-in does what the other tests rely on: its own tests, in Python, beside it.
+//! Runs the stand-in's own tests, in Python: the other tests rely on what they check.
 
 use std::process::Command;
 
 use crate::support::run::{run, top};
 
-/// Each part has a daemon of its own, so they can wait side by side.
+/// The parts that run in parallel. Each has its own daemon.
 const PARTS: [&[&str]; 5] = [
     &["test_api"],
     &[
@@ -46,7 +46,6 @@ fn the_stand_in_does_what_it_says() {
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
 }
 
-/// What stands in the table above is all that there is.
 #[test]
 fn every_class_of_the_selftest_is_run() {
     let directory = top().join("tests/engine/selftest");

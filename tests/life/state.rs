@@ -1,5 +1,5 @@
-//! The state file of a mount: there before the first byte moves, private, gone when the transfer has ended; and what
-//! `status` tells of the disk and its transfer.
+//! The state file of a mount: it exists before the first byte moves, is private, and is gone when the
+//! transfer has ended. Also the output of `status` about the disk and its transfer.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -44,7 +44,7 @@ fn a_state_file_lives_as_long_as_the_transfer_and_is_private() {
     assert_free(&engine, &disk.id, &content);
 }
 
-/// Where a transfer was started, its file is there: also for COMMAND, from its first moment on.
+/// A started transfer has its file: COMMAND finds it when it starts.
 #[test]
 fn a_state_file_is_there_before_the_first_byte_moves() {
     let engine = Engine::start();
@@ -60,7 +60,7 @@ fn a_state_file_is_there_before_the_first_byte_moves() {
     assert!(engine.state_files().is_empty());
 }
 
-/// Without a place for it a killed mount could not be found again: that is said before anything is started.
+/// A symbolic link in the state file's place must not make rhv-mount overwrite its target.
 #[test]
 fn a_state_file_that_is_in_the_way_is_not_followed() {
     let engine = Engine::start();
@@ -73,7 +73,8 @@ fn a_state_file_that_is_in_the_way_is_not_followed() {
     mount.umount().ok();
     let victim = engine.dir().join("victim");
     fs::write(&victim, "mine").expect("write a file of somebody else");
-    // The same mountpoint gets the same name, or one that nobody can guess: then the link is only left alone.
+    // The same mountpoint gets the same file name, or an unpredictable one: in that case the link is not
+    // touched at all.
     std::os::unix::fs::symlink(&victim, &path).expect("lay a link in the way");
     fs::create_dir_all(point.parent().expect("a directory")).expect("make the mount's directory again");
     let mut program = engine.program();

@@ -1,5 +1,5 @@
-//! A transfer stays usable as long as the mount lives, whatever the engine does to it meanwhile: inactivity, a session
-//! that expired, a pause, a ticket that is not renewed.
+//! A transfer stays usable as long as the mount lives, despite inactivity, an expired session, a pause, or a
+//! ticket that is not renewed.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::support::content::{MIB, random_image};
 use crate::support::engine::Engine;
 use crate::support::run::{sh, wait_until};
 
-/// The engine pauses it, and imageio closes its connections, three times over.
+/// In that time the engine pauses the transfer and imageio closes its connections three times.
 #[test]
 fn a_mount_idle_for_three_times_the_limit_is_written_again() {
     let engine = Engine::with(["--inactivity-cap", "2"]);
@@ -50,7 +50,7 @@ fn a_session_that_expired_while_mounted_does_not_keep_it_from_ending() {
     assert_eq!(engine.sessions(), 0, "a session is left open");
 }
 
-/// `dd` writes for about a second and sees nothing of three pauses.
+/// `dd` writes for about a second and does not notice three pauses.
 #[test]
 fn a_transfer_that_is_paused_while_dd_runs_is_resumed() {
     let engine = Engine::start();
@@ -61,8 +61,8 @@ fn a_transfer_that_is_paused_while_dd_runs_is_resumed() {
     let script = format!(
         "(for n in 1 2 3; do sleep 0.3; {pause}; done) & \
          for n in 0 1 2 3 4 5 6 7; do \
-         dd if='{0}' of={{}} bs=64k skip=$((n*16)) seek=$((n*16)) count=16 oflag=direct conv=notrunc status=none; \
-         sleep 0.15; done; wait",
+         dd if='{0}' of={{}} bs=64k skip=$((n*16)) seek=$((n*16)) count=16 oflag=direct conv=notrunc \
+         status=none; sleep 0.15; done; wait",
         content.display()
     );
     over(&engine, &existing("web01"), &script).ok();
@@ -74,7 +74,8 @@ fn a_transfer_that_is_paused_while_dd_runs_is_resumed() {
     assert_nothing_deleted(&engine);
 }
 
-/// Paused by the system and left alone: it is resumed before the ticket, which nobody renews meanwhile, expires.
+/// After a pause by the system the transfer is resumed before its ticket, which the engine does not renew in
+/// a pause, expires.
 #[test]
 fn a_pause_outlives_no_ticket() {
     let engine = Engine::with(["--ticket-validity", "4", "--ticket-refresh", "2"]);
@@ -89,7 +90,8 @@ fn a_pause_outlives_no_ticket() {
     assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 25));
 }
 
-/// Renewing fails twice in a row, and the system stops the transfer; activity has kept the ticket itself alive.
+/// The renewal fails twice in a row and the system stops the transfer; activity has kept the ticket itself
+/// alive.
 #[test]
 fn a_ticket_that_could_not_be_renewed_is_resumed() {
     let engine = Engine::with(["--ticket-validity", "6", "--ticket-refresh", "5"]);
@@ -107,7 +109,7 @@ fn a_ticket_that_could_not_be_renewed_is_resumed() {
     assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 27));
 }
 
-/// While paused the ticket stays usable, so the data can still be brought home.
+/// The ticket stays usable in a pause, so the data can still be flushed.
 #[test]
 fn a_transfer_that_does_not_resume_still_ends_well() {
     let engine = Engine::start();
@@ -121,7 +123,7 @@ fn a_transfer_that_does_not_resume_still_ends_well() {
     assert_nothing_deleted(&engine);
 }
 
-/// The user cancels in the engine's web page: the disk is gone, and no word of rhv-mount says otherwise.
+/// A user cancels in the engine's web page, which removes the disk: rhv-mount must report the loss.
 #[test]
 fn a_transfer_that_somebody_else_cancels_is_a_loss() {
     let engine = Engine::start();
@@ -139,7 +141,7 @@ fn a_transfer_that_somebody_else_cancels_is_a_loss() {
     assert_nothing_deleted(&engine);
 }
 
-/// The engine finalizes a download by itself when every byte was read; who reads on gets the bytes all the same.
+/// The engine finalizes a download by itself when every byte was read; later reads must still get the bytes.
 #[test]
 fn a_read_only_mount_goes_on_after_every_byte_was_read() {
     let engine = Engine::start();
@@ -154,7 +156,7 @@ fn a_read_only_mount_goes_on_after_every_byte_was_read() {
     assert_free(&engine, &disk.id, &content);
 }
 
-/// A whole copy takes one transfer, whatever happens to sessions: each lives for a few requests.
+/// A whole copy needs only one transfer, although each session lives for only a few requests.
 #[test]
 fn sessions_that_live_for_a_few_requests_are_renewed() {
     let engine = Engine::start();

@@ -1,4 +1,5 @@
-//! What is said to the engine, as its log has it: the requests that keep a disk safe, made once, and waited for.
+//! The requests to the engine, as its log shows them: those that keep a disk safe are right, sent once, and
+//! waited for.
 
 use std::fs;
 
@@ -18,8 +19,9 @@ fn one_transfer(engine: &Engine) -> Value {
     started[0]["body"].clone()
 }
 
-/// Policy `pause`, since any other one costs the disk after an idle hour; never an inactivity timeout of 0, which
-/// makes imageio drop connections; `format=raw`, which is the guest's view whatever the disk's own format.
+/// The policy must be `pause`, since any other costs the disk after an idle hour. The inactivity timeout must
+/// not be 0, which makes imageio drop connections. `format=raw` gives the guest's view, whatever the disk's
+/// own format.
 #[test]
 fn an_upload_is_asked_for_as_it_must_be() {
     let engine = Engine::start();
@@ -55,12 +57,13 @@ fn a_new_disk_is_asked_for_with_everything_that_matters() {
     let body = &orders[0]["body"];
     assert_eq!(body["name"], "web01");
     assert_eq!(body["provisioned_size"].to_string().trim_matches('"'), "8388608");
-    // Absent means different things on different storage.
+    // The default of `sparse` depends on the storage, so it must be set.
     assert_eq!(body["sparse"].to_string().trim_matches('"'), "true");
     assert!(body["backup"].is_null(), "raw disks have no incremental backup");
 }
 
-/// `Version: 4` and one correlation id for all requests of a mount: what an administrator searches engine.log for.
+/// All requests of a mount have `Version: 4` and one correlation id, by which an administrator finds them in
+/// engine.log.
 #[test]
 fn every_request_has_a_version_and_a_correlation_id() {
     let engine = Engine::start();
@@ -93,10 +96,10 @@ fn a_fault_is_told_with_its_detail_status_and_correlation_id() {
     let refused = engine.requests("POST", "/imagetransfers");
     let id = refused[0]["correlation_id"].as_str().expect("a correlation id");
     assert!(ran.stderr.contains(id), "{id} is missing: {ran}");
-    assert_eq!(refused.len(), 1, "what the engine has refused is not asked again");
+    assert_eq!(refused.len(), 1, "a refused request is not repeated");
 }
 
-/// A wait that asks again would start a second transfer.
+/// A repeated request would start a second transfer.
 #[test]
 fn a_transfer_that_takes_its_time_is_asked_for_once() {
     let engine = Engine::start();
@@ -112,7 +115,7 @@ fn a_transfer_that_takes_its_time_is_asked_for_once() {
     assert_free(&engine, "web01", &source);
 }
 
-/// The disk is `ok` before its lock is free: only the transfer's own last phase says that all is over.
+/// The disk is `ok` before its lock is free: only the transfer's last phase shows that it has ended.
 #[test]
 fn done_means_that_the_lock_is_free() {
     let engine = Engine::with(["--unlock-delay", "0.8"]);
@@ -121,15 +124,15 @@ fn done_means_that_the_lock_is_free() {
     let ran = over(&engine, &existing("web01"), "true").ok();
     assert_eq!(engine.transfer().phase, "finished_success", "{ran}");
     assert_free(&engine, &disk.id, &content);
-    // And so the next one starts at once.
+    // So the next mount starts at once.
     over(&engine, &existing("web01"), "true").ok();
-    // Polling faster than the engine looks brings nothing.
+    // Polling faster than the engine takes its steps is useless.
     let polls = engine.log("request").len();
     assert!(polls < 60, "{polls} requests for two mounts");
     assert_nothing_deleted(&engine);
 }
 
-/// An engine on a busy machine: it looks at a transfer every few seconds only.
+/// An engine on a busy machine takes a transfer's next step only every few seconds.
 #[test]
 fn a_slow_engine_is_waited_for() {
     let engine = Engine::with(["--poll", "0.5", "--poll-max", "2"]);
@@ -146,7 +149,7 @@ fn a_slow_engine_is_waited_for() {
     assert!(engine.disk("failed").is_none(), "it is removed: {ran}");
 }
 
-/// A host is known by its vdsm.id; this machine has none.
+/// A host is identified by its vdsm.id. This machine has none, so the test makes one.
 #[test]
 fn a_host_of_the_engine_serves_itself() {
     const HARDWARE: &str = "00000000-1111-2222-3333-444444444444";

@@ -1,5 +1,5 @@
-//! What takes its time: idle mounts, locks that may go at any moment, addresses that never answer. All of it is waiting,
-//! so it runs side by side in one test.
+//! Slow cases: idle mounts, locks that may be freed at any moment, addresses that never answer. They only
+//! wait, so they run in parallel in one test.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -58,8 +58,8 @@ fn a_host_that_never_answers_is_given_up_for_the_proxy() {
     assert_free(&engine, "proxied", &source);
 }
 
-/// Longer than the usual limit: what keeps it alive is activity on the ticket, so the engine never pauses it. It would
-/// do so after 28 seconds.
+/// Without activity on the ticket the engine would pause the transfer after 28 seconds; rhv-mount keeps it
+/// alive.
 fn activity_keeps_an_idle_mount_from_being_paused() {
     let engine = Engine::with(["--inactivity-cap", "28"]);
     let (disk, content) = used_disk(&engine, "web01", "raw");
@@ -71,7 +71,7 @@ fn activity_keeps_an_idle_mount_from_being_paused() {
     assert_free(&engine, &disk.id, &content);
 }
 
-/// Two mounts that want the same disk: the second hears who has it.
+/// The refusal of the second mount names the transfer that holds the disk.
 fn a_disk_that_is_mounted_already_is_refused_to_a_second_mount() {
     let engine = Engine::start();
     let (disk, content) = used_disk(&engine, "web01", "raw");
@@ -89,7 +89,7 @@ fn a_disk_that_is_mounted_already_is_refused_to_a_second_mount() {
     assert_nothing_deleted(&engine);
 }
 
-/// A lock may go at any moment, so it is waited for a while, in all cases side by side.
+/// A lock may be freed at any moment, so rhv-mount waits for a while. All cases run in parallel.
 fn a_locked_disk_is_refused_after_a_while_and_one_that_is_freed_is_taken() {
     let engine = Engine::start();
     let locked = json!({"name": "locked", "size": MIB, "status": "locked"});
@@ -120,7 +120,7 @@ fn a_locked_disk_is_refused_after_a_while_and_one_that_is_freed_is_taken() {
     assert_nothing_deleted(&engine);
 }
 
-/// Five seconds of silence, and one line; the answer is the outcome all the same.
+/// After five seconds of silence one line says that umount waits; the outcome is that of the engine's answer.
 fn an_umount_that_waits_for_the_engine_says_so() {
     let engine = Engine::start();
     let (disk, content) = used_disk(&engine, "web01", "raw");
