@@ -1,5 +1,6 @@
-//! The network between a mount and imageio fails: connections are cut after so many bytes, stall, are closed in one
-//! direction, or are taken and never answered. One that is lost is replaced, and what it carried is written again.
+//! The network between a mount and imageio fails: connections are cut after a number of bytes, stall, are
+//! closed in one direction, or are accepted and never answered. The mount replaces a lost connection and
+//! writes again the bytes that it carried.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::support::image::Backend;
 use crate::support::mount::{Mount, Mounting};
 use crate::support::run::{sh, wait_until};
 
-/// A mount of a used disk through a proxy; dropped in this order.
+/// A used disk behind a proxy. The fields are dropped in this order.
 struct Setting {
     proxy: Proxy,
     disk: Disk,
@@ -44,10 +45,10 @@ impl Setting {
         Mounting::new(&url).args(self.disk.args()).args(options).start()
     }
 
-    /// Writes, with `fault` on every connection in the middle, and reads; all of it is right.
+    /// Writes and reads, each with `fault` on every connection, and asserts that every byte is right.
     #[track_caller]
     fn assert_unnoticed(&mut self, fault: Fault) {
-        // A connection that is silent is given up after this time.
+        // The mount gives up a silent connection after this time.
         let mount = self.mount(&["--timeout", "5"]);
         let load = Load::on(&mount);
         load.write(1, 0, HALF).expect("write");
@@ -98,7 +99,8 @@ fn connections_that_stall_are_given_up_and_not_noticed() {
     both_directions(Effect::Stall);
 }
 
-/// What was sent before the silence may arrive at any time, over the newer bytes: there is no safe way to go on.
+/// The stalled bytes may reach the storage at any time and overwrite newer ones, so there is no safe way to
+/// go on.
 #[test]
 fn a_write_that_stalls_under_newer_bytes_is_an_error_that_sticks() {
     let mut setting = Setting::new();
@@ -137,7 +139,7 @@ fn connections_that_are_closed_in_one_direction_are_not_noticed() {
     both_directions(Effect::HalfClose);
 }
 
-/// Each new connection, too: in its handshake, in its first request, and later.
+/// New connections are cut as well: in the handshake, in the first request, and later.
 #[test]
 fn connections_that_are_cut_again_and_again_are_not_noticed() {
     let mut setting = Setting::new();
@@ -164,7 +166,7 @@ fn connections_that_are_cut_again_and_again_are_not_noticed() {
         .expect("the storage holds every byte");
 }
 
-/// Accepted, and never answered: like a stuck server, or a firewall that forgets.
+/// The connection is accepted and never answered, as by a stuck server or a firewall that lost its state.
 const SILENCE: Fault = Fault {
     effect: Effect::Stall,
     direction: Direction::ToServer,
@@ -215,7 +217,7 @@ fn a_server_that_answers_nothing_for_a_while_is_not_noticed() {
     fall_silent(&setting.proxy);
     std::thread::scope(|scope| {
         let writing = scope.spawn(|| load.write(2, HALF, HALF).and_then(|()| load.sync()));
-        wait_until("the silence is met", 60, || count(&mount, "errors") > 2);
+        wait_until("the mount has seen the silence", 60, || count(&mount, "errors") > 2);
         setting.proxy.heal();
         writing.join().expect("no panic").expect("write and fsync");
     });

@@ -1,5 +1,5 @@
-//! imageio is killed, and is gone, or comes back on the same port as after a crash or a reboot of its host: without the
-//! tickets, which it keeps in memory.
+//! imageio is killed. It stays away, or comes back on the same port as after a crash or a reboot of its host,
+//! without the tickets, which it keeps in memory.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::image::{Backend, Content};
 use crate::support::mount::is_mounted;
 use crate::support::run::{sh, wait_until};
 
-/// The transfer URL is all that there is: nothing can get another ticket.
+/// With only a transfer URL there is no way to get another ticket.
 #[test]
 fn without_an_engine_a_daemon_that_stays_away_is_an_error_that_sticks() {
     let daemon = daemon();
@@ -38,7 +38,7 @@ fn without_an_engine_a_daemon_that_stays_away_is_an_error_that_sticks() {
     load.assert_broken();
     assert!(
         load.read(4 * MIB, 2 * MIB).expect("read back") == crate::rig::bytes(2, 2 * MIB),
-        "what was acknowledged is readable as long as the mount lives"
+        "acknowledged bytes stay readable as long as the mount lives"
     );
     drop(load);
     let ran = mount.umount();
@@ -52,7 +52,7 @@ fn without_an_engine_a_daemon_that_stays_away_is_an_error_that_sticks() {
 fn without_an_engine_a_daemon_that_has_lost_the_ticket_is_an_error_at_once() {
     let daemon = daemon();
     let (mut disk, model, _dir) = used_image(&daemon, Backend::RawNbd);
-    // The whole retry time would be five minutes.
+    // The default retry time, five minutes, must not be used up.
     let mount = mounting(&disk).start();
     let load = Load::on(&mount);
     load.write(1, 0, MIB).expect("write");
@@ -77,7 +77,7 @@ fn without_an_engine_a_daemon_that_has_lost_the_ticket_is_an_error_at_once() {
     assert_old_or_new(&disk.server_side(), &model, &new);
 }
 
-/// Whoever gave the URL out has given it out again.
+/// The program that created the ticket creates it again.
 #[test]
 fn without_an_engine_a_daemon_that_is_given_the_ticket_again_is_not_noticed() {
     let daemon = daemon();
@@ -88,7 +88,7 @@ fn without_an_engine_a_daemon_that_is_given_the_ticket_again_is_not_noticed() {
     wait_until_written(&mount, HALF);
     daemon.kill();
     daemon.restart();
-    // Nothing has been asked of it meanwhile, or it would have said that there is no such ticket.
+    // No request has reached the daemon meanwhile, or it would have answered that there is no such ticket.
     disk.grant_again(&daemon);
     load.write(2, MIB, HALF).expect("write");
     also_in(&model, 1, 0, HALF);
@@ -99,7 +99,7 @@ fn without_an_engine_a_daemon_that_is_given_the_ticket_again_is_not_noticed() {
     disk.compare_with(&model).expect("the storage holds every byte");
 }
 
-/// Nothing was written, so nothing is lost.
+/// Nothing was written, so nothing can be lost.
 #[test]
 fn without_an_engine_reads_fail_until_the_daemon_is_back_and_the_mount_ends_well() {
     let daemon = daemon();
@@ -121,7 +121,7 @@ fn without_an_engine_reads_fail_until_the_daemon_is_back_and_the_mount_ends_well
     mount.umount().ok();
 }
 
-/// Writes half of the disk, kills and restarts imageio under what is not flushed, and writes the other half.
+/// Writes half of the disk, restarts imageio before a flush, writes the other half, and returns the model.
 fn upload_over_a_restart(engine: &Engine, args: &[String], tcp: bool) -> std::path::PathBuf {
     let model = engine.dir().join("model.raw");
     random_image(&model, SIZE, 5);
@@ -154,7 +154,7 @@ fn with_the_engine_an_upload_to_a_disk_that_was_there_goes_on_in_a_new_transfer(
         assert_nothing_deleted(&engine);
         let transfers = engine.transfers();
         let phases: Vec<&str> = transfers.iter().map(|one| one.phase.as_str()).collect();
-        assert_eq!(phases, ["finished_success"; 2], "the dead one and the new one");
+        assert_eq!(phases, ["finished_success"; 2], "the lost transfer and the new one");
         assert!(engine.state_files().is_empty());
     }
 }
@@ -169,7 +169,7 @@ fn with_the_engine_an_upload_to_a_disk_that_it_made_goes_on_in_a_new_transfer() 
     assert!(engine.state_files().is_empty());
 }
 
-/// Nobody listens where it was; the engine knows where the disk is served now.
+/// Nothing listens on the old port any more; the engine knows the new one.
 #[test]
 fn with_the_engine_an_upload_goes_on_where_another_transfer_is_served() {
     let engine = Engine::start();
@@ -207,7 +207,7 @@ fn with_the_engine_a_download_goes_on_in_a_new_transfer() {
     assert!(engine.state_files().is_empty());
 }
 
-/// It does not come back before the retry time is over: the disk is kept, with all that was flushed.
+/// The daemon does not come back within the retry time: the disk is kept, with every flushed byte.
 #[test]
 fn with_the_engine_a_daemon_that_stays_away_leaves_the_disk_to_recover() {
     let engine = Engine::start();
@@ -231,7 +231,7 @@ fn with_the_engine_a_daemon_that_stays_away_leaves_the_disk_to_recover() {
     );
     assert!(!is_mounted(&point));
     let left = engine.disk(&disk.id).expect("the disk is kept");
-    assert_eq!(left.locked_by.len(), 1, "by the transfer, which is left paused");
+    assert_eq!(left.locked_by.len(), 1, "the paused transfer holds the lock");
     wait_until("the transfer is paused", 20, || {
         engine.transfer().phase.starts_with("paused")
     });
@@ -241,7 +241,8 @@ fn with_the_engine_a_daemon_that_stays_away_leaves_the_disk_to_recover() {
     assert_nothing_deleted(&engine);
 }
 
-/// The disk was made for this run, and not all of it is there. The engine can't end the transfer before imageio is back.
+/// The disk was created for this run and is incomplete. The engine can't end the transfer before imageio is
+/// back.
 #[test]
 fn with_the_engine_a_disk_that_it_made_is_removed_when_the_daemon_comes_back_too_late() {
     let engine = Engine::start();
@@ -255,16 +256,16 @@ fn with_the_engine_a_disk_that_it_made_is_removed_when_the_daemon_comes_back_too
     drop(load);
     let ran = std::thread::scope(|scope| {
         let ending = scope.spawn(|| mount.umount());
-        wait_until("the transfer is to be ended", 60, || {
+        wait_until("the engine is ending the transfer", 60, || {
             engine.transfer().phase.starts_with("finalizing")
         });
         std::thread::sleep(Duration::from_secs(1));
-        assert!(!ending.is_finished(), "umount waits for what becomes of the disk");
-        assert!(engine.disk("new01").is_some(), "locked by the transfer");
+        assert!(!ending.is_finished(), "umount waits for the disk's fate");
+        assert!(engine.disk("new01").is_some(), "the transfer holds the disk's lock");
         engine.daemon().restart();
         ending.join().expect("no panic")
     });
     assert_lost(&ran, &["connection refused"]);
-    assert!(engine.disk("new01").is_none(), "umount has seen it go");
+    assert!(engine.disk("new01").is_none(), "umount has seen the removal");
     assert!(engine.state_files().is_empty());
 }

@@ -1,7 +1,9 @@
-//! The long ones: `qemu-img convert` of random bytes while imageio is killed and started again and again, while
-//! connections are cut, while the engine is away; and random operations against a model while connections are cut.
+//! The long tests: `qemu-img convert` of random bytes while imageio restarts again and again, while
+//! connections are cut, or while the engine is away; and random operations, checked by fsx and fio, while
+//! connections are cut.
 //!
-//! Every day they are small. With `RHV_MOUNT_FULL_MATRIX=1`: 2 GiB, ten restarts, 200 cuts, an engine away for 60 s.
+//! By default they are small. `RHV_MOUNT_FULL_MATRIX=1` makes them 2 GiB, ten restarts, 200 cuts, and 60 s
+//! without the engine.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,21 +20,21 @@ use crate::support::image::{Backend, Content};
 use crate::support::mount::{Mount, Mounting};
 use crate::support::run::{Ran, run, scratch, top, wait_until};
 
-/// What ends the connections that a mount has started with.
-const FIRST: Fault = Fault {
+/// Ends the connections that the mount opened at its start, before the plan of cuts was set.
+const CUT_FIRST_CONNECTIONS: Fault = Fault {
     effect: Effect::Cut,
     direction: Direction::ToServer,
     after: MIB,
 };
 
-/// For one program, at full size on a busy machine.
+/// Upper bound on one program's run, in seconds: the full size on a busy machine.
 const LIMIT: u64 = 1500;
 
 fn size() -> u64 {
     if full() { 2048 * MIB } else { 256 * MIB }
 }
 
-/// A source, and the two disks that it is copied to: one that was there, and one that is made.
+/// A source image, and an engine with the disk `there`; `made` is created by the mount.
 struct Copying {
     engine: Engine,
     source: PathBuf,
@@ -53,7 +55,7 @@ impl Copying {
         [crate::rig::existing("there"), made.map(str::to_owned).to_vec()]
     }
 
-    /// At trace level a copy of 2 GiB writes a log that is as long as what it copies is interesting.
+    /// Logs at info: at trace level a copy of 2 GiB would write a huge log.
     fn mounting(&self, args: &[String]) -> Mounting {
         self.engine
             .mounting(args)
@@ -61,7 +63,8 @@ impl Copying {
             .log_level("info")
     }
 
-    /// Copies while `disturb` does what it does, and unmounts; the disk holds the source then.
+    /// Copies the source while `disturb` runs, unmounts, and asserts that the disk holds the source. The
+    /// second argument of `disturb` tells whether the copy still runs.
     fn copy(&self, mount: Mount, name: &str, disturb: impl FnOnce(&Mount, &dyn Fn() -> bool)) {
         let target = mount.file();
         let began = Instant::now();
@@ -87,7 +90,7 @@ fn convert(source: &Path, target: &Path) -> Ran {
     let mut command = Command::new("qemu-img");
     command.args(["convert", "-n", "-f", "raw", "-O", "raw"]);
     if !full() {
-        // A short copy would be over before anything has gone wrong.
+        // Without a rate limit a short copy would end before anything has gone wrong.
         command.args(["-r", "64M"]);
     }
     run(command.arg(source).arg(target), LIMIT)
@@ -99,11 +102,11 @@ fn imageio_restarts_during_a_copy_are_not_noticed() {
     for args in Copying::disks() {
         let copying = Copying::new();
         let mount = copying.mounting(&args).start();
-        copying.copy(mount, &args[1], |mount, goes_on| {
+        copying.copy(mount, &args[1], |mount, still_copies| {
             for number in 1..=restarts {
                 let far = size() / (restarts + 1) * number;
-                wait_until("the copy is so far", LIMIT, || {
-                    assert!(goes_on(), "the copy has ended before restart {number}");
+                wait_until("the copy has come that far", LIMIT, || {
+                    assert!(still_copies(), "the copy has ended before restart {number}");
                     count(mount, "bytes_written") >= far
                 });
                 copying.engine.daemon().kill();
@@ -128,10 +131,10 @@ fn connections_cut_during_a_copy_are_not_noticed() {
             .engine
             .switch(&json!({"switch": "url_host", "value": proxy.address()}));
         let mount = copying.mounting(&args).start();
-        // Up to twice as much as the largest request, so that most pass. It goes on to the end: none of the connections
-        // lives as long as it takes to fill the journal.
+        // The cuts come after up to twice the largest request, so that most requests pass. They go on to the
+        // end: no connection lives long enough to fill the journal.
         proxy.cut_at_random(cuts, u64::MAX, 16 * MIB, 2 * KIB);
-        proxy.arm(FIRST);
+        proxy.arm(CUT_FIRST_CONNECTIONS);
         copying.copy(mount, &args[1], |_, _| {});
         let (met, taken) = (proxy.met(), proxy.taken());
         eprintln!("{}: {met} of {taken} connections were cut", args[1]);
@@ -156,8 +159,9 @@ fn an_engine_away_during_a_copy_is_not_noticed() {
     assert_eq!(copying.engine.transfers().len(), 1);
 }
 
-/// A disk behind a proxy that cuts every connection, again and again, every few megabytes.
-fn through_cuts(size: u64, use_it: impl FnOnce(&Path)) {
+/// Mounts a disk behind a proxy that cuts every connection after a few megabytes, and runs `exercise` on the
+/// file.
+fn through_cuts(size: u64, exercise: impl FnOnce(&Path)) {
     let daemon = daemon();
     let disk = Disk::create(&daemon, Backend::Qcow2Nbd, size, Content::Used { seed: 8 });
     let proxy = Proxy::start(daemon.port());
@@ -166,8 +170,8 @@ fn through_cuts(size: u64, use_it: impl FnOnce(&Path)) {
         .log_level("info")
         .start();
     proxy.cut_at_random(size, u64::MAX, 4 * MIB, 4 * MIB);
-    proxy.arm(FIRST);
-    use_it(&mount.file());
+    proxy.arm(CUT_FIRST_CONNECTIONS);
+    exercise(&mount.file());
     mount.umount().ok();
     eprintln!("{} connections were cut", proxy.met());
     assert!(proxy.met() > 4, "{} cuts", proxy.met());

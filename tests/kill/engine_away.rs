@@ -1,4 +1,5 @@
-//! The engine answers nobody for a while: it is connected to and stays silent. imageio goes on without it.
+//! The engine does not answer for a while: it accepts connections and stays silent. imageio goes on without
+//! it.
 
 use std::time::Duration;
 
@@ -8,13 +9,13 @@ use crate::rig::{
 use crate::support::content::random_image;
 use crate::support::engine::Engine;
 
-/// Longer than the pause between two looks at a transfer.
+/// The time without an engine: longer than the interval between two polls of a transfer.
 fn absence() -> Duration {
     Duration::from_secs(if full() { 60 } else { 8 })
 }
 
-/// Writes one half before and one half while the engine is away, and unmounts when it is back or, with `at_the_end`, is
-/// gone still.
+/// Writes one half of the disk before the engine goes away and the other while it is away. Unmounts when it
+/// is back or, with `at_the_end`, while it is still away. Returns the model.
 fn upload(engine: &Engine, args: &[String], at_the_end: bool) -> std::path::PathBuf {
     let model = engine.dir().join("model.raw");
     random_image(&model, SIZE, 5);
@@ -66,7 +67,7 @@ fn at_the_end_umount_waits_for_it() {
     assert!(engine.state_files().is_empty());
 }
 
-/// And while it is away imageio restarts: the new transfer has to wait for it.
+/// imageio restarts while the engine is away, so the new transfer has to wait for the engine.
 #[test]
 fn when_imageio_restarts_meanwhile_nobody_notices() {
     let engine = Engine::start();
@@ -79,7 +80,8 @@ fn when_imageio_restarts_meanwhile_nobody_notices() {
     engine.daemon().kill();
     let back = std::thread::scope(|scope| {
         let writing = scope.spawn(|| load.write(2, HALF, HALF).and_then(|()| load.sync()));
-        // Longer than it takes until the engine is asked where imageio is now: that question is not the one to come.
+        // By then the mount has asked the engine where imageio is; the request that a new transfer needs
+        // comes later.
         std::thread::sleep(Duration::from_secs(13));
         engine.daemon().restart();
         let back = std::thread::spawn(move || {

@@ -1,7 +1,7 @@
-//! A process that has a mounted file open, writes, flushes and reads at a test's orders.
+//! A worker process that keeps a mounted file open, and writes, flushes and reads as a test orders.
 //!
-//! Not the test itself: every program that another test starts at that moment has a copy of this process's open files
-//! until it is executed, and closing a file on a mount waits for the mount's server.
+//! The test does not open the file itself: a program that another test starts at that moment holds a copy of
+//! this process's open files until its exec, and closing a file on a mount waits for the mount's server.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,8 @@ use crate::rig::BOUND;
 use crate::support::content::Random;
 use crate::support::mount::Mount;
 
-/// Orders are lines, with the bytes of a write behind; answers are an errno, with the bytes of a read behind.
+/// An order is a line `ORDER OFFSET LENGTH`, followed by the bytes of a write. An answer is a line `ERRNO
+/// LENGTH`, followed by the bytes of a read.
 const WORKER: &str = r#"
 import mmap, os, sys
 orders, answers = sys.stdin.buffer, sys.stdout.buffer
@@ -23,7 +24,7 @@ for line in orders:
     offset, length = int(offset), int(length)
     data = b""
     if order == b"write":
-        # Pages, as most programs have their buffers: the kernel passes others on in pieces that end anywhere.
+        # The buffer is page-aligned, as in most programs: the kernel splits others at arbitrary offsets.
         pages = mmap.mmap(-1, length)
         pages[:] = orders.read(length)
         data = memoryview(pages)
@@ -35,7 +36,7 @@ for line in orders:
             done = os.pwrite(file, data, offset)
             data, offset = data[done:], offset + done
         while order == b"read" and len(got) < length:
-            got += os.pread(file, length - len(got), offset + len(got)) or sys.exit("the end of the file")
+            got += os.pread(file, length - len(got), offset + len(got)) or sys.exit("unexpected end of file")
     except OSError as error:
         got, errno = b"", error.errno
     answers.write(b"%d %d\n" % (errno, len(got)) + got)
@@ -71,7 +72,7 @@ impl Load {
         }
     }
 
-    /// `length` random bytes of `seed`; not flushed.
+    /// Writes `length` random bytes of `seed`, without a flush.
     pub(crate) fn write(&self, seed: u64, offset: u64, length: u64) -> io::Result<()> {
         self.order("write", offset, length, &bytes(seed, length))
             .map(drop)
@@ -85,7 +86,8 @@ impl Load {
         self.order("read", offset, length, &[])
     }
 
-    /// From now on every write and flush is an EIO, through this file and through any other: the error sticks.
+    /// Asserts that the error sticks: every write and flush is an EIO, through this file and through any
+    /// other.
     #[track_caller]
     pub(crate) fn assert_broken(&self) {
         let other = Self::open(&self.path);
@@ -112,7 +114,7 @@ impl Load {
         let mut number = || numbers.next().and_then(Result::ok).expect("the worker answers");
         let (errno, length) = (number(), number());
         let mut got = vec![0; length];
-        answers.read_exact(&mut got).expect("what was read");
+        answers.read_exact(&mut got).expect("the bytes of the answer");
         match errno {
             0 => Ok(got),
             errno => Err(io::Error::from_raw_os_error(errno as i32)),
@@ -121,7 +123,7 @@ impl Load {
 }
 
 impl Drop for Load {
-    /// Closes the file; that may wait for the server, but not for ever.
+    /// Closes the file. The close waits for the server; after [`BOUND`] seconds the worker is killed.
     fn drop(&mut self) {
         if let Ok(pipes) = self.pipes.get_mut() {
             pipes.0 = None;

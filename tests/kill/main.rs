@@ -1,19 +1,20 @@
-//! What dies, and what becomes of it: the matrix of `docs/failures.md`, row by row, on the real thing: ovirt-imageio,
-//! qemu-nbd, the kernel's FUSE, and where an engine takes part its stand-in (`tests/engine`).
+//! Tests the matrix of `docs/failures.md`, row by row, on the real ovirt-imageio, qemu-nbd and FUSE, and
+//! where an engine takes part with its stand-in (`tests/engine`): something dies, and the test judges the
+//! consequences.
 //!
-//! Each family of rows is a file; `table` sees to it that the document and the tests name each other. Each row says what
-//! the user sees (exit code, message, errno), how the disk stands in the engine and in its bytes, and what ends it.
-//! Failures that stay are met with a short `--retry-time`, those that go by with the options as they are.
+//! Each family of rows is a file; `table` checks that the document and the tests name each other. Each row
+//! says what the user sees (exit code, message, errno), the state of the disk in the engine and in its bytes,
+//! and what ends it. Tests of lasting failures use a short `--retry-time`, tests of passing ones the default.
 //!
-//! `proxy` breaks connections. `endurance` has the long ones: every day they are small, and as large as the issue wants
-//! them with `RHV_MOUNT_FULL_MATRIX=1`.
+//! `proxy` breaks connections. `endurance` has the long tests, which are small by default and reach their
+//! full size with `RHV_MOUNT_FULL_MATRIX=1`.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 #[allow(
     dead_code,
-    reason = "the rig of the tests of whole lives, of which these need a part"
+    reason = "these tests need only a part of the life tests' rig"
 )]
 #[path = "../life/rig.rs"]
 mod life;

@@ -1,5 +1,5 @@
-//! rhv-mount itself is killed, with bytes that nobody has flushed. What happens to flushed ones, and all the ways of
-//! `recover`, are in `life::recovering`.
+//! rhv-mount itself is killed, with unflushed bytes. `life::recovering` tests the flushed ones and all the
+//! ways of `recover`.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -19,13 +19,14 @@ use crate::support::image::Backend;
 use crate::support::mount::{Mount, is_mounted};
 use crate::support::run::wait_until;
 
-/// ENOTCONN: what a mount without a process answers.
+/// ENOTCONN: the answer of a mount without a process.
 const NOT_CONNECTED: i32 = 107;
 
-/// ECONNABORTED: what is under way while it dies.
+/// ECONNABORTED: the answer to an operation during which the process dies.
 const ABORTED: i32 = 103;
 
-/// A flushed MiB, two that the server has and has not flushed, and one more that may be on its way; then the end.
+/// Writes one MiB that is flushed, two that the server has answered but not flushed, and one that may be on
+/// its way; then kills the mount.
 fn write_and_kill(mount: &Mount) {
     let load = Load::on(mount);
     load.write(1, 0, MIB).expect("write");
@@ -44,7 +45,7 @@ fn write_and_kill(mount: &Mount) {
     assert_eq!(seen.raw_os_error(), Some(NOT_CONNECTED), "{seen}");
 }
 
-/// What the disk may hold: `old` has what was flushed, the second value also what was not.
+/// Adds the flushed bytes to the model `old`, and returns a model that has the unflushed ones too.
 fn versions(old: &Path) -> PathBuf {
     also_in(old, 1, 0, MIB);
     let new = copy_of(old, "new");
@@ -134,7 +135,7 @@ fn a_disk_that_it_made_is_kept_by_finalize_and_removed_by_cancel() {
     assert!(engine.state_files().is_empty());
 }
 
-/// A COMMAND that outlives it has a dead file.
+/// The file of a COMMAND that outlives the mount is dead.
 #[test]
 fn a_command_that_outlives_it_gets_an_error_for_each_write() {
     let engine = Engine::start();
@@ -143,7 +144,8 @@ fn a_command_that_outlives_it_gets_an_error_for_each_write() {
     let seen = engine.dir().join("seen");
     let script = format!(
         "dd if=/dev/zero of={{}} bs=1M count=1 conv=notrunc,fsync status=none; touch '{0}.ready'; \
-         while dd if=/dev/zero of={{}} bs=1M count=1 conv=notrunc,fsync 2>'{0}'; do sleep 0.05; done; touch '{0}.ended'",
+         while dd if=/dev/zero of={{}} bs=1M count=1 conv=notrunc,fsync 2>'{0}'; do sleep 0.05; done; \
+         touch '{0}.ended'",
         seen.display()
     );
     let mut command = crate::life::command(&engine, &existing("web01"), &point, &script);

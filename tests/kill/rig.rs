@@ -1,4 +1,4 @@
-//! What the tests of this crate share: options, models of what disks hold, and how far a mount has come.
+//! Helpers of this crate's tests: options, models of the disks' content, proxies, and a mount's progress.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -22,14 +22,15 @@ pub(crate) use crate::life::{
 };
 pub(crate) use crate::load::{Load, assert_eio, bytes};
 
-/// For failures that do not go by: the shortest time in which a mount gives up. What is said of it holds for 300 and
-/// 60 s too.
+/// Options for failures that last: the mount gives up as soon as it can. The assertions hold for the defaults
+/// of 300 s and 60 s too.
 pub(crate) const SOON: [&str; 4] = ["--retry-time", "3", "--timeout", "3"];
 
-/// No failing call takes longer, however busy the machine is: with the options above nothing waits for minutes.
+/// Upper bound on a failing call, in seconds, on a busy machine: with the options above nothing waits for
+/// minutes.
 pub(crate) const BOUND: u64 = 90;
 
-/// The sizes of the issue, which take minutes, instead of those for every day.
+/// Tells whether to use the full sizes, which take minutes.
 pub(crate) fn full() -> bool {
     std::env::var_os("RHV_MOUNT_FULL_MATRIX").is_some_and(|value| value == "1")
 }
@@ -42,22 +43,22 @@ pub(crate) fn mounting(disk: &Disk) -> Mounting {
     Mounting::new(disk.url()).args(disk.args())
 }
 
-/// Writes into a file of this machine what `Load::write` writes into a mounted one.
+/// Writes into the local file `path` the bytes that `Load::write` writes into a mounted one.
 pub(crate) fn also_in(path: &Path, seed: u64, offset: u64, length: u64) {
     let file = File::options().write(true).open(path).expect("open the model");
     file.write_all_at(&bytes(seed, length), offset)
         .expect("write the model");
 }
 
-/// A copy of the model to go on with.
+/// Copies the model next to itself, with the extension `name`.
 pub(crate) fn copy_of(model: &Path, name: &str) -> PathBuf {
     let path = model.with_extension(name);
     fs::copy(model, &path).expect("copy the model");
     path
 }
 
-/// Each block of 512 bytes is that of one of `versions`: where they agree nothing may have changed, and where a write was
-/// not flushed either is right.
+/// Asserts that each block of 512 bytes is that of one of `versions`. So nothing may have changed where the
+/// versions agree, and where a write was not flushed any of them is right.
 #[track_caller]
 pub(crate) fn assert_each_block_is_of(image: &Path, versions: &[&Path]) {
     let read = |path: &Path| fs::read(path).expect("read an image");
@@ -65,13 +66,13 @@ pub(crate) fn assert_each_block_is_of(image: &Path, versions: &[&Path]) {
     let versions: Vec<Vec<u8>> = versions.iter().map(|path| read(path)).collect();
     assert!(
         versions.iter().all(|version| version.len() == image.len()),
-        "another size"
+        "the sizes differ"
     );
     for (number, block) in image.chunks(512).enumerate() {
         let place = number * 512..number * 512 + block.len();
         assert!(
             versions.iter().any(|version| block == &version[place.clone()]),
-            "bytes {place:?} are neither the old ones nor any that were written"
+            "bytes {place:?} are neither the old ones nor ones that were written"
         );
     }
 }
@@ -81,7 +82,7 @@ pub(crate) fn assert_old_or_new(image: &Path, old: &Path, new: &Path) {
     assert_each_block_is_of(image, &[old, new]);
 }
 
-/// A number of `rhv-mount status`.
+/// Returns the counter `name` of `rhv-mount status`.
 pub(crate) fn count(mount: &Mount, name: &str) -> u64 {
     let ran = mount.status(&["--output", "json"]).ok();
     let status: Value = serde_json::from_str(&ran.stdout).expect("the status is JSON");
@@ -90,7 +91,8 @@ pub(crate) fn count(mount: &Mount, name: &str) -> u64 {
         .unwrap_or_else(|| panic!("no {name} in {status}"))
 }
 
-/// The server has answered that many bytes; without an fsync they are not flushed.
+/// Waits until the server has answered writes of `size` bytes in total. Without an fsync they are not
+/// flushed.
 #[track_caller]
 pub(crate) fn wait_until_written(mount: &Mount, size: u64) {
     wait_until("the server has the bytes", 60, || {
@@ -98,7 +100,7 @@ pub(crate) fn wait_until_written(mount: &Mount, size: u64) {
     });
 }
 
-/// The outcome of a mount that has lost data.
+/// Asserts the outcome of a mount that may have lost data, with `words` in the message.
 #[track_caller]
 pub(crate) fn assert_lost(ran: &Ran, words: &[&str]) {
     let words: Vec<&str> = ["data may be lost"].iter().chain(words).copied().collect();
@@ -114,10 +116,11 @@ pub(crate) fn recover(engine: &Engine, options: &[&str], point: &Path) -> Ran {
     engine.run(args, 150)
 }
 
-/// Half of the disk.
+/// Half of the disk, in bytes.
 pub(crate) const HALF: u64 = SIZE / 2;
 
-/// What [`used_disk`] holds in a `Disk` without an engine.
+/// Returns a disk without an engine, with the content of a [`used_disk`], its model, and the model's
+/// directory.
 pub(crate) fn used_image(daemon: &Daemon, backend: Backend) -> (Disk, PathBuf, TempDir) {
     let dir = scratch();
     let model = dir.path().join("model.raw");

@@ -1,5 +1,5 @@
-//! Signals while `dd` writes: to rhv-mount, and to COMMAND. What a direct write was told to have written is on the disk,
-//! whatever ends the mount.
+//! Signals to rhv-mount, and to COMMAND, while `dd` writes. Every acknowledged direct write is on the disk,
+//! however the mount ends.
 
 use std::path::{Path, PathBuf};
 
@@ -13,12 +13,12 @@ use crate::support::engine::Engine;
 use crate::support::foreground::Foreground;
 use crate::support::run::{run, text, wait_until};
 
-/// Large enough for a signal to come in the middle.
+/// Size of the disk, in bytes: large enough for a signal to arrive during the copy.
 const SIZE: u64 = 64 * MIB;
 
 const BLOCK: u64 = 64 << 10;
 
-/// `dd` from `source` in direct writes.
+/// Returns a shell command that copies `source` with `dd` and appends dd's summary to the file `said`.
 fn dd(source: &Path, target: &str, flags: &str, said: &Path) -> String {
     format!(
         "dd if='{}' of={target} bs={BLOCK} oflag={flags} conv=notrunc,nocreat 2>>'{}'",
@@ -27,12 +27,12 @@ fn dd(source: &Path, target: &str, flags: &str, said: &Path) -> String {
     )
 }
 
-/// What `dd` says that it has written, in whole blocks, the longest time that it ran.
+/// Returns the bytes in whole blocks that `dd` reported, the most of all its runs.
 fn written(said: &Path) -> u64 {
     let said = text(said);
     let lines = said.lines().filter(|line| line.contains("records out"));
     let blocks = lines.filter_map(|line| line.split('+').next()?.parse::<u64>().ok());
-    blocks.max().unwrap_or_else(|| panic!("dd has not told: {said}")) * BLOCK
+    blocks.max().unwrap_or_else(|| panic!("no summary of dd: {said}")) * BLOCK
 }
 
 struct Setting {
@@ -63,12 +63,12 @@ impl Setting {
             .add_disk(&json!({"name": "web01", "size": SIZE, "format": "raw", "content": content}));
     }
 
-    /// The source as far as `dd` has come, and after it what was there before, or more of the source: a write that was
-    /// not answered may have arrived.
+    /// Asserts that the disk begins with the source, as far as `dd` has come. The rest is not compared: it is
+    /// old, or more of the source, since an unanswered write may have arrived.
     #[track_caller]
     fn assert_begins_with_what_dd_wrote(&self) {
         let length = written(&self.said);
-        assert!(length > 0, "dd had not begun: the test tests nothing");
+        assert!(length > 0, "dd had not begun, so the test proves nothing");
         let disk = self.engine.disk("web01").expect("the disk is there");
         assert_eq!((disk.status.as_str(), disk.locked_by.len()), ("ok", 0));
         let mut compare = std::process::Command::new("cmp");
@@ -97,7 +97,7 @@ impl Setting {
 fn sigterm_to_a_mount_under_dd_keeps_every_byte_that_dd_was_told_of() {
     let mut setting = Setting::new();
     setting.add_disk();
-    // A directory: when the mount has gone there is no file, which `dd` would go on to write.
+    // The mountpoint is a directory, so that no file is left for `dd` to write once the mount is gone.
     setting.point = setting.engine.dir().join("mnt");
     std::fs::create_dir(&setting.point).expect("make the mountpoint");
     let mut command = setting.engine.program();
@@ -106,7 +106,7 @@ fn sigterm_to_a_mount_under_dd_keeps_every_byte_that_dd_was_told_of() {
         .args(["--disk", "web01", "--foreground"]);
     let mut mount = Foreground::start(command.arg(&setting.point), &setting.point);
     let target = format!("'{}/disk'", setting.point.display());
-    // Over and over, until it fails.
+    // dd runs over and over, until it fails.
     let script = format!(
         "while {}; do :; done; exit 9",
         dd(&setting.source, &target, "direct", &setting.said)
@@ -122,7 +122,8 @@ fn sigterm_to_a_mount_under_dd_keeps_every_byte_that_dd_was_told_of() {
     assert!(setting.engine.state_files().is_empty());
 }
 
-/// COMMAND is `dd`: it is told, and its own end decides.
+/// Runs `dd` as COMMAND, sends `to_command` to it, or without one SIGTERM to rhv-mount, and asserts the exit
+/// code.
 fn signal_under_a_command(made: bool, to_command: Option<Signal>, expected: i32) -> Setting {
     let setting = Setting::new();
     let args = match made {
@@ -138,7 +139,7 @@ fn signal_under_a_command(made: bool, to_command: Option<Signal>, expected: i32)
     let script = format!(
         "echo $$ >'{}'; exec {}",
         pid.display(),
-        // Each write waits for the storage, so that it takes seconds.
+        // dsync makes each write wait for the storage, so that dd takes seconds.
         dd(&setting.source, "{}", "direct,dsync", &setting.said)
     );
     let mut command = crate::life::command(&setting.engine, &args, &setting.point, &script);

@@ -1,5 +1,6 @@
-//! The server's storage is full, or has errors: a tmpfs that is too small for the engine's disks, and nbdkit with its
-//! error filter. imageio answers 500, and a mount tries again for as long as a path takes to fail over.
+//! The server's storage is full, or has errors: a tmpfs that is too small for the engine's disks, and nbdkit
+//! with its error filter. imageio answers 500, and the mount retries for the time that a storage path takes
+//! to fail over.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,7 +19,8 @@ use crate::support::run::{sh, wait_until};
 
 const DISK_SIZE: u64 = 32 * MIB;
 
-/// A small file system where the engine has its disks; declared after the engine, it goes first.
+/// A small file system under the engine's disks. A test declares it after the engine, so that it is dropped
+/// first.
 struct SmallStorage(PathBuf);
 
 impl SmallStorage {
@@ -44,7 +46,7 @@ impl Drop for SmallStorage {
     }
 }
 
-/// A thin disk with 8 MiB of data, and what it holds.
+/// Returns a thin disk of [`DISK_SIZE`] bytes with 8 MiB of data, and its model.
 fn thin_disk(engine: &Engine) -> (DiskState, PathBuf) {
     let model = engine.dir().join("model.raw");
     crate::support::content::random_image(&model, DISK_SIZE / 4, 5);
@@ -179,7 +181,7 @@ fn errors_that_end_in_time_are_not_noticed() {
     disk.compare_with(&model).expect("the storage holds every byte");
 }
 
-/// A bad sector costs who reads it, soon, and nobody else.
+/// A bad sector fails the read that meets it, soon, and nothing else.
 #[test]
 fn reads_that_the_storage_refuses_are_errors_that_do_not_stick() {
     let daemon = daemon();

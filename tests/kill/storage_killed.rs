@@ -1,5 +1,5 @@
-//! qemu-nbd is killed, the storage behind the ticket. imageio answers 500 on each connection that it was open on, for
-//! ever; on a new connection it tries to reach it anew.
+//! qemu-nbd, the storage behind the ticket, is killed. Each imageio connection that had it open answers 500
+//! for ever; a new connection tries to open it again.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ fn storage_that_comes_back_in_time_is_not_noticed() {
         disk.image().kill_server();
         load.write(2, HALF - MIB, MIB).expect("write");
         also_in(&model, 2, HALF - MIB, MIB);
-        wait_until("the failure is met", 30, || {
+        wait_until("the mount has seen the failure", 30, || {
             crate::rig::count(&mount, "errors") > 0
         });
         disk.image().start_server();
@@ -84,7 +84,7 @@ fn reads_fail_until_the_storage_is_back_and_the_mount_ends_well() {
     mount.umount().ok();
 }
 
-/// The disk was made for this run, and not all of it is there.
+/// The disk was created for this run and is incomplete.
 #[test]
 fn with_the_engine_a_disk_that_it_made_is_removed_when_the_storage_stays_away() {
     let engine = Engine::start();

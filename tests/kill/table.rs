@@ -1,11 +1,11 @@
-//! `docs/failures.md` and the tests name each other: no row without a test, no name without one, and no test of this
-//! crate that the document leaves out.
+//! Checks that `docs/failures.md` and the tests name each other: every row names a test, every named test
+//! exists, and every test of this crate has a row.
 
 use std::collections::BTreeSet;
 
 use crate::support::run::{text, top};
 
-/// The rows of all tables of the document, as their cells; the heads are left out.
+/// Returns the cells of each row of the document's tables, without the heads.
 fn rows() -> Vec<Vec<String>> {
     let document = text(&top().join("docs/failures.md"));
     let lines = document.lines().filter(|line| line.starts_with('|'));
@@ -18,7 +18,7 @@ fn rows() -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The tests that a row names, each in backquotes: `crate::module::name`.
+/// Returns the tests that a row names in its last cell, each in backquotes: `crate::module::name`.
 fn named(row: &[String]) -> Vec<String> {
     let last = row.last().map(String::as_str).unwrap_or_default();
     let quoted = last.split('`').skip(1).step_by(2);
@@ -28,14 +28,14 @@ fn named(row: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// Is there a test of this name in the source of its module?
-fn is_there(name: &str) -> bool {
+/// Tells whether the source of the module has a test of this name.
+fn exists(name: &str) -> bool {
     let parts: Vec<&str> = name.split("::").collect();
     let [of_crate, module, test] = parts[..] else {
         return false;
     };
     let source = text(&top().join(format!("tests/{of_crate}/{module}.rs")));
-    tests_in(&source).any(|there| there == test)
+    tests_in(&source).any(|found| found == test)
 }
 
 fn tests_in(source: &str) -> impl Iterator<Item = &str> {
@@ -47,11 +47,11 @@ fn tests_in(source: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn every_row_names_tests_that_there_are() {
+fn every_row_names_tests_that_exist() {
     let rows = rows();
     assert!(
         rows.len() > 20,
-        "{} rows: the document is not understood",
+        "{} rows: the document was not parsed",
         rows.len()
     );
     for row in rows {
@@ -60,14 +60,14 @@ fn every_row_names_tests_that_there_are() {
         let named = named(&row);
         assert!(!named.is_empty(), "no test is named: {row:?}");
         for name in named {
-            assert!(is_there(&name), "{name} is not there: {row:?}");
+            assert!(exists(&name), "{name} does not exist: {row:?}");
         }
     }
 }
 
 #[test]
 fn every_test_of_this_crate_has_its_row() {
-    let told: BTreeSet<String> = rows().iter().flat_map(|row| named(row)).collect();
+    let documented: BTreeSet<String> = rows().iter().flat_map(|row| named(row)).collect();
     let main = text(&top().join("tests/kill/main.rs"));
     let modules = main
         .lines()
@@ -77,7 +77,10 @@ fn every_test_of_this_crate_has_its_row() {
         let source = text(&top().join(format!("tests/kill/{module}.rs")));
         for test in tests_in(&source) {
             let name = format!("kill::{module}::{test}");
-            assert!(told.contains(&name), "{name} has no row in docs/failures.md");
+            assert!(
+                documented.contains(&name),
+                "{name} has no row in docs/failures.md"
+            );
         }
     }
 }
