@@ -1,4 +1,6 @@
-"""scripts/bench: runs the tables and writes what was seen. See its usage, and docs/benchmark.md for the result."""
+"""Runs the benchmark's tables and writes the results. See scripts/bench for its usage, and
+docs/benchmark.md.
+"""
 
 import argparse
 import json
@@ -13,14 +15,22 @@ from storage import MIB, Daemon, workplace
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="bench", description="rhv-mount beside what else moves an RHV disk")
-    parser.add_argument("--quick", action="store_true", help="a small image, one round, a few rows: does it run?")
+    parser = argparse.ArgumentParser(
+        prog="bench", description="compares rhv-mount with other ways to move an RHV disk"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="check that it runs: small image, one round, few rows"
+    )
     parser.add_argument("--tables", default=",".join(tables.TABLES), help="some of: %(default)s")
-    parser.add_argument("--rounds", type=int, help="how often each row is run (5; --quick: 1)")
+    parser.add_argument("--rounds", type=int, help="runs of each row (5; --quick: 1)")
     parser.add_argument("--data", type=int, help="MiB of data in the image (1331; --quick: 64)")
     parser.add_argument("--disk", type=int, help="MiB of the image (4096; --quick: 256)")
-    parser.add_argument("--only", default="", help="only settings with these words in their name, e.g. 'unix socket, qcow2'")
-    parser.add_argument("--output", type=Path, required=True, help="directory for benchmark.md and benchmark.svg")
+    parser.add_argument(
+        "--only", default="", help="only settings whose name contains this: 'unix socket, qcow2'"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="directory for benchmark.md and benchmark.svg"
+    )
     return parser.parse_args()
 
 
@@ -43,7 +53,7 @@ def main():
     results = {}
     try:
         if scale.many and memory.available() > images + ready:
-            held = memory.at_hand(ready)
+            held = memory.make_ready(ready)
         for name in wanted:
             say(f"table {name}")
             results[name] = tables.TABLES[name](bench)
@@ -55,8 +65,10 @@ def main():
         tables.remove(place)
         if held:
             held.close()
-    raw = {name: [vars(row) | {"samples": [s.as_dict() for s in row.samples]} for row in rows]
-           for name, rows in results.items()}
+    raw = {
+        name: [vars(row) | {"samples": [s.as_dict() for s in row.samples]} for row in rows]
+        for name, rows in results.items()
+    }
     (args.output / "benchmark.json").write_text(json.dumps(raw, indent=1))
     say(f"written: {args.output}/benchmark.md")
 

@@ -1,8 +1,8 @@
-"""Who moves the bytes: rhv-mount with a tool, ovirt_imageio's client, nbdfuse with a tool, a bare loop.
+"""The contenders: rhv-mount with a tool, ovirt_imageio's client, nbdfuse with a tool, a bare loop.
 
-Each has `upload(job)` and `download(job)` that return a [`Sample`]; a job says which disk, over what. The clock of a
-contender runs from before its first connection until every byte is flushed, or read and written to a file: for
-rhv-mount that is the whole process, from start to the end of its unmount.
+Each has `upload(job)` and `download(job)`, which return a Sample; a job names the disk and the transport. A
+contender's clock runs from before its first connection until every byte is flushed, or read and written to a
+file. For rhv-mount that is the whole process, from its start to the end of its unmount.
 """
 
 import json
@@ -22,9 +22,9 @@ BUILT = Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target")) / "release"
 VENV = TOP / "target/venv"
 HERE = Path(__file__).resolve().parent
 
-REQUEST = 8 << 20  # bytes; of the bare loop, as rhv-mount's
+REQUEST_BYTES = 8 << 20  # size of the bare loop's requests, the same as rhv-mount's
 
-# In a shell: $1 is the file to read, $2 the one to write.
+# These run in a shell; $1 is the file to read, $2 the one to write.
 UPLOAD = {
     "qemu-img": 'qemu-img convert -n -f raw -O raw "$1" "$2"',
     "cp": 'cp "$1" "$2"',
@@ -61,7 +61,7 @@ class Job:
 
 
 class RhvMount:
-    """`rhv-mount ... -- TOOL`: mounted, copied, flushed, unmounted."""
+    """`rhv-mount ... -- TOOL`, which mounts, copies, flushes and unmounts."""
 
     def __init__(self, tool, as_user=None, options=()):
         self.tool, self.as_user, self.options = tool, as_user, list(options)
@@ -95,14 +95,22 @@ class RhvMount:
                 user = pwd.getpwnam(self.as_user)
                 for path in (work, mountpoint, job.url_file()):
                     os.chown(path, user.pw_uid, user.pw_gid)
-                words = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", *words]
+                words = [
+                    "setpriv",
+                    f"--reuid={user.pw_uid}",
+                    f"--regid={user.pw_gid}",
+                    "--clear-groups",
+                    *words,
+                ]
                 words = ["env", f"HOME={work}", *words]
             sample, _ = timed(words)
             sample.rss = peak_rss(status.read_text())
             return sample
 
     def mounted(self, job, read_only, work):
-        """Mounts, runs `work(file)`, unmounts; gives the process's peak memory and processor time."""
+        """Mounts, runs `work(file)`, unmounts; returns the process's peak memory (bytes) and processor
+        seconds.
+        """
         with tempfile.TemporaryDirectory(dir=job.place) as mountpoint:
             daemon = subprocess.Popen(
                 [str(word) for word in [*self.command(job, read_only), "--foreground", mountpoint]],
@@ -121,7 +129,7 @@ class RhvMount:
 
 
 class OvirtClient:
-    """ovirt_imageio's client library: what `ovirt-img` runs."""
+    """ovirt_imageio's client library, which `ovirt-img` runs."""
 
     name = "ovirt_imageio client"
 
@@ -138,9 +146,10 @@ class OvirtClient:
 
 
 class Ceiling:
-    """A bare loop of ours: no FUSE, no HTTP library, one buffer for each connection (examples/ceiling.rs).
+    """A bare loop without FUSE and HTTP library, and with one buffer per connection (examples/ceiling.rs).
 
-    With `copies`, as many bytes are copied so many times beside it: as if they needed a client's processor time.
+    With `copies`, threads beside it copy as many bytes that many times, to simulate a client's processor
+    time.
     """
 
     def __init__(self, copies=0):
@@ -159,7 +168,7 @@ class Ceiling:
         words = [BUILT / "examples/ceiling", verb, job.url]
         words += ["--cafile", job.daemon.cafile] if job.daemon.cafile else ["--plain"]
         words += ["--unix", job.daemon.socket] if job.daemon.socket else []
-        words += ["--connections", job.connections, "--request", REQUEST, "--ranges", ranges]
+        words += ["--connections", job.connections, "--request", REQUEST_BYTES, "--ranges", ranges]
         words += ["--copies", self.copies] if self.copies else []
         sample, _ = timed([*words, *more])
         if verb == "get":
@@ -168,7 +177,9 @@ class Ceiling:
 
 
 class Nbdfuse:
-    """nbdfuse over nbdkit and a plugin over ovirt_imageio's client: the only other way to mount a transfer."""
+    """nbdfuse over nbdkit, with a plugin over ovirt_imageio's client: the only other way to mount a
+    transfer.
+    """
 
     def __init__(self, tool):
         self.tool = tool

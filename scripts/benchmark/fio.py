@@ -1,4 +1,4 @@
-"""Random I/O through a mount, by fio: operations a second of a bounded time, and what the storage holds afterwards."""
+"""Random I/O through a mount, by fio: operations per second in a bounded time, and a check of the storage."""
 
 import json
 import random
@@ -22,8 +22,14 @@ class FioJob:
 
     def words(self, file, region):
         words = ["fio", "--name=job", f"--filename={file}", f"--rw={self.rw}", f"--bs={self.block}"]
-        words += [f"--size={region}", "--time_based", f"--runtime={SECONDS}", "--randseed=7", "--invalidate=1"]
-        # fio would lay out a file of its own, or cut ours.
+        words += [
+            f"--size={region}",
+            "--time_based",
+            f"--runtime={SECONDS}",
+            "--randseed=7",
+            "--invalidate=1",
+        ]
+        # Without these options fio would create its own file, or truncate this one.
         words += ["--allow_file_create=0", "--overwrite=1", "--file_append=0", "--output-format=json"]
         return words + list(self.engine)
 
@@ -44,7 +50,9 @@ JOBS = [
 
 
 def run_job(bench, source, region, job, contender):
-    """One fio run on a disk that holds `source`. What the mount shows at its end is what the storage has to hold."""
+    """Runs fio once on a disk that holds `source`, and checks that the storage then holds what the mount
+    showed.
+    """
     if isinstance(contender, Puts):
         return contender.run(bench, source, region)
     daemon = bench.daemon("https")
@@ -53,7 +61,9 @@ def run_job(bench, source, region, job, contender):
 
     def work(file):
         done = json.loads(run(job.words(file, region)))["jobs"][0]
-        figures["operations"] = sum(done[way]["total_ios"] for way in ("read", "write")) / (done["job_runtime"] / 1000)
+        figures["operations"] = sum(done[way]["total_ios"] for way in ("read", "write")) / (
+            done["job_runtime"] / 1000
+        )
         figures["tool"] = (done["usr_cpu"] + done["sys_cpu"]) / 100 * done["job_runtime"] / 1000
         subprocess.run(["dd", f"if={file}", f"of={seen}", "bs=1M", "status=none"], check=True)
 
@@ -69,14 +79,14 @@ def run_job(bench, source, region, job, contender):
 
 
 class Scattered:
-    """Blocks of `source`, here and there in its first `region` bytes."""
+    """Blocks of `source`, at random places in its first `region` bytes."""
 
-    MOST = 6000
+    MAX_BLOCKS = 6000
 
     def __init__(self, source, region, block):
         self.path, self.size = source.path, source.size
         count = region // block
-        self.places = [block * n for n in random.Random(7).sample(range(count), min(count, self.MOST))]
+        self.places = [block * n for n in random.Random(7).sample(range(count), min(count, self.MAX_BLOCKS))]
         self.block = block
 
     def write_ranges(self, path):
@@ -84,7 +94,7 @@ class Scattered:
 
 
 class Puts:
-    """The same random writes with a request each, from the bare loop: what the server can do."""
+    """The same random writes from the bare loop, with a request for each: the server's own rate."""
 
     def __init__(self, job):
         self.block = int(job.block.removesuffix("k")) << 10
@@ -97,6 +107,6 @@ class Puts:
             sample = Ceiling().upload(Job(bench.place, daemon, daemon.ticket(disk), scattered, disk=disk))
             disk.check(source)
             if (found := daemon.writes(ended + 4)[1] - before) != len(scattered.places):
-                raise Failed(f"{found} writes arrived of {len(scattered.places)}")
+                raise Failed(f"{found} of {len(scattered.places)} writes arrived")
         sample.operations = len(scattered.places) / sample.seconds
         return sample

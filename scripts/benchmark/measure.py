@@ -1,7 +1,7 @@
-"""Runs a command and accounts for it: seconds, processor seconds of the whole tree, largest memory.
+"""Runs a command and measures it: seconds, processor seconds of its process tree, peak memory.
 
-The processor time of a command is the operating system's own accounting of it and of every child that it waited for.
-rhv-mount waits for the tool that works on the mount, so one figure holds both.
+The kernel accounts the processor time of a command and of every child that it waited for. rhv-mount waits for
+the tool that works on the mount, so one figure covers both.
 """
 
 import os
@@ -10,31 +10,31 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 
-LIMIT = 900  # seconds; a command that takes longer hangs
+MAX_SECONDS = 900  # a command that runs longer is considered hung
 
 
 @dataclass
 class Sample:
     seconds: float
     cpu: float  # user and system seconds
-    rss: int = 0  # peak resident size, bytes; 0 where it was not taken
-    operations: float = 0  # a second; fio rows only
+    rss: int = 0  # peak resident size, bytes; 0 if not measured
+    operations: float = 0  # per second; only in fio rows
 
     as_dict = asdict
 
 
 class Failed(Exception):
-    """A contender did not do its work; the benchmark's figures would be a lie."""
+    """A contender failed, so the benchmark's figures would be wrong."""
 
 
 def run(command, **options):
-    """Runs `command` to its end; raises with its own words when it fails."""
+    """Runs `command` to its end; returns its stdout. Raises Failed with its output if it fails."""
     done = subprocess.run(
         [str(word) for word in command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        timeout=LIMIT,
+        timeout=MAX_SECONDS,
         **options,
     )
     if done.returncode != 0:
@@ -44,7 +44,7 @@ def run(command, **options):
 
 
 def timed(command, **options):
-    """Runs `command`; gives its [`Sample`] and its standard output."""
+    """Runs `command`; returns its Sample and its stdout."""
     before = os.times()
     start = time.monotonic()
     output = run(command, **options)
@@ -55,14 +55,14 @@ def timed(command, **options):
 
 
 def process_cpu(pid):
-    """Processor seconds that a live process has used so far."""
+    """Returns the processor seconds that a live process has used so far."""
     with open(f"/proc/{pid}/stat") as stat:
         fields = stat.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_rss(status):
-    """The peak resident size in the text of /proc/PID/status, bytes."""
+    """Returns the peak resident size, in bytes, from the text of /proc/PID/status."""
     for line in status.splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

@@ -1,9 +1,10 @@
-"""Memory that is at hand: what a benchmark in a virtual machine needs before its rates mean anything.
+"""Ready memory, which a benchmark in a virtual machine needs for meaningful rates.
 
-A hypervisor that takes free memory back (balloon, free page reporting) gives it again slower than most contenders move
-bytes: 0.5 GiB/s where this was found, so that who ran after a pause was half as fast. It takes whole blocks of 2 MiB. So
-memory is split into smaller pieces: each MiB of a large mapping is touched, and all but a page of it given back. Such
-pieces stay with the guest, and are what the kernel hands out first.
+A hypervisor that reclaims free memory (balloon, free page reporting) returns it more slowly than most
+contenders move bytes: at 0.5 GiB/s where this was observed, which halved the rate of a contender after a
+pause. It reclaims whole blocks of 2 MiB. So this module splits memory into smaller pieces: it touches each
+MiB of a large mapping, and frees all but a page of it. Such pieces stay with the guest, and the kernel hands
+them out first.
 """
 
 import mmap
@@ -11,8 +12,8 @@ import mmap
 PIECE = 1 << 20
 
 
-def at_hand(size):
-    """Makes `size` bytes ready. They stay so as long as the returned mapping lives, which holds a page of each MiB."""
+def make_ready(size):
+    """Makes `size` bytes ready, as long as the returned mapping lives, which holds a page of each MiB."""
     held = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     held.madvise(mmap.MADV_NOHUGEPAGE)
     block = b"\1" * PIECE
@@ -24,6 +25,6 @@ def at_hand(size):
 
 
 def available():
-    """Bytes that the kernel would give without swapping."""
+    """Returns the bytes that the kernel can hand out without swapping."""
     with open("/proc/meminfo") as lines:
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))

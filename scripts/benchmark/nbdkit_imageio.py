@@ -1,8 +1,8 @@
-"""An nbdkit plugin (python) over a transfer URL: the server half of `nbdfuse`, the only other way to mount one.
+"""An nbdkit plugin in Python that serves a transfer URL to `nbdfuse`, the only other way to mount one.
 
     nbdkit python nbdkit_imageio.py url=URL cafile=PATH|- connections=N
 
-A pool of ovirt_imageio's clients, one for each request at a time; flush goes to all of them.
+It keeps a pool of ovirt_imageio's clients. Each request uses one client; a flush goes to all of them.
 """
 
 import queue

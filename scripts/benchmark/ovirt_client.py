@@ -1,8 +1,10 @@
-"""Moves an image with ovirt_imageio's own client, as `ovirt-img` does, and prints what that took.
+"""Moves an image with ovirt_imageio's own client, as `ovirt-img` does, and prints its time and processor
+time.
 
     ovirt_client.py upload|download URL FILE CAFILE|- WORKERS
 
-Only the library's call is timed, not Python's start: what is compared is the moving of bytes.
+The clock covers only the library's call, without Python's start, because the benchmark compares the moving of
+bytes.
 """
 
 import json
@@ -22,7 +24,7 @@ def main():
     options = {"cafile": None if cafile == "-" else cafile, "max_workers": int(workers)}
     before, start = cpu(), time.monotonic()
     if verb == "upload":
-        # As ovirt-img does for a disk that it has just made: holes are left alone.
+        # Holes are skipped, as ovirt-img does for a disk that it has just created.
         client.upload(file, url, disk_is_zero=True, **options)
     else:
         client.download(url, file, fmt="raw", **options)

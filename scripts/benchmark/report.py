@@ -1,4 +1,4 @@
-"""Writes what was seen: Markdown tables and one chart."""
+"""Writes the results as Markdown tables and one chart."""
 
 import datetime
 import os
@@ -11,22 +11,25 @@ import tables
 MIB, GIB = 1 << 20, 1 << 30
 HEAD = """# Benchmark
 
-What `scripts/bench` saw{where}.
-Every row moved real bytes to or from a real ovirt-imageio daemon on
-the same machine, and the bytes were compared on the other side after each run; rows of one setting took turns.
+Results of `scripts/bench`{where}.
+Every row moved real bytes to or from a real ovirt-imageio daemon on the same machine, and the bytes were
+compared on the other side after each run; the rows of one setting took turns.
 
-- The image: {disk} MiB, of which {data} MiB are random data and the rest holes; {rounds} rounds (2 in the tables
-  of connections and of small requests); 4 connections unless
-  said otherwise. Rates are MiB of *data* a second, the median of the rounds, with the slowest and the fastest.
-- The clock: rhv-mount from its start to the end of its unmount, tool and final flush included; ovirt_imageio's
-  client (what `ovirt-img` runs) without the start of Python.
-- *ratio*: to the first row of its setting. *CPU*: processor seconds of the client side for each GiB of data (rhv-mount
-  and the tool; the client and its qemu-nbd). *memory*: the largest resident size of the process that holds the connections.
-- *bare loop*: reads the image and moves its data extents in 8 MiB requests, with nothing in between (examples/ceiling.rs).
-  *And {copies} copies*: threads beside it copy as many bytes so often, from memory to memory, which takes about as much processor
-  time as rhv-mount and `qemu-img` do: what that time costs, whoever spends it.
+- The image has {disk} MiB, of which {data} MiB are random data and the rest holes. There were {rounds} rounds
+  (2 in the tables of connections and of small requests), and 4 connections unless a row says otherwise. Rates
+  are MiB of *data* per second, the median of the rounds; the spread is the slowest and the fastest round.
+- The clock of rhv-mount runs from its start to the end of its unmount, with the tool and the final flush;
+  that of ovirt_imageio's client (which `ovirt-img` runs) excludes the start of Python.
+- *ratio* is relative to the first row of the setting. *CPU* is the client side's processor seconds per GiB
+  of data (rhv-mount and the tool; the client and its qemu-nbd). *memory* is the peak resident size of the
+  process that holds the connections.
+- *bare loop* reads the image and moves its data extents in 8 MiB requests, with nothing in between
+  (examples/ceiling.rs). With *{copies} copies*, threads beside it copy as many bytes that many times from
+  memory to memory, which takes about as much processor time as rhv-mount and `qemu-img` do: it shows the cost
+  of that time alone.
 
-Daemon, storage, tool and client share the processors, so a client that needs less of them also leaves more to the server.
+Daemon, storage, tool and client share the processors, so a client that needs less of them leaves more to the
+server.
 """
 
 
@@ -44,8 +47,14 @@ def write(directory, scale, results):
 def head(scale):
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
     day = datetime.date.today().isoformat()
-    where = f" on {day}: {os.cpu_count()} processors, {memory:.0f} GiB, Linux {platform.release()}, {version('qemu-img --version')}"
-    return HEAD.format(where=where, disk=scale.disk // MIB, data=scale.data // MIB, rounds=scale.rounds, copies=tables.COPIES)
+    machine = f"{os.cpu_count()} processors, {memory:.0f} GiB, Linux {platform.release()}"
+    return HEAD.format(
+        where=f" on {day}: {machine}, {version('qemu-img --version')}",
+        disk=scale.disk // MIB,
+        data=scale.data // MIB,
+        rounds=scale.rounds,
+        copies=tables.COPIES,
+    )
 
 
 def version(command):
@@ -53,7 +62,11 @@ def version(command):
 
 
 def table(title, rows):
-    lines = [f"## {title}\n", "| setting | who | rate | spread | ratio | CPU s/GiB | memory |", "|---|---|--:|--:|--:|--:|--:|"]
+    lines = [
+        f"## {title}\n",
+        "| setting | contender | rate | spread | ratio | CPU s/GiB | memory |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
     base, last = None, None
     for row in rows:
         if row.baseline:
@@ -65,8 +78,8 @@ def table(title, rows):
         setting = "" if row.setting == last else row.setting
         last = row.setting
         lines.append(
-            f"| {setting} | {row.contender} | {row.rate():.0f}{unit} | {low:.0f}-{high:.0f} | {row.rate() / base:.2f}"
-            f" | {cpu} | {memory} |"
+            f"| {setting} | {row.contender} | {row.rate():.0f}{unit} | {low:.0f}-{high:.0f} "
+            f"| {row.rate() / base:.2f} | {cpu} | {memory} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -76,7 +89,7 @@ COLOURS = {"rhv-mount": "#1a6fb5", "ovirt_imageio": "#c8792b", "bare": "#bbbbbb"
 
 
 def chart(results):
-    """Horizontal bars: one group for each setting, one bar for each contender."""
+    """Returns an SVG of horizontal bars: a group for each setting, a bar for each contender."""
     parts, y = [], 30
     most = max(row.rate() for name in ("upload", "download") for row in results.get(name, []))
     scale = (WIDTH - LEFT - 90) / most
@@ -96,11 +109,11 @@ def chart(results):
             length = row.rate() * scale
             low, high = (value * scale for value in row.spread())
             parts.append(text(LEFT - 6, y + 11, row.contender, "normal", "end"))
-            parts.append(f'<rect x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR - 3}" fill="{colour}"/>')
+            size = f'width="{length:.1f}" height="{BAR - 3}"'
+            parts.append(f'<rect x="{LEFT}" y="{y}" {size} fill="{colour}"/>')
             middle = y + (BAR - 3) / 2
-            parts.append(
-                f'<line x1="{LEFT + low:.1f}" x2="{LEFT + high:.1f}" y1="{middle}" y2="{middle}" stroke="#222" stroke-width="1"/>'
-            )
+            ends = f'x1="{LEFT + low:.1f}" x2="{LEFT + high:.1f}" y1="{middle}" y2="{middle}"'
+            parts.append(f'<line {ends} stroke="#222" stroke-width="1"/>')
             parts.append(text(LEFT + max(length, high) + 6, y + 11, f"{row.rate():.0f}", "normal"))
             y += BAR
         y += 3 * GAP
@@ -113,4 +126,5 @@ def chart(results):
 
 
 def text(x, y, words, weight, anchor="start"):
-    return f'<text x="{x:.0f}" y="{y:.0f}" font-weight="{weight}" text-anchor="{anchor}" fill="#222">{escape(words)}</text>'
+    style = f'font-weight="{weight}" text-anchor="{anchor}" fill="#222"'
+    return f'<text x="{x:.0f}" y="{y:.0f}" {style}>{escape(words)}</text>'

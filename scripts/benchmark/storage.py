@@ -1,6 +1,6 @@
-"""The server side: source images, the disks behind the tickets, and what is on them afterwards.
+"""The server side: source images, the disks behind the tickets, and checks of their bytes.
 
-Everything is in memory where there is room, so that no disk of this machine is in the figures.
+Everything is in memory if it fits, so that the figures do not depend on this machine's disks.
 """
 
 import os
@@ -17,11 +17,13 @@ from measure import Failed, run
 TOP = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = TOP / "scripts"
 MIB = 1 << 20
-RUN = 32 * MIB  # longest run of data in a source image
+MAX_RUN = 32 * MIB  # upper bound on a run of data in a source image, bytes
 
 
 def workplace(need):
-    """A directory for `need` bytes, removed by the caller. As root, in a mount namespace of this program's own."""
+    """Creates a directory for `need` bytes, which the caller removes. As root this mounts a tmpfs, so the
+    program must have its own mount namespace.
+    """
     if os.geteuid() == 0:
         words = ["mount", "-t", "tmpfs", "-o", f"mode=1777,size={need}", "bench", "/dev/shm"]
         subprocess.run(words, check=False)
@@ -33,7 +35,7 @@ def workplace(need):
             continue
         if room.f_bavail * room.f_frsize >= need:
             return Path(tempfile.mkdtemp(prefix="bench-", dir=place))
-    raise Failed(f"no place for {need >> 20} MiB of images; free some memory, or take --data smaller")
+    raise Failed(f"no place for {need >> 20} MiB of images; free some memory, or reduce --data")
 
 
 class Source:
@@ -41,18 +43,18 @@ class Source:
 
     def __init__(self, path, size, data):
         self.path, self.size, self.data = Path(path), size, data
-        runs = max(1, -(-data // RUN))
+        runs = max(1, -(-data // MAX_RUN))
         step = size // runs // MIB * MIB
         self.ranges = []
         noise = random.Random(4)
-        block = noise.randbytes(RUN + 4096)
+        block = noise.randbytes(MAX_RUN + 4096)
         with open(path, "wb") as image:
             image.truncate(size)
             left = data
             for n in range(runs):
-                length = min(RUN, left)
+                length = min(MAX_RUN, left)
                 left -= length
-                # Another shift and another head for each run: no two are alike.
+                # Each run has another shift and another head, so that no two are alike.
                 shift = noise.randrange(4096)
                 image.seek(n * step)
                 image.write((noise.randbytes(4096) + block[shift + 4096 : shift + length])[:length])
@@ -74,19 +76,21 @@ class Daemon:
         self.cafile = None if transport == "http" else self.dir / "ca.pem"
         self.socket = self.dir / "local.sock" if transport == "unix" else None
         if self.socket:
-            # As on a host: any user may talk to it, the ticket is the right.
+            # As on a host, any user may connect; the ticket grants access.
             self.dir.chmod(0o755)
             self.socket.chmod(0o666)
 
     def ticket(self, disk, ops="read,write"):
-        """The transfer URL of `disk`."""
+        """Creates a ticket for `disk`; returns its transfer URL."""
         self.tickets += 1
         name = f"bench-{os.getpid()}-{self.tickets}"
         words = [f"url={disk.url}", f"size={disk.size}", f"ops={ops}", "timeout=3000", "sparse=true"]
         return run([SCRIPTS / "imageio", "ticket", self.dir, name, *words]).strip()
 
     def writes(self, connections):
-        """Waits until all connections have ended, and at least so many; counts them, and their requests with data."""
+        """Waits until all connections, and at least `connections`, have ended; counts them and their writes
+        of data.
+        """
         for _ in range(100):
             lines = (self.dir / "log").read_text(errors="replace").splitlines()
             begun = sum(" OPEN " in line for line in lines)
@@ -103,7 +107,7 @@ class Daemon:
 
 
 class Qcow2:
-    """qcow2 behind qemu-nbd: what oVirt has behind most tickets."""
+    """A qcow2 image behind qemu-nbd, as oVirt has behind most tickets."""
 
     name = "qcow2"
 
@@ -118,7 +122,7 @@ class Qcow2:
         self.url = f"nbd:unix:{self.dir}/nbd.sock"
 
     def check(self, source):
-        """Compares with `source`, byte by byte, on this side of the server."""
+        """Compares the image with `source`, byte by byte, on the server's side."""
         self.stop()
         run(["qemu-img", "compare", "-q", "-f", "raw", "-F", "qcow2", source.path, self.image])
 
@@ -135,7 +139,7 @@ class Qcow2:
 
 
 class Slow:
-    """Memory that takes `delay` ms for each request, behind nbdkit: storage far away."""
+    """Memory behind nbdkit that takes `delay` ms for each request, like distant storage."""
 
     def __init__(self, place, size, delay, source=None):
         self.dir = Path(tempfile.mkdtemp(prefix="disk-", dir=place))
@@ -173,7 +177,9 @@ class Slow:
 
 
 def make_disk(place, backend, size, source=None):
-    """`qcow2`, or `slow-N` with N ms a request; empty, or with what `source` holds."""
+    """Creates a disk, empty or with the content of `source`. `backend` is `qcow2`, or `slow-N` for N ms per
+    request.
+    """
     if backend == "qcow2":
         return Qcow2(place, size, source)
     return Slow(place, size, int(backend.removeprefix("slow-")), source)

@@ -1,7 +1,8 @@
-"""What is compared with what, and how: each table is a function that returns its rows.
+"""The tables of the benchmark; each is a function that returns its rows, and its docstring is the table's
+title.
 
-A row is one contender in one setting. The contenders of a setting take turns, round by round, so that a machine that
-slows down slows all of them; after each run the bytes are compared on the other side.
+A row is one contender in one setting. The contenders of a setting take turns, round by round, so that a slow
+phase of the machine slows all of them. After each run the bytes are compared on the other side.
 """
 
 import os
@@ -19,18 +20,18 @@ from storage import MIB, Source, make_disk
 
 GIB = 1 << 30
 UNPRIVILEGED = "nobody"
-FEW = 2  # rounds of the tables with many rows
-COPIES = 6  # with them, a byte needs about as much processor time in the bare loop as with rhv-mount and qemu-img
+FEW_ROUNDS = 2  # upper bound on the rounds of the tables with many rows
+COPIES = 6  # so many bring the bare loop to about the processor time per byte of rhv-mount and qemu-img
 
 
 @dataclass
 class Scale:
-    """How much is moved, how often."""
+    """The amount of data, and the number of rounds and settings."""
 
     data: int  # bytes of data in the image of the main tables
-    disk: int  # its size
+    disk: int  # size of that image, bytes
     rounds: int
-    many: bool = True  # every column; without it one row of each kind
+    many: bool = True  # run every setting; otherwise one of each kind
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Row:
     operations: bool = False
 
     def rate(self):
-        """MiB/s, or operations a second; the median."""
+        """Returns the median of MiB/s, or of operations per second."""
         if self.operations:
             return statistics.median(s.operations for s in self.samples)
         return statistics.median(self.bytes / MIB / s.seconds for s in self.samples)
@@ -60,7 +61,7 @@ class Row:
 
 
 class Bench:
-    """Daemons that are started when they are first needed, and a place for everything."""
+    """A place for all images, and the daemons, each started when first needed."""
 
     def __init__(self, place, scale, start_daemon, only=""):
         self.place, self.scale, self.only = place, scale, only
@@ -83,12 +84,13 @@ class Bench:
             daemon.close()
 
     def in_turn(self, setting, contenders, run, moved, most=None):
-        """Every contender once, then all again; the first of them is the one to be compared with."""
+        """Runs every contender once per round; returns their rows. The first contender is the baseline."""
         if self.only not in setting:
             return []
         rows = [Row(setting, c.name, moved, baseline=n == 0) for n, c in enumerate(contenders)]
         for n in range(min(self.scale.rounds, most or self.scale.rounds)):
-            # Another one begins each round: who follows a long pause finds less memory at hand.
+            # Each round begins with another contender, because the first after a pause finds less ready
+            # memory.
             turns = list(zip(rows, contenders, strict=True))
             for row, contender in turns[n % len(turns) :] + turns[: n % len(turns)]:
                 row.samples.append(run(contender))
@@ -109,7 +111,7 @@ class Bench:
 
     @contextmanager
     def filled(self, transport, backend, source):
-        """A disk that holds `source`; gives a function that downloads it."""
+        """Creates a disk that holds `source`; yields a function that downloads it."""
         daemon = self.daemon(transport)
         with closing(make_disk(self.place, backend, source.size, source)) as disk:
             with tempfile.TemporaryDirectory(dir=self.place) as out:
@@ -118,7 +120,9 @@ class Bench:
                 def run(contender, connections=4):
                     output = Path(out) / "out.raw"
                     url = daemon.ticket(disk, "read")
-                    sample = contender.download(Job(self.place, daemon, url, source, connections, output, disk))
+                    sample = contender.download(
+                        Job(self.place, daemon, url, source, connections, output, disk)
+                    )
                     compare(source, output)
                     output.unlink()
                     return sample
@@ -127,7 +131,7 @@ class Bench:
 
 
 def compare(source, output):
-    """Holes on either side are zeros; what is a hole on both costs nothing."""
+    """Compares two raw images. Holes count as zeros, and those on both sides cost nothing."""
     from measure import run
 
     run(["qemu-img", "compare", "-q", "-f", "raw", "-F", "raw", source.path, output])
@@ -155,7 +159,14 @@ def upload(bench):
     """Upload: a raw image onto a new disk"""
     source, rows = bench.source(bench.scale.disk, bench.scale.data), []
     for transport, backend in settings(bench.scale):
-        contenders = [OvirtClient(), RhvMount("qemu-img"), RhvMount("cp"), RhvMount("dd"), Ceiling(), Ceiling(COPIES)]
+        contenders = [
+            OvirtClient(),
+            RhvMount("qemu-img"),
+            RhvMount("cp"),
+            RhvMount("dd"),
+            Ceiling(),
+            Ceiling(COPIES),
+        ]
         if transport == "https" and backend == "qcow2":
             contenders.append(Nbdfuse("qemu-img"))
         rows += bench.in_turn(
@@ -171,9 +182,16 @@ def download(bench):
     """Download: a disk into a raw file"""
     source, rows = bench.source(bench.scale.disk, bench.scale.data), []
     for transport, backend in settings(bench.scale):
-        contenders = [OvirtClient(), RhvMount("qemu-img"), RhvMount("cp"), RhvMount("dd"), Ceiling(), Ceiling(COPIES)]
-        # Not over the unix socket, which an ordinary user can't prove to be the server's; and not in the small form: an
-        # ordinary user may not be able to reach a build below somebody's home.
+        contenders = [
+            OvirtClient(),
+            RhvMount("qemu-img"),
+            RhvMount("cp"),
+            RhvMount("dd"),
+            Ceiling(),
+            Ceiling(COPIES),
+        ]
+        # An ordinary user can't verify that the unix socket is the server's, and may not be able to reach a
+        # build in somebody's home, where the quick form runs.
         if backend == "qcow2" and transport != "unix" and bench.scale.many:
             contenders.append(RhvMount("qemu-img", as_user=UNPRIVILEGED))
         if transport == "https" and backend == "qcow2":
@@ -197,24 +215,24 @@ def connections(bench):
                 contenders,
                 lambda c: bench.upload("unix", backend, source, c.contender, c.connections),
                 source.data,
-                FEW,
+                FEW_ROUNDS,
             )
             rows += bench.in_turn(
                 f"download, {name_of('unix', backend)}",
                 contenders,
                 lambda c: run(c.contender, c.connections),
                 source.data,
-                FEW,
+                FEW_ROUNDS,
             )
     return rows
 
 
 def journal(bench):
-    """The journal: what it costs to keep what is answered until it is flushed (--retry-time 0 keeps nothing)"""
+    """Journal: the cost of keeping answered writes until a flush (--retry-time 0 keeps none)"""
     source, rows = bench.source(bench.scale.disk, bench.scale.data), []
     contenders = [RhvMount("qemu-img", options=["--retry-time", "0"]), RhvMount("qemu-img")]
     for transport in ["unix", "https"] if bench.scale.many else ["https"]:
-        # Again and again onto one disk: that one has its memory.
+        # All runs use the same disk, whose memory is then ready.
         with closing(make_disk(bench.place, "qcow2", source.size, source)) as disk:
             rows += bench.in_turn(
                 f"upload, {name_of(transport, 'qcow2')}, the same disk again",
@@ -227,7 +245,7 @@ def journal(bench):
 
 
 class With:
-    """A contender with so many connections."""
+    """A contender with a number of connections."""
 
     def __init__(self, connections, contender):
         self.connections, self.contender = connections, contender
@@ -261,7 +279,7 @@ def sparse(bench):
 
 
 class OnDisk:
-    """A contender with an image of its own."""
+    """A contender with its own image."""
 
     def __init__(self, contender, source):
         self.contender, self.source = contender, source
@@ -299,7 +317,7 @@ def small(bench):
             [Nbdfuse(block), RhvMount(block)],
             lambda contender, tiny=tiny: bench.upload("https", "qcow2", tiny, contender),
             tiny.data,
-            FEW,
+            FEW_ROUNDS,
         )
         tiny.path.unlink()
     for job in fio.JOBS if bench.scale.many else fio.JOBS[:3]:
@@ -308,7 +326,7 @@ def small(bench):
             [Nbdfuse("fio"), RhvMount("fio"), *([fio.Puts(job)] if job.rw == "randwrite" else [])],
             lambda contender, job=job: fio.run_job(bench, source, region, job, contender),
             region,
-            FEW,
+            FEW_ROUNDS,
         )
         for row in found:
             row.operations = True
