@@ -26,6 +26,7 @@ def arguments():
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--calm", action="store_true", help="the load without any fault, to compare")
     parser.add_argument("--program", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--proxy", type=Path, required=True, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -46,9 +47,9 @@ def settles(pid, wanted, seconds=60):
 def soak(args, place, service):
     """Gives what was wrong, in words; none when all is well."""
     seed = args.seed if args.seed is not None else random.randrange(1 << 30)
-    # Another build must not change what runs here.
-    program = place / "rhv-mount"
-    shutil.copy2(args.program, program)
+    # Copies, so that another build does not change the programs that run here.
+    shutil.copy2(args.program, service.program)
+    shutil.copy2(args.proxy, service.proxy_program)
     image = Source(place / "image.raw", SIZE, 384 * MIB)
     service.start(image, seed, args.calm)
     say(f"seed {seed}, {args.minutes:g} minutes, disk of {SIZE >> 20} MiB, pid {service.pid}, in {place}")
@@ -118,7 +119,7 @@ def main():
         signal.signal(number, interrupted)
     place = workplace(6 * SIZE)
     place.chmod(0o755)
-    service = Service(place, place / "rhv-mount", SIZE, args.connections)
+    service = Service(place, SIZE, args.connections)
     try:
         wrong = soak(args, place, service)
     except (Failed, OSError, subprocess.SubprocessError) as e:

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -18,7 +17,6 @@ from pathlib import Path
 from measure import Failed, run
 from storage import MIB, SCRIPTS, Daemon, Qcow2
 
-HERE = Path(__file__).resolve().parent
 CACHE, JOURNAL = 32 * MIB, 64 * MIB
 BETWEEN = (30, 90)  # seconds between two restarts of the daemon
 
@@ -26,8 +24,9 @@ BETWEEN = (30, 90)  # seconds between two restarts of the daemon
 class Service:
     """Each step that `start` takes is undone by `close`, however far it came."""
 
-    def __init__(self, place, program, size, connections):
-        self.place, self.program, self.size, self.connections = place, program, size, connections
+    def __init__(self, place, size, connections):
+        self.place, self.size, self.connections = place, size, connections
+        self.program, self.proxy_program = place / "rhv-mount", place / "cutting_proxy"
         self.point, self.file = place / "mnt", place / "mnt/disk"
         self.ticket = str(uuid.uuid4())
         # What the mount may take: what it promises, with the write-behind that so many connections get.
@@ -43,8 +42,7 @@ class Service:
         self._give_ticket()
         self.upstream = self.place / "upstream"
         self._open()
-        words = [sys.executable, "-B", HERE / "proxy.py", self.upstream, "--seed", str(seed)]
-        words += ["--cut", "0", "--stall", "0"] if calm else []
+        words = [self.proxy_program, self.upstream, str(seed), *(["calm"] if calm else [])]
         self.proxy = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
         port = int(self.proxy.stdout.readline())
         url = self.place / "url"

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::proxy::{Direction, Effect, Fault, Proxy};
 use crate::rig::{
     BOUND, HALF, Load, SIZE, SOON, also_in, assert_each_block_is_of, assert_eio, assert_lost,
-    assert_old_or_new, copy_of, count, daemon, used_image, wait_until_written,
+    assert_old_or_new, copy_of, count, cut_at_random, daemon, proxy_to, used_image, wait_until_written,
 };
 use crate::support::content::{KIB, MIB};
 use crate::support::daemon::Daemon;
@@ -31,7 +31,7 @@ impl Setting {
         let daemon = daemon();
         let (disk, model, dir) = used_image(&daemon, Backend::RawNbd);
         Self {
-            proxy: Proxy::start(daemon.port()),
+            proxy: proxy_to(&daemon),
             disk,
             model,
             _dir: dir,
@@ -61,11 +61,8 @@ impl Setting {
         self.proxy.arm(fault);
         let direct = r#"dd if="$1" iflag=direct bs=1M status=none | cmp - "$2""#;
         sh(direct, [&mount.file(), &self.model], BOUND).ok();
-        assert!(
-            self.proxy.met() >= 2,
-            "{fault:?} was met {} times",
-            self.proxy.met()
-        );
+        let struck = self.proxy.counts().faults;
+        assert!(struck >= 2, "{fault:?} struck {struck} times");
         drop(load);
         self.proxy.heal();
         mount.umount().ok();
@@ -83,7 +80,7 @@ fn both_directions(effect: Effect) {
     ] {
         Setting::new().assert_unnoticed(Fault {
             effect,
-            direction,
+            direction: Some(direction),
             after,
         });
     }
@@ -111,11 +108,11 @@ fn a_write_that_stalls_under_newer_bytes_is_an_error_that_sticks() {
     also_in(&setting.model, 1, 0, HALF);
     setting.proxy.arm(Fault {
         effect: Effect::Stall,
-        direction: Direction::ToServer,
+        direction: Some(Direction::ToServer),
         after: 100 * KIB,
     });
     load.write(2, HALF, HALF).expect("write");
-    wait_until("a write stalls", 60, || setting.proxy.met() > 0);
+    wait_until("a write stalls", 60, || setting.proxy.counts().faults > 0);
     let written = load.write(3, HALF, HALF).and_then(|()| load.sync());
     assert_eio("newer bytes", written);
     load.assert_broken();
@@ -145,12 +142,10 @@ fn connections_that_are_cut_again_and_again_are_not_noticed() {
     let mut setting = Setting::new();
     let mount = setting.mount(&[]);
     for seed in 0..4 {
-        setting
-            .proxy
-            .cut_at_random(seed, (seed + 1) * 8, 3 * MIB, 2 * KIB);
+        cut_at_random(&setting.proxy, seed, (seed + 1) * 8, 3 * MIB, 2 * KIB);
         setting.proxy.arm(Fault {
             effect: Effect::Cut,
-            direction: Direction::ToServer,
+            direction: Some(Direction::ToServer),
             after: 1,
         });
         let load = Load::on(&mount);
@@ -158,7 +153,8 @@ fn connections_that_are_cut_again_and_again_are_not_noticed() {
         load.sync().expect("fsync");
         also_in(&setting.model, seed, 0, SIZE);
     }
-    assert!(setting.proxy.met() > 20, "{} cuts", setting.proxy.met());
+    let cuts = setting.proxy.counts().faults;
+    assert!(cuts > 20, "{cuts} cuts");
     mount.umount().ok();
     setting
         .disk
@@ -169,7 +165,7 @@ fn connections_that_are_cut_again_and_again_are_not_noticed() {
 /// The connection is accepted and never answered, as by a stuck server or a firewall that lost its state.
 const SILENCE: Fault = Fault {
     effect: Effect::Stall,
-    direction: Direction::ToServer,
+    direction: Some(Direction::ToServer),
     after: 0,
 };
 
@@ -177,7 +173,7 @@ fn fall_silent(proxy: &Proxy) {
     proxy.plan(|_| Some(SILENCE));
     proxy.arm(Fault {
         effect: Effect::Cut,
-        direction: Direction::ToServer,
+        direction: Some(Direction::ToServer),
         after: 1,
     });
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::proxy::{Direction, Effect, Fault, Proxy};
-use crate::rig::{assert_free, assert_nothing_deleted, count, daemon, full};
+use crate::proxy::{Direction, Effect, Fault};
+use crate::rig::{assert_free, assert_nothing_deleted, count, cut_at_random, daemon, full, proxy_to};
 use crate::support::content::{KIB, MIB, random_image};
 use crate::support::disk::Disk;
 use crate::support::engine::Engine;
@@ -23,7 +23,7 @@ use crate::support::run::{Ran, run, scratch, top, wait_until};
 /// Ends the connections that the mount opened at its start, before the plan of cuts was set.
 const CUT_FIRST_CONNECTIONS: Fault = Fault {
     effect: Effect::Cut,
-    direction: Direction::ToServer,
+    direction: Some(Direction::ToServer),
     after: MIB,
 };
 
@@ -126,19 +126,20 @@ fn connections_cut_during_a_copy_are_not_noticed() {
     let cuts = if full() { 200 } else { 20 };
     for args in Copying::disks() {
         let copying = Copying::new();
-        let proxy = Proxy::start(copying.engine.daemon().port());
+        let proxy = proxy_to(copying.engine.daemon());
+        let address = format!("127.0.0.1:{}", proxy.port());
         copying
             .engine
-            .switch(&json!({"switch": "url_host", "value": proxy.address()}));
+            .switch(&json!({"switch": "url_host", "value": address}));
         let mount = copying.mounting(&args).start();
         // The cuts come after up to twice the largest request, so that most requests pass. They go on to the
         // end: no connection lives long enough to fill the journal.
-        proxy.cut_at_random(cuts, u64::MAX, 16 * MIB, 2 * KIB);
+        cut_at_random(&proxy, cuts, u64::MAX, 16 * MIB, 2 * KIB);
         proxy.arm(CUT_FIRST_CONNECTIONS);
         copying.copy(mount, &args[1], |_, _| {});
-        let (met, taken) = (proxy.met(), proxy.taken());
-        eprintln!("{}: {met} of {taken} connections were cut", args[1]);
-        assert!(met >= cuts, "{met} cuts");
+        let counts = proxy.counts();
+        eprintln!("{}: {counts:?}", args[1]);
+        assert!(counts.faults >= cuts, "{counts:?}");
         assert_nothing_deleted(&copying.engine);
         assert_eq!(copying.engine.transfers().len(), 1);
     }
@@ -164,17 +165,18 @@ fn an_engine_away_during_a_copy_is_not_noticed() {
 fn through_cuts(size: u64, exercise: impl FnOnce(&Path)) {
     let daemon = daemon();
     let disk = Disk::create(&daemon, Backend::Qcow2Nbd, size, Content::Used { seed: 8 });
-    let proxy = Proxy::start(daemon.port());
+    let proxy = proxy_to(&daemon);
     let mount = Mounting::new(&proxy.url(disk.url()))
         .args(disk.args())
         .log_level("info")
         .start();
-    proxy.cut_at_random(size, u64::MAX, 4 * MIB, 4 * MIB);
+    cut_at_random(&proxy, size, u64::MAX, 4 * MIB, 4 * MIB);
     proxy.arm(CUT_FIRST_CONNECTIONS);
     exercise(&mount.file());
     mount.umount().ok();
-    eprintln!("{} connections were cut", proxy.met());
-    assert!(proxy.met() > 4, "{} cuts", proxy.met());
+    let counts = proxy.counts();
+    eprintln!("{counts:?}");
+    assert!(counts.faults > 4, "{counts:?}");
 }
 
 #[test]

@@ -12,10 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-#[allow(
-    dead_code,
-    reason = "these tests need only a part of the life tests' rig"
-)]
+#[allow(dead_code, reason = "these tests need only a part of the life tests' rig")]
 #[path = "../life/rig.rs"]
 mod life;
 
@@ -25,6 +22,10 @@ mod endurance;
 mod engine_away;
 mod load;
 mod mount_killed;
+#[allow(
+    dead_code,
+    reason = "scripts/soak uses it too, through examples/cutting_proxy.rs"
+)]
 mod proxy;
 mod rig;
 mod signals;

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::content::random_image;
+use crate::proxy::{Direction, Effect, Fault, Proxy};
+use crate::support::content::{Random, random_image};
 use crate::support::daemon::{Daemon, LocalSocket, Scheme};
 use crate::support::disk::Disk;
 use crate::support::engine::Engine;
@@ -37,6 +38,30 @@ pub(crate) fn full() -> bool {
 
 pub(crate) fn daemon() -> Daemon {
     Daemon::start(Scheme::Https, LocalSocket::None)
+}
+
+/// A proxy in front of `daemon`, without faults for now.
+pub(crate) fn proxy_to(daemon: &Daemon) -> Proxy {
+    let port = daemon.port();
+    Proxy::start(move || Ok(port))
+}
+
+/// Cuts new connections until `times` cuts have happened, each after up to `most` random bytes to the server.
+/// One cut in four is in the other direction, after up to `most_answers` bytes: answers to writes have no
+/// body.
+pub(crate) fn cut_at_random(proxy: &Proxy, seed: u64, times: u64, most: u64, most_answers: u64) {
+    let mut random = Random::new(seed);
+    proxy.plan(move |struck| {
+        let (direction, most) = match random.below(4) {
+            0 => (Direction::ToClient, most_answers),
+            _ => (Direction::ToServer, most),
+        };
+        (struck < times).then_some(Fault {
+            effect: Effect::Cut,
+            direction: Some(direction),
+            after: random.below(most) + 1,
+        })
+    });
 }
 
 pub(crate) fn mounting(disk: &Disk) -> Mounting {
