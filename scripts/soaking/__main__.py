@@ -1,4 +1,4 @@
-"""scripts/soak: one mount, its load and its faults, and the verdict. See the script's head."""
+"""Runs a soak: one mount, its load and its faults, and the verdict. See the head of scripts/soak."""
 
 import argparse
 import random
@@ -22,9 +22,9 @@ from storage import MIB, Source, workplace
 def arguments():
     parser = argparse.ArgumentParser(prog="soak", description="a mixed load with faults on a real mount")
     parser.add_argument("minutes", nargs="?", type=float, default=60, metavar="MINUTES")
-    parser.add_argument("--seed", type=int, help="of the load and the faults")
+    parser.add_argument("--seed", type=int, help="seed of the load and the faults")
     parser.add_argument("--connections", type=int, default=4)
-    parser.add_argument("--calm", action="store_true", help="the load without any fault, to compare")
+    parser.add_argument("--calm", action="store_true", help="run the load without faults, for comparison")
     parser.add_argument("--program", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--proxy", type=Path, required=True, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -35,7 +35,7 @@ def say(*words):
 
 
 def settles(pid, wanted, seconds=60):
-    """Threads and descriptors, when they are down to `wanted`, or after that time."""
+    """Returns threads and descriptors once they are down to `wanted`, or after `seconds`."""
     end = time.monotonic() + seconds
     while True:
         seen = figures(pid)[1:]
@@ -45,9 +45,9 @@ def settles(pid, wanted, seconds=60):
 
 
 def soak(args, place, service):
-    """Gives what was wrong, in words; none when all is well."""
+    """Runs the soak; returns a message for each failure."""
     seed = args.seed if args.seed is not None else random.randrange(1 << 30)
-    # Copies, so that another build does not change the programs that run here.
+    # Copies keep another build from changing the programs that run here.
     shutil.copy2(args.program, service.program)
     shutil.copy2(args.proxy, service.proxy_program)
     image = Source(place / "image.raw", SIZE, 384 * MIB)
@@ -55,7 +55,7 @@ def soak(args, place, service):
     say(f"seed {seed}, {args.minutes:g} minutes, disk of {SIZE >> 20} MiB, pid {service.pid}, in {place}")
     load = Load(place, service.file, image.path, seed)
     shutil.copyfile(image.path, load.expected)
-    # What every thread and connection that there is to be needs: a round of everything.
+    # A whole round makes the mount start every thread and connection that it will ever need.
     load.whole()
     time.sleep(1)
     before = figures(service.pid)[1:]
@@ -68,7 +68,7 @@ def soak(args, place, service):
         gauges.stop()
         load.check()
     except Failed as e:
-        # What hangs in the mount goes with it; there is nothing to be learnt from its end.
+        # Operations may hang in the mount until it is killed, so its end proves nothing.
         table(gauges, [*load.rows(), ("daemon restarts", service.restarts.value)])
         keep_log(place)
         return [str(e)]
@@ -87,8 +87,9 @@ def soak(args, place, service):
     try:
         run(["qemu-img", "compare", "-q", "-f", "raw", "-F", "qcow2", load.expected, service.disk.image])
     except Failed as e:
-        wrong.append(f"the image on the server's side is not what was written: {e}")
-    rows = [("threads and descriptors before, after", f"{before}, {after}"), ("umount, exit code", code), *load.rows()]
+        wrong.append(f"the image on the server's side differs from the written one: {e}")
+    rows = [("threads and descriptors before, after", f"{before}, {after}")]
+    rows += [("umount, exit code", code), *load.rows()]
     rows += [(f"proxy: {name.replace('_', ' ')}", n) for name, n in proxy.items()]
     table(gauges, [*rows, ("daemon restarts", service.restarts.value)])
     if wrong:
@@ -106,7 +107,7 @@ def table(gauges, rows):
 def keep_log(place):
     keep = Path(tempfile.gettempdir()) / f"{place.name}.log"
     shutil.copyfile(place / "log", keep)
-    say(f"the mount's log is kept: {keep}")
+    say(f"the mount's log is kept in {keep}")
 
 
 def interrupted(number, _frame):
@@ -130,7 +131,7 @@ def main():
         if service.close():
             shutil.rmtree(place)
         else:
-            say(f"something is left of it; see {place}")
+            say(f"something could not be ended or unmounted; see {place}")
     for words in wrong:
         say("WRONG:", words)
     say("failed" if wrong else "all is well: every byte is right, nothing grew, nothing is left")

@@ -1,8 +1,8 @@
-"""What the mount looks like while it works: a line every ten seconds, and at the end what is wrong with them.
+"""Samples the working mount: prints a line every ten seconds, and judges the samples at the end.
 
-Memory, threads and descriptors are the kernel's figures of the process; the counters are those of `rhv-mount status`;
-the latencies those of a probe that writes, reads and syncs a few KiB beside the load. Latencies are shown and not judged:
-a machine that is busy with something else would fail.
+Memory, threads and descriptors are the kernel's figures of the process. The counters are those of `rhv-mount
+status`. The latencies are those of a probe that writes, reads and syncs a few KiB beside the load. Latencies
+are shown but not judged, since they would fail on a machine that is busy with other work.
 """
 
 import os
@@ -15,14 +15,14 @@ from load import REGIONS
 from measure import Failed
 from storage import MIB
 
-EVERY = 10
-GROWTH = 1.1  # the last quarter's peak over the second quarter's
+SAMPLE_SECONDS = 10
+MAX_GROWTH = 1.1  # upper bound on the last quarter's peak memory, relative to the second quarter's
 COUNTERS = ("bytes_read", "bytes_written", "bytes_zeroed", "flushes", "replaced", "errors")
 PROBES = ("pwrite", "pread", "fsync")
 
 
 def figures(pid):
-    """Resident bytes, threads, descriptors."""
+    """Returns resident bytes, threads, and descriptors of a process."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return int(status["VmRSS"].split()[0]) << 10, int(status["Threads"]), len(os.listdir(f"/proc/{pid}/fd"))
 
@@ -32,7 +32,7 @@ def percentile(values, part):
 
 
 class Gauges(threading.Thread):
-    """Samples until `stop`; a probe that fails is a failure of the load."""
+    """Samples until `stop`. A probe that fails is a failure of the load."""
 
     def __init__(self, service, load):
         super().__init__(daemon=True)
@@ -41,14 +41,17 @@ class Gauges(threading.Thread):
         self.recent = {name: [] for name in PROBES}
 
     def run(self):
-        print("   time   RSS MiB threads  fds   written      read    zeroed  flushes replaced errors   "
-              "p99 ms: pwrite  pread   fsync", flush=True)
+        print(
+            "   time   RSS MiB threads  fds   written      read    zeroed  flushes replaced errors   "
+            "p99 ms: pwrite  pread   fsync",
+            flush=True,
+        )
         try:
-            due = time.monotonic() + EVERY
+            due = time.monotonic() + SAMPLE_SECONDS
             while not self.stopped.wait(0.1):
                 self.probe()
                 if time.monotonic() >= due:
-                    due += EVERY
+                    due += SAMPLE_SECONDS
                     self.sample()
         except (Failed, OSError, ValueError, KeyError) as e:
             self.load.fail(f"probe: {e}")
@@ -58,7 +61,7 @@ class Gauges(threading.Thread):
         self.join()
 
     def probe(self):
-        """One write, one read, now and then a sync. Not while a program has the whole file."""
+        """Writes, reads, and sometimes syncs. Does nothing while a program has the whole file."""
         if not self.load.shared.acquire(blocking=False):
             return
         try:
@@ -94,17 +97,21 @@ class Gauges(threading.Thread):
         self.samples.append(sample)
         p99 = [percentile(self.recent[name], 0.99) for name in PROBES]
         self.recent = {name: [] for name in PROBES}
-        print(f"{sample['at']:6.0f}s {rss / MIB:9.1f} {threads:7} {descriptors:4} {status['bytes_written'] >> 20:9} "
-              f"{status['bytes_read'] >> 20:9} {status['bytes_zeroed'] >> 20:9} {status['flushes']:8} "
-              f"{status['replaced']:8} {status['errors']:6} {p99[0]:16.1f} {p99[1]:6.1f} {p99[2]:7.1f}", flush=True)
+        print(
+            f"{sample['at']:6.0f}s {rss / MIB:9.1f} {threads:7} {descriptors:4} "
+            f"{status['bytes_written'] >> 20:9} "
+            f"{status['bytes_read'] >> 20:9} {status['bytes_zeroed'] >> 20:9} {status['flushes']:8} "
+            f"{status['replaced']:8} {status['errors']:6} {p99[0]:16.1f} {p99[1]:6.1f} {p99[2]:7.1f}",
+            flush=True,
+        )
 
     def quarter(self, number):
-        """The samples of one quarter of the time, from 1."""
+        """Returns the samples of a quarter of the time; `number` is 1 to 4."""
         whole = self.samples[-1]["at"]
         return [s for s in self.samples if (number - 1) * whole < 4 * s["at"] <= number * whole]
 
     def wrong(self):
-        """What is wrong with memory, in words."""
+        """Returns a message for each failure of memory."""
         if len(self.samples) < 8:
             return [f"only {len(self.samples)} samples"]
         peak = max(s["rss"] for s in self.samples)
@@ -113,12 +120,15 @@ class Gauges(threading.Thread):
         if peak > self.service.memory:
             limit = self.service.memory >> 20
             words.append(f"RSS was {peak / MIB:.1f} MiB, and the limits add up to {limit} MiB")
-        if last > second * GROWTH:
-            words.append(f"RSS grew: {second / MIB:.1f} MiB at most in the second quarter, {last / MIB:.1f} in the last")
+        if last > second * MAX_GROWTH:
+            words.append(
+                f"RSS grew: at most {second / MIB:.1f} MiB in the second quarter, {last / MIB:.1f} in"
+                " the last"
+            )
         return words
 
     def table(self):
-        """Lines of (name, figure)."""
+        """Yields (name, figure) for each line of the final table."""
         if not self.samples:
             return
         last = self.samples[-1]
@@ -131,8 +141,10 @@ class Gauges(threading.Thread):
             yield f"MiB {name}", last[f"bytes_{name}"] >> 20
         yield "flush requests", last["flushes"]
         yield "connections replaced", last["replaced"]
-        yield "requests that failed and were repeated", last["errors"]
+        yield "failed and repeated requests", last["errors"]
         for name in PROBES:
             times = self.times[name]
-            yield (f"probe {name}, ms: median, p99, longest of {len(times)}",
-                   ", ".join(f"{percentile(times, part):.1f}" for part in (0.5, 0.99, 1)))
+            yield (
+                f"probe {name}, ms: median, p99, longest of {len(times)}",
+                ", ".join(f"{percentile(times, part):.1f}" for part in (0.5, 0.99, 1)),
+            )

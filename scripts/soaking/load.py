@@ -1,15 +1,16 @@
-"""The load: what many programs do with one disk at once, and how each of them sees that its bytes are right.
+"""The load: many programs use one disk at once, and each checks its bytes.
 
-A round has two halves. In the first, each worker has a region of its own, and all run at once:
+A round has two halves. In the first half all workers run at once, each in its own region:
 
-    fio          random reads and writes with checksums, direct; the same through psync with fsyncs; sequential
+    fio          random reads and writes with checksums, direct; the same through psync with fsyncs;
+                 sequential writes
     copies       dd of a piece of the image, compared with cmp
-    model        writes, holes and fsyncs, beside the same on a local file; what is read must be what that has
-    reader       reads the region that nobody writes, and compares; reads over everything
+    model        writes, holes and fsyncs, repeated on a local file; reads must match that file
+    reader       reads the static region, and compares it; reads a little everywhere
 
-In the second, one program after another has the whole file: an image is copied onto it, which truncates it first, and
-it is truncated and grown again; all is compared with a local file. A worker that sees a wrong byte, or an error, ends
-everything: there is none that it should see.
+In the second half, one program at a time uses the whole file: an image is copied onto it, which truncates it
+first, and the file is truncated and grown again; it is always compared with a local file. A worker that sees
+a wrong byte or an error, which it never should, ends the soak.
 """
 
 import ctypes
@@ -32,7 +33,7 @@ REGIONS = {  # offset, length
     "probe": (672 * MIB, 8 * MIB),
     "static": (680 * MIB, 128 * MIB),
 }
-HALF = 45  # seconds of a round's first half
+FIRST_HALF_SECONDS = 45
 WHOLE = (
     'cp --sparse=always "$1" "$2"',
     'qemu-img convert -f raw -O raw "$1" "$2"',
@@ -56,8 +57,8 @@ def punch(descriptor, offset, length):
         raise OSError(number, f"punch: {os.strerror(number)}")
 
 
-# A program that is started closes what this process has open of the disk, and each close waits for what was written. With
-# vfork the whole process would wait for that.
+# A started program inherits this process's open files of the disk and closes them, and each close waits for
+# the written bytes. With vfork the whole process would wait for that.
 subprocess._USE_VFORK = False
 
 
@@ -68,12 +69,12 @@ class Load:
         self.chance = random.Random(seed)
         self.stop, self.failure, self.counts, self.children = threading.Event(), None, {}, set()
         self.lock = threading.Lock()
-        self.shared = threading.Lock()  # held by whoever writes beside the workers, or has the whole file
+        self.shared = threading.Lock()  # held by the probe while it writes, and by the user of the whole file
 
     def run(self, until):
-        """Rounds until then; the disk is as `expected` at the end, with its last writes not flushed."""
+        """Runs rounds until `until`. Then the disk equals `expected`, and its last writes are not flushed."""
         while not self.over(until):
-            self.half(min(until, time.monotonic() + HALF))
+            self.half(min(until, time.monotonic() + FIRST_HALF_SECONDS))
             self.whole()
         self.half(time.monotonic() + 2, ("model",))
 
@@ -89,7 +90,7 @@ class Load:
             threads.append(threading.Thread(target=self.guarded, args=arguments, daemon=True))
         for thread in threads:
             thread.start()
-        # Whoever hangs in the mount when it has failed is let go when the mount is ended.
+        # After a failure, a worker that hangs in the mount is abandoned; the end of the mount releases it.
         for thread in threads:
             while thread.is_alive() and not self.stop.is_set():
                 thread.join(0.2)
@@ -102,7 +103,7 @@ class Load:
             self.fail(f"{name}: {e}")
 
     def fail(self, words):
-        """The first one counts: the others may follow from it."""
+        """Records the first failure, which may have caused the others, and ends the load."""
         with self.lock:
             if not self.stop.is_set():
                 self.failure = words
@@ -121,10 +122,15 @@ class Load:
         return [(f"load: {name}", n) for name, n in sorted(self.counts.items())]
 
     def shell(self, script, *words):
-        """A program of the load; `end` kills it."""
+        """Runs a program of the load; `end` kills it."""
         child = subprocess.Popen(
             ["bash", "-euo", "pipefail", "-c", script, "sh", *map(str, words)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, text=True)
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+        )
         self.children.add(child)
         said, _ = child.communicate()
         self.children.discard(child)
@@ -132,7 +138,7 @@ class Load:
             raise Failed(f"{script}: exit code {child.returncode}: {said[-600:]}")
 
     def end(self):
-        """Nothing of the load runs any more, or is about to be."""
+        """Stops the workers and kills their programs."""
         self.stop.set()
         for child in list(self.children):
             try:
@@ -142,16 +148,18 @@ class Load:
 
     def fio(self, name, until, chance):
         offset, length = REGIONS[name]
-        script = (f'cd "$2" && fio --name={name} --filename="$1" --offset={offset} --size={length} {FIO[name]} '
-                  f"--verify=crc32c --verify_fatal=1 --verify_state_save=0 --do_verify=1 --allow_file_create=0 "
-                  f"--overwrite=1 --file_append=0 --randseed=$3 --minimal")
+        script = (
+            f'cd "$2" && fio --name={name} --filename="$1" --offset={offset} --size={length} {FIO[name]} '
+            f"--verify=crc32c --verify_fatal=1 --verify_state_save=0 --do_verify=1 --allow_file_create=0 "
+            f"--overwrite=1 --file_append=0 --randseed=$3 --minimal"
+        )
         while not self.over(until):
             self.shell(script, self.file, self.place, chance.randrange(1 << 30))
             self.count(f"fio {name}")
         self.refresh(name)
 
     def refresh(self, name):
-        """What the others wrote there is what is expected from now on: their own checksums have been compared."""
+        """Takes the region's bytes as the expected ones: the workers have compared them already."""
         offset, length = REGIONS[name]
         at, step = offset, 8 * MIB
         with open(self.file, "rb", 0) as source, open(self.expected, "r+b") as target:
@@ -165,7 +173,13 @@ class Load:
         while not self.over(until):
             start = chance.randrange((SIZE - length) // MIB)
             piece, how = self.place / "piece", chance.choice(COPIES)
-            self.shell('dd if="$1" of="$2" bs=1M skip=$3 count=$4 status=none', self.image, piece, start, length // MIB)
+            self.shell(
+                'dd if="$1" of="$2" bs=1M skip=$3 count=$4 status=none',
+                self.image,
+                piece,
+                start,
+                length // MIB,
+            )
             self.shell(copy_script(how), piece, self.file, offset)
             self.shell('cmp -n $4 "$1" "$2" 0 $3', piece, self.file, offset, length)
             piece.unlink()
@@ -215,11 +229,11 @@ class Load:
 
     def whole(self):
         with self.shared:
-            self.have_the_whole_file()
+            self.use_whole_file()
         self.check()
 
-    def have_the_whole_file(self):
-        """An image over everything, then a truncate that throws a part of it away."""
+    def use_whole_file(self):
+        """Copies an image over the whole file, then truncates a part of it away."""
         script = self.chance.choice(WHOLE)
         self.shell(script, self.image, self.file)
         self.shell('cp --sparse=always "$1" "$2"', self.image, self.expected)
@@ -237,7 +251,9 @@ class Load:
 
 
 def copy_script(how):
-    """dd into the middle of a file: oflag and conv are lists, and dd takes the last one of each."""
+    """Returns a dd command that copies into the middle of a file. dd uses only the last oflag and the last
+    conv, so each list is joined.
+    """
     words = ["oflag=seek_bytes", "conv=notrunc"]
     for word in how.split():
         key, _, value = word.partition("=")

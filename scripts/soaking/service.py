@@ -1,7 +1,8 @@
-"""What the soak starts and ends again: storage, daemon, proxy, and the mount over them.
+"""The services of the soak: storage, daemon, proxy, and the mount over them.
 
-Without an engine there is nobody to renew a ticket: one that a new daemon does not have is the end of a mount. So
-`restart` keeps the proxy closed until the new daemon has it, as an engine would have given the transfer a new one.
+Without an engine nothing can renew a ticket, so a mount whose ticket is missing in a restarted daemon ends.
+Therefore `restart` keeps the proxy closed until the new daemon has the ticket; an engine would have given the
+transfer a new one.
 """
 
 import json
@@ -18,18 +19,18 @@ from measure import Failed, run
 from storage import MIB, SCRIPTS, Daemon, Qcow2
 
 CACHE, JOURNAL = 32 * MIB, 64 * MIB
-BETWEEN = (30, 90)  # seconds between two restarts of the daemon
+RESTART_SECONDS = (30, 90)  # bounds of the random time between two restarts of the daemon
 
 
 class Service:
-    """Each step that `start` takes is undone by `close`, however far it came."""
+    """`close` undoes the steps of `start`, however many it has taken."""
 
     def __init__(self, place, size, connections):
         self.place, self.size, self.connections = place, size, connections
         self.program, self.proxy_program = place / "rhv-mount", place / "cutting_proxy"
         self.point, self.file = place / "mnt", place / "mnt/disk"
         self.ticket = str(uuid.uuid4())
-        # What the mount may take: what it promises, with the write-behind that so many connections get.
+        # The mount promises this bound on its memory; the write-behind limit depends on the connections.
         behind = min(max(32 * MIB, 2 * connections * 8 * MIB), 128 * MIB)
         self.memory = 64 * MIB + CACHE + JOURNAL + behind
         self.disk = self.daemon = self.proxy = self.pid = self.restarter = None
@@ -49,9 +50,25 @@ class Service:
         url.touch(mode=0o600)
         url.write_text(f"https://127.0.0.1:{port}/images/{self.ticket}")
         self.point.mkdir()
-        words = [self.program, "--transfer-url-file", url, "--cafile", self.daemon.cafile, "--no-unix-socket", "--stats"]
-        words += ["--cache-size", str(CACHE), "--journal-size", str(JOURNAL), "--connections", str(self.connections)]
-        # The first connection of all is not tried again when it is refused: a user would see it, and try again.
+        words = [
+            self.program,
+            "--transfer-url-file",
+            url,
+            "--cafile",
+            self.daemon.cafile,
+            "--no-unix-socket",
+            "--stats",
+        ]
+        words += [
+            "--cache-size",
+            str(CACHE),
+            "--journal-size",
+            str(JOURNAL),
+            "--connections",
+            str(self.connections),
+        ]
+        # rhv-mount does not retry its very first connection, which the proxy may cut: a user would run it
+        # again.
         for attempt in range(5):
             try:
                 run([*words, "--log-level", "info", "--log-file", self.place / "log", self.point])
@@ -65,7 +82,7 @@ class Service:
         return json.loads(run([self.program, "status", "-o", "json", self.point]))
 
     def restart(self, orderly):
-        """The daemon dies, is away for a moment, and comes back with the ticket."""
+        """Ends the daemon, and starts it again with the ticket."""
         self.upstream.unlink()
         if not orderly:
             os.kill(int((self.daemon.dir / "pid").read_text()), signal.SIGKILL)
@@ -77,12 +94,15 @@ class Service:
         self.restarts.value += 1
 
     def restart_now_and_then(self, chance, failed):
-        """Until `stop_restarts`. In a process of its own, made before anybody has the disk open: a program that is
-        started inherits and closes what its parent has open, and the close waits for the daemon."""
+        """Restarts the daemon at random times until `stop_restarts`. A separate process does so, forked
+        before this one has the disk open: a started program inherits and closes its parent's open files, and
+        that close would wait for the daemon.
+        """
+
         def work():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
-            while not self.stopped.wait(chance.uniform(*BETWEEN)):
+            while not self.stopped.wait(chance.uniform(*RESTART_SECONDS)):
                 self.restart(orderly=chance.random() < 0.3)
 
         process = multiprocessing.get_context("fork").Process(target=work)
@@ -111,13 +131,15 @@ class Service:
         new.rename(self.upstream)
 
     def umount(self):
-        """`rhv-mount umount`: its exit code and words."""
+        """Runs `rhv-mount umount`; returns its exit code and its output."""
         words = [self.program, "umount", self.point]
-        done = subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(
+            [str(w) for w in words], capture_output=True, text=True, timeout=600, check=False
+        )
         return done.returncode, done.stdout + done.stderr
 
     def end_proxy(self):
-        """What the proxy has done."""
+        """Ends the proxy; returns its counts."""
         self.proxy.terminate()
         done, _ = self.proxy.communicate(timeout=20)
         self.proxy = None
@@ -127,15 +149,17 @@ class Service:
         return f" {self.point} " in Path("/proc/self/mountinfo").read_text()
 
     def close(self):
-        """True when nothing is left of it."""
+        """Ends everything; returns True if nothing is left."""
         self.stop_restarts()
         if self.is_mounted():
-            # The daemon and the proxy may be what is broken: whoever waits here has no time for retries.
+            # The daemon or the proxy may be broken, and an ordinary umount would retry for minutes.
             if self.pid and Path(f"/proc/{self.pid}/comm").exists():
                 os.kill(self.pid, signal.SIGKILL)
             subprocess.run(["umount", "-l", str(self.point)], check=False, capture_output=True)
             subprocess.run(["fusermount3", "-u", "-z", str(self.point)], check=False, capture_output=True)
-            subprocess.run([str(self.program), "umount", str(self.point)], check=False, capture_output=True, timeout=60)
+            subprocess.run(
+                [str(self.program), "umount", str(self.point)], check=False, capture_output=True, timeout=60
+            )
         if self.proxy:
             self.proxy.kill()
             self.proxy.wait()
