@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::json;
 
 use crate::rig::{
-    CANNOT_CONNECT, CANNOT_REACH_ENGINE, assert_free, assert_nothing_deleted, assert_told, command, create,
-    existing, over, point, source, used_disk,
+    CANNOT_CONNECT, CANNOT_REACH_ENGINE, assert_free, assert_nothing_deleted, assert_told, command,
+    copy_command, create, existing, over, point, source, used_disk,
 };
 use crate::support::engine::Engine;
 use crate::support::run::{Ran, run, wait_until};
@@ -19,7 +19,7 @@ fn copy_with(engine: &Engine, name: &str, options: &[&str]) -> Ran {
     let source = source(engine, 81);
     let mut args = create(name);
     args.extend(options.iter().map(|&option| option.to_owned()));
-    over(engine, &args, &format!("cp '{}' {{}}", source.display()))
+    over(engine, &args, &copy_command(&source))
 }
 
 #[test]

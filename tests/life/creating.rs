@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::rig::{
-    ENGINE_FAILED, SIZE, USAGE, assert_free, assert_nothing_deleted, assert_refused, assert_told, create,
-    over, source,
+    ENGINE_FAILED, SIZE, USAGE, assert_free, assert_nothing_deleted, assert_refused, assert_told,
+    copy_command, create, over, source,
 };
 use crate::support::content::MIB;
 use crate::support::engine::Engine;
@@ -116,7 +116,7 @@ fn raw_disks_on_block_storage_are_preallocated_or_the_reason_is_said() {
         assert_refused(&ran, &[USAGE, ENGINE_FAILED], &["preallocated|incompatible"]);
         assert!(engine.disks().is_empty(), "a disk is left");
         args.push("--preallocated".into());
-        over(&engine, &args, &format!("cp '{}' {{}}", source.display())).ok();
+        over(&engine, &args, &copy_command(&source)).ok();
         assert_free(&engine, "lun", &source);
     }
 }
@@ -128,7 +128,7 @@ fn a_disk_gets_the_id_that_was_asked_for_unless_a_disk_has_it() {
     let source = source(&engine, 34);
     let mut args = create("chosen");
     args.extend(["--disk-id".into(), id.into()]);
-    over(&engine, &args, &format!("cp '{}' {{}}", source.display())).ok();
+    over(&engine, &args, &copy_command(&source)).ok();
     assert_eq!(engine.disk("chosen").expect("the new disk").id, id);
     args[1] = "another".into();
     let ran = over(&engine, &args, "true");
@@ -153,9 +153,7 @@ fn an_image_that_is_larger_than_the_disk_is_no_space_left() {
     );
     let ran = over(&engine, &create("small"), &script);
     assert_told(&ran, &[1], &["no space left on device"]);
-    wait_until("the new disk is removed", 20, || {
-        engine.disk("small").is_none()
-    });
+    wait_until("the new disk is removed", 20, || engine.disk("small").is_none());
     let (disk, content) = crate::rig::used_disk(&engine, "old", "raw");
     let ran = over(&engine, &crate::rig::existing("old"), &script);
     assert_told(&ran, &[1], &["no space left on device"]);

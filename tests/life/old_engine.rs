@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::rig::{
-    DATA_MAY_BE_LOST, assert_free, assert_nothing_deleted, assert_told, create, existing, over, source,
-    used_disk,
+    DATA_MAY_BE_LOST, assert_free, assert_nothing_deleted, assert_told, copy_command, create, existing, over,
+    source, used_disk,
 };
 use crate::support::engine::Engine;
 use crate::support::run::wait_until;
@@ -17,7 +17,7 @@ fn old_engine() -> Engine {
 fn disks_are_filled_and_changed_as_with_a_newer_one() {
     let engine = old_engine();
     let source = source(&engine, 101);
-    let script = format!("cp '{}' {{}}", source.display());
+    let script = copy_command(&source);
     over(&engine, &create("new"), &script).ok();
     assert_free(&engine, "new", &source);
     used_disk(&engine, "old", "cow");

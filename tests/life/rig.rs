@@ -46,6 +46,11 @@ pub(crate) fn source(engine: &Engine, seed: u64) -> PathBuf {
     source
 }
 
+/// The COMMAND that copies `source` into the mounted file.
+pub(crate) fn copy_command(source: &Path) -> String {
+    format!("cp '{}' {{}}", source.display())
+}
+
 /// The arguments that create a sparse raw disk.
 pub(crate) fn create(name: &str) -> Vec<String> {
     let words = ["--create", name, "--size", "8M", "--storage-domain", "data"];

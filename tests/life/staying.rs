@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::existing::{expected, write_and_sync};
-use crate::rig::{assert_free, assert_nothing_deleted, assert_told, create, existing, over, used_disk};
+use crate::rig::{
+    assert_free, assert_nothing_deleted, assert_told, copy_command, create, existing, over, used_disk,
+};
 use crate::support::content::{MIB, random_image};
 use crate::support::engine::Engine;
 use crate::support::run::{sh, wait_until};
@@ -162,12 +164,7 @@ fn sessions_that_live_for_a_few_requests_are_renewed() {
     let engine = Engine::start();
     engine.switch(&json!({"switch": "token_requests", "value": 4}));
     let source = crate::rig::source(&engine, 61);
-    over(
-        &engine,
-        &create("web01"),
-        &format!("cp '{}' {{}}", source.display()),
-    )
-    .ok();
+    over(&engine, &create("web01"), &copy_command(&source)).ok();
     assert_free(&engine, "web01", &source);
     assert_eq!(engine.transfers().len(), 1);
 }

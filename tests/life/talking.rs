@@ -6,8 +6,8 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::rig::{
-    LIMIT, assert_free, assert_nothing_deleted, assert_told, command, create, existing, over, point, source,
-    used_disk,
+    LIMIT, assert_free, assert_nothing_deleted, assert_told, command, copy_command, create, existing, over,
+    point, source, used_disk,
 };
 use crate::support::engine::{Engine, PASSWORD};
 use crate::support::redaction::assert_shows_none;
@@ -105,12 +105,7 @@ fn a_transfer_that_takes_its_time_is_asked_for_once() {
     let engine = Engine::start();
     let source = source(&engine, 71);
     engine.switch(&json!({"switch": "stay_initializing", "value": 1.5, "times": 1}));
-    over(
-        &engine,
-        &create("web01"),
-        &format!("cp '{}' {{}}", source.display()),
-    )
-    .ok();
+    over(&engine, &create("web01"), &copy_command(&source)).ok();
     one_transfer(&engine);
     assert_free(&engine, "web01", &source);
 }
@@ -137,12 +132,7 @@ fn done_means_that_the_lock_is_free() {
 fn a_slow_engine_is_waited_for() {
     let engine = Engine::with(["--poll", "0.5", "--poll-max", "2"]);
     let source = source(&engine, 72);
-    over(
-        &engine,
-        &create("web01"),
-        &format!("cp '{}' {{}}", source.display()),
-    )
-    .ok();
+    over(&engine, &create("web01"), &copy_command(&source)).ok();
     assert_free(&engine, "web01", &source);
     let ran = over(&engine, &create("failed"), "exit 3");
     assert_told(&ran, &[3], &[]);
@@ -157,7 +147,7 @@ fn a_host_of_the_engine_serves_itself() {
     let source = source(&engine, 73);
     let id = engine.dir().join("vdsm.id");
     fs::write(&id, format!("{HARDWARE}\n")).expect("write a vdsm.id");
-    let script = format!("cp '{}' {{}}", source.display());
+    let script = copy_command(&source);
     let mut command = command(&engine, &create("local"), &point(&engine, "local"), &script);
     let ran = run(command.env("RHV_MOUNT_VDSM_ID", &id), LIMIT).ok();
     assert_shows_none(&ran, &[PASSWORD]);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::rig::{
-    ENGINE_FAILED, assert_free, assert_nothing_deleted, assert_refused, assert_told, create, existing, over,
-    source, used_disk,
+    ENGINE_FAILED, assert_free, assert_nothing_deleted, assert_refused, assert_told, copy_command, create,
+    existing, over, source, used_disk,
 };
 use crate::support::content::MIB;
 use crate::support::engine::Engine;
@@ -51,7 +51,7 @@ fn a_host_that_never_answers_is_given_up_for_the_proxy() {
     let engine = Engine::start();
     let source = source(&engine, 131);
     engine.switch(&json!({"switch": "url_host", "value": "silent"}));
-    let script = format!("cp '{}' {{}}", source.display());
+    let script = copy_command(&source);
     let ran = over(&engine, &create("proxied"), &script).ok();
     assert!(ran.stderr.to_lowercase().contains("proxy"), "not said: {ran}");
     assert!(ran.took.as_secs() < 25, "it took too long: {ran}");
