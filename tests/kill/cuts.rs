@@ -2,13 +2,11 @@
 //! closed in one direction, or are accepted and never answered. The mount replaces a lost connection and
 //! writes again the bytes that it carried.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use crate::proxy::{Direction, Effect, Fault, Proxy};
 use crate::rig::{
-    BOUND, HALF, Load, SIZE, SOON, also_in, assert_each_block_is_of, assert_eio, assert_lost,
-    assert_old_or_new, copy_of, count, cut_at_random, daemon, proxy_to, used_image, wait_until_written,
+    BOUND, HALF, Load, SIZE, SOON, also_in, assert_each_block_is_of, assert_eio, assert_eio_in_time,
+    assert_lost, assert_old_or_written, copy_of, count, cut_at_random, daemon, proxy_to, used_image,
+    wait_until_written, write_flushed,
 };
 use crate::support::content::{KIB, MIB};
 use crate::support::daemon::Daemon;
@@ -16,6 +14,7 @@ use crate::support::disk::Disk;
 use crate::support::image::Backend;
 use crate::support::mount::{Mount, Mounting};
 use crate::support::run::{sh, wait_until};
+use std::path::PathBuf;
 
 /// A used disk behind a proxy. The fields are dropped in this order.
 struct Setting {
@@ -183,24 +182,13 @@ fn a_server_that_answers_nothing_any_more_is_an_error_that_sticks() {
     let mut setting = Setting::new();
     let mount = setting.mount(&SOON);
     let load = Load::on(&mount);
-    load.write(1, 0, MIB).expect("write");
-    load.sync().expect("fsync");
-    also_in(&setting.model, 1, 0, MIB);
+    write_flushed(&load, &setting.model);
     fall_silent(&setting.proxy);
-    let began = std::time::Instant::now();
-    let written = load.write(2, 4 * MIB, MIB).and_then(|()| load.sync());
-    assert_eio("fsync", written);
-    assert!(
-        began.elapsed() < Duration::from_secs(BOUND),
-        "{:?}",
-        began.elapsed()
-    );
+    assert_eio_in_time("fsync", || load.write(2, 4 * MIB, MIB).and_then(|()| load.sync()));
     load.assert_broken();
     drop(load);
     assert_lost(&mount.umount(), &[]);
-    let new = copy_of(&setting.model, "new");
-    also_in(&new, 2, 4 * MIB, MIB);
-    assert_old_or_new(&setting.disk.server_side(), &setting.model, &new);
+    assert_old_or_written(&setting.disk.server_side(), &setting.model, 2, 4 * MIB, MIB);
 }
 
 #[test]
@@ -213,7 +201,9 @@ fn a_server_that_answers_nothing_for_a_while_is_not_noticed() {
     fall_silent(&setting.proxy);
     std::thread::scope(|scope| {
         let writing = scope.spawn(|| load.write(2, HALF, HALF).and_then(|()| load.sync()));
-        wait_until("the mount has seen the silence", 60, || count(&mount, "errors") > 2);
+        wait_until("the mount has seen the silence", 60, || {
+            count(&mount, "errors") > 2
+        });
         setting.proxy.heal();
         writing.join().expect("no panic").expect("write and fsync");
     });

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use crate::rig::{
-    BOUND, DATA_MAY_BE_LOST, HALF, Load, SIZE, SOON, also_in, assert_eio, assert_free, assert_lost,
-    assert_nothing_deleted, assert_old_or_new, assert_told, copy_of, create, daemon, existing, mounting,
-    recover, used_disk, used_image, wait_until_written,
+    BOUND, DATA_MAY_BE_LOST, HALF, Load, SIZE, SOON, also_in, assert_eio, assert_eio_in_time, assert_free,
+    assert_lost, assert_nothing_deleted, assert_old_or_written, assert_read_fails, assert_told, bytes,
+    create, daemon, existing, mounting, read_mib, recover, used_disk, used_image, wait_until_written,
+    write_flushed,
 };
 use crate::support::content::{MIB, random_image};
 use crate::support::disk::Disk;
@@ -22,30 +23,20 @@ fn without_an_engine_a_daemon_that_stays_away_is_an_error_that_sticks() {
     let (mut disk, model, _dir) = used_image(&daemon, Backend::RawNbd);
     let mount = mounting(&disk).args(SOON).start();
     let load = Load::on(&mount);
-    load.write(1, 0, MIB).expect("write");
-    load.sync().expect("fsync");
-    also_in(&model, 1, 0, MIB);
+    write_flushed(&load, &model);
     load.write(2, 4 * MIB, 2 * MIB).expect("write");
     wait_until_written(&mount, 3 * MIB);
     daemon.kill();
-    let began = std::time::Instant::now();
-    assert_eio("fsync", load.sync());
-    assert!(
-        began.elapsed() < Duration::from_secs(BOUND),
-        "{:?}",
-        began.elapsed()
-    );
+    assert_eio_in_time("fsync", || load.sync());
     load.assert_broken();
     assert!(
-        load.read(4 * MIB, 2 * MIB).expect("read back") == crate::rig::bytes(2, 2 * MIB),
+        load.read(4 * MIB, 2 * MIB).expect("read back") == bytes(2, 2 * MIB),
         "acknowledged bytes stay readable as long as the mount lives"
     );
     drop(load);
     let ran = mount.umount();
     assert_lost(&ran, &["connection refused"]);
-    let new = copy_of(&model, "new");
-    also_in(&new, 2, 4 * MIB, 2 * MIB);
-    assert_old_or_new(&disk.server_side(), &model, &new);
+    assert_old_or_written(&disk.server_side(), &model, 2, 4 * MIB, 2 * MIB);
 }
 
 #[test]
@@ -55,26 +46,16 @@ fn without_an_engine_a_daemon_that_has_lost_the_ticket_is_an_error_at_once() {
     // The default retry time, five minutes, must not be used up.
     let mount = mounting(&disk).start();
     let load = Load::on(&mount);
-    load.write(1, 0, MIB).expect("write");
-    load.sync().expect("fsync");
-    also_in(&model, 1, 0, MIB);
+    write_flushed(&load, &model);
     load.write(2, 4 * MIB, 2 * MIB).expect("write");
     wait_until_written(&mount, 3 * MIB);
     daemon.kill();
     daemon.restart();
-    let began = std::time::Instant::now();
-    assert_eio("fsync", load.sync());
-    assert!(
-        began.elapsed() < Duration::from_secs(BOUND),
-        "{:?}",
-        began.elapsed()
-    );
+    assert_eio_in_time("fsync", || load.sync());
     load.assert_broken();
     drop(load);
     assert_lost(&mount.umount(), &["no such ticket"]);
-    let new = copy_of(&model, "new");
-    also_in(&new, 2, 4 * MIB, 2 * MIB);
-    assert_old_or_new(&disk.server_side(), &model, &new);
+    assert_old_or_written(&disk.server_side(), &model, 2, 4 * MIB, 2 * MIB);
 }
 
 /// The program that created the ticket creates it again.
@@ -106,17 +87,12 @@ fn without_an_engine_reads_fail_until_the_daemon_is_back_and_the_mount_ends_well
     let disk = Disk::read_only(&daemon, Backend::RawNbd, 64 * MIB, Content::Used { seed: 3 });
     let mount = mounting(&disk).args(SOON).arg("--read-only").start();
     let file = mount.file();
-    let direct = r#"dd if="$1" of=/dev/null iflag=direct bs=1M skip="$2" count=1 status=none"#;
-    sh(direct, [file.to_str().unwrap(), "1"], 60).ok();
+    read_mib(&file, 1, 60).ok();
     daemon.kill();
-    let ran = sh(direct, [file.to_str().unwrap(), "50"], BOUND);
-    assert!(
-        ran.code == Some(1) && ran.stderr.contains("Input/output error"),
-        "{ran}"
-    );
+    assert_read_fails(&file, 50);
     daemon.restart();
     disk.grant_again(&daemon);
-    sh(direct, [file.to_str().unwrap(), "50"], 60).ok();
+    read_mib(&file, 50, 60).ok();
     daemon.kill();
     mount.umount().ok();
 }
@@ -154,7 +130,10 @@ fn with_the_engine_an_upload_to_a_disk_that_was_there_goes_on_in_a_new_transfer(
         assert_nothing_deleted(&engine);
         let transfers = engine.transfers();
         let phases: Vec<&str> = transfers.iter().map(|one| one.phase.as_str()).collect();
-        assert_eq!(phases, ["finished_success"; 2], "the lost transfer and the new one");
+        assert_eq!(
+            phases, ["finished_success"; 2],
+            "the lost transfer and the new one"
+        );
         assert!(engine.state_files().is_empty());
     }
 }
@@ -215,9 +194,7 @@ fn with_the_engine_a_daemon_that_stays_away_leaves_the_disk_to_recover() {
     let mount = engine.mounting(existing("web01")).args(SOON).start();
     let point = mount.mountpoint().to_path_buf();
     let load = Load::on(&mount);
-    load.write(1, 0, MIB).expect("write");
-    load.sync().expect("fsync");
-    also_in(&model, 1, 0, MIB);
+    write_flushed(&load, &model);
     engine.daemon().kill();
     load.write(2, 4 * MIB, MIB).expect("write");
     assert_eio("fsync", load.sync());
@@ -261,7 +238,10 @@ fn with_the_engine_a_disk_that_it_made_is_removed_when_the_daemon_comes_back_too
         });
         std::thread::sleep(Duration::from_secs(1));
         assert!(!ending.is_finished(), "umount waits for the disk's fate");
-        assert!(engine.disk("new01").is_some(), "the transfer holds the disk's lock");
+        assert!(
+            engine.disk("new01").is_some(),
+            "the transfer holds the disk's lock"
+        );
         engine.daemon().restart();
         ending.join().expect("no panic")
     });

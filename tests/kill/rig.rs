@@ -2,20 +2,22 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::proxy::{Direction, Effect, Fault, Proxy};
-use crate::support::content::{Random, random_image};
+use crate::support::content::{MIB, Random, random_image};
 use crate::support::daemon::{Daemon, LocalSocket, Scheme};
 use crate::support::disk::Disk;
 use crate::support::engine::Engine;
 use crate::support::image::{Backend, Content};
 use crate::support::mount::{Mount, Mounting};
-use crate::support::run::{Ran, scratch, wait_until};
+use crate::support::run::{Ran, scratch, sh, wait_until};
 
 pub(crate) use crate::life::{
     DATA_MAY_BE_LOST, DONE, SIZE, assert_free, assert_nothing_deleted, assert_told, create, existing,
@@ -105,6 +107,45 @@ pub(crate) fn assert_each_block_is_of(image: &Path, versions: &[&Path]) {
 #[track_caller]
 pub(crate) fn assert_old_or_new(image: &Path, old: &Path, new: &Path) {
     assert_each_block_is_of(image, &[old, new]);
+}
+
+/// Writes one MiB at the start of the disk, flushes it, and writes it into the model.
+pub(crate) fn write_flushed(load: &Load, model: &Path) {
+    load.write(1, 0, MIB).expect("write");
+    load.sync().expect("fsync");
+    also_in(model, 1, 0, MIB);
+}
+
+/// Asserts that `call` fails with EIO, and within [`BOUND`].
+#[track_caller]
+pub(crate) fn assert_eio_in_time(what: &str, call: impl FnOnce() -> io::Result<()>) {
+    let began = Instant::now();
+    assert_eio(what, call());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(BOUND), "{what}: {took:?}");
+}
+
+/// Asserts that each block of the image is that of `old`, or that of an unflushed write over it.
+#[track_caller]
+pub(crate) fn assert_old_or_written(image: &Path, old: &Path, seed: u64, offset: u64, length: u64) {
+    let new = copy_of(old, "new");
+    also_in(&new, seed, offset, length);
+    assert_old_or_new(image, old, &new);
+}
+
+/// Reads the MiB with this number from the mount, past the page cache.
+pub(crate) fn read_mib(file: &Path, number: u64, limit: u64) -> Ran {
+    let script = r#"dd if="$1" of=/dev/null iflag=direct bs=1M skip="$2" count=1 status=none"#;
+    sh(script, [file.as_os_str(), number.to_string().as_ref()], limit)
+}
+
+#[track_caller]
+pub(crate) fn assert_read_fails(file: &Path, number: u64) {
+    let ran = read_mib(file, number, BOUND);
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains("Input/output error"),
+        "{ran}"
+    );
 }
 
 /// Returns the counter `name` of `rhv-mount status`.

@@ -2,15 +2,14 @@
 //! with its error filter. imageio answers 500, and the mount retries for the time that a storage path takes
 //! to fail over.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use serde_json::json;
 
 use crate::rig::{
-    BOUND, DATA_MAY_BE_LOST, HALF, Load, SOON, also_in, assert_eio, assert_free, assert_lost,
-    assert_nothing_deleted, assert_old_or_new, assert_told, copy_of, count, daemon, existing, mounting,
-    recover, used_image, wait_until_written,
+    DATA_MAY_BE_LOST, HALF, Load, SOON, also_in, assert_eio, assert_eio_in_time, assert_free, assert_lost,
+    assert_nothing_deleted, assert_old_or_written, assert_read_fails, assert_told, count, daemon, existing,
+    mounting, recover, used_image, wait_until_written, write_flushed,
 };
 use crate::support::content::MIB;
 use crate::support::engine::{DiskState, Engine};
@@ -66,18 +65,10 @@ fn a_full_storage_is_an_error_that_sticks_and_a_disk_that_was_there_is_left_paus
     let mount = engine.mounting(existing("web01")).args(SOON).start();
     let point = mount.mountpoint().to_path_buf();
     let load = Load::on(&mount);
-    load.write(1, 0, MIB).expect("write");
-    load.sync().expect("fsync");
-    also_in(&model, 1, 0, MIB);
-    let new = copy_of(&model, "new");
-    let began = std::time::Instant::now();
-    let written = load.write(2, 8 * MIB, 24 * MIB).and_then(|()| load.sync());
-    assert_eio("what is too much", written);
-    assert!(
-        began.elapsed() < Duration::from_secs(BOUND),
-        "{:?}",
-        began.elapsed()
-    );
+    write_flushed(&load, &model);
+    assert_eio_in_time("a write that does not fit", || {
+        load.write(2, 8 * MIB, 24 * MIB).and_then(|()| load.sync())
+    });
     load.assert_broken();
     drop(load);
     let ran = mount.umount();
@@ -87,8 +78,7 @@ fn a_full_storage_is_an_error_that_sticks_and_a_disk_that_was_there_is_left_paus
     recover(&engine, &["--finalize"], &point).ok();
     let left = engine.disk(&disk.id).expect("the disk is kept");
     assert_eq!((left.status.as_str(), left.locked_by.len()), ("ok", 0));
-    also_in(&new, 2, 8 * MIB, 24 * MIB);
-    assert_old_or_new(&left.path, &model, &new);
+    assert_old_or_written(&left.path, &model, 2, 8 * MIB, 24 * MIB);
     assert_nothing_deleted(&engine);
     drop(storage);
 }
@@ -101,7 +91,7 @@ fn a_full_storage_costs_a_disk_that_was_made_for_the_upload() {
     let mount = engine.mounting(args).args(SOON).start();
     let load = Load::on(&mount);
     let written = load.write(2, 0, DISK_SIZE).and_then(|()| load.sync());
-    assert_eio("what is too much", written);
+    assert_eio("a write that does not fit", written);
     drop(load);
     let ran = mount.umount();
     assert_told(&ran, &[DATA_MAY_BE_LOST], &["data may be lost", "500"]);
@@ -131,34 +121,21 @@ fn space_that_comes_in_time_is_not_noticed() {
     drop(storage);
 }
 
-fn assert_read_fails(file: &Path) {
-    let direct = r#"dd if="$1" of=/dev/null iflag=direct bs=1M count=1 status=none"#;
-    let ran = sh(direct, [file], BOUND);
-    assert!(
-        ran.code == Some(1) && ran.stderr.contains("Input/output error"),
-        "{ran}"
-    );
-}
-
 #[test]
 fn writes_that_the_storage_refuses_are_an_error_that_sticks() {
     let daemon = daemon();
     let (mut disk, model, _dir) = used_image(&daemon, Backend::Failing);
     let mount = mounting(&disk).args(SOON).start();
     let load = Load::on(&mount);
-    load.write(1, 0, MIB).expect("write");
-    load.sync().expect("fsync");
-    also_in(&model, 1, 0, MIB);
+    write_flushed(&load, &model);
     disk.image().break_storage();
     let written = load.write(2, 4 * MIB, 2 * MIB).and_then(|()| load.sync());
-    assert_eio("what the storage refuses", written);
+    assert_eio("a write that the storage refuses", written);
     disk.image().mend_storage();
     load.assert_broken();
     drop(load);
     assert_lost(&mount.umount(), &["500"]);
-    let new = copy_of(&model, "new");
-    also_in(&new, 2, 4 * MIB, 2 * MIB);
-    assert_old_or_new(&disk.server_side(), &model, &new);
+    assert_old_or_written(&disk.server_side(), &model, 2, 4 * MIB, 2 * MIB);
 }
 
 #[test]
@@ -188,14 +165,12 @@ fn reads_that_the_storage_refuses_are_errors_that_do_not_stick() {
     let (mut disk, model, _dir) = used_image(&daemon, Backend::Failing);
     let mount = mounting(&disk).start();
     disk.image().break_storage();
-    assert_read_fails(&mount.file());
+    assert_read_fails(&mount.file(), 0);
     disk.image().mend_storage();
     let direct = r#"dd if="$1" iflag=direct bs=1M status=none | cmp - "$2""#;
     sh(direct, [&mount.file(), &model], 60).ok();
     let load = Load::on(&mount);
-    load.write(1, 0, MIB).expect("write");
-    load.sync().expect("fsync");
-    also_in(&model, 1, 0, MIB);
+    write_flushed(&load, &model);
     drop(load);
     mount.umount().ok();
     disk.compare_with(&model).expect("the storage holds every byte");

@@ -1,18 +1,16 @@
 //! qemu-nbd, the storage behind the ticket, is killed. Each imageio connection that had it open answers 500
 //! for ever; a new connection tries to open it again.
 
-use std::time::Duration;
-
 use crate::rig::{
-    BOUND, HALF, Load, SIZE, SOON, also_in, assert_eio, assert_free, assert_lost, assert_nothing_deleted,
-    assert_old_or_new, copy_of, create, daemon, existing, mounting, used_disk, used_image,
-    wait_until_written,
+    HALF, Load, SIZE, SOON, also_in, assert_eio, assert_eio_in_time, assert_free, assert_lost,
+    assert_nothing_deleted, assert_old_or_written, assert_read_fails, create, daemon, existing, mounting,
+    read_mib, used_disk, used_image, wait_until_written, write_flushed,
 };
 use crate::support::content::{MIB, random_image};
 use crate::support::disk::Disk;
 use crate::support::engine::Engine;
 use crate::support::image::{Backend, Content};
-use crate::support::run::{sh, wait_until};
+use crate::support::run::wait_until;
 
 #[test]
 fn storage_that_stays_away_is_an_error_that_sticks() {
@@ -20,25 +18,15 @@ fn storage_that_stays_away_is_an_error_that_sticks() {
     let (mut disk, model, _dir) = used_image(&daemon, Backend::RawNbd);
     let mount = mounting(&disk).args(SOON).start();
     let load = Load::on(&mount);
-    load.write(1, 0, MIB).expect("write");
-    load.sync().expect("fsync");
-    also_in(&model, 1, 0, MIB);
+    write_flushed(&load, &model);
     load.write(2, 4 * MIB, 2 * MIB).expect("write");
     wait_until_written(&mount, 3 * MIB);
     disk.image().kill_server();
-    let began = std::time::Instant::now();
-    assert_eio("fsync", load.sync());
-    assert!(
-        began.elapsed() < Duration::from_secs(BOUND),
-        "{:?}",
-        began.elapsed()
-    );
+    assert_eio_in_time("fsync", || load.sync());
     load.assert_broken();
     drop(load);
     assert_lost(&mount.umount(), &["500"]);
-    let new = copy_of(&model, "new");
-    also_in(&new, 2, 4 * MIB, 2 * MIB);
-    assert_old_or_new(&disk.server_side(), &model, &new);
+    assert_old_or_written(&disk.server_side(), &model, 2, 4 * MIB, 2 * MIB);
 }
 
 #[test]
@@ -71,16 +59,11 @@ fn reads_fail_until_the_storage_is_back_and_the_mount_ends_well() {
     let mut disk = Disk::read_only(&daemon, Backend::RawNbd, 64 * MIB, Content::Used { seed: 3 });
     let mount = mounting(&disk).args(SOON).arg("--read-only").start();
     let file = mount.file();
-    let direct = r#"dd if="$1" of=/dev/null iflag=direct bs=1M skip="$2" count=1 status=none"#;
-    sh(direct, [file.to_str().unwrap(), "1"], 60).ok();
+    read_mib(&file, 1, 60).ok();
     disk.image().kill_server();
-    let ran = sh(direct, [file.to_str().unwrap(), "50"], BOUND);
-    assert!(
-        ran.code == Some(1) && ran.stderr.contains("Input/output error"),
-        "{ran}"
-    );
+    assert_read_fails(&file, 50);
     disk.image().start_server();
-    sh(direct, [file.to_str().unwrap(), "50"], 60).ok();
+    read_mib(&file, 50, 60).ok();
     mount.umount().ok();
 }
 
