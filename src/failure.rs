@@ -1,13 +1,15 @@
 //! Exit codes, the same everywhere, and the error that carries one to `main`.
 //!
-//! This stands below everything else: each module turns its own errors into a [`Failure`] beside their definition.
+//! This stands below everything else: each module turns its own errors into a [`Failure`] beside their
+//! definition.
 
 use std::fmt;
 
 use crate::logging::plain;
 use crate::secret::clean;
 
-/// The exit code of a whole run. The numbers are a contract with scripts; of two, the larger one is the worse.
+/// The exit code of a whole run. The numbers are a contract with scripts; of two, the larger one is the
+/// worse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Exit {

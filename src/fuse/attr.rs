@@ -1,5 +1,5 @@
-//! The inode table: one file that is the root itself, or a directory of files, one for each disk. Mode, owner and
-//! times live in memory, so that `cp -p`, `touch` and `rsync` have nothing to complain about.
+//! The inode table: one file that is the root itself, or a directory of files, one for each disk. Mode, owner
+//! and times live in memory, so that `cp -p`, `touch` and `rsync` have nothing to complain about.
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use parking_lot::Mutex;
 
 use crate::disk::Disk;
 
-/// Reported as `st_blksize`. `cp` and `cat` write in units of it, and 1 MiB is also the kernel's largest
-/// request: 341 against 56 MiB/s for `cp` at 2 ms a request.
-const BLOCK_SIZE: u32 = 1 << 20;
+/// Reported as `st_blksize`, in bytes. `cp` and `cat` write in units of it, and 1 MiB is also the kernel's
+/// largest request: 341 against 56 MiB/s for `cp` at 2 ms a request.
+const IO_BLOCK_BYTES: u32 = 1 << 20;
 
-/// How the mount looks.
+/// The files of a mount.
 pub(crate) enum Tree {
     /// The root is the file.
     File(Arc<Disk>),
@@ -128,7 +128,8 @@ impl Inodes {
     pub(super) fn attr(&self, node: Node<'_>) -> FileAttr {
         match node {
             Node::File(file) => file.attr(self.root.mtime),
-            // A user who may read the files may enter the directory; its owner follows that of the first file.
+            // A user who may read the files may enter the directory; its owner follows that of the first
+            // file.
             Node::Directory => {
                 let owner = self.files.first();
                 let mut directory = owner.map_or(self.root.clone(), |file| file.attributes.lock().clone());
@@ -147,7 +148,7 @@ impl Inodes {
                     uid: directory.uid,
                     gid: directory.gid,
                     rdev: 0,
-                    blksize: BLOCK_SIZE,
+                    blksize: IO_BLOCK_BYTES,
                     flags: 0,
                 }
             }
@@ -174,7 +175,7 @@ impl File {
             uid: attributes.uid,
             gid: attributes.gid,
             rdev: 0,
-            blksize: BLOCK_SIZE,
+            blksize: IO_BLOCK_BYTES,
             flags: 0,
         }
     }

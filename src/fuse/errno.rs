@@ -1,13 +1,13 @@
-//! The one table from failures to errnos.
+//! The one table that gives each failure of a disk its errno.
 
 use fuser::Errno;
 
 use crate::disk::DiskError;
 
-/// What a tool sees.
+/// Returns the errno that a tool sees.
 pub(super) fn errno(error: &DiskError) -> Errno {
     match error {
-        // As a block device says at its end.
+        // A block device answers so at its end.
         DiskError::NoSpace { .. } => Errno::ENOSPC,
         // lseek(2): no data or hole at or after the offset.
         DiskError::NoSuchOffset => Errno::ENXIO,

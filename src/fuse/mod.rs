@@ -1,11 +1,12 @@
 //! The kernel's side: the only place that knows fuser. Each operation is one short method that asks
 //! the [`Disk`] of its file and answers with its result or an errno from the table.
 //!
-//! Session threads call these methods and block in them; the kernel sends requests of at most 1 MiB. Every open is
-//! direct, past the page cache. For writers that is 1.4-1.7 times as fast as the kernel's writeback, with exact ENOSPC and
-//! sizes, and no second copy of the truth for readers to see. For readers it is 1.6-2 times as fast with two thirds of the
-//! processor time: a page cache fills fresh memory with bytes that are read once, and its readahead, which only root may
-//! raise, is ours in any case (`disk/reader.rs`). The price: a small read costs a round trip to here, 10 µs or so.
+//! Session threads call these methods and block in them; the kernel sends requests of at most 1 MiB. Every
+//! open is direct, past the page cache. For writers that is 1.4-1.7 times as fast as the kernel's writeback,
+//! with exact ENOSPC and sizes, and no second copy of the truth for readers to see. For readers it is 1.6-2
+//! times as fast with two thirds of the processor time: a page cache fills fresh memory with bytes that are
+//! read once, and its readahead, which only root may raise, is ours in any case (`disk/read`). The price: a
+//! small read costs a round trip to here, 10 µs or so.
 
 mod attr;
 mod errno;
@@ -30,17 +31,17 @@ use self::attr::{Change, File, Inodes, Node};
 pub(crate) use self::session::{MountError, MountOptions, mount, unmount};
 use crate::disk::{Disk, DiskError};
 
-/// How long the kernel may believe an answer about names and attributes. Nothing changes behind it.
+/// How long the kernel may keep an answer about names and attributes. Nothing changes behind its back.
 const TTL: Duration = Duration::from_secs(1);
 
-/// Largest write request; the kernel's own limit with 256 pages.
-const MAX_WRITE: u32 = 1 << 20;
+/// Upper bound on a write request, in bytes: the kernel's own limit of 256 pages.
+const MAX_WRITE_BYTES: u32 = 1 << 20;
 
-/// Requests that the kernel may keep waiting here from readahead and asynchronous I/O. With the
-/// default of 12, readahead never reaches all connections.
+/// Upper bound on requests from readahead and asynchronous I/O that wait here. With the kernel's default of
+/// 12, readahead never reaches all connections.
 const MAX_BACKGROUND: u16 = 64;
 
-/// File handles: closing a writable one reports write errors.
+/// The two file handles. Closing a writable one reports write errors.
 const READING: FileHandle = FileHandle(0);
 const WRITING: FileHandle = FileHandle(1);
 
@@ -103,12 +104,12 @@ fn empty(reply: ReplyEmpty, result: Result<(), Errno>) {
 
 impl Filesystem for DiskFs {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Each is an improvement where the kernel has it: AIO on direct files in parallel, and
-        // MAP_SHARED on them at all.
+        // Each is an improvement where the kernel has it: parallel AIO on direct files, and MAP_SHARED on
+        // them at all.
         for flag in [InitFlags::FUSE_ASYNC_DIO, InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP] {
             let _ = config.add_capabilities(flag);
         }
-        let _ = config.set_max_write(MAX_WRITE);
+        let _ = config.set_max_write(MAX_WRITE_BYTES);
         let _ = config.set_max_background(MAX_BACKGROUND);
         Ok(())
     }
@@ -231,7 +232,7 @@ impl Filesystem for DiskFs {
         }
     }
 
-    /// close(2): everything acknowledged has been answered, or the error is told now.
+    /// Called by close(2): every acknowledged write has been answered, or the error is reported now.
     fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         match fh == WRITING {
             true => empty(reply, self.on_file("close", ino, |_, disk| disk.drain())),
@@ -328,7 +329,7 @@ impl Filesystem for DiskFs {
         reply.ok();
     }
 
-    /// There is one file and it stays; ENOSYS would read as a broken mount.
+    /// The files stay as they are; ENOSYS would look like a broken mount.
     fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
         reply.error(Errno::EPERM);
     }

@@ -20,31 +20,18 @@ use super::attr::{Inodes, Tree};
 use crate::failure::{Exit, Failure};
 use crate::process::rights;
 
-/// Why a mount or unmount failed.
+/// A mount or unmount that failed.
 #[derive(Debug, Error)]
 pub(crate) enum MountError {
     /// The mount call failed.
     #[error("cannot mount on {path}: {why}")]
-    Mount {
-        /// The mountpoint.
-        path: PathBuf,
-        /// Reason and remedy.
-        why: String,
-    },
+    Mount { path: PathBuf, why: String },
     /// Somebody has the file open or is in the directory.
     #[error("cannot unmount {path}: it is in use; close what has it open (fuser -vm {path}) and try again")]
-    Busy {
-        /// The mountpoint.
-        path: PathBuf,
-    },
+    Busy { path: PathBuf },
     /// The unmount call failed.
     #[error("cannot unmount {path}: {why}")]
-    Unmount {
-        /// The mountpoint.
-        path: PathBuf,
-        /// Reason.
-        why: String,
-    },
+    Unmount { path: PathBuf, why: String },
 }
 
 impl From<MountError> for Failure {
@@ -53,7 +40,7 @@ impl From<MountError> for Failure {
     }
 }
 
-/// How to mount.
+/// The options of a mount.
 #[derive(Debug, Clone)]
 pub(crate) struct MountOptions {
     /// Owner of the file.
@@ -70,7 +57,7 @@ pub(crate) struct MountOptions {
     pub(crate) extra: Vec<String>,
 }
 
-/// A live mount. Dropping it detaches it.
+/// A live mount. Dropping it detaches the mount.
 pub(crate) struct Mounted {
     session: Option<BackgroundSession>,
 }
@@ -111,7 +98,6 @@ pub(crate) fn mount(tree: Tree, path: &Path, options: MountOptions) -> Result<Mo
         config.acl = SessionACL::All;
         config.mount_options.push(MountOption::DefaultPermissions);
     }
-    // Readers block here while they wait for the server; a few more threads than that answer stat.
     config.n_threads = Some(SESSION_THREADS);
     let inodes = Inodes::new(tree, options.mode, options.uid, options.gid);
     let fs = DiskFs::new(inodes);
@@ -132,8 +118,8 @@ pub(crate) fn mount(tree: Tree, path: &Path, options: MountOptions) -> Result<Mo
     })
 }
 
-/// mount(2) itself: fuser's call would not set the type `fuse.rhv-mount`, by which `findmnt`, fstab and our
-/// own `umount` know a mount. EPERM leaves it to fusermount3.
+/// Calls mount(2): fuser's own call would not set the type `fuse.rhv-mount`, by which `findmnt`, fstab and
+/// our own `umount` know a mount. EPERM leaves it to fusermount3.
 fn mount_as_root(path: &Path, options: &MountOptions, read_only: bool) -> Result<OwnedFd, Errno> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Errno::EPERM);
@@ -166,7 +152,8 @@ fn mount_as_root(path: &Path, options: &MountOptions, read_only: bool) -> Result
     Ok(device.into())
 }
 
-/// Session threads: reads in progress at the same time, and writes waiting for room.
+/// Session threads. Reads that wait for the server and writes that wait for room block here; a few more
+/// threads answer stat.
 const SESSION_THREADS: usize = 16;
 
 fn explain(error: &io::Error) -> String {

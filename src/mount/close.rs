@@ -18,8 +18,8 @@ use crate::open_disk::{self, OpenDisk, Work};
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Mount {
-    /// Ends each disk, and tells the outcome. The first signal that comes meanwhile only says what is happening
-    /// anyway; the next ones give up, see [`open_disk::Ending::give_up`].
+    /// Ends each disk, and tells the outcome. The first signal that comes meanwhile only says what is
+    /// happening anyway; the next ones give up, see [`open_disk::Ending::give_up`].
     pub(super) fn close(&self, inbox: &Receiver<Event>, events: &Sender<Event>, ended: &mut Ended) -> Ending {
         let work = match ended.command {
             Some(1..) => Work::Failed,
@@ -66,7 +66,8 @@ impl Mount {
         }
     }
 
-    /// Tells the outcome to everybody who waits for it; a bad one that nobody hears is kept for the next who asks.
+    /// Tells the outcome to everybody who waits for it; a bad one that nobody hears is kept for the next who
+    /// asks.
     fn tell(&self, ending: &Ending, waiting: Vec<UnixStream>) {
         if let Some(message) = &ending.message {
             eprintln!("rhv-mount: {message}");

@@ -1,4 +1,4 @@
-//! `-- COMMAND`: the child that works on the mounted file.
+//! `-- COMMAND`: the child process that works on the mounted file.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -14,15 +14,15 @@ use crate::process::{allocator, privacy};
 /// The environment variable that holds the file's path for COMMAND.
 const FILE_VARIABLE: &str = "RHV_MOUNT_FILE";
 
-/// Starts `command` with every `{}` replaced by `file`. The codes for a command that can't be started are those
-/// of `env` and the shells: 127 not found, 126 not executable.
+/// Starts `command` with every `{}` replaced by `file`. The codes for a command that can't be started are
+/// those of `env` and the shells: 127 not found, 126 not executable.
 pub(crate) fn start(command: &[OsString], file: &Path) -> Result<Child, (u8, Failure)> {
     let args: Vec<OsString> = command.iter().map(|arg| fill(arg, file.as_os_str())).collect();
     let (program, args) = args.split_first().expect("the caller has a command");
     let mut command = Command::new(program);
     command.args(args).env(FILE_VARIABLE, file);
     allocator::as_before(&mut command);
-    // Root's command may be in a directory that only somebody else can look into.
+    // Root's command may be in a directory that only another user can look into.
     rights::with(move || privacy::as_before(|| command.spawn())).map_err(|e| {
         let code = if e.kind() == io::ErrorKind::NotFound {
             127
@@ -31,12 +31,15 @@ pub(crate) fn start(command: &[OsString], file: &Path) -> Result<Child, (u8, Fai
         };
         (
             code,
-            Failure::text(Exit::Other, format!("cannot run {}: {e}", program.display())),
+            Failure::text(
+                Exit::Other,
+                format!("cannot run {}: {e}", program.to_string_lossy()),
+            ),
         )
     })
 }
 
-/// The exit code of a shell for this status: 128 and the signal's number for a killed process.
+/// Returns the exit code that a shell has for this status: 128 and the signal's number for a killed process.
 pub(crate) fn code(status: ExitStatus) -> u8 {
     match (status.code(), status.signal()) {
         (Some(code), _) => code as u8,

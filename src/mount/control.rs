@@ -1,7 +1,8 @@
-//! How `rhv-mount umount` and `rhv-mount status` talk to a running mount: one JSON line each way over
-//! the mount's control socket.
+//! The words of `rhv-mount umount` and `rhv-mount status` to a running mount: one JSON line each way over the
+//! mount's control socket.
 //!
-//! An umount request is answered when everything has ended, with the outcome; that makes `umount` a barrier.
+//! A request to unmount is answered with the outcome when everything has ended; that makes `umount` a
+//! barrier.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -12,18 +13,19 @@ use serde::{Deserialize, Serialize};
 use super::record::{Ending, Place};
 use crate::open_disk::DiskStatus;
 
-/// A status answer takes no longer; an umount answer takes as long as the data.
+/// Longest wait for an answer about the status. An answer to a request to unmount takes as long as the data.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Who waits longer for the end of a mount wants to know why.
+/// After this long, a user who waits for the end of a mount is told what it waits for.
 const UMOUNT_SILENCE: Duration = Duration::from_secs(5);
 
-/// A process that has not answered so many questions for its status, each for [`STATUS_TIMEOUT`], is stopped or stuck.
-const DEAF: u32 = 3;
+/// A process that leaves so many questions for its status unanswered, each for [`STATUS_TIMEOUT`], is stopped
+/// or stuck.
+const MAX_UNANSWERED: u32 = 3;
 
-/// No line is longer, bytes: the ending of 64 connections with their figures takes half of it. Root asks everybody's
-/// processes.
-pub(crate) const LINE_LIMIT: u64 = 128 << 10;
+/// Upper bound on a line, in bytes: root asks the processes of every user. The ending of 64 connections with
+/// their figures takes half of it.
+pub(crate) const MAX_LINE_BYTES: u64 = 128 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -32,7 +34,7 @@ pub(crate) enum Ask {
     Umount,
 }
 
-/// What a mount says about itself. The names are those of `status -o json`.
+/// The state of a mount. The names are those of `status -o json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Status {
     pub(crate) mountpoint: String,
@@ -53,13 +55,13 @@ pub(crate) fn listen(place: &Place) -> io::Result<UnixListener> {
     UnixListener::bind(path)
 }
 
-/// The request on a connection.
+/// Reads the request on a connection.
 pub(crate) fn read_ask(stream: &UnixStream) -> io::Result<Ask> {
     stream.set_read_timeout(Some(STATUS_TIMEOUT))?;
     read_line(BufReader::new(stream))
 }
 
-/// Answers and closes; the other side may be gone.
+/// Answers and closes the connection; the other side may be gone.
 pub(crate) fn answer(mut stream: UnixStream, value: &impl Serialize) {
     if let Ok(json) = serde_json::to_string(value) {
         let _ = writeln!(stream, "{json}");
@@ -73,9 +75,9 @@ pub(crate) fn ask_status(place: &Place) -> io::Result<Status> {
     read_line(BufReader::new(&stream))
 }
 
-/// Asks the mount at `place` to end, and waits until it has, with one call of `still` when that takes its time. `None`
-/// when the process went away without an answer; an error when nobody listens, and one that is [`is_silent`] when the process
-/// is there and says nothing any more, not even how it stands.
+/// Asks the mount at `place` to end, and waits until it has; calls `still` once when that takes its time.
+/// Returns `None` when the process went away without an answer, an error when nobody listens, and one that
+/// [`is_silent`] when the process is there and does not even answer for its status any more.
 pub(crate) fn ask_umount(place: &Place, still: impl FnOnce()) -> io::Result<Option<Ending>> {
     let stream = ask(place, Ask::Umount)?;
     stream.set_read_timeout(Some(UMOUNT_SILENCE))?;
@@ -88,12 +90,12 @@ pub(crate) fn ask_umount(place: &Place, still: impl FnOnce()) -> io::Result<Opti
         if let Some(still) = still.take() {
             still();
         }
-        // As long as it answers, it has bounds of its own.
+        // A process that answers has bounds of its own.
         deaf = match ask_status(place) {
             Err(e) if is_silent(&e) => deaf + 1,
             _ => 0,
         };
-        if deaf == DEAF {
+        if deaf == MAX_UNANSWERED {
             return Err(silent);
         }
     }
@@ -101,7 +103,7 @@ pub(crate) fn ask_umount(place: &Place, still: impl FnOnce()) -> io::Result<Opti
     Ok(read_line(reader).ok())
 }
 
-/// No answer in time.
+/// True for an error that says that there was no answer in time.
 pub(crate) fn is_silent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
@@ -114,7 +116,7 @@ fn ask(place: &Place, ask: Ask) -> io::Result<UnixStream> {
 
 pub(crate) fn read_line<T: for<'a> Deserialize<'a>>(reader: impl BufRead) -> io::Result<T> {
     let mut line = String::new();
-    if reader.take(LINE_LIMIT).read_line(&mut line)? == 0 {
+    if reader.take(MAX_LINE_BYTES).read_line(&mut line)? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(serde_json::from_str(&line)?)
@@ -128,9 +130,9 @@ mod tests {
 
     #[test]
     fn a_line_without_end_is_given_up_on() {
-        let mut endless = io::repeat(b' ').take(LINE_LIMIT * 2);
+        let mut endless = io::repeat(b' ').take(MAX_LINE_BYTES * 2);
         assert!(read_line::<Ask>(BufReader::with_capacity(1024, &mut endless)).is_err());
-        assert!(endless.limit() >= LINE_LIMIT - 1024, "it was read on");
+        assert!(endless.limit() >= MAX_LINE_BYTES - 1024, "it was read on");
         assert_eq!(read_line::<Ask>(&b"\"umount\"\n"[..]).unwrap(), Ask::Umount);
     }
 }

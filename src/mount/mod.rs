@@ -1,4 +1,4 @@
-//! One mount from the first connection to the last word: the order of things.
+//! One mount, from the first connection to the outcome: the order of things.
 //!
 //! ```text
 //! mountpoint checked -> disks open -> control socket -> mounted -> ready
@@ -7,16 +7,15 @@
 //! ```
 //!
 //! ```text
-//! mountpoint  where it may be mounted        open     the disks, unless a signal comes first
-//! mount_table is one mounted there already
-//! record      where it can be found again    wait     what ends the mount, and how it leaves the tree
-//! control     `umount` and `status` ask      close    the end of the disks, the outcome and who hears it
-//! command     `-- COMMAND`
+//! mountpoint   checks the path            open     opens the disks, unless a signal comes first
+//! mount_table  the kernel's mounts        wait     waits for the end of the mount, and unmounts it
+//! record       files of a live mount      close    ends the disks and tells the outcome
+//! control      `umount` and `status`      command  `-- COMMAND`
 //! ```
 //!
-//! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session, COMMAND and the end of each
-//! disk have threads that send them. A mount holds one disk or more; each ends on its own, and the outcome is
-//! the worst of theirs.
+//! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session, COMMAND and the end
+//! of each disk have threads that send them. A mount holds one disk or more; each ends on its own, and the
+//! outcome is the worst of theirs.
 
 mod close;
 mod command;
@@ -49,13 +48,13 @@ use crate::process::handover::Role;
 use crate::process::{rights, spawn};
 use crate::settings::Settings;
 
-/// What the main thread waits for.
+/// An event that the main thread waits for.
 enum Event {
     Signal(i32),
     Umount(UnixStream),
     Unmounted,
     CommandEnded(ExitStatus),
-    /// The end of the disk with this index has come so far.
+    /// The end of the disk with this index has made a step.
     Disk(usize, Step),
 }
 
@@ -69,7 +68,7 @@ struct MountedDisk {
 struct Mount {
     settings: Settings,
     mountpoint: Mountpoint,
-    /// At least one.
+    /// At least one disk.
     disks: Vec<MountedDisk>,
     place: Place,
     /// Unmounted; the last data is on its way.
@@ -85,8 +84,8 @@ impl Drop for EndOnDrop {
     }
 }
 
-/// Serves one mount; returns the exit code. Errors before the file is usable are returned, the outcome of the data
-/// is printed.
+/// Serves one mount; returns the exit code. Errors before the file is usable are returned, the outcome of the
+/// data is printed.
 pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
     // Capabilities are given up before the first thread is made.
     rights::cut_down()?;

@@ -1,7 +1,8 @@
-//! The kernel's table of mounts: is one of ours on a path, who mounted it, and is its process alive?
+//! The kernel's table of mounts: whether one of ours is on a path, which user mounted it, and whether its
+//! process lives.
 //!
-//! Looking at a mount whose process is stuck would be stuck too. So the table is read instead, and a look that cannot be
-//! avoided is made by a thread that nobody waits for longer than [`LOOK_LIMIT`].
+//! Looking at a mount whose process is stuck would be stuck too. So the table is read instead, and a look
+//! that cannot be avoided is made by a thread that nobody waits for longer than [`LOOK_LIMIT`].
 
 use std::fs;
 use std::path::Path;
@@ -17,12 +18,13 @@ pub(crate) fn is_mounted(path: &Path) -> bool {
     mounted_by(path).is_some()
 }
 
-/// The user who mounted the rhv-mount file system on exactly this path, dead or alive.
+/// Returns the user who mounted the rhv-mount file system on exactly this path, dead or alive.
 pub(crate) fn mounted_by(path: &Path) -> Option<u32> {
     owner_in(&fs::read("/proc/self/mountinfo").unwrap_or_default(), path)
 }
 
-/// The same, by the kernel's table of mounts. Other mounts may have any bytes in their paths; ours are UTF-8.
+/// Does the same with the content of the table. Other mounts may have any bytes in their paths; ours are
+/// UTF-8.
 pub(crate) fn owner_in(table: &[u8], path: &Path) -> Option<u32> {
     let table = String::from_utf8_lossy(table);
     table.lines().rev().find_map(|line| {
@@ -34,8 +36,8 @@ pub(crate) fn owner_in(table: &[u8], path: &Path) -> Option<u32> {
     })
 }
 
-/// True when the process behind the mount on `path` is gone. A process that is there and does not answer counts
-/// as alive.
+/// True when the process behind the mount on `path` is gone. A process that is there and does not answer
+/// counts as alive.
 pub(crate) fn is_dead(path: &Path) -> bool {
     let (done, looked) = bounded(1);
     let path = path.to_owned();
@@ -47,7 +49,7 @@ pub(crate) fn is_dead(path: &Path) -> bool {
     spawned.is_ok() && looked.recv_timeout(LOOK_LIMIT).unwrap_or(false)
 }
 
-/// The kernel writes blanks in paths as `\040`.
+/// Reads a path as the kernel writes it: blanks are `\040`.
 fn unescape(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut out = parts.next().unwrap_or_default().as_bytes().to_vec();
@@ -81,7 +83,8 @@ mod tests {
 
     #[test]
     fn another_mount_with_strange_bytes_hides_nothing() {
-        let table = b"1 2 0:1 / /mnt/\xff rw - ext4 x rw\n3 2 0:2 / /mnt/a\\040b rw - fuse.rhv-mount r rw,user_id=7\n";
+        let table = b"1 2 0:1 / /mnt/\xff rw - ext4 x rw\n\
+                      3 2 0:2 / /mnt/a\\040b rw - fuse.rhv-mount r rw,user_id=7\n";
         assert_eq!(owner_in(table, Path::new("/mnt/a b")), Some(7));
         assert_eq!(owner_in(table, Path::new("/mnt/a")), None);
     }

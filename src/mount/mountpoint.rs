@@ -1,4 +1,4 @@
-//! The three kinds of mountpoint, and every reason not to use one, said before anything is mounted.
+//! The three kinds of mountpoint, and every reason to refuse one before anything is mounted.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -21,13 +21,13 @@ use crate::settings::Settings;
 /// A path that can be mounted on. A file made for it is removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Mountpoint {
-    /// Canonical.
+    /// The canonical path.
     pub(crate) path: PathBuf,
-    /// What the file's users open.
+    /// The path that users of the file open.
     pub(crate) file: PathBuf,
     /// The path is a directory that holds the files; else it is the file itself.
     is_directory: bool,
-    /// The file that we made, device and inode, until it is removed.
+    /// Device and inode of the file that we made, until it is removed.
     made: Mutex<Option<(u64, u64)>>,
 }
 
@@ -36,7 +36,7 @@ fn refuse(path: &Path, why: impl std::fmt::Display) -> Failure {
 }
 
 impl Mountpoint {
-    /// Checks `settings.mountpoint`, and makes the file when there is nothing.
+    /// Checks `settings.mountpoint`, and makes the file where there is nothing.
     pub(crate) fn prepare(settings: &Settings) -> Result<Self, Failure> {
         let path = canonical(&settings.mountpoint).map_err(|e| refuse(&settings.mountpoint, e))?;
         let shown = path.display();
@@ -56,7 +56,8 @@ impl Mountpoint {
             return Err(refuse(
                 &path,
                 format!(
-                    "a disk is already mounted there; see `rhv-mount status {shown}`, end it with `rhv-mount umount {shown}`"
+                    "a disk is already mounted there; see `rhv-mount status {shown}`, end it with `rhv-mount \
+                     umount {shown}`"
                 ),
             ));
         }
@@ -100,7 +101,8 @@ impl Mountpoint {
             if entries.next().is_some() {
                 return Err(refuse(
                     path,
-                    "the directory is not empty, and its files would be hidden; use an empty one, or -o nonempty",
+                    "the directory is not empty, and its files would be hidden; use an empty one, or -o \
+                     nonempty",
                 ));
             }
         }
@@ -115,7 +117,7 @@ impl Mountpoint {
 }
 
 impl Mountpoint {
-    /// How `files`, at least one, look here.
+    /// Lays `files`, at least one, out for this kind of mountpoint.
     pub(super) fn tree(&self, mut files: Vec<(OsString, Arc<Disk>)>) -> Tree {
         match self.is_directory {
             true => Tree::Directory(files),
@@ -123,12 +125,12 @@ impl Mountpoint {
         }
     }
 
-    /// There is a file that we made.
+    /// True while there is a file that we made.
     pub(crate) fn is_made(&self) -> bool {
         self.made.lock().is_some()
     }
 
-    /// Removes the file that we made, once: what is there later is somebody else's.
+    /// Removes the file that we made, once: a later file there is somebody else's.
     pub(crate) fn remove_made(&self) {
         let mut made = self.made.lock();
         let Some(ours) = *made else { return };
@@ -148,8 +150,8 @@ impl Drop for Mountpoint {
     }
 }
 
-/// Removes a file that was made to be mounted on; never one that has something in it, or that somebody has open and may
-/// write into: that is not the one that we made any more.
+/// Removes a file that was made to be mounted on. A file that has content, or that somebody has open and may
+/// write into, stays: it is not the one that we made any more.
 pub(crate) fn remove_placeholder(path: &Path) {
     let path = path.to_owned();
     rights::with(move || {
@@ -162,7 +164,7 @@ pub(crate) fn remove_placeholder(path: &Path) {
         aside.push(name);
         aside.push(format!(".rhv-mount-{}", std::process::id()));
         let aside = path.with_file_name(aside);
-        // Who comes from here on does not find it; who came before has it open, or has written.
+        // Nobody finds it by its name any more; an earlier user has it open, or has written into it.
         if aside.symlink_metadata().is_ok() || fs::rename(&path, &aside).is_err() {
             return;
         }
@@ -171,7 +173,7 @@ pub(crate) fn remove_placeholder(path: &Path) {
             let _ = fs::remove_file(&aside);
             return;
         }
-        // By a link, which goes over nothing; some file systems have none.
+        // A link never replaces another file; some file systems have no links.
         let back = fs::hard_link(&aside, &path).and_then(|()| fs::remove_file(&aside));
         let back = back.or_else(|e| match path.symlink_metadata() {
             Err(_) => fs::rename(&aside, &path),
@@ -187,8 +189,8 @@ pub(crate) fn remove_placeholder(path: &Path) {
     });
 }
 
-/// The path with its directory's links resolved. The last part is resolved only where that is possible:
-/// it may not exist, or be a dead mount that nothing can look at.
+/// Returns the path with the links of its directory resolved. The last part is resolved only where that is
+/// possible: it may not exist, or be a dead mount that nothing can look at.
 pub(crate) fn canonical(path: &Path) -> io::Result<PathBuf> {
     if let Ok(whole) = fs::canonicalize(path) {
         return Ok(whole);
@@ -202,7 +204,7 @@ pub(crate) fn canonical(path: &Path) -> io::Result<PathBuf> {
     Ok(parent.join(name))
 }
 
-/// A file that somebody has open would go on being used under the mount.
+/// Refuses a file that a process has open: it would go on being used under the mount.
 fn check_unused(path: &Path, meta: &fs::Metadata) -> Result<(), Failure> {
     let me = std::process::id();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -221,7 +223,7 @@ fn check_unused(path: &Path, meta: &fs::Metadata) -> Result<(), Failure> {
             .flatten()
             .flatten()
         {
-            // Only what has our name is looked at: any other file may be on a server that hangs.
+            // Only a file with our name is looked at: any other one may be on a server that hangs.
             let named = fs::read_link(fd.path()).is_ok_and(|target| target == path);
             let same = |open: fs::Metadata| open.dev() == meta.dev() && open.ino() == meta.ino();
             if named && fs::metadata(fd.path()).is_ok_and(same) {

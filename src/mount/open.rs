@@ -74,7 +74,8 @@ fn wait_until_taken_back(
         recv(taken_back) -> failure => failure.ok().flatten().unwrap_or(interrupted),
         recv(inbox) -> _ => Failure::text(
             Exit::Other,
-            "interrupted before the disk was mounted, and again before all was taken back; see `rhv-mount recover`",
+            "interrupted before the disk was mounted, and again before all was taken back; see `rhv-mount \
+             recover`",
         ),
     }
 }

@@ -1,7 +1,7 @@
-//! Where a mount can be found again: a control socket and a record for each, in a directory of the user's.
+//! The files by which a mount is found again, in a directory of the user's.
 //!
-//! `KEY.sock` answers while the process lives, `KEY.json` says what was mounted and outlives a killed
-//! process, `KEY.failed` is the last word of a mount that ended badly with nobody listening (after a plain
+//! `KEY.sock` answers while the process lives. `KEY.json` says what was mounted and outlives a killed
+//! process. `KEY.failed` is the outcome of a mount that ended badly with nobody listening (after a plain
 //! `umount`); the next `rhv-mount umount` of that path reports it. KEY is derived from the mountpoint. No
 //! file holds a secret.
 
@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::process::runtime_directory::key_of;
 
-/// No file here is longer, bytes.
-const LIMIT: u64 = 64 << 10;
+/// Upper bound on a file here, in bytes.
+const MAX_FILE_BYTES: u64 = 64 << 10;
 
-/// What outlives the process.
+/// The record of a mount, which outlives the process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) mountpoint: PathBuf,
@@ -27,12 +27,12 @@ pub(crate) struct Record {
     pub(crate) read_only: bool,
 }
 
-/// How a mount ended.
+/// The outcome of a mount.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Ending {
     pub(crate) code: u8,
     pub(crate) message: Option<String>,
-    /// What each connection did, when asked for.
+    /// Statistics of each connection, where the user asked for them.
     #[serde(default)]
     pub(crate) stats: Vec<String>,
 }
@@ -68,20 +68,20 @@ impl Place {
         self.write("failed", ending)
     }
 
-    /// The bad ending that nobody has heard of, once.
+    /// Takes the bad outcome that nobody has heard of yet.
     pub(crate) fn take_ending(&self) -> Option<Ending> {
         let ending = self.read("failed");
         let _ = fs::remove_file(self.stem.with_extension("failed"));
         ending
     }
 
-    /// Removes what a live mount has here.
+    /// Removes the files of a live mount.
     pub(crate) fn clear(&self) {
         let _ = fs::remove_file(self.stem.with_extension("json"));
         let _ = fs::remove_file(self.socket());
     }
 
-    /// Somebody else's directory may hold anything: links, pipes, a file without end.
+    /// Reads a file. Another user's directory may hold anything: links, pipes, a file without end.
     fn read<T: DeserializeOwned>(&self, extension: &str) -> Option<T> {
         let file = OpenOptions::new()
             .read(true)
@@ -89,7 +89,7 @@ impl Place {
             .open(self.stem.with_extension(extension))
             .ok()?;
         let regular = file.metadata().is_ok_and(|meta| meta.is_file());
-        regular.then(|| serde_json::from_reader(file.take(LIMIT)).ok())?
+        regular.then(|| serde_json::from_reader(file.take(MAX_FILE_BYTES)).ok())?
     }
 
     fn write(&self, extension: &str, value: &impl Serialize) -> io::Result<()> {

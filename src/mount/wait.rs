@@ -1,7 +1,8 @@
-//! From ready to unmounted: what ends the mount, and how it leaves the tree.
+//! From ready to unmounted: the events that end the mount, and its way out of the tree.
 //!
-//! The main thread waits here. Under COMMAND the mount ends when COMMAND does: `umount` is refused and signals are
-//! passed on. What is acknowledged stays in memory when the mount leaves the tree; `close` brings it home.
+//! The main thread waits here. Under COMMAND the mount ends when COMMAND does: `umount` is refused and
+//! signals are passed on. Acknowledged data stays in memory when the mount leaves the tree; `close` brings it
+//! home.
 
 use std::os::unix::net::UnixStream;
 use std::process::Child;
@@ -27,7 +28,7 @@ const COMMAND_GRACE: Duration = Duration::from_secs(10);
 /// How long an unmount waits for a straggler to close the file.
 const STRAGGLER_GRACE: Duration = Duration::from_secs(1);
 
-/// Why the mount ended.
+/// The reason why the mount ended, and who waits for the outcome.
 #[derive(Default)]
 pub(super) struct Ended {
     /// COMMAND's status.
@@ -36,7 +37,7 @@ pub(super) struct Ended {
     pub(super) waiting: Vec<UnixStream>,
     /// A signal has come: the next one gives up.
     pub(super) signalled: bool,
-    /// Nobody was told of the mount.
+    /// The launcher went away before it was told of the mount.
     pub(super) unused: bool,
 }
 
@@ -93,14 +94,15 @@ impl Mount {
                 },
                 Some(Event::CommandEnded(status)) => {
                     ended.command = Some(command::code(status));
-                    // The session's end may be heard of after COMMAND's, which came after it.
+                    // The report of the session's end may come after that of COMMAND's end, which was later.
                     under_command |= !is_mounted(&self.mountpoint.path);
                     if !status.success() {
                         self.tell_of_overflow();
                     }
                     if under_command && status.success() {
                         eprintln!(
-                            "rhv-mount: {} was unmounted while COMMAND ran: what it wrote after that is not on the disk",
+                            "rhv-mount: {} was unmounted while COMMAND ran: what it wrote after that is not \
+                             on the disk",
                             self.mountpoint.path.display()
                         );
                         ended.command = Some(Exit::Mount as u8);
@@ -136,30 +138,31 @@ impl Mount {
         }
     }
 
-    /// Unmounts; returns why that was refused. With `lazy` the path is free at once, whoever has the file open.
-    /// What is acknowledged stays in memory; `close` brings it home.
+    /// Unmounts; returns why that was refused. With `lazy` the path is free at once, even while the file is
+    /// open.
     fn leave(&self, lazy: bool) -> Option<MountError> {
-        // What else may be mounted there is not ours.
-        if is_mounted(&self.mountpoint.path)
-            && let Err(refused) = fuse::unmount(&self.mountpoint.path, lazy)
-            // Somebody else may have unmounted it meanwhile.
-            && is_mounted(&self.mountpoint.path)
-        {
-            return Some(refused);
+        let path = &self.mountpoint.path;
+        // Another mount there is not ours, and somebody else may have unmounted ours meanwhile.
+        if is_mounted(path) {
+            let refused = fuse::unmount(path, lazy).err().filter(|_| is_mounted(path));
+            if refused.is_some() {
+                return refused;
+            }
         }
-        // Or a program that does not know of the end would go on to write into an ordinary file.
+        // Otherwise a program that does not know of the end would go on to write into an ordinary file.
         self.mountpoint.remove_made();
         None
     }
 
-    /// Unmounts whatever it takes.
+    /// Unmounts in any case.
     pub(super) fn leave_now(&self) {
         if let Some(refused) = self.leave(true) {
             warn!("{refused}");
         }
     }
 
-    /// As [`Self::leave`], with a moment of patience: who has just closed the file may not be gone yet.
+    /// Unmounts, with a moment of patience for a program that is just closing the file; returns why that was
+    /// refused.
     fn leave_soon(&self) -> Option<MountError> {
         let patience = Instant::now() + STRAGGLER_GRACE;
         loop {
@@ -176,7 +179,8 @@ impl Mount {
         let disks = self.disks().map(|disk| disk.disk());
         for disk in disks.filter(|disk| disk.has_overflowed()) {
             eprintln!(
-                "rhv-mount: COMMAND wanted to write behind the end of the disk, which has {} bytes: what it writes is \
+                "rhv-mount: COMMAND wanted to write behind the end of the disk, which has {} bytes: what it \
+                 writes is \
                  larger than the disk; take a larger one",
                 disk.capacity()
             );
@@ -203,7 +207,7 @@ fn watch(mut child: Child, events: Sender<Event>) -> Result<Pid, Failure> {
     Ok(pid)
 }
 
-/// A terminal's ctrl-C has reached COMMAND already; other signals are passed on. The second one kills.
+/// Passes a signal on to COMMAND; the second one kills it. A terminal's ctrl-C has reached it already.
 fn pass_on(pid: Pid, signal: i32, again: bool) {
     let signal = match (again, signal) {
         (true, _) => Signal::SIGKILL,

@@ -1,9 +1,11 @@
-//! The way out of one disk: refuse writes, bring home what is acknowledged, close the connections, end the transfer.
+//! The way out of one disk: refuse writes, bring home what is acknowledged, close the connections, end the
+//! transfer.
 //!
-//! Two threads do the work, one after the other: "close" closes the disk, then "finalize" ends the transfer. Whoever
-//! ends the disk owns the [`Ending`], hands it each [`Step`] that these threads report, and asks for the
-//! [`Outcome`]. Nothing here waits for ever: what the threads wait for has bounds of its own, [`Ending::look`] gives
-//! up where there is no progress at all, and [`Ending::give_up`] does so at a signal, in order:
+//! Two threads do the work, one after the other: "close" closes the disk, then "finalize" ends the transfer.
+//! Whoever ends the disk owns the [`Ending`], hands it each [`Step`] that these threads report, and asks for
+//! the [`Outcome`]. Nothing here waits for ever: what the threads wait for has bounds of its own,
+//! [`Ending::look`] gives up where there is no progress at all, and [`Ending::give_up`] does so at a signal,
+//! in order:
 //!
 //! ```text
 //! draining      give up: the data counts as lost, and the transfer is ended as one whose data is lost
@@ -22,11 +24,11 @@ use crate::failure::{Exit, Failure};
 use crate::process::spawn;
 use crate::transfer::Verdict;
 
-/// How long the last data may be without any answer, beyond the time that requests have by themselves: a renewal of
-/// the transfer, or one zero request for a large disk.
+/// How long the last data may be without any answer, beyond the time that requests have by themselves: a
+/// renewal of the transfer, or one zero request for a large disk.
 const EXTRA_PATIENCE: Duration = Duration::from_secs(900);
 
-/// What the disk was opened for, and what came of it.
+/// The result of the work for which the disk was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
     /// It was done, as far as anybody knows.
@@ -37,7 +39,7 @@ pub(crate) enum Work {
     Unused,
 }
 
-/// What a thread of the end reports.
+/// A report of a thread that ends the disk.
 #[derive(Debug)]
 pub(crate) enum Step {
     /// The data has come home, or has not.
@@ -49,8 +51,8 @@ pub(crate) enum Step {
 /// How a disk ended: the data, and the transfer.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// The reasons why it ended badly, the worst first; none when every acknowledged byte is on the storage and the
-    /// disk is free.
+    /// The reasons why it ended badly, the worst first; none when every acknowledged byte is on the storage
+    /// and the disk is free.
     pub(crate) failures: Vec<Failure>,
 }
 
@@ -220,7 +222,7 @@ impl Ending {
     }
 }
 
-/// Whether the last data moves.
+/// Watches whether the last data moves.
 #[derive(Debug)]
 struct Progress {
     answers: u64,

@@ -1,15 +1,16 @@
-//! One remote disk at work, and everything that belongs to it: the transfer (ours, or one that somebody else started),
-//! the image, the pool, the disk, the keep-alive threads and the watcher. It is opened, ended and told of as one
-//! value, and knows nothing of FUSE: a mount holds one or more of them, a copy without a mount holds one.
+//! One remote disk at work, and everything that belongs to it: the transfer (ours, or one that somebody else
+//! started), the image, the pool, the disk, the keep-alive threads and the watcher. It is opened, ended and
+//! told of as one value, and knows nothing of FUSE: a mount holds one or more of them, a copy without a mount
+//! holds one.
 //!
 //! ```text
 //! open      from the settings to a disk that can be read and written
 //! ending    the way out: the last flush, the connections, the transfer; with signals on the way
 //! ```
 //!
-//! [`OpenDisk::open`] blocks for as long as the engine and the first connection take; an [`Interrupt`] cuts it
-//! short. From then on any thread may read and write [`OpenDisk::disk`]. An `OpenDisk` ends by [`Ending`]; one that
-//! is dropped without it, by a panic, ends its transfer as one whose data is lost.
+//! [`OpenDisk::open`] blocks for as long as the engine and the first connection take; an [`Interrupt`] cuts
+//! it short. From then on any thread may read and write [`OpenDisk::disk`]. An `OpenDisk` ends by [`Ending`];
+//! one that is dropped without it, by a panic, ends its transfer as one whose data is lost.
 
 mod ending;
 mod open;
@@ -28,7 +29,7 @@ use crate::transfer::OwnTransfer;
 
 /// See the head of this file.
 pub(crate) struct OpenDisk {
-    /// Where it is mounted: the path under which `recover` finds what a killed process leaves.
+    /// The mountpoint: the path under which `recover` finds what a killed process leaves.
     mountpoint: PathBuf,
     image: Arc<Image>,
     pool: Arc<Pool>,
@@ -39,7 +40,8 @@ pub(crate) struct OpenDisk {
     _keeper: Keeper,
 }
 
-/// What a disk at work says of itself. Bytes, unless the name says otherwise; the names are those of `status -o json`.
+/// The state of a disk at work. Numbers are bytes, unless the name says otherwise; the names are those of
+/// `status -o json`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct DiskStatus {
     pub(crate) host: String,

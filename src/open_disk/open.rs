@@ -1,5 +1,5 @@
-//! From the settings to a disk: a transfer of our own where there is none yet, the first connection, what the server
-//! allows, how many connections to make and how large their requests are.
+//! From the settings to a disk: a transfer of our own where there is none yet, the first connection, what the
+//! server allows, how many connections to make and how large their requests are.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,16 +16,17 @@ use crate::pool::{Keeper, Pool, USUAL_TIMEOUT};
 use crate::settings::{DiskSettings, Source};
 use crate::transfer::OwnTransfer;
 
-/// Largest request: as much as the server takes in before it turns to the storage (its buffer). On storage that is
-/// far away size hides latency: with 20 ms a request and 4 connections, 1 MiB gave 160 MiB/s, 4 MiB 380, 8 MiB 455.
+/// Largest request: as much as the server takes in before it turns to the storage (its buffer). On storage
+/// that is far away size hides latency: with 20 ms a request and 4 connections, 1 MiB gave 160 MiB/s, 4 MiB
+/// 380, 8 MiB 455.
 const MAX_REQUEST_BYTES: u64 = 8 << 20;
 
 /// A ticket on which nothing happened for so long is touched at the next look at its transfer.
 const TICKET_QUIET: Duration = Duration::from_secs(1);
 
 impl OpenDisk {
-    /// Starts the transfer if need be, connects, and checks that the transfer allows what is asked. `mountpoint` is
-    /// the path under which `recover` finds what this process leaves when it is killed.
+    /// Starts the transfer if need be, connects, and checks that the transfer allows what is asked.
+    /// `mountpoint` is the path under which `recover` finds what this process leaves when it is killed.
     pub(crate) fn open(
         settings: &DiskSettings,
         mountpoint: &Path,

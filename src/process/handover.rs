@@ -1,9 +1,9 @@
 //! The way of the settings from the process that read the command line to the one that serves the mount.
 //!
-//! `ps` shows a transfer URL in argv or in the environment for as long as the process lives. So the first process
-//! writes the checked settings into a memory file and becomes a new one, with a clean argv and environment, that reads
-//! them from there. In the background form that one starts the server the same way and waits until the server says
-//! [`READY`] on its stdout.
+//! `ps` shows a transfer URL in argv or in the environment for as long as the process lives. So the first
+//! process writes the checked settings into a memory file and becomes a new one, with a clean argv and
+//! environment, that reads them from there. In the background form that one starts the server the same way
+//! and waits until the server says [`READY`] on its stdout.
 //!
 //! ```text
 //! rhv-mount --transfer-url https://.../images/SECRET /mnt        reads, checks, execs
@@ -36,7 +36,7 @@ use crate::failure::{Exit, Failure};
 /// The line that the server prints when the file is usable.
 const READY: &str = "ready";
 
-/// What the next process does with the settings.
+/// The part of the next process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Role {
     /// Serve in this process.
@@ -69,8 +69,8 @@ fn failed(what: &str, error: impl std::fmt::Display) -> Failure {
     Failure::text(Exit::Other, format!("{what}: {error}"))
 }
 
-/// Makes a command that runs this program again with `settings`, and the memory file, which must stay open until
-/// the command has started.
+/// Makes a command that runs this program again with `settings`, and the memory file, which must stay open
+/// until the command has started.
 fn again<T: Errand>(role: Role, settings: &T) -> Result<(Command, OwnedFd), Failure> {
     // It has no close-on-exec flag: the next process inherits it, under the number in its arguments.
     let memory = memfd_create(c"rhv-mount-settings", MFdFlags::empty())
@@ -107,8 +107,8 @@ pub(crate) fn become_clean(role: Role, settings: &impl Errand) -> Failure {
     }
 }
 
-/// Upper bound on the settings, in bytes. The kernel takes at most 6 MiB of arguments, and each byte of them becomes up
-/// to four here.
+/// Upper bound on the settings, in bytes. The kernel takes at most 6 MiB of arguments, and each byte of them
+/// becomes up to four here.
 const HANDOVER_LIMIT: u64 = 32 << 20;
 
 /// Reads the settings that the previous process left in `fd`, and closes it.
@@ -133,8 +133,8 @@ pub(crate) fn receive<T: Errand>(fd: i32) -> Result<(Role, T), Failure> {
     Ok((handover.role, handover.settings))
 }
 
-/// Starts the server in the background. Returns 0 when it is ready, and its exit code when it failed; the server has
-/// said why.
+/// Starts the server in the background. Returns 0 when it is ready, and its exit code when it failed; the
+/// server has said why.
 pub(crate) fn launch(settings: &impl Errand) -> Result<u8, Failure> {
     let (mut command, memory) = again(Role::Background, settings)?;
     command.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -172,8 +172,8 @@ pub(crate) fn detach() -> Result<(), Failure> {
     std::env::set_current_dir("/").map_err(|e| failed("cannot change to /", e))
 }
 
-/// Tells the launcher that the file is usable, and lets go of its terminal. An error means that the launcher is gone:
-/// nobody wants the mount any more.
+/// Tells the launcher that the file is usable, and lets go of its terminal. An error means that the launcher
+/// is gone: nobody wants the mount any more.
 pub(crate) fn tell_ready() -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{READY}")?;

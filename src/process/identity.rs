@@ -1,4 +1,5 @@
-//! The identity of a process: its machine, its boot and its start tell a live one from the remains of a dead one.
+//! The identity of a process: its machine, its boot and its start tell a live one from the remains of a dead
+//! one.
 
 use std::fs;
 use std::thread::sleep;
@@ -7,9 +8,9 @@ use std::time::{Duration, Instant};
 /// Longest time that a killed process may take to let go of its files.
 const DYING_LIMIT: Duration = Duration::from_secs(5);
 
-/// Returns when a process began, in clock ticks since boot (field 22 of `/proc/PID/stat`). A process that has ended
-/// and that nobody has waited for yet counts as gone; one that is about to end (it has no memory any more) is waited
-/// for.
+/// Returns when a process began, in clock ticks since boot (field 22 of `/proc/PID/stat`). A process that has
+/// ended and that nobody has waited for yet counts as gone; one that is about to end (it has no memory any
+/// more) is waited for.
 pub(crate) fn start_of(pid: u32) -> Option<u64> {
     let until = Instant::now() + DYING_LIMIT;
     loop {

@@ -1,9 +1,9 @@
 //! Keeps others of the same user out of this process, which holds a password, a token and a ticket.
 //!
-//! A process that is not dumpable leaves no core file, not even to a collector of them, can't be traced, and its
-//! `/proc/PID/environ`, `mem` and `fd` are root's. This holds until the next exec, so each of our processes does it
-//! first; COMMAND and fusermount3 are like anybody else's programs. The limit on core files is a second lock. It is
-//! inherited, so a program that we start gets the old limit back.
+//! A process that is not dumpable leaves no core file, not even to a collector of them, can't be traced, and
+//! its `/proc/PID/environ`, `mem` and `fd` are root's. This holds until the next exec, so each of our
+//! processes does it first; COMMAND and fusermount3 are like anybody else's programs. The limit on core files
+//! is a second lock. It is inherited, so a program that we start gets the old limit back.
 
 use std::io;
 use std::sync::OnceLock;

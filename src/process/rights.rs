@@ -1,14 +1,15 @@
 //! Root's capabilities, kept by one thread that does nothing but a few named things for the others.
 //!
-//! Capabilities belong to threads, and a thread has those of the thread that made it. [`cut_down`] is therefore called
-//! before the first thread is made: it leaves the needed ones with the thread "rights", and none with its caller and
-//! so with any thread that talks to the network, parses an answer or serves the kernel. A thread that needs one passes
-//! the deed to [`with`]: reading the user's files, mounting, unmounting, removing the file that was mounted on,
-//! signalling COMMAND. [`settle`], once the disk is mounted, leaves the thread "rights" with what the end needs.
+//! Capabilities belong to threads, and a thread has those of the thread that made it. [`cut_down`] is
+//! therefore called before the first thread is made: it leaves the needed ones with the thread "rights", and
+//! none with its caller and so with any thread that talks to the network, parses an answer or serves the
+//! kernel. A thread that needs one passes the deed to [`with`]: reading the user's files, mounting,
+//! unmounting, removing the file that was mounted on, signalling COMMAND. [`settle`], once the disk is
+//! mounted, leaves the thread "rights" with what the end needs.
 //!
-//! COMMAND loses nothing: a program that root executes has every capability of root's bounding set, whatever the thread
-//! had that started it. It would lose only what a program inherits from the thread itself (ambient capabilities):
-//! where there are any, everything stays as it is. Ordinary users have none to give up.
+//! COMMAND loses nothing: a program that root executes has every capability of root's bounding set, whatever
+//! the thread had that started it. It would lose only what a program inherits from the thread itself (ambient
+//! capabilities): where there are any, everything stays as it is. Ordinary users have none to give up.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -65,9 +66,10 @@ pub(crate) fn cut_down() -> std::io::Result<()> {
 
 /// Keeps only the capabilities that the end needs: the disk is mounted.
 pub(crate) fn settle() {
-    if DEEDS.get().is_some()
-        && let Err(e) = with(|| keep(&TO_THE_END))
-    {
+    if DEEDS.get().is_none() {
+        return;
+    }
+    if let Err(e) = with(|| keep(&TO_THE_END)) {
         warn!("{e}");
     }
 }

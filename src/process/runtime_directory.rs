@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, geteuid};
 
-/// The directory of user `uid`. It is not in `/run/user`, which goes when the user logs out: mounts stay (tmux has its
-/// sockets in `/tmp` for the same reason).
+/// The directory of user `uid`. It is not in `/run/user`, which goes when the user logs out: mounts stay
+/// (tmux has its sockets in `/tmp` for the same reason).
 fn path_of(uid: Uid) -> PathBuf {
     match uid.is_root() {
         true => PathBuf::from("/run/rhv-mount"),
@@ -40,7 +40,8 @@ pub(crate) fn directory() -> io::Result<PathBuf> {
     }
 }
 
-/// The directories in which to look for mounts, each with its user: the user's own; root looks into everybody's.
+/// The directories in which to look for mounts, each with its user: the user's own; root looks into
+/// everybody's.
 pub(crate) fn directories() -> Vec<(Uid, PathBuf)> {
     let mut users = vec![geteuid()];
     if geteuid().is_root() {

@@ -10,7 +10,8 @@ pub(super) fn print(engine_url: &str) -> Result<u8, Failure> {
         eprintln!("SHA-256 fingerprint: {fingerprint}");
     }
     eprintln!(
-        "Compare it with the engine's own before you trust it (there: openssl x509 -noout -fingerprint -sha256 -in \
+        "Compare it with the engine's own before you trust it (there: openssl x509 -noout -fingerprint \
+         -sha256 -in \
          /etc/pki/ovirt-engine/ca.pem)"
     );
     Ok(Exit::Done as u8)

@@ -1,4 +1,4 @@
-//! Fuzz targets for what mounts leave in files and say to each other; see `crate::fuzzing`.
+//! Fuzz targets for the files of mounts and their words to each other; see `crate::fuzzing`.
 
 use std::io::BufReader;
 use std::path::Path;
@@ -8,13 +8,13 @@ use serde::de::DeserializeOwned;
 
 use super::status::text;
 use crate::fuzzing::{Pieces, first_line};
-use crate::mount::control::{Ask, LINE_LIMIT, Status, read_line};
+use crate::mount::control::{Ask, MAX_LINE_BYTES, Status, read_line};
 use crate::mount::mount_table::owner_in;
 use crate::mount::record::{Ending, Record};
 use crate::process::runtime_directory::key_of;
 use crate::transfer::note::Note;
 
-/// A state, record or ending as a file has it. What is understood is written as it was read.
+/// Takes a note, record or ending from a file. One that is understood is written as it was read.
 pub fn notes(data: &[u8]) {
     fn same_again<T: Serialize + DeserializeOwned>(data: &[u8]) -> Option<T> {
         let value: T = serde_json::from_slice(data).ok()?;
@@ -23,15 +23,16 @@ pub fn notes(data: &[u8]) {
         assert_eq!(serde_json::to_vec_pretty(&again).expect("again"), written);
         Some(value)
     }
-    if let Some(state) = same_again::<Note>(data) {
-        assert_eq!(key_of(&state.mountpoint).len(), 16);
+    if let Some(note) = same_again::<Note>(data) {
+        assert_eq!(key_of(&note.mountpoint).len(), 16);
     }
     same_again::<Record>(data);
     same_again::<Ending>(data);
 }
 
-/// What one process says to another over a control socket: a request, a status, an ending. A line that never ends is
-/// given up on, and what is shown of another user's process is the lines that we write.
+/// Takes the words of one process to another over a control socket: a request, a status, an ending. A line
+/// that never ends is given up on, and the status of another user's process is shown in the lines that we
+/// write.
 pub fn control_messages(data: &[u8]) {
     const LINES: usize = 11;
     const AHEAD: usize = 8 << 10;
@@ -40,7 +41,7 @@ pub fn control_messages(data: &[u8]) {
         let taken = pieces.taken();
         let value = read_line(BufReader::new(pieces)).ok();
         assert!(
-            taken.get() <= LINE_LIMIT as usize + AHEAD,
+            taken.get() <= MAX_LINE_BYTES as usize + AHEAD,
             "{} bytes of one line",
             taken.get()
         );
@@ -58,8 +59,8 @@ pub fn control_messages(data: &[u8]) {
     }
 }
 
-/// A path on the first line, then the kernel's table of mounts. A mount of ours on this path is found whatever else is
-/// mounted before it, and nothing but a mount of ours counts.
+/// Takes a path on the first line, then the kernel's table of mounts. A mount of ours on this path is found
+/// whatever is mounted before it, and nothing but a mount of ours counts.
 pub fn mount_table(data: &[u8]) {
     let (path, table) = first_line(data);
     let Ok(path) = std::str::from_utf8(path) else {

@@ -1,5 +1,5 @@
-//! `rhv-mount recover`: ends the transfers that killed mounts left. Nothing is deleted unless `--cancel` asks for it,
-//! and then only a disk that was made for that mount.
+//! `rhv-mount recover`: ends the transfers that killed mounts left. Nothing is deleted unless `--cancel` asks
+//! for it, and then only a disk that was made for that mount.
 
 use crate::engine::{Direction, Engine, Interrupt, Phase, Transfer, address};
 use crate::failure::{Exit, Failure};
@@ -13,7 +13,7 @@ use crate::settings::cli::RecoverArgs;
 use crate::settings::config_file::{ConfigError, Section, engine_access, trust, variable};
 use crate::transfer::note::{Note, NoteFile};
 
-/// Ends what `args` names; the first failure's exit code is ours.
+/// Ends the transfers that `args` names. The exit code is that of the first failure.
 pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
     let mountpoint = args
         .mountpoint
@@ -38,39 +38,40 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
 }
 
 fn end(file: &NoteFile, args: &RecoverArgs) -> Result<(), Failure> {
-    let state = &file.note;
-    let shown = state.mountpoint.display();
-    if state.is_alive() {
+    let note = &file.note;
+    let shown = note.mountpoint.display();
+    if note.is_alive() {
         return Err(Failure::text(
             Exit::Mount,
             format!(
                 "{shown} is served by process {}; end it with `rhv-mount umount {shown}`",
-                state.pid
+                note.pid
             ),
         ));
     }
-    if state.is_foreign() {
+    if note.is_foreign() {
         return Err(Failure::text(
             Exit::Mount,
             format!(
                 "{shown} was mounted on {}: only there it is known whether it is still in use",
-                state.machine
+                note.machine
             ),
         ));
     }
-    let disk = plain(&format!("disk {} ({})", state.disk_id, state.disk_name));
-    let destructive = args.cancel && state.direction == Direction::Upload;
-    if destructive && !state.created {
+    let disk = plain(&format!("disk {} ({})", note.disk_id, note.disk_name));
+    let destructive = args.cancel && note.direction == Direction::Upload;
+    if destructive && !note.created {
         return Err(Failure::text(
             Exit::Usage,
             format!(
-                "{disk} was there before it was mounted on {shown}, and cancelling its upload would delete it: use --finalize"
+                "{disk} was there before it was mounted on {shown}, and cancelling its upload would delete \
+                 it: use --finalize"
             ),
         ));
     }
-    let engine = login(state, args)?;
-    remove_dead_mount(state)?;
-    match find(&engine, state)? {
+    let engine = login(note, args)?;
+    remove_dead_mount(note)?;
+    match find(&engine, note)? {
         Found::Open(transfer, sure) => {
             println!(
                 "{shown}: transfer {} ({}, {}) of {disk} on host {}",
@@ -83,12 +84,13 @@ fn end(file: &NoteFile, args: &RecoverArgs) -> Result<(), Failure> {
                 return Err(Failure::text(
                     Exit::Transfer,
                     format!(
-                        "{shown}: the mount was killed before it knew its transfer, so this one may be somebody else's: \
+                        "{shown}: the mount was killed before it knew its transfer, so this one may be \
+                         somebody else's: \
                          if it is not, end it with --finalize"
                     ),
                 ));
             }
-            end_transfer(&engine, state, &transfer, &disk, destructive)?;
+            end_transfer(&engine, note, &transfer, &disk, destructive)?;
         }
         Found::Ended(phase) => ended(&engine, file, &disk, phase, destructive)?,
     }
@@ -99,76 +101,76 @@ fn end(file: &NoteFile, args: &RecoverArgs) -> Result<(), Failure> {
 
 fn end_transfer(
     engine: &Engine,
-    state: &Note,
+    note: &Note,
     transfer: &Transfer,
     disk: &str,
     destructive: bool,
 ) -> Result<(), Failure> {
-    let shown = state.mountpoint.display();
+    let shown = note.mountpoint.display();
     if destructive {
-        engine.discard(&transfer.id, &state.disk_id)?;
+        engine.discard(&transfer.id, &note.disk_id)?;
         println!("{shown}: cancelled; {disk} was made for this mount and is removed");
         return Ok(());
     }
-    let id = (!state.snapshot).then_some(state.disk_id.as_str());
+    let id = (!note.snapshot).then_some(note.disk_id.as_str());
     engine.finalize(&transfer.id, id, &Interrupt::default())?;
-    println!("{shown}: finalized; {disk} is free{}", doubt(state));
+    println!("{shown}: finalized; {disk} is free{}", doubt(note));
     Ok(())
 }
 
-/// What is not known of the bytes of a mount that was killed.
-fn doubt(state: &Note) -> &'static str {
-    match state.direction {
+/// Returns what is not known about the bytes of a mount that was killed.
+fn doubt(note: &Note) -> &'static str {
+    match note.direction {
         Direction::Upload => {
-            ". What was written after the last fsync may be missing: write the image again unless you know better"
+            ". Bytes written after the last fsync may be missing: write the image again unless you know better"
         }
         Direction::Download => "",
     }
 }
 
-/// What is left of a mount that was killed: in the tree, and of its record.
-fn remove_dead_mount(state: &Note) -> Result<(), Failure> {
-    if is_mounted(&state.mountpoint) && is_dead(&state.mountpoint) {
-        unmount(&state.mountpoint, true)?;
-        println!("{}: the dead mount is removed", state.mountpoint.display());
+/// Removes what a killed mount left in the tree, and its record.
+fn remove_dead_mount(note: &Note) -> Result<(), Failure> {
+    if is_mounted(&note.mountpoint) && is_dead(&note.mountpoint) {
+        unmount(&note.mountpoint, true)?;
+        println!("{}: the dead mount is removed", note.mountpoint.display());
     }
     if let Ok(directory) = runtime_directory::directory() {
-        let place = Place::of(&directory, &state.mountpoint);
-        if place.record().is_some_and(|r| r.pid == state.pid && r.created) {
-            remove_placeholder(&state.mountpoint);
+        let place = Place::of(&directory, &note.mountpoint);
+        if place.record().is_some_and(|r| r.pid == note.pid && r.created) {
+            remove_placeholder(&note.mountpoint);
         }
         place.clear();
     }
     Ok(())
 }
 
-/// What the engine has of a transfer.
+/// The note of a transfer in the engine.
 enum Found {
-    /// It holds its disk; false when it may be somebody else's.
+    /// It holds its disk; false where it may be somebody else's.
     Open(Transfer, bool),
-    /// It has ended so, or the engine has forgotten it.
+    /// It has ended in this phase, or the engine has forgotten it.
     Ended(Option<Phase>),
 }
 
-/// By its id, or, when the mount was killed before it had one, by its disk.
-fn find(engine: &Engine, state: &Note) -> Result<Found, Failure> {
-    if let Some(id) = &state.transfer {
+/// Finds the transfer by its id, or, where the mount was killed before it had one, by its disk.
+fn find(engine: &Engine, note: &Note) -> Result<Found, Failure> {
+    if let Some(id) = &note.transfer {
         return Ok(match engine.transfer(id)? {
             Some(transfer) if transfer.is_open() => Found::Open(transfer, true),
             Some(transfer) => Found::Ended(Some(transfer.phase)),
             None => Found::Ended(None),
         });
     }
-    let open = engine.transfer_of(&state.disk_id)?;
-    let like_ours = |t: &Transfer| state.asked && t.direction == state.direction;
+    let open = engine.transfer_of(&note.disk_id)?;
+    let like_ours = |t: &Transfer| note.asked && t.direction == note.direction;
     Ok(match open.filter(like_ours) {
-        Some(transfer) => Found::Open(transfer, state.created),
+        Some(transfer) => Found::Open(transfer, note.created),
         None => Found::Ended(None),
     })
 }
 
-/// The transfer has ended without us; what the disk is now decides. A disk is removed only if it was made for this
-/// mount and its transfer did not end well.
+/// The transfer has ended without us; what the disk is now decides. A disk is removed only if it was made for
+/// this mount and its transfer did not end well.
 fn ended(
     engine: &Engine,
     file: &NoteFile,
@@ -176,39 +178,41 @@ fn ended(
     phase: Option<Phase>,
     destructive: bool,
 ) -> Result<(), Failure> {
-    let state = &file.note;
-    let shown = state.mountpoint.display();
-    if state.snapshot {
+    let note = &file.note;
+    let shown = note.mountpoint.display();
+    if note.snapshot {
         println!("{shown}: no transfer is open");
         return Ok(());
     }
-    let found = engine.disk(&state.disk_id)?;
+    let found = engine.disk(&note.disk_id)?;
     let status = found.as_ref().map(|disk| disk.status.as_str());
     let failed = phase == Some(Phase::Failed) || (phase.is_none() && status == Some("illegal"));
-    let never_started = state.transfer.is_none() || state.renewing;
+    let never_started = note.transfer.is_none() || note.renewing;
     match status {
         Some("locked") => Err(Failure::text(
             Exit::Transfer,
             format!(
-                "{shown}: no transfer is open, and {disk} is locked by something else; try again when it is free"
+                "{shown}: no transfer is open, and {disk} is locked by something else; try again when it is \
+                 free"
             ),
         )),
         Some(_) if destructive && (failed || never_started) => {
-            engine.remove_disk(&state.disk_id)?;
+            engine.remove_disk(&note.disk_id)?;
             println!("{shown}: no transfer is open; {disk} was made for this mount and is removed");
             Ok(())
         }
         Some("ok") if destructive => {
             println!(
-                "{shown}: the transfer has ended well; {disk} is kept, remove it in the engine if you don't want it"
+                "{shown}: the transfer has ended well; {disk} is kept, remove it in the engine if you don't \
+                 want it"
             );
             Ok(())
         }
         Some("ok") => {
-            println!("{shown}: no transfer is open; {disk} is ok{}", doubt(state));
+            println!("{shown}: no transfer is open; {disk} is ok{}", doubt(note));
             Ok(())
         }
-        None if state.created => {
+        None if note.created => {
             println!("{shown}: no transfer is open, and {disk}, which was made for this mount, is not there");
             Ok(())
         }
@@ -218,7 +222,8 @@ fn ended(
             Err(Failure::text(
                 Exit::Transfer,
                 format!(
-                    "{shown}: the transfer has ended badly, {disk} is {other}: restore it, or remove it in the engine"
+                    "{shown}: the transfer has ended badly, {disk} is {other}: restore it, or remove it in \
+                     the engine"
                 ),
             ))
         }
@@ -237,7 +242,7 @@ fn ended(
 }
 
 /// The mount's own engine, user and trust, where nothing else is said.
-fn login(state: &Note, args: &RecoverArgs) -> Result<Engine, Failure> {
+fn login(note: &Note, args: &RecoverArgs) -> Result<Engine, Failure> {
     let section = Section::read(args.engine.config.as_deref())?;
     let mut given = args.engine.clone();
     // A password is for the engine that it was given with.
@@ -245,34 +250,41 @@ fn login(state: &Note, args: &RecoverArgs) -> Result<Engine, Failure> {
         .engine_url
         .clone()
         .or_else(|| section.get("engine_url").map(str::to_owned));
-    if let Some(url) = named.or_else(|| variable("OVIRT_URL"))
-        && address(&url)? != state.engine_url
-    {
-        return Err(Failure::text(
-            Exit::Usage,
-            format!(
-                "the transfer of {} belongs to the engine {}, not to {url}: name that one with --engine-url",
-                state.mountpoint.display(),
-                state.engine_url
-            ),
-        ));
+    if let Some(url) = named.or_else(|| variable("OVIRT_URL")) {
+        check_engine(note, &url)?;
     }
-    given.engine_url = Some(state.engine_url.clone());
-    given.username.get_or_insert_with(|| state.username.clone());
+    given.engine_url = Some(note.engine_url.clone());
+    given.username.get_or_insert_with(|| note.username.clone());
     let said = given.cafile.is_some() || given.insecure || given.config.is_some();
     let trust = match said {
         true => trust(given.cafile.clone(), given.insecure, &section)?,
-        false => state.trust.clone(),
+        false => note.trust.clone(),
     };
     let access = engine_access(&given, &section, trust).map_err(|e| match e {
         missing @ ConfigError::Missing { .. } => Failure::text(
             Exit::Usage,
             format!(
                 "transfer {} is to be ended, and {missing}",
-                state.transfer.as_deref().unwrap_or("(unknown)")
+                note.transfer.as_deref().unwrap_or("(unknown)")
             ),
         ),
         other => other.into(),
     })?;
     Ok(Engine::login(&access, &Interrupt::default())?)
+}
+
+/// Refuses the URL of another engine: the transfer is not there, and a password is for the engine that it was
+/// given with.
+fn check_engine(note: &Note, url: &str) -> Result<(), Failure> {
+    match address(url)? == note.engine_url {
+        true => Ok(()),
+        false => Err(Failure::text(
+            Exit::Usage,
+            format!(
+                "the transfer of {} belongs to the engine {}, not to {url}: name that one with --engine-url",
+                note.mountpoint.display(),
+                note.engine_url
+            ),
+        )),
+    }
 }

@@ -145,7 +145,8 @@ mod tests {
             "mountpoint": words, "file": words, "pid": 1, "phase": words, "host": words, "transport": words,
             "read_only": true, "disk_size": 0, "file_size": 0, "connections": 0, "writers": 0, "replaced": 0,
             "seconds": 0, "bytes_read": 0, "bytes_written": 0, "bytes_zeroed": 0, "flushes": 0, "errors": 0,
-            "failure": words, "disk_id": words, "disk_name": words, "transfer": words, "transfer_phase": words,
+            "failure": words, "disk_id": words, "disk_name": words, "transfer": words,
+            "transfer_phase": words,
         });
         serde_json::from_value(text).unwrap()
     }

@@ -1,5 +1,5 @@
-//! `rhv-mount umount`: asks the process that serves a mount to end it, and waits for the outcome. Where that process was
-//! killed, it removes what is left in the tree and says what that means for the data.
+//! `rhv-mount umount`: asks the process that serves a mount to end it, and waits for the outcome. Where that
+//! process was killed, it removes what is left in the tree and says what that means for the data.
 
 use std::path::Path;
 
@@ -18,9 +18,9 @@ use crate::transfer::note::NoteFile;
 pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
     let shown = path.display();
     let not_mounted = || Failure::text(Exit::Mount, format!("no rhv-mount disk is mounted on {shown}"));
-    // The disk itself is as good a name for a mount as its directory.
+    // The path of the disk names the mount as well as its directory does.
     let path = match std::path::absolute(path) {
-        // Looking at a mount whose process is stuck would be stuck too.
+        // A look at a mount whose process is stuck would be stuck too.
         Ok(path) if is_mounted(&path) => path,
         Ok(path) if path.parent().is_some_and(is_mounted) => path.parent().unwrap_or(&path).to_owned(),
         _ => canonical(path).map_err(|_| not_mounted())?,
@@ -54,8 +54,10 @@ pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
             return Err(Failure::text(
                 Exit::DataLoss,
                 format!(
-                    "process {pid}, which serves {shown}, does not answer, not even with its status: what was written since \
-                     the last fsync may not be on the storage. If it is stopped, `kill -CONT {pid}` lets it go on and end; \
+                    "process {pid}, which serves {shown}, does not answer, not even with its status: what \
+                     was written since \
+                     the last fsync may not be on the storage. If it is stopped, `kill -CONT {pid}` lets it \
+                     go on and end; \
                      `kill {pid}` twice makes it give up"
                 ),
             ));
@@ -81,7 +83,7 @@ pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
     clear_up(&path, &place)
 }
 
-/// The process was killed, before or while it was asked: removes what it left, and says what that means.
+/// Removes what a process left that was killed before or while it was asked, and says what that means.
 fn clear_up(path: &Path, place: &Place) -> Result<u8, Failure> {
     if is_mounted(path) {
         unmount(path, true)?;
@@ -96,7 +98,8 @@ fn clear_up(path: &Path, place: &Place) -> Result<u8, Failure> {
         Some(record) if record.read_only && transfer => Err(Failure::text(
             Exit::Transfer,
             format!(
-                "the process that served {0} was gone; the dead mount is removed, and its transfer holds the disk: \
+                "the process that served {0} was gone; the dead mount is removed, and its transfer holds the \
+                 disk: \
                  end it with `rhv-mount recover {0}`",
                 path.display()
             ),
@@ -126,7 +129,7 @@ fn tell(ending: &Ending) -> u8 {
         .iter()
         .map(|message| format!("rhv-mount: {message}"));
     for line in ending.stats.iter().cloned().chain(words) {
-        // What another user's process says must not steer root's terminal.
+        // The words of another user's process must not steer root's terminal.
         eprintln!("{}", line.replace(char::is_control, " "));
     }
     ending.code

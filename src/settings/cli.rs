@@ -1,4 +1,5 @@
-//! The command line, a contract with scripts outside the project. The docstrings here are the text of `--help`.
+//! The command line, a contract with scripts outside the project. The docstrings here are the text of
+//! `--help`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -30,7 +31,8 @@ use crate::secret::hide;
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     subcommand_precedence_over_arg = true,
-    after_help = "Exit status: 0 done, 1 other, 2 usage, 3 login refused, 4 engine or transfer failed, 5 cannot connect, 6 mount failed, \
+    after_help = "Exit status: 0 done, 1 other, 2 usage, 3 login refused, 4 engine or transfer failed, 5 \
+                  cannot connect, 6 mount failed, \
                   7 data may be lost, else COMMAND's own."
 )]
 struct Cli {
@@ -50,7 +52,7 @@ enum Command {
     /// Unmount, wait until the remote disk has everything, and exit with the outcome
     #[command(visible_alias = "unmount")]
     Umount {
-        /// Where the disk is mounted
+        /// Path where the disk is mounted
         mountpoint: PathBuf,
     },
     /// Tell what is mounted here
@@ -104,8 +106,8 @@ pub(crate) struct MountArgs {
     /// A disk snapshot, read-only [env: RHV_MOUNT_DISK_SNAPSHOT]
     #[arg(long, value_name = "UUID", help_heading = "Disk")]
     pub(crate) disk_snapshot: Option<String>,
-    /// Create a disk with this name, and remove it again when the run fails; needs --size and --storage-domain
-    /// [env: RHV_MOUNT_CREATE]
+    /// Create a disk with this name, and remove it again when the run fails; needs --size and
+    /// --storage-domain [env: RHV_MOUNT_CREATE]
     #[arg(long, value_name = "NAME", help_heading = "Disk")]
     pub(crate) create: Option<String>,
     /// Size of the new disk [env: RHV_MOUNT_SIZE]
@@ -133,7 +135,8 @@ pub(crate) struct MountArgs {
     /// Filled in after parsing: clap's optional group can't hold another group.
     #[arg(skip)]
     pub(crate) engine: EngineArgs,
-    /// CA certificates to trust for imageio, PEM, where its CA is not the engine's [default: as for the engine]
+    /// CA certificates to trust for imageio, PEM, where its CA is not the engine's [default: as for the
+    /// engine]
     #[arg(long, value_name = "PATH", help_heading = "Connection")]
     pub(crate) imageio_cafile: Option<PathBuf>,
     /// Connect through the engine's proxy instead of directly to the host
@@ -245,7 +248,8 @@ pub(crate) struct RecoverArgs {
     /// Finalize: keep the data that arrived; never removes a disk [default]
     #[arg(long, conflicts_with = "cancel")]
     pub(crate) finalize: bool,
-    /// Discard the data that arrived and remove the disk that was made for it; refused for a disk that existed before
+    /// Discard the data that arrived and remove the disk that was made for it; refused for a disk that
+    /// existed before
     #[arg(long)]
     pub(crate) cancel: bool,
     #[command(flatten)]

@@ -1,9 +1,9 @@
-//! Engine settings from the places where `ovirt-img` has them: options, then a section of `ovirt-img.conf`, then
-//! the environment, then a prompt.
+//! Engine settings from the places where `ovirt-img` has them: options, then a section of `ovirt-img.conf`,
+//! then the environment, then a prompt.
 //!
-//! The file is `$XDG_CONFIG_HOME/ovirt-img.conf` (`~/.config` by default), read only when a section is named with
-//! `-c`. Its keys are those of ovirt-img (engine_url, username, password, cafile, secure, log_file, log_level), and
-//! the names of our own options.
+//! The file is `$XDG_CONFIG_HOME/ovirt-img.conf` (`~/.config` by default), read only when a section is named
+//! with `-c`. Its keys are those of ovirt-img (engine_url, username, password, cafile, secure, log_file,
+//! log_level), and the names of our own options.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -36,7 +36,8 @@ pub(crate) enum ConfigError {
     },
     /// A value is missing.
     #[error(
-        "{what} is missing: give {option}, or `{key}` in a section of ovirt-img.conf (-c SECTION), or {variable}"
+        "{what} is missing: give {option}, or `{key}` in a section of ovirt-img.conf (-c SECTION), or \
+         {variable}"
     )]
     Missing {
         what: &'static str,
@@ -271,8 +272,8 @@ fn password_of_file(path: &Path) -> Result<Secret, ConfigError> {
     }
 }
 
-/// Decides whom to trust, by options, file and environment. `cafile` and `insecure` come from the command line, which
-/// overrides the others.
+/// Decides whom to trust, by options, file and environment. `cafile` and `insecure` come from the command
+/// line, which overrides the others.
 pub(crate) fn trust(
     cafile: Option<PathBuf>,
     insecure: bool,
@@ -297,7 +298,8 @@ pub(crate) fn trust(
     };
     match (cafile, insecure) {
         (Some(path), true) => Err(ConfigError::Value(format!(
-            "--insecure beside the CA file {} (--cafile or OVIRT_CAFILE): choose one, verification is either on or off",
+            "--insecure beside the CA file {} (--cafile or OVIRT_CAFILE): choose one, verification is either \
+             on or off",
             path.display()
         ))),
         (Some(path), false) => {

@@ -1,7 +1,8 @@
 //! The settings of one run: command line, configuration file and environment, checked and typed.
 //!
 //! They travel from the process that read the command line to the one that serves the mount (see
-//! `process::handover`), and are serialised for that; the second process takes nothing else from its environment.
+//! `process::handover`), and are serialised for that; the second process takes nothing else from its
+//! environment.
 
 pub(crate) mod cli;
 pub(crate) mod config_file;
@@ -193,8 +194,8 @@ enum Choice {
 }
 
 impl Choice {
-    /// Takes the disk from the command line, else from the configuration file, else from the environment. Each may
-    /// name one disk.
+    /// Takes the disk from the command line, else from the configuration file, else from the environment.
+    /// Each may name one disk.
     fn of(args: &MountArgs, section: &Section) -> Result<Choice, Failure> {
         let named = |get: &dyn Fn(&str) -> Option<String>| {
             [

@@ -1,8 +1,8 @@
 //! `-o` as mount(8) and fstab write it: a list of options, separated by commas, each with our name for it.
 //!
-//! The list becomes long options before clap sees the command line, so each option is defined, checked and documented
-//! once, in `cli`. Any long option may stand in a list, with `_` or `-` between its words; the few that may not
-//! are in [`NOT_IN_A_LIST`].
+//! The list becomes long options before clap sees the command line, so each option is defined, checked and
+//! documented once, in `cli`. Any long option may stand in a list, with `_` or `-` between its words; the few
+//! that may not are in [`NOT_IN_A_LIST`].
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

@@ -1,5 +1,5 @@
-//! How a transfer of our own comes to be: login, disk, host, transfer, ticket. Each thing is noted before it is made,
-//! for `recover` (see `note`), and taken back when a later step fails.
+//! How a transfer of our own comes to be: login, disk, host, transfer, ticket. Each thing is noted before it
+//! is made, for `recover` (see `note`), and taken back when a later step fails.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,8 +19,8 @@ use crate::settings::{EngineSource, Wanted};
 const URL_LIMIT: Duration = Duration::from_secs(2);
 
 impl OwnTransfer {
-    /// Logs in, finds or makes the disk, and starts the transfer. What was made is taken back when that fails.
-    /// `mountpoint` is the path under which `recover` finds what is left.
+    /// Logs in, finds or makes the disk, and starts the transfer. What was made is taken back when that
+    /// fails. `mountpoint` is the path under which `recover` finds what is left.
     pub(crate) fn acquire(
         source: &EngineSource,
         read_only: bool,
@@ -172,8 +172,8 @@ pub(super) fn wait_for_url(
     Ok(transfer)
 }
 
-/// Nothing was written: frees the disk, or removes it where it was made here. Where it is not known what the engine
-/// has done, the note stays, for `recover`.
+/// Nothing was written: frees the disk, or removes it where it was made here. Where it is not known what the
+/// engine has done, the note stays, for `recover`.
 fn take_back(engine: &Engine, source: &EngineSource, file: &mut NoteFile, failure: Failure) -> Failure {
     let engine = engine.uninterrupted();
     match try_to_take_back(&engine, source, file) {

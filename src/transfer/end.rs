@@ -8,8 +8,8 @@
 //! | there before | finalize     | finalize       | leave paused | finalize    |
 //! | download     | finalize     | finalize       | finalize     | finalize    |
 //!
-//! [`end_for`] is this table. [`OwnTransfer::end`] is called once, by the thread that ends the disk, and waits for
-//! the engine within the engine's own limits; `interrupt` cuts that short.
+//! [`end_for`] is this table. [`OwnTransfer::end`] is called once, by the thread that ends the disk, and
+//! waits for the engine within the engine's own limits; `interrupt` cuts that short.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::failure::{Exit, Failure};
 /// Longest wait for an engine that has to say whether a transfer was started.
 const UNANSWERED_START_LIMIT: Duration = Duration::from_secs(60);
 
-/// What became of the data.
+/// The fate of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Every acknowledged byte is on the storage.
@@ -37,7 +37,7 @@ pub(crate) enum Verdict {
     Unused,
 }
 
-/// What an end may cost.
+/// The disk that an end may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stake {
     /// The disk was made for this run.
@@ -50,7 +50,7 @@ pub(super) enum Stake {
     Download,
 }
 
-/// What is done with a transfer at its end.
+/// The way in which a transfer is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     /// The engine verifies the disk and frees it.
@@ -76,8 +76,8 @@ fn end_for(stake: Stake, verdict: Verdict) -> End {
 }
 
 impl OwnTransfer {
-    /// Ends the transfer as the table says. An error is the whole story: what still holds the disk, and what to do
-    /// about it. `Ok` at once where another call has begun the end.
+    /// Ends the transfer as the table says. An error is the whole story: what still holds the disk, and what
+    /// to do about it. `Ok` at once where another call has begun the end.
     pub(crate) fn end(&self, verdict: Verdict, interrupt: &Interrupt) -> Result<(), Failure> {
         if !self.life.begin_end() {
             return Ok(());
@@ -139,8 +139,10 @@ impl OwnTransfer {
                 return Err(Failure::text(
                     self.exit_of_a_bad_end(),
                     format!(
-                        "transfer {} of {} lost its ticket and was finalized, and whether another one was started is \
-                         not known: {error}; the disk may be locked, `rhv-mount recover {}` looks for it and ends it",
+                        "transfer {} of {} lost its ticket and was finalized, and whether another one was \
+                         started is \
+                         not known: {error}; the disk may be locked, `rhv-mount recover {}` looks for it and \
+                         ends it",
                         turn.id(),
                         self.shown,
                         turn.note().note.mountpoint.display()
@@ -169,7 +171,8 @@ impl OwnTransfer {
             Err(e) => Err(Failure::text(
                 Exit::Transfer,
                 format!(
-                    "{e}; {} was made for this run and may be there still: `rhv-mount recover --cancel {}` removes it",
+                    "{e}; {} was made for this run and may be there still: `rhv-mount recover --cancel {}` \
+                     removes it",
                     self.shown,
                     turn.note().note.mountpoint.display()
                 ),
@@ -183,7 +186,8 @@ impl OwnTransfer {
         Failure::text(
             Exit::DataLoss,
             format!(
-                "transfer {} of {} on host {} lost its ticket and was finalized, and no other one could be started: \
+                "transfer {} of {} on host {} lost its ticket and was finalized, and no other one could be \
+                 started: \
                  the disk is kept, free, with what had arrived; mount it again and write the image once more",
                 turn.id(),
                 self.shown,
@@ -208,7 +212,8 @@ impl OwnTransfer {
             return Failure::text(
                 Exit::DataLoss,
                 format!(
-                    "transfer {id} of {} on host {host} was ended, not by this mount, before every byte had arrived: \
+                    "transfer {id} of {} on host {host} was ended, not by this mount, before every byte had \
+                     arrived: \
                      look at the disk in the engine; `rhv-mount recover {mountpoint}` tells how it is",
                     self.shown,
                 ),
@@ -221,8 +226,10 @@ impl OwnTransfer {
         Failure::text(
             Exit::DataLoss,
             format!(
-                "transfer {id} of {} on host {host} is left {}, since not every byte arrived: the disk is kept, \
-                 locked. Mount it again after `rhv-mount recover --finalize {mountpoint}`, which frees it with what \
+                "transfer {id} of {} on host {host} is left {}, since not every byte arrived: the disk is \
+                 kept, \
+                 locked. Mount it again after `rhv-mount recover --finalize {mountpoint}`, which frees it \
+                 with what \
                  has arrived, and write the image once more",
                 self.shown,
                 if paused.is_ok() { "paused" } else { "open" },

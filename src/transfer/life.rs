@@ -1,9 +1,9 @@
-//! Where a transfer of our own stands, and who may move it.
+//! The stages of a transfer of our own, and the turn to move it.
 //!
-//! One thread at a time moves it: the watcher, a renewal, or the end. That thread has the [`Turn`], and with it
-//! the note that `recover` would read; nobody else can write the note or change the stage. The lock of [`Life`]
-//! is held for a moment only, never while the engine is asked: readers (status, the URL for a new connection) see
-//! the stage of that moment, and another thread that wants the turn waits on the condvar.
+//! One thread at a time moves it: the watcher, a renewal, or the end. That thread has the [`Turn`], and with
+//! it the note that `recover` would read; nobody else can write the note or change the stage. The lock of
+//! [`Life`] is held for a moment only, never while the engine is asked: readers (status, the URL for a new
+//! connection) see the stage of that moment, and another thread that wants the turn waits on the condvar.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ pub(super) enum Stage {
     Starting { transfer: Transfer },
 }
 
-/// What became of the request for the next transfer.
+/// The fate of the request for the next transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
     /// The engine was not asked, or has refused.
@@ -110,7 +110,7 @@ impl Stage {
     }
 }
 
-/// What the watcher saw last.
+/// The last thing that the watcher saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Seen {
     Phase(Phase),
@@ -120,7 +120,7 @@ pub(super) enum Seen {
     Resuming,
 }
 
-/// What the transfer is used for.
+/// The use of the transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Course {
     /// No byte can have moved.
@@ -131,7 +131,7 @@ pub(super) enum Course {
     Ending,
 }
 
-/// What belongs to the holder of the turn.
+/// The things that belong to the holder of the turn.
 #[derive(Debug)]
 struct Desk {
     note: NoteFile,

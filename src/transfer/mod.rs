@@ -1,4 +1,5 @@
-//! A transfer of our own: from a login to a transfer URL, and from the last byte to a disk that is free again.
+//! A transfer of our own: from a login to a transfer URL, and from the last byte to a disk that is free
+//! again.
 //!
 //! ```text
 //! acquire   login, disk, host, transfer, ticket; taken back when a later step fails
@@ -9,8 +10,8 @@
 //! note      what `recover` finds when this process was killed
 //! ```
 //!
-//! An [`OwnTransfer`] ends once, by [`OwnTransfer::end`]. One that is dropped without it ends as a transfer that
-//! never moved data, or, once it was used, as one whose data is lost: a panic.
+//! An [`OwnTransfer`] ends once, by [`OwnTransfer::end`]. One that is dropped without it ends as a transfer
+//! that never moved data, or, once it was used, as one whose data is lost: a panic.
 
 mod acquire;
 mod end;

@@ -1,8 +1,9 @@
 //! The note that a killed rhv-mount leaves behind for `recover`: one small file for each transfer of our own.
 //!
-//! It is written before anything is made in the engine, so that the engine never holds something that nobody knows
-//! of; rewritten when the transfer has an id; removed when the transfer has ended. It outlives a reboot, and it holds
-//! no password, token or ticket. It is created with O_EXCL: the remains of an earlier mount are not written over.
+//! It is written before anything is made in the engine, so that the engine never holds something that nobody
+//! knows of; rewritten when the transfer has an id; removed when the transfer has ended. It outlives a
+//! reboot, and it holds no password, token or ticket. It is created with O_EXCL: the remains of an earlier
+//! mount are not written over.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -98,7 +99,8 @@ pub(crate) struct NoteFile {
     pub(crate) note: Note,
 }
 
-/// `/var/lib/rhv-mount` for root, else below the home directory; a user without one has it in the runtime directory.
+/// `/var/lib/rhv-mount` for root, else below the home directory; a user without one has it in the runtime
+/// directory.
 fn directory() -> io::Result<PathBuf> {
     if geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/rhv-mount"));

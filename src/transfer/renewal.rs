@@ -1,22 +1,22 @@
-//! Another transfer in place of one whose ticket has ended under a disk that goes on: the host has restarted its
-//! imageio, or was away for so long that the engine gave up.
+//! Another transfer in place of one whose ticket has ended under a disk that goes on: the host has restarted
+//! its imageio, or was away for so long that the engine gave up.
 //!
-//! Tickets live in imageio's memory, and the engine makes none for a transfer that had one: `resume` only prolongs a
-//! ticket that is still there. So an upload is finalized, which deletes nothing and ends whatever request the old
-//! ticket may still have, and another one is started on the same disk; a download likewise. The pool then writes
-//! again, over the new URL, what its journal holds.
+//! Tickets live in imageio's memory, and the engine makes none for a transfer that had one: `resume` only
+//! prolongs a ticket that is still there. So an upload is finalized, which deletes nothing and ends whatever
+//! request the old ticket may still have, and another one is started on the same disk; a download likewise.
+//! The pool then writes again, over the new URL, what its journal holds.
 //!
 //! The caller is the thread whose request was refused, through the pool's `Dial::renew`, while it holds a
-//! connection; other threads that are refused wait for it there. It has the turn for as long as it takes, at most
-//! [`RENEWAL_LIMIT`] and the engine's own limits, and [`OwnTransfer::end`] cuts it short.
+//! connection; other threads that are refused wait for it there. It has the turn for as long as it takes, at
+//! most [`RENEWAL_LIMIT`] and the engine's own limits, and [`OwnTransfer::end`] cuts it short.
 //!
 //! Between the two transfers none holds the disk ([`Stage::Between`]). A disk that ends there has nothing to
-//! finalize or to pause; a process that is killed there leaves a note that says so, for `recover`. An upload that
-//! somebody else has cancelled, finalized or paused for good is not brought back: its disk is their business now.
-//! Neither is anything finalized because a host does not answer: the engine verifies the disk that it finalizes, and
-//! removes one that it finds broken, so it is asked for that only when there is no other way left. (It may also
-//! remove the disk of an upload whose *start* fails on the host. That the old transfer was finalized just before
-//! makes this unlikely, and nothing here can exclude it.)
+//! finalize or to pause; a process that is killed there leaves a note that says so, for `recover`. An upload
+//! that somebody else has cancelled, finalized or paused for good is not brought back: its disk is their
+//! business now. Neither is anything finalized because a host does not answer: the engine verifies the disk
+//! that it finalizes, and removes one that it finds broken, so it is asked for that only when there is no
+//! other way left. (It may also remove the disk of an upload whose *start* fails on the host. That the old
+//! transfer was finalized just before makes this unlikely, and nothing here can exclude it.)
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ const RESUME_LIMIT: Duration = Duration::from_secs(25);
 /// Shortest time between two renewals: a server that refuses every ticket would get ticket after ticket.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What an attempt came to.
+/// The result of an attempt.
 enum Next {
     /// There is a ticket.
     Go,
@@ -46,8 +46,8 @@ enum Next {
 }
 
 impl OwnTransfer {
-    /// Returns another URL for `refused`, whose ticket is in `state`; `None` where there can't be one, or none is
-    /// needed.
+    /// Returns another URL for `refused`, whose ticket is in `state`; `None` where there can't be one, or
+    /// none is needed.
     pub(crate) fn renew(&self, refused: &TransferUrl, state: TicketState) -> Option<TransferUrl> {
         let mut turn = self.life.turn();
         let leads_to = |proxy| {
@@ -75,9 +75,10 @@ impl OwnTransfer {
             };
             let snapshot = matches!(self.order.subject, Subject::Snapshot(_));
             let again = match &error {
-                // Whether it was started can be found out for a disk only; another start would be one more.
+                // An unanswered start can be looked for by its disk only; another start would be one more.
                 engine::Error::Unclear(_) => !snapshot,
-                // Does not wait where nobody listens: the request must be repeated as soon as the server returns.
+                // Does not wait where nobody listens: the request must be repeated as soon as the server
+                // returns.
                 _ => error.is_passing() && state != TicketState::NobodyThere,
             };
             if !(again && patience.pause().unwrap_or(false)) {

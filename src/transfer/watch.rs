@@ -1,8 +1,8 @@
-//! The watcher: a thread that looks at the transfer while its disk is open, keeps its ticket from idling out, and
-//! resumes it when the system has paused it. Data goes on meanwhile, since the ticket lives on.
+//! The watcher: a thread that looks at the transfer while its disk is open, keeps its ticket from idling out,
+//! and resumes it when the system has paused it. Data goes on meanwhile, since the ticket lives on.
 //!
-//! It waits for nobody: while a renewal or the end has the turn, it looks again later. It ends with the transfer,
-//! or when the engine refuses the login.
+//! It waits for nobody: while a renewal or the end has the turn, it looks again later. It ends with the
+//! transfer, or when the engine refuses the login.
 
 use std::ops::ControlFlow;
 use std::sync::Weak;
@@ -20,8 +20,8 @@ use crate::process::spawn;
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
 impl OwnTransfer {
-    /// Watches the transfer until it has ended. `touch` counts as activity on the ticket: a transfer that is resumed
-    /// while it counts as idle is paused again at once.
+    /// Watches the transfer until it has ended. `touch` counts as activity on the ticket: a transfer that is
+    /// resumed while it counts as idle is paused again at once.
     pub(crate) fn watch(transfer: Weak<Self>, touch: impl Fn() + Send + 'static) -> Result<(), Failure> {
         let watch = move || {
             while let Some(transfer) = transfer.upgrade() {
