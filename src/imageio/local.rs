@@ -22,48 +22,26 @@ use std::path::Path;
 
 use nix::unistd::{User, geteuid};
 
-use super::socket::connect_unix;
+use super::socket::{Owner, UnixRoute, connect_unix};
 use crate::process::rights;
 
 /// As long as a name fits into the address of a socket.
 const LONGEST: usize = 107;
 
-/// A socket's owner, as the kernel says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Owner {
-    pub(super) pid: i32,
-    pub(super) uid: u32,
-}
-
-/// A unix socket that was proven to be the server's.
-#[derive(Debug, Clone)]
-pub(super) struct Local {
-    /// A path, or an abstract name that begins with a NUL byte.
-    pub(super) name: String,
-    /// Who listens there, and has to go on doing so.
-    pub(super) owner: Owner,
-}
-
-impl Local {
-    /// Proves it, with the two addresses of a TCP connection to the server. Nothing is sent.
-    pub(super) fn prove(name: &str, ends: Option<(SocketAddr, SocketAddr)>) -> Result<Local, String> {
-        usable_name(name)?;
-        let (ours, theirs) = ends.ok_or("there is no connection to compare it with")?;
-        let end = OtherEnd::find(ours, theirs)?;
-        let (_silent, owner) = connect_unix(name).map_err(|e| e.to_string())?;
-        if !is_server(owner.uid) {
-            let uid = owner.uid;
-            return Err(format!("user {uid} listens there, who is no server of images"));
-        }
-        end.belongs_to(owner)?;
-        let name = name.to_owned();
-        Ok(Local { name, owner })
+/// Proves that the unix socket `name` is the server's, with the two addresses of a TCP connection to the server. Nothing
+/// is sent.
+pub(super) fn prove(name: &str, ends: Option<(SocketAddr, SocketAddr)>) -> Result<UnixRoute, String> {
+    usable_name(name)?;
+    let (ours, theirs) = ends.ok_or("there is no connection to compare it with")?;
+    let end = OtherEnd::find(ours, theirs)?;
+    let (_silent, owner) = connect_unix(name).map_err(|e| e.to_string())?;
+    if !is_server(owner.uid) {
+        let uid = owner.uid;
+        return Err(format!("user {uid} listens there, who is no server of images"));
     }
-
-    /// For messages.
-    pub(super) fn shown(&self) -> String {
-        format!("unix:{}", self.name.replace('\0', "@"))
-    }
+    end.belongs_to(owner)?;
+    let name = name.to_owned();
+    Ok(UnixRoute { name, owner })
 }
 
 /// The server's name for its socket, if it is one that is worth a try.

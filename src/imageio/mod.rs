@@ -37,8 +37,7 @@ use tracing::{debug, info};
 pub(crate) use self::answers::Capabilities;
 pub(crate) use self::client::Client;
 pub(crate) use self::error::Error;
-use self::local::Local;
-use self::socket::Route;
+use self::socket::{Route, UnixRoute};
 use self::transport::{OneShot, Permit};
 pub(crate) use self::url::TransferUrl;
 use crate::remote::{Denial, Dial, Remote, RemoteError};
@@ -82,7 +81,7 @@ pub(crate) struct Image {
     tls: Option<Arc<ClientConfig>>,
     timeout: Duration,
     /// The unix socket, once it was found usable, of the server that was `first_host`.
-    local: Option<Local>,
+    local: Option<UnixRoute>,
     first_host: String,
     capabilities: Capabilities,
     size: u64,
@@ -137,7 +136,7 @@ impl Image {
     /// nothing before it is proven to be that server, and then says the same of the ticket. With the size of the disk,
     /// which is part of that.
     fn connect_locally(&mut self, name: &str, remote: &mut Client) -> Result<(Client, u64), String> {
-        self.local = Some(Local::prove(name, remote.ends())?);
+        self.local = Some(local::prove(name, remote.ends())?);
         let mut local = self.connect(self.local.as_ref()).map_err(|e| e.to_string())?;
         let ask = |client: &mut Client| client.size().map_err(|e| e.to_string());
         let size = ask(&mut local)?;
@@ -183,7 +182,7 @@ impl Image {
         }
     }
 
-    fn connect(&self, local: Option<&Local>) -> Result<Client, Error> {
+    fn connect(&self, local: Option<&UnixRoute>) -> Result<Client, Error> {
         let (epoch, url) = self.current();
         let (route, tls, host) = match local {
             Some(local) => (Route::Unix(local.clone()), None, local.shown()),

@@ -12,7 +12,6 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::error::Broken;
-use super::local::{Local, Owner};
 #[cfg(any(test, feature = "fuzzing"))]
 use super::script::Script;
 
@@ -23,13 +22,35 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// client uses the same; the server gives up on a silent client after 60 s too.
 pub(crate) const IO_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The process that listens on a unix socket, as the kernel reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) pid: i32,
+    pub(super) uid: u32,
+}
+
+/// A unix socket and the only process that may listen there; `local` proves which one that is.
+#[derive(Debug, Clone)]
+pub(super) struct UnixRoute {
+    /// A path, or an abstract name that begins with a NUL byte.
+    pub(super) name: String,
+    pub(super) owner: Owner,
+}
+
+impl UnixRoute {
+    /// The socket's name for messages.
+    pub(super) fn shown(&self) -> String {
+        format!("unix:{}", self.name.replace('\0', "@"))
+    }
+}
+
 /// Where a connection leads.
 #[derive(Debug, Clone)]
 pub(super) enum Route {
     /// Host name or address (IPv6 in brackets) and port.
     Tcp { host: String, port: u16 },
     /// The server's own socket on this host.
-    Unix(Local),
+    Unix(UnixRoute),
     /// To a server that has said everything already.
     #[cfg(any(test, feature = "fuzzing"))]
     Script(Script),
@@ -48,9 +69,9 @@ impl Socket {
     pub(super) fn connect(route: &Route, timeout: Duration) -> Result<Socket, Broken> {
         let socket = match route {
             Route::Tcp { host, port } => Socket::Tcp(connect_tcp(host, *port, timeout)?),
-            Route::Unix(local) => {
-                let (stream, owner) = connect_unix(&local.name).map_err(|e| Broken::connect(&e))?;
-                if owner != local.owner {
+            Route::Unix(unix) => {
+                let (stream, owner) = connect_unix(&unix.name).map_err(|e| Broken::connect(&e))?;
+                if owner != unix.owner {
                     return Err(Broken::Connect("somebody else listens there now".to_owned()));
                 }
                 Socket::Unix(stream)
