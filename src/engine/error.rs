@@ -66,6 +66,8 @@ pub(crate) enum Error {
         what: String,
         /// HTTP status.
         status: u16,
+        /// How the fault bears on repeating the request.
+        meaning: Meaning,
         /// Reason and detail.
         message: String,
         /// What to look for in engine.log.
@@ -112,13 +114,23 @@ pub(crate) enum Error {
     Interrupted,
 }
 
-/// The message of an error page that is no fault of the engine's own.
-pub(super) const NO_WORDS: &str = "no reason given";
+/// How a fault bears on repeating its request; `wire` decides it when it reads the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// 503: the request was not performed.
+    NotPerformed,
+    /// 409 because another operation holds a lock; the engine frees it soon.
+    Locked,
+    /// Another 5xx without a fault in its body: the page of a front end, not the engine's answer.
+    FrontEnd,
+    /// The engine's considered answer: a repetition gets the same one.
+    Final,
+}
 
 impl Error {
-    /// The engine says that somebody else is at it; it will be over soon.
+    /// Another operation holds a lock; the engine frees it soon.
     pub(crate) fn is_locked(&self) -> bool {
-        matches!(self, Error::Fault { status: 409, message, .. } if message.to_lowercase().contains("locked"))
+        self.meaning() == Some(Meaning::Locked)
     }
 
     /// It took too long.
@@ -126,13 +138,23 @@ impl Error {
         matches!(self, Error::Unanswered { late: true, .. })
     }
 
-    /// Asking again later may help.
+    /// A later repetition may succeed.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Error::Unanswered { .. } | Error::Nonsense { .. } => true,
-            // A fault with words is the engine's considered answer; an error page is a front end's.
-            Error::Fault { status, message, .. } => *status == 503 || (*status >= 500 && message == NO_WORDS),
-            _ => false,
+            other => matches!(other.meaning(), Some(Meaning::NotPerformed | Meaning::FrontEnd)),
+        }
+    }
+
+    /// The engine or a front end answered that it did not perform the request.
+    pub(super) fn is_not_performed(&self) -> bool {
+        self.meaning() == Some(Meaning::NotPerformed)
+    }
+
+    fn meaning(&self) -> Option<Meaning> {
+        match self {
+            Error::Fault { meaning, .. } => Some(*meaning),
+            _ => None,
         }
     }
 }

@@ -150,9 +150,7 @@ impl Engine {
             // A snapshot can't be looked for: a second start might make a second transfer.
             let may_ask_again = match order.subject {
                 Subject::Disk(_) => unanswered || error.is_locked(),
-                Subject::Snapshot(_) => {
-                    error.is_locked() || matches!(error, Error::Fault { status: 503, .. })
-                }
+                Subject::Snapshot(_) => error.is_locked() || error.is_not_performed(),
             };
             let unclear = |error: Error| match unanswered {
                 true => Error::Unclear(error.to_string()),

@@ -24,7 +24,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use url::Url;
 
 use super::Error;
-use super::error::NO_WORDS;
+use super::error::Meaning;
 use super::json::fault;
 use super::patience::Interrupt;
 use crate::logging::plain;
@@ -183,10 +183,9 @@ impl Engine {
                 Ok((status, body)) => self.fault(what, status, &body),
                 Err(error) => error,
             };
-            let not_performed = matches!(error, Error::Fault { status: 503, .. });
             let may_repeat = match kind {
                 Kind::Repeatable => error.is_passing(),
-                Kind::Creation => not_performed,
+                Kind::Creation => error.is_not_performed(),
             };
             // Who has waited that long for an answer in vain waits elsewhere.
             if !may_repeat || error.is_late() || attempt == ATTEMPTS {
@@ -303,13 +302,27 @@ impl Engine {
 
     pub(super) fn fault(&self, what: &str, status: u16, body: &[u8]) -> Error {
         let words = serde_json::from_slice(body).ok().and_then(|value| fault(&value));
-        let words = words.unwrap_or_else(|| NO_WORDS.to_owned());
-        let message = plain(&clean(words.trim_end_matches('.')));
+        let meaning = Meaning::of(status, words.as_deref());
+        let words = words.unwrap_or_else(|| "no reason given".to_owned());
         Error::Fault {
             what: what.to_owned(),
             status,
-            message,
+            meaning,
+            message: plain(&clean(words.trim_end_matches('.'))),
             correlation: self.correlation.clone(),
+        }
+    }
+}
+
+impl Meaning {
+    /// `words` are the fault's, where the body of the answer held one.
+    fn of(status: u16, words: Option<&str>) -> Meaning {
+        match (status, words) {
+            (503, _) => Meaning::NotPerformed,
+            // "The following disks are locked": the engine has no code for it.
+            (409, Some(words)) if words.to_lowercase().contains("locked") => Meaning::Locked,
+            (500.., None) => Meaning::FrontEnd,
+            _ => Meaning::Final,
         }
     }
 }
@@ -359,4 +372,26 @@ pub(crate) fn random_id() -> std::io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/uuid")?
         .trim()
         .to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_means_what_its_status_and_its_words_say() {
+        let locked = Some("Operation Failed: Cannot transfer image: The following disks are Locked: web01");
+        for (status, words, meaning) in [
+            (409, locked, Meaning::Locked),
+            (400, locked, Meaning::Final),
+            (409, Some("the VM is running"), Meaning::Final),
+            (409, None, Meaning::Final),
+            (503, None, Meaning::NotPerformed),
+            (503, Some("starting"), Meaning::NotPerformed),
+            (502, None, Meaning::FrontEnd),
+            (500, Some("internal error"), Meaning::Final),
+        ] {
+            assert_eq!(Meaning::of(status, words), meaning, "{status} {words:?}");
+        }
+    }
 }
