@@ -8,9 +8,8 @@ use tracing::info;
 
 use super::address::{query, quoted};
 use super::json::{list, number, text};
-use super::patience::Patience;
 use super::wire::Kind;
-use super::{Engine, Error};
+use super::{Engine, Error, Patience};
 
 /// A new disk is locked until it is made; preallocated ones take their time.
 const CREATE_LIMIT: Duration = Duration::from_secs(600);
@@ -18,9 +17,11 @@ const CREATE_LIMIT: Duration = Duration::from_secs(600);
 /// Longest wait for a lock that may be about to go (the engine frees it seconds after the disk is `ok`).
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
 
-/// A creation whose answer was lost is looked for after this long, and asked for again, so many times in all.
+/// Pause before a disk is looked for whose creation was not answered.
 const LOST_PAUSE: Duration = Duration::from_secs(1);
-const LOST_ATTEMPTS: u32 = 3;
+
+/// Upper bound on the requests for one disk: each but the last is repeated when it was not answered and made no disk.
+const MAX_CREATION_ATTEMPTS: u32 = 3;
 
 /// What the engine says of a disk.
 #[derive(Debug, Clone)]
@@ -285,7 +286,8 @@ impl Engine {
             body["backup"] = "incremental".into();
         }
         let mut patience = Patience::new(CREATE_LIMIT, self.interrupt());
-        for attempt in 1.. {
+        let mut lookups = Patience::even(LOST_PAUSE, MAX_CREATION_ATTEMPTS, self.interrupt());
+        loop {
             match self.post(&what, Kind::Creation, "/disks", &body) {
                 Ok(answer) => {
                     if let Some(given) = answer.and_then(|disk| text(&disk, "id")) {
@@ -296,16 +298,20 @@ impl Engine {
                 // Perhaps it was made all the same: the id is ours.
                 Err(lost) if lost.is_passing() => {
                     info!("{lost}");
-                    self.interrupt().sleep(LOST_PAUSE)?;
+                    lookups.pause()?;
                     if self.disk(&id)?.is_some() {
                         break;
                     }
-                    if attempt == LOST_ATTEMPTS {
+                    if lookups.is_over() {
                         return Err(lost);
                     }
                 }
                 // The first one was only slow, perhaps.
-                Err(Error::Fault { status: 409, .. }) if attempt > 1 && self.disk(&id)?.is_some() => break,
+                Err(Error::Fault { status: 409, .. })
+                    if lookups.attempt() > 1 && self.disk(&id)?.is_some() =>
+                {
+                    break;
+                }
                 Err(e @ Error::Fault { status: 409, .. })
                     if new.format == Format::Raw && !new.preallocated =>
                 {

@@ -7,7 +7,6 @@ use tracing::{debug, info};
 use ureq::http::header;
 use zeroize::Zeroizing;
 
-use super::wire::{ATTEMPTS, FIRST_PAUSE};
 use super::{Engine, Error, json};
 use crate::logging::plain;
 use crate::secret::{Secret, clean, hide};
@@ -39,23 +38,21 @@ impl Engine {
         if token.is_some() && token.as_ref() != old {
             return Ok(());
         }
-        let mut pause = FIRST_PAUSE;
-        for attempt in 1.. {
+        let mut patience = self.repetitions();
+        loop {
             match self.ask_token() {
                 Ok(new) => {
                     *token = Some(new);
                     debug!(url = self.url(), "logged in");
                     return Ok(());
                 }
-                Err(e) if attempt < ATTEMPTS && e.is_passing() && !e.is_late() => {
-                    info!(attempt, "again after: {e}")
+                Err(e) if e.is_passing() && !e.is_late() && !patience.is_over() => {
+                    info!(attempt = patience.attempt(), "again after: {e}")
                 }
                 Err(e) => return Err(e),
             }
-            self.interrupt.sleep(pause)?;
-            pause *= 2;
+            patience.pause()?;
         }
-        unreachable!("the loop returns at the last attempt")
     }
 
     fn ask_token(&self) -> Result<Secret, Error> {

@@ -1,7 +1,11 @@
-//! Waiting for the engine: growing pauses, a limit, and an end at a signal.
+//! Waiting for the engine and repeating requests to it: pauses, a bound, and an early end at a signal.
 //!
-//! The engine's own steps take 1 to 10 s on a busy one and nothing on an idle one, so a pause is a tenth of what was
-//! waited already, up to a second: no wait gets longer by more than a tenth, and a long one costs few requests.
+//! A [`Patience`] is one wait. It has one of three paces:
+//! - *until a limit*: the engine's own steps take 1 to 10 s on a busy engine and almost nothing on an idle one, so each
+//!   pause is a tenth of the time waited so far, up to a second. No wait gets longer by more than a tenth, and a long one
+//!   costs few requests;
+//! - *doubling* pauses, a fixed number of them, between the attempts of one request;
+//! - *even* pauses, a fixed number of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,34 +53,148 @@ impl Interrupt {
     }
 }
 
-/// One wait.
+/// One wait: the caller looks, or sends its request, and pauses between two attempts.
 pub(crate) struct Patience<'a> {
     interrupt: &'a Interrupt,
     began: Instant,
-    limit: Duration,
+    pauses: u32,
+    pace: Pace,
+}
+
+/// How long the pauses are, and how many there may be.
+enum Pace {
+    /// A tenth of the time waited so far; no pause once `limit` has passed.
+    UntilLimit { limit: Duration },
+    /// `count` pauses: `first`, then each `factor` times as long as the one before.
+    Counted {
+        first: Duration,
+        factor: u32,
+        count: u32,
+    },
 }
 
 impl<'a> Patience<'a> {
+    /// Waits up to `limit`, with pauses that grow with the time waited.
     pub(crate) fn new(limit: Duration, interrupt: &'a Interrupt) -> Self {
+        Self::at(Pace::UntilLimit { limit }, interrupt)
+    }
+
+    /// `count` pauses: `first`, and then twice as long each time.
+    pub(super) fn doubling(first: Duration, count: u32, interrupt: &'a Interrupt) -> Self {
+        let factor = 2;
+        Self::at(Pace::Counted { first, factor, count }, interrupt)
+    }
+
+    /// `count` pauses of the same length.
+    pub(super) fn even(pause: Duration, count: u32, interrupt: &'a Interrupt) -> Self {
+        let (first, factor) = (pause, 1);
+        Self::at(Pace::Counted { first, factor, count }, interrupt)
+    }
+
+    fn at(pace: Pace, interrupt: &'a Interrupt) -> Self {
         Patience {
             interrupt,
             began: Instant::now(),
-            limit,
+            pauses: 0,
+            pace,
         }
     }
 
+    /// The time since the wait began.
     pub(crate) fn waited(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// Sleeps until the next look; false when the limit is reached.
+    /// The number of the current attempt: 1 before the first pause.
+    pub(super) fn attempt(&self) -> u32 {
+        self.pauses + 1
+    }
+
+    /// No pause is left: the current attempt is the last one.
+    pub(super) fn is_over(&self) -> bool {
+        self.next_pause().is_none()
+    }
+
+    /// Sleeps until the next attempt; returns false, without sleeping, when no pause is left.
     pub(crate) fn pause(&mut self) -> Result<bool, Error> {
-        let left = self.limit.saturating_sub(self.began.elapsed());
-        if left.is_zero() {
+        let Some(pause) = self.next_pause() else {
             return Ok(false);
-        }
-        let pause = (self.waited() / PART).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-        self.interrupt.sleep(pause.min(left))?;
+        };
+        self.interrupt.sleep(pause)?;
+        self.pauses += 1;
         Ok(true)
+    }
+
+    fn next_pause(&self) -> Option<Duration> {
+        match self.pace {
+            Pace::UntilLimit { limit } => {
+                let waited = self.waited();
+                let left = limit.saturating_sub(waited);
+                let pause = (waited / PART).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+                (!left.is_zero()).then(|| pause.min(left))
+            }
+            Pace::Counted { first, factor, count } => {
+                (self.pauses < count).then(|| first * factor.pow(self.pauses))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lengths of the pauses until none is left, as if each had been slept.
+    fn pauses(mut patience: Patience<'_>) -> Vec<u128> {
+        let mut all = Vec::new();
+        while let Some(pause) = patience.next_pause() {
+            assert_eq!(patience.attempt() as usize, all.len() + 1);
+            all.push(pause.as_millis());
+            patience.pauses += 1;
+        }
+        assert!(patience.is_over());
+        all
+    }
+
+    #[test]
+    fn counted_pauses_end_after_their_number() {
+        let interrupt = Interrupt::default();
+        let first = Duration::from_millis(200);
+        assert_eq!(
+            pauses(Patience::doubling(first, 4, &interrupt)),
+            [200, 400, 800, 1600]
+        );
+        assert_eq!(pauses(Patience::even(first, 3, &interrupt)), [200, 200, 200]);
+        assert!(!Patience::even(first, 0, &interrupt).pause().unwrap());
+    }
+
+    #[test]
+    fn a_wait_with_a_limit_pauses_longer_and_longer_and_not_past_it() {
+        let interrupt = Interrupt::default();
+        for (waited, next) in [(0, Some(40)), (3, Some(300)), (50, Some(1000)), (60, None)] {
+            let mut patience = Patience::new(Duration::from_secs(60), &interrupt);
+            patience.began -= Duration::from_secs(waited);
+            let pause = patience.next_pause();
+            // Time goes on while the test runs.
+            let fits = |next: u128| pause.is_some_and(|p| (next..next + 100).contains(&p.as_millis()));
+            assert!(next.map_or(pause.is_none(), fits), "{waited}: {pause:?}");
+        }
+        let mut last = Patience::new(Duration::from_secs(60), &interrupt);
+        last.began -= Duration::from_millis(59_990);
+        assert!(last.next_pause().is_none_or(|p| p <= Duration::from_millis(10)));
+    }
+
+    #[test]
+    fn a_signal_ends_every_wait_at_once() {
+        let interrupt = Interrupt::default();
+        interrupt.set();
+        let minute = Duration::from_secs(60);
+        for mut patience in [
+            Patience::new(minute, &interrupt),
+            Patience::even(minute, 1, &interrupt),
+        ] {
+            assert!(matches!(patience.pause(), Err(Error::Interrupted)));
+            assert!(patience.waited() < minute);
+        }
     }
 }

@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::json::{list, number, text};
-use super::patience::Patience;
 use super::wire::Kind;
-use super::{Direction, Engine, Error, Interrupt, Phase};
+use super::{Direction, Engine, Error, Interrupt, Patience, Phase};
 use crate::logging::plain;
 
 /// Seconds without activity after which the engine pauses a transfer. Never 0: imageio takes that for "no waiting at

@@ -23,10 +23,9 @@ use ureq::http::header;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use url::Url;
 
-use super::Error;
 use super::error::Meaning;
 use super::json::fault;
-use super::patience::Interrupt;
+use super::{Error, Interrupt, Patience};
 use crate::logging::plain;
 use crate::secret::{Secret, clean, hide};
 use crate::trust::Trust;
@@ -48,11 +47,14 @@ const HEADER_LIMIT: usize = 64 << 10;
 /// New sessions for one request: another thread's requests may use one up before ours is heard.
 const RENEWALS: u32 = 3;
 
-/// Attempts of a request that may be repeated, the first one included.
-pub(super) const ATTEMPTS: u32 = 5;
+/// Upper bound on the repetitions of one request.
+const MAX_REPETITIONS: u32 = 4;
 
-/// Wait before the first repetition; it doubles each time.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Pause before the first repetition; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Pause of [`Engine::nap`].
+const NAP: Duration = Duration::from_millis(100);
 
 /// Where the engine is, and who we are.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -128,11 +130,16 @@ impl Engine {
 
     /// A short pause between two looks.
     pub(crate) fn nap(&self) -> Result<(), Error> {
-        self.interrupt.sleep(FIRST_PAUSE / 2)
+        self.interrupt.sleep(NAP)
     }
 
     pub(super) fn interrupt(&self) -> &Interrupt {
         &self.interrupt
+    }
+
+    /// The pauses between the attempts of one request.
+    pub(super) fn repetitions(&self) -> Patience<'_> {
+        Patience::doubling(FIRST_PAUSE, MAX_REPETITIONS, &self.interrupt)
     }
 
     pub(super) fn get(&self, what: &str, path: &str) -> Result<Option<Value>, Error> {
@@ -163,8 +170,7 @@ impl Engine {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Option<Value>, Error> {
-        let (mut pause, mut renewals) = (FIRST_PAUSE, 0);
-        let mut attempt = 1;
+        let (mut patience, mut renewals) = (self.repetitions(), 0);
         loop {
             let token = self.token.lock().clone();
             let answer = self.send(method, path, body, token.as_ref(), kind);
@@ -187,14 +193,12 @@ impl Engine {
                 Kind::Repeatable => error.is_passing(),
                 Kind::Creation => error.is_not_performed(),
             };
-            // Who has waited that long for an answer in vain waits elsewhere.
-            if !may_repeat || error.is_late() || attempt == ATTEMPTS {
+            // After a timeout the caller decides whether to wait that long once more.
+            if !may_repeat || error.is_late() || patience.is_over() {
                 return Err(error);
             }
-            info!(attempt, "again after: {error}");
-            self.interrupt.sleep(pause)?;
-            pause *= 2;
-            attempt += 1;
+            info!(attempt = patience.attempt(), "again after: {error}");
+            patience.pause()?;
         }
     }
 
