@@ -11,7 +11,7 @@ use super::{Error, address};
 use crate::trust::Trust;
 
 /// The largest certificate worth reading, bytes.
-const LIMIT: u64 = 1 << 20;
+const MAX_CERTIFICATE_BYTES: u64 = 1 << 20;
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
@@ -50,7 +50,7 @@ pub(crate) fn certificate(url: &str) -> Result<Certificate, Error> {
     let pem = answer
         .body_mut()
         .with_config()
-        .limit(LIMIT)
+        .limit(MAX_CERTIFICATE_BYTES)
         .read_to_string()
         .map_err(|e| nonsense(e.to_string()))?;
     of_pem(&pem).map_err(|e| nonsense(format!("no certificate: {e}")))

@@ -8,14 +8,14 @@ use tracing::info;
 
 use super::address::{query, quoted};
 use super::json::{list, number, text};
-use super::wire::Kind;
+use super::wire::Effect;
 use super::{Engine, Error, Patience};
 
 /// A new disk is locked until it is made; preallocated ones take their time.
-const CREATE_LIMIT: Duration = Duration::from_secs(600);
+const MAX_CREATION_WAIT: Duration = Duration::from_secs(600);
 
 /// Longest wait for a lock that may be about to go (the engine frees it seconds after the disk is `ok`).
-const LOCK_LIMIT: Duration = Duration::from_secs(30);
+const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
 
 /// Pause before a disk is looked for whose creation was not answered.
 const LOST_PAUSE: Duration = Duration::from_secs(1);
@@ -91,13 +91,13 @@ pub(crate) struct NewDisk {
 /// Bytes of a qcow2 image of `size` bytes with every cluster allocated: what `qemu-img measure` calls fully
 /// allocated, with clusters of 64 KiB.
 pub(super) fn full_qcow2_size(size: u64) -> u64 {
-    const CLUSTER: u64 = 64 << 10;
+    const CLUSTER_BYTES: u64 = 64 << 10;
     // A cluster of 8-byte entries maps 8192 data clusters; one of 2-byte counts covers 32768 clusters.
-    let data = size.div_ceil(CLUSTER);
+    let data = size.div_ceil(CLUSTER_BYTES);
     let maps = data.div_ceil(8192);
-    let top = (maps * 8).div_ceil(CLUSTER).max(1);
+    let top = (maps * 8).div_ceil(CLUSTER_BYTES).max(1);
     let counts = (data + maps + top).div_ceil(32768) + 1;
-    (1 + data + maps + top + counts + 1).saturating_mul(CLUSTER)
+    (1 + data + maps + top + counts + 1).saturating_mul(CLUSTER_BYTES)
 }
 
 /// Has `text` the form of an id?
@@ -143,7 +143,7 @@ impl Engine {
     }
 
     fn no_such_disk(&self, wanted: &str) -> String {
-        const SHOWN: usize = 10;
+        const MAX_NAMES_SHOWN: usize = 10;
         let mut names: Vec<String> = self
             .get("disks", "/disks?max=1000")
             .ok()
@@ -158,8 +158,8 @@ impl Engine {
             .unwrap_or_default();
         names.sort();
         names.dedup();
-        let more = names.len().saturating_sub(SHOWN);
-        names.truncate(SHOWN);
+        let more = names.len().saturating_sub(MAX_NAMES_SHOWN);
+        names.truncate(MAX_NAMES_SHOWN);
         let there = match (names.is_empty(), more) {
             (true, _) => "there are none that you may see".to_owned(),
             (false, 0) => format!("there are {}", names.join(", ")),
@@ -177,7 +177,7 @@ impl Engine {
 
     /// Waits until `disk` may be used; an illegal one never may.
     pub(crate) fn wait_for_disk(&self, mut disk: Disk) -> Result<Disk, Error> {
-        let mut patience = Patience::new(LOCK_LIMIT, self.interrupt());
+        let mut patience = Patience::new(MAX_LOCK_WAIT, self.interrupt());
         loop {
             match disk.status.as_str() {
                 "locked" => {}
@@ -285,10 +285,10 @@ impl Engine {
             // Preallocated qcow2 exists for incremental backup only.
             body["backup"] = "incremental".into();
         }
-        let mut patience = Patience::new(CREATE_LIMIT, self.interrupt());
+        let mut patience = Patience::new(MAX_CREATION_WAIT, self.interrupt());
         let mut lookups = Patience::even(LOST_PAUSE, MAX_CREATION_ATTEMPTS, self.interrupt());
         loop {
-            match self.post(&what, Kind::Creation, "/disks", &body) {
+            match self.post(&what, Effect::Creation, "/disks", &body) {
                 Ok(answer) => {
                     if let Some(given) = answer.and_then(|disk| text(&disk, "id")) {
                         id = given;
@@ -335,7 +335,7 @@ impl Engine {
                         disk.shown()
                     )));
                 }
-                None if patience.waited() > LOCK_LIMIT => {
+                None if patience.waited() > MAX_LOCK_WAIT => {
                     return Err(Error::Failed(format!(
                         "{what}: the engine accepted it, and there is no such disk; engine.log says why (correlation id {})",
                         self.correlation()
@@ -344,7 +344,7 @@ impl Engine {
                 Some(_) | None => {}
             }
             if !patience.pause()? {
-                return Err(self.too_long(&what, CREATE_LIMIT, "it is locked still"));
+                return Err(self.too_long(&what, MAX_CREATION_WAIT, "it is locked still"));
             }
         }
     }
@@ -352,7 +352,7 @@ impl Engine {
     /// Removes a disk that we made and that nothing holds, unless it is gone already; waits until it is.
     pub(crate) fn remove_disk(&self, id: &str) -> Result<(), Error> {
         let interrupt = super::Interrupt::default();
-        let mut patience = Patience::new(LOCK_LIMIT, &interrupt);
+        let mut patience = Patience::new(MAX_LOCK_WAIT, &interrupt);
         loop {
             let state = match self.disk(id)? {
                 None => return Ok(()),
@@ -366,7 +366,7 @@ impl Engine {
                 },
             };
             if !patience.pause()? {
-                return Err(self.too_long(&format!("the removal of disk {id}"), LOCK_LIMIT, &state));
+                return Err(self.too_long(&format!("the removal of disk {id}"), MAX_LOCK_WAIT, &state));
             }
         }
     }

@@ -12,7 +12,8 @@ use super::ca::of_pem;
 use super::disks::Disk;
 use super::disks::full_qcow2_size;
 use super::json::{fault, list, number, text};
-use super::{Access, Engine, Interrupt, Order, Phase, Subject, Transfer};
+use super::wire::Account;
+use super::{Engine, Interrupt, Order, Phase, Subject, Transfer};
 use crate::engine::Direction;
 use crate::failure::Failure;
 use crate::fuzzing::{assert_presentable, first_line, number_of};
@@ -87,7 +88,7 @@ pub fn engine_answers(data: &[u8]) {
     let (agent, reconnect) = scripted_agent(config, said, number_of(requests));
     let engine = Engine {
         agent,
-        access: Access {
+        account: Account {
             url: "http://engine.example".into(),
             username: "admin@internal".into(),
             password: Secret::new(PASSWORD),

@@ -60,8 +60,8 @@ impl Engine {
         let form = [
             ("grant_type", "password"),
             ("scope", "ovirt-app-api"),
-            ("username", &self.access.username),
-            ("password", self.access.password.expose()),
+            ("username", &self.account.username),
+            ("password", self.account.password.expose()),
         ];
         let answer = self
             .agent
@@ -89,12 +89,12 @@ impl Engine {
             (200, _) => Err(self.nonsense(what, "a login without a token".into())),
             (400..500, Some(code)) => Err(Error::Login {
                 url: self.url().to_owned(),
-                username: self.access.username.clone(),
+                username: self.account.username.clone(),
                 message: plain(&clean(message.unwrap_or(code).trim_end_matches('.'))),
             }),
             (401 | 403, None) => Err(Error::Login {
                 url: self.url().to_owned(),
-                username: self.access.username.clone(),
+                username: self.account.username.clone(),
                 message: format!("HTTP {status}"),
             }),
             (_, _) => Err(self.fault(what, status, &body)),

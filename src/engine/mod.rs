@@ -37,4 +37,4 @@ pub(crate) use self::hosts::this_hardware;
 pub(crate) use self::patience::{Interrupt, Patience};
 pub(crate) use self::phase::{Direction, Phase};
 pub(crate) use self::transfers::{Order, Subject, Transfer};
-pub(crate) use self::wire::{Access, Engine, random_id};
+pub(crate) use self::wire::{Account as Access, Engine, random_id};

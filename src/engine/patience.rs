@@ -16,10 +16,10 @@ use super::Error;
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(40);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-const PART: u32 = 10;
+const WAITED_PER_PAUSE: u32 = 10;
 
 /// A signal is looked for this often.
-const SLICE: Duration = Duration::from_millis(50);
+const SIGNAL_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Set by whoever wants a wait to end. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +48,7 @@ impl Interrupt {
             if left.is_zero() {
                 return Ok(());
             }
-            sleep(left.min(SLICE));
+            sleep(left.min(SIGNAL_CHECK_INTERVAL));
         }
     }
 }
@@ -130,7 +130,7 @@ impl<'a> Patience<'a> {
             Pace::UntilLimit { limit } => {
                 let waited = self.waited();
                 let left = limit.saturating_sub(waited);
-                let pause = (waited / PART).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+                let pause = (waited / WAITED_PER_PAUSE).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
                 (!left.is_zero()).then(|| pause.min(left))
             }
             Pace::Counted { first, factor, count } => {

@@ -8,28 +8,28 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::json::{list, number, text};
-use super::wire::Kind;
+use super::wire::Effect;
 use super::{Direction, Engine, Error, Interrupt, Patience, Phase};
 use crate::logging::plain;
 
 /// Seconds without activity after which the engine pauses a transfer. Never 0: imageio takes that for "no waiting at
 /// all" and drops connections. virt-v2v uses the same number.
-const INACTIVITY: u64 = 3600;
+const INACTIVITY_SECONDS: u64 = 3600;
 
 /// Longest wait for `transferring`; the stock client uses the same.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const MAX_START_WAIT: Duration = Duration::from_secs(60);
 
 /// Longest wait for somebody else's lock on the disk.
-const LOCK_LIMIT: Duration = Duration::from_secs(30);
+const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
 
 /// Longest wait for a finalize, which verifies the image; the stock client uses the same.
-const FINALIZE_LIMIT: Duration = Duration::from_secs(300);
+const MAX_FINALIZE_WAIT: Duration = Duration::from_secs(300);
 
 /// Longest wait for a cancel: four phases of up to 10 s each, and the removal of the disk.
-const CANCEL_LIMIT: Duration = Duration::from_secs(120);
+const MAX_CANCEL_WAIT: Duration = Duration::from_secs(120);
 
 /// The engine looks at a busy transfer every 10 s; an action that shows no effect for longer was lost.
-const ACTION_LIMIT: Duration = Duration::from_secs(15);
+const MAX_EFFECT_DELAY: Duration = Duration::from_secs(15);
 
 /// What is transferred.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +116,7 @@ impl Engine {
             "direction": order.direction.to_string(),
             // The guest's view, through NBD, whatever the disk's own format.
             "format": "raw",
-            "inactivity_timeout": INACTIVITY.to_string(),
+            "inactivity_timeout": INACTIVITY_SECONDS.to_string(),
             // Any other policy ends an idle transfer, and with an upload its disk.
             "timeout_policy": "pause",
         });
@@ -131,11 +131,11 @@ impl Engine {
             Subject::Disk(id) => format!("start of the {} of disk {id}", order.direction),
             Subject::Snapshot(id) => format!("start of the {} of disk snapshot {id}", order.direction),
         };
-        let mut patience = Patience::new(LOCK_LIMIT, self.interrupt());
+        let mut patience = Patience::new(MAX_LOCK_WAIT, self.interrupt());
         // Once an answer was lost, a transfer of the disk is ours: the disk was free before.
         let mut unanswered = false;
         loop {
-            let error = match self.post(&what, Kind::Creation, "/imagetransfers", &body) {
+            let error = match self.post(&what, Effect::Creation, "/imagetransfers", &body) {
                 Ok(Some(value)) => {
                     return Transfer::of(&value)
                         .ok_or_else(|| Error::Failed(format!("{what}: no transfer in the answer")));
@@ -172,7 +172,7 @@ impl Engine {
     /// Waits until data may move. One that the system paused before is resumed once.
     pub(crate) fn wait_for_transferring(&self, transfer: Transfer) -> Result<Transfer, Error> {
         let what = format!("transfer {}", transfer.id);
-        let mut patience = Patience::new(START_LIMIT, self.interrupt());
+        let mut patience = Patience::new(MAX_START_WAIT, self.interrupt());
         let (mut transfer, mut resumed) = (transfer, false);
         loop {
             match &transfer.phase {
@@ -182,7 +182,7 @@ impl Engine {
                     self.resume(&transfer.id)?;
                 }
                 // The effect of a resume may take its time.
-                Phase::Paused(phase) if patience.waited() > ACTION_LIMIT => {
+                Phase::Paused(phase) if patience.waited() > MAX_EFFECT_DELAY => {
                     return Err(Error::Failed(format!(
                         "{what} is {phase} before any data moved: no host could serve it; engine.log says why \
                          (correlation id {})",
@@ -198,7 +198,11 @@ impl Engine {
                 }
             }
             if !patience.pause()? {
-                return Err(self.too_long(&what, START_LIMIT, &format!("its phase is {}", transfer.phase)));
+                return Err(self.too_long(
+                    &what,
+                    MAX_START_WAIT,
+                    &format!("its phase is {}", transfer.phase),
+                ));
             }
             transfer = self
                 .transfer(&transfer.id)?
@@ -219,13 +223,13 @@ impl Engine {
     fn act(&self, id: &str, action: &str) -> Result<(), Error> {
         let what = format!("{action} of transfer {id}");
         let path = format!("/imagetransfers/{id}/{action}");
-        self.post(&what, Kind::Repeatable, &path, &json!({})).map(drop)
+        self.post(&what, Effect::Idempotent, &path, &json!({})).map(drop)
     }
 
     /// Ends a transfer well. `Ok` means that the engine has verified the image, freed the disk and said so. A passing
     /// trouble with the engine is waited out.
     pub(crate) fn finalize(&self, id: &str, disk: Option<&str>, interrupt: &Interrupt) -> Result<(), Error> {
-        let mut patience = Patience::new(FINALIZE_LIMIT, interrupt);
+        let mut patience = Patience::new(MAX_FINALIZE_WAIT, interrupt);
         let mut asked = Asked::default();
         let mut finalizing = false;
         loop {
@@ -257,7 +261,7 @@ impl Engine {
             }
             if !patience.pause()? {
                 let what = format!("the end of transfer {id}");
-                return Err(self.too_long(&what, FINALIZE_LIMIT, &asked.last(seen)));
+                return Err(self.too_long(&what, MAX_FINALIZE_WAIT, &asked.last(seen)));
             }
         }
     }
@@ -271,7 +275,10 @@ impl Engine {
         asked: &mut Asked,
         patience: &Patience<'_>,
     ) -> Result<Option<Phase>, Error> {
-        if asked.at.is_none_or(|at| patience.waited() > at + ACTION_LIMIT) {
+        if asked
+            .at
+            .is_none_or(|at| patience.waited() > at + MAX_EFFECT_DELAY)
+        {
             match self.act(id, action) {
                 Ok(()) => asked.at = Some(patience.waited()),
                 // Somebody is at it, or the engine is away: soon again.
@@ -318,7 +325,11 @@ impl Engine {
                 Ok(Some(_)) | Err(_) => {}
             }
             if !patience.pause()? {
-                return Err(self.too_long(&format!("disk {disk_id}"), FINALIZE_LIMIT, "it is locked still"));
+                return Err(self.too_long(
+                    &format!("disk {disk_id}"),
+                    MAX_FINALIZE_WAIT,
+                    "it is locked still",
+                ));
             }
         }
     }
@@ -327,7 +338,7 @@ impl Engine {
     /// downloads.
     pub(crate) fn cancel(&self, id: &str) -> Result<(), Error> {
         let interrupt = Interrupt::default();
-        let mut patience = Patience::new(CANCEL_LIMIT, &interrupt);
+        let mut patience = Patience::new(MAX_CANCEL_WAIT, &interrupt);
         let mut asked = Asked::default();
         loop {
             let seen = self.ask_and_look(id, "cancel", &mut asked, &patience)?;
@@ -345,7 +356,7 @@ impl Engine {
             }
             if !patience.pause()? {
                 let what = format!("the end of transfer {id}");
-                return Err(self.too_long(&what, CANCEL_LIMIT, &asked.last(seen)));
+                return Err(self.too_long(&what, MAX_CANCEL_WAIT, &asked.last(seen)));
             }
         }
     }

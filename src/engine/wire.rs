@@ -39,13 +39,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const CREATION_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Largest answer, bytes.
-const ANSWER_LIMIT: u64 = 16 << 20;
+const MAX_ANSWER_BYTES: u64 = 16 << 20;
 
 /// Longest header of an answer, bytes; ureq takes no more than 128 lines.
-const HEADER_LIMIT: usize = 64 << 10;
+const MAX_HEADER_BYTES: usize = 64 << 10;
 
 /// New sessions for one request: another thread's requests may use one up before ours is heard.
-const RENEWALS: u32 = 3;
+const MAX_RENEWALS: u32 = 3;
 
 /// Upper bound on the repetitions of one request.
 const MAX_REPETITIONS: u32 = 4;
@@ -58,7 +58,7 @@ const NAP: Duration = Duration::from_millis(100);
 
 /// Where the engine is, and who we are.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Access {
+pub(crate) struct Account {
     /// `https://host[:port]`.
     pub(crate) url: String,
     /// With its domain; it may hold more than one `@`.
@@ -69,12 +69,12 @@ pub(crate) struct Access {
     pub(crate) trust: Trust,
 }
 
-/// What a request is, as far as repeating it goes.
+/// The effect of a request that is sent twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A second one does no harm.
-    Repeatable,
-    /// A second one would make a second thing.
+pub(super) enum Effect {
+    /// The same as that of one request.
+    Idempotent,
+    /// A second disk or transfer.
     Creation,
 }
 
@@ -82,7 +82,7 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(super) agent: Agent,
-    pub(super) access: Access,
+    pub(super) account: Account,
     pub(super) token: Mutex<Option<Secret>>,
     pub(super) correlation: String,
     pub(super) interrupt: Interrupt,
@@ -90,14 +90,14 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Logs in.
-    pub(crate) fn login(access: &Access, interrupt: &Interrupt) -> Result<Engine, Error> {
-        hide(access.password.expose());
-        access.trust.warn("the engine", &access.url);
+    pub(crate) fn login(account: &Account, interrupt: &Interrupt) -> Result<Engine, Error> {
+        hide(account.password.expose());
+        account.trust.warn("the engine", &account.url);
         // The characters that the engine leaves in: it drops others and cuts at 36.
         let run = random_id().unwrap_or_default();
         let engine = Engine {
-            agent: agent(&access.trust)?,
-            access: access.clone(),
+            agent: agent(&account.trust)?,
+            account: account.clone(),
             token: Mutex::new(None),
             correlation: format!("rhv-mount-{}", run.get(..8).unwrap_or("0")),
             interrupt: interrupt.clone(),
@@ -108,7 +108,7 @@ impl Engine {
 
     /// `https://host:port`.
     pub(crate) fn url(&self) -> &str {
-        &self.access.url
+        &self.account.url
     }
 
     /// What our requests are called in engine.log.
@@ -121,7 +121,7 @@ impl Engine {
         let token = self.token.lock().clone();
         Engine {
             agent: self.agent.clone(),
-            access: self.access.clone(),
+            account: self.account.clone(),
             token: Mutex::new(token),
             correlation: self.correlation.clone(),
             interrupt: Interrupt::default(),
@@ -143,21 +143,21 @@ impl Engine {
     }
 
     pub(super) fn get(&self, what: &str, path: &str) -> Result<Option<Value>, Error> {
-        self.call(what, Kind::Repeatable, "GET", path, None)
+        self.call(what, Effect::Idempotent, "GET", path, None)
     }
 
     pub(super) fn delete(&self, what: &str, path: &str) -> Result<Option<Value>, Error> {
-        self.call(what, Kind::Repeatable, "DELETE", path, None)
+        self.call(what, Effect::Idempotent, "DELETE", path, None)
     }
 
     pub(super) fn post(
         &self,
         what: &str,
-        kind: Kind,
+        effect: Effect,
         path: &str,
         body: &Value,
     ) -> Result<Option<Value>, Error> {
-        self.call(what, kind, "POST", path, Some(body))
+        self.call(what, effect, "POST", path, Some(body))
     }
 
     /// One request below `/ovirt-engine/api`; `None` for 404 (its body is empty where the object is missing; one
@@ -165,7 +165,7 @@ impl Engine {
     fn call(
         &self,
         what: &str,
-        kind: Kind,
+        effect: Effect,
         method: &str,
         path: &str,
         body: Option<&Value>,
@@ -173,9 +173,9 @@ impl Engine {
         let (mut patience, mut renewals) = (self.repetitions(), 0);
         loop {
             let token = self.token.lock().clone();
-            let answer = self.send(method, path, body, token.as_ref(), kind);
+            let answer = self.send(method, path, body, token.as_ref(), effect);
             let error = match self.read(what, answer) {
-                Ok((401, _)) if renewals < RENEWALS => {
+                Ok((401, _)) if renewals < MAX_RENEWALS => {
                     info!("the engine session has ended, logging in again");
                     self.renew(token.as_ref())?;
                     renewals += 1;
@@ -189,9 +189,9 @@ impl Engine {
                 Ok((status, body)) => self.fault(what, status, &body),
                 Err(error) => error,
             };
-            let may_repeat = match kind {
-                Kind::Repeatable => error.is_passing(),
-                Kind::Creation => error.is_not_performed(),
+            let may_repeat = match effect {
+                Effect::Idempotent => error.is_passing(),
+                Effect::Creation => error.is_not_performed(),
             };
             // After a timeout the caller decides whether to wait that long once more.
             if !may_repeat || error.is_late() || patience.is_over() {
@@ -208,7 +208,7 @@ impl Engine {
         path: &str,
         body: Option<&Value>,
         token: Option<&Secret>,
-        kind: Kind,
+        effect: Effect,
     ) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
         let mut request = ureq::http::Request::builder()
             .method(method)
@@ -222,9 +222,9 @@ impl Engine {
             bearer.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, bearer);
         }
-        let limit = match kind {
-            Kind::Repeatable => ANSWER_TIMEOUT,
-            Kind::Creation => CREATION_TIMEOUT,
+        let limit = match effect {
+            Effect::Idempotent => ANSWER_TIMEOUT,
+            Effect::Creation => CREATION_TIMEOUT,
         };
         match body {
             Some(body) => {
@@ -267,11 +267,15 @@ impl Engine {
                 why: format!("it redirects to {host}, and a login is not sent on: name the engine itself"),
             });
         }
-        let body = answer.body_mut().with_config().limit(ANSWER_LIMIT).read_to_vec();
+        let body = answer
+            .body_mut()
+            .with_config()
+            .limit(MAX_ANSWER_BYTES)
+            .read_to_vec();
         match body {
             Ok(body) => Ok((status, body)),
             Err(ureq::Error::BodyExceedsLimit(_)) => {
-                Err(self.nonsense(what, format!("an answer of more than {ANSWER_LIMIT} bytes")))
+                Err(self.nonsense(what, format!("an answer of more than {MAX_ANSWER_BYTES} bytes")))
             }
             Err(e) => Err(self.broken(what, &e)),
         }
@@ -360,7 +364,7 @@ pub(super) fn agent(trust: &Trust) -> Result<Agent, Error> {
     let config = ureq::config::Config::builder()
         .tls_config(tls.build())
         .http_status_as_error(false)
-        .max_response_header_size(HEADER_LIMIT)
+        .max_response_header_size(MAX_HEADER_BYTES)
         .accept_encoding("identity")
         .max_redirects(0)
         .max_redirects_will_error(false)
