@@ -79,7 +79,7 @@ struct ExtentBody {
 }
 
 /// Longest text of one extent, bytes: a key or a string without end is not read to it.
-pub(super) const EXTENT_LIMIT: usize = 4096;
+pub(super) const MAX_EXTENT_TEXT_BYTES: usize = 4096;
 
 /// What may be read until the next extent is whole.
 struct Rationed<'a, R> {
@@ -117,13 +117,13 @@ pub(super) fn read_extents(body: impl Read, found: &mut dyn FnMut(Extent)) -> Re
                     )));
                 }
                 next = start + length;
-                self.1.set(EXTENT_LIMIT);
+                self.1.set(MAX_EXTENT_TEXT_BYTES);
                 (self.0)(Extent { start, length, zero });
             }
             Ok(())
         }
     }
-    let ration = Cell::new(EXTENT_LIMIT);
+    let ration = Cell::new(MAX_EXTENT_TEXT_BYTES);
     let mut json = serde_json::Deserializer::from_reader(Rationed {
         reader: io::BufReader::new(body),
         ration: &ration,

@@ -22,27 +22,27 @@ use crate::remote::{Denial, Extent, Remote, RemoteError};
 use crate::secret::clean;
 
 /// Longest error text read from a server, bytes.
-const MESSAGE_LIMIT: u64 = 1024;
+const MAX_MESSAGE_BYTES: u64 = 1024;
 
 /// Longest answer to OPTIONS, bytes. imageio's has 200.
-const OPTIONS_LIMIT: u64 = 64 << 10;
+const MAX_OPTIONS_BYTES: u64 = 64 << 10;
 
 /// Longest list of extents, bytes: more than ten million of them, of which far fewer are remembered.
-const EXTENTS_LIMIT: u64 = 1 << 30;
+const MAX_EXTENTS_BYTES: u64 = 1 << 30;
 
 /// Longest header of an answer, bytes. imageio's have 300; ureq takes no more than 128 lines.
-const HEADER_LIMIT: usize = 32 << 10;
+const MAX_HEADER_BYTES: usize = 32 << 10;
 
 /// Zeros are sent in pieces of this many bytes where the server has no PATCH zero.
-const ZERO_PIECE: usize = 1 << 20;
+const ZERO_PIECE_BYTES: usize = 1 << 20;
 
 /// One zero request covers at most this many bytes, so that a server that died in the middle of one is noticed
 /// in minutes.
-const ZERO_REQUEST: usize = 16 << 30;
+const MAX_ZERO_REQUEST_BYTES: usize = 16 << 30;
 
 /// A zero request is silent until it is done; slow storage is given one second for this many bytes
 /// on top of the ordinary timeout (the server zeroes in steps of 128 MiB).
-const ZERO_BYTES_PER_SECOND: u64 = 64 << 20;
+const MIN_ZERO_BYTES_PER_SECOND: u64 = 64 << 20;
 
 /// A keep-alive asks nothing of the storage.
 const TOUCH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -74,7 +74,7 @@ impl Client {
         let permit = connector.permit.clone();
         let config = ureq::config::Config::builder()
             .http_status_as_error(false)
-            .max_response_header_size(HEADER_LIMIT)
+            .max_response_header_size(MAX_HEADER_BYTES)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .proxy(None)
@@ -121,7 +121,7 @@ impl Client {
 
     fn options(&mut self) -> Result<Capabilities, Error> {
         let what = || "OPTIONS".to_owned();
-        self.permit.expect(OPTIONS_LIMIT);
+        self.permit.expect(MAX_OPTIONS_BYTES);
         let mut response = self
             .agent
             .options(self.url.address(""))
@@ -140,7 +140,7 @@ impl Client {
         let read = response
             .body_mut()
             .as_reader()
-            .take(OPTIONS_LIMIT)
+            .take(MAX_OPTIONS_BYTES)
             .read_to_end(&mut body);
         read.map_err(|e| self.lost(what(), e))?;
         Capabilities::parse(&body, allow.as_deref()).map_err(|e| self.nonsense(what(), e))
@@ -149,7 +149,7 @@ impl Client {
     /// Size of the disk in bytes: the total in the Content-Range of a one-byte read.
     pub(crate) fn size(&mut self) -> Result<u64, Error> {
         let what = || "GET of the first byte".to_owned();
-        self.permit.expect(MESSAGE_LIMIT);
+        self.permit.expect(MAX_MESSAGE_BYTES);
         let mut response = self
             .agent
             .get(self.url.address(""))
@@ -179,7 +179,7 @@ impl Client {
         let len = parts.iter().map(|part| part.len() as u64).sum::<u64>();
         let last = offset + len - 1;
         let what = || format!("GET of bytes {offset}-{last}");
-        self.permit.expect(len + MESSAGE_LIMIT);
+        self.permit.expect(len + MAX_MESSAGE_BYTES);
         let mut response = self
             .agent
             .get(self.url.address(""))
@@ -213,7 +213,7 @@ impl Client {
         let len = parts.iter().map(|part| part.len() as u64).sum::<u64>();
         let last = offset + len - 1;
         let what = || format!("PUT of bytes {offset}-{last}");
-        self.permit.expect(MESSAGE_LIMIT);
+        self.permit.expect(MAX_MESSAGE_BYTES);
         let address = self
             .url
             .address(if self.capabilities.flush { "?flush=n" } else { "" });
@@ -249,7 +249,7 @@ impl Client {
     }
 
     fn patch(&mut self, what: impl Fn() -> String, message: serde_json::Value) -> Result<(), Error> {
-        self.permit.expect(MESSAGE_LIMIT);
+        self.permit.expect(MAX_MESSAGE_BYTES);
         let response = self
             .agent
             .patch(self.url.address(""))
@@ -263,7 +263,7 @@ impl Client {
         let what = || format!("PATCH zero of {len} bytes at {offset}");
         let message = serde_json::json!({"op": "zero", "offset": offset, "size": len, "flush": !self.capabilities.flush});
         self.permit
-            .be_patient(self.permit.usual + Duration::from_secs(len / ZERO_BYTES_PER_SECOND));
+            .be_patient(self.permit.usual + Duration::from_secs(len / MIN_ZERO_BYTES_PER_SECOND));
         let done = self.patch(what, message);
         self.permit.be_patient(self.permit.usual);
         done
@@ -271,7 +271,7 @@ impl Client {
 
     fn get_extents(&mut self, found: &mut dyn FnMut(Extent)) -> Result<(), Error> {
         let what = || "GET of the extents".to_owned();
-        self.permit.expect(EXTENTS_LIMIT);
+        self.permit.expect(MAX_EXTENTS_BYTES);
         let answer = self.agent.get(self.url.address("/extents?context=zero")).call();
         let mut response = answer.map_err(|e| self.broken(what(), e))?;
         if response.status() != 200 {
@@ -293,7 +293,7 @@ impl Client {
 
     /// Reads the rest of a body that nobody needs: only then is the connection free again.
     fn drain(&self, what: String, response: &mut Response<Body>) -> Result<(), Error> {
-        let mut body = response.body_mut().as_reader().take(MESSAGE_LIMIT);
+        let mut body = response.body_mut().as_reader().take(MAX_MESSAGE_BYTES);
         io::copy(&mut body, &mut io::sink()).map_err(|e| self.lost(what, e))?;
         Ok(())
     }
@@ -306,7 +306,7 @@ impl Client {
         let _ = response
             .body_mut()
             .as_reader()
-            .take(MESSAGE_LIMIT)
+            .take(MAX_MESSAGE_BYTES)
             .read_to_end(&mut body);
         let words = plain(&String::from_utf8_lossy(&body));
         let message = match clean(words.trim()).into_owned() {
@@ -445,15 +445,15 @@ impl Remote for Client {
     fn zero(&mut self, offset: u64, len: u64) -> Result<(), RemoteError> {
         if self.capabilities.zero {
             let end = offset + len;
-            for start in (offset..end).step_by(ZERO_REQUEST) {
-                self.patch_zero(start, (end - start).min(ZERO_REQUEST as u64))?;
+            for start in (offset..end).step_by(MAX_ZERO_REQUEST_BYTES) {
+                self.patch_zero(start, (end - start).min(MAX_ZERO_REQUEST_BYTES as u64))?;
             }
             return Ok(());
         }
-        let zeros = vec![0; ZERO_PIECE.min(len as usize)];
+        let zeros = vec![0; ZERO_PIECE_BYTES.min(len as usize)];
         let end = offset + len;
-        for start in (offset..end).step_by(ZERO_PIECE) {
-            let n = (end - start).min(ZERO_PIECE as u64) as usize;
+        for start in (offset..end).step_by(ZERO_PIECE_BYTES) {
+            let n = (end - start).min(ZERO_PIECE_BYTES as u64) as usize;
             self.put(start, &[&zeros[..n]])?;
         }
         Ok(())

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use ureq::Agent;
 
-use super::answers::{Capabilities, EXTENT_LIMIT, read_extents};
+use super::answers::{Capabilities, MAX_EXTENT_TEXT_BYTES, read_extents};
 use super::script::Script;
 use super::socket::{IO_TIMEOUT, Route};
 use super::transport::{NoResolver, OneShot, Permit};
@@ -53,7 +53,10 @@ pub fn extents_answer(data: &[u8]) {
     let (mut next, mut seen_at, mut seen) = (0, 0, Vec::new());
     let bounded = |since: usize| {
         let waits = taken.get() - since;
-        assert!(waits <= EXTENT_LIMIT + AHEAD, "{waits} bytes without an extent");
+        assert!(
+            waits <= MAX_EXTENT_TEXT_BYTES + AHEAD,
+            "{waits} bytes without an extent"
+        );
     };
     let done = read_extents(pieces, &mut |Extent { start, length, zero }| {
         assert_eq!(start, next, "a gap or an overlap");

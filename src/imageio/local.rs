@@ -26,7 +26,7 @@ use super::socket::{Owner, UnixRoute, connect_unix};
 use crate::process::rights;
 
 /// As long as a name fits into the address of a socket.
-const LONGEST: usize = 107;
+const MAX_NAME_BYTES: usize = 107;
 
 /// Proves that the unix socket `name` is the server's, with the two addresses of a TCP connection to the server. Nothing
 /// is sent.
@@ -52,7 +52,7 @@ fn usable_name(name: &str) -> Result<(), String> {
         Some(abstract_name) => plain(abstract_name),
         None => name.starts_with('/') && plain(name) && no_detour(name),
     };
-    match good && name.len() <= LONGEST {
+    match good && name.len() <= MAX_NAME_BYTES {
         true => Ok(()),
         false => Err("its name is neither a plain absolute path nor an abstract name".to_owned()),
     }
@@ -163,7 +163,7 @@ mod tests {
         for good in ["\0/org/ovirt/imageio", "/run/ovirt imageio/sock", "\0x"] {
             assert_eq!(usable_name(good), Ok(()), "{good:?}");
         }
-        let long = format!("/{}", "x".repeat(LONGEST));
+        let long = format!("/{}", "x".repeat(MAX_NAME_BYTES));
         for bad in [
             "",
             "\0",

@@ -34,6 +34,7 @@ use parking_lot::{Mutex, RwLock};
 use rustls::ClientConfig;
 use tracing::{debug, info};
 
+pub(crate) use self::Endpoint as Access;
 pub(crate) use self::answers::Capabilities;
 pub(crate) use self::client::Client;
 pub(crate) use self::error::Error;
@@ -45,7 +46,7 @@ use crate::trust::Trust;
 
 /// How to reach an image.
 #[derive(Debug, Clone)]
-pub(crate) struct Access {
+pub(crate) struct Endpoint {
     /// Where, and the right to.
     pub(crate) url: TransferUrl,
     /// Whom to trust at the other end.
@@ -89,11 +90,11 @@ pub(crate) struct Image {
 
 impl Image {
     /// Makes the first connection; returns it beside the image, ready for the pool.
-    pub(crate) fn open(access: &Access) -> Result<(Image, Client), Error> {
-        let url = access.url.clone();
-        access.trust.warn("imageio", &url.host());
+    pub(crate) fn open(endpoint: &Endpoint) -> Result<(Image, Client), Error> {
+        let url = endpoint.url.clone();
+        endpoint.trust.warn("imageio", &url.host());
         let tls = match url.is_tls() {
-            true => Some(tls::client_config(&access.trust)?),
+            true => Some(tls::client_config(&endpoint.trust)?),
             false => None,
         };
         let mut image = Image {
@@ -102,7 +103,7 @@ impl Image {
             renewing: Mutex::new(None),
             renewal: OnceLock::new(),
             tls,
-            timeout: access.timeout,
+            timeout: endpoint.timeout,
             local: None,
             capabilities: Capabilities::default(),
             size: 0,
@@ -111,7 +112,7 @@ impl Image {
         image.capabilities = client.capabilities().clone();
         let mut size = None;
         if let Some(name) = image.capabilities.unix_socket.clone()
-            && access.unix_socket
+            && endpoint.unix_socket
         {
             match image.connect_locally(&name, &mut client) {
                 Ok((local, compared)) => (client, size) = (local, Some(compared)),

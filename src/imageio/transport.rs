@@ -27,7 +27,7 @@ use super::socket::{Route, Socket};
 use super::tls::TlsStream;
 
 /// ureq moves a body through a buffer of this many bytes, one system call each.
-const BUFFER: usize = match cfg!(feature = "fuzzing") {
+const BUFFER_BYTES: usize = match cfg!(feature = "fuzzing") {
     false => 128 * 1024,
     // To fill it with zeros takes longer than all else that a fuzz target does.
     true => 16 * 1024,
@@ -53,7 +53,7 @@ pub(super) struct Permit {
 }
 
 /// What an answer may have beside its body, and what may be read ahead of it, bytes.
-const BESIDES: u64 = 2 * BUFFER as u64;
+const MAX_BYTES_BESIDE_BODY: u64 = 2 * BUFFER_BYTES as u64;
 
 impl Permit {
     /// For one connection to a server that may be silent for `usual`.
@@ -86,7 +86,8 @@ impl Permit {
 
     /// A request is about to be sent, whose answer has a body of at most `body` bytes.
     pub(super) fn expect(&self, body: u64) {
-        self.expected.store(body + BESIDES, Ordering::Relaxed);
+        self.expected
+            .store(body + MAX_BYTES_BESIDE_BODY, Ordering::Relaxed);
         self.received.store(0, Ordering::Relaxed);
     }
 
@@ -135,7 +136,7 @@ impl Connector for OneShot {
         stream.socket().set_timeouts(usual, usual)?;
         Ok(Some(Wire {
             stream,
-            buffers: LazyBuffers::new(BUFFER, BUFFER),
+            buffers: LazyBuffers::new(BUFFER_BYTES, BUFFER_BYTES),
             permit: self.permit.clone(),
             patience: usual,
             half: Half::Receiving,
