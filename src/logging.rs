@@ -54,17 +54,17 @@ pub(crate) fn start_log(level: &str, file: Option<&Path>) -> io::Result<()> {
 }
 
 /// Longest text of a message that is not ours, characters.
-const LONGEST: usize = 2000;
+const MAX_FOREIGN_CHARS: usize = 2000;
 
 /// `text` as one line that is fit for a terminal: without control characters, and not longer than anybody reads. Servers
 /// choose what their messages and names say.
 pub(crate) fn plain(text: &str) -> String {
     let mut line: String = text
         .chars()
-        .take(LONGEST)
+        .take(MAX_FOREIGN_CHARS)
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
-    if text.chars().nth(LONGEST).is_some() {
+    if text.chars().nth(MAX_FOREIGN_CHARS).is_some() {
         line.push_str(" [...]");
     }
     line
@@ -102,6 +102,6 @@ mod tests {
     fn a_text_from_elsewhere_cannot_steer_a_terminal_or_fill_it() {
         assert_eq!(plain("a\x1b[2J\tb\u{9b}c\n"), "a [2J b c ");
         let endless = plain(&"x".repeat(1 << 20));
-        assert!(endless.len() < LONGEST + 10 && endless.ends_with("[...]"));
+        assert!(endless.len() < MAX_FOREIGN_CHARS + 10 && endless.ends_with("[...]"));
     }
 }

@@ -65,7 +65,7 @@ pub(crate) fn forget_all() {
 }
 
 /// A shorter secret is only replaced where it stands as a word: `t1` is not hidden in `start1`.
-const LONG: usize = 8;
+const LONG_BYTES: usize = 8;
 
 /// `text` without any registered secret.
 pub(crate) fn clean(text: &str) -> Cow<'_, str> {
@@ -79,7 +79,7 @@ pub(crate) fn clean(text: &str) -> Cow<'_, str> {
 /// Of a long secret, its beginning is as good as the whole: imageio quotes the first 18 characters of a
 /// ticket as the name of the transfer.
 fn head(secret: &str) -> &str {
-    secret.get(..LONG).unwrap_or(secret)
+    secret.get(..LONG_BYTES).unwrap_or(secret)
 }
 
 /// Each secret, the longest first, is looked for in the whole text: two of them may begin alike (tokens do) or overlap.
@@ -94,7 +94,7 @@ fn without<S: AsRef<str>>(text: &str, secrets: &[S]) -> String {
             let (before, after) = (&text[..at], &text[end..]);
             let in_a_word = (before.ends_with(char::is_alphanumeric) && !hidden[at - 1])
                 || (after.starts_with(char::is_alphanumeric) && !hidden[end]);
-            if secret.len() >= LONG || !in_a_word {
+            if secret.len() >= LONG_BYTES || !in_a_word {
                 hidden[at..end].fill(true);
             }
             from = text.ceil_char_boundary(at + 1);

@@ -30,7 +30,7 @@ pub(crate) struct CaFileError {
 }
 
 /// Whom we have warned of.
-static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static WARNED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 impl Trust {
     /// Before anything secret goes to `url` (`scheme://host:port`) of `what`: says once on stderr when it is not known
@@ -44,7 +44,7 @@ impl Trust {
             (_, false) if !is_loopback(url) => "is NOT ENCRYPTED (http): everybody on the way can read along",
             _ => return,
         };
-        let mut told = TOLD.lock();
+        let mut told = WARNED.lock();
         if !told.iter().any(|one| one == url) {
             told.push(url.to_owned());
             eprintln!(

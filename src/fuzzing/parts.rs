@@ -7,10 +7,10 @@ use std::rc::Rc;
 use crate::failure::Failure;
 
 /// What stands between two of these is said again and again; no text has it.
-const AGAIN: u8 = 0x1f;
+const REPEAT_MARK: u8 = 0x1f;
 
 /// How much an input is stretched by repetition, bytes.
-const STRETCHED: usize = 160 << 10;
+const STRETCHED_BYTES: usize = 160 << 10;
 
 /// The first line of `data`, and the rest.
 pub(crate) fn first_line(data: &[u8]) -> (&[u8], &[u8]) {
@@ -37,10 +37,19 @@ pub(crate) struct Pieces<'a> {
 
 impl<'a> Pieces<'a> {
     pub(crate) fn new(data: &'a [u8]) -> Self {
-        let parts = data.split(|b| *b == AGAIN).enumerate();
+        let parts = data.split(|b| *b == REPEAT_MARK).enumerate();
         let parts: Vec<_> = parts
             .filter(|(_, part)| !part.is_empty())
-            .map(|(n, part)| (part, if n % 2 == 0 { 1 } else { STRETCHED / data.len() }))
+            .map(|(n, part)| {
+                (
+                    part,
+                    if n % 2 == 0 {
+                        1
+                    } else {
+                        STRETCHED_BYTES / data.len()
+                    },
+                )
+            })
             .collect();
         Pieces {
             current: &[],
@@ -53,7 +62,7 @@ impl<'a> Pieces<'a> {
 
     /// Nothing in it is repeated.
     pub(crate) fn is_plain(data: &[u8]) -> bool {
-        !data.contains(&AGAIN)
+        !data.contains(&REPEAT_MARK)
     }
 
     /// How many bytes were read so far.
