@@ -6,7 +6,7 @@ use std::fmt::Write;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::wire::agent;
+use super::agent::agent;
 use super::{Error, address};
 use crate::trust::Trust;
 

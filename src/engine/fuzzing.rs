@@ -10,8 +10,8 @@ use ureq::config::Config;
 
 use super::ca::of_pem;
 use super::disks::Disk;
-use super::disks::full_qcow2_size;
 use super::json::{fault, list, number, text};
+use super::new_disks::full_qcow2_size;
 use super::wire::Account;
 use super::{Engine, Interrupt, Order, Phase, Subject, Transfer};
 use crate::engine::Direction;

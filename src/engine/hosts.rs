@@ -39,13 +39,4 @@ impl Engine {
         info!(?host, "this machine has the hardware id {hardware}");
         Ok(host)
     }
-
-    /// The name of the data center that a storage domain is attached to.
-    pub(super) fn data_center(&self, storage_domain: &str) -> Result<Option<String>, Error> {
-        let search = format!("storage.name={}", quoted(storage_domain));
-        let centers = self.get("search for the data center", &query("/datacenters", &search))?;
-        Ok(list(&centers.unwrap_or_default(), "data_center")
-            .first()
-            .and_then(|center| text(center, "name")))
-    }
 }

@@ -16,24 +16,29 @@
 //! ```
 
 mod address;
+mod agent;
 mod ca;
 mod disks;
+mod endings;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod hosts;
 mod json;
 mod login;
+mod new_disks;
 mod patience;
 mod phase;
+mod storage_domains;
 mod transfers;
 mod wire;
 
 pub(crate) use self::address::address;
 pub(crate) use self::ca::certificate;
-pub(crate) use self::disks::{Format, NewDisk, is_uuid};
+pub(crate) use self::disks::is_uuid;
 pub(crate) use self::error::Error;
 pub(crate) use self::hosts::this_hardware;
+pub(crate) use self::new_disks::{Format, NewDisk};
 pub(crate) use self::patience::{Interrupt, Patience};
 pub(crate) use self::phase::{Direction, Phase};
 pub(crate) use self::transfers::{Order, Subject, Transfer};

@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::json::{list, number, text};
 use super::wire::Effect;
-use super::{Direction, Engine, Error, Interrupt, Patience, Phase};
+use super::{Direction, Engine, Error, Patience, Phase};
 use crate::logging::plain;
 
 /// Seconds without activity after which the engine pauses a transfer. Never 0: imageio takes that for "no waiting at
@@ -22,14 +22,8 @@ const MAX_START_WAIT: Duration = Duration::from_secs(60);
 /// Longest wait for somebody else's lock on the disk.
 const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
 
-/// Longest wait for a finalize, which verifies the image; the stock client uses the same.
-const MAX_FINALIZE_WAIT: Duration = Duration::from_secs(300);
-
-/// Longest wait for a cancel: four phases of up to 10 s each, and the removal of the disk.
-const MAX_CANCEL_WAIT: Duration = Duration::from_secs(120);
-
 /// The engine looks at a busy transfer every 10 s; an action that shows no effect for longer was lost.
-const MAX_EFFECT_DELAY: Duration = Duration::from_secs(15);
+pub(super) const MAX_EFFECT_DELAY: Duration = Duration::from_secs(15);
 
 /// What is transferred.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -220,173 +214,10 @@ impl Engine {
         self.act(id, "pause")
     }
 
-    fn act(&self, id: &str, action: &str) -> Result<(), Error> {
+    pub(super) fn act(&self, id: &str, action: &str) -> Result<(), Error> {
         let what = format!("{action} of transfer {id}");
         let path = format!("/imagetransfers/{id}/{action}");
         self.post(&what, Effect::Idempotent, &path, &json!({})).map(drop)
-    }
-
-    /// Ends a transfer well. `Ok` means that the engine has verified the image, freed the disk and said so. A passing
-    /// trouble with the engine is waited out.
-    pub(crate) fn finalize(&self, id: &str, disk: Option<&str>, interrupt: &Interrupt) -> Result<(), Error> {
-        let mut patience = Patience::new(MAX_FINALIZE_WAIT, interrupt);
-        let mut asked = Asked::default();
-        let mut finalizing = false;
-        loop {
-            let seen = self.ask_and_look(id, "finalize", &mut asked, &patience)?;
-            match &seen {
-                Some(Phase::Finished) => return self.check_disk(id, disk, &mut patience),
-                Some(Phase::Finalizing) => {
-                    finalizing = true;
-                    asked.show_effect(&patience);
-                }
-                Some(Phase::Failed) => {
-                    return Err(Error::Failed(format!(
-                        "transfer {id} failed when it was finalized; engine.log and vdsm.log say why \
-                         (correlation id {})",
-                        self.correlation()
-                    )));
-                }
-                Some(Phase::Paused(phase)) if finalizing || self.is_illegal(disk) => {
-                    return Err(Error::Failed(format!(
-                        "transfer {id} is {phase} after it was to be finalized; the disk is kept, locked or \
-                         illegal; engine.log and vdsm.log say why (correlation id {})",
-                        self.correlation()
-                    )));
-                }
-                Some(Phase::Failing(_)) => asked.show_effect(&patience),
-                Some(_) => {}
-                None if asked.gone => return self.check_disk(id, disk, &mut patience),
-                None => {}
-            }
-            if !patience.pause()? {
-                let what = format!("the end of transfer {id}");
-                return Err(self.too_long(&what, MAX_FINALIZE_WAIT, &asked.last(seen)));
-            }
-        }
-    }
-
-    /// One step of a wait for an action's effect: asks for the action, again where it shows no effect, and looks at
-    /// the transfer. A passing trouble is only logged; `None` then, or when the transfer is gone.
-    fn ask_and_look(
-        &self,
-        id: &str,
-        action: &str,
-        asked: &mut Asked,
-        patience: &Patience<'_>,
-    ) -> Result<Option<Phase>, Error> {
-        if asked
-            .at
-            .is_none_or(|at| patience.waited() > at + MAX_EFFECT_DELAY)
-        {
-            match self.act(id, action) {
-                Ok(()) => asked.at = Some(patience.waited()),
-                // Somebody is at it, or the engine is away: soon again.
-                Err(e) if e.is_passing() || e.is_locked() => info!("{e}"),
-                Err(e) => return Err(e),
-            }
-        }
-        match self.transfer(id) {
-            Ok(Some(transfer)) => Ok(Some(transfer.phase)),
-            Ok(None) => {
-                asked.gone = true;
-                Ok(None)
-            }
-            Err(e) if e.is_passing() => {
-                info!("{e}");
-                Ok(None)
-            }
-            Err(e) => Err(e),
-        }
-    }
-
-    fn is_illegal(&self, disk: Option<&str>) -> bool {
-        let found = disk.and_then(|id| self.disk(id).ok().flatten());
-        found.is_some_and(|disk| disk.status == "illegal")
-    }
-
-    /// The transfer has ended; the disk has the last word, as soon as its lock is free.
-    fn check_disk(&self, id: &str, disk: Option<&str>, patience: &mut Patience<'_>) -> Result<(), Error> {
-        let Some(disk_id) = disk else { return Ok(()) };
-        loop {
-            match self.disk(disk_id) {
-                Ok(Some(disk)) if disk.status == "ok" => return Ok(()),
-                Ok(Some(disk)) if disk.status == "illegal" => {
-                    return Err(Error::Failed(format!(
-                        "transfer {id} has ended, and disk {disk_id} is illegal"
-                    )));
-                }
-                Ok(None) => {
-                    return Err(Error::Failed(format!(
-                        "transfer {id} has ended, and disk {disk_id} is gone"
-                    )));
-                }
-                Err(e) if !e.is_passing() => return Err(e),
-                Ok(Some(_)) | Err(_) => {}
-            }
-            if !patience.pause()? {
-                return Err(self.too_long(
-                    &format!("disk {disk_id}"),
-                    MAX_FINALIZE_WAIT,
-                    "it is locked still",
-                ));
-            }
-        }
-    }
-
-    /// Ends a transfer as a failure; **an upload's disk is removed by that**, so only for disks that we made, and for
-    /// downloads.
-    pub(crate) fn cancel(&self, id: &str) -> Result<(), Error> {
-        let interrupt = Interrupt::default();
-        let mut patience = Patience::new(MAX_CANCEL_WAIT, &interrupt);
-        let mut asked = Asked::default();
-        loop {
-            let seen = self.ask_and_look(id, "cancel", &mut asked, &patience)?;
-            match &seen {
-                Some(Phase::Failed) => return Ok(()),
-                Some(Phase::Finished) => {
-                    return Err(Error::Failed(format!(
-                        "transfer {id} has ended well, and is not cancelled any more"
-                    )));
-                }
-                Some(Phase::Failing(_)) => asked.show_effect(&patience),
-                Some(_) => {}
-                None if asked.gone => return Ok(()),
-                None => {}
-            }
-            if !patience.pause()? {
-                let what = format!("the end of transfer {id}");
-                return Err(self.too_long(&what, MAX_CANCEL_WAIT, &asked.last(seen)));
-            }
-        }
-    }
-}
-
-impl Engine {
-    /// Cancels the upload to a disk that we made, and sees to it that the disk is gone: the engine removes it after the
-    /// transfer has ended, unless it has lost track of the transfer.
-    pub(crate) fn discard(&self, transfer: &str, disk: &str) -> Result<(), Error> {
-        self.cancel(transfer)?;
-        self.remove_disk(disk)
-    }
-}
-
-/// What is known of an action that was asked for.
-#[derive(Debug, Default)]
-struct Asked {
-    /// When it was answered or last showed its effect, since the wait began.
-    at: Option<Duration>,
-    /// The engine does not know the transfer any more.
-    gone: bool,
-}
-
-impl Asked {
-    fn show_effect(&mut self, patience: &Patience<'_>) {
-        self.at = Some(patience.waited());
-    }
-
-    fn last(&self, seen: Option<Phase>) -> String {
-        seen.map_or("no answer".to_owned(), |phase| format!("its phase is {phase}"))
     }
 }
 

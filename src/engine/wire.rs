@@ -10,19 +10,17 @@
 //! Actions (finalize, cancel, pause, resume) may be repeated: the engine answers 200 to them from any phase. A token
 //! ends after 30 minutes without a request, so 401 is no error in itself; the `exp` of the login means nothing.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustls::crypto::ring;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::info;
 use ureq::Agent;
 use ureq::http::header;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use url::Url;
 
+use super::agent::{ANSWER_TIMEOUT, agent, is_untrusted};
 use super::error::Meaning;
 use super::json::fault;
 use super::{Error, Interrupt, Patience};
@@ -30,19 +28,11 @@ use crate::logging::plain;
 use crate::secret::{Secret, clean, hide};
 use crate::trust::Trust;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A question or an action is answered at once; what the engine does about it is polled for.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// A transfer is prepared on its host before the request that starts it is answered.
 const CREATION_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Largest answer, bytes.
 const MAX_ANSWER_BYTES: u64 = 16 << 20;
-
-/// Longest header of an answer, bytes; ureq takes no more than 128 lines.
-const MAX_HEADER_BYTES: usize = 64 << 10;
 
 /// New sessions for one request: another thread's requests may use one up before ours is heard.
 const MAX_RENEWALS: u32 = 3;
@@ -320,6 +310,15 @@ impl Engine {
             correlation: self.correlation.clone(),
         }
     }
+
+    pub(super) fn too_long(&self, what: &str, limit: Duration, state: &str) -> Error {
+        Error::TooLong {
+            what: what.to_owned(),
+            seconds: limit.as_secs(),
+            state: state.to_owned(),
+            correlation: self.correlation().to_owned(),
+        }
+    }
 }
 
 impl Meaning {
@@ -333,46 +332,6 @@ impl Meaning {
             _ => Meaning::Final,
         }
     }
-}
-
-fn is_untrusted(error: &ureq::Error) -> bool {
-    let certificate = |e: &rustls::Error| matches!(e, rustls::Error::InvalidCertificate(_));
-    match error {
-        ureq::Error::Rustls(e) => certificate(e),
-        ureq::Error::Io(e) => e
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-            .is_some_and(certificate),
-        _ => false,
-    }
-}
-
-/// An HTTP client with bounded waits that follows no redirect; the proxy of the environment (`https_proxy`,
-/// `no_proxy`) is used as by any other program.
-pub(super) fn agent(trust: &Trust) -> Result<Agent, Error> {
-    let tls = TlsConfig::builder().unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()));
-    let tls = match trust.roots()? {
-        None => tls.disable_verification(true),
-        Some(roots) => {
-            let roots: Vec<_> = roots
-                .iter()
-                .map(|der| Certificate::from_der(der).to_owned())
-                .collect();
-            tls.root_certs(RootCerts::new_with_certs(&roots))
-        }
-    };
-    let config = ureq::config::Config::builder()
-        .tls_config(tls.build())
-        .http_status_as_error(false)
-        .max_response_header_size(MAX_HEADER_BYTES)
-        .accept_encoding("identity")
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .timeout_connect(Some(CONNECT_TIMEOUT))
-        .timeout_global(Some(ANSWER_TIMEOUT))
-        .user_agent(concat!("rhv-mount/", env!("CARGO_PKG_VERSION")))
-        .build();
-    Ok(config.into())
 }
 
 /// A random UUID, from the kernel.
