@@ -15,14 +15,10 @@ use ureq::{Agent, Body, SendBody};
 
 use super::TransferUrl;
 use super::answers::{Capabilities, read_extents};
-use super::error::{Broken, Error};
+use super::diagnosis::{Diagnosis, MAX_MESSAGE_BYTES};
+use super::error::Error;
 use super::transport::{NoResolver, OneShot, Permit};
-use crate::logging::plain;
-use crate::remote::{Denial, Extent, Remote, RemoteError};
-use crate::secret::clean;
-
-/// Longest error text read from a server, bytes.
-const MAX_MESSAGE_BYTES: u64 = 1024;
+use crate::remote::{Extent, Remote, RemoteError};
 
 /// Longest answer to OPTIONS, bytes. imageio's has 200.
 const MAX_OPTIONS_BYTES: u64 = 64 << 10;
@@ -57,8 +53,7 @@ pub(crate) struct Client {
     permit: Arc<Permit>,
     url: TransferUrl,
     epoch: u64,
-    /// For messages: the host, or the socket's path.
-    host: String,
+    diagnosis: Diagnosis,
     capabilities: Capabilities,
 }
 
@@ -87,10 +82,10 @@ impl Client {
         let agent = Agent::with_parts(config, connector, NoResolver);
         let mut client = Client {
             agent,
+            diagnosis: Diagnosis::new(host, permit.clone()),
             permit,
             url: url.clone(),
             epoch,
-            host,
             capabilities: Capabilities::default(),
         };
         client.capabilities = client.options()?;
@@ -111,7 +106,7 @@ impl Client {
 
     /// Where this connection leads: `scheme://host:port`, or the unix socket.
     pub(crate) fn host(&self) -> &str {
-        &self.host
+        self.diagnosis.host()
     }
 
     /// The addresses of its first TCP connection, ours first.
@@ -126,14 +121,14 @@ impl Client {
             .agent
             .options(self.url.address(""))
             .call()
-            .map_err(|e| self.broken(what(), e))?;
+            .map_err(|e| self.diagnosis.broken(what(), e))?;
         match response.status().as_u16() {
             200 => {}
             204 | 405 => {
                 self.drain(what(), &mut response)?;
                 return Ok(Capabilities::of_old_server());
             }
-            _ => return Err(self.refusal(what(), response)),
+            _ => return Err(self.diagnosis.refusal(what(), response)),
         }
         let allow = text_header(&response, header::ALLOW).map(str::to_owned);
         let mut body = Vec::new();
@@ -142,8 +137,8 @@ impl Client {
             .as_reader()
             .take(MAX_OPTIONS_BYTES)
             .read_to_end(&mut body);
-        read.map_err(|e| self.lost(what(), e))?;
-        Capabilities::parse(&body, allow.as_deref()).map_err(|e| self.nonsense(what(), e))
+        read.map_err(|e| self.diagnosis.lost(what(), e))?;
+        Capabilities::parse(&body, allow.as_deref()).map_err(|e| self.diagnosis.nonsense(what(), e))
     }
 
     /// Size of the disk in bytes: the total in the Content-Range of a one-byte read.
@@ -155,13 +150,13 @@ impl Client {
             .get(self.url.address(""))
             .header(header::RANGE, "bytes=0-0")
             .call()
-            .map_err(|e| self.broken(what(), e))?;
+            .map_err(|e| self.diagnosis.broken(what(), e))?;
         let status = response.status().as_u16();
         let range = text_header(&response, header::CONTENT_RANGE)
             .unwrap_or_default()
             .to_owned();
         if !matches!(status, 206 | 416) {
-            return Err(self.refusal(what(), response));
+            return Err(self.diagnosis.refusal(what(), response));
         }
         self.drain(what(), &mut response)?;
         let prefix = if status == 206 { "bytes 0-0/" } else { "bytes */" };
@@ -171,7 +166,9 @@ impl Client {
         match (total, status) {
             (Some(0), 416) => Ok(0),
             (Some(size), 206) if size > 0 => Ok(size),
-            _ => Err(self.nonsense(what(), format!("status {status} with Content-Range {range:?}"))),
+            _ => Err(self
+                .diagnosis
+                .nonsense(what(), format!("status {status} with Content-Range {range:?}"))),
         }
     }
 
@@ -185,27 +182,31 @@ impl Client {
             .get(self.url.address(""))
             .header(header::RANGE, format!("bytes={offset}-{last}"))
             .call()
-            .map_err(|e| self.broken(what(), e))?;
+            .map_err(|e| self.diagnosis.broken(what(), e))?;
         if response.status() != 206 {
             return match response.status().as_u16() {
                 // Without the status of a partial answer the bytes may be from anywhere.
-                200 => Err(self.nonsense(what(), "the whole image instead of the range".into())),
-                _ => Err(self.refusal(what(), response)),
+                200 => Err(self
+                    .diagnosis
+                    .nonsense(what(), "the whole image instead of the range".into())),
+                _ => Err(self.diagnosis.refusal(what(), response)),
             };
         }
         let range = text_header(&response, header::CONTENT_RANGE).unwrap_or_default();
         if !range.starts_with(&format!("bytes {offset}-{last}/")) {
             let why = format!("Content-Range {range:?}");
-            return Err(self.nonsense(what(), why));
+            return Err(self.diagnosis.nonsense(what(), why));
         }
         let length = text_header(&response, header::CONTENT_LENGTH).and_then(|l| l.parse::<u64>().ok());
         if length != Some(len) {
-            return Err(self.nonsense(what(), format!("Content-Length {length:?}")));
+            return Err(self
+                .diagnosis
+                .nonsense(what(), format!("Content-Length {length:?}")));
         }
         let mut body = response.body_mut().as_reader();
         let mut read = parts.iter_mut().try_for_each(|part| body.read_exact(part));
         read = read.and_then(|()| body.read(&mut [0]).map(drop));
-        read.map_err(|e| self.lost(what(), e))?;
+        read.map_err(|e| self.diagnosis.lost(what(), e))?;
         Ok(())
     }
 
@@ -228,24 +229,9 @@ impl Client {
                 current: &[],
                 rest: parts,
             }))
-            .map_err(|e| self.broken(what(), e))?;
-        self.expect_done(what(), response).map_err(|error| match error {
-            Error::Status {
-                status: 400, message, ..
-            } if is_short_body(&message) => self.cut_short(what(), &message),
-            other => other,
-        })
-    }
-
-    /// All was sent, and not all came: something on the way has closed the connection in that direction.
-    fn cut_short(&self, what: String, message: &str) -> Error {
-        Error::Lost {
-            what,
-            host: self.host.clone(),
-            why: format!("not every byte has arrived: {message}"),
-            heard: true,
-            late: false,
-        }
+            .map_err(|e| self.diagnosis.broken(what(), e))?;
+        self.expect_done(what(), response)
+            .map_err(|error| self.diagnosis.of_put(error))
     }
 
     fn patch(&mut self, what: impl Fn() -> String, message: serde_json::Value) -> Result<(), Error> {
@@ -255,7 +241,7 @@ impl Client {
             .patch(self.url.address(""))
             .header(header::CONTENT_TYPE, "application/json")
             .send(message.to_string())
-            .map_err(|e| self.broken(what(), e))?;
+            .map_err(|e| self.diagnosis.broken(what(), e))?;
         self.expect_done(what(), response)
     }
 
@@ -273,13 +259,13 @@ impl Client {
         let what = || "GET of the extents".to_owned();
         self.permit.expect(MAX_EXTENTS_BYTES);
         let answer = self.agent.get(self.url.address("/extents?context=zero")).call();
-        let mut response = answer.map_err(|e| self.broken(what(), e))?;
+        let mut response = answer.map_err(|e| self.diagnosis.broken(what(), e))?;
         if response.status() != 200 {
-            return Err(self.refusal(what(), response));
+            return Err(self.diagnosis.refusal(what(), response));
         }
         read_extents(response.body_mut().as_reader(), found).map_err(|e| match e.is_io() {
-            true => self.lost(what(), e.into()),
-            false => self.nonsense(what(), e.to_string()),
+            true => self.diagnosis.lost(what(), e.into()),
+            false => self.diagnosis.nonsense(what(), e.to_string()),
         })
     }
 
@@ -287,113 +273,15 @@ impl Client {
     fn expect_done(&self, what: String, mut response: Response<Body>) -> Result<(), Error> {
         match response.status().as_u16() {
             200 => self.drain(what, &mut response),
-            _ => Err(self.refusal(what, response)),
+            _ => Err(self.diagnosis.refusal(what, response)),
         }
     }
 
     /// Reads the rest of a body that nobody needs: only then is the connection free again.
     fn drain(&self, what: String, response: &mut Response<Body>) -> Result<(), Error> {
         let mut body = response.body_mut().as_reader().take(MAX_MESSAGE_BYTES);
-        io::copy(&mut body, &mut io::sink()).map_err(|e| self.lost(what, e))?;
+        io::copy(&mut body, &mut io::sink()).map_err(|e| self.diagnosis.lost(what, e))?;
         Ok(())
-    }
-
-    /// The error in a status that is not success, with the server's own words.
-    fn refusal(&self, what: String, mut response: Response<Body>) -> Error {
-        let status = response.status().as_u16();
-        let mut body = Vec::new();
-        // Whatever arrives of the words is better than none; the status stands in any case.
-        let _ = response
-            .body_mut()
-            .as_reader()
-            .take(MAX_MESSAGE_BYTES)
-            .read_to_end(&mut body);
-        let words = plain(&String::from_utf8_lossy(&body));
-        let message = match clean(words.trim()).into_owned() {
-            empty if empty.is_empty() => "no message".to_owned(),
-            words => words,
-        };
-        let host = self.host.clone();
-        if status != 403 {
-            return Error::Status {
-                what,
-                host,
-                status,
-                message,
-            };
-        }
-        // The words are those of imageio's auth.py.
-        let denial = match &message {
-            words if words.contains("No such ticket") => Denial::UnknownTicket,
-            words if words.contains("forbids") => Denial::Forbidden,
-            _ => Denial::EndedTicket,
-        };
-        let remedy = match message.contains("forbids write") {
-            true => "the ticket is read-only: mount with --read-only, or start an upload transfer",
-            false => "the transfer has ended, expired or never was: start a new one and take its URL",
-        };
-        Error::Denied {
-            what,
-            host,
-            denial,
-            message,
-            remedy,
-        }
-    }
-
-    fn nonsense(&self, what: String, why: String) -> Error {
-        Error::Nonsense {
-            what,
-            host: self.host.clone(),
-            why: plain(&clean(&why)),
-        }
-    }
-
-    fn lost(&self, what: String, error: io::Error) -> Error {
-        if let Some(endless @ Broken::Endless(_)) = error.get_ref().and_then(|e| e.downcast_ref()) {
-            return self.nonsense(what, endless.to_string());
-        }
-        let why = match error.kind() {
-            io::ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
-            _ => clean(&error.to_string()).into_owned(),
-        };
-        Error::Lost {
-            what,
-            host: self.host.clone(),
-            why,
-            heard: self.permit.heard(),
-            // A host that can't be reached is silent; what it was asked for it may do all the same.
-            late: matches!(
-                error.kind(),
-                io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
-            ),
-        }
-    }
-
-    /// The error in a request that got no answer.
-    fn broken(&self, what: String, error: ureq::Error) -> Error {
-        let host = self.host.clone();
-        match error {
-            ureq::Error::Io(e) => match e.get_ref().and_then(|inner| inner.downcast_ref::<Broken>()) {
-                Some(Broken::Resolve(why)) => Error::Resolve {
-                    host,
-                    why: why.clone(),
-                },
-                Some(broken @ (Broken::Connect(why) | Broken::Refused(why))) => Error::Connect {
-                    host,
-                    why: why.clone(),
-                    refused: matches!(broken, Broken::Refused(_)),
-                },
-                Some(Broken::Trust(why)) => Error::Trust {
-                    host,
-                    why: why.clone(),
-                },
-                Some(Broken::Endless(_)) | None => self.lost(what, e),
-            },
-            ureq::Error::Protocol(e) => self.nonsense(what, e.to_string()),
-            e @ ureq::Error::LargeResponseHeader(..) => self.nonsense(what, e.to_string()),
-            other => self.lost(what, io::Error::other(other.to_string())),
-        }
     }
 }
 
@@ -416,11 +304,6 @@ impl Read for Parts<'_> {
 
 fn text_header(response: &Response<Body>, name: header::HeaderName) -> Option<&str> {
     response.headers().get(name).and_then(|value| value.to_str().ok())
-}
-
-/// imageio's words for a body that ended early: `Requested 8388608 bytes, available 65536 bytes`.
-fn is_short_body(message: &str) -> bool {
-    message.starts_with("Requested ") && message.contains(" bytes, available ")
 }
 
 impl Remote for Client {

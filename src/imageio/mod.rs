@@ -2,7 +2,7 @@
 //!
 //! [`Image::open`] makes the first connection, learns what the ticket allows, how large the disk is,
 //! and whether the server is proven to be this host (then its unix socket serves, without TLS). From then on
-//! [`Image`] is the pool's [`Dial`]: each call makes one more connection, authorised with OPTIONS.
+//! [`Image`] is the pool's [`Dial`](crate::remote::Dial): each call makes one more connection, authorised with OPTIONS.
 //!
 //! ```text
 //! url       the transfer URL and its secret
@@ -11,14 +11,18 @@
 //! tls       trust and the TLS stream
 //! transport socket + TLS as ureq wants it; no silent reconnect; the server is heard out
 //! client    the requests
+//! diagnosis the errors of the requests
+//! image     the first connection to a disk, and the following ones
 //! answers   the JSON
 //! ```
 
 mod answers;
 mod client;
+mod diagnosis;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod image;
 mod local;
 #[cfg(any(test, feature = "fuzzing"))]
 mod script;
@@ -27,253 +31,8 @@ mod tls;
 mod transport;
 mod url;
 
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
-
-use parking_lot::{Mutex, RwLock};
-use rustls::ClientConfig;
-use tracing::{debug, info};
-
-pub(crate) use self::Endpoint as Access;
 pub(crate) use self::answers::Capabilities;
 pub(crate) use self::client::Client;
 pub(crate) use self::error::Error;
-use self::socket::{Route, UnixRoute};
-use self::transport::{OneShot, Permit};
+pub(crate) use self::image::{Endpoint as Access, Image, TicketState};
 pub(crate) use self::url::TransferUrl;
-use crate::remote::{Denial, Dial, Remote, RemoteError};
-use crate::trust::Trust;
-
-/// How to reach an image.
-#[derive(Debug, Clone)]
-pub(crate) struct Endpoint {
-    /// Where, and the right to.
-    pub(crate) url: TransferUrl,
-    /// Whom to trust at the other end.
-    pub(crate) trust: Trust,
-    /// Use the server's unix socket when the server is this host.
-    pub(crate) unix_socket: bool,
-    /// Longest silence of the server in a request.
-    pub(crate) timeout: Duration,
-}
-
-/// What became of a ticket, as its server shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TicketState {
-    /// The server does not know it: it has restarted, or the ticket was taken away.
-    Unknown,
-    /// The server refuses it otherwise: it has expired, or was cancelled.
-    Refused,
-    /// Nobody listens at the server's address, on a host that is up: it may have come back elsewhere.
-    NobodyThere,
-}
-
-/// Given the URL that leads nowhere any more, and why, gets one that does.
-type Renewal = Box<dyn Fn(&TransferUrl, TicketState) -> Option<TransferUrl> + Send + Sync>;
-
-/// A remote image that can be connected to any number of times.
-pub(crate) struct Image {
-    /// With its epoch: how many there were before it.
-    url: RwLock<(u64, TransferUrl)>,
-    /// When there was no other URL to be had, the last time, and why one was wanted.
-    renewing: Mutex<Option<(Instant, TicketState)>>,
-    /// Where a new transfer URL comes from when the one that is given has ended.
-    renewal: OnceLock<Renewal>,
-    tls: Option<Arc<ClientConfig>>,
-    timeout: Duration,
-    /// The unix socket, once it was found usable, of the server that was `first_host`.
-    local: Option<UnixRoute>,
-    first_host: String,
-    capabilities: Capabilities,
-    size: u64,
-}
-
-impl Image {
-    /// Makes the first connection; returns it beside the image, ready for the pool.
-    pub(crate) fn open(endpoint: &Endpoint) -> Result<(Image, Client), Error> {
-        let url = endpoint.url.clone();
-        endpoint.trust.warn("imageio", &url.host());
-        let tls = match url.is_tls() {
-            true => Some(tls::client_config(&endpoint.trust)?),
-            false => None,
-        };
-        let mut image = Image {
-            first_host: url.host(),
-            url: RwLock::new((0, url)),
-            renewing: Mutex::new(None),
-            renewal: OnceLock::new(),
-            tls,
-            timeout: endpoint.timeout,
-            local: None,
-            capabilities: Capabilities::default(),
-            size: 0,
-        };
-        let mut client = image.connect(None)?;
-        image.capabilities = client.capabilities().clone();
-        let mut size = None;
-        if let Some(name) = image.capabilities.unix_socket.clone()
-            && endpoint.unix_socket
-        {
-            match image.connect_locally(&name, &mut client) {
-                Ok((local, compared)) => (client, size) = (local, Some(compared)),
-                Err(why) => {
-                    info!(
-                        "its unix socket is not used, staying with {}: {why}",
-                        client.host()
-                    );
-                    image.local = None;
-                }
-            }
-        }
-        image.size = match size {
-            Some(size) => size,
-            None => client.size()?,
-        };
-        debug!(host = client.host(), size = image.size, capabilities = ?image.capabilities, "image opened");
-        Ok((image, client))
-    }
-
-    /// A connection over the unix socket `name` of the server that `remote` leads to. Whoever listens there is told
-    /// nothing before it is proven to be that server, and then says the same of the ticket. With the size of the disk,
-    /// which is part of that.
-    fn connect_locally(&mut self, name: &str, remote: &mut Client) -> Result<(Client, u64), String> {
-        self.local = Some(local::prove(name, remote.ends())?);
-        let mut local = self.connect(self.local.as_ref()).map_err(|e| e.to_string())?;
-        let ask = |client: &mut Client| client.size().map_err(|e| e.to_string());
-        let size = ask(&mut local)?;
-        match local.capabilities() == remote.capabilities() && size == ask(remote)? {
-            true => Ok((local, size)),
-            false => Err("it says something else of the ticket there".to_owned()),
-        }
-    }
-
-    /// Size of the disk, bytes.
-    pub(crate) fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// What OPTIONS said.
-    pub(crate) fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
-    }
-
-    /// `scheme://host:port` of the transfer URL.
-    pub(crate) fn host(&self) -> String {
-        self.current().1.host()
-    }
-
-    /// From now on `renewal` is asked when the ticket has ended, or its server is away.
-    pub(crate) fn renew_with(
-        &self,
-        renewal: impl Fn(&TransferUrl, TicketState) -> Option<TransferUrl> + Send + Sync + 'static,
-    ) {
-        let _ = self.renewal.set(Box::new(renewal));
-    }
-
-    fn current(&self) -> (u64, TransferUrl) {
-        self.url.read().clone()
-    }
-
-    /// How the bytes travel: `https`, `http` or `unix`.
-    pub(crate) fn transport(&self) -> &'static str {
-        match (&self.local, &self.tls) {
-            (Some(_), _) => "unix",
-            (None, Some(_)) => "https",
-            (None, None) => "http",
-        }
-    }
-
-    fn connect(&self, local: Option<&UnixRoute>) -> Result<Client, Error> {
-        let (epoch, url) = self.current();
-        let (route, tls, host) = match local {
-            Some(local) => (Route::Unix(local.clone()), None, local.shown()),
-            None => {
-                let route = Route::Tcp {
-                    host: url.host_name().to_owned(),
-                    port: url.port(),
-                };
-                let tls = self
-                    .tls
-                    .clone()
-                    .map(|config| (config, url.host_name().to_owned()));
-                (route, tls, url.host())
-            }
-        };
-        Client::open(
-            &url,
-            epoch,
-            host,
-            OneShot {
-                route,
-                tls,
-                permit: Permit::once(self.timeout),
-            },
-        )
-    }
-}
-
-impl Dial for Image {
-    fn dial(&self) -> Result<Box<dyn Remote>, RemoteError> {
-        // The socket leads to the server that it was proven for, and nowhere else.
-        let local = self.local.as_ref().filter(|_| self.host() == self.first_host);
-        let mut client = match self.connect(local) {
-            // A server that has started anew is another process, which the proof says nothing about.
-            Err(Error::Connect { why, .. }) if local.is_some() => {
-                info!("unix socket not usable any more, over TCP: {why}");
-                self.connect(None)?
-            }
-            other => other?,
-        };
-        if client.epoch() > 0 {
-            // The disk was free for a moment between two transfers.
-            let size = client.size()?;
-            if size != self.size {
-                return Err(RemoteError::Protocol(format!(
-                    "the disk on {} has {size} bytes now instead of {}: it was changed by somebody else",
-                    client.host(),
-                    self.size
-                )));
-            }
-        }
-        Ok(Box::new(client))
-    }
-
-    fn epoch(&self) -> u64 {
-        self.current().0
-    }
-
-    fn renew(&self, epoch: u64, why: &RemoteError) -> bool {
-        let Some(renewal) = self.renewal.get() else {
-            return false;
-        };
-        let state = match why {
-            RemoteError::Denied(Denial::UnknownTicket, _) => TicketState::Unknown,
-            RemoteError::Denied(Denial::EndedTicket, _) => TicketState::Refused,
-            RemoteError::Unreachable(_) => TicketState::NobodyThere,
-            RemoteError::Denied(Denial::Forbidden, _)
-            | RemoteError::Lost(_)
-            | RemoteError::Late(_)
-            | RemoteError::Failed(_)
-            | RemoteError::Protocol(_) => return false,
-        };
-        let asked = Instant::now();
-        let mut failed = self.renewing.lock();
-        let (current, old) = self.current();
-        if epoch < current {
-            return true;
-        }
-        if failed.is_some_and(|(failed, question)| failed > asked && question == state) {
-            // Whoever was waited for had the same question.
-            return false;
-        }
-        let renewed = renewal(&old, state);
-        *failed = renewed.is_none().then(|| (Instant::now(), state));
-        match renewed {
-            Some(url) => {
-                *self.url.write() = (current + 1, url);
-                true
-            }
-            None => false,
-        }
-    }
-}
