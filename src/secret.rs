@@ -88,16 +88,16 @@ fn without<S: AsRef<str>>(text: &str, secrets: &[S]) -> String {
     for secret in secrets.iter().map(AsRef::as_ref) {
         let mut from = 0;
         while let Some(at) = text[from..].find(head(secret)).map(|at| from + at) {
-            let pairs = text[at..].bytes().zip(secret.bytes());
-            let same = pairs.take_while(|(a, b)| a == b).count();
-            let end = text.floor_char_boundary(at + same);
+            let pairs = text[at..].chars().zip(secret.chars());
+            let same = pairs.take_while(|(a, b)| a == b);
+            let end = at + same.map(|(c, _)| c.len_utf8()).sum::<usize>();
             let (before, after) = (&text[..at], &text[end..]);
             let in_a_word = (before.ends_with(char::is_alphanumeric) && !hidden[at - 1])
                 || (after.starts_with(char::is_alphanumeric) && !hidden[end]);
             if secret.len() >= LONG_BYTES || !in_a_word {
                 hidden[at..end].fill(true);
             }
-            from = text.ceil_char_boundary(at + 1);
+            from = at + text[at..].chars().next().map_or(1, char::len_utf8);
         }
     }
     let mut out = String::with_capacity(text.len());

@@ -69,9 +69,11 @@ impl Engine {
 
     /// The one disk with this id or name; what exists is in the error otherwise.
     pub(crate) fn find_disk(&self, wanted: &str) -> Result<Disk, Error> {
-        if is_uuid(wanted)
-            && let Some(disk) = self.disk(wanted)?
-        {
+        let by_id = match is_uuid(wanted) {
+            true => self.disk(wanted)?,
+            false => None,
+        };
+        if let Some(disk) = by_id {
             return Ok(disk);
         }
         let found = self.disks(&format!("name={}", quoted(wanted)))?;

@@ -293,9 +293,8 @@ struct Parts<'a> {
 
 impl Read for Parts<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty()
-            && let [next, rest @ ..] = self.rest
-        {
+        while self.current.is_empty() {
+            let [next, rest @ ..] = self.rest else { break };
             (self.current, self.rest) = (next, rest);
         }
         self.current.read(buf)

@@ -113,9 +113,7 @@ pub fn transfer_url(data: &[u8]) {
 pub fn imageio_answers(data: &[u8]) {
     forget_all();
     let (requests, said) = first_line(data);
-    let number = number_of(requests);
-    let piece = [usize::MAX, 7, 64, 1000][number % 4];
-    let route = Route::Script(Script::new(said, piece, !(number / 4).is_multiple_of(3)));
+    let route = scripted_route(said, number_of(requests));
     let url =
         TransferUrl::parse(&format!("http://imageio.example:54322/images/{TICKET}")).expect("it is one");
     let refused = |e: Failure| assert_presentable(&e, &[TICKET]);
@@ -173,14 +171,18 @@ pub fn imageio_answers(data: &[u8]) {
 pub(crate) fn scripted_agent(config: ureq::config::Config, said: &[u8], number: usize) -> (Agent, impl Fn()) {
     let permit = Permit::once(IO_TIMEOUT);
     let connector = OneShot {
-        route: Route::Script(Script::new(
-            said,
-            [usize::MAX, 7, 64, 1000][number % 4],
-            !(number / 4).is_multiple_of(3),
-        )),
+        route: scripted_route(said, number),
         tls: None,
         permit: permit.clone(),
     };
     let agent = Agent::with_parts(config, connector, NoResolver);
     (agent, move || permit.allow(true))
+}
+
+/// A route to a server that says `said`. The pieces and the end of it follow from `number`: one server of three is silent
+/// at its end, and the others close.
+fn scripted_route(said: &[u8], number: usize) -> Route {
+    let piece_bytes = [usize::MAX, 7, 64, 1000][number % 4];
+    let closes = [false, true, true][number / 4 % 3];
+    Route::Script(Script::new(said, piece_bytes, closes))
 }

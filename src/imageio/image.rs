@@ -80,9 +80,8 @@ impl Image {
         let mut client = image.connect(None)?;
         image.capabilities = client.capabilities().clone();
         let mut size = None;
-        if let Some(name) = image.capabilities.unix_socket.clone()
-            && endpoint.unix_socket
-        {
+        let offered = image.capabilities.unix_socket.clone();
+        if let Some(name) = offered.filter(|_| endpoint.unix_socket) {
             match image.connect_locally(&name, &mut client) {
                 Ok((local, compared)) => (client, size) = (local, Some(compared)),
                 Err(why) => {
