@@ -1,4 +1,4 @@
-//! The JSON that imageio answers with.
+//! The JSON in imageio's answers: what OPTIONS offers, and the list of extents.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,24 +9,24 @@ use serde::de::{Deserializer as _, SeqAccess, Visitor};
 
 use crate::remote::Extent;
 
-/// What a ticket and its server can do, from OPTIONS.
+/// The abilities of a ticket and its server, as OPTIONS reports them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Capabilities {
-    /// The server answers OPTIONS; otherwise it is from before the feature list.
+    /// The server answers OPTIONS with a feature list; an old one does not.
     pub(crate) options: bool,
-    /// Writing is allowed. Read tickets offer neither PUT nor PATCH.
+    /// Writing is allowed. A read ticket offers neither PUT nor PATCH.
     pub(crate) write: bool,
-    /// PATCH zero.
+    /// The server has PATCH zero.
     pub(crate) zero: bool,
-    /// PATCH flush. Without it every PUT flushes by itself.
+    /// The server has PATCH flush. Without it every PUT flushes by itself.
     pub(crate) flush: bool,
-    /// GET .../extents.
+    /// The server has GET .../extents.
     pub(crate) extents: bool,
-    /// Path or abstract name of the server's unix socket.
+    /// Path of the server's unix socket, or its abstract name after a NUL byte.
     pub(crate) unix_socket: Option<String>,
-    /// How many connections the server advises for reading.
+    /// The number of connections that the server advises for reading.
     pub(crate) max_readers: Option<usize>,
-    /// How many connections the server advises for writing: 1 for a file backend.
+    /// The number of connections that the server advises for writing: 1 for a file backend.
     pub(crate) max_writers: Option<usize>,
 }
 
@@ -39,8 +39,8 @@ struct OptionsBody {
 }
 
 impl Capabilities {
-    /// A server from before the feature list: it answers OPTIONS with 405 or 204 and knows GET
-    /// and PUT only.
+    /// The abilities of a server without a feature list: it answers OPTIONS with 405 or 204, and has GET and
+    /// PUT only.
     pub(super) fn of_old_server() -> Self {
         Capabilities {
             write: true,
@@ -48,9 +48,9 @@ impl Capabilities {
         }
     }
 
-    /// From the body of a 200 answer and its Allow header. The ticket may write when Allow says
-    /// so, or, without the header, when a feature that only writers get is offered or none is
-    /// known that would tell.
+    /// Reads the body of a 200 answer and its Allow header. The ticket may write if Allow lists PUT. Without
+    /// the header it may write if the server offers a feature that only write tickets have, or no feature at
+    /// all.
     pub(super) fn parse(body: &[u8], allow: Option<&str>) -> Result<Self, String> {
         let body: OptionsBody = serde_json::from_slice(body).map_err(|e| e.to_string())?;
         let has = |name: &str| body.features.iter().any(|f| f == name);
@@ -78,10 +78,10 @@ struct ExtentBody {
     zero: bool,
 }
 
-/// Longest text of one extent, bytes: a key or a string without end is not read to it.
+/// Upper bound on the JSON text of one extent, so that an endless key or string is given up early.
 pub(super) const MAX_EXTENT_TEXT_BYTES: usize = 4096;
 
-/// What may be read until the next extent is whole.
+/// A reader that fails once its ration is used up; each complete extent renews the ration.
 struct Rationed<'a, R> {
     reader: R,
     ration: &'a Cell<usize>,
@@ -97,8 +97,8 @@ impl<R: Read> Read for Rationed<'_, R> {
     }
 }
 
-/// Streams the array of extents to `found`: a fragmented disk has millions, and memory is
-/// bounded. Gaps, overlaps and disorder are nonsense.
+/// Streams the array of extents to `found`, since a fragmented disk has millions and memory is bounded. Gaps,
+/// overlaps, disorder and empty extents are errors.
 pub(super) fn read_extents(body: impl Read, found: &mut dyn FnMut(Extent)) -> Result<(), serde_json::Error> {
     struct Each<'a>(&'a mut dyn FnMut(Extent), &'a Cell<usize>);
     impl<'de> Visitor<'de> for Each<'_> {
@@ -163,13 +163,18 @@ mod tests {
             br#"[{"start": 5, "length": 1, "zero": true}]"#,
             br#"[{"start": 0, "length": 0, "zero": true}]"#,
             br#"[{"start": 0, "length": 4, "zero": true}] x"#,
-            br#"[{"start": 0, "length": 18446744073709551615, "zero": true}, {"start": 1, "length": 1, "zero": true}]"#,
+            br#"[{"start": 0, "length": 18446744073709551615, "zero": true},
+                 {"start": 1, "length": 1, "zero": true}]"#,
         ] {
-            assert!(read_extents(bad, &mut |_| ()).is_err(), "{:?}", String::from_utf8_lossy(bad));
+            assert!(
+                read_extents(bad, &mut |_| ()).is_err(),
+                "{:?}",
+                String::from_utf8_lossy(bad)
+            );
         }
     }
 
-    /// Bytes without end, and a count of those that were read.
+    /// An endless reader that counts the bytes read from it.
     struct Endless(u64);
 
     impl Read for &mut Endless {

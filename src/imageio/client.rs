@@ -1,9 +1,8 @@
-//! One connection's HTTP words: OPTIONS, GET, PUT, PATCH zero, PATCH flush, extents.
+//! The HTTP requests of one connection: OPTIONS, GET, PUT, PATCH zero, PATCH flush and GET extents.
 //!
-//! A [`Client`] owns one ureq agent that owns one socket. It never reconnects (see `transport`); when
-//! a request fails with [`Error::Lost`] the client is of no more use, and the pool decides
-//! what that means for the writes it carried. Protocol: ovirt-imageio 2.5.1, docs/images.md
-//! and http.py.
+//! A [`Client`] owns one ureq agent, and the agent owns one socket. It never reconnects (see `transport`):
+//! after [`Error::Lost`] the client is useless, and the pool decides what becomes of the writes that it
+//! carried. The protocol is that of ovirt-imageio 2.5.1, docs/images.md and http.py.
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -15,35 +14,38 @@ use ureq::{Agent, Body, SendBody};
 
 use super::TransferUrl;
 use super::answers::{Capabilities, read_extents};
-use super::diagnosis::{Diagnosis, MAX_MESSAGE_BYTES};
+use super::diagnosis::{Diagnosis, MAX_MESSAGE_BYTES, lost_if_cut_short};
 use super::error::Error;
 use super::transport::{NoResolver, OneShot, Permit};
 use crate::remote::{Extent, Remote, RemoteError};
 
-/// Longest answer to OPTIONS, bytes. imageio's has 200.
+/// Upper bound on the body of an OPTIONS answer. imageio's has 200 bytes.
 const MAX_OPTIONS_BYTES: u64 = 64 << 10;
 
-/// Longest list of extents, bytes: more than ten million of them, of which far fewer are remembered.
+/// Upper bound on the body of an extents answer. It fits more than ten million extents; far fewer are
+/// remembered.
 const MAX_EXTENTS_BYTES: u64 = 1 << 30;
 
-/// Longest header of an answer, bytes. imageio's have 300; ureq takes no more than 128 lines.
+/// Upper bound on the header of an answer. imageio's have 300 bytes; ureq accepts at most 128 lines.
 const MAX_HEADER_BYTES: usize = 32 << 10;
 
-/// Zeros are sent in pieces of this many bytes where the server has no PATCH zero.
+/// Size of the PUTs that write zeros to a server without PATCH zero.
 const ZERO_PIECE_BYTES: usize = 1 << 20;
 
-/// One zero request covers at most this many bytes, so that a server that died in the middle of one is noticed
-/// in minutes.
+/// Upper bound on the range of one zero request, so that a server that dies during one is noticed within
+/// minutes.
 const MAX_ZERO_REQUEST_BYTES: usize = 16 << 30;
 
-/// A zero request is silent until it is done; slow storage is given one second for this many bytes
-/// on top of the ordinary timeout (the server zeroes in steps of 128 MiB).
+/// Lowest zeroing speed that is accepted from the storage. The server is silent until a zero request is done,
+/// so the usual timeout is extended by the time that the range takes at this speed. (The server zeroes in
+/// steps of 128 MiB.)
 const MIN_ZERO_BYTES_PER_SECOND: u64 = 64 << 20;
 
-/// A keep-alive asks nothing of the storage.
+/// Upper bound on the silence after a keep-alive, which does not touch the storage.
 const TOUCH_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// An extents request walks the whole allocation map of the image before it answers.
+/// Upper bound on the silence after an extents request: the server walks the image's whole allocation map
+/// before it answers.
 const EXTENTS_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A connection that was authorised on a ticket.
@@ -58,8 +60,8 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects through `connector` and asks OPTIONS, which authorises the connection: one that was
-    /// not is closed by the server after 60 s.
+    /// Connects through `connector` and sends OPTIONS, which authorises the connection; the server closes an
+    /// unauthorised one after 60 s.
     pub(super) fn open(
         url: &TransferUrl,
         epoch: u64,
@@ -90,8 +92,8 @@ impl Client {
         };
         client.capabilities = client.options()?;
         if !client.capabilities.options {
-            // Such a server may close after its refusal. Nothing was written yet, so one more connection
-            // is no secret loss.
+            // An old server may close the connection after it has refused OPTIONS. Nothing was written yet,
+            // so a second connection loses no write unnoticed.
             client.permit.allow(true);
             client.size()?;
             client.permit.allow(false);
@@ -99,17 +101,17 @@ impl Client {
         Ok(client)
     }
 
-    /// What OPTIONS said when the connection was opened.
+    /// The answer to OPTIONS from the time when the connection was opened.
     pub(crate) fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
 
-    /// Where this connection leads: `scheme://host:port`, or the unix socket.
+    /// The server for messages: `scheme://host:port`, or the unix socket.
     pub(crate) fn host(&self) -> &str {
         self.diagnosis.host()
     }
 
-    /// The addresses of its first TCP connection, ours first.
+    /// The addresses of its first TCP connection: ours, then the server's.
     pub(super) fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
         self.permit.ends()
     }
@@ -141,7 +143,7 @@ impl Client {
         Capabilities::parse(&body, allow.as_deref()).map_err(|e| self.diagnosis.nonsense(what(), e))
     }
 
-    /// Size of the disk in bytes: the total in the Content-Range of a one-byte read.
+    /// Returns the size of the disk in bytes, from the total in the Content-Range of a one-byte read.
     pub(crate) fn size(&mut self) -> Result<u64, Error> {
         let what = || "GET of the first byte".to_owned();
         self.permit.expect(MAX_MESSAGE_BYTES);
@@ -185,7 +187,7 @@ impl Client {
             .map_err(|e| self.diagnosis.broken(what(), e))?;
         if response.status() != 206 {
             return match response.status().as_u16() {
-                // Without the status of a partial answer the bytes may be from anywhere.
+                // Only a 206 says which range of the disk the bytes are from.
                 200 => Err(self
                     .diagnosis
                     .nonsense(what(), "the whole image instead of the range".into())),
@@ -223,15 +225,14 @@ impl Client {
             .put(address)
             .header(header::CONTENT_RANGE, format!("bytes {offset}-{last}/*"))
             .header(header::CONTENT_TYPE, "application/octet-stream")
-            // Without it ureq would send chunks, which imageio doesn't take.
+            // Without a length ureq sends chunks, which imageio refuses.
             .header(header::CONTENT_LENGTH, len)
             .send(SendBody::from_reader(&mut Parts {
                 current: &[],
                 rest: parts,
             }))
             .map_err(|e| self.diagnosis.broken(what(), e))?;
-        self.expect_done(what(), response)
-            .map_err(|error| self.diagnosis.of_put(error))
+        self.expect_done(what(), response).map_err(lost_if_cut_short)
     }
 
     fn patch(&mut self, what: impl Fn() -> String, message: serde_json::Value) -> Result<(), Error> {
@@ -247,7 +248,8 @@ impl Client {
 
     fn patch_zero(&mut self, offset: u64, len: u64) -> Result<(), Error> {
         let what = || format!("PATCH zero of {len} bytes at {offset}");
-        let message = serde_json::json!({"op": "zero", "offset": offset, "size": len, "flush": !self.capabilities.flush});
+        let flush = !self.capabilities.flush;
+        let message = serde_json::json!({"op": "zero", "offset": offset, "size": len, "flush": flush});
         self.permit
             .be_patient(self.permit.usual + Duration::from_secs(len / MIN_ZERO_BYTES_PER_SECOND));
         let done = self.patch(what, message);
@@ -269,7 +271,7 @@ impl Client {
         })
     }
 
-    /// A 200 without a word is all that PUT and PATCH answer.
+    /// Checks the answer to a PUT or PATCH: success is 200 with an empty body.
     fn expect_done(&self, what: String, mut response: Response<Body>) -> Result<(), Error> {
         match response.status().as_u16() {
             200 => self.drain(what, &mut response),
@@ -277,7 +279,7 @@ impl Client {
         }
     }
 
-    /// Reads the rest of a body that nobody needs: only then is the connection free again.
+    /// Reads and drops the rest of a body; only then can the connection carry the next request.
     fn drain(&self, what: String, response: &mut Response<Body>) -> Result<(), Error> {
         let mut body = response.body_mut().as_reader().take(MAX_MESSAGE_BYTES);
         io::copy(&mut body, &mut io::sink()).map_err(|e| self.diagnosis.lost(what, e))?;
@@ -285,7 +287,7 @@ impl Client {
     }
 }
 
-/// The parts of a body, read one after the other.
+/// A request body that reads several buffers one after the other.
 struct Parts<'a> {
     current: &'a [u8],
     rest: &'a [&'a [u8]],

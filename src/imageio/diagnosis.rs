@@ -1,4 +1,4 @@
-//! How a failed request becomes an [`Error`]: from the server's refusal, its nonsense, or the broken connection.
+//! Turns a failed request into an [`Error`]: a refusal, an invalid answer, or a connection without an answer.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use crate::logging::plain;
 use crate::remote::Denial;
 use crate::secret::clean;
 
-/// Longest error text read from a server, bytes.
+/// Upper bound on the error text that is read from a server.
 pub(super) const MAX_MESSAGE_BYTES: u64 = 1024;
 
 /// Makes the errors of one connection.
 #[derive(Debug)]
 pub(super) struct Diagnosis {
-    /// For messages: `scheme://host:port`, or the unix socket's name.
+    /// The server for messages: `scheme://host:port`, or the unix socket's name.
     host: String,
     permit: Arc<Permit>,
 }
@@ -32,31 +32,11 @@ impl Diagnosis {
         &self.host
     }
 
-    /// The error of a PUT whose bytes were all sent: if the server says that fewer arrived, something between us has
-    /// closed the connection in that direction.
-    pub(super) fn of_put(&self, error: Error) -> Error {
-        match error {
-            Error::Status {
-                what,
-                host,
-                status: 400,
-                message,
-            } if is_short_body(&message) => Error::Lost {
-                what,
-                host,
-                why: format!("not every byte has arrived: {message}"),
-                heard: true,
-                late: false,
-            },
-            other => other,
-        }
-    }
-
-    /// The error in a status that is not success, with the server's own words.
+    /// The error for a status other than success, with the server's message.
     pub(super) fn refusal(&self, what: String, mut response: Response<Body>) -> Error {
         let status = response.status().as_u16();
         let mut body = Vec::new();
-        // Whatever arrives of the words is better than none; the status stands in any case.
+        // A message that breaks off is kept as far as it arrived: the status alone makes the error.
         let _ = response
             .body_mut()
             .as_reader()
@@ -76,7 +56,7 @@ impl Diagnosis {
                 message,
             };
         }
-        // The words are those of imageio's auth.py.
+        // These phrases are from imageio's auth.py.
         let denial = match &message {
             words if words.contains("No such ticket") => Denial::UnknownTicket,
             words if words.contains("forbids") => Denial::Forbidden,
@@ -84,7 +64,7 @@ impl Diagnosis {
         };
         let remedy = match message.contains("forbids write") {
             true => "the ticket is read-only: mount with --read-only, or start an upload transfer",
-            false => "the transfer has ended, expired or never was: start a new one and take its URL",
+            false => "the transfer has ended or expired, or never existed: start a new one and take its URL",
         };
         Error::Denied {
             what,
@@ -116,7 +96,7 @@ impl Diagnosis {
             host: self.host.clone(),
             why,
             heard: self.permit.heard(),
-            // A host that can't be reached is silent; what it was asked for it may do all the same.
+            // An unreachable host may still perform the request.
             late: matches!(
                 error.kind(),
                 io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
@@ -124,7 +104,7 @@ impl Diagnosis {
         }
     }
 
-    /// The error in a request that got no answer.
+    /// The error of a request without an answer.
     pub(super) fn broken(&self, what: String, error: ureq::Error) -> Error {
         let host = self.host.clone();
         match error {
@@ -151,7 +131,27 @@ impl Diagnosis {
     }
 }
 
-/// imageio's words for a body that ended early: `Requested 8388608 bytes, available 65536 bytes`.
+/// The error of a refused PUT. The client sent the whole body, so if the server received less, something in
+/// between has closed this direction of the connection: that is a lost connection, and no refusal.
+pub(super) fn lost_if_cut_short(error: Error) -> Error {
+    match error {
+        Error::Status {
+            what,
+            host,
+            status: 400,
+            message,
+        } if is_short_body(&message) => Error::Lost {
+            what,
+            host,
+            why: format!("not every byte has arrived: {message}"),
+            heard: true,
+            late: false,
+        },
+        other => other,
+    }
+}
+
+/// Matches imageio's message for a body that ended early: `Requested 8388608 bytes, available 65536 bytes`.
 fn is_short_body(message: &str) -> bool {
     message.starts_with("Requested ") && message.contains(" bytes, available ")
 }

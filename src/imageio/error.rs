@@ -1,4 +1,4 @@
-//! What can go wrong between us and an imageio server, and how the core classes it.
+//! The errors of requests to an imageio server, and their classes for the core.
 
 use std::io;
 
@@ -8,96 +8,70 @@ use crate::failure::{Exit, Failure};
 use crate::remote::{Denial, RemoteError};
 use crate::trust::CaFileError;
 
-/// A failure on the wire. Texts name the request, the host and what the server said; a ticket is
-/// replaced before a text gets here.
+/// A failed request or connection. The texts name the request, the host and the server's message. Tickets in
+/// these are replaced before an error is made.
 #[derive(Debug, Error)]
 pub(crate) enum Error {
-    /// The transfer URL can't be used.
     #[error("the transfer URL is not usable: {why}; it looks like https://HOST:54322/images/TICKET")]
-    Url {
-        /// Reason.
-        why: String,
-    },
-    /// The CA file can't be used.
+    Url { why: String },
     #[error(transparent)]
     CaFile(#[from] CaFileError),
-    /// The host name has no address.
     #[error("cannot connect to {host}: the name does not resolve ({why}); check the host in the URL and DNS")]
     Resolve {
-        /// `scheme://host:port`.
+        /// `scheme://host:port`, as in the other variants unless they say otherwise.
         host: String,
-        /// Reason of the resolver.
+        /// The resolver's reason.
         why: String,
     },
-    /// No TCP or unix connection.
+    /// The TCP or unix connection could not be made, or the TLS handshake failed.
     #[error("cannot connect to {host}: {why}; is ovirt-imageio running there and the port reachable?")]
     Connect {
-        /// `scheme://host:port` or the socket's path.
+        /// `scheme://host:port`, or the unix socket's name.
         host: String,
-        /// Reason of the system.
         why: String,
-        /// The host is up, and nobody listens there.
+        /// The host is up, and no process listens there.
         refused: bool,
     },
-    /// The TLS handshake failed because the certificate isn't trusted.
+    /// The TLS handshake failed because the certificate is not trusted.
     #[error(
-        "cannot trust {host}: {why}; give the engine's CA with --cafile (--imageio-cafile where imageio has another one), \
-         or --insecure to go without verification"
+        "cannot trust {host}: {why}; give the engine's CA with --cafile (--imageio-cafile where imageio has \
+         another one), or --insecure to go without verification"
     )]
-    Trust {
-        /// `scheme://host:port`.
-        host: String,
-        /// Reason of the verifier.
-        why: String,
-    },
-    /// 403.
+    Trust { host: String, why: String },
+    /// The server answered 403.
     #[error("{what} refused by {host}: HTTP 403: {message}; {remedy}")]
     Denied {
-        /// The request.
+        /// The request, as in the variants below.
         what: String,
-        /// `scheme://host:port`.
         host: String,
-        /// What the refusal says about the ticket.
+        /// The state of the ticket according to the refusal.
         denial: Denial,
-        /// The server's words.
+        /// The server's message.
         message: String,
-        /// What to do.
+        /// Advice for the user.
         remedy: &'static str,
     },
-    /// Any other status that is not success.
+    /// The server answered with any other status than success.
     #[error("{what} failed on {host}: HTTP {status}: {message}; the daemon's log there says more")]
     Status {
-        /// The request.
         what: String,
-        /// `scheme://host:port`.
         host: String,
-        /// HTTP status.
         status: u16,
-        /// The server's words.
+        /// The server's message.
         message: String,
     },
-    /// The answer makes no sense.
+    /// The answer is invalid.
     #[error("{what}: {host} sent nonsense: {why}; is this an ovirt-imageio server?")]
-    Nonsense {
-        /// The request.
-        what: String,
-        /// `scheme://host:port`.
-        host: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The connection broke, or a timeout struck, in the middle of a request.
+    Nonsense { what: String, host: String, why: String },
+    /// The connection broke, or a timeout expired, during a request.
     #[error("{what}: connection to {host} lost: {why}; the daemon's log there may say why")]
     Lost {
-        /// The request.
         what: String,
-        /// `scheme://host:port`.
         host: String,
-        /// Reason.
         why: String,
-        /// The server had said something on this connection before.
+        /// The server had sent bytes on this connection before.
         heard: bool,
-        /// The connection stands and no answer came in time: the request may be performed yet.
+        /// No answer came in time: the server may still perform the request.
         late: bool,
     },
 }
@@ -125,7 +99,7 @@ impl From<Error> for RemoteError {
             Error::Lost { late: true, .. } => RemoteError::Late(text),
             Error::Connect { refused: true, .. } => RemoteError::Unreachable(text),
             Error::Lost { .. } | Error::Connect { .. } | Error::Resolve { .. } => RemoteError::Lost(text),
-            // A gateway's: the server behind it was silent.
+            // A gateway answers 504 when the server behind it was silent.
             Error::Status { status: 504, .. } => RemoteError::Late(text),
             Error::Status { status: 500.., .. } => RemoteError::Failed(text),
             Error::Denied { denial, .. } => RemoteError::Denied(denial, text),
@@ -138,15 +112,15 @@ impl From<Error> for RemoteError {
     }
 }
 
-/// An error of the transport that crosses ureq inside an [`io::Error`] and comes out again in
-/// the client, where the host and the request are known.
+/// An error of the transport. It crosses ureq inside an [`io::Error`]; `diagnosis`, which knows the host and
+/// the request, takes it out again.
 #[derive(Debug, Error)]
 pub(super) enum Broken {
     #[error("{0}")]
     Resolve(String),
     #[error("{0}")]
     Connect(String),
-    /// The host is up, and nobody listens at the port.
+    /// The host is up, and no process listens at the port.
     #[error("{0}")]
     Refused(String),
     #[error("{0}")]
@@ -156,7 +130,7 @@ pub(super) enum Broken {
 }
 
 impl Broken {
-    /// No connection, for a reason of the system's.
+    /// The error for a failed connect.
     pub(super) fn connect(error: &io::Error) -> Broken {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Broken::Refused(error.to_string()),

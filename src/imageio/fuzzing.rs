@@ -1,4 +1,4 @@
-//! Fuzz targets for everything that imageio says, and for the transfer URL; see `crate::fuzzing`.
+//! Fuzz targets for imageio's answers and for the transfer URL; see `crate::fuzzing`.
 
 use serde_json::Value;
 use ureq::Agent;
@@ -15,15 +15,15 @@ use crate::secret::forget_all;
 
 const TICKET: &str = "bc922a10-62e5-4709-a1b2-0123456789ab";
 
-/// An Allow header (`-` for none) on the first line, then the body of an answer to OPTIONS. What is understood is what
-/// the JSON says.
+/// Parses an OPTIONS answer: the Allow header (`-` for none) is the input's first line, the body is the rest.
+/// A parsed answer must agree with its JSON.
 pub fn options_answer(data: &[u8]) {
     let (allow, body) = first_line(data);
     let allow = std::str::from_utf8(allow).ok().filter(|allow| *allow != "-");
     let Ok(got) = Capabilities::parse(body, allow) else {
         return;
     };
-    // serde takes an array of the fields too, and minds no nonsense where it does not look.
+    // serde also accepts an array of the fields, and skips invalid values of unknown keys.
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let Some(said) = json.as_object() else { return };
     let features = said["features"].as_array().expect("it was understood");
@@ -43,18 +43,19 @@ pub fn options_answer(data: &[u8]) {
     }
 }
 
-/// The body of an extents answer. Extents follow each other from 0 on, none is empty, all of them are those of the
-/// JSON, and what is not an extent yet never takes more than a bounded number of bytes.
+/// Parses the body of an extents answer. The extents must follow each other from 0 on, must not be empty, and
+/// must be those of the JSON; the parser must give up after a bounded number of bytes without a complete
+/// extent.
 pub fn extents_answer(data: &[u8]) {
-    /// The reader's own buffer.
-    const AHEAD: usize = 8 << 10;
+    /// Size of the parser's read buffer.
+    const READ_AHEAD_BYTES: usize = 8 << 10;
     let pieces = Pieces::new(data);
     let taken = pieces.taken();
     let (mut next, mut seen_at, mut seen) = (0, 0, Vec::new());
     let bounded = |since: usize| {
         let waits = taken.get() - since;
         assert!(
-            waits <= MAX_EXTENT_TEXT_BYTES + AHEAD,
+            waits <= MAX_EXTENT_TEXT_BYTES + READ_AHEAD_BYTES,
             "{waits} bytes without an extent"
         );
     };
@@ -70,7 +71,7 @@ pub fn extents_answer(data: &[u8]) {
     if done.is_err() || !Pieces::is_plain(data) {
         return;
     }
-    // Minds nonsense where we do not look.
+    // This parser also rejects invalid values that ours skips.
     let Ok(json) = serde_json::from_slice::<Value>(data) else {
         return;
     };
@@ -81,8 +82,8 @@ pub fn extents_answer(data: &[u8]) {
     }
 }
 
-/// A transfer URL as a user gives it. What is accepted has a host and one ticket, is the same when it is read again, and
-/// is never printed; what is refused is not quoted.
+/// Parses a transfer URL from a user. An accepted one must have a host and one ticket, must survive a second
+/// parse unchanged, and must never be printed; a refused one must not be quoted.
 pub fn transfer_url(data: &[u8]) {
     forget_all();
     let Ok(text) = std::str::from_utf8(data) else {
@@ -107,9 +108,9 @@ pub fn transfer_url(data: &[u8]) {
     }
 }
 
-/// Requests on the first line, one letter each, then all that the server says to them and to the OPTIONS that comes
-/// first. Whatever it says, each request ends; one that succeeds got an answer of its own; and no message quotes the
-/// ticket or steers the terminal.
+/// Sends the requests of the input's first line, one letter each, after an OPTIONS; the rest of the input is
+/// everything that the server sends. Every request must end, a successful one must have got its own answer,
+/// and no message may quote the ticket or control the terminal.
 pub fn imageio_answers(data: &[u8]) {
     forget_all();
     let (requests, said) = first_line(data);
@@ -167,7 +168,7 @@ pub fn imageio_answers(data: &[u8]) {
     }
 }
 
-/// An HTTP client whose server says `said`, on one connection for each time that the second result allows one.
+/// Returns an HTTP client whose server sends `said`, and a function that allows it one more connection.
 pub(crate) fn scripted_agent(config: ureq::config::Config, said: &[u8], number: usize) -> (Agent, impl Fn()) {
     let permit = Permit::once(IO_TIMEOUT);
     let connector = OneShot {
@@ -179,8 +180,8 @@ pub(crate) fn scripted_agent(config: ureq::config::Config, said: &[u8], number: 
     (agent, move || permit.allow(true))
 }
 
-/// A route to a server that says `said`. The pieces and the end of it follow from `number`: one server of three is silent
-/// at its end, and the others close.
+/// Returns a route to a server that sends `said`. `number` chooses the length of its pieces, and whether it
+/// closes the connection or stays silent at its end.
 fn scripted_route(said: &[u8], number: usize) -> Route {
     let piece_bytes = [usize::MAX, 7, 64, 1000][number % 4];
     let closes = [false, true, true][number / 4 % 3];

@@ -1,4 +1,10 @@
-//! One remote image: its first connection, and all that follow.
+//! One remote image: it dials the first and all further connections, and replaces a transfer URL that has
+//! ended.
+//!
+//! The pool's threads call [`Image`] as their [`Dial`]. A renewal runs in one of them, under the `renewing`
+//! lock, and may block for minutes; the others that need one for the same reason wait for the lock and take
+//! over its outcome. Each new URL starts a new epoch. The unix socket is used only for the server that it was
+//! proven for.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -13,44 +19,42 @@ use super::{Capabilities, Client, Error, TransferUrl, local, tls};
 use crate::remote::{Denial, Dial, Remote, RemoteError};
 use crate::trust::Trust;
 
-/// How to reach an image.
+/// The way to reach an image.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
-    /// Where, and the right to.
     pub(crate) url: TransferUrl,
-    /// Whom to trust at the other end.
     pub(crate) trust: Trust,
-    /// Use the server's unix socket when the server is this host.
+    /// Use the server's unix socket if the server runs on this host.
     pub(crate) unix_socket: bool,
-    /// Longest silence of the server in a request.
+    /// Upper bound on the server's silence during a request.
     pub(crate) timeout: Duration,
 }
 
-/// What became of a ticket, as its server shows it.
+/// The state of a ticket, as far as its server shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TicketState {
-    /// The server does not know it: it has restarted, or the ticket was taken away.
+    /// The server does not know the ticket: the server has restarted, or the ticket was removed.
     Unknown,
-    /// The server refuses it otherwise: it has expired, or was cancelled.
+    /// The server refuses the ticket for another reason: it has expired, or was cancelled.
     Refused,
-    /// Nobody listens at the server's address, on a host that is up: it may have come back elsewhere.
+    /// The host is up, and no process listens at the server's address: the server may have moved.
     NobodyThere,
 }
 
-/// Given the URL that leads nowhere any more, and why, gets one that does.
+/// Returns a new transfer URL in the place of one that has ended, for the given reason.
 type Renewal = Box<dyn Fn(&TransferUrl, TicketState) -> Option<TransferUrl> + Send + Sync>;
 
 /// A remote image that can be connected to any number of times.
 pub(crate) struct Image {
-    /// With its epoch: how many there were before it.
+    /// The current URL and its epoch: the number of URLs before it.
     url: RwLock<(u64, TransferUrl)>,
-    /// When there was no other URL to be had, the last time, and why one was wanted.
+    /// The time and the reason of the last renewal, if it failed.
     renewing: Mutex<Option<(Instant, TicketState)>>,
-    /// Where a new transfer URL comes from when the one that is given has ended.
+    /// The source of new transfer URLs.
     renewal: OnceLock<Renewal>,
     tls: Option<Arc<ClientConfig>>,
     timeout: Duration,
-    /// The unix socket, once it was found usable, of the server that was `first_host`.
+    /// The proven unix socket of the server `first_host`.
     local: Option<UnixRoute>,
     first_host: String,
     capabilities: Capabilities,
@@ -58,7 +62,7 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Makes the first connection; returns it beside the image, ready for the pool.
+    /// Makes the first connection, and returns it with the image for the pool.
     pub(crate) fn open(endpoint: &Endpoint) -> Result<(Image, Client), Error> {
         let url = endpoint.url.clone();
         endpoint.trust.warn("imageio", &url.host());
@@ -101,9 +105,9 @@ impl Image {
         Ok((image, client))
     }
 
-    /// A connection over the unix socket `name` of the server that `remote` leads to. Whoever listens there is told
-    /// nothing before it is proven to be that server, and then says the same of the ticket. With the size of the disk,
-    /// which is part of that.
+    /// Connects over the unix socket `name` of the server that `remote` is connected to; returns the
+    /// connection and the size of the disk. The listener gets no byte before it is proven to be that server.
+    /// It must then report the same capabilities and size for the ticket as `remote`.
     fn connect_locally(&mut self, name: &str, remote: &mut Client) -> Result<(Client, u64), String> {
         self.local = Some(local::prove(name, remote.ends())?);
         let mut local = self.connect(self.local.as_ref()).map_err(|e| e.to_string())?;
@@ -111,16 +115,16 @@ impl Image {
         let size = ask(&mut local)?;
         match local.capabilities() == remote.capabilities() && size == ask(remote)? {
             true => Ok((local, size)),
-            false => Err("it says something else of the ticket there".to_owned()),
+            false => Err("the ticket has other capabilities or another size there".to_owned()),
         }
     }
 
-    /// Size of the disk, bytes.
+    /// Size of the disk in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
-    /// What OPTIONS said.
+    /// The answer to OPTIONS on the first connection.
     pub(crate) fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
@@ -130,7 +134,8 @@ impl Image {
         self.current().1.host()
     }
 
-    /// From now on `renewal` is asked when the ticket has ended, or its server is away.
+    /// Registers the source of new transfer URLs; it is asked once the ticket has ended or its server is
+    /// away.
     pub(crate) fn renew_with(
         &self,
         renewal: impl Fn(&TransferUrl, TicketState) -> Option<TransferUrl> + Send + Sync + 'static,
@@ -142,7 +147,7 @@ impl Image {
         self.url.read().clone()
     }
 
-    /// How the bytes travel: `https`, `http` or `unix`.
+    /// The transport of new connections: `https`, `http` or `unix`.
     pub(crate) fn transport(&self) -> &'static str {
         match (&self.local, &self.tls) {
             (Some(_), _) => "unix",
@@ -182,18 +187,18 @@ impl Image {
 
 impl Dial for Image {
     fn dial(&self) -> Result<Box<dyn Remote>, RemoteError> {
-        // The socket leads to the server that it was proven for, and nowhere else.
+        // The unix socket was proven for the first server only.
         let local = self.local.as_ref().filter(|_| self.host() == self.first_host);
         let mut client = match self.connect(local) {
-            // A server that has started anew is another process, which the proof says nothing about.
+            // A restarted server is another process, and the proof does not cover it.
             Err(Error::Connect { why, .. }) if local.is_some() => {
-                info!("unix socket not usable any more, over TCP: {why}");
+                info!("the unix socket is no longer usable, connecting over TCP: {why}");
                 self.connect(None)?
             }
             other => other?,
         };
         if client.epoch() > 0 {
-            // The disk was free for a moment between two transfers.
+            // Between two transfers the disk was unlocked for a moment, so somebody else may have resized it.
             let size = client.size()?;
             if size != self.size {
                 return Err(RemoteError::Protocol(format!(
@@ -231,7 +236,7 @@ impl Dial for Image {
             return true;
         }
         if failed.is_some_and(|(failed, question)| failed > asked && question == state) {
-            // Whoever was waited for had the same question.
+            // The renewal that held the lock meanwhile has failed for the same reason.
             return false;
         }
         let renewed = renewal(&old, state);

@@ -1,20 +1,21 @@
-//! Is the server's unix socket really the server's? Asked before a single byte is sent to it.
+//! Proves that the unix socket named by the server is the server's own, before a single byte is sent to it.
 //!
-//! The server names the socket, and the server may be hostile, or simply far away behind something that listens here
-//! (`ssh -L`, haproxy, a redirected port): an address of our own at the other end proves nothing. So the kernel is asked:
+//! The server names the socket, and the server may be hostile, or far away behind a listener on this host
+//! (`ssh -L`, haproxy, a redirected port). So a local address at the other end of the TCP connection proves
+//! nothing, and the kernel is asked:
 //!
-//! 1. *The name* is an abstract one or a plain absolute path, and short.
-//! 2. *The other end* of the TCP connection that was authorised is a socket of this host: the kernel lists it, with
-//!    its owner. Behind a port that the kernel itself sends elsewhere there is none.
-//! 3. *Whoever listens* on the unix socket is a user whom a server of images runs as, and is the very process that holds
-//!    that other end. Where another user's process can't be looked into, both must belong to a user who runs
-//!    nothing but imageio.
+//! 1. *The name* must be an abstract name or a plain absolute path, and short.
+//! 2. *The other end* of the authorised TCP connection must be a socket of this host: the kernel then lists
+//!    it with its owner. If the kernel itself forwards the port elsewhere, it lists none.
+//! 3. *The listener* on the unix socket must run as a user that image servers run as, and must be the very
+//!    process that holds that other end. If another user's process can't be inspected, both sockets must
+//!    belong to a user that runs nothing but imageio.
 //!
-//! A forwarder does not listen on docker.sock, and the agent of ssh does not serve TCP: they fail at 3, and the
-//! connection to them is closed as it was opened. Then the server on the socket has to know the ticket and to say of
-//! it what the other one said (`Image::open`): two daemons share no tickets.
+//! A forwarder does not listen on docker.sock, and an ssh agent does not serve TCP: they fail at 3, and the
+//! connection to them is closed without a byte sent. Afterwards the server on the socket must know the ticket
+//! and report the same of it as the TCP connection (`Image::open`): two daemons share no tickets.
 //!
-//! What can't be proven is no error: the data goes over TCP, as from any other host.
+//! A failed proof is no error: the data goes over TCP, as from any other host.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -25,11 +26,11 @@ use nix::unistd::{User, geteuid};
 use super::socket::{Owner, UnixRoute, connect_unix};
 use crate::process::rights;
 
-/// As long as a name fits into the address of a socket.
+/// Upper bound on a socket's name: the room in a `sockaddr_un`.
 const MAX_NAME_BYTES: usize = 107;
 
-/// Proves that the unix socket `name` is the server's, with the two addresses of a TCP connection to the server. Nothing
-/// is sent.
+/// Proves that the unix socket `name` is the server's. `ends` are the two addresses of a TCP connection to
+/// the server, ours first. Sends nothing. The error is the reason why the proof failed.
 pub(super) fn prove(name: &str, ends: Option<(SocketAddr, SocketAddr)>) -> Result<UnixRoute, String> {
     usable_name(name)?;
     let (ours, theirs) = ends.ok_or("there is no connection to compare it with")?;
@@ -37,14 +38,16 @@ pub(super) fn prove(name: &str, ends: Option<(SocketAddr, SocketAddr)>) -> Resul
     let (_silent, owner) = connect_unix(name).map_err(|e| e.to_string())?;
     if !is_server(owner.uid) {
         let uid = owner.uid;
-        return Err(format!("user {uid} listens there, who is no server of images"));
+        return Err(format!(
+            "it belongs to user {uid}, who does not run image servers"
+        ));
     }
     end.belongs_to(owner)?;
     let name = name.to_owned();
     Ok(UnixRoute { name, owner })
 }
 
-/// The server's name for its socket, if it is one that is worth a try.
+/// Checks that the server's name for its socket is worth a connect.
 fn usable_name(name: &str) -> Result<(), String> {
     let plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
     let no_detour = |path: &str| !path.split('/').any(|part| part == "..");
@@ -58,7 +61,7 @@ fn usable_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// The socket at the other end of a TCP connection of ours, when it is on this host.
+/// A socket of this host at the other end of one of our TCP connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct OtherEnd {
     inode: u64,
@@ -66,12 +69,12 @@ struct OtherEnd {
 }
 
 impl OtherEnd {
-    /// Looks for it: its own address is our peer, and its peer is us.
+    /// Finds the socket whose own address is our peer and whose peer is our address.
     fn find(ours: SocketAddr, theirs: SocketAddr) -> Result<OtherEnd, String> {
         if ours.ip() != theirs.ip() {
             return Err("it is another host".to_owned());
         }
-        // An IPv4 connection is in the table of IPv6 when its listener is one for both.
+        // The IPv6 table also has the IPv4 connections of a listener for both.
         ["/proc/net/tcp", "/proc/net/tcp6"]
             .iter()
             .filter_map(|table| fs::read_to_string(table).ok())
@@ -79,25 +82,26 @@ impl OtherEnd {
             .ok_or_else(|| "the other end of the connection is not a socket of this host".to_owned())
     }
 
-    /// Does `listener` hold it?
+    /// Checks that the process `listener` holds this socket.
     fn belongs_to(self, listener: Owner) -> Result<(), String> {
         let Owner { pid, uid } = listener;
         let held = rights::with(move || holds(pid, self.inode));
         match held {
             Some(true) => Ok(()),
             Some(false) => Err(format!(
-                "process {pid} listens there, and is not the one that answers on TCP"
+                "process {pid} listens on it, which is not the one that answers on TCP"
             )),
             None if self.uid == uid && is_servers_own(uid) => Ok(()),
             None => Err(format!(
-                "it cannot be seen whether process {pid} of user {uid}, who listens there, answers on TCP"
+                "process {pid} of user {uid} listens on it, and whether it also answers on TCP cannot be seen"
             )),
         }
     }
 }
 
-/// The line of a connection from `from` to `to`. Listed as `sl local remote state queues timers retransmits uid
-/// timeout inode`, with each word of an address as the processor has it in memory.
+/// Finds the connection from `from` to `to` in `/proc/net/tcp` or `tcp6`. The fields of a line are `sl local
+/// remote state queues timers retransmits uid timeout inode`; each 32-bit word of an address is in the
+/// processor's byte order.
 fn find_in(table: &str, from: SocketAddr, to: SocketAddr) -> Option<OtherEnd> {
     table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -129,9 +133,9 @@ fn canonical(address: SocketAddr) -> (IpAddr, u16) {
     (address.ip().to_canonical(), address.port())
 }
 
-/// `None` when we may not look.
+/// Returns true if the process has the socket open, and `None` if its files can't be listed.
 fn holds(pid: i32, inode: u64) -> Option<bool> {
-    // 0 is a process outside of our container.
+    // The kernel reports pid 0 for a process outside of our container.
     let files = fs::read_dir(format!("/proc/{pid}/fd")).ok().filter(|_| pid > 0)?;
     let name = format!("socket:[{inode}]");
     Some(
@@ -141,8 +145,8 @@ fn holds(pid: i32, inode: u64) -> Option<bool> {
     )
 }
 
-/// An abstract name belongs to whoever binds it first. The ticket and the data go only to root, to
-/// ourselves, or to the users that imageio and vdsm run as.
+/// Returns true for root, for our own user, and for the users that imageio and vdsm run as. Any user may bind
+/// an abstract name first, and only these may get the ticket and the data.
 fn is_server(uid: u32) -> bool {
     uid == 0 || uid == geteuid().as_raw() || is_servers_own(uid)
 }

@@ -1,19 +1,22 @@
-//! The HTTP side of one disk: the only place that knows ureq, rustls and ovirt-imageio's protocol.
+//! The HTTP side of one disk: no other module of the data path knows ureq, rustls or imageio's protocol.
 //!
-//! [`Image::open`] makes the first connection, learns what the ticket allows, how large the disk is,
-//! and whether the server is proven to be this host (then its unix socket serves, without TLS). From then on
-//! [`Image`] is the pool's [`Dial`](crate::remote::Dial): each call makes one more connection, authorised with OPTIONS.
+//! [`Image::open`] makes the first connection and learns what the ticket allows, how large the disk is, and
+//! whether the server provably runs on this host (its unix socket then replaces TCP and TLS). Afterwards
+//! [`Image`] is the pool's [`Dial`](crate::remote::Dial): each call makes one more connection and authorises
+//! it with OPTIONS.
 //!
 //! ```text
-//! url       the transfer URL and its secret
-//! socket    TCP or unix stream, timeouts
-//! local     the proof that a unix socket is the server's
-//! tls       trust and the TLS stream
-//! transport socket + TLS as ureq wants it; no silent reconnect; the server is heard out
-//! client    the requests
-//! diagnosis the errors of the requests
-//! image     the first connection to a disk, and the following ones
-//! answers   the JSON
+//! url       the transfer URL and its secret ticket
+//! socket    a TCP or unix stream with timeouts
+//! local     proves that a unix socket belongs to the server
+//! tls       certificate checks and the TLS stream
+//! transport socket and TLS below ureq: no silent reconnect, early answers are read, answers are bounded
+//! client    the requests of one connection
+//! diagnosis turns failed requests into errors
+//! error     these errors, and their classes for the core
+//! answers   the JSON of imageio's answers
+//! image     dials connections and replaces a transfer URL that has ended
+//! script    a recorded server for fuzzing, in the place of a socket
 //! ```
 
 mod answers;

@@ -1,14 +1,15 @@
-//! A server that has said everything already: what fuzzing has in the place of a socket.
+//! A recorded server, which takes the place of a socket when fuzzing.
 //!
-//! It hands out its bytes in pieces of one length, so that an answer is cut anywhere; what is sent to it is gone. After
-//! the last byte the connection is closed, or times out. No system call, no thread: nothing here can block.
+//! It hands out its bytes in pieces of one length, so that answers are cut at any point, and drops everything
+//! that is sent to it. After the last byte the connection is closed or times out. It makes no system call and
+//! has no thread, so nothing here can block.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-/// Clones go on where the others are: a second connection hears what the first has left.
+/// Clones share their position: a second connection reads the bytes that the first has left.
 #[derive(Debug, Clone)]
 pub(super) struct Script(Arc<Mutex<Said>>);
 
@@ -21,7 +22,7 @@ struct Said {
 }
 
 impl Script {
-    /// Says `bytes`, at most `piece` of them at a time; then it closes, or is silent.
+    /// Sends `bytes`, at most `piece` of them per read; then it closes, or stays silent.
     pub(super) fn new(bytes: &[u8], piece: usize, closes: bool) -> Self {
         Script(Arc::new(Mutex::new(Said {
             bytes: bytes.to_owned(),

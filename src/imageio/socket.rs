@@ -1,4 +1,4 @@
-//! The byte stream below HTTP: TCP or a unix socket, with connect, read and write timeouts.
+//! The byte stream below HTTP: a TCP or unix socket with timeouts for connect, read and write.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -15,21 +15,22 @@ use super::error::Broken;
 #[cfg(any(test, feature = "fuzzing"))]
 use super::script::Script;
 
-/// A TCP connect or TLS handshake that takes longer has failed. The stock client uses the same.
+/// Upper bound on a TCP or unix connect, and on the server's silence during a TLS handshake. The stock client
+/// uses the same.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest silence of the server in a request, and longest stall of a send, unless the user wants another one. The stock
-/// client uses the same; the server gives up on a silent client after 60 s too.
+/// Default upper bound on the server's silence during a request, and on the stall of a send. The stock client
+/// uses the same; the server also gives up on a silent client after 60 s.
 pub(crate) const IO_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The process that listens on a unix socket, as the kernel reports it.
+/// The process that listens on a unix socket, as reported by the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Owner {
     pub(super) pid: i32,
     pub(super) uid: u32,
 }
 
-/// A unix socket and the only process that may listen there; `local` proves which one that is.
+/// A unix socket and the only process that may listen on it; `local` proves which one that is.
 #[derive(Debug, Clone)]
 pub(super) struct UnixRoute {
     /// A path, or an abstract name that begins with a NUL byte.
@@ -44,14 +45,14 @@ impl UnixRoute {
     }
 }
 
-/// Where a connection leads.
+/// The destination of a connection.
 #[derive(Debug, Clone)]
 pub(super) enum Route {
     /// Host name or address (IPv6 in brackets) and port.
     Tcp { host: String, port: u16 },
     /// The server's own socket on this host.
     Unix(UnixRoute),
-    /// To a server that has said everything already.
+    /// A recorded server.
     #[cfg(any(test, feature = "fuzzing"))]
     Script(Script),
 }
@@ -65,14 +66,15 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    /// Connects; from then on a send may stall for `timeout`, an answer only as long as a handshake may take.
+    /// Connects. A send may then stall for `timeout`; a read times out after [`CONNECT_TIMEOUT`] until the
+    /// handshake is done and the caller sets another limit.
     pub(super) fn connect(route: &Route, timeout: Duration) -> Result<Socket, Broken> {
         let socket = match route {
             Route::Tcp { host, port } => Socket::Tcp(connect_tcp(host, *port, timeout)?),
             Route::Unix(unix) => {
                 let (stream, owner) = connect_unix(&unix.name).map_err(|e| Broken::connect(&e))?;
                 if owner != unix.owner {
-                    return Err(Broken::Connect("somebody else listens there now".to_owned()));
+                    return Err(Broken::Connect("another process listens there now".to_owned()));
                 }
                 Socket::Unix(stream)
             }
@@ -98,7 +100,7 @@ impl Socket {
         }
     }
 
-    /// Our address and the server's.
+    /// Our address and the server's, over TCP.
     pub(super) fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
         match self {
             Socket::Unix(_) => None,
@@ -153,7 +155,8 @@ impl Socket {
                 Socket::Script(s) => once(s),
             };
             match result {
-                // Also without a handler: a stop and continue interrupts a send that has a timeout.
+                // A stop and continue interrupts a send with a timeout, even if no signal handler is
+                // installed.
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     return Err(io::Error::new(
@@ -186,7 +189,7 @@ fn connect_tcp(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, Br
     Err(Broken::connect(&last))
 }
 
-/// A host that lost its power answers nothing, not even with a reset: the kernel asks, and gives up.
+/// Makes the kernel probe a silent peer and give up on it: a host without power does not even send a reset.
 fn notice_dead_peers(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     setsockopt(stream, sockopt::KeepAlive, &true)?;
@@ -204,8 +207,8 @@ fn notice_dead_peers(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
     )?)
 }
 
-/// With the owner of the listening socket. A unix connect waits for a place in the listener's queue, as long as the send
-/// timeout allows.
+/// Connects to `path`, a path or an abstract name after a NUL byte; returns the stream and the process that
+/// listens. A unix connect waits for a place in the listener's queue, bounded by the send timeout.
 pub(super) fn connect_unix(path: &str) -> io::Result<(UnixStream, Owner)> {
     let address = match path.strip_prefix('\0') {
         Some(name) => UnixAddr::new_abstract(name.as_bytes())?,
@@ -239,7 +242,7 @@ mod tests {
 
     use super::*;
 
-    /// A stop and continue (ctrl-Z and `fg`, a debugger) interrupts as this signal does.
+    /// A stop and continue (ctrl-Z and `fg`, or a debugger) interrupts a send in the same way as this signal.
     #[test]
     fn an_interrupted_send_goes_on() {
         let caught = Arc::new(AtomicBool::new(false));
@@ -259,7 +262,7 @@ mod tests {
         std::thread::sleep(Duration::from_millis(100));
         theirs.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         while !sender.is_finished() {
-            // In the end there is nothing left to read.
+            // The last read times out: nothing is left.
             let _ = theirs.read(&mut [0; 4096]);
         }
         assert_eq!(sender.join().unwrap().unwrap(), 4096);

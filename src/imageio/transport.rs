@@ -1,14 +1,13 @@
-//! What ureq sends and receives through: one socket, TLS or not, with rules of ours.
+//! The transport below ureq: one socket, with or without TLS, under three rules.
 //!
-//! 1. *No silent reconnect.* ureq replaces a dead connection inside a call, but a flush speaks only
-//!    for the connection that carried the writes. [`OneShot`] therefore connects only when
-//!    [`Permit`] was given, once for each connection that the pool dialled on purpose.
-//! 2. *The server is heard out.* When a send fails because the server has closed, its answer (403,
-//!    416, 500 ...) may already be here. A failed send is remembered and reported as success, the
-//!    response is awaited, and only when there is none the failed send is the error.
-//!
-//! And the server is not heard for ever: each request has a number of bytes that its answer may take, whatever they
-//! are (headers, interim answers without end, a body), and a time.
+//! 1. *No silent reconnect.* ureq replaces a dead connection inside a call, but a flush covers only the
+//!    writes of its own connection. So [`OneShot`] connects only with a [`Permit`], which is given once per
+//!    connection that the pool dials.
+//! 2. *Early answers are read.* When a send fails because the server has closed the connection, its answer
+//!    (403, 416, 500 ...) may already have arrived. A failed send is therefore remembered and reported as
+//!    success, and it becomes the error only if no answer follows.
+//! 3. *Answers are bounded.* The answer to a request may take a limited number of bytes, including its
+//!    headers and any number of interim answers, and a limited time.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -26,37 +25,37 @@ use super::error::Broken;
 use super::socket::{Route, Socket};
 use super::tls::TlsStream;
 
-/// ureq moves a body through a buffer of this many bytes, one system call each.
+/// Size of ureq's buffers. A body moves through one of them, with one system call per buffer.
 const BUFFER_BYTES: usize = match cfg!(feature = "fuzzing") {
     false => 128 * 1024,
-    // To fill it with zeros takes longer than all else that a fuzz target does.
+    // Filling a large buffer with zeros takes longer than everything else in a fuzz target.
     true => 16 * 1024,
 };
 
-/// What the client and its one transport share.
+/// The state that a client shares with its one transport.
 #[derive(Debug, Default)]
 pub(super) struct Permit {
-    /// Set by the client before its first request, cleared by the connector.
+    /// A connect is allowed: set by the client, cleared by the connector.
     connect: AtomicBool,
-    /// The addresses of the TCP connection, ours first.
+    /// The addresses of the TCP connection: ours, then the server's.
     ends: OnceLock<(SocketAddr, SocketAddr)>,
-    /// The server has said something.
+    /// The server has sent something.
     heard: AtomicBool,
-    /// Longest silence of the server, and longest stall of a send.
+    /// Upper bound on the server's silence, and on the stall of a send.
     pub(super) usual: Duration,
-    /// Longest wait for an answer, milliseconds.
+    /// Upper bound on the server's silence in the current request, in milliseconds.
     patience: AtomicU64,
-    /// Bytes that the answer to the current request may have.
+    /// Upper bound on the answer to the current request, in bytes.
     expected: AtomicU64,
-    /// Bytes of it that are here.
+    /// The bytes of that answer that have arrived.
     received: AtomicU64,
 }
 
-/// What an answer may have beside its body, and what may be read ahead of it, bytes.
+/// Upper bound on the bytes of an answer beside its body, including those that are read ahead.
 const MAX_BYTES_BESIDE_BODY: u64 = 2 * BUFFER_BYTES as u64;
 
 impl Permit {
-    /// For one connection to a server that may be silent for `usual`.
+    /// A permit for one connection, to a server that may be silent for `usual`.
     pub(super) fn once(usual: Duration) -> Arc<Permit> {
         Arc::new(Permit {
             connect: AtomicBool::new(true),
@@ -79,12 +78,12 @@ impl Permit {
         self.heard.load(Ordering::Relaxed)
     }
 
-    /// From now on the server may be silent for `wait`, instead of the usual time.
+    /// Lets the server be silent for `wait` instead, until the next call.
     pub(super) fn be_patient(&self, wait: Duration) {
         self.patience.store(wait.as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// A request is about to be sent, whose answer has a body of at most `body` bytes.
+    /// Announces a request whose answer has a body of at most `body` bytes.
     pub(super) fn expect(&self, body: u64) {
         self.expected
             .store(body + MAX_BYTES_BESIDE_BODY, Ordering::Relaxed);
@@ -105,7 +104,7 @@ impl Permit {
     }
 }
 
-/// Connects once, to one place.
+/// Makes one connection along one route.
 #[derive(Debug)]
 pub(super) struct OneShot {
     pub(super) route: Route,
@@ -162,7 +161,7 @@ impl Stream {
     }
 }
 
-/// One connection.
+/// The transport of one connection.
 #[derive(Debug)]
 pub(super) struct Wire {
     stream: Stream,
@@ -170,21 +169,21 @@ pub(super) struct Wire {
     permit: Arc<Permit>,
     patience: Duration,
     half: Half,
-    /// When this half of the exchange began.
+    /// The time when this half of the exchange began.
     began: Instant,
     failed_send: Option<io::Error>,
     ended: bool,
 }
 
-/// Which way the bytes of the current request go.
+/// The direction of the bytes in the current exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Half {
     Sending,
     Receiving,
 }
 
-/// A server that drips keeps every single read or send within its timeout; the whole request, and then the
-/// whole answer, must be through within this many times the patience.
+/// Upper bound on a whole request, and on its whole answer, as a multiple of the allowed silence. A server
+/// that sends one byte at a time keeps every single read or send within its timeout.
 const DRIP_FACTOR: u32 = 10;
 
 impl Wire {
@@ -260,19 +259,19 @@ impl Transport for Wire {
         }
     }
 
-    /// No probe: a connection that died while idle fails its next request, and the pool knows
-    /// what may be repeated then. Three system calls a request are saved.
+    /// Does not probe the socket: the next request fails on a connection that died while idle, and the pool
+    /// decides what may be repeated. This saves three system calls per request.
     fn is_open(&mut self) -> bool {
         self.failed_send.is_none() && !self.ended
     }
 
-    /// What ureq wants of an https URL. The unix socket of this host is as good as TLS.
+    /// ureq demands TLS for an https URL; this host's unix socket is as safe.
     fn is_tls(&self) -> bool {
         matches!(self.stream, Stream::Tls(_) | Stream::Plain(Socket::Unix(_)))
     }
 }
 
-/// ureq wants addresses before it connects; [`OneShot`] knows its own.
+/// Resolves nothing: ureq asks for addresses before it connects, but [`OneShot`] has its own route.
 #[derive(Debug)]
 pub(super) struct NoResolver;
 

@@ -1,5 +1,5 @@
-//! The transfer URL: `https://HOST:PORT/images/TICKET`. Whoever knows it can read and write the
-//! disk, so the path is a secret and everything printed goes through [`TransferUrl::host`].
+//! The transfer URL: `https://HOST:PORT/images/TICKET`. Anybody with the URL can read and write the disk, so
+//! its path is a secret, and only [`TransferUrl::host`] is printed.
 
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -17,14 +17,14 @@ pub(crate) struct TransferUrl {
 }
 
 impl TransferUrl {
-    /// Checks `text` and registers its ticket as a secret. The error never quotes `text`.
+    /// Checks `text` and registers its ticket as a secret. Errors never quote `text`.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let refuse = |why: String| Error::Url { why };
         let text = text.trim();
         if let Some((_, ticket)) = text.split_once("/images/") {
             hide(ticket.trim_end_matches('/'));
         }
-        // The parser would drop them in silence, and the ticket would be another one.
+        // The parser silently drops these characters, which would change the ticket.
         if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
             return Err(refuse("there are blanks or control characters in it".into()));
         }
@@ -63,32 +63,30 @@ impl TransferUrl {
         })
     }
 
-    /// True for `https`.
     pub(crate) fn is_tls(&self) -> bool {
         self.scheme == "https"
     }
 
-    /// Host name or address; an IPv6 address has its brackets.
+    /// The host's name or address; an IPv6 address has its brackets.
     pub(crate) fn host_name(&self) -> &str {
         &self.host
     }
 
-    /// TCP port.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// `https://host:port`: safe to print.
+    /// `scheme://host:port`, which is safe to print.
     pub(crate) fn host(&self) -> String {
         format!("{}://{}:{}", self.scheme, self.host, self.port)
     }
 
-    /// The ticket itself, for redaction registers of other processes.
+    /// The ticket itself, for the redaction in another process.
     pub(crate) fn ticket(&self) -> &str {
         self.path.expose().trim_start_matches("/images/")
     }
 
-    /// Absolute address of the image, or of something below it (`"/extents"`).
+    /// The absolute address of the image followed by `below` (such as `"/extents"`).
     pub(super) fn address(&self, below: &str) -> String {
         format!("{}{}{}", self.host(), self.path.expose(), below)
     }
