@@ -1,18 +1,18 @@
-//! Addresses: the engine's own, as users write it, and searches below it.
+//! Addresses: the engine's URL in the forms that users write, and searches below it.
 
 use url::Url;
 
 use super::Error;
 use crate::secret::clean;
 
-/// The engine's address from what users write: with or without `/ovirt-engine` or `/ovirt-engine/api`, with or
-/// without `https://`.
+/// Returns `scheme://host[:port]` for an engine URL with or without `https://`, `/ovirt-engine` or
+/// `/ovirt-engine/api`.
 pub(crate) fn address(text: &str) -> Result<String, Error> {
     let refuse = |why: &str| Error::Url {
         url: clean(text).into_owned(),
         why: why.to_owned(),
     };
-    // Before anything is quoted: it may be a password.
+    // This check comes before any error quotes the text, since a password may be in it.
     if text.split(['?', '#']).next().is_some_and(|t| t.contains('@')) {
         return Err(Error::Url {
             url: "(with a user name in it)".into(),
@@ -39,7 +39,7 @@ pub(crate) fn address(text: &str) -> Result<String, Error> {
     Ok(format!("{}://{host}{port}", url.scheme()))
 }
 
-/// `path?search=expression`, encoded.
+/// Returns `path?search=EXPRESSION` with the expression encoded.
 pub(super) fn query(path: &str, search: &str) -> String {
     let encoded: String = url::form_urlencoded::Serializer::new(String::new())
         .append_pair("search", search)
@@ -47,7 +47,7 @@ pub(super) fn query(path: &str, search: &str) -> String {
     format!("{path}?{}", encoded.replace('+', "%20"))
 }
 
-/// A value of the search language; plain names need no quotes.
+/// Quotes a value for the engine's search language; plain names need no quotes.
 pub(super) fn quoted(value: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
     match value.chars().all(plain) {

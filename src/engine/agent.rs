@@ -1,4 +1,4 @@
-//! The HTTP client for the engine: its trust and its bounds.
+//! The HTTP client for the engine, with its trust and its timeouts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,15 @@ use crate::trust::Trust;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A question or an action is answered at once; what the engine does about it is polled for.
+/// Upper bound on a request that only reads or starts an action: the engine answers at once, and the outcome
+/// of an action is polled for.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Longest header of an answer, bytes; ureq takes no more than 128 lines.
+/// Upper bound on the header of an answer; ureq accepts at most 128 lines.
 const MAX_HEADER_BYTES: usize = 64 << 10;
 
-/// An HTTP client with bounded waits that follows no redirect; the proxy of the environment (`https_proxy`,
-/// `no_proxy`) is used as by any other program.
+/// Returns an HTTP client with bounded waits. It follows no redirect, and uses the proxy of the environment
+/// (`https_proxy`, `no_proxy`).
 pub(super) fn agent(trust: &Trust) -> Result<Agent, Error> {
     let tls = TlsConfig::builder().unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()));
     let tls = match trust.roots()? {

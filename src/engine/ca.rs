@@ -1,5 +1,5 @@
-//! `rhv-mount ca`: the engine's own CA certificate. It is fetched without trust, since it is what trust begins
-//! with; the fingerprint is for a person to compare.
+//! `rhv-mount ca`: the engine's own CA certificate. Trust begins with it, so it is fetched from an unverified
+//! server, and a person compares its fingerprint.
 
 use std::fmt::Write;
 
@@ -10,22 +10,22 @@ use super::agent::agent;
 use super::{Error, address};
 use crate::trust::Trust;
 
-/// The largest certificate worth reading, bytes.
+/// Upper bound on the PEM file that the engine sends.
 const MAX_CERTIFICATE_BYTES: u64 = 1 << 20;
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 
-/// To be checked and saved: whoever trusts the file trusts every certificate in it.
+/// The CA file for the user to check and save. To trust the file is to trust every certificate in it.
 #[derive(Debug)]
 pub(crate) struct Certificate {
-    /// The certificates, and nothing else of what was sent.
+    /// The certificates in PEM, without the rest of the answer.
     pub(crate) pem: String,
-    /// SHA-256 of the DER form of each, as `openssl x509 -fingerprint -sha256` prints it.
+    /// The SHA-256 of each certificate's DER form, as printed by `openssl x509 -fingerprint -sha256`.
     pub(crate) fingerprints: Vec<String>,
 }
 
-/// Asks the engine at `url` for its CA; no login is needed.
+/// Asks the engine at `url` for its CA, which needs no login.
 pub(crate) fn certificate(url: &str) -> Result<Certificate, Error> {
     let url = address(url)?;
     let what = "the CA certificate";
@@ -56,6 +56,7 @@ pub(crate) fn certificate(url: &str) -> Result<Certificate, Error> {
     of_pem(&pem).map_err(|e| nonsense(format!("no certificate: {e}")))
 }
 
+/// Extracts the certificates; there must be at least one, and none with control characters in it.
 pub(super) fn of_pem(text: &str) -> Result<Certificate, rustls::pki_types::pem::Error> {
     let mut all = Certificate {
         pem: String::new(),
@@ -93,7 +94,7 @@ mod tests {
 
     #[test]
     fn every_certificate_is_told_and_nothing_else_is_passed_on() {
-        // No real ones: only the frame is looked at.
+        // These are no real certificates: only the frame is parsed.
         let sent = format!("\x1b[2JCertificate:\n{BEGIN}\nAAAA\n{END}\nrm -rf\n{BEGIN}\nBBBB\n{END}\n");
         let found = of_pem(&sent).unwrap();
         assert_eq!(found.pem, format!("{BEGIN}\nAAAA\n{END}\n{BEGIN}\nBBBB\n{END}\n"));

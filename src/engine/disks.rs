@@ -1,4 +1,4 @@
-//! Disks: find one by id or name, make one, wait for it, remove one that we made.
+//! Disks: finds one by id or name, and waits until it is unlocked.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use super::address::{query, quoted};
 use super::json::{list, number, text};
 use super::{Engine, Error, Patience};
 
-/// Longest wait for a lock that may be about to go (the engine frees it seconds after the disk is `ok`).
+/// Upper bound on the wait for a lock that may end soon: the engine releases it seconds after the disk is
+/// `ok`.
 pub(super) const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
 
-/// What the engine says of a disk.
+/// A disk as the engine describes it.
 #[derive(Debug, Clone)]
 pub(crate) struct Disk {
-    /// UUID.
     pub(crate) id: String,
-    /// The alias; several disks may have the same.
+    /// The alias; several disks may have the same one.
     pub(crate) name: String,
     /// `ok`, `locked` or `illegal`.
     pub(crate) status: String,
-    /// Bytes that a guest sees.
+    /// The size in bytes as a guest sees it.
     pub(crate) size: u64,
     /// The id of its storage domain.
     pub(crate) storage_domain: Option<String>,
@@ -42,6 +42,7 @@ impl Disk {
         })
     }
 
+    /// The disk for messages.
     pub(super) fn shown(&self) -> String {
         format!(
             "{} ({}, {} bytes, {})",
@@ -50,7 +51,7 @@ impl Disk {
     }
 }
 
-/// Has `text` the form of an id?
+/// Returns true if `text` has the form of a UUID.
 pub(crate) fn is_uuid(text: &str) -> bool {
     let group = |(n, part): (usize, &str)| {
         part.len() == [8, 4, 4, 4, 12][n] && part.bytes().all(|b| b.is_ascii_hexdigit())
@@ -59,7 +60,7 @@ pub(crate) fn is_uuid(text: &str) -> bool {
 }
 
 impl Engine {
-    /// The disk with this id.
+    /// Returns the disk with this id.
     pub(crate) fn disk(&self, id: &str) -> Result<Option<Disk>, Error> {
         Ok(self
             .get("disk", &format!("/disks/{id}"))?
@@ -67,7 +68,7 @@ impl Engine {
             .and_then(Disk::of))
     }
 
-    /// The one disk with this id or name; what exists is in the error otherwise.
+    /// Returns the one disk with this id or name. The error lists the candidates.
     pub(crate) fn find_disk(&self, wanted: &str) -> Result<Disk, Error> {
         let by_id = match is_uuid(wanted) {
             true => self.disk(wanted)?,
@@ -77,7 +78,7 @@ impl Engine {
             return Ok(disk);
         }
         let found = self.disks(&format!("name={}", quoted(wanted)))?;
-        // The search knows wildcards and may ignore case.
+        // The engine's search has wildcards and may ignore case.
         let mut same: Vec<Disk> = found.into_iter().filter(|disk| disk.name == wanted).collect();
         match (same.pop(), same.len()) {
             (Some(disk), 0) => Ok(disk),
@@ -94,6 +95,7 @@ impl Engine {
         }
     }
 
+    /// The message for a name that no disk has, with the names of some disks.
     fn no_such_disk(&self, wanted: &str) -> String {
         const MAX_NAMES_SHOWN: usize = 10;
         let mut names: Vec<String> = self
@@ -113,7 +115,7 @@ impl Engine {
         let more = names.len().saturating_sub(MAX_NAMES_SHOWN);
         names.truncate(MAX_NAMES_SHOWN);
         let there = match (names.is_empty(), more) {
-            (true, _) => "there are none that you may see".to_owned(),
+            (true, _) => "there are none that this user may see".to_owned(),
             (false, 0) => format!("there are {}", names.join(", ")),
             (false, more) => format!("there are {} and {more} more", names.join(", ")),
         };
@@ -127,7 +129,7 @@ impl Engine {
         Ok(list(&found, "disk").iter().filter_map(Disk::of).collect())
     }
 
-    /// Waits until `disk` may be used; an illegal one never may.
+    /// Waits until `disk` is unlocked. An illegal disk is an error.
     pub(crate) fn wait_for_disk(&self, mut disk: Disk) -> Result<Disk, Error> {
         let mut patience = Patience::new(MAX_LOCK_WAIT, self.interrupt());
         loop {
@@ -135,7 +137,8 @@ impl Engine {
                 "locked" => {}
                 "illegal" => {
                     return Err(Error::Unfit(format!(
-                        "disk {} is illegal: an earlier transfer or copy of it failed; restore it or make a new one",
+                        "disk {} is illegal: an earlier transfer or copy of it failed; restore it or make a \
+                         new one",
                         disk.shown()
                     )));
                 }
@@ -144,10 +147,11 @@ impl Engine {
             if !patience.pause()? {
                 let owner = match self.transfer_of(&disk.id)? {
                     Some(transfer) => format!(
-                        "transfer {} ({}, {}) has it; end that one first, with `rhv-mount recover` where it was started by a rhv-mount that was killed",
+                        "transfer {} ({}, {}) has it; end that one first, with `rhv-mount recover` if a \
+                         killed rhv-mount has started it",
                         transfer.id, transfer.direction, transfer.phase
                     ),
-                    None => "another operation has it; try again when that is over".to_owned(),
+                    None => "another operation has it; try again when that has ended".to_owned(),
                 };
                 return Err(Error::Unfit(format!("disk {} is locked: {owner}", disk.shown())));
             }

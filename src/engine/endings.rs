@@ -1,6 +1,8 @@
-//! The end of a transfer: finalize, cancel, and waiting for what they do.
+//! The end of a transfer: finalizes or cancels it, and waits for the outcome.
 //!
-//! Engines before 4.4.7 forget a transfer as soon as it has ended: 404, and the disk's status tells how.
+//! The answer to an action proves nothing, so the action is repeated until the transfer's phase shows an
+//! effect. Engines before 4.4.7 forget a transfer as soon as it has ended: they answer 404, and the disk's
+//! status tells the outcome.
 
 use std::time::Duration;
 
@@ -9,15 +11,16 @@ use tracing::info;
 use super::transfers::MAX_EFFECT_DELAY;
 use super::{Engine, Error, Interrupt, Patience, Phase};
 
-/// Longest wait for a finalize, which verifies the image; the stock client uses the same.
+/// Upper bound on the wait for a finalize, which verifies the image; the stock client uses the same.
 const MAX_FINALIZE_WAIT: Duration = Duration::from_secs(300);
 
-/// Longest wait for a cancel: four phases of up to 10 s each, and the removal of the disk.
+/// Upper bound on the wait for a cancel, which takes four phases of up to 10 s each and the removal of the
+/// disk.
 const MAX_CANCEL_WAIT: Duration = Duration::from_secs(120);
 
 impl Engine {
-    /// Ends a transfer well. `Ok` means that the engine has verified the image, freed the disk and said so. A passing
-    /// trouble with the engine is waited out.
+    /// Finalizes a transfer. `Ok` means that the engine has verified the image, unlocked the disk and
+    /// reported success. Passing errors of the engine are waited out.
     pub(crate) fn finalize(&self, id: &str, disk: Option<&str>, interrupt: &Interrupt) -> Result<(), Error> {
         let mut patience = Patience::new(MAX_FINALIZE_WAIT, interrupt);
         let mut asked = Asked::default();
@@ -39,7 +42,7 @@ impl Engine {
                 }
                 Some(Phase::Paused(phase)) if finalizing || self.is_illegal(disk) => {
                     return Err(Error::Failed(format!(
-                        "transfer {id} is {phase} after it was to be finalized; the disk is kept, locked or \
+                        "transfer {id} is {phase} and could not be finalized; the disk is kept, locked or \
                          illegal; engine.log and vdsm.log say why (correlation id {})",
                         self.correlation()
                     )));
@@ -50,14 +53,15 @@ impl Engine {
                 None => {}
             }
             if !patience.pause()? {
-                let what = format!("the end of transfer {id}");
+                let what = format!("finalize of transfer {id}");
                 return Err(self.too_long(&what, MAX_FINALIZE_WAIT, &asked.last(seen)));
             }
         }
     }
 
-    /// One step of a wait for an action's effect: asks for the action, again where it shows no effect, and looks at
-    /// the transfer. A passing trouble is only logged; `None` then, or when the transfer is gone.
+    /// One step of a wait for an action's effect: sends the action, again after [`MAX_EFFECT_DELAY`] without
+    /// an effect, and returns the transfer's phase. Passing errors are only logged; the result is `None`
+    /// then, and if the transfer is gone.
     fn ask_and_look(
         &self,
         id: &str,
@@ -71,7 +75,7 @@ impl Engine {
         {
             match self.act(id, action) {
                 Ok(()) => asked.at = Some(patience.waited()),
-                // Somebody is at it, or the engine is away: soon again.
+                // Another operation holds a lock, or the engine is away: the next step repeats the action.
                 Err(e) if e.is_passing() || e.is_locked() => info!("{e}"),
                 Err(e) => return Err(e),
             }
@@ -95,7 +99,7 @@ impl Engine {
         found.is_some_and(|disk| disk.status == "illegal")
     }
 
-    /// The transfer has ended; the disk has the last word, as soon as its lock is free.
+    /// Decides the outcome of an ended transfer from the status of its disk, once the disk is unlocked.
     fn check_disk(&self, id: &str, disk: Option<&str>, patience: &mut Patience<'_>) -> Result<(), Error> {
         let Some(disk_id) = disk else { return Ok(()) };
         loop {
@@ -116,16 +120,16 @@ impl Engine {
             }
             if !patience.pause()? {
                 return Err(self.too_long(
-                    &format!("disk {disk_id}"),
+                    &format!("unlocking of disk {disk_id}"),
                     MAX_FINALIZE_WAIT,
-                    "it is locked still",
+                    "it is still locked",
                 ));
             }
         }
     }
 
-    /// Ends a transfer as a failure; **an upload's disk is removed by that**, so only for disks that we made, and for
-    /// downloads.
+    /// Cancels a transfer. **The engine removes an upload's disk then**, so this is only for downloads, and
+    /// for disks that this run made.
     pub(crate) fn cancel(&self, id: &str) -> Result<(), Error> {
         let interrupt = Interrupt::default();
         let mut patience = Patience::new(MAX_CANCEL_WAIT, &interrupt);
@@ -136,7 +140,7 @@ impl Engine {
                 Some(Phase::Failed) => return Ok(()),
                 Some(Phase::Finished) => {
                     return Err(Error::Failed(format!(
-                        "transfer {id} has ended well, and is not cancelled any more"
+                        "transfer {id} has ended well, and can no longer be cancelled"
                     )));
                 }
                 Some(Phase::Failing(_)) => asked.show_effect(&patience),
@@ -145,7 +149,7 @@ impl Engine {
                 None => {}
             }
             if !patience.pause()? {
-                let what = format!("the end of transfer {id}");
+                let what = format!("cancel of transfer {id}");
                 return Err(self.too_long(&what, MAX_CANCEL_WAIT, &asked.last(seen)));
             }
         }
@@ -153,20 +157,20 @@ impl Engine {
 }
 
 impl Engine {
-    /// Cancels the upload to a disk that we made, and sees to it that the disk is gone: the engine removes it after the
-    /// transfer has ended, unless it has lost track of the transfer.
+    /// Cancels the upload to a disk that this run made, and makes sure that the disk is gone: the engine
+    /// removes it after the end of the transfer, unless it has lost track of the transfer.
     pub(crate) fn discard(&self, transfer: &str, disk: &str) -> Result<(), Error> {
         self.cancel(transfer)?;
         self.remove_disk(disk)
     }
 }
 
-/// What is known of an action that was asked for.
+/// The state of an action.
 #[derive(Debug, Default)]
 struct Asked {
-    /// When it was answered or last showed its effect, since the wait began.
+    /// The time from the start of the wait until the action was answered or last showed an effect.
     at: Option<Duration>,
-    /// The engine does not know the transfer any more.
+    /// The engine no longer knows the transfer.
     gone: bool,
 }
 
@@ -175,6 +179,7 @@ impl Asked {
         self.at = Some(patience.waited());
     }
 
+    /// The last phase seen, for messages.
     fn last(&self, seen: Option<Phase>) -> String {
         seen.map_or("no answer".to_owned(), |phase| format!("its phase is {phase}"))
     }

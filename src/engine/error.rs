@@ -1,144 +1,126 @@
-//! What can go wrong between us and the engine.
+//! The errors of requests to the engine.
 
 use thiserror::Error;
 
 use crate::failure::{Exit, Failure};
 use crate::trust::CaFileError;
 
-/// A failure of the engine, or on the way to it. Texts are one line without secrets.
+/// A failure of the engine, or of the connection to it. The texts are one line without secrets.
 #[derive(Debug, Error)]
 pub(crate) enum Error {
-    /// The engine's URL can't be used.
     #[error(
-        "the engine URL {url} is not usable: {why}; it looks like https://ENGINE or https://ENGINE/ovirt-engine/api"
+        "the engine URL {url} is not usable: {why}; it looks like https://ENGINE or \
+         https://ENGINE/ovirt-engine/api"
     )]
     Url {
-        /// As given.
+        /// The URL as given, without secrets.
         url: String,
-        /// Reason.
         why: String,
     },
-    /// The CA file can't be used.
     #[error(transparent)]
     CaFile(#[from] CaFileError),
-    /// No connection, or it broke before an answer: whether the request was performed is not known.
+    /// No connection was made, or it broke before an answer: the request may have been performed.
     #[error("{what}: no answer from the engine {url}: {why}; is it up, and the URL right?")]
     Unanswered {
-        /// The request.
+        /// The request, as in the variants below.
         what: String,
-        /// `https://host:port`.
+        /// `scheme://host[:port]`, as in the variants below.
         url: String,
-        /// Reason.
         why: String,
-        /// It took too long.
+        /// The time for an answer ran out.
         late: bool,
     },
-    /// The engine's certificate isn't trusted.
+    /// The engine's certificate is not trusted.
     #[error(
         "cannot trust the engine {url}: {why}; save its CA with `rhv-mount ca {url}`, check the fingerprint, \
          and name the file with --cafile, or give --insecure to go without verification"
     )]
-    Trust {
-        /// `https://host:port`.
-        url: String,
-        /// Reason of the verifier.
-        why: String,
-    },
+    Trust { url: String, why: String },
     /// The login was refused.
     #[error(
         "the engine {url} refused the login of {username}: {message}; check the name (with its domain, as in \
          admin@internal or admin@ovirt@internalsso) and the password"
     )]
     Login {
-        /// `https://host:port`.
         url: String,
-        /// The user.
         username: String,
-        /// The engine's words.
+        /// The engine's message.
         message: String,
     },
-    /// The engine answered with an error.
+    /// The engine, or a front end, answered with an error status.
     #[error(
-        "{what} failed: {message} (HTTP {status}, correlation id {correlation}; engine.log says more under that id)"
+        "{what} failed: {message} (HTTP {status}, correlation id {correlation}; engine.log says more under \
+         that id)"
     )]
     Fault {
-        /// The request.
         what: String,
-        /// HTTP status.
+        /// The HTTP status.
         status: u16,
-        /// How the fault bears on repeating the request.
         meaning: Meaning,
-        /// Reason and detail.
+        /// The fault's reason and detail.
         message: String,
-        /// What to look for in engine.log.
+        /// The correlation id of the request in engine.log.
         correlation: String,
     },
-    /// The answer makes no sense.
+    /// The answer is invalid.
     #[error("{what}: the engine {url} sent nonsense: {why}; is the URL that of an oVirt engine?")]
-    Nonsense {
-        /// The request.
-        what: String,
-        /// `https://host:port`.
-        url: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// What was asked for isn't there, or isn't fit; the text says what is.
+    Nonsense { what: String, url: String, why: String },
+    /// The requested object is missing or unusable; the text names the alternatives.
     #[error("{0}")]
     Unfit(String),
-    /// The engine will not make what was asked for: nothing was made.
+    /// The engine refused to make the requested object: nothing was made.
     #[error("{0}")]
     Refused(String),
-    /// A creation was not answered, and it could not be found out what became of it.
+    /// A creation was not answered, and its outcome could not be found out.
     #[error("it is not known whether the engine has made it: {0}")]
     Unclear(String),
-    /// A wait ended without its event.
+    /// A wait ended at its limit.
     #[error(
-        "{what} did not come in {seconds} s: {state}; engine.log says why (correlation id {correlation})"
+        "{what} took longer than {seconds} s: {state}; engine.log says why (correlation id {correlation})"
     )]
     TooLong {
-        /// What was waited for.
+        /// The event that did not happen in time.
         what: String,
-        /// How long.
+        /// The limit of the wait.
         seconds: u64,
-        /// The last thing seen.
+        /// The last state seen.
         state: String,
-        /// What to look for in engine.log.
+        /// The correlation id of our requests in engine.log.
         correlation: String,
     },
-    /// A transfer or disk went where no data can follow.
+    /// A transfer or disk is in a state from which it can't be used or ended well.
     #[error("{0}")]
     Failed(String),
-    /// A signal.
+    /// A signal ended a wait.
     #[error("interrupted by a signal")]
     Interrupted,
 }
 
-/// How a fault bears on repeating its request; `wire` decides it when it reads the answer.
+/// The meaning of a fault for a repetition of the request. `wire` decides it when it reads the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Meaning {
     /// 503: the request was not performed.
     NotPerformed,
-    /// 409 because another operation holds a lock; the engine frees it soon.
+    /// 409 because another operation holds a lock, which it usually releases soon.
     Locked,
-    /// Another 5xx without a fault in its body: the page of a front end, not the engine's answer.
+    /// Another 5xx without a fault in its body: an error page of a front end, and no answer of the engine.
     FrontEnd,
-    /// The engine's considered answer: a repetition gets the same one.
+    /// An answer of the engine: a repetition would get the same one.
     Final,
 }
 
 impl Error {
-    /// Another operation holds a lock; the engine frees it soon.
+    /// Returns true if another operation holds a lock, which it usually releases soon.
     pub(crate) fn is_locked(&self) -> bool {
         self.meaning() == Some(Meaning::Locked)
     }
 
-    /// It took too long.
+    /// Returns true if the time for an answer ran out.
     pub(crate) fn is_late(&self) -> bool {
         matches!(self, Error::Unanswered { late: true, .. })
     }
 
-    /// A later repetition may succeed.
+    /// Returns true if a later repetition of the request may succeed.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Error::Unanswered { .. } | Error::Nonsense { .. } => true,
@@ -146,7 +128,7 @@ impl Error {
         }
     }
 
-    /// The engine or a front end answered that it did not perform the request.
+    /// Returns true if the answer guarantees that the request was not performed.
     pub(super) fn is_not_performed(&self) -> bool {
         self.meaning() == Some(Meaning::NotPerformed)
     }

@@ -1,4 +1,4 @@
-//! Fuzz targets for everything that the engine says; see `crate::fuzzing`.
+//! Fuzz targets for the engine's answers; see `crate::fuzzing`.
 
 use std::time::Duration;
 
@@ -25,8 +25,9 @@ use crate::trust::{Trust, certificates};
 const PASSWORD: &str = "hunter2-and-more";
 const DISK: &str = "bc922a10-62e5-4709-a1b2-0123456789ab";
 
-/// Any JSON in the place of a disk, a transfer, a list of them, a fault. What is taken for one has an id of its own, fit to
-/// be printed where it is a transfer's; a phase keeps its name; a fault's words are the fault's.
+/// Reads any JSON as a disk, a transfer, a list of them and a fault. A disk or transfer must have the id from
+/// the JSON, and a transfer's must be printable; a phase must keep its name; the message of a fault must
+/// consist of the fault's texts.
 pub fn engine_values(data: &[u8]) {
     let Ok(value) = serde_json::from_slice::<Value>(data) else {
         return;
@@ -37,7 +38,7 @@ pub fn engine_values(data: &[u8]) {
             assert_eq!(one["id"], disk.id.as_str());
             assert!(disk.shown().contains(&disk.id));
             let size = one.get("provisioned_size").map(|size| match size {
-                // Rust takes one sign before the digits.
+                // Rust accepts one sign before the digits.
                 Value::String(text) => text
                     .strip_prefix('+')
                     .unwrap_or(text)
@@ -71,8 +72,9 @@ pub fn engine_values(data: &[u8]) {
     }
 }
 
-/// Requests on the first line, one letter each, then all that the engine says to them. Each request ends, and no message
-/// shows the password or the token, or steers the terminal. Nobody waits: pauses end at once, as after a signal.
+/// Sends the requests of the input's first line, one letter each; the rest of the input is everything that
+/// the engine sends. Every request must end, and no message may show the password or the token, or control
+/// the terminal. All pauses end at once, as after a signal.
 pub fn engine_answers(data: &[u8]) {
     forget_all();
     hide(PASSWORD);
@@ -142,7 +144,8 @@ pub fn engine_answers(data: &[u8]) {
     }
 }
 
-/// A PEM file. A fingerprint is shown of each certificate that is printed and trusted later, and the output is plain text.
+/// Reads a PEM file. Each certificate that is printed, and so trusted later, must have its fingerprint shown,
+/// and the output must be plain text.
 pub fn ca_pem(data: &[u8]) {
     if let Ok(roots) = certificates(data) {
         assert!(!roots.is_empty());

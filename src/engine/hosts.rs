@@ -1,5 +1,5 @@
-//! Is this machine a host of the engine's? Then the transfer is asked for here, and the data goes through
-//! imageio's unix socket instead of the network.
+//! Finds out whether this machine is one of the engine's hosts. The transfer is then requested on this host,
+//! and the data goes through imageio's unix socket instead of the network.
 
 use tracing::info;
 
@@ -8,13 +8,13 @@ use super::json::{list, text};
 use super::{Engine, Error};
 use crate::process::rights;
 
-/// vdsm writes the machine's hardware id here.
+/// The file with the machine's hardware id, written by vdsm.
 const HARDWARE_ID: &str = "/etc/vdsm/vdsm.id";
 
-/// Where to find that file instead: a container on a host sees another `/etc`.
+/// The variable with another path of that file: a container on a host has its own `/etc`.
 const HARDWARE_ID_VARIABLE: &str = "RHV_MOUNT_VDSM_ID";
 
-/// The hardware id of this machine, when it is a host.
+/// Returns the hardware id of this machine if it is a host.
 pub(crate) fn this_hardware() -> Option<String> {
     let path = std::env::var_os(HARDWARE_ID_VARIABLE).unwrap_or_else(|| HARDWARE_ID.into());
     let id = rights::with(|| std::fs::read_to_string(path)).ok()?;
@@ -22,8 +22,9 @@ pub(crate) fn this_hardware() -> Option<String> {
 }
 
 impl Engine {
-    /// The engine's id of the host with this hardware, if it is up and serves the data center of the storage domain. A
-    /// host elsewhere could not prepare the disk, and an upload that can't be started loses its disk.
+    /// Returns the engine's id of the host with this hardware id, if the host is up and belongs to the data
+    /// center of the storage domain. Another host could not prepare the disk, and an upload that fails to
+    /// start loses its disk.
     pub(crate) fn find_host(&self, hardware: &str, storage_domain: &str) -> Result<Option<String>, Error> {
         let Some(center) = self.data_center(storage_domain)? else {
             return Ok(None);

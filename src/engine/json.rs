@@ -1,14 +1,13 @@
-//! The engine's JSON: numbers and booleans are strings, lists are wrapped, what is absent has no key
-//! (oVirt REST API 4.x; its JAXB adapters make it so).
+//! The conventions of the engine's JSON: numbers and booleans are strings, lists are wrapped in an object,
+//! and absent values have no key (oVirt REST API 4.x, from its JAXB adapters).
 
 use serde_json::Value;
 
-/// The text of a key.
 pub(super) fn text(value: &Value, key: &str) -> Option<String> {
     value.get(key).and_then(Value::as_str).map(str::to_owned)
 }
 
-/// A number, as a string or bare.
+/// Reads a number that is a string or a JSON number.
 pub(super) fn number(value: &Value, key: &str) -> Option<u64> {
     match value.get(key)? {
         Value::String(text) => text.parse().ok(),
@@ -16,7 +15,7 @@ pub(super) fn number(value: &Value, key: &str) -> Option<u64> {
     }
 }
 
-/// The elements of `{key: [...]}`; an empty list is `{}`.
+/// Returns the elements of `{key: [...]}`; an empty list is sent as `{}`.
 pub(super) fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value
         .get(key)
@@ -24,8 +23,8 @@ pub(super) fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
         .map_or(&[], Vec::as_slice)
 }
 
-/// The words of a fault: `{"reason": ..., "detail": "[...]"}`, also in an action's `fault`. The detail is a list
-/// that was made a string, hence its brackets.
+/// Returns the message of a fault, `{"reason": ..., "detail": "[...]"}`, which an action holds under `fault`.
+/// The detail is a list that was formatted as a string, hence its brackets.
 pub(super) fn fault(value: &Value) -> Option<String> {
     let fault = value.get("fault").unwrap_or(value);
     let reason = text(fault, "reason");

@@ -1,4 +1,4 @@
-//! The session: a token for a password, a new one when it has ended, and its end.
+//! The session's token: login, renewal after the token has ended, and logout.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use super::{Engine, Error, json};
 use crate::logging::plain;
 use crate::secret::{Secret, clean, hide};
 
-/// A logout is a courtesy.
+/// Upper bound on a logout, which is best effort.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Engine {
-    /// Ends the session; the engine forgets it by itself otherwise.
+    /// Ends the session, as far as possible: an unused session also ends by itself.
     pub(crate) fn logout(&self) {
         let token = self.token.lock().take();
         if let Some(token) = token {
@@ -32,7 +32,8 @@ impl Engine {
         }
     }
 
-    /// A new token, unless somebody else has replaced `old` meanwhile.
+    /// Gets a new token, unless another thread has replaced `old` meanwhile. Blocks the other threads that
+    /// need one.
     pub(super) fn renew(&self, old: Option<&Secret>) -> Result<(), Error> {
         let mut token = self.token.lock();
         if token.is_some() && token.as_ref() != old {
@@ -47,7 +48,7 @@ impl Engine {
                     return Ok(());
                 }
                 Err(e) if e.is_passing() && !e.is_late() && !patience.is_over() => {
-                    info!(attempt = patience.attempt(), "again after: {e}")
+                    info!(attempt = patience.attempt(), "repeating the login after: {e}")
                 }
                 Err(e) => return Err(e),
             }
@@ -66,7 +67,7 @@ impl Engine {
         let answer = self
             .agent
             .post(format!("{}/ovirt-engine/sso/oauth/token", self.url()))
-            // The service compares the header with exactly this.
+            // The service compares the header with exactly this value.
             .header(header::ACCEPT, "application/json")
             .send_form(form);
         let (status, body) = self.read(what, answer)?;
@@ -76,7 +77,8 @@ impl Engine {
             hide(&token);
             return Ok(Secret::new(token));
         }
-        // Two shapes: {"error_code": CODE, "error": MESSAGE} and {"error": CODE, "error_description": MESSAGE}.
+        // An error has one of two forms:
+        // {"error_code": CODE, "error": MESSAGE} or {"error": CODE, "error_description": MESSAGE}.
         let value = value.unwrap_or_default();
         let (code, message) = match json::text(&value, "error_code") {
             Some(code) => (Some(code), json::text(&value, "error")),

@@ -1,18 +1,30 @@
-//! The control plane: everything that is asked of the oVirt engine, and nothing of the data.
+//! The control plane: all requests to the oVirt engine. No disk data passes through here.
 //!
-//! Called by `run` only. An [`Engine`] is a session; [`Disk`]s are found or made in it, and a [`Transfer`] is
-//! what gives a transfer URL. Two facts rule this module (oVirt 4.5, TransferDiskImageCommand):
-//! - *an action's answer proves nothing*: finalize and cancel say 200 from any phase, also for a transfer that does
-//!   not exist; the outcome is polled for;
-//! - *an upload that is cancelled takes its disk with it*, whoever made the disk. [`Engine::cancel`] is therefore called
-//!   for downloads, and for uploads to disks that this very mount made.
+//! An [`Engine`] is a session. Disks are found or made in it, and a [`Transfer`] of a disk provides the
+//! transfer URL. Two facts shape this module (oVirt 4.5, TransferDiskImageCommand):
+//! - *The answer to an action proves nothing.* Finalize and cancel are answered with 200 in any phase, even
+//!   for a transfer that does not exist. So the outcome is polled for.
+//! - *A cancelled upload takes its disk with it*, even a disk that existed before. So [`Engine::cancel`] is
+//!   called only for downloads, and for uploads to disks that this run made.
+//!
+//! Calls block, in waits that have limits and that an [`Interrupt`] ends early.
 //!
 //! ```text
-//! address    the URL, searches            ca        the CA certificate, before any trust
-//! wire       requests, what may be repeated         login     the session
-//! json       the engine's way to write it           patience  waiting with a limit
-//! disks      find, make, wait, remove               hosts     is this machine one of the engine's
-//! phase      where a transfer stands                transfers start, follow, finalize, cancel
+//! address          the engine's URL, and searches below it
+//! agent            the HTTP client with its trust and timeouts
+//! ca               fetches the CA certificate before anything is trusted
+//! wire             requests and their repetition
+//! login            the session's token
+//! json             the engine's conventions in JSON
+//! error            the errors, and the meaning of a fault
+//! patience         pauses, limits and signals
+//! disks            finds disks and waits for them
+//! new_disks        makes disks and removes them again
+//! storage_domains  names and data centers of storage domains
+//! hosts            finds this machine among the engine's hosts
+//! phase            the phases of a transfer
+//! transfers        starts and follows transfers
+//! endings          finalizes and cancels transfers
 //! ```
 
 mod address;

@@ -1,4 +1,6 @@
-//! New disks: make one and wait for it, remove one that we made.
+//! New disks: makes one and waits until it is usable, and removes it again.
+//!
+//! The id of a new disk is chosen here, so that the disk is found again after a creation without an answer.
 
 use std::time::Duration;
 
@@ -11,43 +13,42 @@ use super::json::text;
 use super::wire::Effect;
 use super::{Engine, Error, Patience};
 
-/// A new disk is locked until it is made; preallocated ones take their time.
+/// Upper bound on the wait until a new disk is unlocked. Preallocation takes long.
 const MAX_CREATION_WAIT: Duration = Duration::from_secs(600);
 
-/// Pause before a disk is looked for whose creation was not answered.
+/// The pause between a creation without an answer and the search for its disk.
 const LOST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Upper bound on the requests for one disk: each but the last is repeated when it was not answered and made no disk.
+/// Upper bound on the creation requests for one disk. One is repeated if it was not answered and made no
+/// disk.
 const MAX_CREATION_ATTEMPTS: u32 = 3;
 
-/// Format of a disk on its storage.
+/// The format of a disk on its storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// The guest's bytes as they are.
     Raw,
-    /// qcow2, which the engine calls cow.
+    /// The engine calls this format cow.
     Qcow2,
 }
 
-/// A disk to be made.
+/// The description of a disk to make.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct NewDisk {
     /// The alias.
     pub(crate) name: String,
-    /// Bytes that a guest sees.
+    /// The size in bytes as a guest sees it.
     pub(crate) size: u64,
-    /// Name of the storage domain.
+    /// The name of the storage domain.
     pub(crate) storage_domain: String,
-    /// Format on the storage.
     pub(crate) format: Format,
-    /// All space at once.
+    /// Allocate all space at once.
     pub(crate) preallocated: bool,
-    /// UUID that it shall have; one of our own otherwise.
+    /// The UUID for the disk; a random one by default.
     pub(crate) id: Option<String>,
 }
 
-/// Bytes of a qcow2 image of `size` bytes with every cluster allocated: what `qemu-img measure` calls fully
-/// allocated, with clusters of 64 KiB.
+/// Returns the size in bytes of a qcow2 image of `size` bytes with every cluster allocated: an upper bound on
+/// the fully allocated size that `qemu-img measure` computes for clusters of 64 KiB.
 pub(super) fn full_qcow2_size(size: u64) -> u64 {
     const CLUSTER_BYTES: u64 = 64 << 10;
     // A cluster of 8-byte entries maps 8192 data clusters; one of 2-byte counts covers 32768 clusters.
@@ -59,7 +60,8 @@ pub(super) fn full_qcow2_size(size: u64) -> u64 {
 }
 
 impl Engine {
-    /// What a new disk needs before anything is made: its storage domain, and an id that is free. Returns the id.
+    /// Checks before a creation that the storage domain exists and the id is free. Returns the id for the
+    /// disk.
     pub(crate) fn prepare_disk(&self, new: &NewDisk) -> Result<String, Error> {
         self.check_storage_domain(&new.storage_domain)?;
         match &new.id {
@@ -74,8 +76,8 @@ impl Engine {
         }
     }
 
-    /// Makes the disk `id` (from [`Engine::prepare_disk`]) and waits until it is there. The engine has the last word on
-    /// the id.
+    /// Makes the disk `id` (from [`Engine::prepare_disk`]) and waits until it is usable. The engine may
+    /// assign another id.
     pub(crate) fn create_disk(&self, new: &NewDisk, id: &str) -> Result<Disk, Error> {
         let mut id = id.to_owned();
         let what = format!("creation of disk {}", new.name);
@@ -84,13 +86,14 @@ impl Engine {
             "name": new.name,
             "format": if new.format == Format::Raw { "raw" } else { "cow" },
             "provisioned_size": new.size.to_string(),
-            // Always: what is absent means different things on different storage.
+            // Sent always: its default depends on the type of the storage.
             "sparse": (!new.preallocated).to_string(),
             "content_type": "data",
             "storage_domains": {"storage_domain": [{"name": new.storage_domain}]},
         });
         if new.format == Format::Qcow2 && !new.preallocated {
-            // Only thin qcow2 on block storage minds: there it must hold what is about to be written.
+            // Thin qcow2 on block storage must have room for all bytes to come; other storage ignores this
+            // size.
             body["initial_size"] = full_qcow2_size(new.size).to_string().into();
         }
         if new.format == Format::Qcow2 && new.preallocated {
@@ -107,7 +110,7 @@ impl Engine {
                     }
                     break;
                 }
-                // Perhaps it was made all the same: the id is ours.
+                // The disk may have been made nevertheless; nobody else chooses this id.
                 Err(lost) if lost.is_passing() => {
                     info!("{lost}");
                     lookups.pause()?;
@@ -118,7 +121,7 @@ impl Engine {
                         return Err(lost);
                     }
                 }
-                // The first one was only slow, perhaps.
+                // An earlier request may have been slow and made the disk meanwhile.
                 Err(Error::Fault { status: 409, .. })
                     if lookups.attempt() > 1 && self.disk(&id)?.is_some() =>
                 {
@@ -128,7 +131,7 @@ impl Engine {
                     if new.format == Format::Raw && !new.preallocated =>
                 {
                     return Err(Error::Refused(format!(
-                        "{e}; where the storage domain is iSCSI or FCP, add --preallocated or --format qcow2"
+                        "{e}; if the storage domain is iSCSI or FCP, add --preallocated or --format qcow2"
                     )));
                 }
                 Err(e @ Error::Fault { .. }) => return Err(Error::Refused(e.to_string())),
@@ -149,19 +152,21 @@ impl Engine {
                 }
                 None if patience.waited() > MAX_LOCK_WAIT => {
                     return Err(Error::Failed(format!(
-                        "{what}: the engine accepted it, and there is no such disk; engine.log says why (correlation id {})",
+                        "{what}: the engine accepted it, and there is no such disk; engine.log says why \
+                         (correlation id {})",
                         self.correlation()
                     )));
                 }
                 Some(_) | None => {}
             }
             if !patience.pause()? {
-                return Err(self.too_long(&what, MAX_CREATION_WAIT, "it is locked still"));
+                return Err(self.too_long(&what, MAX_CREATION_WAIT, "it is still locked"));
             }
         }
     }
 
-    /// Removes a disk that we made and that nothing holds, unless it is gone already; waits until it is.
+    /// Removes a disk of this run that no transfer holds, and waits until it is gone. A missing disk is a
+    /// success.
     pub(crate) fn remove_disk(&self, id: &str) -> Result<(), Error> {
         let interrupt = super::Interrupt::default();
         let mut patience = Patience::new(MAX_LOCK_WAIT, &interrupt);
@@ -178,7 +183,7 @@ impl Engine {
                 },
             };
             if !patience.pause()? {
-                return Err(self.too_long(&format!("the removal of disk {id}"), MAX_LOCK_WAIT, &state));
+                return Err(self.too_long(&format!("removal of disk {id}"), MAX_LOCK_WAIT, &state));
             }
         }
     }
@@ -188,7 +193,7 @@ impl Engine {
 mod tests {
     use super::*;
 
-    /// `qemu-img measure --size 1G -O qcow2` and 1T: "fully allocated size".
+    /// The measured sizes are the "fully allocated size" of `qemu-img measure --size 1G -O qcow2`, and of 1T.
     #[test]
     fn a_full_qcow2_image_fits_and_little_is_wasted() {
         for (size, measured) in [(1 << 30, 1_074_135_040_u64), (1 << 40, 1_099_679_662_080_u64)] {

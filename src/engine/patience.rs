@@ -1,11 +1,12 @@
 //! Waiting for the engine and repeating requests to it: pauses, a bound, and an early end at a signal.
 //!
-//! A [`Patience`] is one wait. It has one of three paces:
-//! - *until a limit*: the engine's own steps take 1 to 10 s on a busy engine and almost nothing on an idle one, so each
-//!   pause is a tenth of the time waited so far, up to a second. No wait gets longer by more than a tenth, and a long one
-//!   costs few requests;
-//! - *doubling* pauses, a fixed number of them, between the attempts of one request;
-//! - *even* pauses, a fixed number of them.
+//! A [`Patience`] is one wait, at one of three paces:
+//! - *until a limit*: a step of the engine takes 1 to 10 s if the engine is busy and almost nothing if it is
+//!   idle. So each pause is a tenth of the time waited so far, from 40 ms up to a second: no wait gets longer
+//!   by more than a tenth, and a long one costs few requests;
+//! - *doubling*: a fixed number of pauses between the attempts of one request, each twice as long as the one
+//!   before;
+//! - *even*: a fixed number of equal pauses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,20 +19,20 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(40);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const WAITED_PER_PAUSE: u32 = 10;
 
-/// A signal is looked for this often.
+/// Upper bound on the delay between a signal and the end of a sleep.
 const SIGNAL_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Set by whoever wants a wait to end. Clones share it.
+/// A switch that ends waits early, after a signal. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Ends all waits, now and later.
+    /// Ends all current and future waits.
     pub(crate) fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// An error once it was set.
+    /// Returns [`Error::Interrupted`] once it is set.
     pub(crate) fn check(&self) -> Result<(), Error> {
         match self.0.load(Ordering::Relaxed) {
             true => Err(Error::Interrupted),
@@ -39,7 +40,7 @@ impl Interrupt {
         }
     }
 
-    /// Sleeps, unless it is set.
+    /// Sleeps for `time`, or fails as soon as it is set.
     pub(crate) fn sleep(&self, time: Duration) -> Result<(), Error> {
         let end = Instant::now() + time;
         loop {
@@ -53,7 +54,7 @@ impl Interrupt {
     }
 }
 
-/// One wait: the caller looks, or sends its request, and pauses between two attempts.
+/// One wait: the caller tries, and pauses between two attempts.
 pub(crate) struct Patience<'a> {
     interrupt: &'a Interrupt,
     began: Instant,
@@ -61,11 +62,11 @@ pub(crate) struct Patience<'a> {
     pace: Pace,
 }
 
-/// How long the pauses are, and how many there may be.
+/// The length and the number of the pauses.
 enum Pace {
-    /// A tenth of the time waited so far; no pause once `limit` has passed.
+    /// Each pause is a tenth of the time waited so far; there is none after `limit`.
     UntilLimit { limit: Duration },
-    /// `count` pauses: `first`, then each `factor` times as long as the one before.
+    /// There are `count` pauses; each but the `first` is `factor` times as long as the one before.
     Counted {
         first: Duration,
         factor: u32,
@@ -79,13 +80,13 @@ impl<'a> Patience<'a> {
         Self::at(Pace::UntilLimit { limit }, interrupt)
     }
 
-    /// `count` pauses: `first`, and then twice as long each time.
+    /// Allows `count` pauses; each but the `first` is twice as long as the one before.
     pub(super) fn doubling(first: Duration, count: u32, interrupt: &'a Interrupt) -> Self {
         let factor = 2;
         Self::at(Pace::Counted { first, factor, count }, interrupt)
     }
 
-    /// `count` pauses of the same length.
+    /// Allows `count` pauses of the same length.
     pub(super) fn even(pause: Duration, count: u32, interrupt: &'a Interrupt) -> Self {
         let (first, factor) = (pause, 1);
         Self::at(Pace::Counted { first, factor, count }, interrupt)
@@ -105,12 +106,12 @@ impl<'a> Patience<'a> {
         self.began.elapsed()
     }
 
-    /// The number of the current attempt: 1 before the first pause.
+    /// The number of the current attempt; it is 1 before the first pause.
     pub(super) fn attempt(&self) -> u32 {
         self.pauses + 1
     }
 
-    /// No pause is left: the current attempt is the last one.
+    /// Returns true if no pause is left: the current attempt is the last one.
     pub(super) fn is_over(&self) -> bool {
         self.next_pause().is_none()
     }
@@ -144,7 +145,7 @@ impl<'a> Patience<'a> {
 mod tests {
     use super::*;
 
-    /// The lengths of the pauses until none is left, as if each had been slept.
+    /// Returns the lengths of the remaining pauses in milliseconds, without sleeping.
     fn pauses(mut patience: Patience<'_>) -> Vec<u128> {
         let mut all = Vec::new();
         while let Some(pause) = patience.next_pause() {
@@ -175,7 +176,7 @@ mod tests {
             let mut patience = Patience::new(Duration::from_secs(60), &interrupt);
             patience.began -= Duration::from_secs(waited);
             let pause = patience.next_pause();
-            // Time goes on while the test runs.
+            // Time also passes while the test runs.
             let fits = |next: u128| pause.is_some_and(|p| (next..next + 100).contains(&p.as_millis()));
             assert!(next.map_or(pause.is_none(), fits), "{waited}: {pause:?}");
         }

@@ -1,4 +1,4 @@
-//! Where a transfer stands, and which way its bytes go.
+//! The phases of a transfer, and its direction.
 //!
 //! ```text
 //! initializing -> transferring -> finalizing_success -> finished_success
@@ -13,11 +13,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-/// Which way the bytes go. An upload reads too.
+/// The direction of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Direction {
-    /// Read-write.
+    /// Read-write: the ticket of an upload also allows reading.
     Upload,
     /// Read-only.
     Download,
@@ -33,22 +33,22 @@ impl fmt::Display for Direction {
     }
 }
 
-/// Where a transfer stands.
+/// The phase of a transfer, in the classes that decide how to go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Not there yet: `initializing`, `resuming`, or a name that we don't know.
+    /// Not ready yet: `initializing`, `resuming`, or an unknown name.
     Coming(String),
     /// Data may move.
     Transferring,
     /// `paused_system` or `paused_user`.
     Paused(String),
-    /// On its way to success.
+    /// `finalizing_success`: on its way to success.
     Finalizing,
-    /// Over, and well.
+    /// `finished_success`: ended well.
     Finished,
     /// Cancelled, or on its way to failure.
     Failing(String),
-    /// Over, and not well.
+    /// `finished_failure`: ended with a failure.
     Failed,
 }
 
@@ -64,7 +64,7 @@ impl Phase {
             "finished_failure" => Phase::Failed,
             "initializing" | "resuming" => Phase::Coming(name.to_owned()),
             unknown => {
-                info!(phase = unknown, "a phase that is not known here");
+                info!(phase = unknown, "unknown phase of a transfer");
                 Phase::Coming(unknown.to_owned())
             }
         }

@@ -1,4 +1,4 @@
-//! Storage domains: their names, and the data center that one is attached to.
+//! Storage domains: their names, and the data centers that they are attached to.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use super::json::{list, text};
 use super::{Engine, Error};
 
 impl Engine {
-    /// The name of the storage domain with this id.
+    /// Returns the name of the storage domain with this id, if the engine tells it.
     pub(crate) fn storage_domain_name(&self, id: &str) -> Option<String> {
         let found = self
             .get("storage domain", &format!("/storagedomains/{id}"))
@@ -16,7 +16,7 @@ impl Engine {
         found.as_ref().and_then(|domain| text(domain, "name"))
     }
 
-    /// Is there a storage domain with this name, and attached? What exists is in the error.
+    /// Checks that a storage domain with this name exists and is attached. The error lists the existing ones.
     pub(super) fn check_storage_domain(&self, name: &str) -> Result<(), Error> {
         let path = format!(
             "{}&case_sensitive=true",
@@ -49,7 +49,7 @@ impl Engine {
         }
     }
 
-    /// The name of the data center that a storage domain is attached to.
+    /// Returns the name of the data center that a storage domain is attached to.
     pub(super) fn data_center(&self, storage_domain: &str) -> Result<Option<String>, Error> {
         let search = format!("storage.name={}", quoted(storage_domain));
         let centers = self.get("search for the data center", &query("/datacenters", &search))?;

@@ -1,6 +1,4 @@
-//! Transfers: start one, follow its phases, bring it to its end.
-//!
-//! Engines before 4.4.7 forget a transfer as soon as it has ended: 404, and the disk's status tells how.
+//! Transfers: starts one, and waits until data may move. `endings` ends it.
 
 use std::time::Duration;
 
@@ -12,20 +10,21 @@ use super::wire::Effect;
 use super::{Direction, Engine, Error, Patience, Phase};
 use crate::logging::plain;
 
-/// Seconds without activity after which the engine pauses a transfer. Never 0: imageio takes that for "no waiting at
-/// all" and drops connections. virt-v2v uses the same number.
+/// Seconds without activity until the engine pauses a transfer. It must not be 0: imageio takes that for "no
+/// waiting at all" and drops connections. virt-v2v uses the same number.
 const INACTIVITY_SECONDS: u64 = 3600;
 
-/// Longest wait for `transferring`; the stock client uses the same.
+/// Upper bound on the wait for `transferring`; the stock client uses the same.
 const MAX_START_WAIT: Duration = Duration::from_secs(60);
 
-/// Longest wait for somebody else's lock on the disk.
+/// Upper bound on the wait for another operation's lock on the disk.
 const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
 
-/// The engine looks at a busy transfer every 10 s; an action that shows no effect for longer was lost.
+/// Upper bound on the time until an action shows an effect; after it the action was lost. The engine looks at
+/// a busy transfer every 10 s.
 pub(super) const MAX_EFFECT_DELAY: Duration = Duration::from_secs(15);
 
-/// What is transferred.
+/// The object of a transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Subject {
     /// A disk, by id.
@@ -34,35 +33,30 @@ pub(crate) enum Subject {
     Snapshot(String),
 }
 
-/// A transfer to be started.
+/// The description of a transfer to start.
 #[derive(Debug, Clone)]
 pub(crate) struct Order {
-    /// What.
     pub(crate) subject: Subject,
-    /// Which way.
     pub(crate) direction: Direction,
-    /// On this host, when it matters.
+    /// The id of the host that must serve it; by default the engine chooses.
     pub(crate) host: Option<String>,
 }
 
-/// What the engine says of a transfer.
+/// A transfer as the engine describes it.
 #[derive(Debug, Clone)]
 pub(crate) struct Transfer {
-    /// UUID.
     pub(crate) id: String,
-    /// Where it stands.
     pub(crate) phase: Phase,
-    /// Which way.
     pub(crate) direction: Direction,
-    /// Straight to the host; there while the ticket is.
+    /// The URL straight to the host; it exists as long as the ticket.
     pub(crate) transfer_url: Option<String>,
-    /// Through the engine's proxy.
+    /// The URL through the engine's proxy.
     pub(crate) proxy_url: Option<String>,
     /// The id of the host.
     pub(crate) host: Option<String>,
-    /// The id of the disk, which the engine calls image here.
+    /// The id of the disk; the engine calls it image here.
     pub(crate) disk: Option<String>,
-    /// Seconds without activity until it is paused.
+    /// Seconds without activity until the engine pauses it.
     pub(crate) inactivity_timeout: Option<u64>,
 }
 
@@ -84,34 +78,35 @@ impl Transfer {
         })
     }
 
-    /// It holds its disk.
+    /// Returns true if the transfer has not ended, so that it holds its disk.
     pub(crate) fn is_open(&self) -> bool {
         !matches!(self.phase, Phase::Finished | Phase::Failed)
     }
 }
 
 impl Engine {
-    /// The transfer with this id.
+    /// Returns the transfer with this id.
     pub(crate) fn transfer(&self, id: &str) -> Result<Option<Transfer>, Error> {
         let found = self.get("transfer", &format!("/imagetransfers/{id}"))?;
         Ok(found.as_ref().and_then(Transfer::of))
     }
 
-    /// The transfer that holds a disk, if one does.
+    /// Returns the transfer that holds a disk.
     pub(crate) fn transfer_of(&self, disk: &str) -> Result<Option<Transfer>, Error> {
         let all = self.get("transfers", "/imagetransfers")?.unwrap_or_default();
         let mut open = list(&all, "image_transfer").iter().filter_map(Transfer::of);
         Ok(open.find(|t| t.is_open() && t.disk.as_deref() == Some(disk)))
     }
 
-    /// Asks for a transfer; it may not move data yet. [`Error::Unclear`] when there may be one all the same.
+    /// Starts a transfer, which may not be ready for data yet. [`Error::Unclear`] means that the engine may
+    /// have started one nevertheless.
     pub(crate) fn start_transfer(&self, order: &Order) -> Result<Transfer, Error> {
         let mut body = json!({
             "direction": order.direction.to_string(),
-            // The guest's view, through NBD, whatever the disk's own format.
+            // The guest's view, through NBD, in any format of the disk.
             "format": "raw",
             "inactivity_timeout": INACTIVITY_SECONDS.to_string(),
-            // Any other policy ends an idle transfer, and with an upload its disk.
+            // Any other policy ends an idle transfer, and an idle upload's disk with it.
             "timeout_policy": "pause",
         });
         match &order.subject {
@@ -126,7 +121,7 @@ impl Engine {
             Subject::Snapshot(id) => format!("start of the {} of disk snapshot {id}", order.direction),
         };
         let mut patience = Patience::new(MAX_LOCK_WAIT, self.interrupt());
-        // Once an answer was lost, a transfer of the disk is ours: the disk was free before.
+        // After a lost answer any transfer of the disk is ours, since the disk was free before.
         let mut unanswered = false;
         loop {
             let error = match self.post(&what, Effect::Creation, "/imagetransfers", &body) {
@@ -134,13 +129,15 @@ impl Engine {
                     return Transfer::of(&value)
                         .ok_or_else(|| Error::Failed(format!("{what}: no transfer in the answer")));
                 }
-                Ok(None) => return Err(Error::Unfit("the disk is not there any more".into())),
+                Ok(None) => return Err(Error::Unfit("the disk is gone".into())),
                 Err(error) => error,
             };
-            // The disk's lock is free some seconds after the disk is `ok`; what has it for good is told at once.
+            // The disk's lock is released some seconds after the disk is `ok`, so a lock is waited for. Any
+            // other refusal is reported at once.
             let lost = error.is_passing();
             unanswered |= lost;
-            // A snapshot can't be looked for: a second start might make a second transfer.
+            // The transfer of a snapshot can't be searched for, and a second start might make a second
+            // transfer.
             let may_ask_again = match order.subject {
                 Subject::Disk(_) => unanswered || error.is_locked(),
                 Subject::Snapshot(_) => error.is_locked() || error.is_not_performed(),
@@ -156,14 +153,14 @@ impl Engine {
                 info!("{error}");
                 let open = self.transfer_of(disk).map_err(unclear)?;
                 if let Some(ours) = open.filter(|t| t.direction == order.direction) {
-                    info!(id = ours.id, "the transfer was started all the same");
+                    info!(id = ours.id, "the transfer was started nevertheless");
                     return Ok(ours);
                 }
             }
         }
     }
 
-    /// Waits until data may move. One that the system paused before is resumed once.
+    /// Waits until data may move. A paused transfer is resumed once.
     pub(crate) fn wait_for_transferring(&self, transfer: Transfer) -> Result<Transfer, Error> {
         let what = format!("transfer {}", transfer.id);
         let mut patience = Patience::new(MAX_START_WAIT, self.interrupt());
@@ -175,11 +172,11 @@ impl Engine {
                     resumed = true;
                     self.resume(&transfer.id)?;
                 }
-                // The effect of a resume may take its time.
+                // A resume may take its time.
                 Phase::Paused(phase) if patience.waited() > MAX_EFFECT_DELAY => {
                     return Err(Error::Failed(format!(
-                        "{what} is {phase} before any data moved: no host could serve it; engine.log says why \
-                         (correlation id {})",
+                        "{what} is {phase} before any data moved: no host could serve it; engine.log says \
+                         why (correlation id {})",
                         self.correlation()
                     )));
                 }
@@ -193,7 +190,7 @@ impl Engine {
             }
             if !patience.pause()? {
                 return Err(self.too_long(
-                    &what,
+                    &format!("start of {what}"),
                     MAX_START_WAIT,
                     &format!("its phase is {}", transfer.phase),
                 ));
@@ -204,16 +201,17 @@ impl Engine {
         }
     }
 
-    /// Lets a paused transfer go on.
+    /// Resumes a paused transfer.
     pub(crate) fn resume(&self, id: &str) -> Result<(), Error> {
         self.act(id, "resume")
     }
 
-    /// Stops a transfer without ending it; the disk stays locked and keeps what it has.
+    /// Pauses a transfer; the disk stays locked and keeps its data.
     pub(crate) fn pause(&self, id: &str) -> Result<(), Error> {
         self.act(id, "pause")
     }
 
+    /// Sends an action. Its success means nothing until it shows an effect.
     pub(super) fn act(&self, id: &str, action: &str) -> Result<(), Error> {
         let what = format!("{action} of transfer {id}");
         let path = format!("/imagetransfers/{id}/{action}");

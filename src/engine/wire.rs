@@ -1,14 +1,18 @@
-//! Requests to the engine: the session, errors, and what may be repeated.
+//! Requests to the engine in its session, and their repetition.
 //!
-//! | answer                           | reads and actions          | creations                     |
-//! |----------------------------------|----------------------------|-------------------------------|
-//! | 401                              | log in once more, again    | the same                      |
-//! | 503                              | again, a few times         | the same: it was not performed|
-//! | none, 5xx without a fault        | again, a few times         | error: the caller looks it up |
-//! | anything else                    | error                      | error                         |
+//! | answer                     | reads and actions            | creations                               |
+//! |----------------------------|------------------------------|-----------------------------------------|
+//! | 401                        | log in and repeat            | log in and repeat                       |
+//! | 503                        | repeat a few times           | repeat a few times: it was not performed|
+//! | none, 5xx without a fault  | repeat a few times           | error: the caller looks for the object  |
+//! | anything else              | error                        | error                                   |
 //!
-//! Actions (finalize, cancel, pause, resume) may be repeated: the engine answers 200 to them from any phase. A token
-//! ends after 30 minutes without a request, so 401 is no error in itself; the `exp` of the login means nothing.
+//! Actions (finalize, cancel, pause, resume) may be repeated: the engine answers them with 200 in any phase.
+//! A token ends after 30 minutes without a request, so 401 is no error by itself. The `exp` of a login is
+//! meaningless.
+//!
+//! Several threads share an [`Engine`]. Each request blocks its thread; only the renewal of the token is
+//! under a lock.
 
 use std::time::Duration;
 
@@ -28,13 +32,15 @@ use crate::logging::plain;
 use crate::secret::{Secret, clean, hide};
 use crate::trust::Trust;
 
-/// A transfer is prepared on its host before the request that starts it is answered.
+/// Upper bound on a creation: the engine prepares a transfer on its host before it answers the request that
+/// starts it.
 const CREATION_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Largest answer, bytes.
+/// Upper bound on the body of an answer.
 const MAX_ANSWER_BYTES: u64 = 16 << 20;
 
-/// New sessions for one request: another thread's requests may use one up before ours is heard.
+/// Upper bound on the logins for one request. More than one may be needed, since the requests of other
+/// threads may use up the new session first.
 const MAX_RENEWALS: u32 = 3;
 
 /// Upper bound on the repetitions of one request.
@@ -43,32 +49,30 @@ const MAX_REPETITIONS: u32 = 4;
 /// Pause before the first repetition; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Pause of [`Engine::nap`].
+/// The pause of [`Engine::nap`].
 const NAP: Duration = Duration::from_millis(100);
 
-/// Where the engine is, and who we are.
+/// The engine's address, and the user to log in as.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Account {
-    /// `https://host[:port]`.
+    /// `scheme://host[:port]`.
     pub(crate) url: String,
-    /// With its domain; it may hold more than one `@`.
+    /// The name with its domain; it may hold more than one `@`.
     pub(crate) username: String,
-    /// Their password.
     pub(crate) password: Secret,
-    /// Whom to trust.
     pub(crate) trust: Trust,
 }
 
-/// The effect of a request that is sent twice.
+/// The effect of a request that the engine performs twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// The same as that of one request.
+    /// A second request changes nothing.
     Idempotent,
-    /// A second disk or transfer.
+    /// A second request makes a second object.
     Creation,
 }
 
-/// A session with an engine. Used by several threads.
+/// A session with an engine, shared by several threads.
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(super) agent: Agent,
@@ -79,11 +83,10 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Logs in.
     pub(crate) fn login(account: &Account, interrupt: &Interrupt) -> Result<Engine, Error> {
         hide(account.password.expose());
         account.trust.warn("the engine", &account.url);
-        // The characters that the engine leaves in: it drops others and cuts at 36.
+        // The engine drops special characters from a correlation id and cuts it at 36.
         let run = random_id().unwrap_or_default();
         let engine = Engine {
             agent: agent(&account.trust)?,
@@ -96,17 +99,17 @@ impl Engine {
         Ok(engine)
     }
 
-    /// `https://host:port`.
+    /// `scheme://host[:port]`.
     pub(crate) fn url(&self) -> &str {
         &self.account.url
     }
 
-    /// What our requests are called in engine.log.
+    /// The correlation id of this session's requests in engine.log.
     pub(crate) fn correlation(&self) -> &str {
         &self.correlation
     }
 
-    /// The same session, for what must be done after a signal too.
+    /// Returns the same session for requests that a signal must not interrupt.
     pub(crate) fn uninterrupted(&self) -> Engine {
         let token = self.token.lock().clone();
         Engine {
@@ -118,7 +121,7 @@ impl Engine {
         }
     }
 
-    /// A short pause between two looks.
+    /// Sleeps for a moment between two polls.
     pub(crate) fn nap(&self) -> Result<(), Error> {
         self.interrupt.sleep(NAP)
     }
@@ -150,8 +153,8 @@ impl Engine {
         self.call(what, effect, "POST", path, Some(body))
     }
 
-    /// One request below `/ovirt-engine/api`; `None` for 404 (its body is empty where the object is missing; one
-    /// with a fault is an error).
+    /// Sends a request below `/ovirt-engine/api`, with repetitions as in the table above. Returns `None` for
+    /// a missing object (404 without a body; 404 with a fault is an error).
     fn call(
         &self,
         what: &str,
@@ -183,11 +186,14 @@ impl Engine {
                 Effect::Idempotent => error.is_passing(),
                 Effect::Creation => error.is_not_performed(),
             };
-            // After a timeout the caller decides whether to wait that long once more.
+            // No repetition after a timeout: the caller decides whether to wait that long again.
             if !may_repeat || error.is_late() || patience.is_over() {
                 return Err(error);
             }
-            info!(attempt = patience.attempt(), "again after: {error}");
+            info!(
+                attempt = patience.attempt(),
+                "repeating the request after: {error}"
+            );
             patience.pause()?;
         }
     }
@@ -234,6 +240,7 @@ impl Engine {
         }
     }
 
+    /// Reads status and body of an answer. A redirect is an error.
     pub(super) fn read(
         &self,
         what: &str,
@@ -254,7 +261,7 @@ impl Engine {
                 .to_owned();
             return Err(Error::Url {
                 url: self.url().to_owned(),
-                why: format!("it redirects to {host}, and a login is not sent on: name the engine itself"),
+                why: format!("it redirects to {host}, and a login is not sent on; name the engine itself"),
             });
         }
         let body = answer
@@ -271,6 +278,7 @@ impl Engine {
         }
     }
 
+    /// The error of a request without an answer.
     fn broken(&self, what: &str, error: &ureq::Error) -> Error {
         let why = match error {
             ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
@@ -298,6 +306,7 @@ impl Engine {
         }
     }
 
+    /// The error of an answer with an error status, whose body may hold a fault.
     pub(super) fn fault(&self, what: &str, status: u16, body: &[u8]) -> Error {
         let words = serde_json::from_slice(body).ok().and_then(|value| fault(&value));
         let meaning = Meaning::of(status, words.as_deref());
@@ -322,11 +331,12 @@ impl Engine {
 }
 
 impl Meaning {
-    /// `words` are the fault's, where the body of the answer held one.
+    /// Decides the meaning of an answer with an error status; `words` are the message of the fault in its
+    /// body.
     fn of(status: u16, words: Option<&str>) -> Meaning {
         match (status, words) {
             (503, _) => Meaning::NotPerformed,
-            // "The following disks are locked": the engine has no code for it.
+            // "The following disks are locked": the engine has no code for this fault.
             (409, Some(words)) if words.to_lowercase().contains("locked") => Meaning::Locked,
             (500.., None) => Meaning::FrontEnd,
             _ => Meaning::Final,
@@ -334,7 +344,7 @@ impl Meaning {
     }
 }
 
-/// A random UUID, from the kernel.
+/// Returns a random UUID from the kernel.
 pub(crate) fn random_id() -> std::io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/uuid")?
         .trim()
