@@ -1,13 +1,14 @@
-//! Entry points for the fuzz targets in `fuzz/`: one plain function for each parser of what a server, a file or a user
-//! says. Not part of the program: there only with the feature `fuzzing` and in this crate's own tests.
+//! Entry points for the fuzz targets in `fuzz/`: one plain function for each parser of input from a server, a
+//! file or a user. They are compiled only with the feature `fuzzing` and in this crate's own tests.
 //!
-//! Each function takes any bytes, feeds them to the parser, and panics when a promise is broken. That nothing panics or
-//! hangs is a promise of all of them; the others stand at each function. The ones that need what is private to a folder
-//! live there, in its `fuzzing.rs`; [`TARGETS`] has them all. The targets of cargo-fuzz call nothing else, and
-//! `cargo test` replays every input that is kept in `fuzz/corpus` through the same functions, without cargo-fuzz.
+//! Each function feeds any bytes to its parser and panics if a promise is broken. No parser may panic or
+//! hang; the further promises are listed at each function. A function that needs private items of a folder
+//! stands in that folder's `fuzzing.rs`; [`TARGETS`] has all of them. The targets of cargo-fuzz call these
+//! functions and nothing else, and `cargo test` replays every input in `fuzz/corpus` through them, without
+//! cargo-fuzz.
 //!
-//! Inputs are as close to the real thing as can be, so that a person can write one: where a target needs more than one
-//! thing, each stands on a line of its own before the rest.
+//! The inputs look like real ones, so that a person can write them: if a target needs several values, each
+//! but the last has a line of its own at the beginning.
 
 mod parts;
 mod words;
@@ -18,10 +19,9 @@ pub use crate::engine::fuzzing::{ca_pem, engine_answers, engine_values};
 pub use crate::imageio::fuzzing::{extents_answer, imageio_answers, options_answer, transfer_url};
 pub use crate::run::fuzzing::{control_messages, mount_table, notes};
 
-/// A fuzz target.
 pub type Target = fn(&[u8]);
 
-/// Every target by its name, which is also that of its folder in `fuzz/corpus`.
+/// Every target with its name, which is also the name of its folder in `fuzz/corpus`.
 pub const TARGETS: [(&str, Target); 16] = [
     ("ca_pem", ca_pem),
     ("command_line", command_line),
@@ -66,8 +66,8 @@ mod tests {
         assert_eq!(names_in("fuzz_targets"), names);
     }
 
-    /// Each target in a process of its own: secrets are registered for a whole process, and an overflow of the stack
-    /// ends one.
+    /// Each target runs in its own process, since secrets are registered per process and a stack overflow
+    /// ends a process.
     #[test]
     fn every_kept_input_is_taken_well() {
         for (name, _) in TARGETS {

@@ -1,4 +1,4 @@
-//! What rhv-mount tells about itself: log lines, without secrets.
+//! The log, without secrets.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -16,8 +16,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::secret::clean;
 
-/// Sends log records of at least `level` to `file`, or to stderr. Every line is cleaned of secrets:
-/// libraries log request lines, and those hold the ticket.
+/// Sends log records of at least `level` to `file`, or to stderr. Secrets are removed from every line:
+/// libraries log request lines, which contain the ticket.
 pub(crate) fn start_log(level: &str, file: Option<&Path>) -> io::Result<()> {
     let sink: Box<dyn Write + Send> = match file {
         Some(path) => Box::new(
@@ -30,13 +30,13 @@ pub(crate) fn start_log(level: &str, file: Option<&Path>) -> io::Result<()> {
         None => Box::new(io::stderr()),
     };
     let level = level.parse::<LevelFilter>().map_err(io::Error::other)?;
-    // fuser warns about each operation that a kernel may well ask for in vain.
+    // fuser warns about each unsupported operation, although a kernel may well try one.
     let fuser = if level >= LevelFilter::DEBUG {
         level
     } else {
         level.min(LevelFilter::ERROR)
     };
-    // At trace it dumps requests in hexadecimal, where no secret would be recognised.
+    // At the level trace it dumps requests in hexadecimal, in which no secret would be recognised.
     let ureq_proto = level.min(LevelFilter::DEBUG);
     let filter = Targets::new()
         .with_default(level)
@@ -53,11 +53,11 @@ pub(crate) fn start_log(level: &str, file: Option<&Path>) -> io::Result<()> {
         .map_err(io::Error::other)
 }
 
-/// Longest text of a message that is not ours, characters.
+/// Upper bound on a text from a server, a file or a user in one of our messages, in characters.
 const MAX_FOREIGN_CHARS: usize = 2000;
 
-/// `text` as one line that is fit for a terminal: without control characters, and not longer than anybody reads. Servers
-/// choose what their messages and names say.
+/// Returns `text` as one bounded line without control characters, since servers choose their messages and
+/// names, and a terminal obeys control characters.
 pub(crate) fn plain(text: &str) -> String {
     let mut line: String = text
         .chars()
@@ -81,7 +81,7 @@ impl<'a> MakeWriter<'a> for CleanLines {
     }
 }
 
-/// The formatter writes each record whole, so that a secret can't be cut in two.
+/// The formatter writes each record as a whole, so no secret is split between two writes.
 impl Write for CleanLines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);

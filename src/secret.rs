@@ -1,12 +1,12 @@
 //! Secrets: values that print as `***`, and the list of strings that no output may contain.
 //!
-//! The ticket id in a transfer URL is the credential of the whole disk. It is kept in a
-//! [`Secret`], so that a derived `Debug` can't show it, and it is registered with [`hide`], so that
-//! log records of libraries (which print request lines) and server messages (which quote the
-//! ticket) are cleaned by [`clean`] on their way out. Registered strings live as long as the process.
+//! The ticket id in a transfer URL is the credential of the whole disk. It is kept in a [`Secret`], so that a
+//! derived `Debug` can't show it. It is also registered with [`hide`], so that [`clean`] removes it from the
+//! log records of libraries (which print request lines) and from server messages (which quote the ticket).
+//! Registered strings live as long as the process.
 //!
-//! A [`Secret`] is overwritten when it is dropped. What libraries make of it (request lines, headers, a form) is not, nor
-//! what swap holds: `run::privacy` keeps others out of the memory.
+//! A [`Secret`] is overwritten when it is dropped. The copies that libraries make (request lines, headers, a
+//! form) are not, nor are those in swap: `process::privacy` keeps other processes out of the memory.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,7 +15,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-/// What stands in the place of a secret.
+/// The replacement for a secret.
 pub(crate) const HIDDEN: &str = "***";
 
 static SECRETS: RwLock<Vec<String>> = RwLock::new(Vec::new());
@@ -25,12 +25,11 @@ static SECRETS: RwLock<Vec<String>> = RwLock::new(Vec::new());
 pub(crate) struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Wraps `value`.
     pub(crate) fn new(value: impl Into<String>) -> Self {
         Secret(Zeroizing::new(value.into()))
     }
 
-    /// The value itself, for the wire and for nothing else.
+    /// The value itself, for the connection to a server only.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }
@@ -48,26 +47,27 @@ impl fmt::Display for Secret {
     }
 }
 
-/// From now on [`clean`] replaces `secret`. Empty strings are ignored.
+/// Registers `secret` for [`clean`]. Empty strings are ignored.
 pub(crate) fn hide(secret: &str) {
     let mut secrets = SECRETS.write();
     if !secret.is_empty() && !secrets.iter().any(|s| s == secret) {
         secrets.push(secret.to_owned());
-        // Longest first: a secret that contains another one leaves nothing of itself behind.
+        // Longest first, so that a secret that contains another one is replaced as a whole.
         secrets.sort_by_key(|s| std::cmp::Reverse(s.len()));
     }
 }
 
-/// Nothing is secret any more: each input of a fuzz target begins with its own secrets.
+/// Unregisters all secrets: each input of a fuzz target begins with its own.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn forget_all() {
     SECRETS.write().clear();
 }
 
-/// A shorter secret is only replaced where it stands as a word: `t1` is not hidden in `start1`.
+/// Length from which a secret is also replaced inside of words, and by its beginning alone. A shorter one is
+/// replaced as a whole word only: `t1` is not hidden in `start1`.
 const LONG_BYTES: usize = 8;
 
-/// `text` without any registered secret.
+/// Returns `text` without any registered secret.
 pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     let secrets = SECRETS.read();
     match secrets.iter().any(|secret| text.contains(head(secret))) {
@@ -76,13 +76,14 @@ pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Of a long secret, its beginning is as good as the whole: imageio quotes the first 18 characters of a
-/// ticket as the name of the transfer.
+/// Returns the part of a secret that is searched for. The beginning of a long secret is as sensitive as the
+/// whole: imageio quotes the first 18 characters of a ticket as the name of the transfer.
 fn head(secret: &str) -> &str {
     secret.get(..LONG_BYTES).unwrap_or(secret)
 }
 
-/// Each secret, the longest first, is looked for in the whole text: two of them may begin alike (tokens do) or overlap.
+/// Replaces `secrets`, the longest first. Each is searched for in the whole text, since two of them may
+/// overlap or have the same beginning, as tokens do.
 fn without<S: AsRef<str>>(text: &str, secrets: &[S]) -> String {
     let mut hidden = vec![false; text.len()];
     for secret in secrets.iter().map(AsRef::as_ref) {
@@ -162,6 +163,7 @@ mod tests {
             "start1: No such ticket '***' in /images/***"
         );
     }
+
     #[test]
     fn secrets_that_begin_alike_or_overlap_leave_nothing_behind() {
         let secrets = ["eyJhbGciOiJSUzI1NiJ9.longer.first", "eyJhbGciOiJSUzI1NiJ9.second"];

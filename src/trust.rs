@@ -1,4 +1,4 @@
-//! Whom to trust at the other end of a TLS connection: one answer for the engine and for imageio.
+//! Trusted certificates of TLS connections, for the engine and for imageio.
 
 use std::path::{Path, PathBuf};
 
@@ -10,18 +10,18 @@ use thiserror::Error;
 
 use crate::process::rights;
 
-/// Whom to trust.
+/// The servers that a TLS connection trusts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Trust {
-    /// The CAs of the operating system.
+    /// Servers with a certificate from a CA of the operating system.
     System,
-    /// The CAs in this PEM file and no other.
+    /// Servers with a certificate from a CA in this PEM file.
     CaFile(PathBuf),
-    /// Anyone.
+    /// All servers.
     Insecure,
 }
 
-/// A CA file that can't be used.
+/// The error of an unusable CA file.
 #[derive(Debug, Error)]
 #[error("cannot use the CA file {path}: {why}; it must be a PEM file with the engine's CA")]
 pub(crate) struct CaFileError {
@@ -29,31 +29,31 @@ pub(crate) struct CaFileError {
     why: String,
 }
 
-/// Whom we have warned of.
+/// The URLs that a warning was printed for.
 static WARNED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 impl Trust {
-    /// Before anything secret goes to `url` (`scheme://host:port`) of `what`: says once on stderr when it is not known
-    /// who answers there, or when everybody on the way can listen.
+    /// Warns on stderr, once per URL, if `url` (`scheme://host:port`) is not verified or not encrypted.
+    /// Called before any secret is sent to it. `what` names the server.
     pub(crate) fn warn(&self, what: &str, url: &str) {
         let encrypted = url.starts_with("https:");
-        let why = match (self, encrypted) {
+        let danger = match (self, encrypted) {
             (Trust::Insecure, true) => {
-                "is NOT VERIFIED (--insecure, secure = no or OVIRT_INSECURE): whoever answers there is believed"
+                "is NOT VERIFIED (--insecure, secure = no or OVIRT_INSECURE): any server that answers there"
             }
-            (_, false) if !is_loopback(url) => "is NOT ENCRYPTED (http): everybody on the way can read along",
+            (_, false) if !is_loopback(url) => "is NOT ENCRYPTED (http): anybody on the way",
             _ => return,
         };
         let mut told = WARNED.lock();
         if !told.iter().any(|one| one == url) {
             told.push(url.to_owned());
             eprintln!(
-                "rhv-mount: WARNING: the connection to {what} {url} {why}, and can read and change what is sent"
+                "rhv-mount: WARNING: the connection to {what} {url} {danger} can read and change what is sent"
             );
         }
     }
 
-    /// The CAs to trust, read now; `None` for anyone.
+    /// Reads the certificates of the trusted CAs; `None` means that all servers are trusted.
     pub(crate) fn roots(&self) -> Result<Option<Vec<CertificateDer<'static>>>, CaFileError> {
         match self {
             Trust::Insecure => Ok(None),
@@ -85,7 +85,7 @@ fn read_ca(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaFileError> {
     certificates(&pem).map_err(refuse)
 }
 
-/// All certificates of a PEM file; there is at least one.
+/// Returns all certificates of a PEM file; none is an error.
 pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let certs: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()

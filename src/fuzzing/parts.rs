@@ -1,4 +1,4 @@
-//! What the targets share: how an input is taken apart, and what every message keeps to.
+//! The common parts of the targets: splitting an input, and the promises of every message.
 
 use std::cell::Cell;
 use std::io::{self, Read};
@@ -6,13 +6,13 @@ use std::rc::Rc;
 
 use crate::failure::Failure;
 
-/// What stands between two of these is said again and again; no text has it.
+/// The text between two of these bytes is repeated; the byte is in no ordinary text.
 const REPEAT_MARK: u8 = 0x1f;
 
-/// How much an input is stretched by repetition, bytes.
+/// The length to which repetition stretches an input, roughly.
 const STRETCHED_BYTES: usize = 160 << 10;
 
-/// The first line of `data`, and the rest.
+/// Splits `data` after its first line.
 pub(crate) fn first_line(data: &[u8]) -> (&[u8], &[u8]) {
     match data.iter().position(|b| *b == b'\n') {
         Some(end) => (&data[..end], &data[end + 1..]),
@@ -20,13 +20,14 @@ pub(crate) fn first_line(data: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// A number that follows from the input: choices that no text should have to spell out.
+/// Derives a number from the input, for choices that an input does not state.
 pub(crate) fn number_of(data: &[u8]) -> usize {
     data.iter()
         .fold(data.len(), |n, b| n.wrapping_mul(31).wrapping_add((*b).into()))
 }
 
-/// A body as a socket delivers it: in pieces of an odd length, and long where a part of it is to be repeated.
+/// A reader that delivers a body as a socket does: in pieces of odd lengths. It repeats the marked parts of
+/// the body.
 pub(crate) struct Pieces<'a> {
     current: &'a [u8],
     parts: std::vec::IntoIter<(&'a [u8], usize)>,
@@ -60,12 +61,12 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// Nothing in it is repeated.
+    /// Returns true if no part of `data` is repeated.
     pub(crate) fn is_plain(data: &[u8]) -> bool {
         !data.contains(&REPEAT_MARK)
     }
 
-    /// How many bytes were read so far.
+    /// The number of bytes read so far.
     pub(crate) fn taken(&self) -> Rc<Cell<usize>> {
         self.taken.clone()
     }
@@ -92,8 +93,8 @@ impl Read for Pieces<'_> {
     }
 }
 
-/// A message is one line, shows nothing of `secrets` (each at least eight letters, digits or dashes) and can't steer a
-/// terminal.
+/// Checks that a message is one line without control characters, and shows nothing of `secrets`, each of
+/// which has at least eight letters, digits or dashes.
 pub(crate) fn assert_presentable(failure: &Failure, secrets: &[&str]) {
     let text = failure.to_string();
     assert!(!text.contains(char::is_control), "control characters: {text:?}");

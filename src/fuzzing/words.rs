@@ -1,5 +1,5 @@
-//! Fuzz targets for what a user says: command line, sizes, addresses, configuration; and for what hides secrets from
-//! them.
+//! Fuzz targets for input from a user (command line, sizes, addresses, configuration), and for the redaction
+//! of secrets.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -17,7 +17,8 @@ fn is_long(word: &str) -> bool {
     word.len() >= 8 && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
-/// A size, a number of connections, file permissions. A size is its number times its unit, and nothing else is one.
+/// Parses a size, a number of connections, and file permissions. A size must be its number times its unit,
+/// and no other text may be accepted as one.
 pub fn sizes(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -60,8 +61,8 @@ fn lines_as_args(data: &[u8]) -> Vec<OsString> {
         .collect()
 }
 
-/// Arguments, one on each line, of which `-o` lists become options of ours. None is lost or changed, and none becomes
-/// anything but a long option.
+/// Arguments, one on each line, of which `-o` lists become options of ours. None is lost or changed, and none
+/// becomes anything but a long option.
 pub fn mount_options(data: &[u8]) {
     let args = lines_as_args(data);
     let given = args.clone();
@@ -107,8 +108,9 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     part.is_empty() || bytes.windows(part.len()).any(|w| w == part)
 }
 
-/// A whole command line, one argument on each line. A refusal is one line without the ticket of a transfer URL; what is
-/// accepted is within its bounds, COMMAND is as it was given, and no option is dropped in silence.
+/// Parses a whole command line, one argument per line. A refusal must be one line without the ticket of a
+/// transfer URL. An accepted command line must be within its bounds, with COMMAND unchanged and no option
+/// silently dropped.
 pub fn command_line(data: &[u8]) {
     forget_all();
     let args = lines_as_args(data);
@@ -138,8 +140,8 @@ pub fn command_line(data: &[u8]) {
     }
 }
 
-/// A section's name on the first line, then a configuration file. It is read the same way each time, its password shows
-/// up in no message.
+/// Reads a configuration file; the input's first line is the name of the section. The result must be the same
+/// each time, and its password must be in no message.
 pub fn config_file(data: &[u8]) {
     forget_all();
     let (name, text) = first_line(data);
@@ -175,7 +177,8 @@ pub fn config_file(data: &[u8]) {
     }
 }
 
-/// The engine's address. What is accepted is scheme, host and perhaps port, and is the same when it is given again.
+/// Parses the engine's address. An accepted one must consist of scheme, host and an optional port, and must
+/// survive a second parse unchanged.
 pub fn engine_address(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -201,15 +204,16 @@ pub fn engine_address(data: &[u8]) {
     }
 }
 
-/// Secrets on the first line, separated by blanks, then a text. No long secret is left in it; a word that is a secret,
-/// also a short one, leaves nothing but the sign for it; and where there is no secret, the text is as it was.
+/// Redacts a text; the input's first line has the secrets, separated by blanks. No long secret may remain in
+/// the text. A word that is a secret, even a short one, must become the replacement and nothing else. Without
+/// a secret the text must not change.
 pub fn redaction(data: &[u8]) {
     forget_all();
     let (secrets, text) = first_line(data);
     let (Ok(secrets), Ok(text)) = (std::str::from_utf8(secrets), std::str::from_utf8(text)) else {
         return;
     };
-    // A secret with the sign's own character in it can't be told from the sign.
+    // A secret with a `*` in it can't be distinguished from the replacement.
     let secrets: Vec<&str> = secrets
         .split_whitespace()
         .filter(|s| !s.contains('*'))
