@@ -49,9 +49,6 @@ const MAX_REPETITIONS: u32 = 4;
 /// Pause before the first repetition; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
-/// The pause of [`Engine::nap`].
-const NAP: Duration = Duration::from_millis(100);
-
 /// The engine's address, and the user to log in as.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Account {
@@ -119,11 +116,6 @@ impl Engine {
             correlation: self.correlation.clone(),
             interrupt: Interrupt::default(),
         }
-    }
-
-    /// Sleeps for a moment between two polls.
-    pub(crate) fn nap(&self) -> Result<(), Error> {
-        self.interrupt.sleep(NAP)
     }
 
     pub(super) fn interrupt(&self) -> &Interrupt {

@@ -37,5 +37,5 @@ mod url;
 pub(crate) use self::answers::Capabilities;
 pub(crate) use self::client::Client;
 pub(crate) use self::error::Error;
-pub(crate) use self::image::{Endpoint as Access, Image, TicketState};
+pub(crate) use self::image::{Endpoint, Image, TicketState};
 pub(crate) use self::url::TransferUrl;

@@ -11,7 +11,7 @@ use super::OpenDisk;
 use crate::disk::{Disk, DiskOptions};
 use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
-use crate::imageio::{self, Access, Client, Image, TransferUrl};
+use crate::imageio::{self, Client, Endpoint, Image, TransferUrl};
 use crate::pool::{Keeper, Pool, USUAL_TIMEOUT};
 use crate::settings::{DiskSettings, Source};
 use crate::transfer::OwnTransfer;
@@ -34,7 +34,7 @@ impl OpenDisk {
     ) -> Result<OpenDisk, Failure> {
         let (transfer, image, first) = match &settings.source {
             Source::Transfer(url) => {
-                let (image, first) = Image::open(&access(settings, url.clone()))?;
+                let (image, first) = Image::open(&endpoint(settings, url.clone()))?;
                 (None, image, first)
             }
             Source::Engine(source) => {
@@ -124,8 +124,8 @@ fn open_disk(
     Ok((pool, Arc::new(disk)))
 }
 
-fn access(settings: &DiskSettings, url: TransferUrl) -> Access {
-    Access {
+fn endpoint(settings: &DiskSettings, url: TransferUrl) -> Endpoint {
+    Endpoint {
         url,
         trust: settings.trust.clone(),
         unix_socket: settings.unix_socket,
@@ -141,7 +141,7 @@ fn open_own(
 ) -> Result<(Image, Client), Failure> {
     let direct = if proxy { None } else { transfer.url(false)? };
     let unreachable = match direct {
-        Some(url) => match Image::open(&access(settings, url)) {
+        Some(url) => match Image::open(&endpoint(settings, url)) {
             Err(e @ (imageio::Error::Resolve { .. } | imageio::Error::Connect { .. })) => Some(e),
             other => return Ok(other?),
         },
@@ -155,7 +155,7 @@ fn open_own(
                     through.host()
                 );
             }
-            let opened = Image::open(&access(settings, through)).map_err(Failure::from);
+            let opened = Image::open(&endpoint(settings, through)).map_err(Failure::from);
             opened.map_err(|e| {
                 let hint = if proxy {
                     "; that is the engine's proxy, try without --proxy"

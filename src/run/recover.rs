@@ -10,7 +10,7 @@ use crate::mount::mountpoint::{canonical, remove_placeholder};
 use crate::mount::record::Place;
 use crate::process::runtime_directory;
 use crate::settings::cli::RecoverArgs;
-use crate::settings::config_file::{ConfigError, Section, engine_access, trust, variable};
+use crate::settings::config_file::{ConfigError, Section, engine_account, trust, variable};
 use crate::transfer::note::{Note, NoteFile};
 
 /// Ends the transfers that `args` names. The exit code is that of the first failure.
@@ -260,7 +260,7 @@ fn login(note: &Note, args: &RecoverArgs) -> Result<Engine, Failure> {
         true => trust(given.cafile.clone(), given.insecure, &section)?,
         false => note.trust.clone(),
     };
-    let access = engine_access(&given, &section, trust).map_err(|e| match e {
+    let account = engine_account(&given, &section, trust).map_err(|e| match e {
         missing @ ConfigError::Missing { .. } => Failure::text(
             Exit::Usage,
             format!(
@@ -270,7 +270,7 @@ fn login(note: &Note, args: &RecoverArgs) -> Result<Engine, Failure> {
         ),
         other => other.into(),
     })?;
-    Ok(Engine::login(&access, &Interrupt::default())?)
+    Ok(Engine::login(&account, &Interrupt::default())?)
 }
 
 /// Refuses the URL of another engine: the transfer is not there, and a password is for the engine that it was

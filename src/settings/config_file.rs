@@ -15,7 +15,7 @@ use configparser::ini::{Ini, IniDefault};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::engine::{self, Access, address};
+use crate::engine::{self, Account, address};
 use crate::failure::{Exit, Failure};
 use crate::secret::{Secret, hide};
 use crate::settings::cli::EngineArgs;
@@ -181,11 +181,11 @@ pub(crate) fn variable(name: &str) -> Option<String> {
 }
 
 /// Gathers everything that a login needs; asks for a missing password on a terminal.
-pub(crate) fn engine_access(
+pub(crate) fn engine_account(
     args: &EngineArgs,
     section: &Section,
     trust: Trust,
-) -> Result<Access, ConfigError> {
+) -> Result<Account, ConfigError> {
     let pick = |given: &Option<String>, what, option, key, name| {
         let value = given.clone().or_else(|| section.get(key).map(str::to_owned));
         value.or_else(|| variable(name)).ok_or(ConfigError::Missing {
@@ -212,7 +212,7 @@ pub(crate) fn engine_access(
     )?;
     let password = password(args.password_file.as_deref(), section, &url, &username)?;
     hide(password.expose());
-    Ok(Access {
+    Ok(Account {
         url,
         username,
         password,

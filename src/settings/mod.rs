@@ -17,9 +17,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::cli::MountArgs;
-use self::config_file::{Section, engine_access, trust, variable};
+use self::config_file::{Section, engine_account, trust, variable};
 use self::values::parse_size;
-use crate::engine::{Access, Format, NewDisk, is_uuid};
+use crate::engine::{Account, Format, NewDisk, is_uuid};
 use crate::failure::{Exit, Failure};
 use crate::imageio::TransferUrl;
 use crate::process::handover::Errand;
@@ -41,7 +41,8 @@ pub(crate) enum Source {
 /// A disk of an engine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct EngineSource {
-    pub(crate) access: Access,
+    /// The engine and the user.
+    pub(crate) account: Account,
     pub(crate) wanted: Wanted,
     /// Connect through the engine's proxy.
     pub(crate) proxy: bool,
@@ -257,7 +258,7 @@ impl Choice {
             ));
         }
         Ok(Source::Engine(Box::new(EngineSource {
-            access: engine_access(&args.engine, section, trust.clone())?,
+            account: engine_account(&args.engine, section, trust.clone())?,
             wanted,
             proxy: args.proxy,
             keep_on_failure: args.keep_on_failure,
@@ -314,7 +315,7 @@ impl Errand for Settings {
     fn hide_secrets(&self) {
         match &self.disk.source {
             Source::Transfer(url) => hide(url.ticket()),
-            Source::Engine(source) => hide(source.access.password.expose()),
+            Source::Engine(source) => hide(source.account.password.expose()),
         }
     }
 }

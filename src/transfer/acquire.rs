@@ -27,7 +27,7 @@ impl OwnTransfer {
         mountpoint: &Path,
         interrupt: &Interrupt,
     ) -> Result<OwnTransfer, Failure> {
-        let engine = Engine::login(&source.access, interrupt)?;
+        let engine = Engine::login(&source.account, interrupt)?;
         let mut subject = Prepared::of(&engine, source)?;
         let direction = match read_only {
             true => Direction::Download,
@@ -38,7 +38,7 @@ impl OwnTransfer {
             disk_name: subject.name.clone(),
             snapshot: matches!(source.wanted, Wanted::Snapshot(_)),
             created: matches!(source.wanted, Wanted::New(_)),
-            ..Note::of(mountpoint, &source.access, direction)
+            ..Note::of(mountpoint, &source.account, direction)
         })?;
         let started = start(&engine, source, &mut subject, &mut file, interrupt);
         let (order, transfer) = match started {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{User, geteuid};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Access, Direction};
+use crate::engine::{Account, Direction};
 use crate::failure::{Exit, Failure};
 use crate::process::identity::{start_of, this_boot, this_machine};
 use crate::process::runtime_directory::{self, key_of};
@@ -54,14 +54,14 @@ pub(crate) struct Note {
 
 impl Note {
     /// A note of this process's, about no disk and no transfer yet.
-    pub(super) fn of(mountpoint: &Path, access: &Access, direction: Direction) -> Note {
+    pub(super) fn of(mountpoint: &Path, account: &Account, direction: Direction) -> Note {
         Note {
             mountpoint: mountpoint.to_owned(),
             pid: std::process::id(),
             started: start_of(std::process::id()),
-            engine_url: access.url.clone(),
-            username: access.username.clone(),
-            trust: access.trust.clone(),
+            engine_url: account.url.clone(),
+            username: account.username.clone(),
+            trust: account.trust.clone(),
             direction,
             disk_id: String::new(),
             disk_name: String::new(),
