@@ -3,19 +3,26 @@
 //! How a `write(2)` reaches the storage, in file order:
 //!
 //! ```text
-//! fuse/mod.rs      the kernel's request -> Disk::write
-//! disk/mod.rs      bounds, sticky failure, truncate rule
-//! disk/pending.rs  one copy into the write-behind table: acknowledged here
-//! disk/writer.rs   a writer thread takes the oldest segment that conflicts with nothing in flight
-//! pool/mod.rs      leases a connection
-//! imageio/client.rs   PUT ?flush=n
-//! imageio/transport.rs  TLS or not, TCP or unix socket
+//! fuse/mod.rs                  the kernel's request -> Disk::write
+//! disk/mod.rs                  bounds, sticky failure, truncate rule
+//! disk/zeros/detection.rs      data told from long runs of zeros
+//! disk/write/mod.rs            room in the write-behind, and its lock
+//! disk/write/table/mod.rs      one copy into the table: acknowledged here
+//! disk/write/threads.rs        a writer thread takes work
+//! disk/write/table/out.rs      the oldest segment that conflicts with nothing in flight
+//! pool/request.rs, lease.rs    one connection, and the request until it is answered
+//! imageio/client.rs            PUT ?flush=n
+//! imageio/transport.rs         TLS or not, TCP or unix socket
+//! disk/write/table/back.rs     answered: into the journal, until a flush covers it
 //! ```
 //!
-//! and why nothing is lost: `fsync(2)` -> disk/flush.rs waits until every write acknowledged before
-//! it was answered by the server, then takes *all* connections from the pool and flushes each. A
-//! write that fails after it was acknowledged makes the disk fail for good: every later write,
-//! fsync and close says EIO, and the exit code is 7.
+//! and why nothing is lost: `fsync(2)` (disk/fsync.rs) waits until every write acknowledged before it was
+//! answered by the server, then takes *all* connections from the pool and flushes each (pool/flush.rs). What
+//! a lost connection had answered and not flushed is written again from the journal (disk/write/journal.rs).
+//! A write that fails after it was acknowledged makes the disk fail for good: every later write, fsync and
+//! close says EIO, and the exit code is 7.
+//!
+//! `docs/architecture.md` has the other paths, the life of a transfer, the threads and the locks.
 #![forbid(unsafe_code)]
 
 mod disk;
