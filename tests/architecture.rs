@@ -1,9 +1,9 @@
 //! The modules of the library depend on each other in one direction only.
 //!
-//! At each level of the tree, a module together with everything below it is one node, and an arrow goes to each of its
-//! siblings that it names in a `use` or in a path. There must be no circle of such arrows. Parent and child are apart:
-//! a folder's `mod.rs` belongs to the folder as a whole and is no sibling of the files in it. Tests and fuzz targets,
-//! which reach everywhere, do not count.
+//! At each level of the tree, a module together with everything below it is one node, and an arrow goes to
+//! each of its siblings that it names in a `use` or in a path. There must be no circle of such arrows. Parent
+//! and child are apart: a folder's `mod.rs` belongs to the folder as a whole and is no sibling of the files
+//! in it. Tests and fuzz targets, which reach everywhere, do not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -77,8 +77,8 @@ fn sources_below(folder: &Path) -> BTreeMap<Module, String> {
     sources
 }
 
-/// The modules that are left at each level when those that depend on nothing left are taken away again and again:
-/// they are in a circle, or lead into one.
+/// The modules that are left at each level when those that depend on nothing left are taken away again and
+/// again: they are in a circle, or lead into one.
 fn circles(sources: &BTreeMap<Module, String>) -> Vec<Vec<String>> {
     let mut levels: BTreeMap<Module, Arrows> = BTreeMap::new();
     for (module, text) in sources {

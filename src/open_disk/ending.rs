@@ -2,8 +2,8 @@
 //! transfer.
 //!
 //! Two threads do the work, one after the other: "close" closes the disk, then "finalize" ends the transfer.
-//! Whoever ends the disk owns the [`Ending`], hands it each [`Step`] that these threads report, and asks for
-//! the [`Outcome`]. Nothing here waits for ever: what the threads wait for has bounds of its own,
+//! The thread that ends the disk owns the [`Ending`], hands it each [`Step`] that these threads report, and
+//! asks for the [`Outcome`]. Nothing here waits for ever: what the threads wait for has bounds of its own,
 //! [`Ending::look`] gives up where there is no progress at all, and [`Ending::give_up`] does so at a signal,
 //! in order:
 //!

@@ -122,7 +122,7 @@ fn end_transfer(
 fn doubt(note: &Note) -> &'static str {
     match note.direction {
         Direction::Upload => {
-            ". Bytes written after the last fsync may be missing: write the image again unless you know better"
+            ". Bytes written after the last fsync may be missing: write the image again if you are not sure"
         }
         Direction::Download => "",
     }

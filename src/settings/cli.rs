@@ -83,7 +83,6 @@ pub(crate) enum Output {
 
 /// The options of a mount.
 #[derive(Debug, Args)]
-#[allow(missing_docs)]
 pub(crate) struct MountArgs {
     /// Directory, file, or new path
     pub(crate) mountpoint: PathBuf,
@@ -217,7 +216,6 @@ pub(crate) struct MountArgs {
 
 /// The engine and the user, with the option names of `ovirt-img`.
 #[derive(Debug, Clone, Default, Args)]
-#[allow(missing_docs)]
 pub(crate) struct EngineArgs {
     /// The engine, https://ENGINE[/ovirt-engine/api] [env: OVIRT_URL]
     #[arg(long, value_name = "URL", help_heading = "Engine")]
@@ -241,7 +239,6 @@ pub(crate) struct EngineArgs {
 
 /// The options of `recover`.
 #[derive(Debug, Clone, Args)]
-#[allow(missing_docs)]
 pub(crate) struct RecoverArgs {
     /// Only this mount
     pub(crate) mountpoint: Option<PathBuf>,

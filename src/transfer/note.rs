@@ -19,10 +19,10 @@ use crate::process::identity::{start_of, this_boot, this_machine};
 use crate::process::runtime_directory::{self, key_of};
 use crate::trust::Trust;
 
-/// What is known of a transfer. The names of the fields are those in the file.
+/// The facts about a transfer. The names of the fields are those in the file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Note {
-    /// Where the disk is mounted; canonical.
+    /// The canonical path of the mountpoint.
     pub(crate) mountpoint: PathBuf,
     /// The process that serves it.
     pub(crate) pid: u32,
