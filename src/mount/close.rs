@@ -17,77 +17,80 @@ use crate::open_disk::{self, OpenDisk, Work};
 /// How often the way to the storage is looked at while the last data is on it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-impl Mount {
-    /// Ends each disk, and tells the outcome. The first signal that comes meanwhile only says what is
-    /// happening anyway; the next ones give up, see [`open_disk::Ending::give_up`].
-    pub(super) fn close(&self, inbox: &Receiver<Event>, events: &Sender<Event>, ended: &mut Ended) -> Ending {
-        let work = match ended.command {
-            Some(1..) => Work::Failed,
-            _ if ended.unused => Work::Unused,
-            _ => Work::Done,
-        };
-        let limits = (self.settings.disk.retry_time, self.settings.disk.timeout);
-        let begin = |(n, disk): (usize, &Arc<OpenDisk>)| {
-            let events = events.clone();
-            let report = move |step| drop(events.send(Event::Disk(n, step)));
-            open_disk::Ending::begin(disk.clone(), work, limits, report)
-        };
-        let mut endings: Vec<_> = self.disks().enumerate().map(begin).collect();
-        while !endings.iter().all(open_disk::Ending::is_over) {
-            match inbox.recv_timeout(LOOK_INTERVAL) {
-                Ok(Event::Disk(n, step)) => endings[n].step(step),
-                Ok(Event::Umount(stream)) => ended.waiting.push(stream),
-                Ok(Event::Signal(_)) if !ended.signalled => ended.signalled = true,
-                Ok(Event::Signal(_)) => endings.iter_mut().for_each(open_disk::Ending::give_up),
-                Ok(Event::Unmounted | Event::CommandEnded(_)) => {}
-                Err(RecvTimeoutError::Timeout) => endings.iter_mut().for_each(open_disk::Ending::look),
-                Err(RecvTimeoutError::Disconnected) => {
-                    endings.iter_mut().for_each(open_disk::Ending::abandon);
-                }
+/// Ends each disk, and tells the outcome. The first signal that comes meanwhile only says what is
+/// happening anyway; the next ones give up, see [`open_disk::Ending::give_up`].
+pub(super) fn close(
+    mount: &Mount,
+    inbox: &Receiver<Event>,
+    events: &Sender<Event>,
+    ended: &mut Ended,
+) -> Ending {
+    let work = match ended.command {
+        Some(1..) => Work::Failed,
+        _ if ended.unused => Work::Unused,
+        _ => Work::Done,
+    };
+    let limits = (mount.settings.disk.retry_time, mount.settings.disk.timeout);
+    let begin = |(n, disk): (usize, &Arc<OpenDisk>)| {
+        let events = events.clone();
+        let report = move |step| drop(events.send(Event::Disk(n, step)));
+        open_disk::Ending::begin(disk.clone(), work, limits, report)
+    };
+    let mut endings: Vec<_> = mount.disks().enumerate().map(begin).collect();
+    while !endings.iter().all(open_disk::Ending::is_over) {
+        match inbox.recv_timeout(LOOK_INTERVAL) {
+            Ok(Event::Disk(n, step)) => endings[n].step(step),
+            Ok(Event::Umount(stream)) => ended.waiting.push(stream),
+            Ok(Event::Signal(_)) if !ended.signalled => ended.signalled = true,
+            Ok(Event::Signal(_)) => endings.iter_mut().for_each(open_disk::Ending::give_up),
+            Ok(Event::Unmounted | Event::CommandEnded(_)) => {}
+            Err(RecvTimeoutError::Timeout) => endings.iter_mut().for_each(open_disk::Ending::look),
+            Err(RecvTimeoutError::Disconnected) => {
+                endings.iter_mut().for_each(open_disk::Ending::abandon);
             }
-        }
-        let outcomes = endings.iter_mut().filter_map(open_disk::Ending::outcome);
-        let failures: Vec<Failure> = outcomes.flat_map(|outcome| outcome.failures).collect();
-        let ending = self.ending(&failures);
-        self.tell(&ending, std::mem::take(&mut ended.waiting));
-        ending
-    }
-
-    fn ending(&self, failures: &[Failure]) -> Ending {
-        let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
-        let worst = failures.iter().map(|failure| failure.exit).max();
-        Ending {
-            code: worst.unwrap_or(Exit::Done) as u8,
-            message: (!texts.is_empty()).then(|| texts.join("; ")),
-            stats: match self.settings.stats {
-                true => self.disks().flat_map(|disk| disk.statistics()).collect(),
-                false => Vec::new(),
-            },
         }
     }
+    let outcomes = endings.iter_mut().filter_map(open_disk::Ending::outcome);
+    let failures: Vec<Failure> = outcomes.flat_map(|outcome| outcome.failures).collect();
+    let ending = ending(mount, &failures);
+    tell(mount, &ending, std::mem::take(&mut ended.waiting));
+    ending
+}
 
-    /// Tells the outcome to everybody who waits for it; a bad one that nobody hears is kept for the next who
-    /// asks.
-    fn tell(&self, ending: &Ending, waiting: Vec<UnixStream>) {
-        if let Some(message) = &ending.message {
-            eprintln!("rhv-mount: {message}");
-            if self.settings.log_file.is_some() {
-                error!("{message}");
-            }
-            if waiting.is_empty() && self.settings.command.is_empty() {
-                let _ = self.place.write_ending(ending).inspect_err(|e| {
-                    warn!("the outcome cannot be kept for `rhv-mount umount`: {e}");
-                });
-            }
+fn ending(mount: &Mount, failures: &[Failure]) -> Ending {
+    let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    let worst = failures.iter().map(|failure| failure.exit).max();
+    Ending {
+        code: worst.unwrap_or(Exit::Done) as u8,
+        message: (!texts.is_empty()).then(|| texts.join("; ")),
+        stats: match mount.settings.stats {
+            true => mount.disks().flat_map(|disk| disk.statistics()).collect(),
+            false => Vec::new(),
+        },
+    }
+}
+
+/// Tells the outcome to everybody who waits for it; a bad one that nobody hears is kept for the next who
+/// asks.
+fn tell(mount: &Mount, ending: &Ending, waiting: Vec<UnixStream>) {
+    if let Some(message) = &ending.message {
+        eprintln!("rhv-mount: {message}");
+        if mount.settings.log_file.is_some() {
+            error!("{message}");
         }
-        for line in &ending.stats {
-            eprintln!("{line}");
+        if waiting.is_empty() && mount.settings.command.is_empty() {
+            let _ = mount.place.write_ending(ending).inspect_err(|e| {
+                warn!("the outcome cannot be kept for `rhv-mount umount`: {e}");
+            });
         }
-        self.place.clear();
-        // Before anybody is told that all is over; the drop of the mountpoint would come too late.
-        self.mountpoint.remove_made();
-        for stream in waiting {
-            control::answer(stream, ending);
-        }
+    }
+    for line in &ending.stats {
+        eprintln!("{line}");
+    }
+    mount.place.clear();
+    // Before anybody is told that all is over; the drop of the mountpoint would come too late.
+    mount.mountpoint.remove_made();
+    for stream in waiting {
+        control::answer(stream, ending);
     }
 }

@@ -111,16 +111,16 @@ pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
             }
         }
     })?;
-    let mut ended = mount.wait(&inbox, &events, role).unwrap_or_else(|failure| {
+    let mut ended = wait::wait(&mount, &inbox, &events, role).unwrap_or_else(|failure| {
         eprintln!("rhv-mount: {failure}");
-        mount.leave_now();
+        wait::leave_now(&mount);
         Ended {
             command: Some(failure.exit as u8),
             ..Ended::default()
         }
     });
     mount.ending.store(true, Ordering::Relaxed);
-    let outcome = mount.close(&inbox, &events, &mut ended);
+    let outcome = close::close(&mount, &inbox, &events, &mut ended);
     drop((mounted, end_in_any_case));
     Ok(match ended.command {
         // COMMAND's own failure is the exit code, whatever became of the data (which was told).

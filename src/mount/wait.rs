@@ -41,150 +41,148 @@ pub(super) struct Ended {
     pub(super) unused: bool,
 }
 
-impl Mount {
-    /// Waits until something ends the mount, and takes it out of the tree.
-    pub(super) fn wait(
-        &self,
-        inbox: &Receiver<Event>,
-        events: &Sender<Event>,
-        role: Role,
-    ) -> Result<Ended, Failure> {
-        let mut ended = Ended::default();
-        if role == Role::Background && handover::tell_ready().is_err() {
-            ended.unused = true;
-            self.leave_now();
-            return Ok(ended);
-        }
-        let mut child = None;
-        if !self.settings.command.is_empty() {
-            match command::start(&self.settings.command, &self.mountpoint.file) {
-                Ok(started) => child = Some(watch(started, events.clone())?),
-                Err((code, failure)) => {
-                    eprintln!("rhv-mount: {failure}");
-                    ended.command = Some(code);
-                    self.leave_now();
-                    return Ok(ended);
-                }
+/// Waits until something ends the mount, and takes it out of the tree.
+pub(super) fn wait(
+    mount: &Mount,
+    inbox: &Receiver<Event>,
+    events: &Sender<Event>,
+    role: Role,
+) -> Result<Ended, Failure> {
+    let mut ended = Ended::default();
+    if role == Role::Background && handover::tell_ready().is_err() {
+        ended.unused = true;
+        leave_now(mount);
+        return Ok(ended);
+    }
+    let mut child = None;
+    if !mount.settings.command.is_empty() {
+        match command::start(&mount.settings.command, &mount.mountpoint.file) {
+            Ok(started) => child = Some(watch(started, events.clone())?),
+            Err((code, failure)) => {
+                eprintln!("rhv-mount: {failure}");
+                ended.command = Some(code);
+                leave_now(mount);
+                return Ok(ended);
             }
         }
-        let (mut deadline, mut under_command) = (None, false);
-        loop {
-            let event = match deadline {
-                None => inbox.recv().ok(),
-                Some(at) => inbox.recv_deadline(at).ok(),
-            };
-            match event {
-                Some(Event::Unmounted) => {
-                    // An aborted connection leaves its mount behind, dead.
-                    self.leave_now();
-                    if child.is_none() {
-                        return Ok(ended);
-                    }
-                    under_command = true;
-                }
-                Some(Event::Umount(stream)) if child.is_some() => {
-                    refuse(
-                        stream,
-                        "COMMAND is at work on it; the mount ends when COMMAND does",
-                    );
-                }
-                Some(Event::Umount(stream)) => match self.leave_soon() {
-                    Some(busy) => refuse(stream, busy),
-                    None => ended.waiting.push(stream),
-                },
-                Some(Event::CommandEnded(status)) => {
-                    ended.command = Some(command::code(status));
-                    // The report of the session's end may come after that of COMMAND's end, which was later.
-                    under_command |= !is_mounted(&self.mountpoint.path);
-                    if !status.success() {
-                        self.tell_of_overflow();
-                    }
-                    if under_command && status.success() {
-                        eprintln!(
-                            "rhv-mount: {} was unmounted while COMMAND ran: what it wrote after that is not \
-                             on the disk",
-                            self.mountpoint.path.display()
-                        );
-                        ended.command = Some(Exit::Mount as u8);
-                    }
-                    if let Some(busy) = self.leave_soon() {
-                        warn!("{busy}; cutting off");
-                        self.leave_now();
-                    }
+    }
+    let (mut deadline, mut under_command) = (None, false);
+    loop {
+        let event = match deadline {
+            None => inbox.recv().ok(),
+            Some(at) => inbox.recv_deadline(at).ok(),
+        };
+        match event {
+            Some(Event::Unmounted) => {
+                // An aborted connection leaves its mount behind, dead.
+                leave_now(mount);
+                if child.is_none() {
                     return Ok(ended);
                 }
-                Some(Event::Signal(signal)) => match child {
-                    None => {
-                        ended.signalled = true;
-                        self.leave_now();
-                        return Ok(ended);
-                    }
-                    Some(pid) => {
-                        ended.signalled = true;
-                        let again = deadline.is_some();
-                        pass_on(pid, signal, again);
-                        deadline = Some(Instant::now() + COMMAND_GRACE);
-                    }
-                },
-                Some(Event::Disk(..)) => {}
+                under_command = true;
+            }
+            Some(Event::Umount(stream)) if child.is_some() => {
+                refuse(
+                    stream,
+                    "COMMAND is at work on it; the mount ends when COMMAND does",
+                );
+            }
+            Some(Event::Umount(stream)) => match leave_soon(mount) {
+                Some(busy) => refuse(stream, busy),
+                None => ended.waiting.push(stream),
+            },
+            Some(Event::CommandEnded(status)) => {
+                ended.command = Some(command::code(status));
+                // The report of the session's end may come after that of COMMAND's end, which was later.
+                under_command |= !is_mounted(&mount.mountpoint.path);
+                if !status.success() {
+                    tell_of_overflow(mount);
+                }
+                if under_command && status.success() {
+                    eprintln!(
+                        "rhv-mount: {} was unmounted while COMMAND ran: what it wrote after that is not \
+                         on the disk",
+                        mount.mountpoint.path.display()
+                    );
+                    ended.command = Some(Exit::Mount as u8);
+                }
+                if let Some(busy) = leave_soon(mount) {
+                    warn!("{busy}; cutting off");
+                    leave_now(mount);
+                }
+                return Ok(ended);
+            }
+            Some(Event::Signal(signal)) => match child {
                 None => {
-                    if let Some(pid) = child {
-                        warn!("COMMAND does not end; killing it");
-                        pass_on(pid, SIGTERM, true);
-                    }
+                    ended.signalled = true;
+                    leave_now(mount);
+                    return Ok(ended);
+                }
+                Some(pid) => {
+                    ended.signalled = true;
+                    let again = deadline.is_some();
+                    pass_on(pid, signal, again);
                     deadline = Some(Instant::now() + COMMAND_GRACE);
                 }
+            },
+            Some(Event::Disk(..)) => {}
+            None => {
+                if let Some(pid) = child {
+                    warn!("COMMAND does not end; killing it");
+                    pass_on(pid, SIGTERM, true);
+                }
+                deadline = Some(Instant::now() + COMMAND_GRACE);
             }
         }
     }
+}
 
-    /// Unmounts; returns why that was refused. With `lazy` the path is free at once, even while the file is
-    /// open.
-    fn leave(&self, lazy: bool) -> Option<MountError> {
-        let path = &self.mountpoint.path;
-        // Another mount there is not ours, and somebody else may have unmounted ours meanwhile.
-        if is_mounted(path) {
-            let refused = fuse::unmount(path, lazy).err().filter(|_| is_mounted(path));
-            if refused.is_some() {
-                return refused;
-            }
-        }
-        // Otherwise a program that does not know of the end would go on to write into an ordinary file.
-        self.mountpoint.remove_made();
-        None
-    }
-
-    /// Unmounts in any case.
-    pub(super) fn leave_now(&self) {
-        if let Some(refused) = self.leave(true) {
-            warn!("{refused}");
+/// Unmounts; returns why that was refused. With `lazy` the path is free at once, even while the file is
+/// open.
+fn leave(mount: &Mount, lazy: bool) -> Option<MountError> {
+    let path = &mount.mountpoint.path;
+    // Another mount there is not ours, and somebody else may have unmounted ours meanwhile.
+    if is_mounted(path) {
+        let refused = fuse::unmount(path, lazy).err().filter(|_| is_mounted(path));
+        if refused.is_some() {
+            return refused;
         }
     }
+    // Otherwise a program that does not know of the end would go on to write into an ordinary file.
+    mount.mountpoint.remove_made();
+    None
+}
 
-    /// Unmounts, with a moment of patience for a program that is just closing the file; returns why that was
-    /// refused.
-    fn leave_soon(&self) -> Option<MountError> {
-        let patience = Instant::now() + STRAGGLER_GRACE;
-        loop {
-            let busy = self.leave(false)?;
-            if Instant::now() > patience {
-                return Some(busy);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+/// Unmounts in any case.
+pub(super) fn leave_now(mount: &Mount) {
+    if let Some(refused) = leave(mount, true) {
+        warn!("{refused}");
     }
+}
 
-    /// Says why COMMAND may have failed: it wrote past the end of a disk.
-    fn tell_of_overflow(&self) {
-        let disks = self.disks().map(|disk| disk.disk());
-        for disk in disks.filter(|disk| disk.has_overflowed()) {
-            eprintln!(
-                "rhv-mount: COMMAND wanted to write behind the end of the disk, which has {} bytes: what it \
-                 writes is \
-                 larger than the disk; take a larger one",
-                disk.capacity()
-            );
+/// Unmounts, with a moment of patience for a program that is just closing the file; returns why that was
+/// refused.
+fn leave_soon(mount: &Mount) -> Option<MountError> {
+    let patience = Instant::now() + STRAGGLER_GRACE;
+    loop {
+        let busy = leave(mount, false)?;
+        if Instant::now() > patience {
+            return Some(busy);
         }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Says why COMMAND may have failed: it wrote past the end of a disk.
+fn tell_of_overflow(mount: &Mount) {
+    let disks = mount.disks().map(|disk| disk.disk());
+    for disk in disks.filter(|disk| disk.has_overflowed()) {
+        eprintln!(
+            "rhv-mount: COMMAND wanted to write behind the end of the disk, which has {} bytes: what it \
+             writes is \
+             larger than the disk; take a larger one",
+            disk.capacity()
+        );
     }
 }
 

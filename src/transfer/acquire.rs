@@ -18,49 +18,47 @@ use crate::settings::{EngineSource, Wanted};
 /// Longest wait for the URLs of a transfer, which may come a moment after its phase.
 const URL_LIMIT: Duration = Duration::from_secs(2);
 
-impl OwnTransfer {
-    /// Logs in, finds or makes the disk, and starts the transfer. What was made is taken back when that
-    /// fails. `mountpoint` is the path under which `recover` finds what is left.
-    pub(crate) fn acquire(
-        source: &EngineSource,
-        read_only: bool,
-        mountpoint: &Path,
-        interrupt: &Interrupt,
-    ) -> Result<OwnTransfer, Failure> {
-        let engine = Engine::login(&source.account, interrupt)?;
-        let mut subject = Prepared::of(&engine, source)?;
-        let direction = match read_only {
-            true => Direction::Download,
-            false => Direction::Upload,
-        };
-        let mut file = NoteFile::create(Note {
-            disk_id: subject.id.clone(),
-            disk_name: subject.name.clone(),
-            snapshot: matches!(source.wanted, Wanted::Snapshot(_)),
-            created: matches!(source.wanted, Wanted::New(_)),
-            ..Note::of(mountpoint, &source.account, direction)
-        })?;
-        let started = start(&engine, source, &mut subject, &mut file, interrupt);
-        let (order, transfer) = match started {
-            Ok(started) => started,
-            Err(failure) => return Err(take_back(&engine, source, &mut file, failure)),
-        };
-        Ok(OwnTransfer {
-            // A signal that came too late for the start must not spoil the end.
-            engine: engine.uninterrupted(),
-            order,
-            shown: plain(&format!("disk {} ({})", subject.id, subject.name)),
-            disk: (subject.id, subject.name),
-            stake: match (&source.wanted, direction) {
-                (_, Direction::Download) => Stake::Download,
-                (Wanted::New(_), Direction::Upload) if source.keep_on_failure => Stake::MadeAndKept,
-                (Wanted::New(_), Direction::Upload) => Stake::Made,
-                (_, Direction::Upload) => Stake::ThereBefore,
-            },
-            giving_up: Interrupt::default(),
-            life: Life::new(transfer, file),
-        })
-    }
+/// Logs in, finds or makes the disk, and starts the transfer. What was made is taken back when that
+/// fails. `mountpoint` is the path under which `recover` finds what is left.
+pub(super) fn acquire(
+    source: &EngineSource,
+    read_only: bool,
+    mountpoint: &Path,
+    interrupt: &Interrupt,
+) -> Result<OwnTransfer, Failure> {
+    let engine = Engine::login(&source.account, interrupt)?;
+    let mut subject = Prepared::of(&engine, source)?;
+    let direction = match read_only {
+        true => Direction::Download,
+        false => Direction::Upload,
+    };
+    let mut file = NoteFile::create(Note {
+        disk_id: subject.id.clone(),
+        disk_name: subject.name.clone(),
+        snapshot: matches!(source.wanted, Wanted::Snapshot(_)),
+        created: matches!(source.wanted, Wanted::New(_)),
+        ..Note::of(mountpoint, &source.account, direction)
+    })?;
+    let started = start(&engine, source, &mut subject, &mut file, interrupt);
+    let (order, transfer) = match started {
+        Ok(started) => started,
+        Err(failure) => return Err(take_back(&engine, source, &mut file, failure)),
+    };
+    Ok(OwnTransfer {
+        // A signal that came too late for the start must not spoil the end.
+        engine: engine.uninterrupted(),
+        order,
+        shown: plain(&format!("disk {} ({})", subject.id, subject.name)),
+        disk: (subject.id, subject.name),
+        stake: match (&source.wanted, direction) {
+            (_, Direction::Download) => Stake::Download,
+            (Wanted::New(_), Direction::Upload) if source.keep_on_failure => Stake::MadeAndKept,
+            (Wanted::New(_), Direction::Upload) => Stake::Made,
+            (_, Direction::Upload) => Stake::ThereBefore,
+        },
+        giving_up: Interrupt::default(),
+        life: Life::new(transfer, file),
+    })
 }
 
 /// The disk, checked, and for a new one its id: nothing is made yet.

@@ -8,7 +8,7 @@
 //! | there before | finalize     | finalize       | leave paused | finalize    |
 //! | download     | finalize     | finalize       | finalize     | finalize    |
 //!
-//! [`end_for`] is this table. [`OwnTransfer::end`] is called once, by the thread that ends the disk, and
+//! [`end_for`] is this table. [`Closing::run`] is called once, by the thread that ends the disk, and
 //! waits for the engine within the engine's own limits; `interrupt` cuts that short.
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::OwnTransfer;
 use super::life::{Stage, Start, Turn};
-use super::note::Note;
+use super::renewal::find_unanswered;
 use crate::engine::{self, Interrupt, Patience, Phase, Transfer};
 use crate::failure::{Exit, Failure};
 
@@ -75,62 +75,74 @@ fn end_for(stake: Stake, verdict: Verdict) -> End {
     }
 }
 
-impl OwnTransfer {
-    /// Ends the transfer as the table says. An error is the whole story: what still holds the disk, and what
-    /// to do about it. `Ok` at once where another call has begun the end.
-    pub(crate) fn end(&self, verdict: Verdict, interrupt: &Interrupt) -> Result<(), Failure> {
-        if !self.life.begin_end() {
-            return Ok(());
-        }
-        self.giving_up.set();
-        let mut turn = self.life.turn();
-        self.resolve_start(&mut turn, interrupt)?;
-        let between = matches!(turn.stage(), Stage::Between { .. });
-        match end_for(self.stake, verdict) {
-            End::Finalize => self.finalize(&mut turn, interrupt),
-            End::Discard => self.discard(&mut turn, between),
-            End::LeavePaused if between => Err(self.left_between(&mut turn)),
-            End::LeavePaused => Err(self.leave_paused(&mut turn)),
+/// A transfer that is being ended.
+pub(super) struct Closing<'a> {
+    own: &'a OwnTransfer,
+    turn: Turn<'a>,
+    /// Cuts the wait for the engine short.
+    interrupt: &'a Interrupt,
+}
+
+impl<'a> Closing<'a> {
+    /// Waits for the turn, to end a transfer.
+    pub(super) fn of(own: &'a OwnTransfer, interrupt: &'a Interrupt) -> Self {
+        let turn = own.life.turn();
+        Closing { own, turn, interrupt }
+    }
+
+    /// Ends the transfer as the table says.
+    pub(super) fn run(mut self, verdict: Verdict) -> Result<(), Failure> {
+        self.resolve_start()?;
+        let between = matches!(self.turn.stage(), Stage::Between { .. });
+        match end_for(self.own.stake, verdict) {
+            End::Finalize => self.finalize(),
+            End::Discard => self.discard(between),
+            End::LeavePaused if between => Err(self.left_between()),
+            End::LeavePaused => Err(self.leave_paused()),
         }
     }
 
-    fn finalize(&self, turn: &mut Turn<'_>, interrupt: &Interrupt) -> Result<(), Failure> {
-        let id = turn.id();
-        let error = match self.engine.finalize(&id, self.disk_to_check(), interrupt) {
+    fn finalize(&mut self) -> Result<(), Failure> {
+        let id = self.turn.id();
+        let error = match self
+            .own
+            .engine
+            .finalize(&id, self.own.disk_to_check(), self.interrupt)
+        {
             Ok(()) => {
                 info!(transfer = id, "transfer finalized");
-                self.let_go(turn);
+                self.let_go();
                 return Ok(());
             }
             Err(error) => error,
         };
         // The engine has refused it for good, and the disk was made for this run.
-        if matches!(error, engine::Error::Failed(_)) && self.stake == Stake::Made {
+        if matches!(error, engine::Error::Failed(_)) && self.own.stake == Stake::Made {
             let refused = Failure::text(
                 Exit::DataLoss,
-                format!("{} is not finalized: {error}", self.shown),
+                format!("{} is not finalized: {error}", self.own.shown),
             );
-            return match self.discard(turn, false) {
+            return match self.discard(false) {
                 Ok(()) => Err(refused),
                 Err(also) => Err(Failure::text(Exit::DataLoss, format!("{refused}; {also}"))),
             };
         }
-        let found = self.engine.transfer(&id);
+        let found = self.own.engine.transfer(&id);
         let gone = found.is_ok_and(|found| found.is_none_or(|transfer| !transfer.is_open()));
         if gone {
-            turn.note().remove();
+            self.turn.note().remove();
         }
-        Err(self.not_finalized(&id, &turn.note().note, &error, gone))
+        Err(self.not_finalized(&id, &error, gone))
     }
 
     /// A renewal that was cut short may have started a transfer that nobody knows of.
-    fn resolve_start(&self, turn: &mut Turn<'_>, interrupt: &Interrupt) -> Result<(), Failure> {
-        let mut patience = Patience::new(UNANSWERED_START_LIMIT, interrupt);
+    fn resolve_start(&mut self) -> Result<(), Failure> {
+        let mut patience = Patience::new(UNANSWERED_START_LIMIT, self.interrupt);
         loop {
-            let error = match self.find_unanswered(turn) {
+            let error = match find_unanswered(self.own, &mut self.turn) {
                 Err(error) => error,
                 // A start that can't be found by its disk stays unanswered.
-                Ok(_) if is_unanswered(&turn.stage()) => {
+                Ok(_) if is_unanswered(&self.turn.stage()) => {
                     engine::Error::Unclear("another download of the snapshot".to_owned())
                 }
                 Ok(_) => return Ok(()),
@@ -143,9 +155,9 @@ impl OwnTransfer {
                          started is \
                          not known: {error}; the disk may be locked, `rhv-mount recover {}` looks for it and \
                          ends it",
-                        turn.id(),
-                        self.shown,
-                        turn.note().note.mountpoint.display()
+                        self.turn.id(),
+                        self.own.shown,
+                        self.turn.note().note.mountpoint.display()
                     ),
                 ));
             }
@@ -153,19 +165,19 @@ impl OwnTransfer {
     }
 
     /// Removes the disk that was made for this run; with `free`, no transfer holds it.
-    fn discard(&self, turn: &mut Turn<'_>, free: bool) -> Result<(), Failure> {
-        let disk = turn.note().note.disk_id.clone();
+    fn discard(&mut self, free: bool) -> Result<(), Failure> {
+        let disk = self.turn.note().note.disk_id.clone();
         let gone = match free {
-            true => self.engine.remove_disk(&disk),
-            false => self.engine.discard(&turn.id(), &disk),
+            true => self.own.engine.remove_disk(&disk),
+            false => self.own.engine.discard(&self.turn.id(), &disk),
         };
         match gone {
             Ok(()) => {
                 eprintln!(
                     "rhv-mount: {} was made for this run and is removed again",
-                    self.shown
+                    self.own.shown
                 );
-                self.let_go(turn);
+                self.let_go();
                 Ok(())
             }
             Err(e) => Err(Failure::text(
@@ -173,32 +185,32 @@ impl OwnTransfer {
                 format!(
                     "{e}; {} was made for this run and may be there still: `rhv-mount recover --cancel {}` \
                      removes it",
-                    self.shown,
-                    turn.note().note.mountpoint.display()
+                    self.own.shown,
+                    self.turn.note().note.mountpoint.display()
                 ),
             )),
         }
     }
 
     /// The last transfer's ticket was lost, and there is no other transfer that could be paused.
-    fn left_between(&self, turn: &mut Turn<'_>) -> Failure {
-        self.let_go(turn);
+    fn left_between(&mut self) -> Failure {
+        self.let_go();
         Failure::text(
             Exit::DataLoss,
             format!(
                 "transfer {} of {} on host {} lost its ticket and was finalized, and no other one could be \
                  started: \
                  the disk is kept, free, with what had arrived; mount it again and write the image once more",
-                turn.id(),
-                self.shown,
-                turn.note().note.host_shown(),
+                self.turn.id(),
+                self.own.shown,
+                self.turn.note().note.host_shown(),
             ),
         )
     }
 
-    fn leave_paused(&self, turn: &mut Turn<'_>) -> Failure {
-        let id = turn.id();
-        let note = turn.note().note.clone();
+    fn leave_paused(&mut self) -> Failure {
+        let id = self.turn.id();
+        let note = self.turn.note().note.clone();
         let (host, mountpoint) = (note.host_shown(), note.mountpoint.display());
         if let Ok(
             None
@@ -206,7 +218,7 @@ impl OwnTransfer {
                 phase: Phase::Failed | Phase::Failing(_) | Phase::Finished,
                 ..
             }),
-        ) = self.engine.transfer(&id)
+        ) = self.own.engine.transfer(&id)
         {
             // Nothing is left to be paused, and what became of the disk is the engine's business.
             return Failure::text(
@@ -215,11 +227,11 @@ impl OwnTransfer {
                     "transfer {id} of {} on host {host} was ended, not by this mount, before every byte had \
                      arrived: \
                      look at the disk in the engine; `rhv-mount recover {mountpoint}` tells how it is",
-                    self.shown,
+                    self.own.shown,
                 ),
             );
         }
-        let paused = self.engine.pause(&id);
+        let paused = self.own.engine.pause(&id);
         if let Err(e) = &paused {
             warn!("{e}");
         }
@@ -231,13 +243,14 @@ impl OwnTransfer {
                  locked. Mount it again after `rhv-mount recover --finalize {mountpoint}`, which frees it \
                  with what \
                  has arrived, and write the image once more",
-                self.shown,
+                self.own.shown,
                 if paused.is_ok() { "paused" } else { "open" },
             ),
         )
     }
 
-    fn not_finalized(&self, id: &str, note: &Note, error: &engine::Error, gone: bool) -> Failure {
+    fn not_finalized(&mut self, id: &str, error: &engine::Error, gone: bool) -> Failure {
+        let note = self.turn.note().note.clone();
         let mountpoint = note.mountpoint.display();
         let next = match (gone, error) {
             (true, _) => "look at the disk in the engine before you use it".to_owned(),
@@ -252,20 +265,20 @@ impl OwnTransfer {
             self.exit_of_a_bad_end(),
             format!(
                 "transfer {id} of {} on host {} is not finalized: {error}; {next}",
-                self.shown,
+                self.own.shown,
                 note.host_shown(),
             ),
         )
     }
 
     /// Nothing of ours is left in the engine.
-    fn let_go(&self, turn: &mut Turn<'_>) {
-        turn.note().remove();
-        self.engine.logout();
+    fn let_go(&mut self) {
+        self.turn.note().remove();
+        self.own.engine.logout();
     }
 
     fn exit_of_a_bad_end(&self) -> Exit {
-        match self.is_upload() {
+        match self.own.is_upload() {
             true => Exit::DataLoss,
             false => Exit::Transfer,
         }

@@ -10,6 +10,9 @@
 //! note      what `recover` finds when this process was killed
 //! ```
 //!
+//! Each of these but `life` and `note` is one act on the transfer, and [`OwnTransfer`] is all that others
+//! see.
+//!
 //! An [`OwnTransfer`] ends once, by [`OwnTransfer::end`]. One that is dropped without it ends as a transfer
 //! that never moved data, or, once it was used, as one whose data is lost: a panic.
 
@@ -20,13 +23,18 @@ pub(crate) mod note;
 mod renewal;
 mod watch;
 
+use std::path::Path;
+use std::sync::Weak;
 use std::time::Duration;
 
+use self::end::Closing;
 pub(crate) use self::end::Verdict;
 use self::life::{Course, Life};
+use self::renewal::Renewal;
 use crate::engine::{Direction, Engine, Interrupt, Order, Subject};
 use crate::failure::{Exit, Failure};
-use crate::imageio::TransferUrl;
+use crate::imageio::{TicketState, TransferUrl};
+use crate::settings::EngineSource;
 
 /// A transfer that we started.
 #[derive(Debug)]
@@ -83,6 +91,39 @@ impl OwnTransfer {
     /// Bytes may move from now on.
     pub(crate) fn set_used(&self) {
         self.life.set_used();
+    }
+
+    /// Logs in, finds or makes the disk, and starts the transfer. What was made is taken back when that
+    /// fails. `mountpoint` is the path under which `recover` finds what is left.
+    pub(crate) fn acquire(
+        source: &EngineSource,
+        read_only: bool,
+        mountpoint: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<OwnTransfer, Failure> {
+        acquire::acquire(source, read_only, mountpoint, interrupt)
+    }
+
+    /// Looks at the transfer every few seconds, in a thread of its own, until it has ended. `touch` counts as
+    /// activity on the ticket.
+    pub(crate) fn watch(transfer: Weak<Self>, touch: impl Fn() + Send + 'static) -> Result<(), Failure> {
+        watch::watch(transfer, touch)
+    }
+
+    /// Returns another URL for `refused`, whose ticket is in `state`; `None` where there can't be one, or
+    /// none is needed. Blocks for minutes at most, see `renewal`.
+    pub(crate) fn renew(&self, refused: &TransferUrl, state: TicketState) -> Option<TransferUrl> {
+        Renewal::of(self, state).run(refused)
+    }
+
+    /// Ends the transfer as the table in `end` says. An error is the whole story: what still holds the disk,
+    /// and what to do about it. `Ok` at once where another call has begun the end.
+    pub(crate) fn end(&self, verdict: Verdict, interrupt: &Interrupt) -> Result<(), Failure> {
+        if !self.life.begin_end() {
+            return Ok(());
+        }
+        self.giving_up.set();
+        Closing::of(self, interrupt).run(verdict)
     }
 
     /// Ends a transfer that nobody has ended: the mount failed before data could move, or panicked later.

@@ -45,69 +45,82 @@ enum Next {
     Stay(String),
 }
 
-impl OwnTransfer {
-    /// Returns another URL for `refused`, whose ticket is in `state`; `None` where there can't be one, or
-    /// none is needed.
-    pub(crate) fn renew(&self, refused: &TransferUrl, state: TicketState) -> Option<TransferUrl> {
-        let mut turn = self.life.turn();
+/// A renewal at work; it has the turn.
+pub(super) struct Renewal<'a> {
+    own: &'a OwnTransfer,
+    turn: Turn<'a>,
+    /// The ticket of the transfer that is to be renewed.
+    state: TicketState,
+}
+
+impl<'a> Renewal<'a> {
+    /// Waits for the turn, to renew a transfer whose ticket is in `state`.
+    pub(super) fn of(own: &'a OwnTransfer, state: TicketState) -> Self {
+        let turn = own.life.turn();
+        Renewal { own, turn, state }
+    }
+
+    /// Returns another URL for `refused`; `None` where there can't be one, or none is needed.
+    pub(super) fn run(mut self, refused: &TransferUrl) -> Option<TransferUrl> {
+        let own = self.own;
         let leads_to = |proxy| {
-            let url = self.url(proxy).ok().flatten();
+            let url = own.url(proxy).ok().flatten();
             url.is_some_and(|url| url.host() == refused.host())
         };
         let proxy = leads_to(true) && !leads_to(false);
-        let mut patience = Patience::new(RENEWAL_LIMIT, &self.giving_up);
-        let since_last = turn.renewed().unwrap_or(RENEWAL_INTERVAL);
-        let _ = self.giving_up.sleep(RENEWAL_INTERVAL.saturating_sub(since_last));
+        let mut patience = Patience::new(RENEWAL_LIMIT, &own.giving_up);
+        let since_last = self.turn.renewed().unwrap_or(RENEWAL_INTERVAL);
+        let _ = own.giving_up.sleep(RENEWAL_INTERVAL.saturating_sub(since_last));
         loop {
-            if self.is_ending() {
+            if own.is_ending() {
                 return None;
             }
-            let error = match self.try_to_renew(&mut turn, state) {
+            let error = match self.attempt() {
                 Ok(Next::Go) => {
-                    turn.set_renewed();
-                    return self.url(proxy).ok().flatten();
+                    self.turn.set_renewed();
+                    return own.url(proxy).ok().flatten();
                 }
                 Ok(Next::Stay(why)) => {
-                    info!("transfer {} stays as it is: {why}", turn.id());
+                    info!("transfer {} stays as it is: {why}", self.turn.id());
                     return None;
                 }
                 Err(error) => error,
             };
-            let snapshot = matches!(self.order.subject, Subject::Snapshot(_));
+            let snapshot = matches!(own.order.subject, Subject::Snapshot(_));
             let again = match &error {
                 // An unanswered start can be looked for by its disk only; another start would be one more.
                 engine::Error::Unclear(_) => !snapshot,
                 // Does not wait where nobody listens: the request must be repeated as soon as the server
                 // returns.
-                _ => error.is_passing() && state != TicketState::NobodyThere,
+                _ => error.is_passing() && self.state != TicketState::NobodyThere,
             };
             if !(again && patience.pause().unwrap_or(false)) {
-                warn!("no new transfer in place of {}: {error}", turn.id());
+                warn!("no new transfer in place of {}: {error}", self.turn.id());
                 return None;
             }
             info!("{error}");
         }
     }
 
-    fn try_to_renew(&self, turn: &mut Turn<'_>, state: TicketState) -> Result<Next, engine::Error> {
-        let old = turn.id();
-        if let Stage::Starting { .. } = turn.stage() {
-            let open = self.engine.transfer(&old)?.filter(Transfer::is_open);
+    fn attempt(&mut self) -> Result<Next, engine::Error> {
+        let old = self.turn.id();
+        if let Stage::Starting { .. } = self.turn.stage() {
+            let open = self.own.engine.transfer(&old)?.filter(Transfer::is_open);
             if let Some(fresh) = open {
-                self.make_ready(turn, fresh)?;
+                self.make_ready(fresh)?;
                 return Ok(Next::Go);
             }
         }
-        if !matches!(turn.stage(), Stage::Between { .. }) {
-            let phase = self.engine.transfer(&old)?.map(|transfer| transfer.phase);
-            if let Some(next) = self.keep(turn, &phase, state)? {
+        if !matches!(self.turn.stage(), Stage::Between { .. }) {
+            let phase = self.own.engine.transfer(&old)?.map(|transfer| transfer.phase);
+            if let Some(next) = self.keep(&phase)? {
                 return Ok(next);
             }
-            self.retire(turn, &phase)?;
+            self.retire(&phase)?;
         }
-        if self.find_unanswered(turn)? {
-            let found = turn.stage().transfer().clone();
-            self.make_ready(turn, found)?;
+        if find_unanswered(self.own, &mut self.turn)? {
+            let found = self.turn.stage().transfer().clone();
+            self.make_ready(found)?;
             return Ok(Next::Go);
         }
         if let (
@@ -116,33 +129,28 @@ impl OwnTransfer {
                 ..
             },
             Subject::Snapshot(id),
-        ) = (turn.stage(), &self.order.subject)
+        ) = (self.turn.stage(), &self.own.order.subject)
         {
             let what = format!("another download of disk snapshot {id}");
             return Err(engine::Error::Unclear(what));
         }
-        self.start_again(turn)?;
+        self.start_again()?;
         Ok(Next::Go)
     }
 
     /// Decides whether the transfer can go on, or is out of our hands; `None` when it is to be replaced.
-    fn keep(
-        &self,
-        turn: &mut Turn<'_>,
-        phase: &Option<Phase>,
-        state: TicketState,
-    ) -> Result<Option<Next>, engine::Error> {
+    fn keep(&mut self, phase: &Option<Phase>) -> Result<Option<Next>, engine::Error> {
         let stay = |why: &str| Ok(Some(Next::Stay(why.to_owned())));
-        let finalized_by_us = matches!(turn.stage(), Stage::Finalizing { .. });
-        let resumed = turn.stage().was_resumed();
+        let finalized_by_us = matches!(self.turn.stage(), Stage::Finalizing { .. });
+        let resumed = self.turn.stage().was_resumed();
         match phase {
             Some(Phase::Paused(_)) => {}
             Some(Phase::Transferring | Phase::Coming(_)) => {
-                return match state {
+                return match self.state {
                     TicketState::NobodyThere => stay("the engine sees it at work"),
                     // The watcher has resumed it just now.
                     TicketState::Refused if !resumed => {
-                        turn.step(Stage::resume);
+                        self.turn.step(Stage::resume);
                         Ok(Some(Next::Go))
                     }
                     TicketState::Refused | TicketState::Unknown => Ok(None),
@@ -152,7 +160,7 @@ impl OwnTransfer {
             Some(Phase::Finalizing | Phase::Finished) | None if finalized_by_us => return Ok(None),
             // The engine ends a download by itself when every byte was read, and when its ticket is lost.
             Some(Phase::Finalizing | Phase::Finished | Phase::Failing(_) | Phase::Failed) | None
-                if !self.is_upload() =>
+                if !self.own.is_upload() =>
             {
                 return Ok(None);
             }
@@ -160,26 +168,26 @@ impl OwnTransfer {
             None => return stay("the engine does not know it any more"),
         }
         // A resume brings back a ticket that has expired, and none that is not there.
-        if state == TicketState::Unknown || resumed {
+        if self.state == TicketState::Unknown || resumed {
             return Ok(None);
         }
-        self.resume(turn, state)
+        self.resume()
     }
 
     /// Resumes a paused transfer and waits for the effect; `None` when there is none.
-    fn resume(&self, turn: &mut Turn<'_>, state: TicketState) -> Result<Option<Next>, engine::Error> {
+    fn resume(&mut self) -> Result<Option<Next>, engine::Error> {
         let stay = |why: &str| Ok(Some(Next::Stay(why.to_owned())));
-        let id = turn.id();
-        turn.step(Stage::resume);
-        match self.engine.resume(&id) {
+        let id = self.turn.id();
+        self.turn.step(Stage::resume);
+        match self.own.engine.resume(&id) {
             // The watcher has resumed it just now.
             Err(error) if !error.is_passing() => info!("{error}"),
             other => other?,
         }
-        let mut patience = Patience::new(RESUME_LIMIT, &self.giving_up);
+        let mut patience = Patience::new(RESUME_LIMIT, &self.own.giving_up);
         loop {
-            match self.engine.transfer(&id)?.map(|transfer| transfer.phase) {
-                Some(Phase::Transferring) if state == TicketState::NobodyThere => {
+            match self.own.engine.transfer(&id)?.map(|transfer| transfer.phase) {
+                Some(Phase::Transferring) if self.state == TicketState::NobodyThere => {
                     return stay("it is resumed");
                 }
                 Some(Phase::Transferring) => return Ok(Some(Next::Go)),
@@ -192,36 +200,37 @@ impl OwnTransfer {
     }
 
     /// Ends the old transfer: without a ticket it is of no use, and it keeps the disk locked.
-    fn retire(&self, turn: &mut Turn<'_>, phase: &Option<Phase>) -> Result<(), engine::Error> {
-        let old = turn.id();
-        note(turn, |note| note.renewing = true)?;
-        turn.step(Stage::finalize);
-        match (phase, self.order.direction) {
+    fn retire(&mut self, phase: &Option<Phase>) -> Result<(), engine::Error> {
+        let old = self.turn.id();
+        note(&mut self.turn, |note| note.renewing = true)?;
+        self.turn.step(Stage::finalize);
+        match (phase, self.own.order.direction) {
             (Some(Phase::Finished | Phase::Failed) | None, _) => {}
-            (Some(Phase::Failing(_)), Direction::Download) => self.engine.cancel(&old)?,
+            (Some(Phase::Failing(_)), Direction::Download) => self.own.engine.cancel(&old)?,
             _ => self
+                .own
                 .engine
-                .finalize(&old, self.disk_to_check(), &self.giving_up)?,
+                .finalize(&old, self.own.disk_to_check(), &self.own.giving_up)?,
         }
-        turn.step(Stage::ended);
+        self.turn.step(Stage::ended);
         Ok(())
     }
 
-    fn start_again(&self, turn: &mut Turn<'_>) -> Result<(), engine::Error> {
-        let old = turn.id();
-        note_transfer(turn, None, true)?;
-        let new = match self.engine.start_transfer(&self.order) {
+    fn start_again(&mut self) -> Result<(), engine::Error> {
+        let old = self.turn.id();
+        note_transfer(&mut self.turn, None, true)?;
+        let new = match self.own.engine.start_transfer(&self.own.order) {
             Ok(new) => new,
             Err(error) => {
                 if matches!(error, engine::Error::Unclear(_)) || error.is_passing() {
-                    turn.step(|stage| stage.asked(Start::Unanswered));
+                    self.turn.step(|stage| stage.asked(Start::Unanswered));
                 }
                 if let Stage::Between {
                     start: Start::NotAsked,
                     ..
-                } = turn.stage()
+                } = self.turn.stage()
                 {
-                    note_transfer(turn, None, false)?;
+                    note_transfer(&mut self.turn, None, false)?;
                 }
                 return Err(error);
             }
@@ -231,41 +240,41 @@ impl OwnTransfer {
             new = new.id,
             "the ticket had ended, another transfer is started"
         );
-        take_on(turn, &new);
-        self.make_ready(turn, new)
+        take_on(&mut self.turn, &new);
+        self.make_ready(new)
     }
 
-    fn make_ready(&self, turn: &mut Turn<'_>, new: Transfer) -> Result<(), engine::Error> {
-        note_transfer(turn, Some(&new), true)?;
-        let new = self.engine.wait_for_transferring(new)?;
-        let new = wait_for_url(&self.engine, new, &self.giving_up)?;
-        note_transfer(turn, Some(&new), true)?;
-        turn.step(|_| Stage::serving(new));
+    fn make_ready(&mut self, new: Transfer) -> Result<(), engine::Error> {
+        note_transfer(&mut self.turn, Some(&new), true)?;
+        let new = self.own.engine.wait_for_transferring(new)?;
+        let new = wait_for_url(&self.own.engine, new, &self.own.giving_up)?;
+        note_transfer(&mut self.turn, Some(&new), true)?;
+        self.turn.step(|_| Stage::serving(new));
         Ok(())
     }
+}
 
-    /// Looks for the transfer whose start was not answered; false when there is none.
-    pub(super) fn find_unanswered(&self, turn: &mut Turn<'_>) -> Result<bool, engine::Error> {
-        let (
-            Stage::Between {
-                start: Start::Unanswered,
-                ..
-            },
-            Subject::Disk(disk),
-        ) = (turn.stage(), &self.order.subject)
-        else {
-            return Ok(false);
-        };
-        let found = self.engine.transfer_of(disk)?;
-        // If there were one, the engine would have it by now: it answers.
-        turn.step(|stage| stage.asked(Start::NotAsked));
-        let Some(found) = found.filter(|found| found.direction == self.order.direction) else {
-            return Ok(false);
-        };
-        info!(id = found.id, "the transfer was started all the same");
-        take_on(turn, &found);
-        Ok(true)
-    }
+/// Looks for the transfer whose start was not answered; false when there is none.
+pub(super) fn find_unanswered(own: &OwnTransfer, turn: &mut Turn<'_>) -> Result<bool, engine::Error> {
+    let (
+        Stage::Between {
+            start: Start::Unanswered,
+            ..
+        },
+        Subject::Disk(disk),
+    ) = (turn.stage(), &own.order.subject)
+    else {
+        return Ok(false);
+    };
+    let found = own.engine.transfer_of(disk)?;
+    // If there were one, the engine would have it by now: it answers.
+    turn.step(|stage| stage.asked(Start::NotAsked));
+    let Some(found) = found.filter(|found| found.direction == own.order.direction) else {
+        return Ok(false);
+    };
+    info!(id = found.id, "the transfer was started all the same");
+    take_on(turn, &found);
+    Ok(true)
 }
 
 /// From here on the transfer is ours, whatever else fails.

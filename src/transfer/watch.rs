@@ -19,56 +19,54 @@ use crate::process::spawn;
 /// How often the transfer is looked at: well below the 300 s that a ticket lives in a pause.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
-impl OwnTransfer {
-    /// Watches the transfer until it has ended. `touch` counts as activity on the ticket: a transfer that is
-    /// resumed while it counts as idle is paused again at once.
-    pub(crate) fn watch(transfer: Weak<Self>, touch: impl Fn() + Send + 'static) -> Result<(), Failure> {
-        let watch = move || {
-            while let Some(transfer) = transfer.upgrade() {
-                if transfer.is_ending() || transfer.look(&touch).is_break() {
-                    return;
-                }
-                drop(transfer);
-                std::thread::sleep(WATCH_INTERVAL);
+/// Watches the transfer until it has ended. `touch` counts as activity on the ticket: a transfer that is
+/// resumed while it counts as idle is paused again at once.
+pub(super) fn watch(transfer: Weak<OwnTransfer>, touch: impl Fn() + Send + 'static) -> Result<(), Failure> {
+    let watch = move || {
+        while let Some(transfer) = transfer.upgrade() {
+            if transfer.is_ending() || look(&transfer, &touch).is_break() {
+                return;
             }
-        };
-        spawn("watch", watch).map(drop)
-    }
+            drop(transfer);
+            std::thread::sleep(WATCH_INTERVAL);
+        }
+    };
+    spawn("watch", watch).map(drop)
+}
 
-    fn look(&self, touch: &impl Fn()) -> ControlFlow<()> {
-        // The engine's limit may be shorter than the one that it was asked for.
-        touch();
-        let Some(turn) = self.life.try_turn() else {
+fn look(own: &OwnTransfer, touch: &impl Fn()) -> ControlFlow<()> {
+    // The engine's limit may be shorter than the one that it was asked for.
+    touch();
+    let Some(turn) = own.life.try_turn() else {
+        return ControlFlow::Continue(());
+    };
+    let id = turn.id();
+    let phase = match own.engine.transfer(&id) {
+        Ok(Some(transfer)) => transfer.phase,
+        Ok(None) => {
+            own.life.see(Seen::Gone);
             return ControlFlow::Continue(());
-        };
-        let id = turn.id();
-        let phase = match self.engine.transfer(&id) {
-            Ok(Some(transfer)) => transfer.phase,
-            Ok(None) => {
-                self.life.see(Seen::Gone);
-                return ControlFlow::Continue(());
-            }
-            Err(e @ engine::Error::Login { .. }) => {
-                // The login is not repeated every few seconds: accounts get locked for that.
-                warn!("the transfer is not watched any more: {e}");
-                return ControlFlow::Break(());
-            }
-            Err(e) => {
-                warn!("the transfer cannot be looked at: {e}");
-                return ControlFlow::Continue(());
-            }
-        };
-        let seen = Seen::Phase(phase.clone());
-        if self.life.see(seen.clone()) != seen {
-            info!(transfer = id, "the transfer is {phase}");
         }
-        if matches!(phase, Phase::Paused(_)) && !self.is_ending() {
-            warn!("the transfer is {phase}, resuming it");
-            match self.engine.resume(&id) {
-                Ok(()) => drop(self.life.see(Seen::Resuming)),
-                Err(e) => warn!("{e}"),
-            }
+        Err(e @ engine::Error::Login { .. }) => {
+            // The login is not repeated every few seconds: accounts get locked for that.
+            warn!("the transfer is not watched any more: {e}");
+            return ControlFlow::Break(());
         }
-        ControlFlow::Continue(())
+        Err(e) => {
+            warn!("the transfer cannot be looked at: {e}");
+            return ControlFlow::Continue(());
+        }
+    };
+    let seen = Seen::Phase(phase.clone());
+    if own.life.see(seen.clone()) != seen {
+        info!(transfer = id, "the transfer is {phase}");
     }
+    if matches!(phase, Phase::Paused(_)) && !own.is_ending() {
+        warn!("the transfer is {phase}, resuming it");
+        match own.engine.resume(&id) {
+            Ok(()) => drop(own.life.see(Seen::Resuming)),
+            Err(e) => warn!("{e}"),
+        }
+    }
+    ControlFlow::Continue(())
 }
