@@ -46,7 +46,7 @@ const MAX_STORAGE_RETRY_TIME: Duration = Duration::from_secs(30);
 const GRACE_FACTOR: u32 = 2;
 
 /// Lower bound on that time.
-const MIN_GRACE: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
+const MIN_GRACE: Duration = Duration::from_millis(if cfg!(test) { 60 } else { 1000 });
 
 /// A server that is away for this long may come back elsewhere. While it stays away, a new right is asked for
 /// once in each such period.

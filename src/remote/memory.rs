@@ -15,7 +15,7 @@ use super::{Denial, Dial, Extent, Remote, RemoteError};
 use crate::sync::{Instant, Mutex, MutexGuard, thread};
 
 /// Delay after which a stray is performed; the grace that the pool allows in tests is longer (`pool::retry`).
-const STRAY_DELAY: Duration = Duration::from_millis(10);
+const STRAY_DELAY: Duration = Duration::from_millis(50);
 
 /// The requests that a fault is meant for.
 #[derive(Debug, Clone, Copy, PartialEq)]
