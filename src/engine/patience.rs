@@ -64,8 +64,8 @@ pub(crate) struct Patience<'a> {
 
 /// The length and the number of the pauses.
 enum Pace {
-    /// Each pause is a tenth of the time waited so far; there is none after `limit`.
-    UntilLimit { limit: Duration },
+    /// Each pause is a tenth of the time waited so far, but at least `shortest`; there is none after `limit`.
+    UntilLimit { limit: Duration, shortest: Duration },
     /// There are `count` pauses; each but the `first` is `factor` times as long as the one before.
     Counted {
         first: Duration,
@@ -77,7 +77,14 @@ enum Pace {
 impl<'a> Patience<'a> {
     /// Waits up to `limit`, with pauses that grow with the time waited.
     pub(crate) fn new(limit: Duration, interrupt: &'a Interrupt) -> Self {
-        Self::at(Pace::UntilLimit { limit }, interrupt)
+        let shortest = SHORTEST_PAUSE;
+        Self::at(Pace::UntilLimit { limit, shortest }, interrupt)
+    }
+
+    /// Waits up to `limit`, with pauses of the longest kind from the beginning: for attempts that are dear.
+    pub(crate) fn steady(limit: Duration, interrupt: &'a Interrupt) -> Self {
+        let shortest = LONGEST_PAUSE;
+        Self::at(Pace::UntilLimit { limit, shortest }, interrupt)
     }
 
     /// Allows `count` pauses; each but the `first` is twice as long as the one before.
@@ -87,7 +94,7 @@ impl<'a> Patience<'a> {
     }
 
     /// Allows `count` pauses of the same length.
-    pub(super) fn even(pause: Duration, count: u32, interrupt: &'a Interrupt) -> Self {
+    pub(crate) fn even(pause: Duration, count: u32, interrupt: &'a Interrupt) -> Self {
         let (first, factor) = (pause, 1);
         Self::at(Pace::Counted { first, factor, count }, interrupt)
     }
@@ -128,10 +135,10 @@ impl<'a> Patience<'a> {
 
     fn next_pause(&self) -> Option<Duration> {
         match self.pace {
-            Pace::UntilLimit { limit } => {
+            Pace::UntilLimit { limit, shortest } => {
                 let waited = self.waited();
                 let left = limit.saturating_sub(waited);
-                let pause = (waited / WAITED_PER_PAUSE).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+                let pause = (waited / WAITED_PER_PAUSE).clamp(shortest, LONGEST_PAUSE);
                 (!left.is_zero()).then(|| pause.min(left))
             }
             Pace::Counted { first, factor, count } => {

@@ -75,7 +75,8 @@ struct Mount {
     ending: AtomicBool,
 }
 
-/// Ends the transfers, as ones whose data is lost, when the mount ends without having done so: a panic.
+/// Ends the transfers when the mount ends without having done so: as never used before it was mounted, and as
+/// ones whose data is lost afterwards (a panic).
 struct EndOnDrop(Vec<Arc<OpenDisk>>);
 
 impl Drop for EndOnDrop {

@@ -1,4 +1,5 @@
-//! Opening takes as long as the engine and the first connection take; a signal need not wait for them.
+//! Opens the disk in a thread, so that a signal can cut it short; what was begun in the engine is then taken
+//! back.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -1,7 +1,6 @@
 //! One remote disk at work, and everything that belongs to it: the transfer (ours, or one that somebody else
-//! started), the image, the pool, the disk, the keep-alive threads and the watcher. It is opened, ended and
-//! told of as one value, and knows nothing of FUSE: a mount holds one or more of them, a copy without a mount
-//! holds one.
+//! started), the image, the pool, the disk, and the keep-alive threads. It is opened, ended and reported as
+//! one value, and knows nothing of FUSE.
 //!
 //! ```text
 //! open      from the settings to a disk that can be read and written
@@ -9,8 +8,11 @@
 //! ```
 //!
 //! [`OpenDisk::open`] blocks for as long as the engine and the first connection take; an [`Interrupt`] cuts
-//! it short. From then on any thread may read and write [`OpenDisk::disk`]. An `OpenDisk` ends by [`Ending`];
-//! one that is dropped without it, by a panic, ends its transfer as one whose data is lost.
+//! the waits for the engine short, and the connection has timeouts. Afterwards any thread may read and write
+//! [`OpenDisk::disk`]. An `OpenDisk` ends by [`Ending`]. One that is dropped without it ends its transfer as
+//! never used before [`OpenDisk::set_used`], and as one whose data is lost afterwards (a panic).
+//!
+//! [`Interrupt`]: crate::engine::Interrupt
 
 mod ending;
 mod open;
@@ -52,7 +54,7 @@ pub(crate) struct DiskStatus {
     pub(crate) file_size: u64,
     pub(crate) connections: usize,
     pub(crate) writers: usize,
-    /// Connections that broke with nothing unflushed and were replaced.
+    /// Connections that were given up and replaced.
     pub(crate) replaced: u64,
     pub(crate) seconds: u64,
     pub(crate) bytes_read: u64,
@@ -141,10 +143,18 @@ impl OpenDisk {
             .sum()
     }
 
-    /// Ends the transfer if nobody has: for the way out of a panic.
+    /// Ends the transfer if nobody has: for a disk that nobody came to use, and for the way out of a panic.
     pub(crate) fn end_in_any_case(&self) {
         if let Some(transfer) = &self.transfer {
             transfer.end_in_any_case();
         }
+    }
+}
+
+impl Drop for OpenDisk {
+    /// The transfer ends here and not with its last owner: that may be the watcher, whose thread nobody waits
+    /// for.
+    fn drop(&mut self) {
+        self.end_in_any_case();
     }
 }

@@ -15,8 +15,11 @@ use crate::failure::{Exit, Failure};
 use crate::logging::plain;
 use crate::settings::{EngineSource, Wanted};
 
-/// Longest wait for the URLs of a transfer, which may come a moment after its phase.
-const URL_LIMIT: Duration = Duration::from_secs(2);
+/// The URLs of a transfer may come a moment after its phase: it is looked at again so many times,
+const MAX_LOOKS_FOR_URLS: u32 = 20;
+
+/// with this pause before each.
+const URL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Logs in, finds or makes the disk, and starts the transfer. What was made is taken back when that
 /// fails. `mountpoint` is the path under which `recover` finds what is left.
@@ -163,7 +166,7 @@ pub(super) fn wait_for_url(
     mut transfer: Transfer,
     interrupt: &Interrupt,
 ) -> Result<Transfer, engine::Error> {
-    let mut patience = Patience::new(URL_LIMIT, interrupt);
+    let mut patience = Patience::even(URL_PAUSE, MAX_LOOKS_FOR_URLS, interrupt);
     while transfer.transfer_url.is_none() && transfer.proxy_url.is_none() && patience.pause()? {
         transfer = engine.transfer(&transfer.id)?.unwrap_or(transfer);
     }

@@ -137,7 +137,7 @@ impl<'a> Closing<'a> {
 
     /// A renewal that was cut short may have started a transfer that nobody knows of.
     fn resolve_start(&mut self) -> Result<(), Failure> {
-        let mut patience = Patience::new(UNANSWERED_START_LIMIT, self.interrupt);
+        let mut patience = Patience::steady(UNANSWERED_START_LIMIT, self.interrupt);
         loop {
             let error = match find_unanswered(self.own, &mut self.turn) {
                 Err(error) => error,

@@ -195,12 +195,14 @@ impl Life {
     /// How the transfer stands, for people: the engine's word for its phase, or ours where it has none.
     pub(super) fn shown(&self) -> String {
         let shared = self.shared.lock();
-        match (&shared.course, &shared.stage, &shared.seen) {
-            (Course::Ending, ..) => "ending".to_owned(),
-            (_, Stage::Serving { .. }, Seen::Phase(phase)) => phase.to_string(),
-            (_, Stage::Serving { .. }, Seen::Gone) => "gone".to_owned(),
-            (_, Stage::Serving { .. }, Seen::Resuming) => "resuming".to_owned(),
-            _ => "renewing".to_owned(),
+        let serves = matches!(shared.stage, Stage::Serving { .. });
+        let is_renewed = !serves && shared.desk.is_none();
+        match (&shared.course, &shared.seen) {
+            (Course::Ending, _) => "ending".to_owned(),
+            _ if is_renewed => "renewing".to_owned(),
+            (_, Seen::Phase(phase)) => phase.to_string(),
+            (_, Seen::Gone) => "gone".to_owned(),
+            (_, Seen::Resuming) => "resuming".to_owned(),
         }
     }
 

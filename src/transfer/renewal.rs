@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use super::OwnTransfer;
 use super::acquire::wait_for_url;
-use super::life::{Stage, Start, Turn};
+use super::life::{Seen, Stage, Start, Turn};
 use crate::engine::{self, Direction, Patience, Phase, Subject, Transfer};
 use crate::imageio::{TicketState, TransferUrl};
 
@@ -68,7 +68,7 @@ impl<'a> Renewal<'a> {
             url.is_some_and(|url| url.host() == refused.host())
         };
         let proxy = leads_to(true) && !leads_to(false);
-        let mut patience = Patience::new(RENEWAL_LIMIT, &own.giving_up);
+        let mut patience = Patience::steady(RENEWAL_LIMIT, &own.giving_up);
         let since_last = self.turn.renewed().unwrap_or(RENEWAL_INTERVAL);
         let _ = own.giving_up.sleep(RENEWAL_INTERVAL.saturating_sub(since_last));
         loop {
@@ -184,7 +184,7 @@ impl<'a> Renewal<'a> {
             Err(error) if !error.is_passing() => info!("{error}"),
             other => other?,
         }
-        let mut patience = Patience::new(RESUME_LIMIT, &self.own.giving_up);
+        let mut patience = Patience::steady(RESUME_LIMIT, &self.own.giving_up);
         loop {
             match self.own.engine.transfer(&id)?.map(|transfer| transfer.phase) {
                 Some(Phase::Transferring) if self.state == TicketState::NobodyThere => {
@@ -249,6 +249,7 @@ impl<'a> Renewal<'a> {
         let new = self.own.engine.wait_for_transferring(new)?;
         let new = wait_for_url(&self.own.engine, new, &self.own.giving_up)?;
         note_transfer(&mut self.turn, Some(&new), true)?;
+        self.own.life.see(Seen::Phase(new.phase.clone()));
         self.turn.step(|_| Stage::serving(new));
         Ok(())
     }

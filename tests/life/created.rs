@@ -1,5 +1,7 @@
 //! A failed mount removes the disk that it created, unless the user asked to keep it.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -123,6 +125,32 @@ fn a_signal_while_it_starts_leaves_no_disk() {
     wait_until("the transfer is started", 20, || !engine.transfers().is_empty());
     mount.signal(Signal::SIGINT);
     let status = mount.wait(30);
+    assert!(status.code().is_some_and(|code| code != 0), "{status:?}");
+    assert_gone(&engine);
+    assert!(!point.exists(), "the mountpoint is left");
+}
+
+/// The signal comes while the mount tries to reach the host, and the disk opens all the same, through the
+/// proxy.
+#[test]
+fn a_signal_while_it_connects_leaves_no_disk() {
+    let engine = Engine::start();
+    engine.switch(&json!({"switch": "url_host", "value": "silent"}));
+    let point = point(&engine, "connecting");
+    let mut program = engine.program();
+    program.args(engine.args()).args(create("connecting"));
+    program.arg("--foreground").arg(&point);
+    let mut mount = Foreground::spawn(&mut program);
+    let transferring = || {
+        engine
+            .transfers()
+            .iter()
+            .any(|transfer| transfer.phase == "transferring")
+    };
+    wait_until("the transfer is ready for data", 20, transferring);
+    std::thread::sleep(Duration::from_secs(1));
+    mount.signal(Signal::SIGINT);
+    let status = mount.wait(60);
     assert!(status.code().is_some_and(|code| code != 0), "{status:?}");
     assert_gone(&engine);
     assert!(!point.exists(), "the mountpoint is left");
