@@ -1,13 +1,13 @@
 //! rhv-mount shows one remote RHV/oVirt disk as one local file.
 //!
-//! How a `write(2)` reaches the storage, in file order:
+//! How a `write(2)` reaches the storage:
 //!
 //! ```text
 //! fuse/mod.rs                  the kernel's request -> Disk::write
-//! disk/mod.rs                  bounds, sticky failure, truncate rule
+//! disk/mod.rs                  bounds: ENOSPC behind the end of the disk
 //! disk/zeros/detection.rs      data told from long runs of zeros
-//! disk/write/mod.rs            room in the write-behind, and its lock
-//! disk/write/table/mod.rs      one copy into the table: acknowledged here
+//! disk/write/mod.rs            sticky failure, room in the write-behind, and its lock
+//! disk/write/table/mod.rs      one copy into the table, then it is acknowledged
 //! disk/write/threads.rs        a writer thread takes work
 //! disk/write/table/out.rs      the oldest segment that conflicts with nothing in flight
 //! pool/request.rs, lease.rs    one connection, and the request until it is answered

@@ -77,15 +77,15 @@ pub(crate) enum Denial {
 /// the request, the range, the host and the server's message, and never the ticket.
 #[derive(Debug, Clone, Error)]
 pub(crate) enum RemoteError {
-    /// The connection broke; the request may or may not have been performed.
+    /// The connection broke, or could not be made; a request may or may not have been performed.
     #[error("{0}")]
     Lost(String),
     /// The server did not answer in time. It may still be working on the request and perform it at any later
     /// moment, even after requests that are sent on other connections meanwhile.
     #[error("{0}")]
     Late(String),
-    /// The server answered 5xx: the storage behind it has a problem. After such an answer the connection may
-    /// be poisoned (an NBD backend that went away stays away).
+    /// The server answered 5xx (but for 504, which is [`Self::Late`]): the storage behind it has a problem.
+    /// After such an answer the connection may be poisoned (an NBD backend that went away stays away).
     #[error("{0}")]
     Failed(String),
     /// Nothing listens at the server's address although the host is up; no request was sent. The server may
@@ -96,7 +96,8 @@ pub(crate) enum RemoteError {
     /// [`Dial::renew`].
     #[error("{1}")]
     Denied(Denial, String),
-    /// The server sent something else that makes no sense as an answer to the request.
+    /// Anything else: another refusal, an answer that makes no sense, a certificate that is not trusted.
+    /// Repeating the request does not help.
     #[error("{0}")]
     Protocol(String),
 }

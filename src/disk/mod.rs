@@ -7,7 +7,7 @@
 //! - *A read returns the last acknowledged write*: it looks into the write-behind table first (`read`).
 //! - *The bytes behind the file's end are zeros.* After a truncate the file may be shorter than the disk;
 //!   truncating zeroes the bytes that it cuts off, so growing the file again is free.
-//! - *A failure is sticky*: after a write, zero or flush has failed, every later one fails as well.
+//! - *A failure is sticky*: once acknowledged bytes may be lost, every later write, flush and close fails.
 //! - *A lost connection is no failure*: its writes are in the journal until they are durable, and are sent
 //!   again.
 //!

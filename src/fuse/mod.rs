@@ -1,5 +1,5 @@
 //! The kernel's side: the only place that knows fuser. Each operation is one short method that asks
-//! the [`Disk`] of its file and answers with its result or an errno from the table.
+//! the [`Disk`] of its file and answers with its result or an errno from `errno`.
 //!
 //! Session threads call these methods and block in them; the kernel sends requests of at most 1 MiB. Every
 //! open is direct, past the page cache. For writers that is 1.4-1.7 times as fast as the kernel's writeback,

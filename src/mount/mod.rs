@@ -9,13 +9,13 @@
 //! ```text
 //! mountpoint   checks the path            open     opens the disks, unless a signal comes first
 //! mount_table  the kernel's mounts        wait     waits for the end of the mount, and unmounts it
-//! record       files of a live mount      close    ends the disks and tells the outcome
+//! record       finding it again           close    ends the disks and tells the outcome
 //! control      `umount` and `status`      command  `-- COMMAND`
 //! ```
 //!
 //! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session, COMMAND and the end
-//! of each disk have threads that send them. A mount holds one disk or more; each ends on its own, and the
-//! outcome is the worst of theirs.
+//! of each disk have threads that send them. A mount is made for one disk or more (the command line names
+//! one); each ends on its own, and the outcome is the worst of theirs.
 
 mod close;
 mod command;

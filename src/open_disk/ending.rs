@@ -1,11 +1,11 @@
 //! The way out of one disk: refuse writes, bring home what is acknowledged, close the connections, end the
 //! transfer.
 //!
-//! Two threads do the work, one after the other: "close" closes the disk, then "finalize" ends the transfer.
-//! The thread that ends the disk owns the [`Ending`], hands it each [`Step`] that these threads report, and
-//! asks for the [`Outcome`]. Nothing here waits for ever: what the threads wait for has bounds of its own,
-//! [`Ending::look`] gives up where there is no progress at all, and [`Ending::give_up`] does so at a signal,
-//! in order:
+//! Two threads do the work: "close" closes the disk, and "finalize" ends the transfer once that is over or
+//! given up. The thread that ends the disk owns the [`Ending`], hands it each [`Step`] that these threads
+//! report, and asks for the [`Outcome`]. Nothing here waits for ever: what the threads wait for has bounds of
+//! its own, [`Ending::look`] gives up where there is no progress at all, and [`Ending::give_up`] does so at a
+//! signal, in order:
 //!
 //! ```text
 //! draining      give up: the data counts as lost, and the transfer is ended as one whose data is lost

@@ -3,7 +3,8 @@
 //! A failed flush is about more than its connection: the storage reports a loss once, to whichever flush
 //! comes first. So after a 5xx all writes that are not known to be durable are sent again, whichever
 //! connection carried them; and also after a flush without an answer, since the missing answer may have been
-//! that report. While one flush fails, the success of another one beside it proves nothing.
+//! that report. While one flush may have reported a loss, the success of another one beside it proves
+//! nothing.
 
 use tracing::info;
 

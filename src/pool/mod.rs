@@ -1,9 +1,10 @@
 //! A bounded set of connections, shared by all threads behind one mutex and one condition variable.
 //!
-//! Threads queue in strict order of arrival. The thread at the head waits until the connections that it asks
-//! for are free (one connection to read, one of the writing connections to write, or all of them at once to
-//! flush); then the next one is at the head. So two flushes can't hold half of the connections each, a stream
-//! of writes can't starve a flush, and a stream of flushes can't starve a write.
+//! Threads queue in strict order of arrival; only a keep-alive takes an idle connection out of turn. The
+//! thread at the head waits until the connections that it asks for are free (one connection to read, one of
+//! the writing connections to write, or all of them at once to flush); then the next one is at the head. So
+//! two flushes can't hold half of the connections each, a stream of writes can't starve a flush, and a stream
+//! of flushes can't starve a write.
 //!
 //! A [`Lease`] returns its connection when it is dropped, also while its holder panics; in that case the
 //! connection is closed, since nobody knows how far the exchange got.

@@ -1,10 +1,10 @@
 //! The program: which action, in which process, with which exit code.
 //!
-//! A mount takes two or three processes: the first reads the command line and becomes one without secrets in
-//! its argv (`process::handover`), which serves the mount itself or starts the one that does. Every other
-//! action is done by the process that was asked: `umount` and `status` talk to mounts over their control
-//! sockets (`mount::control`), `recover` works from the notes that killed mounts left (`transfer::note`),
-//! `ca` asks the engine for its certificate.
+//! A mount takes one process, in the background two: the first reads the command line and executes itself
+//! again without secrets in its argv (`process::handover`), then serves the mount or starts the one that
+//! does. Every other action is done by the process that was asked: `umount` and `status` talk to mounts over
+//! their control sockets (`mount::control`), `recover` works from the notes that killed mounts left
+//! (`transfer::note`), `ca` asks the engine for its certificate.
 
 mod ca;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -1,7 +1,7 @@
 //! The settings of one run: command line, configuration file and environment, checked and typed.
 //!
 //! They travel from the process that read the command line to the one that serves the mount (see
-//! `process::handover`), and are serialised for that; the second process takes nothing else from its
+//! `process::handover`), and are serialised for that; the second process takes no setting from its
 //! environment.
 
 pub(crate) mod cli;

@@ -1,5 +1,5 @@
 //! How a transfer of our own ends. An upload that is cancelled takes its disk with it (oVirt 4.5,
-//! TransferDiskImageCommand), and rule 5 of the design is that no disk is deleted that this run did not make:
+//! TransferDiskImageCommand), so no disk is deleted that this run did not make:
 //!
 //! | disk         | data arrived | COMMAND failed | data lost    | never used  |
 //! |--------------|--------------|----------------|--------------|-------------|
@@ -8,8 +8,9 @@
 //! | there before | finalize     | finalize       | leave paused | finalize    |
 //! | download     | finalize     | finalize       | finalize     | finalize    |
 //!
-//! [`end_for`] is this table. [`Closing::run`] is called once, by the thread that ends the disk, and
-//! waits for the engine within the engine's own limits; `interrupt` cuts that short.
+//! [`end_for`] is this table. [`Closing::run`] is called once, by the thread "finalize" or by a drop, and
+//! waits for the engine within the engine's own limits; `interrupt` cuts a finalize short, but never a
+//! discard.
 
 use std::time::Duration;
 

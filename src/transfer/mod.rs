@@ -7,7 +7,7 @@
 //! watch     a thread that looks at the transfer every few seconds, and resumes it
 //! renewal   another transfer in place of one whose ticket has ended
 //! end       the table of ends: finalize, remove the disk, or leave the transfer paused
-//! note      what `recover` finds when this process was killed
+//! note      the file from which `recover` finds a transfer that this process could not end
 //! ```
 //!
 //! Each of these but `life` and `note` is one act on the transfer, and [`OwnTransfer`] is all that others

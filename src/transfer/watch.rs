@@ -1,8 +1,8 @@
 //! The watcher: a thread that looks at the transfer while its disk is open, keeps its ticket from idling out,
 //! and resumes it when the system has paused it. Data goes on meanwhile, since the ticket lives on.
 //!
-//! It waits for nobody: while a renewal or the end has the turn, it looks again later. It ends with the
-//! transfer, or when the engine refuses the login.
+//! It never waits for the turn: while a renewal or the end has it, the watcher looks again later. It ends
+//! with the transfer, or when the engine refuses the login.
 
 use std::ops::ControlFlow;
 use std::sync::Weak;

@@ -2,7 +2,8 @@
 //!
 //! A random read asks the server for exactly its bytes. A sequential one is served in whole chunks, while
 //! prefetch threads (one for each connection) fetch the chunks ahead, several with one request; so a single
-//! reader keeps all connections busy. A read within one chunk is answered from the chunk's own memory.
+//! reader keeps all connections busy. A sequential read within
+//! one chunk that no pending write and no known zero touches is answered from the chunk's own memory.
 //!
 //! A reader announces the chunks that it wants ([`Chunks::begin`]) and hands them over in runs. A run that no
 //! thread takes, or whose request fails or panics, still ends, so that no reader waits for ever.

@@ -5,7 +5,7 @@
 //! waits for its storage. It carries the same bytes, so it does no harm as long as these are the newest ones.
 //! But newer bytes for the same blocks, sent now, could be overwritten by it later. They wait until the
 //! attempt is over as far as anybody can tell ([`Doubt::Until`]). Where nobody can tell ([`Doubt::Forever`]),
-//! newer bytes for that place are an error.
+//! newer bytes for that place fail the disk.
 
 use std::ops::Range;
 use std::sync::Arc;
