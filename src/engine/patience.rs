@@ -94,7 +94,7 @@ impl<'a> Patience<'a> {
     }
 
     /// Allows `count` pauses of the same length.
-    pub(crate) fn even(pause: Duration, count: u32, interrupt: &'a Interrupt) -> Self {
+    pub(super) fn even(pause: Duration, count: u32, interrupt: &'a Interrupt) -> Self {
         let (first, factor) = (pause, 1);
         Self::at(Pace::Counted { first, factor, count }, interrupt)
     }

@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::json::{list, number, text};
 use super::wire::Effect;
-use super::{Direction, Engine, Error, Patience, Phase};
+use super::{Direction, Engine, Error, Interrupt, Patience, Phase};
 use crate::logging::plain;
 
 /// Seconds without activity until the engine pauses a transfer. It must not be 0: imageio takes that for "no
@@ -16,6 +16,12 @@ const INACTIVITY_SECONDS: u64 = 3600;
 
 /// Upper bound on the wait for `transferring`; the stock client uses the same.
 const MAX_START_WAIT: Duration = Duration::from_secs(60);
+
+/// Upper bound on the looks for the URLs of a transfer, which may come a moment after its phase.
+const MAX_LOOKS_FOR_URLS: u32 = 20;
+
+/// The pause before each of these looks.
+const URL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Upper bound on the wait for another operation's lock on the disk.
 const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -199,6 +205,19 @@ impl Engine {
                 .transfer(&transfer.id)?
                 .ok_or_else(|| Error::Failed(format!("{what} is gone before any data moved")))?;
         }
+    }
+
+    /// Waits until the engine says where the ticket is; returns a transfer that still has no URL as it is.
+    pub(crate) fn wait_for_urls(
+        &self,
+        mut transfer: Transfer,
+        interrupt: &Interrupt,
+    ) -> Result<Transfer, Error> {
+        let mut patience = Patience::even(URL_PAUSE, MAX_LOOKS_FOR_URLS, interrupt);
+        while transfer.transfer_url.is_none() && transfer.proxy_url.is_none() && patience.pause()? {
+            transfer = self.transfer(&transfer.id)?.unwrap_or(transfer);
+        }
+        Ok(transfer)
     }
 
     /// Resumes a paused transfer.

@@ -2,7 +2,6 @@
 //! is made, for `recover` (see `note`), and taken back when a later step fails.
 
 use std::path::Path;
-use std::time::Duration;
 
 use tracing::{debug, info};
 
@@ -10,16 +9,10 @@ use super::OwnTransfer;
 use super::end::Stake;
 use super::life::Life;
 use super::note::{Note, NoteFile};
-use crate::engine::{self, Direction, Engine, Interrupt, Order, Patience, Subject, Transfer, this_hardware};
+use crate::engine::{self, Direction, Engine, Interrupt, Order, Subject, Transfer, this_hardware};
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
 use crate::settings::{EngineSource, Wanted};
-
-/// The URLs of a transfer may come a moment after its phase: it is looked at again so many times,
-const MAX_LOOKS_FOR_URLS: u32 = 20;
-
-/// with this pause before each.
-const URL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Logs in, finds or makes the disk, and starts the transfer. What was made is taken back when that
 /// fails. `mountpoint` is the path under which `recover` finds what is left.
@@ -145,7 +138,7 @@ fn start(
     file.note.host.clone_from(&transfer.host);
     file.update()?;
     info!(id = transfer.id, disk = subject.id, "transfer started");
-    let transfer = wait_for_url(engine, engine.wait_for_transferring(transfer)?, interrupt)?;
+    let transfer = engine.wait_for_urls(engine.wait_for_transferring(transfer)?, interrupt)?;
     file.note.host.clone_from(&transfer.host);
     file.update()?;
     if transfer.transfer_url.is_none() && transfer.proxy_url.is_none() {
@@ -158,19 +151,6 @@ fn start(
         ));
     }
     Ok((order, transfer))
-}
-
-/// Waits until the engine tells where the ticket is; a transfer that has none by then is returned as it is.
-pub(super) fn wait_for_url(
-    engine: &Engine,
-    mut transfer: Transfer,
-    interrupt: &Interrupt,
-) -> Result<Transfer, engine::Error> {
-    let mut patience = Patience::even(URL_PAUSE, MAX_LOOKS_FOR_URLS, interrupt);
-    while transfer.transfer_url.is_none() && transfer.proxy_url.is_none() && patience.pause()? {
-        transfer = engine.transfer(&transfer.id)?.unwrap_or(transfer);
-    }
-    Ok(transfer)
 }
 
 /// Nothing was written: frees the disk, or removes it where it was made here. Where it is not known what the

@@ -23,7 +23,6 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::OwnTransfer;
-use super::acquire::wait_for_url;
 use super::life::{Seen, Stage, Start, Turn};
 use crate::engine::{self, Direction, Patience, Phase, Subject, Transfer};
 use crate::imageio::{TicketState, TransferUrl};
@@ -247,7 +246,7 @@ impl<'a> Renewal<'a> {
     fn make_ready(&mut self, new: Transfer) -> Result<(), engine::Error> {
         note_transfer(&mut self.turn, Some(&new), true)?;
         let new = self.own.engine.wait_for_transferring(new)?;
-        let new = wait_for_url(&self.own.engine, new, &self.own.giving_up)?;
+        let new = self.own.engine.wait_for_urls(new, &self.own.giving_up)?;
         note_transfer(&mut self.turn, Some(&new), true)?;
         self.own.life.see(Seen::Phase(new.phase.clone()));
         self.turn.step(|_| Stage::serving(new));
