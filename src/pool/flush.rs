@@ -98,7 +98,7 @@ impl Lease<'_> {
     pub(crate) fn flush(&mut self) -> Result<(), PoolError> {
         let pool = self.pool;
         let result = {
-            // Of two flushes at once only one would receive the report of a loss, and the other one would
+            // Only one of two flushes at once would receive the report of a loss; the other one would
             // succeed.
             let _alone = pool.flushing.lock();
             let result = self.flush_once();
