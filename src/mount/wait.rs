@@ -179,8 +179,7 @@ fn tell_of_overflow(mount: &Mount) {
     for disk in disks.filter(|disk| disk.has_overflowed()) {
         eprintln!(
             "rhv-mount: COMMAND wanted to write behind the end of the disk, which has {} bytes: what it \
-             writes is \
-             larger than the disk; take a larger one",
+             writes is larger than the disk; take a larger one",
             disk.capacity()
         );
     }

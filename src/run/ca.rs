@@ -11,8 +11,7 @@ pub(super) fn print(engine_url: &str) -> Result<u8, Failure> {
     }
     eprintln!(
         "Compare it with the engine's own before you trust it (there: openssl x509 -noout -fingerprint \
-         -sha256 -in \
-         /etc/pki/ovirt-engine/ca.pem)"
+         -sha256 -in /etc/pki/ovirt-engine/ca.pem)"
     );
     Ok(Exit::Done as u8)
 }

@@ -85,8 +85,7 @@ fn end(file: &NoteFile, args: &RecoverArgs) -> Result<(), Failure> {
                     Exit::Transfer,
                     format!(
                         "{shown}: the mount was killed before it knew its transfer, so this one may be \
-                         somebody else's: \
-                         if it is not, end it with --finalize"
+                         somebody else's: if it is not, end it with --finalize"
                     ),
                 ));
             }

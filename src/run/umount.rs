@@ -55,10 +55,8 @@ pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
                 Exit::DataLoss,
                 format!(
                     "process {pid}, which serves {shown}, does not answer, not even with its status: what \
-                     was written since \
-                     the last fsync may not be on the storage. If it is stopped, `kill -CONT {pid}` lets it \
-                     go on and end; \
-                     `kill {pid}` twice makes it give up"
+                     was written since the last fsync may not be on the storage. If it is stopped, `kill \
+                     -CONT {pid}` lets it go on and end; `kill {pid}` twice makes it give up"
                 ),
             ));
         }
@@ -99,8 +97,7 @@ fn clear_up(path: &Path, place: &Place) -> Result<u8, Failure> {
             Exit::Transfer,
             format!(
                 "the process that served {0} was gone; the dead mount is removed, and its transfer holds the \
-                 disk: \
-                 end it with `rhv-mount recover {0}`",
+                 disk: end it with `rhv-mount recover {0}`",
                 path.display()
             ),
         )),

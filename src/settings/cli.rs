@@ -32,8 +32,7 @@ use crate::secret::hide;
     subcommand_negates_reqs = true,
     subcommand_precedence_over_arg = true,
     after_help = "Exit status: 0 done, 1 other, 2 usage, 3 login refused, 4 engine or transfer failed, 5 \
-                  cannot connect, 6 mount failed, \
-                  7 data may be lost, else COMMAND's own."
+                  cannot connect, 6 mount failed, 7 data may be lost, else COMMAND's own."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -153,9 +153,8 @@ impl<'a> Closing<'a> {
                     self.exit_of_a_bad_end(),
                     format!(
                         "transfer {} of {} lost its ticket and was finalized, and whether another one was \
-                         started is \
-                         not known: {error}; the disk may be locked, `rhv-mount recover {}` looks for it and \
-                         ends it",
+                         started is not known: {error}; the disk may be locked, `rhv-mount recover {}` looks \
+                         for it and ends it",
                         self.turn.id(),
                         self.own.shown,
                         self.turn.note().note.mountpoint.display()
@@ -200,8 +199,8 @@ impl<'a> Closing<'a> {
             Exit::DataLoss,
             format!(
                 "transfer {} of {} on host {} lost its ticket and was finalized, and no other one could be \
-                 started: \
-                 the disk is kept, free, with what had arrived; mount it again and write the image once more",
+                 started: the disk is kept, free, with what had arrived; mount it again and write the image \
+                 once more",
                 self.turn.id(),
                 self.own.shown,
                 self.turn.note().note.host_shown(),
@@ -226,8 +225,8 @@ impl<'a> Closing<'a> {
                 Exit::DataLoss,
                 format!(
                     "transfer {id} of {} on host {host} was ended, not by this mount, before every byte had \
-                     arrived: \
-                     look at the disk in the engine; `rhv-mount recover {mountpoint}` tells how it is",
+                     arrived: look at the disk in the engine; `rhv-mount recover {mountpoint}` tells how it \
+                     is",
                     self.own.shown,
                 ),
             );
@@ -240,10 +239,8 @@ impl<'a> Closing<'a> {
             Exit::DataLoss,
             format!(
                 "transfer {id} of {} on host {host} is left {}, since not every byte arrived: the disk is \
-                 kept, \
-                 locked. Mount it again after `rhv-mount recover --finalize {mountpoint}`, which frees it \
-                 with what \
-                 has arrived, and write the image once more",
+                 kept, locked. Mount it again after `rhv-mount recover --finalize {mountpoint}`, which frees \
+                 it with what has arrived, and write the image once more",
                 self.own.shown,
                 if paused.is_ok() { "paused" } else { "open" },
             ),

@@ -10,8 +10,8 @@
 //! note      the file from which `recover` finds a transfer that this process could not end
 //! ```
 //!
-//! Each of these but `life` and `note` is one act on the transfer, and [`OwnTransfer`] is all that others
-//! see.
+//! Each of these but `life` and `note` is one act on the transfer. Others see [`OwnTransfer`] only; `recover`
+//! sees the notes.
 //!
 //! An [`OwnTransfer`] ends once, by [`OwnTransfer::end`]. One that is dropped without it ends as a transfer
 //! that never moved data, or, once it was used, as one whose data is lost: a panic.
