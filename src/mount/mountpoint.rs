@@ -16,6 +16,7 @@ use crate::disk::Disk;
 use crate::failure::{Exit, Failure};
 use crate::fuse::Tree;
 use crate::process::rights;
+use crate::process::runtime_directory::key_of;
 use crate::settings::Settings;
 
 /// A path that can be mounted on. A file made for it is removed when this is dropped.
@@ -159,10 +160,8 @@ pub(crate) fn remove_placeholder(path: &Path) {
         if !fs::symlink_metadata(&path).is_ok_and(|meta| is_empty(&meta)) || is_mounted(&path) {
             return;
         }
-        let Some(name) = path.file_name() else { return };
-        let mut aside = std::ffi::OsString::from(".");
-        aside.push(name);
-        aside.push(format!(".rhv-mount-{}", std::process::id()));
+        // The file's own name may be as long as a name can be.
+        let aside = format!(".rhv-mount-{}-{}", key_of(&path), std::process::id());
         let aside = path.with_file_name(aside);
         // Nobody finds it by its name any more; an earlier user has it open, or has written into it.
         if aside.symlink_metadata().is_ok() || fs::rename(&path, &aside).is_err() {

@@ -29,6 +29,9 @@ use crate::trust::Trust;
 /// Environment variable that holds the transfer URL.
 pub(crate) const URL_VARIABLE: &str = "RHV_MOUNT_TRANSFER_URL";
 
+/// Upper bound on the name of a file, in bytes (NAME_MAX).
+const MAX_NAME_BYTES: usize = 255;
+
 /// The way to a disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Source {
@@ -122,7 +125,8 @@ impl Settings {
     /// Checks `args`, adds the configuration file and the environment, and asks for a password where it must.
     pub(crate) fn gather(args: MountArgs) -> Result<Settings, Failure> {
         let file_name = &args.file_name;
-        if file_name.is_empty() || file_name == "." || file_name == ".." || file_name.contains('/') {
+        let is_a_name = !matches!(file_name.as_str(), "" | "." | "..") && !file_name.contains('/');
+        if !is_a_name || file_name.len() > MAX_NAME_BYTES {
             return Err(usage(format!("--file-name {file_name:?} is not a file name")));
         }
         let absolute =

@@ -75,6 +75,29 @@ fn a_covered_file_is_unchanged_after_umount() {
 }
 
 #[test]
+fn a_file_that_was_made_goes_again_however_long_its_name_is() {
+    let (dir, server) = (scratch(), server());
+    let deep = dir.path().join("d/".repeat(200)).join("e".repeat(200));
+    fs::create_dir_all(&deep).unwrap();
+    let names = ["x".repeat(240), "x".repeat(255), "ä".repeat(127), "-".repeat(236)];
+    for target in names.iter().map(|name| deep.join(name)) {
+        rhv_mount(Some(&server.url()), [&target]).ok();
+        assert!(fs::read(&target).unwrap() == pattern(9, 4 * MIB as usize));
+        rhv_mount(None, [Path::new("umount"), &target]).ok();
+        assert_eq!(fs::read_dir(&deep).unwrap().count(), 0, "{}", target.display());
+    }
+}
+
+#[test]
+fn a_file_name_that_no_program_could_open_is_a_usage_error() {
+    let dir = scratch();
+    let (option, name) = (Path::new("--file-name"), "x".repeat(256));
+    let ran = rhv_mount(Some(&server().url()), [option, Path::new(&name), dir.path()]);
+    assert_eq!(ran.code, Some(2), "{ran}");
+    assert!(ran.stderr.contains("--file-name"), "{ran}");
+}
+
+#[test]
 fn umount_of_a_path_that_is_not_a_mount_is_an_error() {
     let dir = scratch();
     let ran = rhv_mount(None, [Path::new("umount"), dir.path()]);
