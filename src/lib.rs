@@ -24,6 +24,11 @@
 //!
 //! `docs/architecture.md` has the other paths, the life of a transfer, the threads and the locks.
 #![forbid(unsafe_code)]
+// `println!` panics where its line cannot be written; `output` says what to use.
+#![cfg_attr(
+    not(any(test, feature = "fuzzing")),
+    deny(clippy::print_stdout, clippy::print_stderr)
+)]
 
 mod disk;
 mod engine;
@@ -35,6 +40,7 @@ mod imageio;
 mod logging;
 mod mount;
 mod open_disk;
+mod output;
 mod pool;
 mod process;
 mod remote;

@@ -14,6 +14,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::output;
 use crate::secret::clean;
 
 /// Sends log records of at least `level` to `file`, or to stderr. Secrets are removed from every line:
@@ -27,7 +28,7 @@ pub(crate) fn start_log(level: &str, file: Option<&Path>) -> io::Result<()> {
                 .mode(0o600)
                 .open(path)?,
         ),
-        None => Box::new(io::stderr()),
+        None => Box::new(output::Stderr),
     };
     let level = level.parse::<LevelFilter>().map_err(io::Error::other)?;
     // fuser warns about each unsupported operation, although a kernel may well try one.
@@ -45,6 +46,7 @@ pub(crate) fn start_log(level: &str, file: Option<&Path>) -> io::Result<()> {
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_target(level >= LevelFilter::DEBUG)
+        .log_internal_errors(false)
         .with_writer(CleanLines(Arc::new(Mutex::new(sink))))
         .with_filter(filter);
     tracing_subscriber::registry()
@@ -81,16 +83,18 @@ impl<'a> MakeWriter<'a> for CleanLines {
     }
 }
 
-/// The formatter writes each record as a whole, so no secret is split between two writes.
+/// The formatter writes each record as a whole, so no secret is split between two writes. A record that cannot
+/// be written (a full disk) is dropped.
 impl Write for CleanLines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
-        self.0.lock().write_all(clean(&text).as_bytes())?;
+        let _ = self.0.lock().write_all(clean(&text).as_bytes());
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.lock().flush()
+        let _ = self.0.lock().flush();
+        Ok(())
     }
 }
 

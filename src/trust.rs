@@ -8,6 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::output::tell;
 use crate::process::rights;
 
 /// The servers that a TLS connection trusts.
@@ -47,9 +48,9 @@ impl Trust {
         let mut told = WARNED.lock();
         if !told.iter().any(|one| one == url) {
             told.push(url.to_owned());
-            eprintln!(
-                "rhv-mount: WARNING: the connection to {what} {url} {danger} can read and change what is sent"
-            );
+            tell(format_args!(
+                "WARNING: the connection to {what} {url} {danger} can read and change what is sent"
+            ));
         }
     }
 

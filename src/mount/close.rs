@@ -13,6 +13,7 @@ use super::wait::Ended;
 use super::{Event, Mount};
 use crate::failure::{Exit, Failure};
 use crate::open_disk::{self, OpenDisk, Work};
+use crate::output;
 
 /// How often the way to the storage is looked at while the last data is on it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -74,7 +75,7 @@ fn ending(mount: &Mount, failures: &[Failure]) -> Ending {
 /// asks.
 fn tell(mount: &Mount, ending: &Ending, waiting: Vec<UnixStream>) {
     if let Some(message) = &ending.message {
-        eprintln!("rhv-mount: {message}");
+        output::tell(message);
         if mount.settings.log_file.is_some() {
             error!("{message}");
         }
@@ -85,7 +86,7 @@ fn tell(mount: &Mount, ending: &Ending, waiting: Vec<UnixStream>) {
         }
     }
     for line in &ending.stats {
-        eprintln!("{line}");
+        output::tell_plainly(line);
     }
     mount.place.clear();
     // Before anybody is told that all is over; the drop of the mountpoint would come too late.

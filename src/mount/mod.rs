@@ -44,6 +44,7 @@ use self::wait::Ended;
 use crate::failure::{Exit, Failure};
 use crate::fuse::{self, MountOptions};
 use crate::open_disk::{OpenDisk, Step};
+use crate::output::tell;
 use crate::process::handover::Role;
 use crate::process::{rights, spawn};
 use crate::settings::Settings;
@@ -113,7 +114,7 @@ pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
         }
     })?;
     let mut ended = wait::wait(&mount, &inbox, &events, role).unwrap_or_else(|failure| {
-        eprintln!("rhv-mount: {failure}");
+        tell(&failure);
         wait::leave_now(&mount);
         Ended {
             command: Some(failure.exit as u8),

@@ -19,6 +19,7 @@ use super::record::Ending;
 use super::{Event, Mount, command, control};
 use crate::failure::{Exit, Failure};
 use crate::fuse::{self, MountError};
+use crate::output::tell;
 use crate::process::handover::{self, Role};
 use crate::process::{rights, spawn};
 
@@ -59,7 +60,7 @@ pub(super) fn wait(
         match command::start(&mount.settings.command, &mount.mountpoint.file) {
             Ok(started) => child = Some(watch(started, events.clone())?),
             Err((code, failure)) => {
-                eprintln!("rhv-mount: {failure}");
+                tell(&failure);
                 ended.command = Some(code);
                 leave_now(mount);
                 return Ok(ended);
@@ -99,11 +100,11 @@ pub(super) fn wait(
                     tell_of_overflow(mount);
                 }
                 if under_command && status.success() {
-                    eprintln!(
-                        "rhv-mount: {} was unmounted while COMMAND ran: what it wrote after that is not \
+                    tell(format_args!(
+                        "{} was unmounted while COMMAND ran: what it wrote after that is not \
                          on the disk",
                         mount.mountpoint.path.display()
-                    );
+                    ));
                     ended.command = Some(Exit::Mount as u8);
                 }
                 if let Some(busy) = leave_soon(mount) {
@@ -177,11 +178,11 @@ fn leave_soon(mount: &Mount) -> Option<MountError> {
 fn tell_of_overflow(mount: &Mount) {
     let disks = mount.disks().map(|disk| disk.disk());
     for disk in disks.filter(|disk| disk.has_overflowed()) {
-        eprintln!(
-            "rhv-mount: COMMAND wanted to write behind the end of the disk, which has {} bytes: what it \
+        tell(format_args!(
+            "COMMAND wanted to write behind the end of the disk, which has {} bytes: what it \
              writes is larger than the disk; take a larger one",
             disk.capacity()
-        );
+        ));
     }
 }
 

@@ -12,6 +12,7 @@ use crate::disk::{Disk, DiskOptions};
 use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
 use crate::imageio::{self, Client, Endpoint, Image, TransferUrl};
+use crate::output::tell;
 use crate::pool::{Keeper, Pool, USUAL_TIMEOUT};
 use crate::settings::{DiskSettings, Source};
 use crate::transfer::OwnTransfer;
@@ -150,10 +151,10 @@ fn open_own(
     match (transfer.url(true)?, unreachable) {
         (Some(through), unreachable) => {
             if let Some(e) = &unreachable {
-                eprintln!(
-                    "rhv-mount: {e}; going through the engine's proxy {}",
+                tell(format_args!(
+                    "{e}; going through the engine's proxy {}",
                     through.host()
-                );
+                ));
             }
             let opened = Image::open(&endpoint(settings, through)).map_err(Failure::from);
             opened.map_err(|e| {

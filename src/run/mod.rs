@@ -16,6 +16,7 @@ mod umount;
 use std::process::ExitCode;
 
 use crate::failure::{Exit, Failure};
+use crate::output::{self, tell};
 use crate::process::handover::{self, Role};
 use crate::process::privacy;
 use crate::settings::Settings;
@@ -25,12 +26,12 @@ use crate::{logging, mount};
 /// Runs the command line of this process. An error is one line on stderr.
 pub fn main() -> ExitCode {
     if let Err(e) = privacy::close() {
-        eprintln!("rhv-mount: {e}");
+        tell(e);
     }
     match act() {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("rhv-mount: {failure}");
+            tell(&failure);
             ExitCode::from(failure.exit as u8)
         }
     }
@@ -59,7 +60,7 @@ fn act() -> Result<u8, Failure> {
         Action::Recover(args) => recover::recover(&args),
         Action::Ca(url) => ca::print(&url),
         Action::Print(text) => {
-            print!("{text}");
+            output::print(&text)?;
             Ok(Exit::Done as u8)
         }
     }

@@ -8,6 +8,7 @@ use crate::logging::plain;
 use crate::mount::mount_table::{is_dead, is_mounted};
 use crate::mount::mountpoint::{canonical, remove_placeholder};
 use crate::mount::record::Place;
+use crate::output::{report, tell};
 use crate::process::runtime_directory;
 use crate::settings::cli::RecoverArgs;
 use crate::settings::config_file::{ConfigError, Section, engine_account, trust, variable};
@@ -22,15 +23,18 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
     let left = NoteFile::all(mountpoint.as_deref());
     if left.is_empty() {
         match &args.mountpoint {
-            Some(path) => println!("nothing is left behind of a mount on {}", path.display()),
-            None => println!("nothing is left behind"),
+            Some(path) => report(format_args!(
+                "nothing is left behind of a mount on {}",
+                path.display()
+            )),
+            None => report("nothing is left behind"),
         }
         return Ok(Exit::Done as u8);
     }
     let mut code = Exit::Done as u8;
     for file in left {
         if let Err(failure) = end(&file, args) {
-            eprintln!("rhv-mount: {failure}");
+            tell(&failure);
             code = if code == 0 { failure.exit as u8 } else { code };
         }
     }
@@ -73,13 +77,13 @@ fn end(file: &NoteFile, args: &RecoverArgs) -> Result<(), Failure> {
     remove_dead_mount(note)?;
     match find(&engine, note)? {
         Found::Open(transfer, sure) => {
-            println!(
+            report(format_args!(
                 "{shown}: transfer {} ({}, {}) of {disk} on host {}",
                 transfer.id,
                 transfer.direction,
                 transfer.phase,
                 transfer.host.as_deref().unwrap_or("unknown")
-            );
+            ));
             if !(sure || args.finalize) {
                 return Err(Failure::text(
                     Exit::Transfer,
@@ -108,12 +112,14 @@ fn end_transfer(
     let shown = note.mountpoint.display();
     if destructive {
         engine.discard(&transfer.id, &note.disk_id)?;
-        println!("{shown}: cancelled; {disk} was made for this mount and is removed");
+        report(format_args!(
+            "{shown}: cancelled; {disk} was made for this mount and is removed"
+        ));
         return Ok(());
     }
     let id = (!note.snapshot).then_some(note.disk_id.as_str());
     engine.finalize(&transfer.id, id, &Interrupt::default())?;
-    println!("{shown}: finalized; {disk} is free{}", doubt(note));
+    report(format_args!("{shown}: finalized; {disk} is free{}", doubt(note)));
     Ok(())
 }
 
@@ -131,7 +137,10 @@ fn doubt(note: &Note) -> &'static str {
 fn remove_dead_mount(note: &Note) -> Result<(), Failure> {
     if is_mounted(&note.mountpoint) && is_dead(&note.mountpoint) {
         unmount(&note.mountpoint, true)?;
-        println!("{}: the dead mount is removed", note.mountpoint.display());
+        report(format_args!(
+            "{}: the dead mount is removed",
+            note.mountpoint.display()
+        ));
     }
     if let Ok(directory) = runtime_directory::directory() {
         let place = Place::of(&directory, &note.mountpoint);
@@ -180,7 +189,7 @@ fn ended(
     let note = &file.note;
     let shown = note.mountpoint.display();
     if note.snapshot {
-        println!("{shown}: no transfer is open");
+        report(format_args!("{shown}: no transfer is open"));
         return Ok(());
     }
     let found = engine.disk(&note.disk_id)?;
@@ -197,22 +206,29 @@ fn ended(
         )),
         Some(_) if destructive && (failed || never_started) => {
             engine.remove_disk(&note.disk_id)?;
-            println!("{shown}: no transfer is open; {disk} was made for this mount and is removed");
+            report(format_args!(
+                "{shown}: no transfer is open; {disk} was made for this mount and is removed"
+            ));
             Ok(())
         }
         Some("ok") if destructive => {
-            println!(
+            report(format_args!(
                 "{shown}: the transfer has ended well; {disk} is kept, remove it in the engine if you don't \
                  want it"
-            );
+            ));
             Ok(())
         }
         Some("ok") => {
-            println!("{shown}: no transfer is open; {disk} is ok{}", doubt(note));
+            report(format_args!(
+                "{shown}: no transfer is open; {disk} is ok{}",
+                doubt(note)
+            ));
             Ok(())
         }
         None if note.created => {
-            println!("{shown}: no transfer is open, and {disk}, which was made for this mount, is not there");
+            report(format_args!(
+                "{shown}: no transfer is open, and {disk}, which was made for this mount, is not there"
+            ));
             Ok(())
         }
         Some(other) => {

@@ -10,6 +10,7 @@ use crate::mount::mount_table::mounted_by;
 use crate::mount::mountpoint::canonical;
 use crate::mount::record::{self, Place};
 use crate::open_disk::DiskStatus;
+use crate::output::print;
 use crate::process::runtime_directory;
 use crate::settings::cli::Output;
 
@@ -40,15 +41,13 @@ pub(super) fn status(path: Option<&Path>, output: Output) -> Result<u8, Failure>
                 (Some(_), Some(one)) => serde_json::to_string_pretty(one),
                 _ => serde_json::to_string_pretty(&all),
             };
-            println!(
-                "{}",
-                plain_json(&json.map_err(|e| Failure::text(Exit::Other, e))?)
-            );
+            let json = json.map_err(|e| Failure::text(Exit::Other, e))?;
+            print(&format!("{}\n", plain_json(&json)))?;
         }
         Output::Text => {
             let all = all.iter().map(text).collect::<Vec<_>>().join("\n");
             // Names are the engine's, and another user's process may say anything.
-            print!("{}", all.replace(|c: char| c.is_control() && c != '\n', " "));
+            print(&all.replace(|c: char| c.is_control() && c != '\n', " "))?;
         }
     }
     Ok(Exit::Done as u8)

@@ -11,6 +11,7 @@ use crate::mount::control;
 use crate::mount::mount_table::{is_dead, is_mounted, mounted_by};
 use crate::mount::mountpoint::{canonical, remove_placeholder};
 use crate::mount::record::{Ending, Place};
+use crate::output::{tell, tell_plainly};
 use crate::process::runtime_directory;
 use crate::transfer::note::NoteFile;
 
@@ -45,9 +46,13 @@ pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
         None => not_mounted(),
     })?;
     let place = Place::of(&directory, &path);
-    let still = || eprintln!("rhv-mount: {shown} is on its way to the storage; see `rhv-mount status`");
+    let still = || {
+        tell(format_args!(
+            "{shown} is on its way to the storage; see `rhv-mount status`"
+        ))
+    };
     match control::ask_umount(&place, still) {
-        Ok(Some(ending)) => return Ok(tell(&ending)),
+        Ok(Some(ending)) => return Ok(hear(&ending)),
         Ok(None) => return clear_up(&path, &place),
         Err(e) if control::is_silent(&e) => {
             let pid = place.record().map_or(0, |record| record.pid);
@@ -63,7 +68,7 @@ pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
         Err(_) => {}
     }
     if let Some(ending) = place.take_ending() {
-        return Ok(tell(&ending));
+        return Ok(hear(&ending));
     }
     if owner.is_none() {
         return Err(not_mounted());
@@ -120,14 +125,14 @@ fn clear_up(path: &Path, place: &Place) -> Result<u8, Failure> {
     }
 }
 
-fn tell(ending: &Ending) -> u8 {
+fn hear(ending: &Ending) -> u8 {
     let words = ending
         .message
         .iter()
         .map(|message| format!("rhv-mount: {message}"));
     for line in ending.stats.iter().cloned().chain(words) {
         // The words of another user's process must not steer root's terminal.
-        eprintln!("{}", line.replace(char::is_control, " "));
+        tell_plainly(line.replace(char::is_control, " "));
     }
     ending.code
 }

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::engine::{self, Account, address};
 use crate::failure::{Exit, Failure};
+use crate::output::tell;
 use crate::secret::{Secret, hide};
 use crate::settings::cli::EngineArgs;
 use crate::trust::Trust;
@@ -89,10 +90,10 @@ impl Section {
         let section = Section::of_text(text, path, name)?;
         if section.get("password").is_some() && fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o077 != 0)
         {
-            eprintln!(
-                "rhv-mount: others can read {0}, which has a password in it; run: chmod 600 {0}",
+            tell(format_args!(
+                "others can read {0}, which has a password in it; run: chmod 600 {0}",
                 path.display()
-            );
+            ));
         }
         Ok(section)
     }

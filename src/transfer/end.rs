@@ -21,6 +21,7 @@ use super::life::{Stage, Start, Turn};
 use super::renewal::find_unanswered;
 use crate::engine::{self, Interrupt, Patience, Phase, Transfer};
 use crate::failure::{Exit, Failure};
+use crate::output::tell;
 
 /// Longest wait for an engine that has to say whether a transfer was started.
 const UNANSWERED_START_LIMIT: Duration = Duration::from_secs(60);
@@ -173,10 +174,10 @@ impl<'a> Closing<'a> {
         };
         match gone {
             Ok(()) => {
-                eprintln!(
-                    "rhv-mount: {} was made for this run and is removed again",
+                tell(format_args!(
+                    "{} was made for this run and is removed again",
                     self.own.shown
-                );
+                ));
                 self.let_go();
                 Ok(())
             }

@@ -34,6 +34,7 @@ use self::renewal::Renewal;
 use crate::engine::{Direction, Engine, Interrupt, Order, Subject};
 use crate::failure::{Exit, Failure};
 use crate::imageio::{TicketState, TransferUrl};
+use crate::output::tell;
 use crate::settings::EngineSource;
 
 /// A transfer that we started.
@@ -133,7 +134,7 @@ impl OwnTransfer {
             Course::Used | Course::Ending => Verdict::Lost,
         };
         if let Err(failure) = self.end(verdict, &Interrupt::default()) {
-            eprintln!("rhv-mount: {failure}");
+            tell(&failure);
         }
     }
 

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Account, Direction};
 use crate::failure::{Exit, Failure};
+use crate::output::tell;
 use crate::process::identity::{start_of, this_boot, this_machine};
 use crate::process::runtime_directory::{self, key_of};
 use crate::trust::Trust;
@@ -160,7 +161,7 @@ impl NoteFile {
         let read = |path: PathBuf| match read(&path) {
             Ok(note) => Some(NoteFile { path, note }),
             Err(e) => {
-                eprintln!("rhv-mount: {} is not readable: {e}", path.display());
+                tell(format_args!("{} is not readable: {e}", path.display()));
                 None
             }
         };

@@ -31,3 +31,4 @@ mod sticky_errors;
 mod support;
 mod survived;
 mod truncate_rule;
+mod unread;

@@ -27,4 +27,5 @@ mod selftest;
 mod state;
 mod staying;
 mod talking;
+mod unread;
 mod waiting;
