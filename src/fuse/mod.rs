@@ -28,7 +28,7 @@ use tracing::{debug, error};
 
 pub(crate) use self::attr::Tree;
 use self::attr::{Change, File, Inodes, Node};
-pub(crate) use self::session::{MountError, MountOptions, mount, unmount};
+pub(crate) use self::session::{ADDRESS_SPACE, MountError, MountOptions, THREADS, abort, mount, unmount};
 use crate::disk::{Disk, DiskError};
 
 /// How long the kernel may keep an answer about names and attributes. Nothing changes behind its back.

@@ -9,6 +9,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use nix::errno::Errno;
@@ -63,6 +65,41 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
+    /// Waits until all threads of the session are at work. fuser gives the session up when one of them cannot
+    /// be started, and those that run answer for a moment more: one answer proves nothing.
+    fn at_work(self, path: &Path) -> Result<Self, MountError> {
+        let until = Instant::now() + START_LIMIT;
+        let fail = |why| {
+            Err(MountError::Mount {
+                path: path.to_owned(),
+                why,
+            })
+        };
+        while session_threads() < SESSION_THREADS {
+            if self
+                .session
+                .as_ref()
+                .is_none_or(|session| session.guard.is_finished())
+            {
+                let why = self
+                    .wait()
+                    .err()
+                    .map_or("it has ended".to_owned(), |e| e.to_string());
+                return fail(format!(
+                    "the {SESSION_THREADS} threads of the file system cannot be started: {why}"
+                ));
+            }
+            if Instant::now() > until {
+                return fail(format!(
+                    "the threads of the file system do not start within {} s",
+                    START_LIMIT.as_secs()
+                ));
+            }
+            sleep(Duration::from_millis(1));
+        }
+        Ok(self)
+    }
+
     /// Blocks until the kernel has let go of the mount (an unmount, and the last close after it).
     pub(crate) fn wait(mut self) -> io::Result<()> {
         self.session.take().map_or(Ok(()), BackgroundSession::join)
@@ -113,9 +150,22 @@ pub(crate) fn mount(tree: Tree, path: &Path, options: MountOptions) -> Result<Mo
         path: path.to_owned(),
         why: explain(&e),
     })?;
-    Ok(Mounted {
+    let mounted = Mounted {
         session: Some(session),
-    })
+    };
+    mounted.at_work(path).inspect_err(|_| drop(unmount(path, true)))
+}
+
+/// Counts the threads of this process to which fuser gave the name of a session thread.
+fn session_threads() -> usize {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    let numbered = |name: &str| {
+        name.trim()
+            .strip_prefix("fuser-")
+            .is_some_and(|n| n.parse::<u32>().is_ok())
+    };
+    names.filter(|name| numbered(name)).count()
 }
 
 /// Calls mount(2): fuser's own call would not set the type `fuse.rhv-mount`, by which `findmnt`, fstab and
@@ -156,6 +206,15 @@ fn mount_as_root(path: &Path, options: &MountOptions, read_only: bool) -> Result
 /// threads answer stat.
 const SESSION_THREADS: usize = 16;
 
+/// All threads of a mounted file system: fuser has one more, which waits for the others.
+pub(crate) const THREADS: usize = SESSION_THREADS + 1;
+
+/// Address space of a mounted file system, in bytes: fuser has a buffer of 16 MiB and a page in each thread.
+pub(crate) const ADDRESS_SPACE: usize = SESSION_THREADS * ((16 << 20) + 4096);
+
+/// Longest time in which the session's threads start. It is spent only on a machine that is stuck.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
 fn explain(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.trim();
@@ -172,6 +231,13 @@ fn explain(error: &io::Error) -> String {
         io::ErrorKind::PermissionDenied => format!("{text}; it must belong to you and be writable"),
         _ => text.trim_start_matches("fusermount3: ").to_owned(),
     }
+}
+
+/// Fails every request to the mount on `path`, as far as this user may. A thread of this process that waits
+/// for an answer of this process would otherwise keep it from ending.
+pub(crate) fn abort(path: &Path) {
+    let target = path.to_owned();
+    let _ = rights::with(move || umount2(&target, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW));
 }
 
 /// Unmounts `path`. With `lazy`, it disappears from the tree at once and ends with its last user; without,

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus};
 
 use crate::failure::{Exit, Failure};
 use crate::process::rights;
-use crate::process::{allocator, privacy};
+use crate::process::{allocator, limits, privacy};
 
 /// The environment variable that holds the file's path for COMMAND.
 const FILE_VARIABLE: &str = "RHV_MOUNT_FILE";
@@ -23,7 +23,7 @@ pub(crate) fn start(command: &[OsString], file: &Path) -> Result<Child, (u8, Fai
     command.args(args).env(FILE_VARIABLE, file);
     allocator::as_before(&mut command);
     // Root's command may be in a directory that only another user can look into.
-    rights::with(move || privacy::as_before(|| command.spawn())).map_err(|e| {
+    rights::with(move || limits::as_before(|| privacy::as_before(|| command.spawn()))).map_err(|e| {
         let code = if e.kind() == io::ErrorKind::NotFound {
             127
         } else {

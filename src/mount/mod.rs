@@ -1,7 +1,7 @@
 //! One mount, from the first connection to the outcome: the order of things.
 //!
 //! ```text
-//! mountpoint checked -> disks open -> control socket -> mounted -> ready
+//! limits, mountpoint checked -> disks open -> control socket -> mounted -> looked at -> ready
 //!   ... until: unmounted | `rhv-mount umount` | signal | COMMAND ended ...
 //! out of the tree -> each disk ended: drained, flushed, closed, transfer ended -> outcome told
 //! ```
@@ -11,6 +11,7 @@
 //! mount_table  the kernel's mounts        wait     waits for the end of the mount, and unmounts it
 //! record       finding it again           close    ends the disks and tells the outcome
 //! control      `umount` and `status`      command  `-- COMMAND`
+//! ready        what "mounted" means
 //! ```
 //!
 //! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session, COMMAND and the end
@@ -23,11 +24,12 @@ pub(crate) mod control;
 pub(crate) mod mount_table;
 pub(crate) mod mountpoint;
 mod open;
+mod ready;
 pub(crate) mod record;
 mod wait;
 
 use std::ffi::OsString;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,7 +48,7 @@ use crate::fuse::{self, MountOptions};
 use crate::open_disk::{OpenDisk, Step};
 use crate::output::tell;
 use crate::process::handover::Role;
-use crate::process::{rights, spawn};
+use crate::process::{limits, rights, spawn};
 use crate::settings::Settings;
 
 /// An event that the main thread waits for.
@@ -89,7 +91,8 @@ impl Drop for EndOnDrop {
 /// Serves one mount; returns the exit code. Errors before the file is usable are returned, the outcome of the
 /// data is printed.
 pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
-    // Capabilities are given up before the first thread is made.
+    limits::check(ready::needs(&settings.disk))?;
+    // Capabilities are given up before the first thread is made that stays.
     rights::cut_down()?;
     let (events, inbox) = unbounded();
     forward_signals(events.clone())?;
@@ -99,20 +102,11 @@ pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
     let end_in_any_case = EndOnDrop(mount.disks().cloned().collect());
     let listener = control::listen(&mount.place)
         .map_err(|e| Failure::text(Exit::Other, format!("cannot listen for umount and status: {e}")))?;
-    let mounted = mount.mount(events.clone()).inspect_err(|_| mount.place.clear())?;
+    let session = mount
+        .mount(listener, events.clone())
+        .inspect_err(|_| mount.place.clear())?;
     rights::settle();
     mount.disks().for_each(|disk| disk.set_used());
-    let shared = mount.clone();
-    let to_main = events.clone();
-    spawn("control", move || {
-        for stream in listener.incoming().flatten() {
-            match control::read_ask(&stream) {
-                Ok(Ask::Status) => control::answer(stream, &shared.status()),
-                Ok(Ask::Umount) => drop(to_main.send(Event::Umount(stream))),
-                Err(e) => info!("control socket: {e}"),
-            }
-        }
-    })?;
     let mut ended = wait::wait(&mount, &inbox, &events, role).unwrap_or_else(|failure| {
         tell(&failure);
         wait::leave_now(&mount);
@@ -123,7 +117,7 @@ pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
     });
     mount.ending.store(true, Ordering::Relaxed);
     let outcome = close::close(&mount, &inbox, &events, &mut ended);
-    drop((mounted, end_in_any_case));
+    drop((session, end_in_any_case));
     Ok(match ended.command {
         // COMMAND's own failure is the exit code, whatever became of the data (which was told).
         Some(code) if code != 0 => code,
@@ -136,8 +130,28 @@ impl Mount {
         self.disks.iter().map(|mounted| &mounted.disk)
     }
 
-    /// Mounts the disks; the thread that is returned ends with the FUSE session.
-    fn mount(&self, events: Sender<Event>) -> Result<std::thread::JoinHandle<()>, Failure> {
+    /// Answers `umount` and `status`, in a thread of its own.
+    fn answer_asks(self: &Arc<Self>, listener: UnixListener, events: Sender<Event>) -> Result<(), Failure> {
+        let mount = self.clone();
+        let answer = move || {
+            for stream in listener.incoming().flatten() {
+                match control::read_ask(&stream) {
+                    Ok(Ask::Status) => control::answer(stream, &mount.status()),
+                    Ok(Ask::Umount) => drop(events.send(Event::Umount(stream))),
+                    Err(e) => info!("control socket: {e}"),
+                }
+            }
+        };
+        spawn("control", answer).map(drop)
+    }
+
+    /// Mounts the disks, and returns once a look through the mount has found the file and `umount` and
+    /// `status` are answered. The thread that is returned ends with the FUSE session.
+    fn mount(
+        self: &Arc<Self>,
+        listener: UnixListener,
+        events: Sender<Event>,
+    ) -> Result<std::thread::JoinHandle<()>, Failure> {
         let record = Record {
             mountpoint: self.mountpoint.path.clone(),
             pid: std::process::id(),
@@ -156,11 +170,22 @@ impl Mount {
         let file = |mounted: &MountedDisk| (mounted.file_name.clone(), mounted.disk.disk().clone());
         let tree = self.mountpoint.tree(self.disks.iter().map(file).collect());
         let mounted = fuse::mount(tree, &self.mountpoint.path, options)?;
-        spawn("session", move || {
+        let ended = events.clone();
+        let watch = move || {
             if let Err(e) = mounted.wait() {
                 warn!("the FUSE session ended badly: {e}");
             }
-            let _ = events.send(Event::Unmounted);
+            let _ = ended.send(Event::Unmounted);
+        };
+        let begun = spawn("session", watch).and_then(|session| {
+            ready::look(&self.mountpoint)?;
+            self.answer_asks(listener, events)?;
+            Ok(session)
+        });
+        begun.inspect_err(|_| {
+            // A look that is under way would outlive this process.
+            fuse::abort(&self.mountpoint.path);
+            wait::leave_now(self);
         })
     }
 

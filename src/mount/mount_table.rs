@@ -20,20 +20,45 @@ pub(crate) fn is_mounted(path: &Path) -> bool {
 
 /// Returns the user who mounted the rhv-mount file system on exactly this path, dead or alive.
 pub(crate) fn mounted_by(path: &Path) -> Option<u32> {
-    owner_in(&fs::read("/proc/self/mountinfo").unwrap_or_default(), path)
+    owner_in(&read_table(), path)
 }
 
-/// Does the same with the content of the table. Other mounts may have any bytes in their paths; ours are
-/// UTF-8.
+/// Returns the device number, major and minor, of the rhv-mount file system on exactly this path.
+pub(super) fn device_of(path: &Path) -> Option<(u64, u64)> {
+    device_in(&read_table(), path)
+}
+
+/// Finds the owner in the content of the table.
 pub(crate) fn owner_in(table: &[u8], path: &Path) -> Option<u32> {
+    find_in(table, path, |_, kind| {
+        let options = kind.split(' ').nth(1)?;
+        let user = options.split(',').find_map(|o| o.strip_prefix("user_id="))?;
+        user.parse().ok()
+    })
+}
+
+fn device_in(table: &[u8], path: &Path) -> Option<(u64, u64)> {
+    find_in(table, path, |mount, _| {
+        let (major, minor) = mount.split(' ').nth(2)?.split_once(':')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    })
+}
+
+/// Asks `pick` for a fact about the topmost mount of ours on `path`: it gets the part of the line before the
+/// dash, and source and options of the file system. Other mounts may have any bytes in their paths; ours are
+/// UTF-8.
+fn find_in<T>(table: &[u8], path: &Path, pick: impl Fn(&str, &str) -> Option<T>) -> Option<T> {
     let table = String::from_utf8_lossy(table);
     table.lines().rev().find_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
         let target = mount.split(' ').nth(4).map(unescape)?;
-        let options = kind.strip_prefix("fuse.rhv-mount ")?.split(' ').nth(1)?;
-        let user = options.split(',').find_map(|o| o.strip_prefix("user_id="))?;
-        (Path::new(&target) == path).then(|| user.parse().ok())?
+        let kind = kind.strip_prefix("fuse.rhv-mount ")?;
+        (Path::new(&target) == path).then(|| pick(mount, kind))?
     })
+}
+
+fn read_table() -> Vec<u8> {
+    fs::read("/proc/self/mountinfo").unwrap_or_default()
 }
 
 /// True when the process behind the mount on `path` is gone. A process that is there and does not answer
@@ -87,5 +112,6 @@ mod tests {
                       3 2 0:2 / /mnt/a\\040b rw - fuse.rhv-mount r rw,user_id=7\n";
         assert_eq!(owner_in(table, Path::new("/mnt/a b")), Some(7));
         assert_eq!(owner_in(table, Path::new("/mnt/a")), None);
+        assert_eq!(device_in(table, Path::new("/mnt/a b")), Some((0, 2)));
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::OpenDisk;
-use crate::disk::DiskError;
+use crate::disk::{Disk, DiskError};
 use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
 use crate::process::spawn;
@@ -88,11 +88,11 @@ impl Ending {
     ) -> Ending {
         let report: Arc<dyn Fn(Step) + Send + Sync> = Arc::new(report);
         let (closed, tell) = (disk.disk.clone(), report.clone());
-        let closing = spawn("close", move || {
-            let closed = catch_unwind(AssertUnwindSafe(|| closed.close()));
-            let panicked = || Err(DiskError::Failed("internal error while closing".into()));
-            tell(Step::Drained(closed.unwrap_or_else(|_| panicked())));
-        });
+        let close = |disk: &Disk| {
+            let closed = catch_unwind(AssertUnwindSafe(|| disk.close()));
+            closed.unwrap_or_else(|_| Err(DiskError::Failed("internal error while closing".into())))
+        };
+        let closing = spawn("close", move || tell(Step::Drained(close(&closed))));
         let mut ending = Ending {
             state: State::Draining(Progress::of(disk.answers())),
             disk,
@@ -102,7 +102,9 @@ impl Ending {
             limit: retry_time + timeout + EXTRA_PATIENCE,
         };
         if closing.is_err() {
-            ending.give_up();
+            // Without a thread it is closed here, which no signal cuts short.
+            let data = close(&ending.disk.disk);
+            ending.end_transfer(data);
         }
         ending
     }

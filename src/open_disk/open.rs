@@ -14,6 +14,7 @@ use crate::failure::{Exit, Failure};
 use crate::imageio::{self, Client, Endpoint, Image, TransferUrl};
 use crate::output::tell;
 use crate::pool::{Keeper, Pool, USUAL_TIMEOUT};
+use crate::process::limits::no_thread;
 use crate::settings::{DiskSettings, Source};
 use crate::transfer::OwnTransfer;
 
@@ -59,7 +60,7 @@ impl OpenDisk {
             image.renew_with(move |url, state| renewed.upgrade()?.renew(url, state));
             timeout = transfer.inactivity_timeout().unwrap_or(timeout);
         }
-        let keeper = Keeper::start(&pool, timeout)?;
+        let keeper = Keeper::start(&pool, timeout).map_err(|e| no_thread("keeper", &e))?;
         if let Some(transfer) = &transfer {
             let touched = pool.clone();
             OwnTransfer::watch(Arc::downgrade(transfer), move || touched.touch(TICKET_QUIET))?;
@@ -121,7 +122,7 @@ fn open_disk(
         extents: can.extents,
         spare_connection: connections < most_allowed,
     };
-    let disk = Disk::open(pool.clone(), image.size(), options)?;
+    let disk = Disk::open(pool.clone(), image.size(), options).map_err(|e| no_thread("of the disk", &e))?;
     Ok((pool, Arc::new(disk)))
 }
 

@@ -17,7 +17,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -26,7 +26,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, close, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
 use signal_hook::iterator::Signals;
 use zeroize::Zeroizing;
 
@@ -139,17 +139,22 @@ pub(crate) fn launch(settings: &impl Errand) -> Result<u8, Failure> {
     let (mut command, memory) = again(Role::Background, settings)?;
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut server = privacy::as_before(|| command.spawn())
-        .map_err(|e| failed("cannot start the background process", e))?;
+        .map_err(|e| Failure::text(Exit::Mount, format!("cannot start the background process: {e}")))?;
     drop(memory);
     // Ctrl-C reaches only this process: the server is in a session of its own. A signal lets it end in order.
     let pid = Pid::from_raw(server.id() as i32);
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| failed("cannot catch signals", e))?;
-    std::thread::spawn(move || {
+    let passing_on = super::spawn("signals", move || {
         for _ in signals.forever() {
             let _ = kill(pid, Signal::SIGTERM);
         }
     });
+    if let Err(failure) = passing_on {
+        // The server ends in order when it finds nobody to tell that it is ready.
+        let _ = kill(pid, Signal::SIGTERM);
+        return Err(failure);
+    }
     let mut line = String::new();
     let stdout = server.stdout.take().expect("it is piped");
     let _ = BufReader::new(stdout).read_line(&mut line);
@@ -159,7 +164,19 @@ pub(crate) fn launch(settings: &impl Errand) -> Result<u8, Failure> {
     let status = server
         .wait()
         .map_err(|e| failed("cannot wait for the background process", e))?;
-    // A server that was killed, or that ended well without being ready, has failed all the same.
+    if let Some(signal) = status.signal() {
+        return Err(Failure::text(
+            Exit::Other,
+            format!(
+                "the background process {pid} was killed by signal {signal} before the disk was mounted{}",
+                match signal {
+                    SIGKILL => ": by somebody, or by the kernel because memory ran out (see dmesg)",
+                    _ => "",
+                }
+            ),
+        ));
+    }
+    // A server that ended well without being ready has failed all the same.
     Ok(status
         .code()
         .filter(|&code| code != 0)

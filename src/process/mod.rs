@@ -1,9 +1,10 @@
-//! This process: its capabilities, its memory, its privacy, its name on this machine, and the handover to the
+//! This process: its capabilities, its limits, its memory, its privacy, its name on this machine, and the handover to the
 //! process that serves.
 
 pub(crate) mod allocator;
 pub(crate) mod handover;
 pub(crate) mod identity;
+pub(crate) mod limits;
 pub(crate) mod privacy;
 pub(crate) mod rights;
 pub(crate) mod runtime_directory;
@@ -15,5 +16,6 @@ pub(crate) fn spawn(
     name: &str,
     body: impl FnOnce() + Send + 'static,
 ) -> Result<std::thread::JoinHandle<()>, Failure> {
-    Ok(std::thread::Builder::new().name(name.into()).spawn(body)?)
+    let spawned = std::thread::Builder::new().name(name.into()).spawn(body);
+    spawned.map_err(|e| limits::no_thread(name, &e))
 }

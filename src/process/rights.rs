@@ -20,6 +20,9 @@ use caps::{CapSet, Capability, CapsHashSet};
 use crossbeam::channel::{Sender, bounded, unbounded};
 use tracing::warn;
 
+use super::limits::no_thread;
+use crate::failure::Failure;
+
 /// Needed while the mount is made: files of other users (CA, vdsm.id), another user's server, mount(2).
 const AT_FIRST: [Capability; 4] = [
     Capability::CAP_DAC_OVERRIDE,
@@ -44,20 +47,21 @@ thread_local! {
 }
 
 /// Leaves the calling thread, and every thread that it makes afterwards, without capabilities.
-pub(crate) fn cut_down() -> std::io::Result<()> {
+pub(crate) fn cut_down() -> Result<(), Failure> {
     let inherited = caps::read(None, CapSet::Ambient).is_ok_and(|ambient| !ambient.is_empty());
     if !nix::unistd::geteuid().is_root() || inherited || DEEDS.get().is_some() {
         return Ok(());
     }
     let (deeds, inbox) = unbounded::<Deed>();
     let (done, ready) = bounded(1);
-    thread::Builder::new().name("rights".into()).spawn(move || {
+    let spawned = thread::Builder::new().name("rights".into()).spawn(move || {
         HAS_RIGHTS.set(true);
         let _ = done.send(keep(&AT_FIRST));
         for deed in inbox {
             deed();
         }
-    })?;
+    });
+    spawned.map_err(|e| no_thread("rights", &e))?;
     let kept = ready.recv().unwrap_or_else(|e| Err(e.to_string()));
     kept.and_then(|()| keep(&[])).map_err(std::io::Error::other)?;
     let _ = DEEDS.set(deeds);

@@ -14,6 +14,7 @@ mod failed_reads;
 mod features;
 mod flush_promise;
 mod hostile;
+mod limits;
 mod local_sockets;
 mod memory;
 mod model;

@@ -1,0 +1,78 @@
+//! What "mounted" means: the system has granted all that a mount needs, and a look through the mount has
+//! found our file.
+//!
+//! A mount whose session does not answer would be told as mounted otherwise; and where the look finds another
+//! file, a program would write into that one, with success and for nobody.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use crossbeam::channel::bounded;
+use nix::sys::stat::{major, minor};
+
+use super::mount_table::device_of;
+use super::mountpoint::Mountpoint;
+use crate::failure::{Exit, Failure};
+use crate::fuse;
+use crate::process::limits::Needs;
+use crate::process::{rights, spawn};
+use crate::settings::DiskSettings;
+
+/// Longest wait for the look. It needs no network, but for a second at most in which a disk waits for its
+/// extents.
+const LOOK_LIMIT: Duration = Duration::from_secs(60);
+
+/// Threads of a mount beside those of the file system and of the connections, and the processes that it
+/// starts: rights, signals, control, session, open, look, extents, watch, close, finalize, command; COMMAND
+/// and fusermount3.
+const OWN_THREADS: usize = 13;
+
+/// Threads for each connection: writer, prefetch, keeper, flush.
+const THREADS_PER_CONNECTION: usize = 4;
+
+/// Descriptors beside those of the connections: log, signals, control socket and who asks there, /dev/fuse,
+/// the engine, a resolver, files that are read or written for a moment.
+const OWN_DESCRIPTORS: usize = 16;
+
+/// Descriptors for each connection: the old socket may be there while a new one is made.
+const DESCRIPTORS_PER_CONNECTION: usize = 2;
+
+/// Upper bound on the write-behind and what requests need beside it, in bytes.
+const WRITES_UNDER_WAY: usize = 128 << 20;
+
+/// Returns what a mount of one disk takes at most.
+pub(super) fn needs(disk: &DiskSettings) -> Needs {
+    let budgets = disk.cache_size.saturating_add(disk.journal_size);
+    Needs {
+        threads: OWN_THREADS + fuse::THREADS + THREADS_PER_CONNECTION * disk.connections,
+        descriptors: OWN_DESCRIPTORS + DESCRIPTORS_PER_CONNECTION * disk.connections,
+        bytes: (fuse::ADDRESS_SPACE + WRITES_UNDER_WAY)
+            .saturating_add(usize::try_from(budgets).unwrap_or(usize::MAX)),
+    }
+}
+
+/// Looks through the mount for the file, in a thread that nobody waits for longer than [`LOOK_LIMIT`].
+pub(super) fn look(mountpoint: &Mountpoint) -> Result<(), Failure> {
+    let fail = |why: String| {
+        let message = format!("cannot mount on {}: {why}", mountpoint.path.display());
+        Err(Failure::text(Exit::Mount, message))
+    };
+    let Some(device) = device_of(&mountpoint.path) else {
+        return fail("it was unmounted again at once".to_owned());
+    };
+    let (done, looked) = bounded(1);
+    let file = mountpoint.file.clone();
+    // A directory on the way may be another user's: the thread has the rights of the one that makes it.
+    rights::with(move || spawn("look", move || drop(done.send(fs::metadata(file)))))?;
+    match looked.recv_timeout(LOOK_LIMIT) {
+        Ok(Ok(meta)) if meta.is_file() && (major(meta.dev()), minor(meta.dev())) == device => Ok(()),
+        Ok(Ok(_)) => fail(format!("{} is another file", mountpoint.file.display())),
+        Ok(Err(e)) => fail(format!("{} does not answer: {e}", mountpoint.file.display())),
+        Err(_) => fail(format!(
+            "{} does not answer within {} s",
+            mountpoint.file.display(),
+            LOOK_LIMIT.as_secs()
+        )),
+    }
+}

@@ -1,0 +1,135 @@
+//! The system's limits on threads, descriptors and memory, tried out before anything is begun.
+//!
+//! A mount that runs into one of them half way is a dead mount: its file system has no threads that answer,
+//! or a buffer is missing and the process aborts. So [`check`] takes all that the mount will need at once,
+//! lets go of it again, and refuses with the number that is needed. Somebody else may take it in between;
+//! every step that needs a thread therefore fails in order too.
+
+use std::fs::File;
+use std::io;
+use std::sync::OnceLock;
+use std::thread::Builder;
+
+use crossbeam::channel::bounded;
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+
+use crate::failure::{Exit, Failure};
+
+/// Memory is tried out in pieces of this size, in bytes: the kernel refuses a single one that is larger than
+/// all its memory, although nobody may ever fill it.
+const PIECE_BYTES: usize = 16 << 20;
+
+/// The soft limit on descriptors that this process was started with, where it was raised.
+static DESCRIPTOR_LIMIT: OnceLock<rlim_t> = OnceLock::new();
+
+/// What a mount needs beyond what this process has already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// Threads and processes at once.
+    pub(crate) threads: usize,
+    /// Open descriptors at once.
+    pub(crate) descriptors: usize,
+    /// Address space in bytes, without the stacks of the threads.
+    pub(crate) bytes: usize,
+}
+
+/// Refuses, with exit code 6, where the system does not grant `needs`. Raises the soft limit on descriptors
+/// where that is enough.
+pub(crate) fn check(needs: Needs) -> Result<(), Failure> {
+    if let Err(e) = take_descriptors(needs.descriptors) {
+        raise_descriptors();
+        take_descriptors(needs.descriptors).map_err(|_| too_few_descriptors(needs.descriptors, &e))?;
+    }
+    let (hold, held) = bounded::<()>(0);
+    let mut threads = Vec::with_capacity(needs.threads);
+    let enough = (0..needs.threads).try_for_each(|n| {
+        let held = held.clone();
+        let spawned = Builder::new().spawn(move || held.recv().unwrap_or(()));
+        threads.push(spawned.map_err(|e| too_few_threads(needs.threads, n, &e))?);
+        Ok(())
+    });
+    // Together with the stacks.
+    let enough = enough.and_then(|()| take_memory(needs.bytes));
+    drop(hold);
+    threads.into_iter().for_each(|thread| drop(thread.join()));
+    enough
+}
+
+/// Runs `start`, which starts a program, under the limit that this process was started with.
+pub(crate) fn as_before<T>(start: impl FnOnce() -> T) -> T {
+    let raised = DESCRIPTOR_LIMIT.get().copied();
+    let now = getrlimit(Resource::RLIMIT_NOFILE);
+    let (Some(before), Ok((soft, hard))) = (raised, now) else {
+        return start();
+    };
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, before, hard);
+    let started = start();
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
+    started
+}
+
+/// The failure to start the thread `name`.
+pub(crate) fn no_thread(name: &str, error: &io::Error) -> Failure {
+    Failure::text(
+        Exit::Mount,
+        format!("cannot start the thread {name}: {error}; {RAISE_THREADS}"),
+    )
+}
+
+const RAISE_THREADS: &str = "raise the limit (pids.max of its cgroup, TasksMax= of its unit, ulimit -u), or \
+                             mount with fewer --connections";
+
+fn too_few_threads(needed: usize, got: usize, error: &io::Error) -> Failure {
+    Failure::text(
+        Exit::Mount,
+        format!("a mount needs {needed} threads, and the system grants {got} ({error}): {RAISE_THREADS}"),
+    )
+}
+
+fn too_few_descriptors(needed: usize, error: &io::Error) -> Failure {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    Failure::text(
+        Exit::Mount,
+        format!(
+            "a mount needs {needed} file descriptors beside those that are open, and the limit is {limit} \
+             ({error}): raise it (ulimit -n, LimitNOFILE= of its unit), or mount with fewer --connections"
+        ),
+    )
+}
+
+fn take_descriptors(count: usize) -> io::Result<()> {
+    let one = File::open("/dev/null")?;
+    let all: io::Result<Vec<File>> = (1..count).map(|_| one.try_clone()).collect();
+    all.map(drop)
+}
+
+fn raise_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        Ok(soft)
+    });
+    if let Ok(before) = raised {
+        let _ = DESCRIPTOR_LIMIT.set(before);
+    }
+}
+
+fn take_memory(bytes: usize) -> Result<(), Failure> {
+    let mut pieces: Vec<Vec<u8>> = Vec::new();
+    for _ in 0..bytes.div_ceil(PIECE_BYTES) {
+        let mut piece = Vec::new();
+        piece.try_reserve_exact(PIECE_BYTES).map_err(|e| {
+            let limit = getrlimit(Resource::RLIMIT_AS).map_or(0, |(soft, _)| soft >> 20);
+            Failure::text(
+                Exit::Mount,
+                format!(
+                    "a mount needs {} MiB of address space beside its threads, and the limit is {limit} MiB \
+                     ({e}): raise it (ulimit -v, LimitAS= of its unit), or mount with smaller --cache-size \
+                     and --journal-size",
+                    bytes >> 20
+                ),
+            )
+        })?;
+        pieces.push(piece);
+    }
+    Ok(())
+}
