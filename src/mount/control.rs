@@ -5,9 +5,13 @@
 //! barrier.
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
+use nix::sys::socket::sockopt::{PeerCredentials, SendTimeout};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, setsockopt, socket};
+use nix::sys::time::{TimeVal, TimeValLike};
 use serde::{Deserialize, Serialize};
 
 use super::record::{Ending, Place};
@@ -40,7 +44,7 @@ pub(crate) struct Status {
     pub(crate) mountpoint: String,
     pub(crate) file: String,
     pub(crate) pid: u32,
-    /// `mounted`, `ending`, or `dead`: the process was killed.
+    /// `mounted`, `ending`, `silent` (the process is there and does not answer), or `dead` (it was killed).
     pub(crate) phase: String,
     #[serde(flatten)]
     pub(crate) disk: DiskStatus,
@@ -49,7 +53,8 @@ pub(crate) struct Status {
 /// Listens on the place's socket; one that nobody listens on any more is replaced.
 pub(crate) fn listen(place: &Place) -> io::Result<UnixListener> {
     let path = place.socket();
-    if path.exists() && UnixStream::connect(&path).is_err() {
+    let refused = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
+    if connect(place, SockFlag::SOCK_NONBLOCK).is_err_and(|e| refused(&e)) {
         std::fs::remove_file(&path)?;
     }
     UnixListener::bind(path)
@@ -108,8 +113,31 @@ pub(crate) fn is_silent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
+/// Returns the process that serves `place`, with its number in this process's own PID namespace; `None` where
+/// it has none there, or cannot be asked.
+pub(crate) fn process_of(place: &Place) -> Option<u32> {
+    // The kernel takes a connection for a process that is stopped, until as many wait as it keeps.
+    let stream = connect(place, SockFlag::SOCK_NONBLOCK).ok()?;
+    let peer = getsockopt(&stream, PeerCredentials).ok()?;
+    u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0)
+}
+
+/// Connects within [`STATUS_TIMEOUT`]: a process that is stopped takes no connection, and the kernel keeps
+/// only so many for it.
+fn connect(place: &Place, flags: SockFlag) -> io::Result<UnixStream> {
+    let flags = flags | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    setsockopt(
+        &socket,
+        SendTimeout,
+        &TimeVal::seconds(STATUS_TIMEOUT.as_secs() as i64),
+    )?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &UnixAddr::new(&place.socket())?)?;
+    Ok(socket.into())
+}
+
 fn ask(place: &Place, ask: Ask) -> io::Result<UnixStream> {
-    let mut stream = UnixStream::connect(place.socket())?;
+    let mut stream = connect(place, SockFlag::empty())?;
     writeln!(stream, "{}", serde_json::to_string(&ask)?)?;
     Ok(stream)
 }

@@ -26,6 +26,26 @@ pub(crate) fn start_of(pid: u32) -> Option<u64> {
     }
 }
 
+/// Says why a process that is there may not answer, and what to do about it.
+pub(crate) fn why_silent(pid: u32) -> String {
+    match state_of(pid) {
+        Some('T') => format!("process {pid} is stopped; `kill -CONT {pid}` lets it go on"),
+        Some('t') => format!("process {pid} is stopped by a debugger"),
+        Some('D') => format!(
+            "process {pid} waits in the kernel and cannot be interrupted: for a storage, for memory, or \
+             because its control group is frozen"
+        ),
+        Some(_) => format!("process {pid} is there, and busy, frozen or stuck"),
+        None => format!("process {pid} cannot be seen from here"),
+    }
+}
+
+/// The state of a process as one letter (field 3 of `/proc/PID/stat`).
+fn state_of(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
 /// The name of this machine.
 pub(crate) fn this_machine() -> String {
     kernel_says("hostname")
@@ -50,6 +70,20 @@ mod tests {
         let now = start_of(std::process::id());
         assert!(now.is_some());
         assert_eq!(start_of(u32::MAX), None);
+    }
+
+    #[test]
+    fn a_stopped_process_is_told_from_one_that_runs() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        let until = Instant::now() + DYING_LIMIT;
+        while !why_silent(child.id()).contains("kill -CONT") {
+            assert!(Instant::now() < until, "{}", why_silent(child.id()));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(why_silent(child.id()).contains("cannot be seen"));
     }
 
     #[test]

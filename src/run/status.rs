@@ -1,16 +1,18 @@
 //! `rhv-mount status`: what is mounted here, from the processes that serve it.
 
+use std::io;
 use std::path::Path;
 
 use nix::unistd::Uid;
 
 use crate::failure::{Exit, Failure};
 use crate::mount::control::{self, Status};
-use crate::mount::mount_table::mounted_by;
+use crate::mount::mount_table::{is_dead, mounted_by};
 use crate::mount::mountpoint::canonical;
 use crate::mount::record::{self, Place};
 use crate::open_disk::DiskStatus;
 use crate::output::print;
+use crate::process::identity::why_silent;
 use crate::process::runtime_directory;
 use crate::settings::cli::Output;
 
@@ -53,21 +55,32 @@ pub(super) fn status(path: Option<&Path>, output: Output) -> Result<u8, Failure>
     Ok(Exit::Done as u8)
 }
 
-/// A record whose process doesn't answer, and whose mount is still there, is a dead mount. One without a
-/// mount is only a file that a killed process left.
+/// Asks the process behind a record. Where it does not answer, its mount is dead if nobody listens on its
+/// socket any more; silence is no death. A record without a mount is only a file that a killed process left.
 fn look(user: Uid, place: &Place) -> Option<Status> {
-    if let Ok(status) = control::ask_status(place) {
-        return Some(status);
-    }
+    let error = match control::ask_status(place) {
+        Ok(status) => return Some(status),
+        Err(e) => e,
+    };
     let record = place.record()?;
     if mounted_by(&record.mountpoint) != Some(user.as_raw()) {
         return None;
     }
     let mountpoint = record.mountpoint.display().to_string();
+    let nobody_listens = error.kind() == io::ErrorKind::ConnectionRefused;
+    let (phase, why) = match nobody_listens || is_dead(&record.mountpoint) {
+        true => (
+            "dead",
+            format!("its process was killed; remove it with `rhv-mount umount {mountpoint}`"),
+        ),
+        false if control::is_silent(&error) => {
+            let pid = control::process_of(place).unwrap_or(record.pid);
+            ("silent", format!("it does not answer: {}", why_silent(pid)))
+        }
+        false => ("silent", format!("its process cannot be asked: {error}")),
+    };
     let disk = DiskStatus {
-        failure: Some(format!(
-            "its process was killed; remove it with `rhv-mount umount {mountpoint}`"
-        )),
+        failure: Some(why),
         read_only: record.read_only,
         ..DiskStatus::default()
     };
@@ -75,7 +88,7 @@ fn look(user: Uid, place: &Place) -> Option<Status> {
         file: mountpoint.clone(),
         mountpoint,
         pid: record.pid,
-        phase: "dead".to_owned(),
+        phase: phase.to_owned(),
         disk,
     })
 }
@@ -91,7 +104,7 @@ pub(super) fn text(status: &Status) -> String {
         status.pid,
         disk.seconds
     );
-    if status.phase != "dead" {
+    if !matches!(status.phase.as_str(), "dead" | "silent") {
         out += &format!(
             "  file         {}, {} bytes of a disk of {}\n  host         {} over {}\n  \
              connections  {} ({} writing, {} replaced)\n  bytes        {} read, {} written, {} zeroed\n  \

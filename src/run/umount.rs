@@ -12,6 +12,7 @@ use crate::mount::mount_table::{is_dead, is_mounted, mounted_by};
 use crate::mount::mountpoint::{canonical, remove_placeholder};
 use crate::mount::record::{Ending, Place};
 use crate::output::{tell, tell_plainly};
+use crate::process::identity::why_silent;
 use crate::process::runtime_directory;
 use crate::transfer::note::NoteFile;
 
@@ -51,22 +52,24 @@ pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
             "{shown} is on its way to the storage; see `rhv-mount status`"
         ))
     };
-    match control::ask_umount(&place, still) {
+    let error = match control::ask_umount(&place, still) {
         Ok(Some(ending)) => return Ok(hear(&ending)),
         Ok(None) => return clear_up(&path, &place),
         Err(e) if control::is_silent(&e) => {
-            let pid = place.record().map_or(0, |record| record.pid);
+            let recorded = || place.record().map_or(0, |record| record.pid);
+            let pid = control::process_of(&place).unwrap_or_else(recorded);
             return Err(Failure::text(
                 Exit::DataLoss,
                 format!(
-                    "process {pid}, which serves {shown}, does not answer, not even with its status: what \
-                     was written since the last fsync may not be on the storage. If it is stopped, `kill \
-                     -CONT {pid}` lets it go on and end; `kill {pid}` twice makes it give up"
+                    "the process that serves {shown} does not answer, not even with its status ({}): what \
+                     was written since the last fsync may not be on the storage. It ends as soon as it goes \
+                     on; `kill {pid}` twice makes it give up",
+                    why_silent(pid)
                 ),
             ));
         }
-        Err(_) => {}
-    }
+        Err(e) => e,
+    };
     if let Some(ending) = place.take_ending() {
         return Ok(hear(&ending));
     }
@@ -77,7 +80,7 @@ pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
         return Err(Failure::text(
             Exit::Mount,
             format!(
-                "the process that serves {shown} cannot be asked, its socket {} is gone; unmount with \
+                "the process that serves {shown} cannot be asked over its socket {}: {error}; unmount with \
                  `fusermount3 -u {shown}`, and wait until that process has ended",
                 place.socket().display()
             ),

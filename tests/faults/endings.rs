@@ -6,7 +6,7 @@ use crate::server::{Action, Fault, Server, Verb};
 use crate::support::foreground::Foreground;
 use crate::support::mount::{is_mounted, rhv_mount, rhv_mount_command};
 use crate::support::redaction::Trace;
-use crate::support::run::{run, scratch, wait_until};
+use crate::support::run::{run, scratch, text, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File, OpenOptions};
@@ -250,6 +250,64 @@ fn umount_of_a_stopped_process_ends_and_reports_it() {
     wait_until("every byte is durable", 60, || {
         rig.server.durable().first_difference(&expected).is_none()
     });
+}
+
+/// Silence is no death: the mount goes on where it was as soon as the process does. The kernel keeps only so
+/// many connections for a process that takes none.
+#[test]
+fn status_of_a_stopped_process_says_so_however_many_ask() {
+    let rig = Rig::start(settings(4 * MIB), &[]);
+    let target = rig.mount.mountpoint().to_path_buf();
+    let pid = rig.mount.pids()[0];
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    let json = rig.mount.status(&["-o", "json"]).ok();
+    let socket = socket_of(&target);
+    // More than the kernel takes.
+    let mut held = Vec::new();
+    while held.len() < 10_000 {
+        let one = nix::sys::socket::socket(
+            nix::sys::socket::AddressFamily::Unix,
+            nix::sys::socket::SockType::Stream,
+            nix::sys::socket::SockFlag::SOCK_NONBLOCK,
+            None,
+        )
+        .unwrap();
+        let address = nix::sys::socket::UnixAddr::new(&socket).unwrap();
+        if nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&one), &address).is_err() {
+            break;
+        }
+        held.push(one);
+    }
+    let full = run(rhv_mount_command(None).arg("status").arg(&target), 60);
+    let umount = run(rhv_mount_command(None).arg("umount").arg(&target), 120);
+    drop(held);
+    kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
+    let status: serde_json::Value = serde_json::from_str(&json.stdout).expect("an object");
+    assert_eq!(status["phase"], "silent", "{json}");
+    assert_eq!(status["pid"], pid, "{json}");
+    for said in [
+        status["failure"].as_str().unwrap_or_default(),
+        &full.clone().ok().stdout,
+    ] {
+        assert!(said.contains(&format!("kill -CONT {pid}")), "{said}");
+        assert!(!said.contains("killed"), "{said}");
+    }
+    assert_eq!(umount.code, Some(7), "{umount}");
+    assert!(umount.stderr.contains("does not answer"), "{umount}");
+    assert!(is_mounted(&target), "it was removed: {umount}");
+    assert_eq!(rig.umount().0.code, Some(0));
+}
+
+/// Returns the control socket of the mount on `target`, which is beside its record.
+fn socket_of(target: &Path) -> std::path::PathBuf {
+    let records = fs::read_dir("/run/rhv-mount")
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path());
+    let name = format!("\"{}\"", target.display());
+    let mut ours =
+        records.filter(|path| path.extension().is_some_and(|e| e == "json") && text(path).contains(&name));
+    ours.next().expect("a record").with_extension("sock")
 }
 
 #[test]
