@@ -4,8 +4,9 @@
 //! wait for one of the pool's. Ranges that are pending when it starts, or change before the answer arrives,
 //! count as data, since the answer may be older than the change. Callers that need the map wait for it
 //! ([`Extents::known`]). Zeros that are written right after opening wait for a moment
-//! ([`Extents::known_soon`]), since on a new disk they then cost no request. The thread always leaves a map
-//! behind, even if it is empty.
+//! ([`Extents::known_soon`]), since on a new disk they then cost no request; a truncate, which may zero the
+//! whole disk, waits for longer ([`Extents::known_in_time`]). The thread always leaves a map behind, even if
+//! it is empty.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,10 @@ const MAX_ROUNDING_BYTES: u64 = 2 << 20;
 
 /// Time after opening until which the first written zeros wait for the map.
 const MAX_MAP_WAIT: Duration = Duration::from_secs(1);
+
+/// Time after opening until which a truncate, and a discard of a long range, wait for the map. What takes
+/// longer is a list of millions of extents; zeroing that disk as a whole is then no worse.
+const MAX_MAP_WAIT_TO_ZERO: Duration = Duration::from_secs(60);
 
 /// The extents of a disk: requested, or known.
 #[derive(Debug)]
@@ -65,6 +70,11 @@ impl Extents {
     /// Waits until the map is known, or its request has failed, or the disk closes.
     pub(super) fn known(&self) {
         self.writes.await_zeros(None);
+    }
+
+    /// Waits until the map is known, until [`MAX_MAP_WAIT_TO_ZERO`] after opening.
+    pub(super) fn known_in_time(&self) {
+        self.writes.await_zeros(Some(self.asked + MAX_MAP_WAIT_TO_ZERO));
     }
 
     /// Waits until the map is known, until [`MAX_MAP_WAIT`] after opening.

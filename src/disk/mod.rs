@@ -82,6 +82,10 @@ const MIN_WRITE_BEHIND_BYTES: usize = 32 << 20;
 /// Upper bound on write-behind memory, in bytes, whatever the number of connections.
 const MAX_WRITE_BEHIND_BYTES: usize = 128 << 20;
 
+/// Size in bytes from which on a range that is to be zero is worth waiting for the extents: to zero it all may
+/// take longer, and allocates memory for tables on a thin disk.
+const MIN_LONG_ZEROS_BYTES: u64 = 1 << 30;
+
 /// One remote disk, open.
 pub(crate) struct Disk {
     size: u64,
@@ -235,7 +239,10 @@ impl Disk {
     /// part behind the file's end is ignored (it is zero).
     pub(crate) fn zero(&self, offset: u64, len: u64, grow: bool) -> Result<(), DiskError> {
         let end = offset.saturating_add(len);
-        self.extents.known_soon();
+        match len.min(self.size.saturating_sub(offset)) < MIN_LONG_ZEROS_BYTES {
+            true => self.extents.known_soon(),
+            false => self.extents.known_in_time(),
+        }
         let mut inner = self.writable()?;
         if grow && end > self.size {
             return Err(self.no_space());
@@ -269,8 +276,8 @@ impl Disk {
             return Err(self.no_space());
         }
         if len < self.len() {
-            // Without the extents, zeroing bytes that are zero already would cost a request.
-            self.extents.known();
+            // Without the extents, bytes that are zero already would be zeroed.
+            self.extents.known_in_time();
         }
         let mut inner = self.writable()?;
         let cut = len..inner.len;
@@ -326,17 +333,16 @@ impl Disk {
         self.writes.room()
     }
 
-    /// Acknowledges zeros in `range`; does nothing where all of it is known to be zero.
+    /// Acknowledges zeros in `range`; only what may be data in it is zeroed.
     fn zero_locked(&self, inner: &mut Inner, range: Range<u64>) {
-        if inner
-            .zeros
-            .as_ref()
-            .is_some_and(|zeros| zeros.covers(range.clone()))
-        {
-            return;
+        let pieces = match &inner.zeros {
+            Some(zeros) => zeros.to_zero(range),
+            None => vec![range],
+        };
+        for piece in pieces {
+            inner.table.zero(piece.clone());
+            self.changed(inner, piece, true);
         }
-        inner.table.zero(range.clone());
-        self.changed(inner, range, true);
     }
 
     /// Updates all that is remembered about `range`, after its change has entered the table.

@@ -4,11 +4,12 @@
 use crate::rig::{
     MIB, Rig, assert_same, close, errno, fallocate, pattern, punch_hole, read_at, settings, used_server,
 };
-use crate::server::{Image, Server, Verb};
+use crate::server::{Action, Fault, Image, Server, Verb};
 use libc::{ENOSPC, EOPNOTSUPP};
 use nix::fcntl::FallocateFlags;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 const SIZE: u64 = 32 * MIB;
 
@@ -77,6 +78,87 @@ fn truncating_twice_zeroes_once_even_where_the_server_reports_no_extents() {
     close(truncating(&rig)).unwrap();
     close(truncating(&rig)).unwrap();
     assert_eq!(zeroed(&rig), [(0, SIZE)]);
+}
+
+/// Size of a thin disk in bytes, far more than there is data.
+const THIN: u64 = 8 << 30;
+
+/// Starts a thin disk with two pieces of data, 1.1 MB in all.
+fn thin() -> Server {
+    let server = Server::start(settings(THIN));
+    server.preset(0, &pattern(9, MIB as usize));
+    server.preset(3 << 30, &pattern(8, 100_000));
+    server
+}
+
+/// Checks that little more was zeroed than `data` bytes: each piece in units of 64 KiB.
+#[track_caller]
+fn assert_little_was_zeroed(rig: &Rig, data: u64) {
+    let (zeroed, requests) = (total_zeroed(rig), zeroed(rig).len());
+    assert!(
+        (data..data + 8 * 65536).contains(&zeroed),
+        "{zeroed} bytes, {data} of data"
+    );
+    assert!(requests < 16, "{requests} requests");
+}
+
+#[test]
+fn truncating_a_thin_disk_zeroes_what_is_data_and_what_was_written_since() {
+    let rig = Rig::over(thin(), &[]);
+    let file = truncating(&rig);
+    file.sync_all().unwrap();
+    assert_little_was_zeroed(&rig, MIB + 100_000);
+    file.write_all_at(&pattern(1, 3 * MIB as usize), 5 << 30).unwrap();
+    file.write_all_at(b"!", THIN - 1).unwrap();
+    file.set_len(4096).unwrap();
+    file.sync_all().unwrap();
+    assert_little_was_zeroed(&rig, 4 * MIB + 100_001);
+    drop(file);
+    rig.umount_expecting(&Image::new(THIN));
+}
+
+#[test]
+fn a_truncate_at_once_waits_for_the_extents() {
+    let server = thin();
+    server.arm(Fault::next(Verb::Extents, Action::Stall(Duration::from_secs(4))));
+    let rig = Rig::over(server, &[]);
+    close(truncating(&rig)).unwrap();
+    assert_little_was_zeroed(&rig, MIB + 100_000);
+    rig.umount_expecting(&Image::new(THIN));
+}
+
+#[test]
+fn discarding_a_thin_disk_zeroes_what_is_data() {
+    let keep = FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    for mode in [punch, keep, FallocateFlags::FALLOC_FL_ZERO_RANGE] {
+        let rig = Rig::over(thin(), &[]);
+        let file = rig.read_write();
+        // mkfs and blkdiscard do this at once, and may do it in several steps.
+        fallocate(&file, mode, 0..2 << 30).unwrap();
+        fallocate(&file, mode, 2 << 30..THIN).unwrap();
+        assert!(read_at(&file, 0..2 * MIB).unwrap().iter().all(|byte| *byte == 0));
+        file.sync_all().unwrap();
+        assert_little_was_zeroed(&rig, MIB + 100_000);
+        drop(file);
+        rig.umount_expecting(&Image::new(THIN));
+    }
+}
+
+#[test]
+fn zeros_written_over_a_thin_disk_cost_only_the_data_that_they_cover() {
+    let rig = Rig::over(thin(), &[]);
+    let file = rig.read_write();
+    let zeros = vec![0; MIB as usize];
+    for n in 0..8 {
+        file.write_all_at(&zeros, n * MIB).unwrap();
+        file.write_all_at(&zeros, (3 << 30) - 4 * MIB + n * MIB).unwrap();
+    }
+    file.sync_all().unwrap();
+    assert_eq!(rig.server.count(Verb::Put), 0);
+    assert_little_was_zeroed(&rig, MIB + 100_000);
+    drop(file);
+    rig.umount_expecting(&Image::new(THIN));
 }
 
 #[test]
@@ -202,7 +284,7 @@ fn truncating_in_the_middle_keeps_the_bytes_before_and_zeroes_those_behind() {
 #[test]
 fn truncates_while_writes_are_in_flight_keep_the_order() {
     let (server, _) = used();
-    server.change(|settings| settings.put_delay = std::time::Duration::from_millis(50));
+    server.change(|settings| settings.put_delay = Duration::from_millis(50));
     let rig = Rig::over(server, &[]);
     let file = rig.read_write();
     let mut model = Image::new(SIZE);

@@ -14,6 +14,14 @@ const MAX_RUNS: usize = 1 << 18;
 /// Upper bound on the holes that [`ZeroMap::data_in`] passes, since each costs a search.
 const MAX_HOLES_PASSED: usize = 16;
 
+/// Unit in bytes to which [`ZeroMap::to_zero`] widens its pieces: the cluster size of qcow2. A cluster that is
+/// zeroed as a whole is freed; one that is zeroed in part stays allocated and is read and written again.
+const ZERO_UNIT_BYTES: u64 = 64 << 10;
+
+/// Upper bound on the pieces of [`ZeroMap::to_zero`]. Each is a request, and with more of them it takes longer
+/// to spare the holes between than to zero those, too.
+const MAX_PIECES: usize = 1 << 12;
+
 /// Disjoint, non-adjacent runs of zeros, each as start -> end.
 #[derive(Debug, Default)]
 pub(crate) struct ZeroMap {
@@ -109,6 +117,35 @@ impl ZeroMap {
         None
     }
 
+    /// Returns the pieces of `range`, in ascending order, that have to be zeroed so that all of it is zero:
+    /// what may be data, widened to whole units. Where there would be too many pieces, the shortest holes
+    /// between them count as data.
+    pub(crate) fn to_zero(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let mut pieces: Vec<Range<u64>> = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let start = self.next_data(at);
+            if start >= range.end {
+                break;
+            }
+            at = self
+                .next_zero(start)
+                .map_or(range.end, |zero| zero.min(range.end));
+            let from = (start / ZERO_UNIT_BYTES * ZERO_UNIT_BYTES).max(range.start);
+            let to = at.next_multiple_of(ZERO_UNIT_BYTES).min(range.end);
+            join_or_push(&mut pieces, from..to, 0);
+        }
+        let mut hole = ZERO_UNIT_BYTES;
+        while pieces.len() > MAX_PIECES {
+            let mut fewer = Vec::with_capacity(pieces.len());
+            for piece in pieces {
+                join_or_push(&mut fewer, piece, hole);
+            }
+            (pieces, hole) = (fewer, 2 * hole);
+        }
+        pieces
+    }
+
     /// Returns the end of the run that holds `offset`.
     fn run_at(&self, offset: u64) -> Option<u64> {
         let (_, end) = self.last_run(..=offset)?;
@@ -122,11 +159,59 @@ impl ZeroMap {
     }
 }
 
+/// Appends `piece` to `pieces`, or widens the last one when at most `hole` bytes are between the two.
+fn join_or_push(pieces: &mut Vec<Range<u64>>, piece: Range<u64>, hole: u64) {
+    match pieces.last_mut() {
+        Some(last) if piece.start <= last.end + hole => last.end = last.end.max(piece.end),
+        _ => pieces.push(piece),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn zeroing_its_pieces_makes_all_of_a_range_zero_and_little_else_is_touched(
+            zeros in prop::collection::vec((0u64..4000, 0u64..900), 0..12),
+            a in 0u64..4000,
+            b in 0u64..4000,
+        ) {
+            // A unit has 64 of these.
+            let scale = ZERO_UNIT_BYTES / 64;
+            let mut map = ZeroMap::default();
+            for (start, len) in zeros {
+                map.insert(start * scale..(start + len) * scale);
+            }
+            let range = a.min(b) * scale..a.max(b) * scale;
+            let pieces = map.to_zero(range.clone());
+            for piece in &pieces {
+                prop_assert!(range.start <= piece.start && piece.end <= range.end && !piece.is_empty());
+                let unit = piece.start / ZERO_UNIT_BYTES * ZERO_UNIT_BYTES;
+                let first = unit.max(range.start)..(unit + ZERO_UNIT_BYTES).min(range.end);
+                prop_assert!(!map.covers(first), "a piece begins with data, or with its unit");
+                map.insert(piece.clone());
+            }
+            prop_assert!(map.covers(range));
+            prop_assert!(pieces.windows(2).all(|two| two[0].end < two[1].start));
+        }
+    }
+
+    #[test]
+    fn the_pieces_to_zero_are_bounded_and_the_long_holes_are_spared() {
+        let mut map = ZeroMap::default();
+        let end = 100_000 * 2 * ZERO_UNIT_BYTES;
+        for n in 0..100_000 {
+            map.insert((2 * n + 1) * ZERO_UNIT_BYTES..(2 * n + 2) * ZERO_UNIT_BYTES);
+        }
+        map.insert(end..1 << 50);
+        let pieces = map.to_zero(0..1 << 50);
+        assert_eq!((pieces.len(), pieces[0].clone()), (1, 0..end - ZERO_UNIT_BYTES));
+        assert_eq!(map.to_zero(0..1000 * ZERO_UNIT_BYTES).len(), 500);
+    }
 
     proptest! {
         #[test]
