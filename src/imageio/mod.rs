@@ -11,6 +11,7 @@
 //! local     proves that a unix socket belongs to the server
 //! tls       certificate checks and the TLS stream
 //! transport socket and TLS below ureq: no silent reconnect, early answers are read, answers are bounded
+//! interim   tells 100, 102, 103 from the answer that follows them
 //! client    the requests of one connection
 //! diagnosis turns failed requests into errors
 //! error     these errors, and their classes for the core
@@ -26,6 +27,7 @@ mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod image;
+mod interim;
 mod local;
 #[cfg(any(test, feature = "fuzzing"))]
 mod script;

@@ -1,4 +1,4 @@
-//! The transport below ureq: one socket, with or without TLS, under three rules.
+//! The transport below ureq: one socket, with or without TLS, under four rules.
 //!
 //! 1. *No silent reconnect.* ureq replaces a dead connection inside a call, but a flush covers only the
 //!    writes of its own connection. So [`OneShot`] connects only with a [`Permit`], which is given once per
@@ -8,6 +8,8 @@
 //!    success, and it becomes the error only if no answer follows.
 //! 3. *Answers are bounded.* The answer to a request may take a limited number of bytes, including its
 //!    headers and any number of interim answers, and a limited time.
+//! 4. *Interim answers are dropped* (`interim`). They are looked for only where an answer begins, so bytes of
+//!    a body that look like one are never touched.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -22,6 +24,7 @@ use ureq::unversioned::transport::{
 };
 
 use super::error::Broken;
+use super::interim::Front;
 use super::socket::{Route, Socket};
 use super::tls::TlsStream;
 
@@ -142,6 +145,7 @@ impl Connector for OneShot {
             began: Instant::now(),
             failed_send: None,
             ended: false,
+            at_head: false,
         }))
     }
 }
@@ -173,6 +177,8 @@ pub(super) struct Wire {
     began: Instant,
     failed_send: Option<io::Error>,
     ended: bool,
+    /// Everything in the input buffer comes before the answer itself, or may do so.
+    at_head: bool,
 }
 
 /// The direction of the bytes in the current exchange.
@@ -207,6 +213,7 @@ impl Transport for Wire {
     }
 
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
+        self.at_head = true;
         if self.failed_send.is_some() {
             return Ok(());
         }
@@ -231,6 +238,41 @@ impl Transport for Wire {
     }
 
     fn await_input(&mut self, _: NextTimeout) -> Result<bool, ureq::Error> {
+        while self.receive()? {
+            self.drop_interim_answers();
+            if !self.buffers.input().is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Does not probe the socket: the next request fails on a connection that died while idle, and the pool
+    /// decides what may be repeated. This saves three system calls per request.
+    fn is_open(&mut self) -> bool {
+        self.failed_send.is_none() && !self.ended
+    }
+
+    /// ureq demands TLS for an https URL; this host's unix socket is as safe.
+    fn is_tls(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_) | Stream::Plain(Socket::Unix(_)))
+    }
+}
+
+impl Wire {
+    /// Drops what has arrived before the answer itself, as far as it is complete.
+    fn drop_interim_answers(&mut self) {
+        while self.at_head {
+            match Front::of(self.buffers.input()) {
+                Front::Interim(bytes) => self.buffers.input_consume(bytes),
+                Front::Unclear => return,
+                Front::Final => self.at_head = false,
+            }
+        }
+    }
+
+    /// Reads some bytes into the input buffer; returns false at the end of the stream.
+    fn receive(&mut self) -> Result<bool, ureq::Error> {
         let patience = self.permit.patience();
         if patience != self.patience {
             self.stream.socket().set_timeouts(patience, self.permit.usual)?;
@@ -257,17 +299,6 @@ impl Transport for Wire {
             }
             (Err(e), None) => Err(e.into()),
         }
-    }
-
-    /// Does not probe the socket: the next request fails on a connection that died while idle, and the pool
-    /// decides what may be repeated. This saves three system calls per request.
-    fn is_open(&mut self) -> bool {
-        self.failed_send.is_none() && !self.ended
-    }
-
-    /// ureq demands TLS for an https URL; this host's unix socket is as safe.
-    fn is_tls(&self) -> bool {
-        matches!(self.stream, Stream::Tls(_) | Stream::Plain(Socket::Unix(_)))
     }
 }
 
