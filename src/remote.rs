@@ -7,6 +7,8 @@
 #[cfg(test)]
 pub(crate) mod memory;
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use crate::failure::{Exit, Failure};
@@ -77,6 +79,9 @@ pub(crate) enum Denial {
 /// the request, the range, the host and the server's message, and never the ticket.
 #[derive(Debug, Clone, Error)]
 pub(crate) enum RemoteError {
+    /// The connection had ended before the request, of which nothing was sent.
+    #[error("{0}")]
+    Over(String),
     /// The connection broke, or could not be made; a request may or may not have been performed.
     #[error("{0}")]
     Lost(String),
@@ -84,7 +89,17 @@ pub(crate) enum RemoteError {
     /// moment, even after requests that are sent on other connections meanwhile.
     #[error("{0}")]
     Late(String),
-    /// The server answered 5xx (but for 504, which is [`Self::Late`]): the storage behind it has a problem.
+    /// The server, or something in front of it, asks for the request to be sent again (408, 421, 425, 429, and
+    /// 503 with Retry-After), not before this time has passed where it gives one.
+    #[error("{1}")]
+    Busy(Option<Duration>, String),
+    /// The answer is that to a request that has no sense, as a server gives it when only a part of the request
+    /// has arrived (400, 411 and 416, the wrong range, no HTTP at all). Ours are right, so another attempt
+    /// succeeds unless the two sides do not understand each other.
+    #[error("{0}")]
+    Garbled(String),
+    /// The server answered another 5xx (but for 504, which is [`Self::Late`]): the storage behind it has a
+    /// problem.
     /// After such an answer the connection may be poisoned (an NBD backend that went away stays away).
     #[error("{0}")]
     Failed(String),
@@ -105,8 +120,15 @@ pub(crate) enum RemoteError {
 impl From<RemoteError> for Failure {
     fn from(error: RemoteError) -> Self {
         let exit = match &error {
-            RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Late(_) => Exit::Connect,
-            RemoteError::Failed(_) | RemoteError::Denied(..) | RemoteError::Protocol(_) => Exit::Transfer,
+            RemoteError::Over(_)
+            | RemoteError::Lost(_)
+            | RemoteError::Unreachable(_)
+            | RemoteError::Late(_) => Exit::Connect,
+            RemoteError::Busy(..)
+            | RemoteError::Garbled(_)
+            | RemoteError::Failed(_)
+            | RemoteError::Denied(..)
+            | RemoteError::Protocol(_) => Exit::Transfer,
         };
         Failure::new(exit, error)
     }

@@ -190,26 +190,29 @@ impl Client {
                 // Only a 206 says which range of the disk the bytes are from.
                 200 => Err(self
                     .diagnosis
-                    .nonsense(what(), "the whole image instead of the range".into())),
+                    .beside_the_point(what(), "the whole image instead of the range".into())),
                 _ => Err(self.diagnosis.refusal(what(), response)),
             };
         }
         let range = text_header(&response, header::CONTENT_RANGE).unwrap_or_default();
         if !range.starts_with(&format!("bytes {offset}-{last}/")) {
             let why = format!("Content-Range {range:?}");
-            return Err(self.diagnosis.nonsense(what(), why));
+            return Err(self.diagnosis.beside_the_point(what(), why));
         }
-        let length = text_header(&response, header::CONTENT_LENGTH).and_then(|l| l.parse::<u64>().ok());
-        if length != Some(len) {
-            return Err(self
-                .diagnosis
-                .nonsense(what(), format!("Content-Length {length:?}")));
+        // Chunks, and a body that lasts until the connection closes, have no length. Content-Range has it, too.
+        let length = text_header(&response, header::CONTENT_LENGTH).map(str::to_owned);
+        let fits = |length: &String| length.parse() == Ok(len);
+        if !length.as_ref().is_none_or(fits) {
+            let why = format!("Content-Length {length:?}");
+            return Err(self.diagnosis.beside_the_point(what(), why));
         }
         let mut body = response.body_mut().as_reader();
-        let mut read = parts.iter_mut().try_for_each(|part| body.read_exact(part));
-        read = read.and_then(|()| body.read(&mut [0]).map(drop));
-        read.map_err(|e| self.diagnosis.lost(what(), e))?;
-        Ok(())
+        let read = parts.iter_mut().try_for_each(|part| body.read_exact(part));
+        match read.and_then(|()| body.read(&mut [0])) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(self.diagnosis.nonsense(what(), format!("more than {len} bytes"))),
+            Err(e) => Err(self.diagnosis.lost(what(), e)),
+        }
     }
 
     fn put(&mut self, offset: u64, parts: &[&[u8]]) -> Result<(), Error> {
@@ -271,11 +274,17 @@ impl Client {
         })
     }
 
-    /// Checks the answer to a PUT or PATCH: success is 200 with an empty body.
+    /// Checks the answer to a PUT or PATCH: success is 200 with an empty body, or 204.
+    ///
+    /// A server may refuse before it has read the request's body, and take the rest of that for the next
+    /// request. imageio closes the connection then; something in front of it may not.
     fn expect_done(&self, what: String, mut response: Response<Body>) -> Result<(), Error> {
         match response.status().as_u16() {
-            200 => self.drain(what, &mut response),
-            _ => Err(self.diagnosis.refusal(what, response)),
+            200 | 204 => self.drain(what, &mut response),
+            _ => {
+                self.permit.leave();
+                Err(self.diagnosis.refusal(what, response))
+            }
         }
     }
 

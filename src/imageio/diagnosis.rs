@@ -2,9 +2,10 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ureq::Body;
-use ureq::http::Response;
+use ureq::http::{Response, header};
 
 use super::error::{Broken, Error};
 use super::transport::Permit;
@@ -35,6 +36,7 @@ impl Diagnosis {
     /// The error for a status other than success, with the server's message.
     pub(super) fn refusal(&self, what: String, mut response: Response<Body>) -> Error {
         let status = response.status().as_u16();
+        let retry_after = retry_after(&response);
         let mut body = Vec::new();
         // A message that breaks off is kept as far as it arrived: the status alone makes the error.
         let _ = response
@@ -54,6 +56,7 @@ impl Diagnosis {
                 host,
                 status,
                 message,
+                retry_after,
             };
         }
         // These phrases are from imageio's auth.py.
@@ -80,6 +83,17 @@ impl Diagnosis {
             what,
             host: self.host.clone(),
             why: plain(&clean(&why)),
+            cut: false,
+        }
+    }
+
+    /// The error for an answer that fits another request, as if only a part of ours had arrived.
+    pub(super) fn beside_the_point(&self, what: String, why: String) -> Error {
+        Error::Nonsense {
+            what,
+            host: self.host.clone(),
+            why: plain(&clean(&why)),
+            cut: true,
         }
     }
 
@@ -122,13 +136,22 @@ impl Diagnosis {
                     host,
                     why: why.clone(),
                 },
+                Some(Broken::Over) => Error::Over { what, host },
                 Some(Broken::Endless(_)) | None => self.lost(what, e),
             },
-            ureq::Error::Protocol(e) => self.nonsense(what, e.to_string()),
+            // imageio answers without a status line when it has got only a part of the request line.
+            ureq::Error::Protocol(e) => self.beside_the_point(what, e.to_string()),
             e @ ureq::Error::LargeResponseHeader(..) => self.nonsense(what, e.to_string()),
             other => self.lost(what, io::Error::other(other.to_string())),
         }
     }
+}
+
+/// Returns the time of a Retry-After header. Its other form, a date, is rare and counts as no time.
+fn retry_after(response: &Response<Body>) -> Option<Duration> {
+    let value = response.headers().get(header::RETRY_AFTER)?;
+    let seconds = value.to_str().ok()?.trim().parse::<u64>();
+    Some(Duration::from_secs(seconds.unwrap_or(0)))
 }
 
 /// The error of a refused PUT. The client sent the whole body, so if the server received less, something in
@@ -140,6 +163,7 @@ pub(super) fn lost_if_cut_short(error: Error) -> Error {
             host,
             status: 400,
             message,
+            ..
         } if is_short_body(&message) => Error::Lost {
             what,
             host,

@@ -1,6 +1,7 @@
 //! The errors of requests to an imageio server, and their classes for the core.
 
 use std::io;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -59,10 +60,21 @@ pub(crate) enum Error {
         status: u16,
         /// The server's message.
         message: String,
+        /// The time of the Retry-After header.
+        retry_after: Option<Duration>,
     },
     /// The answer is invalid.
     #[error("{what}: {host} sent nonsense: {why}; is this an ovirt-imageio server?")]
-    Nonsense { what: String, host: String, why: String },
+    Nonsense {
+        what: String,
+        host: String,
+        why: String,
+        /// A server may answer so when only a part of the request has arrived.
+        cut: bool,
+    },
+    /// The server had closed the connection before the request.
+    #[error("{what}: connection to {host} lost: the server closed the connection before the request")]
+    Over { what: String, host: String },
     /// The connection broke, or a timeout expired, during a request.
     #[error("{what}: connection to {host} lost: {why}; the daemon's log there may say why")]
     Lost {
@@ -84,9 +96,11 @@ impl From<Error> for Failure {
             | Error::Connect { .. }
             | Error::Trust { .. }
             | Error::Lost { heard: false, .. } => Exit::Connect,
-            Error::Denied { .. } | Error::Status { .. } | Error::Nonsense { .. } | Error::Lost { .. } => {
-                Exit::Transfer
-            }
+            Error::Denied { .. }
+            | Error::Status { .. }
+            | Error::Nonsense { .. }
+            | Error::Over { .. }
+            | Error::Lost { .. } => Exit::Transfer,
         };
         Failure::new(exit, error)
     }
@@ -96,12 +110,30 @@ impl From<Error> for RemoteError {
     fn from(error: Error) -> Self {
         let text = error.to_string();
         match error {
+            Error::Over { .. } => RemoteError::Over(text),
             Error::Lost { late: true, .. } => RemoteError::Late(text),
             Error::Connect { refused: true, .. } => RemoteError::Unreachable(text),
             Error::Lost { .. } | Error::Connect { .. } | Error::Resolve { .. } => RemoteError::Lost(text),
             // A gateway answers 504 when the server behind it was silent.
             Error::Status { status: 504, .. } => RemoteError::Late(text),
+            // RFC 9110 and 6585 allow to send a request again after these, on another connection: nothing, or
+            // not all of it, was performed.
+            Error::Status {
+                status: 408 | 421 | 425 | 429,
+                retry_after,
+                ..
+            }
+            | Error::Status {
+                status: 503,
+                retry_after: retry_after @ Some(_),
+                ..
+            } => RemoteError::Busy(retry_after, text),
             Error::Status { status: 500.., .. } => RemoteError::Failed(text),
+            Error::Status {
+                status: 400 | 411 | 416,
+                ..
+            }
+            | Error::Nonsense { cut: true, .. } => RemoteError::Garbled(text),
             Error::Denied { denial, .. } => RemoteError::Denied(denial, text),
             Error::Status { .. }
             | Error::Nonsense { .. }
@@ -127,6 +159,9 @@ pub(super) enum Broken {
     Trust(String),
     #[error("more than {0} bytes in answer to one request")]
     Endless(u64),
+    /// The connection had ended before the request.
+    #[error("the server closed the connection")]
+    Over,
 }
 
 impl Broken {

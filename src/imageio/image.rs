@@ -224,6 +224,9 @@ impl Dial for Image {
             RemoteError::Denied(Denial::EndedTicket, _) => TicketState::Refused,
             RemoteError::Unreachable(_) => TicketState::NobodyThere,
             RemoteError::Denied(Denial::Forbidden, _)
+            | RemoteError::Over(_)
+            | RemoteError::Busy(..)
+            | RemoteError::Garbled(_)
             | RemoteError::Lost(_)
             | RemoteError::Late(_)
             | RemoteError::Failed(_)

@@ -44,6 +44,8 @@ pub(super) struct Permit {
     ends: OnceLock<(SocketAddr, SocketAddr)>,
     /// The server has sent something.
     heard: AtomicBool,
+    /// The connection shall carry no further request.
+    left: AtomicBool,
     /// Upper bound on the server's silence, and on the stall of a send.
     pub(super) usual: Duration,
     /// Upper bound on the server's silence in the current request, in milliseconds.
@@ -79,6 +81,11 @@ impl Permit {
 
     pub(super) fn heard(&self) -> bool {
         self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Has the connection closed after the present answer.
+    pub(super) fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
     }
 
     /// Lets the server be silent for `wait` instead, until the next call.
@@ -120,8 +127,7 @@ impl Connector for OneShot {
 
     fn connect(&self, _: &ConnectionDetails, _: Option<()>) -> Result<Option<Wire>, ureq::Error> {
         if !self.permit.connect.swap(false, Ordering::Relaxed) {
-            let gone = io::Error::new(io::ErrorKind::NotConnected, "the server closed the connection");
-            return Err(gone.into());
+            return Err(io::Error::from(Broken::Over).into());
         }
         let usual = self.permit.usual;
         let socket = Socket::connect(&self.route, usual).map_err(io::Error::from)?;
@@ -250,7 +256,7 @@ impl Transport for Wire {
     /// Does not probe the socket: the next request fails on a connection that died while idle, and the pool
     /// decides what may be repeated. This saves three system calls per request.
     fn is_open(&mut self) -> bool {
-        self.failed_send.is_none() && !self.ended
+        self.failed_send.is_none() && !self.ended && !self.permit.left.load(Ordering::Relaxed)
     }
 
     /// ureq demands TLS for an https URL; this host's unix socket is as safe.

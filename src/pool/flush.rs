@@ -126,10 +126,12 @@ impl Lease<'_> {
         let attempt = result.as_ref().err()?;
         let tells = match attempt.error {
             RemoteError::Failed(_) => true,
-            RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Late(_) => {
-                attempt.at_work.is_some()
-            }
-            RemoteError::Denied(..) | RemoteError::Protocol(_) => false,
+            RemoteError::Lost(_)
+            | RemoteError::Unreachable(_)
+            | RemoteError::Late(_)
+            | RemoteError::Busy(..)
+            | RemoteError::Garbled(_) => attempt.at_work.is_some(),
+            RemoteError::Over(_) | RemoteError::Denied(..) | RemoteError::Protocol(_) => false,
         };
         tells.then(|| attempt.error.to_string())
     }
@@ -152,8 +154,13 @@ impl Lease<'_> {
             && self.pool.can_replay()
             && self.pool.dial.renew(epoch, &error);
         let may_be_repaired = match &error {
-            RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Late(_) => true,
-            RemoteError::Failed(_) => self.pool.can_replay(),
+            RemoteError::Over(_)
+            | RemoteError::Lost(_)
+            | RemoteError::Unreachable(_)
+            | RemoteError::Late(_) => true,
+            RemoteError::Failed(_) | RemoteError::Busy(..) | RemoteError::Garbled(_) => {
+                self.pool.can_replay()
+            }
             RemoteError::Denied(..) => renewed,
             RemoteError::Protocol(_) => false,
         };

@@ -268,6 +268,7 @@ impl Pool {
             Err(RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Late(_)) => {
                 self.outage.lock().get_or_insert_with(Instant::now);
             }
+            Err(RemoteError::Over(_)) => {}
             // Any answer, even a refusal, shows that the server is there.
             Ok(_) | Err(_) => *self.outage.lock() = None,
         }

@@ -1,11 +1,14 @@
 //! One request on a leased connection: whether it may be repeated, and on which connection.
 //!
-//! | request     | lost or silent            | server failed (5xx)       | denied           | nonsense |
+//! | request     | over, lost or silent      | failed, busy, garbled     | denied           | nonsense |
 //! |-------------|---------------------------|---------------------------|------------------|----------|
 //! | read        | new connection, again     | new connection, again     | new right, again | error    |
 //! | write, zero | new connection, again     | new connection, again     | new right, again | error    |
 //! | flush       | new connection, replay    | new connection, replay    | new right        | error    |
 //! | touch       | new connection next time  | the same                  | the same         | the same |
+//!
+//! *Failed* is a 5xx; *busy* an answer that asks for another attempt, as 408 does; *garbled* the answer to a
+//! request that has arrived in part. All three may come from something between here and the server.
 //!
 //! Whenever a connection is given up, [`Replay`] is told and sends again the writes that the connection had
 //! answered and not flushed; only without a replay is that a loss, for good. `retry` decides how often a
@@ -13,8 +16,11 @@
 //! the present right, and also when the server has been away for some time: it may come back at another
 //! address.
 //!
-//! After a 5xx a connection is given up, as its NBD backend may be gone for good. A failed read says nothing
-//! about the writes on its connection: they are flushed first, and sent again only if that fails.
+//! After these a connection is given up: its NBD backend may be gone for good, and its two ends may disagree
+//! about where a request begins. A failed read says nothing about the writes on its connection: they are
+//! flushed first, and sent again only if that fails.
+//!
+//! A connection that had ended before the request is replaced at once: nothing has failed.
 
 use std::time::Duration;
 
@@ -147,7 +153,7 @@ impl Lease<'_> {
         mut request: impl FnMut(&mut dyn Remote) -> Result<(), RemoteError>,
     ) -> Result<Option<Doubt>, PoolError> {
         let (mut retry, mut renewals) = (Retry::new(kind, self.pool.retry_time), 0);
-        let mut doubt = None;
+        let (mut doubt, mut replaced) = (None, false);
         loop {
             if kind == RequestKind::Change {
                 self.pool.check_loss()?;
@@ -165,14 +171,26 @@ impl Lease<'_> {
             doubt = doubt.max(at_work.and_then(|time| Doubt::of(&error, time)));
             let renewable = self.pool.can_replay() || kind != RequestKind::Change && !self.seat().unflushed;
             match error {
-                RemoteError::Failed(_) if kind != RequestKind::Change => self.leave_behind(&error),
-                RemoteError::Lost(_)
+                RemoteError::Over(_) if !replaced => {
+                    self.give_up_connection(&error.to_string());
+                    replaced = true;
+                    continue;
+                }
+                RemoteError::Failed(_) | RemoteError::Busy(..) | RemoteError::Garbled(_)
+                    if kind != RequestKind::Change =>
+                {
+                    self.leave_behind(&error)
+                }
+                RemoteError::Failed(_) | RemoteError::Busy(..) | RemoteError::Garbled(_) => {
+                    self.give_up_connection(&error.to_string());
+                }
+                RemoteError::Over(_)
+                | RemoteError::Lost(_)
                 | RemoteError::Unreachable(_)
-                | RemoteError::Late(_)
-                | RemoteError::Failed(_) => {
+                | RemoteError::Late(_) => {
                     self.give_up_connection(&error.to_string());
                     // The server may be gone from its address, and its image be served elsewhere.
-                    let away = !matches!(error, RemoteError::Failed(_)) && retry.is_long();
+                    let away = retry.is_long();
                     if away && renewable && self.pool.dial.renew(epoch, &error) {
                         retry = Retry::new(kind, self.pool.retry_time);
                         continue;
@@ -225,7 +243,9 @@ impl Lease<'_> {
             }
             Err(error) => result = result.and(Err(error)),
         }
-        statistics.record(op, begun.elapsed(), result.is_ok(), bytes);
+        if !matches!(result, Err(RemoteError::Over(_))) {
+            statistics.record(op, begun.elapsed(), result.is_ok(), bytes);
+        }
         // A failed keep-alive has kept nobody waiting.
         if op != Op::Touch || result.is_ok() {
             self.pool.note_outage(&result);

@@ -6,7 +6,9 @@
 //! | failure                     | a change (write, zero)             | a read               |
 //! |-----------------------------|------------------------------------|----------------------|
 //! | connection lost, or silent  | the retry time                     | the retry time       |
+//! | the server asks for it      | the retry time                     | the retry time       |
 //! | the server answers 5xx      | at most [`MAX_STORAGE_RETRY_TIME`] | [`GRANTED_ATTEMPTS`] |
+//! | an answer that does not fit | [`GRANTED_ATTEMPTS`]               | [`GRANTED_ATTEMPTS`] |
 //! | denied, nonsense            | never                              | never                |
 //!
 //! The request for the extents counts as a read, but is not repeated when the server is silent: each attempt
@@ -30,7 +32,8 @@ use crate::sync::Instant;
 use crate::sync::thread::sleep;
 
 /// Attempts granted whatever the retry time is, the first one included: all that a read has when the server
-/// answers 5xx, and the least that any request has when connections are lost.
+/// answers 5xx, all that any request has when its answers do not fit it, and the least that any request has
+/// when connections are lost.
 const GRANTED_ATTEMPTS: u32 = 4;
 
 /// Pause before the second attempt; it doubles each time.
@@ -38,6 +41,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 1
 
 /// Upper bound on the pause between two attempts.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// Upper bound on a pause that the server asks for.
+const MAX_ASKED_PAUSE: Duration = Duration::from_secs(60);
 
 /// Upper bound on repeating a change that the server's storage refuses: a path failover takes about as long.
 const MAX_STORAGE_RETRY_TIME: Duration = Duration::from_secs(30);
@@ -70,7 +76,9 @@ impl Doubt {
             RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Failed(_) => {
                 Some(Doubt::until_a_request_of(ago))
             }
-            RemoteError::Denied(..) | RemoteError::Protocol(_) => None,
+            // A proxy may have passed on a part of the request.
+            RemoteError::Busy(..) | RemoteError::Garbled(_) => Some(Doubt::until_a_request_of(ago)),
+            RemoteError::Over(_) | RemoteError::Denied(..) | RemoteError::Protocol(_) => None,
         }
     }
 
@@ -100,6 +108,8 @@ pub(super) struct Retry {
     /// When [`Self::is_long`] was last true, or first asked.
     long_since: Option<Instant>,
     attempts: u32,
+    /// The attempts whose answers did not fit.
+    garbled: u32,
     pause: Duration,
 }
 
@@ -112,6 +122,7 @@ impl Retry {
             failing_since: None,
             long_since: None,
             attempts: 0,
+            garbled: 0,
             pause: FIRST_PAUSE,
         }
     }
@@ -136,6 +147,7 @@ impl Retry {
         let own = *self.failing_since.get_or_insert_with(Instant::now);
         let since = outage.map_or(own, |outage| own.min(outage));
         self.attempts += 1;
+        self.garbled += u32::from(matches!(error, RemoteError::Garbled(_)));
         let few = self.attempts < GRANTED_ATTEMPTS;
         let within = |time: Duration| since.elapsed() + self.pause <= time;
         let on = match (&error, self.kind) {
@@ -145,15 +157,27 @@ impl Retry {
             (RemoteError::Failed(_), RequestKind::Change) => within(self.time.min(MAX_STORAGE_RETRY_TIME)),
             // Without a retry time, a request without an answer is repeated only if that can do no harm.
             (RemoteError::Late(_), RequestKind::Change) => within(self.time),
-            (RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Late(_), _) => {
-                few || within(self.time)
-            }
+            (RemoteError::Garbled(_), _) => self.garbled < GRANTED_ATTEMPTS,
+            (
+                RemoteError::Over(_)
+                | RemoteError::Lost(_)
+                | RemoteError::Unreachable(_)
+                | RemoteError::Late(_)
+                | RemoteError::Busy(..),
+                _,
+            ) => few || within(self.time),
         };
         if !on {
             return Err(error);
         }
         info!(attempt = self.attempts, "again after: {error}");
-        sleep(self.pause);
+        let asked = match error {
+            RemoteError::Busy(Some(asked), _) => asked.min(MAX_ASKED_PAUSE),
+            _ => Duration::ZERO,
+        };
+        // The last attempt is made before the time is over, even if the server asks for a later one.
+        let left = self.time.saturating_sub(since.elapsed());
+        sleep(self.pause.max(asked.min(left)));
         self.pause = (self.pause * 2).min(MAX_PAUSE);
         Ok(())
     }
@@ -162,7 +186,7 @@ impl Retry {
 /// True when flushes that have been failing since `since` have failed for too long.
 pub(super) fn is_hopeless(error: &RemoteError, since: Instant, time: Duration) -> bool {
     let time = match error {
-        RemoteError::Failed(_) => time.min(MAX_STORAGE_RETRY_TIME),
+        RemoteError::Failed(_) | RemoteError::Garbled(_) => time.min(MAX_STORAGE_RETRY_TIME),
         _ => time,
     };
     since.elapsed() >= time

@@ -6,6 +6,7 @@
 
 #![allow(unreachable_pub, reason = "nothing in a test crate is reachable from outside")]
 
+mod answers;
 mod bad_servers;
 mod command;
 mod endings;

@@ -28,6 +28,7 @@ enum Answer {
     /// The header promises the whole body, but the connection closes after half of it.
     Half(Response),
     Garbage,
+    Raw(&'static str, bool),
     Nothing,
 }
 
@@ -123,9 +124,17 @@ impl<'a> Connection<'a> {
 
     fn send(&mut self, answer: Answer) -> io::Result<bool> {
         match answer {
-            Answer::Whole(response) => response.send(&mut self.writer).map(|()| !response.close),
+            Answer::Whole(response) => {
+                let settings = self.shared.settings();
+                let mut bytes = settings.interim.as_bytes().to_vec();
+                bytes.extend(response.bytes(settings.version, settings.chunked));
+                self.writer.write_all(&bytes)?;
+                Ok(!response.close && settings.version == "HTTP/1.1")
+            }
+            Answer::Raw(bytes, keep) => self.writer.write_all(bytes.as_bytes()).map(|()| keep),
             Answer::Half(response) => {
-                self.writer.write_all(response.head().as_bytes())?;
+                self.writer
+                    .write_all(response.head("HTTP/1.1", false).as_bytes())?;
                 self.writer.write_all(&response.body[..response.body.len() / 2])?;
                 Ok(false)
             }
@@ -144,6 +153,9 @@ impl<'a> Connection<'a> {
         settings: &Settings,
     ) -> io::Result<Answer> {
         match fault {
+            Some(Action::EarlyStatusKept(status, text)) => {
+                return Ok(Answer::Whole(Response::text(status, text)));
+            }
             Some(Action::EarlyStatus(status, text)) => {
                 return Ok(Answer::Whole(Response::text(status, text).closing()));
             }
@@ -169,12 +181,19 @@ impl<'a> Connection<'a> {
                 ));
             }
             Some(Action::Garbage) => return Ok(Answer::Garbage),
+            Some(Action::Raw(bytes)) => return Ok(Answer::Raw(bytes, true)),
+            Some(Action::RawAndClose(bytes)) => return Ok(Answer::Raw(bytes, false)),
             _ => {}
         }
         let response = self.execute(operation, &body, settings);
         Ok(match fault {
             Some(Action::CloseMidBody) => Answer::Half(response),
             Some(Action::CloseBeforeReply) => Answer::Nothing,
+            Some(Action::WithoutLength) => Answer::Whole(Response {
+                without_length: true,
+                close: true,
+                ..response
+            }),
             Some(Action::Stall(time)) => {
                 self.shared.sleep(time);
                 Answer::Whole(response)
@@ -231,18 +250,18 @@ impl<'a> Connection<'a> {
                 if *flush {
                     state.storage.flush(self.id);
                 }
-                Response::empty(200)
+                Response::empty(settings.done)
             }
             Operation::Zero { range, flush } => {
                 state.storage.zero(self.id, range.clone());
                 if *flush {
                     state.storage.flush(self.id);
                 }
-                Response::empty(200)
+                Response::empty(settings.done)
             }
             Operation::Flush => {
                 state.storage.flush(self.id);
-                Response::empty(200)
+                Response::empty(settings.done)
             }
             Operation::Extents if settings.one_extent => {
                 let one = json!([{"start": 0, "length": settings.size, "zero": false, "hole": false}]);

@@ -14,6 +14,8 @@ pub enum Action {
     Status(u16, &'static str),
     /// Answer immediately, with the body unread, and close: a client that still sends gets EPIPE or a reset.
     EarlyStatus(u16, &'static str),
+    /// Answer immediately, with the body unread, and keep the connection.
+    EarlyStatusKept(u16, &'static str),
     /// Close as soon as the header is read.
     CloseBeforeBody,
     /// PUT: read and store half of the body, then close. GET: send half of the body, then close.
@@ -28,8 +30,14 @@ pub enum Action {
     WrongContentRange,
     /// Answer any request with this status and raw body.
     Reply(u16, &'static str),
+    /// Send the right answer without its length, and close.
+    WithoutLength,
     /// Send bytes that are not HTTP.
     Garbage,
+    /// Read the whole request, do nothing, send exactly these bytes, and keep the connection.
+    Raw(&'static str),
+    /// The same, and then close.
+    RawAndClose(&'static str),
 }
 
 #[derive(Debug)]

@@ -1,8 +1,7 @@
 //! The subset of HTTP/1.1 that imageio speaks: requests with a content-length body, answers with lower-case
 //! header names. Bodies are left in the stream; the handler of a request decides whether to read its body.
 
-use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::io::{self, BufRead, ErrorKind, Read};
 
 const HEADER_LIMIT: usize = 64 * 1024;
 
@@ -108,6 +107,8 @@ pub struct Response {
     pub headers: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
     pub close: bool,
+    /// The body ends with the connection.
+    pub without_length: bool,
 }
 
 impl Response {
@@ -117,6 +118,7 @@ impl Response {
             headers: Vec::new(),
             body: Vec::new(),
             close: false,
+            without_length: false,
         }
     }
 
@@ -147,14 +149,16 @@ impl Response {
         self
     }
 
-    pub fn head(&self) -> String {
+    pub fn head(&self, version: &str, chunked: bool) -> String {
         let mut head = format!(
-            "HTTP/1.1 {} {}\r\nserver: imageio/2.5.1\r\n",
+            "{version} {} {}\r\nserver: imageio/2.5.1\r\n",
             self.status,
             reason(self.status)
         );
         head += "date: Mon, 23 Nov 2026 01:47:01 GMT\r\n";
-        if self.status != 204 {
+        if chunked {
+            head += "transfer-encoding: chunked\r\n";
+        } else if self.status != 204 && !self.without_length {
             head += &format!("content-length: {}\r\n", self.body.len());
         }
         for (name, value) in &self.headers {
@@ -166,9 +170,20 @@ impl Response {
         head + "\r\n"
     }
 
-    pub fn send(&self, stream: &mut TcpStream) -> io::Result<()> {
-        stream.write_all(self.head().as_bytes())?;
-        stream.write_all(&self.body)
+    /// Returns the whole answer, with the body in one piece or in chunks of at most 1000 bytes.
+    pub fn bytes(&self, version: &str, chunked: bool) -> Vec<u8> {
+        let mut bytes = self.head(version, chunked).into_bytes();
+        if !chunked {
+            bytes.extend(&self.body);
+            return bytes;
+        }
+        for chunk in self.body.chunks(1000) {
+            bytes.extend(format!("{:x}\r\n", chunk.len()).as_bytes());
+            bytes.extend(chunk);
+            bytes.extend(b"\r\n");
+        }
+        bytes.extend(b"0\r\n\r\n");
+        bytes
     }
 }
 

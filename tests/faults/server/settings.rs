@@ -23,6 +23,14 @@ pub struct Settings {
     pub flush_delay: Duration,
     /// Connections that are silent for this time are closed.
     pub idle_limit: Duration,
+    /// What is sent before each answer, in the same write.
+    pub interim: &'static str,
+    /// The status line, to the end of the version, of each answer.
+    pub version: &'static str,
+    /// The status of a change that is done.
+    pub done: u16,
+    /// Sends bodies in chunks, and no length.
+    pub chunked: bool,
     /// Reports the whole disk as one data extent, as imageio's file backend does.
     pub one_extent: bool,
 }
@@ -44,6 +52,10 @@ impl Settings {
             put_delay: Duration::ZERO,
             flush_delay: Duration::ZERO,
             idle_limit: Duration::from_secs(60),
+            interim: "",
+            version: "HTTP/1.1",
+            done: 200,
+            chunked: false,
             one_extent: false,
         }
     }
