@@ -41,6 +41,7 @@ mod logging;
 mod mount;
 mod open_disk;
 mod output;
+mod page;
 mod pool;
 mod process;
 mod remote;

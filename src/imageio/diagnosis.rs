@@ -10,6 +10,7 @@ use ureq::http::{Response, header};
 use super::error::{Broken, Error};
 use super::transport::Permit;
 use crate::logging::plain;
+use crate::page;
 use crate::remote::Denial;
 use crate::secret::clean;
 
@@ -44,13 +45,13 @@ impl Diagnosis {
             .as_reader()
             .take(MAX_MESSAGE_BYTES)
             .read_to_end(&mut body);
-        let words = plain(&String::from_utf8_lossy(&body));
-        let message = match clean(words.trim()).into_owned() {
+        let message = match page::excerpt(&body) {
             empty if empty.is_empty() => "no message".to_owned(),
             words => words,
         };
         let host = self.host.clone();
-        if status != 403 {
+        // A page is not from imageio, which alone knows tickets.
+        if status != 403 || page::is_page(&body) {
             return Error::Status {
                 what,
                 host,

@@ -88,6 +88,19 @@ pub(crate) enum Error {
     },
 }
 
+impl Error {
+    /// Returns true if a proxy, or a server that starts, says that the server is away.
+    pub(crate) fn is_unready(&self) -> bool {
+        matches!(
+            self,
+            Error::Status {
+                status: 502..=504,
+                ..
+            }
+        )
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let exit = match &error {

@@ -26,6 +26,13 @@ const MAX_REQUEST_BYTES: u64 = 8 << 20;
 /// A ticket on which nothing happened for so long is touched at the next look at its transfer.
 const TICKET_QUIET: Duration = Duration::from_secs(1);
 
+/// Longest time that a proxy without its server is asked again at the start. A wrong URL should not keep a
+/// user waiting for longer.
+const UNREADY_LIMIT: Duration = Duration::from_secs(20);
+
+/// The pause between two attempts in this time.
+const UNREADY_PAUSE: Duration = Duration::from_secs(1);
+
 impl OpenDisk {
     /// Starts the transfer if need be, connects, and checks that the transfer allows what is asked.
     /// `mountpoint` is the path under which `recover` finds what this process leaves when it is killed.
@@ -36,12 +43,12 @@ impl OpenDisk {
     ) -> Result<OpenDisk, Failure> {
         let (transfer, image, first) = match &settings.source {
             Source::Transfer(url) => {
-                let (image, first) = Image::open(&endpoint(settings, url.clone()))?;
+                let (image, first) = first_connection(settings, url.clone(), interrupt)?;
                 (None, image, first)
             }
             Source::Engine(source) => {
                 let transfer = OwnTransfer::acquire(source, settings.read_only, mountpoint, interrupt)?;
-                let (image, first) = open_own(settings, &transfer, source.proxy)?;
+                let (image, first) = open_own(settings, &transfer, source.proxy, interrupt)?;
                 (Some(Arc::new(transfer)), image, first)
             }
         };
@@ -135,15 +142,41 @@ fn endpoint(settings: &DiskSettings, url: TransferUrl) -> Endpoint {
     }
 }
 
+/// Makes the first connection. A proxy that cannot reach the server is asked again for a while, and that is
+/// said.
+fn first_connection(
+    settings: &DiskSettings,
+    url: TransferUrl,
+    interrupt: &Interrupt,
+) -> Result<(Image, Client), imageio::Error> {
+    let endpoint = endpoint(settings, url);
+    let (began, limit) = (Instant::now(), UNREADY_LIMIT.min(settings.retry_time));
+    let mut told = false;
+    loop {
+        let error = match Image::open(&endpoint) {
+            Err(error) if error.is_unready() && began.elapsed() + UNREADY_PAUSE <= limit => error,
+            other => return other,
+        };
+        if !told {
+            eprintln!("rhv-mount: {error}. Trying again for {} s", limit.as_secs());
+            told = true;
+        }
+        if interrupt.sleep(UNREADY_PAUSE).is_err() {
+            return Err(error);
+        }
+    }
+}
+
 /// Straight to the host; through the engine's proxy when that is asked for, or is the only way.
 fn open_own(
     settings: &DiskSettings,
     transfer: &OwnTransfer,
     proxy: bool,
+    interrupt: &Interrupt,
 ) -> Result<(Image, Client), Failure> {
     let direct = if proxy { None } else { transfer.url(false)? };
     let unreachable = match direct {
-        Some(url) => match Image::open(&endpoint(settings, url)) {
+        Some(url) => match first_connection(settings, url, interrupt) {
             Err(e @ (imageio::Error::Resolve { .. } | imageio::Error::Connect { .. })) => Some(e),
             other => return Ok(other?),
         },
@@ -157,7 +190,7 @@ fn open_own(
                     through.host()
                 ));
             }
-            let opened = Image::open(&endpoint(settings, through)).map_err(Failure::from);
+            let opened = first_connection(settings, through, interrupt).map_err(Failure::from);
             opened.map_err(|e| {
                 let hint = if proxy {
                     "; that is the engine's proxy, try without --proxy"

@@ -2,7 +2,7 @@
 //! with the right code, and leaves nothing behind.
 
 use crate::rig::{MIB, Rig, TICKET, errno, pattern, read_at, settings, used_server};
-use crate::server::{Action, Fault, Server, Settings, Verb};
+use crate::server::{Action, Fault, Image, Server, Settings, Verb};
 use crate::support::mount::{BINARY, URL_VARIABLE, is_mounted};
 use crate::support::redaction::Trace;
 use crate::support::run::{Ran, run, scratch};
@@ -58,6 +58,36 @@ fn refused(url: &str, args: &[&str], code: i32, words: &[&str]) -> Ran {
         );
     }
     ran
+}
+
+const PAGE: &str = "<!DOCTYPE html>\r\n<html>\r\n<head><title>502 Bad Gateway</title>\
+                    <style>body{color:red}</style>\
+                    </head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1></center>\r\n</body></html>\r\n";
+
+#[test]
+fn a_proxy_without_its_server_is_asked_again_at_the_start_and_that_is_said_once() {
+    for status in [502, 503, 504] {
+        let server = server_that(Fault::next(Verb::Options, Action::Reply(status, PAGE)).times(2));
+        let rig = Rig::over(server, &[]);
+        let told = rig.mount.stderr();
+        assert_eq!(told.matches("Trying again").count(), 1, "{told}");
+        assert!(told.contains(&format!("HTTP {status}")), "{told}");
+        assert!(
+            told.contains("502 Bad Gateway") && !told.contains(['<', '{']),
+            "{told}"
+        );
+        rig.umount_expecting(&Image::new(4 * MIB));
+    }
+}
+
+#[test]
+fn a_page_of_a_proxy_is_told_by_its_title_and_says_nothing_about_the_ticket() {
+    for status in [400, 403, 404, 500] {
+        let server = server_that(Fault::always(Verb::Options, Action::Reply(status, PAGE)));
+        let ran = refused_by(&server, &[], &[&format!("HTTP {status}"), "\"502 Bad Gateway\""]);
+        assert!(!ran.stderr.contains(['<', '{']), "markup is shown: {ran}");
+        assert!(!ran.stderr.contains("has ended"), "the ticket is blamed: {ran}");
+    }
 }
 
 #[track_caller]
