@@ -62,10 +62,8 @@ pub(crate) fn is_uuid(text: &str) -> bool {
 impl Engine {
     /// Returns the disk with this id.
     pub(crate) fn disk(&self, id: &str) -> Result<Option<Disk>, Error> {
-        Ok(self
-            .get("disk", &format!("/disks/{id}"))?
-            .as_ref()
-            .and_then(Disk::of))
+        let found = self.get("disk", &format!("/disks/{id}"))?;
+        self.object("disk", id, found, Disk::of)
     }
 
     /// Returns the one disk with this id or name. The error lists the candidates.
@@ -123,9 +121,8 @@ impl Engine {
     }
 
     fn disks(&self, search: &str) -> Result<Vec<Disk>, Error> {
-        let found = self
-            .get("search for the disk", &query("/disks", search))?
-            .unwrap_or_default();
+        let what = "search for the disk";
+        let found = self.listed(what, "disk", self.get(what, &query("/disks", search))?)?;
         Ok(list(&found, "disk").iter().filter_map(Disk::of).collect())
     }
 

@@ -47,7 +47,40 @@ pub(crate) enum Error {
         /// The engine's message.
         message: String,
     },
-    /// The engine, or a front end, answered with an error status.
+    /// The login was neither accepted nor refused: what decides about it has failed.
+    #[error(
+        "the engine {url} could not decide on the login of {username}: {message}; is it starting, or its \
+         identity provider away?"
+    )]
+    Undecided {
+        url: String,
+        username: String,
+        /// The engine's message.
+        message: String,
+    },
+    /// What stands in front of the engine answered in its place.
+    #[error(
+        "{what}: no answer from the engine {url}, but HTTP {status}{page} from what is in front of it (its \
+         web server, or a proxy); is the engine up, and the URL right?"
+    )]
+    FrontEnd {
+        what: String,
+        url: String,
+        status: u16,
+        /// What is known of the page that was sent, after a blank; else nothing.
+        page: String,
+    },
+    /// A redirect. A login is not sent to another place.
+    #[error(
+        "the engine URL {url} is not usable: it redirects to {target}, and a login is not sent on; name the \
+         engine itself"
+    )]
+    Redirect {
+        url: String,
+        /// The host of the new location.
+        target: String,
+    },
+    /// The engine answered with an error status.
     #[error(
         "{what} failed: {message} (HTTP {status}, correlation id {correlation}; engine.log says more under \
          that id)"
@@ -103,8 +136,6 @@ pub(crate) enum Meaning {
     NotPerformed,
     /// 409 because another operation holds a lock, which it usually releases soon.
     Locked,
-    /// Another 5xx without a fault in its body: an error page of a front end, and no answer of the engine.
-    FrontEnd,
     /// An answer of the engine: a repetition would get the same one.
     Final,
 }
@@ -123,14 +154,20 @@ impl Error {
     /// Returns true if a later repetition of the request may succeed.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
-            Error::Unanswered { .. } | Error::Nonsense { .. } => true,
-            other => matches!(other.meaning(), Some(Meaning::NotPerformed | Meaning::FrontEnd)),
+            Error::Unanswered { .. } | Error::Nonsense { .. } | Error::Redirect { .. } => true,
+            other => other.is_unready() || other.meaning() == Some(Meaning::NotPerformed),
         }
+    }
+
+    /// Returns true for an answer from the place of the engine that is not the engine's, or not its last
+    /// word: as long as the engine starts, this is what is heard.
+    pub(super) fn is_unready(&self) -> bool {
+        matches!(self, Error::FrontEnd { .. } | Error::Undecided { .. })
     }
 
     /// Returns true if the answer guarantees that the request was not performed.
     pub(super) fn is_not_performed(&self) -> bool {
-        self.meaning() == Some(Meaning::NotPerformed)
+        matches!(self, Error::FrontEnd { status: 503, .. }) || self.meaning() == Some(Meaning::NotPerformed)
     }
 
     fn meaning(&self) -> Option<Meaning> {
@@ -144,7 +181,7 @@ impl Error {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let exit = match &error {
-            Error::Url { .. } | Error::CaFile(_) => Exit::Usage,
+            Error::Url { .. } | Error::Redirect { .. } | Error::CaFile(_) => Exit::Usage,
             Error::Login { .. } => Exit::Login,
             Error::Interrupted => Exit::Other,
             _ => Exit::Transfer,

@@ -12,6 +12,7 @@ use super::ca::of_pem;
 use super::disks::Disk;
 use super::json::{fault, list, number, text};
 use super::new_disks::full_qcow2_size;
+use super::opening::Opening;
 use super::wire::Account;
 use super::{Engine, Interrupt, Order, Phase, Subject, Transfer};
 use crate::engine::Direction;
@@ -99,6 +100,7 @@ pub fn engine_answers(data: &[u8]) {
         token: Mutex::new(None),
         correlation: "rhv-mount-12345678".into(),
         interrupt,
+        opening: Opening::over(),
     };
     for request in requests.iter().take(8) {
         reconnect();

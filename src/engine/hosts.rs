@@ -33,10 +33,9 @@ impl Engine {
             "hw_id={hardware} and datacenter={} and status=Up",
             quoted(&center)
         );
-        let hosts = self.get("search for this host", &query("/hosts", &search))?;
-        let host = list(&hosts.unwrap_or_default(), "host")
-            .first()
-            .and_then(|h| text(h, "id"));
+        let what = "search for this host";
+        let hosts = self.listed(what, "host", self.get(what, &query("/hosts", &search))?)?;
+        let host = list(&hosts, "host").first().and_then(|h| text(h, "id"));
         info!(?host, "this machine has the hardware id {hardware}");
         Ok(host)
     }

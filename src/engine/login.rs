@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tracing::{debug, info};
+use tracing::debug;
 use ureq::http::header;
 use zeroize::Zeroizing;
 
@@ -41,18 +41,20 @@ impl Engine {
         }
         let mut patience = self.repetitions();
         loop {
-            match self.ask_token() {
+            let error = match self.ask_token() {
                 Ok(new) => {
                     *token = Some(new);
                     debug!(url = self.url(), "logged in");
                     return Ok(());
                 }
-                Err(e) if e.is_passing() && !e.is_late() && !patience.is_over() => {
-                    info!(attempt = patience.attempt(), "repeating the login after: {e}")
-                }
-                Err(e) => return Err(e),
+                Err(error) => error,
+            };
+            // Before the first login the URL may be wrong.
+            let wrong_url = old.is_none() && matches!(error, Error::Redirect { .. });
+            if wrong_url || !error.is_passing() {
+                return Err(error);
             }
-            patience.pause()?;
+            self.pause_after(error, &mut patience)?;
         }
     }
 
@@ -89,17 +91,73 @@ impl Engine {
         };
         match (status, code) {
             (200, _) => Err(self.nonsense(what, "a login without a token".into())),
-            (400..500, Some(code)) => Err(Error::Login {
+            (_, Some(code)) if is_refusal(status, &code) => Err(Error::Login {
                 url: self.url().to_owned(),
                 username: self.account.username.clone(),
-                message: plain(&clean(message.unwrap_or(code).trim_end_matches('.'))),
+                message: said(&message.unwrap_or(code)),
             }),
-            (401 | 403, None) => Err(Error::Login {
-                url: self.url().to_owned(),
-                username: self.account.username.clone(),
-                message: format!("HTTP {status}"),
-            }),
-            (_, _) => Err(self.fault(what, status, &body)),
+            (_, Some(code)) => Err(self.undecided(match message {
+                Some(message) => format!("{} ({}, HTTP {status})", said(&message), said(&code)),
+                None => format!("{} (HTTP {status})", said(&code)),
+            })),
+            (_, None) => Err(self.front_end(what, status, &body)),
+        }
+    }
+
+    /// The error of a login that was neither accepted nor refused.
+    pub(super) fn undecided(&self, message: String) -> Error {
+        Error::Undecided {
+            url: self.url().to_owned(),
+            username: self.account.username.clone(),
+            message,
+        }
+    }
+}
+
+/// Returns true for the error codes that a repetition of the same login gets again: those of RFC 6749, 5.2,
+/// and `access_denied`, with which the engine answers a wrong name or password. The engine sends all of them,
+/// and also `server_error`, with status 400 (SsoService). A 5xx is never the last word.
+fn is_refusal(status: u16, code: &str) -> bool {
+    let final_code = matches!(
+        code,
+        "access_denied"
+            | "invalid_client"
+            | "invalid_grant"
+            | "invalid_request"
+            | "invalid_scope"
+            | "unauthorized_client"
+            | "unsupported_grant_type"
+    );
+    (400..500).contains(&status) && final_code
+}
+
+fn said(message: &str) -> String {
+    plain(&clean(message.trim_end_matches('.')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_code_that_no_repetition_mends_is_a_refusal() {
+        for code in [
+            "access_denied",
+            "invalid_grant",
+            "unauthorized_client",
+            "unsupported_grant_type",
+        ] {
+            assert!(is_refusal(400, code), "{code}");
+            assert!(!is_refusal(503, code), "{code}");
+        }
+        for code in [
+            "server_error",
+            "temporarily_unavailable",
+            "slow_down",
+            "",
+            "ACCESS_DENIED ",
+        ] {
+            assert!(!is_refusal(400, code), "{code}");
         }
     }
 }

@@ -14,6 +14,8 @@
 //! agent            the HTTP client with its trust and timeouts
 //! ca               fetches the CA certificate before anything is trusted
 //! wire             requests and their repetition
+//! answers          tells the engine's answers from a front end's
+//! opening          the patience with an engine that starts
 //! login            the session's token
 //! json             the engine's conventions in JSON
 //! error            the errors, and the meaning of a fault
@@ -29,6 +31,7 @@
 
 mod address;
 mod agent;
+mod answers;
 mod ca;
 mod disks;
 mod endings;
@@ -39,6 +42,7 @@ mod hosts;
 mod json;
 mod login;
 mod new_disks;
+mod opening;
 mod patience;
 mod phase;
 mod storage_domains;

@@ -22,9 +22,8 @@ impl Engine {
             "{}&case_sensitive=true",
             query("/storagedomains", &format!("name={}", quoted(name)))
         );
-        let found = self
-            .get("search for the storage domain", &path)?
-            .unwrap_or_default();
+        let what = "search for the storage domain";
+        let found = self.listed(what, "storage_domain", self.get(what, &path)?)?;
         let names = |value: &Value| -> Vec<String> {
             list(value, "storage_domain")
                 .iter()
@@ -52,8 +51,13 @@ impl Engine {
     /// Returns the name of the data center that a storage domain is attached to.
     pub(super) fn data_center(&self, storage_domain: &str) -> Result<Option<String>, Error> {
         let search = format!("storage.name={}", quoted(storage_domain));
-        let centers = self.get("search for the data center", &query("/datacenters", &search))?;
-        Ok(list(&centers.unwrap_or_default(), "data_center")
+        let what = "search for the data center";
+        let centers = self.listed(
+            what,
+            "data_center",
+            self.get(what, &query("/datacenters", &search))?,
+        )?;
+        Ok(list(&centers, "data_center")
             .first()
             .and_then(|center| text(center, "name")))
     }

@@ -94,12 +94,13 @@ impl Engine {
     /// Returns the transfer with this id.
     pub(crate) fn transfer(&self, id: &str) -> Result<Option<Transfer>, Error> {
         let found = self.get("transfer", &format!("/imagetransfers/{id}"))?;
-        Ok(found.as_ref().and_then(Transfer::of))
+        self.object("transfer", id, found, Transfer::of)
     }
 
     /// Returns the transfer that holds a disk.
     pub(crate) fn transfer_of(&self, disk: &str) -> Result<Option<Transfer>, Error> {
-        let all = self.get("transfers", "/imagetransfers")?.unwrap_or_default();
+        let all = self.get("transfers", "/imagetransfers")?;
+        let all = self.listed("transfers", "image_transfer", all)?;
         let mut open = list(&all, "image_transfer").iter().filter_map(Transfer::of);
         Ok(open.find(|t| t.is_open() && t.disk.as_deref() == Some(disk)))
     }

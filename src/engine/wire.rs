@@ -4,8 +4,11 @@
 //! |----------------------------|------------------------------|-----------------------------------------|
 //! | 401                        | log in and repeat            | log in and repeat                       |
 //! | 503                        | repeat a few times           | repeat a few times: it was not performed|
-//! | none, 5xx without a fault  | repeat a few times           | error: the caller looks for the object  |
+//! | none, or a front end's     | repeat a few times           | error: the caller looks for the object  |
 //! | anything else              | error                        | error                                   |
+//!
+//! `answers` tells a front end's answers from the engine's, and `opening` says how long an engine that starts
+//! is waited for.
 //!
 //! Actions (finalize, cancel, pause, resume) may be repeated: the engine answers them with 200 in any phase.
 //! A token ends after 30 minutes without a request, so 401 is no error by itself. The `exp` of a login is
@@ -25,8 +28,7 @@ use ureq::http::header;
 use url::Url;
 
 use super::agent::{ANSWER_TIMEOUT, agent, is_untrusted};
-use super::error::Meaning;
-use super::json::fault;
+use super::opening::Opening;
 use super::{Error, Interrupt, Patience};
 use crate::logging::plain;
 use crate::secret::{Secret, clean, hide};
@@ -77,6 +79,7 @@ pub(crate) struct Engine {
     pub(super) token: Mutex<Option<Secret>>,
     pub(super) correlation: String,
     pub(super) interrupt: Interrupt,
+    pub(super) opening: Opening,
 }
 
 impl Engine {
@@ -91,6 +94,7 @@ impl Engine {
             token: Mutex::new(None),
             correlation: format!("rhv-mount-{}", run.get(..8).unwrap_or("0")),
             interrupt: interrupt.clone(),
+            opening: Opening::begin(),
         };
         engine.renew(None)?;
         Ok(engine)
@@ -115,6 +119,7 @@ impl Engine {
             token: Mutex::new(token),
             correlation: self.correlation.clone(),
             interrupt: Interrupt::default(),
+            opening: Opening::over(),
         }
     }
 
@@ -145,8 +150,23 @@ impl Engine {
         self.call(what, effect, "POST", path, Some(body))
     }
 
+    /// Waits before another attempt after one failed with `error`; returns the error when there shall be
+    /// none.
+    pub(super) fn pause_after(&self, error: Error, patience: &mut Patience<'_>) -> Result<(), Error> {
+        // No repetition after a timeout: the caller decides whether to wait that long again.
+        if error.is_late() {
+            return Err(error);
+        }
+        let attempt = patience.attempt();
+        if patience.pause()? {
+            info!(attempt, "repeating after: {error}");
+            return Ok(());
+        }
+        self.opening.pause_after(error, &self.interrupt)
+    }
+
     /// Sends a request below `/ovirt-engine/api`, with repetitions as in the table above. Returns `None` for
-    /// a missing object (404 without a body; 404 with a fault is an error).
+    /// a missing object: 404 without a body, from an engine that is there (404 with a fault is an error).
     fn call(
         &self,
         what: &str,
@@ -156,6 +176,7 @@ impl Engine {
         body: Option<&Value>,
     ) -> Result<Option<Value>, Error> {
         let (mut patience, mut renewals) = (self.repetitions(), 0);
+        let mut engine_seen = false;
         loop {
             let token = self.token.lock().clone();
             let answer = self.send(method, path, body, token.as_ref(), effect);
@@ -166,27 +187,46 @@ impl Engine {
                     renewals += 1;
                     continue;
                 }
-                Ok((404, body)) if body.is_empty() => return Ok(None),
+                Ok((401, _)) => {
+                    self.undecided("it accepted the login, and then not its token (HTTP 401)".into())
+                }
+                Ok((404, body)) if body.is_empty() && engine_seen => return Ok(None),
+                Ok((404, body)) if body.is_empty() => match self.look_for_engine(what, token.as_ref()) {
+                    Ok(()) => {
+                        engine_seen = true;
+                        continue;
+                    }
+                    Err(error) => error,
+                },
                 Ok((status @ 200..300, body)) => match serde_json::from_slice(&body) {
                     Ok(value) => return Ok(Some(value)),
                     Err(e) => self.nonsense(what, format!("HTTP {status} with a body that is not JSON: {e}")),
                 },
-                Ok((status, body)) => self.fault(what, status, &body),
+                Ok((status, body)) => self.refusal(what, status, &body),
                 Err(error) => error,
             };
+            engine_seen = false;
             let may_repeat = match effect {
                 Effect::Idempotent => error.is_passing(),
                 Effect::Creation => error.is_not_performed(),
             };
-            // No repetition after a timeout: the caller decides whether to wait that long again.
-            if !may_repeat || error.is_late() || patience.is_over() {
+            if !may_repeat {
                 return Err(error);
             }
-            info!(
-                attempt = patience.attempt(),
-                "repeating the request after: {error}"
-            );
-            patience.pause()?;
+            self.pause_after(error, &mut patience)?;
+            renewals = 0;
+        }
+    }
+
+    /// A 404 without a body is the engine's for a missing object, and may also be that of a front end whose
+    /// application is gone. The root of the API, which the engine always has, tells them apart.
+    fn look_for_engine(&self, what: &str, token: Option<&Secret>) -> Result<(), Error> {
+        let answer = self.send("GET", "", None, token, Effect::Idempotent);
+        let (status, body) = self.read(what, answer)?;
+        let root = serde_json::from_slice::<Value>(&body).ok();
+        match status == 200 && root.is_some_and(|root| root.get("product_info").is_some()) {
+            true => Ok(()),
+            false => Err(self.front_end(what, status, &body)),
         }
     }
 
@@ -251,9 +291,9 @@ impl Engine {
                 .and_then(Url::host_str)
                 .unwrap_or("somewhere")
                 .to_owned();
-            return Err(Error::Url {
+            return Err(Error::Redirect {
                 url: self.url().to_owned(),
-                why: format!("it redirects to {host}, and a login is not sent on; name the engine itself"),
+                target: plain(&host),
             });
         }
         let body = answer
@@ -298,20 +338,6 @@ impl Engine {
         }
     }
 
-    /// The error of an answer with an error status, whose body may hold a fault.
-    pub(super) fn fault(&self, what: &str, status: u16, body: &[u8]) -> Error {
-        let words = serde_json::from_slice(body).ok().and_then(|value| fault(&value));
-        let meaning = Meaning::of(status, words.as_deref());
-        let words = words.unwrap_or_else(|| "no reason given".to_owned());
-        Error::Fault {
-            what: what.to_owned(),
-            status,
-            meaning,
-            message: plain(&clean(words.trim_end_matches('.'))),
-            correlation: self.correlation.clone(),
-        }
-    }
-
     pub(super) fn too_long(&self, what: &str, limit: Duration, state: &str) -> Error {
         Error::TooLong {
             what: what.to_owned(),
@@ -322,45 +348,9 @@ impl Engine {
     }
 }
 
-impl Meaning {
-    /// Decides the meaning of an answer with an error status; `words` are the message of the fault in its
-    /// body.
-    fn of(status: u16, words: Option<&str>) -> Meaning {
-        match (status, words) {
-            (503, _) => Meaning::NotPerformed,
-            // "The following disks are locked": the engine has no code for this fault.
-            (409, Some(words)) if words.to_lowercase().contains("locked") => Meaning::Locked,
-            (500.., None) => Meaning::FrontEnd,
-            _ => Meaning::Final,
-        }
-    }
-}
-
 /// Returns a random UUID from the kernel.
 pub(crate) fn random_id() -> std::io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/uuid")?
         .trim()
         .to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fault_means_what_its_status_and_its_words_say() {
-        let locked = Some("Operation Failed: Cannot transfer image: The following disks are Locked: web01");
-        for (status, words, meaning) in [
-            (409, locked, Meaning::Locked),
-            (400, locked, Meaning::Final),
-            (409, Some("the VM is running"), Meaning::Final),
-            (409, None, Meaning::Final),
-            (503, None, Meaning::NotPerformed),
-            (503, Some("starting"), Meaning::NotPerformed),
-            (502, None, Meaning::FrontEnd),
-            (500, Some("internal error"), Meaning::Final),
-        ] {
-            assert_eq!(Meaning::of(status, words), meaning, "{status} {words:?}");
-        }
-    }
 }

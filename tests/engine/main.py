@@ -25,6 +25,7 @@ without a value.
     cut_after           the request is performed, the connection is closed instead of answering
     unavailable         [503] that status, with an HTML body
     html_error          [500] that status, with an HTML body
+    front_end           [{"status": 404}] that status, with the members `type` and `body` if given
     garbage             200 and truncated JSON
     huge                [67108864] 200 and a JSON document of that many bytes
     redirect            ["https://127.0.0.1:1"] 302 to that address and the same path

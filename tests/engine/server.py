@@ -96,6 +96,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return Answer(status, page, HTML, {"Retry-After": "1"}, error="by a switch")
         if status := self._take(request, "html_error"):
             return Answer(status, PAGE, HTML, error="by a switch")
+        if front_end := self._take(request, "front_end"):
+            body = front_end.get("body", "").encode()
+            return Answer(front_end["status"], body, front_end.get("type", HTML), error="by a switch")
         if self._take(request, "garbage"):
             return Answer(200, b'{"id": "42", "phase": [[[', error="garbage, by a switch")
         if size := self._take(request, "huge"):

@@ -26,6 +26,7 @@ DEFAULTS = {
     "cut_after": True,
     "unavailable": 503,
     "html_error": 500,
+    "front_end": {"status": 404},
     "garbage": True,
     "huge": 64 << 20,
     "redirect": "https://127.0.0.1:1",

@@ -147,6 +147,7 @@ pub(crate) fn of_requests() -> Vec<Row> {
         row("unavailable", Old, FAILED, &["503"], Untouched),
         row("html_error", New, FINE, &[], Gone).times(1).requests("GET"),
         row("html_error", New, FAILED, &["500"], Gone),
+        row("front_end", Old, FINE, &[], There).times(2).requests("GET"),
         row("garbage", New, FAILED, &["nonsense|json"], Gone),
         row("garbage", Old, MENDED_OR_FAILED, &[], Untouched)
             .times(1)

@@ -21,6 +21,7 @@ mod old_engine;
 mod recovering;
 mod refusals;
 mod renewing;
+mod restarting;
 mod rig;
 mod secrets;
 mod selftest;
