@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Error, Interrupt};
+use crate::output::tell;
 
 /// Upper bound on the wait for the engine at the start of a run.
 const OPENING: Duration = Duration::from_secs(20);
@@ -47,7 +48,10 @@ impl Opening {
             return Err(error);
         }
         if !self.told.swap(true, Ordering::Relaxed) {
-            eprintln!("rhv-mount: {error} Trying again for {} s", left.as_secs().max(1));
+            tell(format_args!(
+                "{error} Trying again for {} s",
+                left.as_secs().max(1)
+            ));
         }
         interrupt.sleep(left.min(PAUSE))
     }

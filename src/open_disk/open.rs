@@ -158,7 +158,10 @@ fn first_connection(
             other => return other,
         };
         if !told {
-            eprintln!("rhv-mount: {error}. Trying again for {} s", limit.as_secs());
+            tell(format_args!(
+                "{error}. Trying again for {} s",
+                limit.as_secs()
+            ));
             told = true;
         }
         if interrupt.sleep(UNREADY_PAUSE).is_err() {
