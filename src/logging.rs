@@ -5,9 +5,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tracing::level_filters::LevelFilter;
+use tracing::warn;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
@@ -30,6 +32,7 @@ pub(crate) fn start_log(level: &str, file: Option<&Path>) -> io::Result<()> {
         ),
         None => Box::new(output::Stderr),
     };
+    LOGS_TO_A_FILE.store(file.is_some(), Ordering::Relaxed);
     let level = level.parse::<LevelFilter>().map_err(io::Error::other)?;
     // fuser warns about each unsupported operation, although a kernel may well try one.
     let fuser = if level >= LevelFilter::DEBUG {
@@ -53,6 +56,17 @@ pub(crate) fn start_log(level: &str, file: Option<&Path>) -> io::Result<()> {
         .with(lines)
         .try_init()
         .map_err(io::Error::other)
+}
+
+/// Set once the log goes to a file.
+static LOGS_TO_A_FILE: AtomicBool = AtomicBool::new(false);
+
+/// Shows a message on stderr, and in the log too where that is another place.
+pub(crate) fn announce(message: &str) {
+    if LOGS_TO_A_FILE.load(Ordering::Relaxed) {
+        warn!("{message}");
+    }
+    output::tell(message);
 }
 
 /// Upper bound on a text from a server, a file or a user in one of our messages, in characters.

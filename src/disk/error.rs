@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use super::head::format::ImageFormat;
+
 /// Failure of a disk operation.
 #[derive(Debug, Clone, Error)]
 pub(crate) enum DiskError {
@@ -23,6 +25,16 @@ pub(crate) enum DiskError {
     /// A write, zero or flush has failed, now or earlier: acknowledged bytes may be lost.
     #[error("{0}")]
     Failed(String),
+    /// The disk is raw, and the change would make it look like an image of another format (see `head`).
+    #[error(
+        "the disk would begin like a {format} image, and its format in the engine is raw: when the upload is \
+         finalized, the engine detects the format and removes such a disk. To write what is in an image, use \
+         `qemu-img convert -n -O raw IMAGE FILE`; a disk of these very bytes must have the format qcow2"
+    )]
+    LooksLike {
+        /// The format that would be detected.
+        format: ImageFormat,
+    },
     /// The mount is ending.
     #[error("the mount is ending")]
     Closing,

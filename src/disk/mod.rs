@@ -19,6 +19,7 @@
 //! write/strays     requests that may be performed late
 //! write/overlay    bytes in memory over bytes that are read
 //! fsync            shared rounds of flushes, the verdict, the close
+//! head             what the first bytes of a raw disk may not look like
 //! read             where a read finds its bytes
 //! read/chunks      the read cache, and the fetches under way
 //! read/fetcher     requests for chunks
@@ -31,6 +32,7 @@
 mod error;
 mod extents;
 mod fsync;
+mod head;
 mod read;
 mod write;
 mod zeros;
@@ -41,6 +43,9 @@ use std::sync::Arc;
 pub(crate) use self::error::DiskError;
 use self::extents::Extents;
 use self::fsync::SharedRounds;
+pub(crate) use self::head::HeadRule;
+pub(crate) use self::head::format::{HEAD_BYTES, ImageFormat, detect};
+use self::head::{Admitted, Guard};
 pub(crate) use self::read::ReadBytes;
 use self::read::Reader;
 use self::write::{Inner, WriteBehind};
@@ -68,6 +73,10 @@ pub(crate) struct DiskOptions {
     pub(crate) extents: bool,
     /// The server allows one connection more than the pool has.
     pub(crate) spare_connection: bool,
+    /// The formats that the first bytes may look like.
+    pub(crate) head: HeadRule,
+    /// Shows a message to the user at once.
+    pub(crate) announce: fn(&str),
 }
 
 /// Returns the upper bound on acknowledged bytes that are not answered: for each writing connection one
@@ -99,6 +108,7 @@ pub(crate) struct Disk {
     /// Set once a write was refused or cut at the end of the disk.
     overflowed: AtomicBool,
     extents: Extents,
+    head: Guard,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -129,6 +139,7 @@ impl Disk {
         let (extents, asking) = Extents::ask(&pool, &writes, size, &options)?;
         threads.extend(asking);
         let (flushed, threads) = (AtomicU64::new(0), Mutex::new(threads));
+        let head = Guard::new(options.head, options.announce);
         Ok(Disk {
             size,
             options,
@@ -139,6 +150,7 @@ impl Disk {
             flushed,
             overflowed: AtomicBool::new(false),
             extents,
+            head,
             threads,
         })
     }
@@ -204,6 +216,7 @@ impl Disk {
             self.overflowed.store(true, Ordering::Relaxed);
         }
         let data = &data[..fits];
+        let admitted = self.admit(offset..offset + fits as u64, Some(data))?;
         let mut parts = Vec::with_capacity(1);
         match self.options.zero_detect {
             true => detection::cut(offset, data, |part, content| parts.push((part, content))),
@@ -230,8 +243,7 @@ impl Disk {
                 }
             }
         }
-        drop(inner);
-        self.writes.accepted();
+        self.accepted(inner, admitted);
         Ok(fits)
     }
 
@@ -239,6 +251,7 @@ impl Disk {
     /// part behind the file's end is ignored (it is zero).
     pub(crate) fn zero(&self, offset: u64, len: u64, grow: bool) -> Result<(), DiskError> {
         let end = offset.saturating_add(len);
+        let admitted = self.admit(offset..end, None)?;
         match len.min(self.size.saturating_sub(offset)) < MIN_LONG_ZEROS_BYTES {
             true => self.extents.known_soon(),
             false => self.extents.known_in_time(),
@@ -254,8 +267,7 @@ impl Disk {
         if !zeroed.is_empty() {
             self.zero_locked(&mut inner, zeroed);
         }
-        drop(inner);
-        self.writes.accepted();
+        self.accepted(inner, admitted);
         Ok(())
     }
 
@@ -275,6 +287,7 @@ impl Disk {
             drop(self.writable()?);
             return Err(self.no_space());
         }
+        let admitted = self.admit(len..self.size, None)?;
         if len < self.len() {
             // Without the extents, bytes that are zero already would be zeroed.
             self.extents.known_in_time();
@@ -285,8 +298,7 @@ impl Disk {
         if !cut.is_empty() {
             self.zero_locked(&mut inner, cut);
         }
-        drop(inner);
-        self.writes.accepted();
+        self.accepted(inner, admitted);
         Ok(())
     }
 
@@ -331,6 +343,15 @@ impl Disk {
             self.verdict()?;
         }
         self.writes.room()
+    }
+
+    /// Lets the writer threads go at a change that has entered the table.
+    fn accepted(&self, inner: MutexGuard<'_, Inner>, admitted: Option<Admitted<'_>>) {
+        if let Some(admitted) = admitted {
+            admitted.accepted(inner.table.last_seq());
+        }
+        drop(inner);
+        self.writes.accepted();
     }
 
     /// Acknowledges zeros in `range`; only what may be data in it is zeroed.

@@ -22,6 +22,8 @@ pub(crate) struct Disk {
     pub(crate) status: String,
     /// The size in bytes as a guest sees it.
     pub(crate) size: u64,
+    /// Its volumes are raw; else they are qcow2, which the engine calls cow.
+    pub(crate) raw: bool,
     /// The id of its storage domain.
     pub(crate) storage_domain: Option<String>,
 }
@@ -35,6 +37,7 @@ impl Disk {
                 .or_else(|| text(value, "name"))
                 .unwrap_or_default(),
             status: text(value, "status").unwrap_or_else(|| "ok".to_owned()),
+            raw: text(value, "format").is_some_and(|format| format == "raw"),
             size: number(value, "provisioned_size").unwrap_or_default(),
             storage_domain: list(domains, "storage_domain")
                 .first()

@@ -12,6 +12,8 @@ pub(super) fn errno(error: &DiskError) -> Errno {
         // lseek(2): no data or hole at or after the offset.
         DiskError::NoSuchOffset => Errno::ENXIO,
         DiskError::ReadOnly => Errno::EROFS,
+        // The rest of the disk may be written, so it is neither read-only nor broken.
+        DiskError::LooksLike { .. } => Errno::EPERM,
         DiskError::Read(_) | DiskError::Failed(_) => Errno::EIO,
         // Writers that outlive an unmount: their data is refused, not lost in silence.
         DiskError::Closing => Errno::EIO,

@@ -66,6 +66,10 @@ pub(crate) struct DiskStatus {
     pub(crate) errors: u64,
     /// Why data may be lost.
     pub(crate) failure: Option<String>,
+    /// Why a write was refused, or may cost the disk: its first bytes would look like an image of another
+    /// format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) refused: Option<String>,
     /// The disk of a transfer of our own; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) disk_id: Option<String>,
@@ -119,6 +123,7 @@ impl OpenDisk {
             flushes: sum(|connection| connection.ops(Op::Flush)),
             errors: sum(ConnectionStatistics::errors),
             failure: self.disk.failure(),
+            refused: self.disk.head_told(),
             disk_id: disk.as_ref().map(|(id, _)| id.clone()),
             disk_name: disk.map(|(_, name)| name),
             transfer: transfer.map(|transfer| transfer.id()),

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 use super::OpenDisk;
-use crate::disk::{Disk, DiskOptions};
+use crate::disk::{Disk, DiskOptions, HeadRule};
 use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
 use crate::imageio::{self, Client, Endpoint, Image, TransferUrl};
+use crate::logging::announce;
 use crate::output::tell;
 use crate::pool::{Keeper, Pool, USUAL_TIMEOUT};
 use crate::process::limits::no_thread;
@@ -53,7 +54,15 @@ impl OpenDisk {
             }
         };
         let image = Arc::new(image);
-        let (pool, disk) = open_disk(settings, &image, first)?;
+        let head = match &transfer {
+            None if !settings.read_only => HeadRule::Warn,
+            Some(transfer) if transfer.minds_the_head() => HeadRule::Refuse,
+            _ => HeadRule::Any,
+        };
+        let (pool, disk) = open_disk(settings, &image, first, head)?;
+        if let Some(transfer) = transfer.as_ref().filter(|_| head == HeadRule::Refuse) {
+            guard_head(transfer, &disk)?;
+        }
         info!(
             host = image.host(),
             transport = image.transport(),
@@ -89,6 +98,7 @@ fn open_disk(
     settings: &DiskSettings,
     image: &Arc<Image>,
     first: Client,
+    head: HeadRule,
 ) -> Result<(Arc<Pool>, Arc<Disk>), Failure> {
     let can = image.capabilities();
     if !settings.read_only && !can.write {
@@ -128,9 +138,26 @@ fn open_disk(
         zero_detect: settings.zero_detect,
         extents: can.extents,
         spare_connection: connections < most_allowed,
+        head,
+        announce,
     };
     let disk = Disk::open(pool.clone(), image.size(), options).map_err(|e| no_thread("of the disk", &e))?;
     Ok((pool, Arc::new(disk)))
+}
+
+/// Looks at the head of a raw disk before anybody writes, and lets the transfer ask for it from then on.
+fn guard_head(transfer: &OwnTransfer, disk: &Arc<Disk>) -> Result<(), Failure> {
+    disk.look_at_head().map_err(|e| {
+        let what = format!("the first bytes of the disk can't be read: {e}");
+        Failure::text(Exit::Transfer, what)
+    })?;
+    let asked = disk.clone();
+    transfer.ask_for_the_head(move || asked.head_in_danger().map(|format| format.to_string()));
+    if let Some(format) = disk.head_in_danger() {
+        transfer.note_head(&format.to_string())?;
+        announce(&transfer.head_warning(&format.to_string()));
+    }
+    Ok(())
 }
 
 fn endpoint(settings: &DiskSettings, url: TransferUrl) -> Endpoint {
@@ -158,10 +185,7 @@ fn first_connection(
             other => return other,
         };
         if !told {
-            tell(format_args!(
-                "{error}. Trying again for {} s",
-                limit.as_secs()
-            ));
+            tell(format_args!("{error}. Trying again for {} s", limit.as_secs()));
             told = true;
         }
         if interrupt.sleep(UNREADY_PAUSE).is_err() {

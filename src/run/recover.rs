@@ -1,6 +1,8 @@
 //! `rhv-mount recover`: ends the transfers that killed mounts left. Nothing is deleted unless `--cancel` asks
 //! for it, and then only a disk that was made for that mount.
 
+use tracing::info;
+
 use crate::engine::{Direction, Engine, Interrupt, Phase, Transfer, address};
 use crate::failure::{Exit, Failure};
 use crate::fuse::unmount;
@@ -12,6 +14,7 @@ use crate::output::{report, tell};
 use crate::process::runtime_directory;
 use crate::settings::cli::RecoverArgs;
 use crate::settings::config_file::{ConfigError, Section, engine_account, trust, variable};
+use crate::transfer::head;
 use crate::transfer::note::{Note, NoteFile};
 
 /// Ends the transfers that `args` names. The exit code is that of the first failure.
@@ -117,10 +120,51 @@ fn end_transfer(
         ));
         return Ok(());
     }
+    if let Some(format) = head_in_the_way(engine, note, transfer)? {
+        return Err(Failure::text(
+            Exit::DataLoss,
+            format!(
+                "{shown}: transfer {} of {disk} is not finalized: {}",
+                transfer.id,
+                head::way_out(&format, &note.mountpoint)
+            ),
+        ));
+    }
     let id = (!note.snapshot).then_some(note.disk_id.as_str());
     engine.finalize(&transfer.id, id, &Interrupt::default())?;
     report(format_args!("{shown}: finalized; {disk} is free{}", doubt(note)));
     Ok(())
+}
+
+/// Returns the image format for which the engine would remove the disk, if it were asked to finalize the
+/// upload. Where the disk can't be read, not even after a resume, which prolongs the ticket, the note tells
+/// what was there when it was mounted: the mount lets nobody write another such head.
+fn head_in_the_way(engine: &Engine, note: &Note, transfer: &Transfer) -> Result<Option<String>, Failure> {
+    if note.snapshot || note.direction == Direction::Download {
+        return Ok(None);
+    }
+    if !engine.disk(&note.disk_id)?.is_some_and(|disk| disk.raw) {
+        return Ok(None);
+    }
+    let mut seen = head::look(transfer, &note.trust);
+    if let (Err(e), Phase::Paused(_)) = (&seen, &transfer.phase) {
+        info!(
+            "resuming transfer {}, to read the head of its disk: {e}",
+            transfer.id
+        );
+        let resumed = engine.wait_for_transferring(transfer.clone());
+        let resumed = resumed.and_then(|transfer| engine.wait_for_urls(transfer, &Interrupt::default()));
+        if let Ok(resumed) = resumed {
+            seen = head::look(&resumed, &note.trust);
+        }
+    }
+    Ok(match seen {
+        Ok(format) => format.map(|format| format.to_string()),
+        Err(e) => {
+            info!("the head of the disk can't be read: {e}");
+            note.head.clone()
+        }
+    })
 }
 
 /// Returns what is not known about the bytes of a mount that was killed.

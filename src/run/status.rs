@@ -130,6 +130,9 @@ pub(super) fn text(status: &Status) -> String {
     if let (Some(id), Some(phase)) = (&disk.transfer, &disk.transfer_phase) {
         out += &format!("  transfer     {} ({})\n", plain(id), plain(phase));
     }
+    if let Some(refused) = &disk.refused {
+        out += &format!("  refused      {}\n", plain(refused));
+    }
     if let Some(failure) = &disk.failure {
         out += &format!("  failure      {}\n", plain(failure));
     }

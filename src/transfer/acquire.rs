@@ -2,6 +2,7 @@
 //! is made, for `recover` (see `note`), and taken back when a later step fails.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use tracing::{debug, info};
 
@@ -9,7 +10,7 @@ use super::OwnTransfer;
 use super::end::Stake;
 use super::life::Life;
 use super::note::{Note, NoteFile};
-use crate::engine::{self, Direction, Engine, Interrupt, Order, Subject, Transfer, this_hardware};
+use crate::engine::{self, Direction, Engine, Format, Interrupt, Order, Subject, Transfer, this_hardware};
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
 use crate::settings::{EngineSource, Wanted};
@@ -46,6 +47,8 @@ pub(super) fn acquire(
         order,
         shown: plain(&format!("disk {} ({})", subject.id, subject.name)),
         disk: (subject.id, subject.name),
+        raw: subject.raw,
+        head: OnceLock::new(),
         stake: match (&source.wanted, direction) {
             (_, Direction::Download) => Stake::Download,
             (Wanted::New(_), Direction::Upload) if source.keep_on_failure => Stake::MadeAndKept,
@@ -61,6 +64,8 @@ pub(super) fn acquire(
 struct Prepared {
     id: String,
     name: String,
+    /// The disk's format is raw.
+    raw: bool,
     storage_domain: Option<String>,
 }
 
@@ -75,17 +80,20 @@ impl Prepared {
                 Prepared {
                     id: disk.id,
                     name: disk.name,
+                    raw: disk.raw,
                     storage_domain,
                 }
             }
             Wanted::Snapshot(id) => Prepared {
                 id: id.clone(),
                 name: "disk snapshot".to_owned(),
+                raw: false,
                 storage_domain: None,
             },
             Wanted::New(new) => Prepared {
                 id: engine.prepare_disk(new)?,
                 name: new.name.clone(),
+                raw: new.format == Format::Raw,
                 storage_domain: Some(new.storage_domain.clone()),
             },
         })

@@ -8,6 +8,9 @@
 //! | there before | finalize     | finalize       | leave paused | finalize    |
 //! | download     | finalize     | finalize       | finalize     | finalize    |
 //!
+//! A finalize is not sent for a raw disk that begins like an image of another format: the engine would remove
+//! it. Such a transfer is left paused instead.
+//!
 //! [`end_for`] is this table. [`Closing::run`] is called once, by the thread "finalize" or by a drop, and
 //! waits for the engine within the engine's own limits; `interrupt` cuts a finalize short, but never a
 //! discard.
@@ -16,9 +19,9 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::OwnTransfer;
 use super::life::{Stage, Start, Turn};
 use super::renewal::find_unanswered;
+use super::{OwnTransfer, head};
 use crate::engine::{self, Interrupt, Patience, Phase, Transfer};
 use crate::failure::{Exit, Failure};
 use crate::output::tell;
@@ -97,7 +100,11 @@ impl<'a> Closing<'a> {
         self.resolve_start()?;
         let between = matches!(self.turn.stage(), Stage::Between { .. });
         match end_for(self.own.stake, verdict) {
-            End::Finalize => self.finalize(),
+            End::Finalize if between => self.finalize(),
+            End::Finalize => match self.own.head_in_the_way() {
+                Some(format) => Err(self.left_for_its_head(&format)),
+                None => self.finalize(),
+            },
             End::Discard => self.discard(between),
             End::LeavePaused if between => Err(self.left_between()),
             End::LeavePaused => Err(self.leave_paused()),
@@ -244,6 +251,26 @@ impl<'a> Closing<'a> {
                  it with what has arrived, and write the image once more",
                 self.own.shown,
                 if paused.is_ok() { "paused" } else { "open" },
+            ),
+        )
+    }
+
+    /// The engine would remove the disk if it were asked to finalize the upload.
+    fn left_for_its_head(&mut self, format: &str) -> Failure {
+        let id = self.turn.id();
+        let paused = self.own.engine.pause(&id);
+        if let Err(e) = &paused {
+            warn!("{e}");
+        }
+        let note = self.turn.note().note.clone();
+        Failure::text(
+            Exit::DataLoss,
+            format!(
+                "transfer {id} of {} on host {} is left {} and not finalized: {}",
+                self.own.shown,
+                note.host_shown(),
+                if paused.is_ok() { "paused" } else { "open" },
+                head::way_out(format, &note.mountpoint),
             ),
         )
     }

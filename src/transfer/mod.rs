@@ -7,6 +7,7 @@
 //! watch     a thread that looks at the transfer every few seconds, and resumes it
 //! renewal   another transfer in place of one whose ticket has ended
 //! end       the table of ends: finalize, remove the disk, or leave the transfer paused
+//! head      the first bytes of a disk that a killed mount has left
 //! note      the file from which `recover` finds a transfer that this process could not end
 //! ```
 //!
@@ -18,13 +19,14 @@
 
 mod acquire;
 mod end;
+pub(crate) mod head;
 mod life;
 pub(crate) mod note;
 mod renewal;
 mod watch;
 
 use std::path::Path;
-use std::sync::Weak;
+use std::sync::{OnceLock, Weak};
 use std::time::Duration;
 
 use self::end::Closing;
@@ -37,8 +39,10 @@ use crate::imageio::{TicketState, TransferUrl};
 use crate::output::tell;
 use crate::settings::EngineSource;
 
+/// Returns the name of the image format as which the engine would detect the disk, if not as raw.
+type HeadQuestion = Box<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// A transfer that we started.
-#[derive(Debug)]
 pub(crate) struct OwnTransfer {
     engine: Engine,
     order: Order,
@@ -46,6 +50,10 @@ pub(crate) struct OwnTransfer {
     disk: (String, String),
     /// The disk, for messages.
     shown: String,
+    /// The disk's volumes are raw, so that the engine removes it when it begins like another format.
+    raw: bool,
+    /// Tells as what the head of the disk may be detected now, see [`Self::ask_for_the_head`].
+    head: OnceLock<HeadQuestion>,
     stake: end::Stake,
     /// Set when the end begins: a renewal that is under way gives up.
     giving_up: Interrupt,
@@ -87,6 +95,35 @@ impl OwnTransfer {
             .transfer()
             .inactivity_timeout
             .map(Duration::from_secs)
+    }
+
+    /// True when nothing may finalize the upload while the disk begins like an image of another format: the
+    /// engine verifies a raw disk by the format that it detects, and removes it when that is another one.
+    pub(crate) fn minds_the_head(&self) -> bool {
+        self.raw && self.is_upload()
+    }
+
+    /// Asks `question` before each finalize.
+    pub(crate) fn ask_for_the_head(&self, question: impl Fn() -> Option<String> + Send + Sync + 'static) {
+        let _ = self.head.set(Box::new(question));
+    }
+
+    /// Notes, for `recover`, that the head was detected as `format` before anything was written.
+    pub(crate) fn note_head(&self, format: &str) -> Result<(), Failure> {
+        let mut turn = self.life.turn();
+        let file = turn.note();
+        file.note.head = Some(format.to_owned());
+        file.update()
+    }
+
+    /// Returns the warning about a head that was detected as `format` before anything was written.
+    pub(crate) fn head_warning(&self, format: &str) -> String {
+        head::warning(&self.shown, format)
+    }
+
+    /// Returns the format that keeps the transfer from being finalized.
+    fn head_in_the_way(&self) -> Option<String> {
+        self.head.get().and_then(|question| question())
     }
 
     /// Bytes may move from now on.

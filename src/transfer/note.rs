@@ -48,6 +48,10 @@ pub(crate) struct Note {
     /// The transfer is being replaced by another one, see `renewal`: its end is not the end of the mount.
     #[serde(default)]
     pub(crate) renewing: bool,
+    /// The image format as which the head of the raw disk was detected before anything was written: a
+    /// finalize would have removed the disk then.
+    #[serde(default)]
+    pub(crate) head: Option<String>,
     /// The machine that serves it, and since which boot: a home directory may be shared.
     pub(crate) machine: String,
     pub(crate) boot: String,
@@ -72,6 +76,7 @@ impl Note {
             transfer: None,
             host: None,
             renewing: false,
+            head: None,
             machine: this_machine(),
             boot: this_boot(),
         }

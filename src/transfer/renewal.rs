@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::OwnTransfer;
 use super::life::{Seen, Stage, Start, Turn};
+use super::{OwnTransfer, head};
 use crate::engine::{self, Direction, Patience, Phase, Subject, Transfer};
 use crate::imageio::{TicketState, TransferUrl};
 
@@ -201,6 +201,12 @@ impl<'a> Renewal<'a> {
     /// Ends the old transfer: without a ticket it is of no use, and it keeps the disk locked.
     fn retire(&mut self, phase: &Option<Phase>) -> Result<(), engine::Error> {
         let old = self.turn.id();
+        if let Some(format) = self.own.head_in_the_way() {
+            return Err(engine::Error::Failed(format!(
+                "it would have to be finalized, and {}",
+                head::danger(&format)
+            )));
+        }
         note(&mut self.turn, |note| note.renewing = true)?;
         self.turn.step(Stage::finalize);
         match (phase, self.own.order.direction) {

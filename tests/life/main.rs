@@ -17,6 +17,7 @@ mod downloads;
 mod existing;
 mod fault_table;
 mod faults;
+mod heads;
 mod old_engine;
 mod recovering;
 mod refusals;

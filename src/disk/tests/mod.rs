@@ -1,6 +1,8 @@
 //! The disk over a pool over a server in memory ([`remote::memory`](crate::remote::memory)).
 
 #[cfg(not(feature = "shuttle"))]
+mod heads;
+#[cfg(not(feature = "shuttle"))]
 mod model;
 #[cfg(not(feature = "shuttle"))]
 mod reconnect;
@@ -45,17 +47,39 @@ impl MemoryServer {
         journal_size: u64,
         retry_time: Duration,
     ) -> Disk {
+        self.disk_like(connections, retry_time, |options| DiskOptions {
+            zero_detect,
+            journal_size,
+            ..options
+        })
+    }
+
+    fn disk_under(self: &Arc<Self>, head: HeadRule) -> Disk {
+        self.disk_like(4, Duration::from_secs(10), |options| DiskOptions {
+            head,
+            ..options
+        })
+    }
+
+    fn disk_like(
+        self: &Arc<Self>,
+        connections: usize,
+        retry_time: Duration,
+        change: impl FnOnce(DiskOptions) -> DiskOptions,
+    ) -> Disk {
         let first = self.dial().unwrap();
         let pool = Pool::open(self.clone(), first, connections, connections, retry_time).unwrap();
-        let options = DiskOptions {
+        let options = change(DiskOptions {
             read_only: false,
             cache_size: 4 << 20,
-            journal_size,
+            journal_size: 1 << 20,
             request_size: 64 << 10,
-            zero_detect,
+            zero_detect: true,
             extents: true,
             spare_connection: false,
-        };
+            head: HeadRule::Refuse,
+            announce: |_| {},
+        });
         Disk::open(pool, SIZE as u64, options).unwrap()
     }
 }

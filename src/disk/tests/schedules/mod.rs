@@ -6,6 +6,7 @@
 //! of the disk, or of the durable image, must lie between the last number acknowledged for it before the test
 //! looked and the last number written after it had looked.
 
+mod heads;
 mod waits;
 
 use std::sync::atomic::AtomicU8;
@@ -36,6 +37,8 @@ fn open(server: &Arc<MemoryServer>, journal_size: u64, extents: bool) -> Disk {
         zero_detect: false,
         extents,
         spare_connection: false,
+        head: HeadRule::Refuse,
+        announce: |_| {},
     };
     Disk::open(pool, SIZE as u64, options).unwrap()
 }

@@ -1,0 +1,71 @@
+//! The head of a raw disk whose upload is to be finalized without the mount that wrote it: the engine removes
+//! a raw disk that begins like an image of another format (see `disk::head`).
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::disk::{HEAD_BYTES, ImageFormat, detect};
+use crate::engine::Transfer;
+use crate::failure::{Exit, Failure};
+use crate::imageio::{Endpoint, Image, TransferUrl};
+use crate::remote::Remote;
+use crate::trust::Trust;
+
+/// Longest silence of the server, which has 512 bytes to send.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Reads the head of the disk that `transfer` has open, straight from the host or through the engine's proxy,
+/// and returns the format as which it is detected, if not as raw.
+pub(crate) fn look(transfer: &Transfer, trust: &Trust) -> Result<Option<ImageFormat>, Failure> {
+    let urls = [&transfer.transfer_url, &transfer.proxy_url];
+    let mut failure = Failure::text(Exit::Transfer, format!("transfer {} has no URL", transfer.id));
+    for url in urls.into_iter().flatten() {
+        match read(url, trust) {
+            Ok(head) => return Ok(detect(&head)),
+            Err(e) => failure = e,
+        }
+    }
+    Err(failure)
+}
+
+fn read(url: &str, trust: &Trust) -> Result<[u8; HEAD_BYTES], Failure> {
+    let (image, mut client) = Image::open(&Endpoint {
+        url: TransferUrl::parse(url)?,
+        trust: trust.clone(),
+        unix_socket: true,
+        timeout: TIMEOUT,
+    })?;
+    let mut head = [0; HEAD_BYTES];
+    let n = image.size().min(HEAD_BYTES as u64) as usize;
+    client.read(0, &mut [&mut head[..n]])?;
+    Ok(head)
+}
+
+/// Says what a finalize would do.
+pub(crate) fn danger(format: &str) -> String {
+    format!(
+        "the disk is raw and begins like a {format} image: the engine, which detects the format, would \
+         remove the disk"
+    )
+}
+
+/// Warns before anything is written.
+pub(crate) fn warning(disk: &str, format: &str) -> String {
+    format!(
+        "warning: {disk}: {}. Unless its first 512 bytes are others when it is unmounted, the transfer is \
+         left paused and the disk locked. To keep them, save them now (`dd bs=512 count=1`), put zeros in \
+         their place, and write them back from within a virtual machine",
+        danger(format)
+    )
+}
+
+/// Says what a finalize would do, and what can be done instead.
+pub(crate) fn way_out(format: &str, mountpoint: &Path) -> String {
+    format!(
+        "{}. It is kept, locked. Write other bytes over its first 512 through the transfer (its URL, as the \
+         engine shows it, is good for --transfer-url) and run `rhv-mount recover --finalize {}`; or let the \
+         engine's administrator unlock the disk (unlock_entity.sh)",
+        danger(format),
+        mountpoint.display()
+    )
+}
