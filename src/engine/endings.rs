@@ -14,6 +14,10 @@ use super::{Engine, Error, Interrupt, Patience, Phase};
 /// Upper bound on the wait for a finalize, which verifies the image; the stock client uses the same.
 const MAX_FINALIZE_WAIT: Duration = Duration::from_secs(300);
 
+/// Upper bound on the wait until the engine has removed the disk of an upload that failed: three of its
+/// looks.
+const MAX_REMOVAL_WAIT: Duration = Duration::from_secs(30);
+
 /// Upper bound on the wait for a cancel, which takes four phases of up to 10 s each and the removal of the
 /// disk.
 const MAX_CANCEL_WAIT: Duration = Duration::from_secs(120);
@@ -35,15 +39,17 @@ impl Engine {
                 }
                 Some(Phase::Failed) => {
                     return Err(Error::Failed(format!(
-                        "transfer {id} failed when it was finalized; engine.log and vdsm.log say why \
+                        "transfer {id} failed when it was finalized, and {}; engine.log and vdsm.log say why \
                          (correlation id {})",
+                        self.fate(disk, interrupt),
                         self.correlation()
                     )));
                 }
                 Some(Phase::Paused(phase)) if finalizing || self.is_illegal(disk) => {
                     return Err(Error::Failed(format!(
-                        "transfer {id} is {phase} and could not be finalized; the disk is kept, locked or \
-                         illegal; engine.log and vdsm.log say why (correlation id {})",
+                        "transfer {id} is {phase} and could not be finalized, and {}; engine.log and \
+                         vdsm.log say why (correlation id {})",
+                        self.state_of(disk),
                         self.correlation()
                     )));
                 }
@@ -54,8 +60,33 @@ impl Engine {
             }
             if !patience.pause()? {
                 let what = format!("finalize of transfer {id}");
-                return Err(self.too_long(&what, MAX_FINALIZE_WAIT, &asked.last(seen)));
+                let state = format!("{}, and {}", asked.last(seen), self.state_of(disk));
+                return Err(self.too_long(&what, MAX_FINALIZE_WAIT, &state));
             }
+        }
+    }
+
+    /// Says what became of the disk of a transfer that has failed. The engine removes that of an upload a
+    /// moment later, also one that was there before, so a disk that is not usable is waited for.
+    fn fate(&self, disk: Option<&str>, interrupt: &Interrupt) -> String {
+        let mut patience = Patience::steady(MAX_REMOVAL_WAIT, interrupt);
+        while let Some(Ok(Some(found))) = disk.map(|id| self.disk(id)) {
+            if found.status == "ok" || !patience.pause().unwrap_or(false) {
+                break;
+            }
+        }
+        self.state_of(disk)
+    }
+
+    /// Says whether the disk is still there.
+    fn state_of(&self, disk: Option<&str>) -> String {
+        let Some(id) = disk else {
+            return "a snapshot stays as it was".to_owned();
+        };
+        match self.disk(id) {
+            Ok(Some(found)) => format!("disk {id} is still there, {}", found.status),
+            Ok(None) => format!("disk {id} is gone: the engine has removed it"),
+            Err(e) => format!("whether disk {id} is still there is not known ({e})"),
         }
     }
 

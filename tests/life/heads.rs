@@ -350,3 +350,25 @@ fn a_transfer_of_somebody_else_gets_a_warning() {
     mount.umount().ok();
     theirs.umount().ok();
 }
+
+#[test]
+fn a_finalize_that_fails_says_whether_the_disk_is_still_there() {
+    for (name, args, fate) in [
+        ("failed", existing("web01"), "is gone"),
+        ("paused", existing("web01"), "is still there"),
+    ] {
+        let engine = Engine::start();
+        used_disk(&engine, "web01", "raw");
+        let mount = engine.mounting(args).start();
+        write_and_sync(&mount.file(), 0, MIB, 54);
+        let switch = if name == "failed" {
+            "finalize_failure"
+        } else {
+            "finalize_pause"
+        };
+        engine.switch(&json!({"switch": switch}));
+        let ran = mount.umount();
+        assert_told(&ran, &[DATA_MAY_BE_LOST], &["not finalized", fate]);
+        assert_eq!(engine.disk("web01").is_none(), name == "failed", "{ran}");
+    }
+}
