@@ -64,6 +64,8 @@ fn ending(mount: &Mount, failures: &[Failure]) -> Ending {
     Ending {
         code: worst.unwrap_or(Exit::Done) as u8,
         message: (!texts.is_empty()).then(|| texts.join("; ")),
+        mountpoint: Some(mount.mountpoint.path.clone()),
+        notes: Vec::new(),
         stats: match mount.settings.stats {
             true => mount.disks().flat_map(|disk| disk.statistics()).collect(),
             false => Vec::new(),
@@ -71,15 +73,15 @@ fn ending(mount: &Mount, failures: &[Failure]) -> Ending {
     }
 }
 
-/// Tells the outcome to everybody who waits for it; a bad one that nobody hears is kept for the next who
-/// asks.
+/// Tells the outcome to everybody who waits for it. A bad one is kept until somebody has heard it, for the
+/// next who asks: a `umount` that hears it removes it, and one that was killed while it waited does not.
 fn tell(mount: &Mount, ending: &Ending, waiting: Vec<UnixStream>) {
     if let Some(message) = &ending.message {
         output::tell(message);
         if mount.settings.log_file.is_some() {
             error!("{message}");
         }
-        if waiting.is_empty() && mount.settings.command.is_empty() {
+        if mount.settings.command.is_empty() {
             let _ = mount.place.write_ending(ending).inspect_err(|e| {
                 warn!("the outcome cannot be kept for `rhv-mount umount`: {e}");
             });

@@ -44,8 +44,12 @@ pub(crate) struct Status {
     pub(crate) mountpoint: String,
     pub(crate) file: String,
     pub(crate) pid: u32,
-    /// `mounted`, `ending`, `silent` (the process is there and does not answer), or `dead` (it was killed).
+    /// `mounted`, `ending`, `silent` (the process is there and does not answer), `dead` (it was killed), or
+    /// `failed`: it has ended badly, and nobody has heard of it yet.
     pub(crate) phase: String,
+    /// The bad end of an earlier mount on the same path that nobody has heard of yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) earlier: Option<String>,
     #[serde(flatten)]
     pub(crate) disk: DiskStatus,
 }

@@ -105,6 +105,12 @@ pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
     let session = mount
         .mount(listener, events.clone())
         .inspect_err(|_| mount.place.clear())?;
+    if let Some(earlier) = mount.place.earlier() {
+        let shown = mount.mountpoint.path.display();
+        tell(format_args!(
+            "WARNING: {shown}: {earlier} (`rhv-mount umount` says it once more)"
+        ));
+    }
     rights::settle();
     mount.disks().for_each(|disk| disk.set_used());
     let mut ended = wait::wait(&mount, &inbox, &events, role).unwrap_or_else(|failure| {
@@ -199,6 +205,7 @@ impl Mount {
             file: self.mountpoint.file.display().to_string(),
             pid: std::process::id(),
             phase: phase.to_owned(),
+            earlier: self.place.earlier(),
             disk: self.disks[0].disk.status(),
         }
     }

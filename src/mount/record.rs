@@ -1,10 +1,12 @@
 //! The files by which a mount is found again, in a directory of the user's.
 //!
 //! `KEY.sock` answers while the process lives. `KEY.json` says what was mounted and outlives a killed
-//! process. `KEY.failed` is the outcome of a mount that ended badly with nobody listening (after a plain
-//! `umount`); the next `rhv-mount umount` of that path reports it. KEY is derived from the mountpoint. No
+//! process. `KEY.failed` is the outcome of a mount that ended badly, until somebody has heard of it: after a
+//! plain `umount` nobody has. The next mount on that path says it, `rhv-mount status` lists it, and the next
+//! `rhv-mount umount` of that path tells and removes it. KEY is derived from the mountpoint. No
 //! file holds a secret.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,6 +15,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::process::runtime_directory::key_of;
+
+/// Upper bound on the bad outcomes that are kept beside the last one.
+const MAX_NOTES: usize = 10;
 
 /// Upper bound on a file here, in bytes.
 const MAX_FILE_BYTES: u64 = 64 << 10;
@@ -35,6 +40,12 @@ pub(crate) struct Ending {
     /// Statistics of each connection, where the user asked for them.
     #[serde(default)]
     pub(crate) stats: Vec<String>,
+    /// The canonical path of the mountpoint, in a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mountpoint: Option<PathBuf>,
+    /// What is to be told besides: a bad outcome of an earlier mount on the same path.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) notes: Vec<String>,
 }
 
 /// The files of one mountpoint.
@@ -60,17 +71,54 @@ impl Place {
     }
 
     pub(crate) fn write_record(&self, record: &Record) -> io::Result<()> {
-        let _ = fs::remove_file(self.stem.with_extension("failed"));
         self.write("json", record)
     }
 
+    /// Keeps a bad outcome; one that is there stays with it.
     pub(crate) fn write_ending(&self, ending: &Ending) -> io::Result<()> {
-        self.write("failed", ending)
+        let mut both = ending.clone();
+        both.notes.extend(self.earlier());
+        if let Some(earlier) = self.ending() {
+            both.code = both.code.max(earlier.code);
+            both.notes.extend(earlier.notes);
+        }
+        both.notes.truncate(MAX_NOTES);
+        self.write("failed", &both)
+    }
+
+    /// The bad outcome that nobody has heard of yet.
+    pub(crate) fn ending(&self) -> Option<Ending> {
+        self.read("failed")
+    }
+
+    /// Says what became of an earlier mount here that ended badly and that nobody has heard of yet.
+    pub(crate) fn earlier(&self) -> Option<String> {
+        let message = self.ending()?.message?;
+        let path = self.stem.with_extension("failed");
+        let written = fs::metadata(path).and_then(|meta| meta.modified()).ok()?;
+        let ago = written.elapsed().unwrap_or_default().as_secs();
+        let ago = match ago {
+            0..120 => format!("{ago} s"),
+            120..7200 => format!("{} min", ago / 60),
+            7200..172_800 => format!("{} h", ago / 3600),
+            _ => format!("{} days", ago / 86_400),
+        };
+        Some(format!("an earlier mount here ended badly {ago} ago: {message}"))
+    }
+
+    /// Takes what is kept, and returns the words for it; not for `heard`, the outcome that was just told.
+    pub(crate) fn take_earlier_than(&self, heard: Option<&Ending>) -> Vec<String> {
+        let words = self.earlier();
+        let Some(kept) = self.take_ending() else {
+            return vec![];
+        };
+        let told = heard.is_some_and(|heard| heard.message == kept.message);
+        words.filter(|_| !told).into_iter().chain(kept.notes).collect()
     }
 
     /// Takes the bad outcome that nobody has heard of yet.
     pub(crate) fn take_ending(&self) -> Option<Ending> {
-        let ending = self.read("failed");
+        let ending = self.ending();
         let _ = fs::remove_file(self.stem.with_extension("failed"));
         ending
     }
@@ -104,19 +152,16 @@ impl Place {
     }
 }
 
-/// The place of every record in `directory`.
+/// The place of every record, and of every outcome without one, in `directory`.
 pub(crate) fn places(directory: &Path) -> Vec<Place> {
     let entries = fs::read_dir(directory)
         .into_iter()
         .flatten()
         .flatten()
         .map(|entry| entry.path());
-    let records = entries.filter(|path| path.extension().is_some_and(|e| e == "json"));
-    records
-        .map(|path| Place {
-            stem: path.with_extension(""),
-        })
-        .collect()
+    let files = entries.filter(|path| path.extension().is_some_and(|e| e == "json" || e == "failed"));
+    let stems: BTreeSet<PathBuf> = files.map(|path| path.with_extension("")).collect();
+    stems.into_iter().map(|stem| Place { stem }).collect()
 }
 
 #[cfg(test)]
@@ -126,17 +171,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ending_is_told_once() {
+    fn an_ending_is_kept_until_it_is_taken_and_none_erases_another() {
         let dir = tempfile::tempdir().unwrap();
         let place = Place::of(dir.path(), Path::new("/mnt/disk"));
-        place
-            .write_ending(&Ending {
-                code: 7,
-                message: Some("lost".into()),
+        for (code, message) in [(7, "first"), (4, "second"), (4, "third")] {
+            let ending = Ending {
+                code,
+                message: Some(message.into()),
                 stats: vec![],
-            })
-            .unwrap();
-        assert_eq!(place.take_ending().map(|e| e.code), Some(7));
+                mountpoint: None,
+                notes: vec![],
+            };
+            place.write_ending(&ending).unwrap();
+        }
+        assert!(place.earlier().unwrap().ends_with("third"));
+        assert_eq!(places(dir.path()).len(), 1);
+        let taken = place.take_ending().unwrap();
+        assert_eq!((taken.code, taken.message.as_deref()), (7, Some("third")));
+        let notes: Vec<_> = taken.notes.iter().map(|note| note.rsplit(' ').next()).collect();
+        assert_eq!(notes, [Some("second"), Some("first")]);
         assert!(place.take_ending().is_none());
     }
 

@@ -191,6 +191,8 @@ fn refuse(stream: UnixStream, why: impl ToString) {
         code: Exit::Mount as u8,
         message: Some(why.to_string()),
         stats: vec![],
+        mountpoint: None,
+        notes: vec![],
     };
     control::answer(stream, &refusal);
 }

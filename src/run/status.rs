@@ -62,10 +62,10 @@ fn look(user: Uid, place: &Place) -> Option<Status> {
         Ok(status) => return Some(status),
         Err(e) => e,
     };
-    let record = place.record()?;
-    if mounted_by(&record.mountpoint) != Some(user.as_raw()) {
-        return None;
-    }
+    let record = place.record();
+    let Some(record) = record.filter(|r| mounted_by(&r.mountpoint) == Some(user.as_raw())) else {
+        return failed(place);
+    };
     let mountpoint = record.mountpoint.display().to_string();
     let nobody_listens = error.kind() == io::ErrorKind::ConnectionRefused;
     let (phase, why) = match nobody_listens || is_dead(&record.mountpoint) {
@@ -89,6 +89,26 @@ fn look(user: Uid, place: &Place) -> Option<Status> {
         mountpoint,
         pid: record.pid,
         phase: phase.to_owned(),
+        earlier: place.earlier(),
+        disk,
+    })
+}
+
+/// A mount that has ended badly, where nobody has heard of it yet.
+fn failed(place: &Place) -> Option<Status> {
+    let mountpoint = place.ending()?.mountpoint?.display().to_string();
+    let disk = DiskStatus {
+        failure: place
+            .earlier()
+            .map(|words| format!("{words} (`rhv-mount umount {mountpoint}` says it once more)")),
+        ..DiskStatus::default()
+    };
+    Some(Status {
+        file: mountpoint.clone(),
+        mountpoint,
+        pid: 0,
+        phase: "failed".to_owned(),
+        earlier: None,
         disk,
     })
 }
@@ -98,13 +118,15 @@ pub(super) fn text(status: &Status) -> String {
     let plain = |text: &str| text.replace(char::is_control, " ");
     let mode = if disk.read_only { "read-only" } else { "read-write" };
     let mut out = format!(
-        "{}\n  phase        {} ({mode}, process {}, {} s)\n",
+        "{}\n  phase        {}",
         plain(&status.mountpoint),
-        plain(&status.phase),
-        status.pid,
-        disk.seconds
+        plain(&status.phase)
     );
-    if !matches!(status.phase.as_str(), "dead" | "silent") {
+    out += &match status.phase.as_str() {
+        "failed" => "\n".to_owned(),
+        _ => format!(" ({mode}, process {}, {} s)\n", status.pid, disk.seconds),
+    };
+    if !matches!(status.phase.as_str(), "dead" | "silent" | "failed") {
         out += &format!(
             "  file         {}, {} bytes of a disk of {}\n  host         {} over {}\n  \
              connections  {} ({} writing, {} replaced)\n  bytes        {} read, {} written, {} zeroed\n  \
@@ -136,6 +158,9 @@ pub(super) fn text(status: &Status) -> String {
     if let Some(failure) = &disk.failure {
         out += &format!("  failure      {}\n", plain(failure));
     }
+    if let Some(earlier) = &status.earlier {
+        out += &format!("  earlier      {}\n", plain(earlier));
+    }
     out
 }
 
@@ -161,7 +186,7 @@ mod tests {
             "read_only": true, "disk_size": 0, "file_size": 0, "connections": 0, "writers": 0, "replaced": 0,
             "seconds": 0, "bytes_read": 0, "bytes_written": 0, "bytes_zeroed": 0, "flushes": 0, "errors": 0,
             "failure": words, "disk_id": words, "disk_name": words, "transfer": words,
-            "transfer_phase": words,
+            "transfer_phase": words, "earlier": words,
         });
         serde_json::from_value(text).unwrap()
     }
@@ -174,7 +199,7 @@ mod tests {
             !shown.contains(|c: char| c.is_control() && c != '\n'),
             "{shown:?}"
         );
-        assert_eq!(shown.lines().count(), 11, "{shown}");
+        assert_eq!(shown.lines().count(), 12, "{shown}");
         let json = plain_json(&serde_json::to_string_pretty(&of_somebody_else()).unwrap());
         assert!(!json.contains(|c: char| c.is_control() && c != '\n'), "{json:?}");
         let again: Status = serde_json::from_str(&json).unwrap();

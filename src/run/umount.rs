@@ -53,7 +53,15 @@ pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
         ))
     };
     let error = match control::ask_umount(&place, still) {
-        Ok(Some(ending)) => return Ok(hear(&ending)),
+        Ok(Some(mut ending)) => {
+            // A refusal is no outcome, and has no mountpoint. A bad outcome was kept in case that nobody
+            // hears it.
+            if ending.mountpoint.is_some() {
+                let earlier = place.take_earlier_than(Some(&ending));
+                ending.notes.extend(earlier);
+            }
+            return Ok(hear(&ending));
+        }
         Ok(None) => return clear_up(&path, &place),
         Err(e) if control::is_silent(&e) => {
             let recorded = || place.record().map_or(0, |record| record.pid);
@@ -95,6 +103,7 @@ fn clear_up(path: &Path, place: &Place) -> Result<u8, Failure> {
         unmount(path, true)?;
     }
     let record = place.record();
+    place.take_earlier_than(None).iter().for_each(tell);
     place.clear();
     if record.as_ref().is_some_and(|r| r.created) {
         remove_placeholder(path);
@@ -129,10 +138,8 @@ fn clear_up(path: &Path, place: &Place) -> Result<u8, Failure> {
 }
 
 fn hear(ending: &Ending) -> u8 {
-    let words = ending
-        .message
-        .iter()
-        .map(|message| format!("rhv-mount: {message}"));
+    let texts = ending.message.iter().chain(&ending.notes);
+    let words = texts.map(|text| format!("rhv-mount: {text}"));
     for line in ending.stats.iter().cloned().chain(words) {
         // The words of another user's process must not steer root's terminal.
         tell_plainly(line.replace(char::is_control, " "));

@@ -23,13 +23,13 @@ fn mount_in_foreground(server: &Server, target: &Path) -> (Foreground, Trace) {
     (Foreground::start(&mut program, target), trace)
 }
 
-fn slow_server() -> Server {
+pub(crate) fn slow_server() -> Server {
     let mut settings = settings(64 * MIB);
     settings.put_delay = Duration::from_millis(30);
     Server::start(settings)
 }
 
-fn open(target: &Path) -> File {
+pub(crate) fn open(target: &Path) -> File {
     OpenOptions::new().read(true).write(true).open(target).unwrap()
 }
 

@@ -33,4 +33,5 @@ mod sticky_errors;
 mod support;
 mod survived;
 mod truncate_rule;
+mod unheard;
 mod unread;
