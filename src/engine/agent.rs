@@ -1,14 +1,11 @@
 //! The HTTP client for the engine, with its trust and its timeouts.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::crypto::ring;
 use ureq::Agent;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use super::Error;
-use crate::trust::Trust;
+use super::{Error, transport};
+use crate::trust::{Distrust, Trust};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -22,19 +19,7 @@ const MAX_HEADER_BYTES: usize = 64 << 10;
 /// Returns an HTTP client with bounded waits. It follows no redirect, and uses the proxy of the environment
 /// (`https_proxy`, `no_proxy`).
 pub(super) fn agent(trust: &Trust) -> Result<Agent, Error> {
-    let tls = TlsConfig::builder().unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()));
-    let tls = match trust.roots()? {
-        None => tls.disable_verification(true),
-        Some(roots) => {
-            let roots: Vec<_> = roots
-                .iter()
-                .map(|der| Certificate::from_der(der).to_owned())
-                .collect();
-            tls.root_certs(RootCerts::new_with_certs(&roots))
-        }
-    };
     let config = ureq::config::Config::builder()
-        .tls_config(tls.build())
         .http_status_as_error(false)
         .max_response_header_size(MAX_HEADER_BYTES)
         .accept_encoding("identity")
@@ -44,17 +29,17 @@ pub(super) fn agent(trust: &Trust) -> Result<Agent, Error> {
         .timeout_global(Some(ANSWER_TIMEOUT))
         .user_agent(concat!("rhv-mount/", env!("CARGO_PKG_VERSION")))
         .build();
-    Ok(config.into())
+    Ok(transport::agent(config, trust.client_config()?))
 }
 
-pub(super) fn is_untrusted(error: &ureq::Error) -> bool {
-    let certificate = |e: &rustls::Error| matches!(e, rustls::Error::InvalidCertificate(_));
+/// Returns the distrust in an error of ureq.
+pub(super) fn distrust(error: &ureq::Error) -> Option<Distrust> {
     match error {
-        ureq::Error::Rustls(e) => certificate(e),
+        ureq::Error::Rustls(e) => Distrust::in_error(e),
         ureq::Error::Io(e) => e
             .get_ref()
             .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-            .is_some_and(certificate),
-        _ => false,
+            .and_then(Distrust::in_error),
+        _ => None,
     }
 }

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::failure::{Exit, Failure};
-use crate::trust::CaFileError;
+use crate::trust::{CaFileError, Cure, Distrust};
 
 /// A failure of the engine, or of the connection to it. The texts are one line without secrets.
 #[derive(Debug, Error)]
@@ -31,11 +31,8 @@ pub(crate) enum Error {
         late: bool,
     },
     /// The engine's certificate is not trusted.
-    #[error(
-        "cannot trust the engine {url}: {why}; save its CA with `rhv-mount ca {url}`, check the fingerprint, \
-         and name the file with --cafile, or give --insecure to go without verification"
-    )]
-    Trust { url: String, why: String },
+    #[error("cannot trust the engine {url}: {why}; {}", remedy(why.cure, url))]
+    Trust { url: String, why: Distrust },
     /// The login was refused.
     #[error(
         "the engine {url} refused the login of {username}: {message}; check the name (with its domain, as in \
@@ -127,6 +124,25 @@ pub(crate) enum Error {
     /// A signal ended a wait.
     #[error("interrupted by a signal")]
     Interrupted,
+}
+
+/// The advice about a certificate of the engine at `url` that is refused.
+fn remedy(cure: Cure, url: &str) -> String {
+    match cure {
+        Cure::Ca => format!(
+            "save its CA with `rhv-mount ca {url}`, check the fingerprint, and name the file with --cafile, or \
+             give --insecure to go without verification"
+        ),
+        Cure::NewCertificate => {
+            "renew it on the engine (engine-setup --offline), or give --insecure to go without verification"
+                .to_owned()
+        }
+        Cure::NewCertificateOrClock => {
+            "where the clock is right, renew the certificate on the engine (engine-setup --offline)"
+                .to_owned()
+        }
+        Cure::Name => "use one of its names in the engine URL".to_owned(),
+    }
 }
 
 /// The meaning of a fault for a repetition of the request. `wire` decides it when it reads the answer.

@@ -11,7 +11,8 @@
 //!
 //! ```text
 //! address          the engine's URL, and searches below it
-//! agent            the HTTP client with its trust and timeouts
+//! agent            the HTTP client with its timeouts
+//! transport        TCP, proxy and TLS below it
 //! ca               fetches the CA certificate before anything is trusted
 //! wire             requests and their repetition
 //! answers          tells the engine's answers from a front end's
@@ -47,6 +48,7 @@ mod patience;
 mod phase;
 mod storage_domains;
 mod transfers;
+mod transport;
 mod wire;
 
 pub(crate) use self::address::address;

@@ -27,7 +27,7 @@ use ureq::Agent;
 use ureq::http::header;
 use url::Url;
 
-use super::agent::{ANSWER_TIMEOUT, agent, is_untrusted};
+use super::agent::{ANSWER_TIMEOUT, agent, distrust};
 use super::opening::Opening;
 use super::{Error, Interrupt, Patience};
 use crate::logging::plain;
@@ -319,9 +319,9 @@ impl Engine {
             other => clean(&other.to_string()).into_owned(),
         };
         let url = self.url().to_owned();
-        match is_untrusted(error) {
-            true => Error::Trust { url, why },
-            false => Error::Unanswered {
+        match distrust(error) {
+            Some(why) => Error::Trust { url, why },
+            None => Error::Unanswered {
                 what: what.to_owned(),
                 url,
                 why,

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::failure::{Exit, Failure};
 use crate::remote::{Denial, RemoteError};
-use crate::trust::CaFileError;
+use crate::trust::{CaFileError, Cure, Distrust};
 
 /// A failed request or connection. The texts name the request, the host and the server's message. Tickets in
 /// these are replaced before an error is made.
@@ -34,11 +34,8 @@ pub(crate) enum Error {
         refused: bool,
     },
     /// The TLS handshake failed because the certificate is not trusted.
-    #[error(
-        "cannot trust {host}: {why}; give the engine's CA with --cafile (--imageio-cafile where imageio has \
-         another one), or --insecure to go without verification"
-    )]
-    Trust { host: String, why: String },
+    #[error("cannot trust {host}: {why}; {}", remedy(why.cure))]
+    Trust { host: String, why: Distrust },
     /// The server answered 403.
     #[error("{what} refused by {host}: HTTP 403: {message}; {remedy}")]
     Denied {
@@ -86,6 +83,28 @@ pub(crate) enum Error {
         /// No answer came in time: the server may still perform the request.
         late: bool,
     },
+}
+
+/// The advice about a certificate of a host that is refused.
+fn remedy(cure: Cure) -> &'static str {
+    match cure {
+        Cure::Ca => {
+            "give the engine's CA with --cafile (--imageio-cafile where imageio has another one), or --insecure \
+             to go without verification"
+        }
+        Cure::NewCertificate => {
+            "enroll the host's certificate again (in the engine, with the host in maintenance: Installation, \
+             Enroll Certificate), or give --insecure to go without verification"
+        }
+        Cure::NewCertificateOrClock => {
+            "where the clock is right, enroll the host's certificate again (in the engine, with the host in \
+             maintenance: Installation, Enroll Certificate)"
+        }
+        Cure::Name => {
+            "the host has another address than the one that its certificate was made for: use that name in the \
+             URL, or enroll the host's certificate again in the engine"
+        }
+    }
 }
 
 impl Error {
@@ -169,7 +188,7 @@ pub(super) enum Broken {
     #[error("{0}")]
     Refused(String),
     #[error("{0}")]
-    Trust(String),
+    Trust(Distrust),
     #[error("more than {0} bytes in answer to one request")]
     Endless(u64),
     /// The connection had ended before the request.

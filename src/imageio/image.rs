@@ -15,7 +15,7 @@ use tracing::{debug, info};
 
 use super::socket::{Route, UnixRoute};
 use super::transport::{OneShot, Permit};
-use super::{Capabilities, Client, Error, TransferUrl, local, tls};
+use super::{Capabilities, Client, Error, TransferUrl, local};
 use crate::remote::{Denial, Dial, Remote, RemoteError};
 use crate::trust::Trust;
 
@@ -67,7 +67,7 @@ impl Image {
         let url = endpoint.url.clone();
         endpoint.trust.warn("imageio", &url.host());
         let tls = match url.is_tls() {
-            true => Some(tls::client_config(&endpoint.trust)?),
+            true => Some(endpoint.trust.client_config()?),
             false => None,
         };
         let mut image = Image {

@@ -1,4 +1,4 @@
-//! TLS to imageio: the choice of trusted certificates, and a stream whose two directions fail independently.
+//! TLS to imageio: a stream whose two directions fail independently.
 //!
 //! The server refuses early (403 while the body is still on its way) by answering and closing. Our next write
 //! then fails although the answer is already in the receive buffer. The stream that rustls offers insists on
@@ -9,14 +9,12 @@ use std::io::{self, BufReader, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 
 use super::error::Broken;
 use super::socket::{IO_TIMEOUT, Socket};
-use crate::trust::{CaFileError, Trust};
+use crate::trust::Distrust;
 
 /// Size of one read from the socket. rustls alone reads 4 KiB at a time (measured: 1.85 GiB/s with this
 /// buffer, 1.44 GiB/s without).
@@ -29,25 +27,6 @@ const WRITE_BUFFER_BYTES: usize = 160 * 1024;
 /// Upper bound on a whole handshake. It takes a few packets, and each read of one is bounded by
 /// [`CONNECT_TIMEOUT`](super::socket::CONNECT_TIMEOUT).
 const MAX_HANDSHAKE_TIME: Duration = Duration::from_secs(30);
-
-/// The client configuration for `trust`.
-pub(super) fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, CaFileError> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("ring speaks TLS 1.2 and 1.3");
-    Ok(Arc::new(match trust.roots()? {
-        None => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(TrustAnyone(provider)))
-            .with_no_client_auth(),
-        Some(roots) => {
-            let mut store = RootCertStore::empty();
-            store.add_parsable_certificates(roots);
-            builder.with_root_certificates(store).with_no_client_auth()
-        }
-    }))
-}
 
 #[derive(Debug)]
 pub(super) struct TlsStream {
@@ -83,11 +62,9 @@ impl TlsStream {
             session.process_new_packets().map_err(|e| {
                 // Best effort: the alert tells the server the reason.
                 let _ = session.write_tls(socket.get_mut());
-                match e {
-                    rustls::Error::InvalidCertificate(why) => {
-                        Broken::Trust(format!("its certificate: {why}"))
-                    }
-                    other => Broken::Connect(format!("TLS: {other}")),
+                match Distrust::in_error(&e) {
+                    Some(distrust) => Broken::Trust(distrust),
+                    None => Broken::Connect(format!("TLS: {e}")),
                 }
             })?;
         }
@@ -138,43 +115,5 @@ impl TlsStream {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
             }
         }
-    }
-}
-
-#[derive(Debug)]
-struct TrustAnyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for TrustAnyone {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

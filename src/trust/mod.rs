@@ -1,13 +1,32 @@
-//! Trusted certificates of TLS connections, for the engine and for imageio.
+//! Trust in the servers of TLS connections, in the engine and in imageio alike.
+//!
+//! ```text
+//! pem          the certificates of a CA file
+//! certificate  what a certificate says of itself
+//! verifier     decides on a server's certificate
+//! distrust     says why one is refused, and what mends that
+//! ```
+
+mod certificate;
+mod distrust;
+mod pem;
+#[cfg(test)]
+mod tests;
+mod verifier;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustls::ClientConfig;
+use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub(crate) use self::distrust::{Cure, Distrust};
+pub(crate) use self::pem::certificates;
+use self::verifier::Verifier;
 use crate::output::tell;
 use crate::process::rights;
 
@@ -54,8 +73,23 @@ impl Trust {
         }
     }
 
+    /// The TLS configuration of a client that trusts these servers.
+    pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, CaFileError> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("ring speaks TLS 1.2 and 1.3");
+        let verifier = Verifier::new(self.roots()?, provider);
+        Ok(Arc::new(
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
+                .with_no_client_auth(),
+        ))
+    }
+
     /// Reads the certificates of the trusted CAs; `None` means that all servers are trusted.
-    pub(crate) fn roots(&self) -> Result<Option<Vec<CertificateDer<'static>>>, CaFileError> {
+    fn roots(&self) -> Result<Option<Vec<CertificateDer<'static>>>, CaFileError> {
         match self {
             Trust::Insecure => Ok(None),
             Trust::CaFile(path) => {
@@ -84,15 +118,4 @@ fn read_ca(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaFileError> {
     };
     let pem = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
     certificates(&pem).map_err(refuse)
-}
-
-/// Returns all certificates of a PEM file; none is an error.
-pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certs: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|e| e.to_string())?;
-    match certs.is_empty() {
-        true => Err("no certificate in it".into()),
-        false => Ok(certs),
-    }
 }
