@@ -111,8 +111,8 @@ pub(crate) enum RemoteError {
     /// [`Dial::renew`].
     #[error("{1}")]
     Denied(Denial, String),
-    /// Anything else: another refusal, an answer that makes no sense, a certificate that is not trusted.
-    /// Repeating the request does not help.
+    /// Anything else: another refusal, an answer that makes no sense, a certificate that is not trusted (but
+    /// for one out of its time, which is [`Self::Lost`]). Repeating the request does not help.
     #[error("{0}")]
     Protocol(String),
 }

@@ -171,6 +171,7 @@ impl Error {
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Error::Unanswered { .. } | Error::Nonsense { .. } | Error::Redirect { .. } => true,
+            Error::Trust { why, .. } => why.is_passing(),
             other => other.is_unready() || other.meaning() == Some(Meaning::NotPerformed),
         }
     }

@@ -49,9 +49,9 @@ impl Engine {
                 }
                 Err(error) => error,
             };
-            // Before the first login the URL may be wrong.
-            let wrong_url = old.is_none() && matches!(error, Error::Redirect { .. });
-            if wrong_url || !error.is_passing() {
+            // Before the first login the URL, or this machine's clock, is wrong rather than the engine away.
+            let wrong_start = old.is_none() && matches!(error, Error::Redirect { .. } | Error::Trust { .. });
+            if wrong_start || !error.is_passing() {
                 return Err(error);
             }
             self.pause_after(error, &mut patience)?;

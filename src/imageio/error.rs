@@ -146,6 +146,8 @@ impl From<Error> for RemoteError {
             Error::Lost { late: true, .. } => RemoteError::Late(text),
             Error::Connect { refused: true, .. } => RemoteError::Unreachable(text),
             Error::Lost { .. } | Error::Connect { .. } | Error::Resolve { .. } => RemoteError::Lost(text),
+            // The clock of this machine, or of the one that made the certificate, may have jumped.
+            Error::Trust { why, .. } if why.is_passing() => RemoteError::Lost(text),
             // A gateway answers 504 when the server behind it was silent.
             Error::Status { status: 504, .. } => RemoteError::Late(text),
             // RFC 9110 and 6585 allow to send a request again after these, on another connection: nothing, or

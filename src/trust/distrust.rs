@@ -71,6 +71,12 @@ impl Distrust {
             _ => None,
         }
     }
+
+    /// Returns true if the certificate may be accepted later: it is outside of its time, or the clock of this
+    /// machine is wrong.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.cure == Cure::NewCertificateOrClock
+    }
 }
 
 impl fmt::Display for Distrust {

@@ -16,6 +16,7 @@ mod support;
 #[path = "../life/rig.rs"]
 mod life;
 
+mod certificates;
 mod cuts;
 mod daemon_killed;
 mod endurance;
