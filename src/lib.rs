@@ -30,6 +30,7 @@
     deny(clippy::print_stdout, clippy::print_stderr)
 )]
 
+mod addresses;
 mod disk;
 mod engine;
 mod failure;

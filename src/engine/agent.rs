@@ -7,7 +7,8 @@ use ureq::Agent;
 use super::{Error, transport};
 use crate::trust::{Distrust, Trust};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Upper bound on a connect to all addresses of the engine.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Upper bound on a request that only reads or starts an action: the engine answers at once, and the outcome
 /// of an action is polled for.

@@ -1,9 +1,13 @@
-//! How ureq reaches the engine: by TCP, through the proxy of the environment if there is one, and with TLS by
-//! this program's own verifier, which ureq itself has no place for. Its proxy connector asks this chain for the
-//! connection to the proxy.
+//! How ureq reaches the engine: by TCP to any address of its name, through the proxy of the environment if
+//! there is one, and with TLS by this program's own verifier.
+//!
+//! ureq itself tries one address after the other, and takes no verifier. Its proxy connector stays: it asks
+//! this chain for the connection to the proxy.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
@@ -11,14 +15,107 @@ use ureq::config::Config;
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout,
-    TcpConnector, Transport, TransportAdapter,
+    Transport, TransportAdapter,
 };
 use ureq::{Agent, Error};
 
+use super::agent::CONNECT_TIMEOUT;
+use crate::addresses::connect_to_any;
+
 /// Returns an agent that connects as described above.
 pub(super) fn agent(config: Config, tls: Arc<ClientConfig>) -> Agent {
-    let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(Tls(tls));
+    let connector = ().chain(ConnectProxyConnector::default()).chain(Tcp).chain(Tls(tls));
     Agent::with_parts(config, connector, DefaultResolver::default())
+}
+
+/// Connects by TCP, unless there is a way through a proxy already.
+#[derive(Debug)]
+struct Tcp;
+
+impl<In: Transport> Connector<In> for Tcp {
+    type Out = Either<In, Socket>;
+
+    fn connect(&self, details: &ConnectionDetails, before: Option<In>) -> Result<Option<Self::Out>, Error> {
+        if let Some(proxied) = before {
+            return Ok(Some(Either::A(proxied)));
+        }
+        let name = details.uri.authority().map_or("", |authority| authority.as_str());
+        let limit = details.timeout.not_zero().map_or(CONNECT_TIMEOUT, |limit| *limit);
+        let stream =
+            connect_to_any(name, &details.addrs, limit.min(CONNECT_TIMEOUT)).map_err(io::Error::from)?;
+        stream.set_nodelay(true)?;
+        let config = details.config;
+        Ok(Some(Either::B(Socket {
+            stream,
+            buffers: LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size()),
+        })))
+    }
+}
+
+#[derive(Debug)]
+struct Socket {
+    stream: TcpStream,
+    buffers: LazyBuffers,
+}
+
+impl Transport for Socket {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        let timeout = within(timeout.for_write())?;
+        self.stream
+            .set_write_timeout(timeout.not_zero().map(|limit| *limit))?;
+        let sent = self.stream.write_all(&self.buffers.output()[..amount]);
+        sent.map_err(|error| late(error, timeout))
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        let timeout = within(timeout.for_read())?;
+        let limit = timeout.not_zero().map(|limit| *limit);
+        let began = Instant::now();
+        let input = self.buffers.input_append_buf();
+        let received = loop {
+            // A signal may interrupt a read with a timeout.
+            let left = limit.map(|limit| limit.saturating_sub(began.elapsed()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(Error::Timeout(timeout.reason));
+            }
+            self.stream.set_read_timeout(left)?;
+            match self.stream.read(input) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => break other.map_err(|error| late(error, timeout))?,
+            }
+        };
+        self.buffers.input_appended(received);
+        Ok(received > 0)
+    }
+
+    /// A connection that the engine has closed has an end to read, and one with bytes to read is out of step.
+    fn is_open(&mut self) -> bool {
+        let probe = |stream: &TcpStream| -> io::Result<usize> {
+            stream.set_nonblocking(true)?;
+            let seen = stream.peek(&mut [0]);
+            stream.set_nonblocking(false)?;
+            seen
+        };
+        probe(&self.stream).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+}
+
+fn within(timeout: NextTimeout) -> Result<NextTimeout, Error> {
+    match timeout.after.is_zero() {
+        true => Err(Error::Timeout(timeout.reason)),
+        false => Ok(timeout),
+    }
+}
+
+fn late(error: io::Error, timeout: NextTimeout) -> Error {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => Error::Timeout(timeout.reason),
+        _ => error.into(),
+    }
 }
 
 /// Encrypts the connections of https URLs.

@@ -325,7 +325,10 @@ impl Engine {
                 what: what.to_owned(),
                 url,
                 why,
-                late: matches!(error, ureq::Error::Timeout(_)),
+                late: match error {
+                    ureq::Error::Io(e) => e.kind() == std::io::ErrorKind::TimedOut,
+                    other => matches!(other, ureq::Error::Timeout(_)),
+                },
             },
         }
     }

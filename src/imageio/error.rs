@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::addresses::NoConnection;
 use crate::failure::{Exit, Failure};
 use crate::remote::{Denial, RemoteError};
 use crate::trust::{CaFileError, Cure, Distrust};
@@ -199,6 +200,14 @@ pub(super) enum Broken {
 }
 
 impl Broken {
+    /// The error for a connect to all addresses of a host.
+    pub(super) fn no_connection(error: &NoConnection) -> Broken {
+        match error.is_refused() {
+            true => Broken::Refused(error.to_string()),
+            false => Broken::Connect(error.to_string()),
+        }
+    }
+
     /// The error for a failed connect.
     pub(super) fn connect(error: &io::Error) -> Broken {
         match error.kind() {

@@ -14,6 +14,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use super::error::Broken;
 #[cfg(any(test, feature = "fuzzing"))]
 use super::script::Script;
+use crate::addresses::connect_to_any;
 
 /// Upper bound on a TCP or unix connect, and on the server's silence during a TLS handshake. The stock client
 /// uses the same.
@@ -176,17 +177,10 @@ fn connect_tcp(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, Br
         .to_socket_addrs()
         .map_err(|e| Broken::Resolve(e.to_string()))?
         .collect();
-    let mut last = io::Error::other("it has no address");
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-            Ok(stream) => {
-                notice_dead_peers(&stream, timeout).map_err(|e| Broken::connect(&e))?;
-                return Ok(stream);
-            }
-            Err(e) => last = e,
-        }
-    }
-    Err(Broken::connect(&last))
+    let stream = connect_to_any(&format!("{host}:{port}"), &addresses, CONNECT_TIMEOUT)
+        .map_err(|error| Broken::no_connection(&error))?;
+    notice_dead_peers(&stream, timeout).map_err(|e| Broken::connect(&e))?;
+    Ok(stream)
 }
 
 /// Makes the kernel probe a silent peer and give up on it: a host without power does not even send a reset.
