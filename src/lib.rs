@@ -52,5 +52,6 @@ mod settings;
 mod sync;
 mod transfer;
 mod trust;
+mod zone;
 
 pub use self::run::main;

@@ -4,9 +4,10 @@ use url::Url;
 
 use super::Error;
 use crate::secret::clean;
+use crate::zone;
 
-/// Returns `scheme://host[:port]` for an engine URL with or without `https://`, `/ovirt-engine` or
-/// `/ovirt-engine/api`.
+/// Returns `scheme://host[:port]`, where an IPv6 address may have a zone, for an engine URL with or without
+/// `https://`, `/ovirt-engine` or `/ovirt-engine/api`.
 pub(crate) fn address(text: &str) -> Result<String, Error> {
     let refuse = |why: &str| Error::Url {
         url: clean(text).into_owned(),
@@ -23,7 +24,11 @@ pub(crate) fn address(text: &str) -> Result<String, Error> {
         true => text.to_owned(),
         false => format!("https://{text}"),
     };
-    let url = Url::parse(whole.trim()).map_err(|e| refuse(&e.to_string()))?;
+    let (whole, zone) = zone::split(whole.trim());
+    zone.as_deref()
+        .map_or(Ok(()), zone::check)
+        .map_err(|why| refuse(&why))?;
+    let url = Url::parse(&whole).map_err(|e| refuse(&e.to_string()))?;
     if !matches!(url.scheme(), "https" | "http") {
         return Err(refuse("the scheme is not https"));
     }
@@ -36,7 +41,10 @@ pub(crate) fn address(text: &str) -> Result<String, Error> {
         .filter(|h| !h.is_empty())
         .ok_or_else(|| refuse("no host"))?;
     let port = url.port().map_or(String::new(), |port| format!(":{port}"));
-    Ok(format!("{}://{host}{port}", url.scheme()))
+    Ok(zone::join(
+        &format!("{}://{host}{port}", url.scheme()),
+        zone.as_deref(),
+    ))
 }
 
 /// Returns `path?search=EXPRESSION` with the expression encoded.
@@ -75,6 +83,11 @@ mod tests {
                 "https://[fd00::1]:8443",
             ),
             ("engine.example", "https://engine.example"),
+            (
+                "https://[fe80::1%25eth0]:8443/ovirt-engine",
+                "https://[fe80::1%25eth0]:8443",
+            ),
+            ("[fe80::1%eth0]", "https://[fe80::1%25eth0]"),
         ] {
             assert_eq!(address(text).unwrap(), address_of, "{text}");
         }

@@ -6,6 +6,7 @@ use ureq::Agent;
 
 use super::{Error, transport};
 use crate::trust::{Distrust, Trust};
+use crate::zone;
 
 /// Upper bound on a connect to all addresses of the engine.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -17,9 +18,9 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Upper bound on the header of an answer; ureq accepts at most 128 lines.
 const MAX_HEADER_BYTES: usize = 64 << 10;
 
-/// Returns an HTTP client with bounded waits. It follows no redirect, and uses the proxy of the environment
-/// (`https_proxy`, `no_proxy`).
-pub(super) fn agent(trust: &Trust) -> Result<Agent, Error> {
+/// Returns an HTTP client with bounded waits for the engine at `url`. It follows no redirect, and uses the
+/// proxy of the environment (`https_proxy`, `no_proxy`).
+pub(super) fn agent(trust: &Trust, url: &str) -> Result<Agent, Error> {
     let config = ureq::config::Config::builder()
         .http_status_as_error(false)
         .max_response_header_size(MAX_HEADER_BYTES)
@@ -30,7 +31,12 @@ pub(super) fn agent(trust: &Trust) -> Result<Agent, Error> {
         .timeout_global(Some(ANSWER_TIMEOUT))
         .user_agent(concat!("rhv-mount/", env!("CARGO_PKG_VERSION")))
         .build();
-    Ok(transport::agent(config, trust.client_config()?))
+    let scope = zone::split(url).1.map(|zone| zone::scope(&zone)).transpose();
+    let scope = scope.map_err(|why| Error::Url {
+        url: url.to_owned(),
+        why,
+    })?;
+    Ok(transport::agent(config, trust.client_config()?, scope))
 }
 
 /// Returns the distrust in an error of ureq.

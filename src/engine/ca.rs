@@ -9,6 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use super::agent::agent;
 use super::{Error, address};
 use crate::trust::Trust;
+use crate::zone;
 
 /// Upper bound on the PEM file that the engine sends.
 const MAX_CERTIFICATE_BYTES: u64 = 1 << 20;
@@ -35,8 +36,8 @@ pub(crate) fn certificate(url: &str) -> Result<Certificate, Error> {
         why,
     };
     let resource = "/ovirt-engine/services/pki-resource?resource=ca-certificate&format=X509-PEM-CA";
-    let mut answer = agent(&Trust::Insecure)?
-        .get(format!("{url}{resource}"))
+    let mut answer = agent(&Trust::Insecure, &url)?
+        .get(format!("{}{resource}", zone::split(&url).0))
         .call()
         .map_err(|e| Error::Unanswered {
             what: what.to_owned(),

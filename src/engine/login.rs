@@ -22,7 +22,7 @@ impl Engine {
             let form = [("scope", "ovirt-app-api"), ("token", token.expose())];
             let sent = self
                 .agent
-                .post(format!("{}/ovirt-engine/services/sso-logout", self.url()))
+                .post(format!("{}/ovirt-engine/services/sso-logout", self.server()))
                 .header(header::ACCEPT, "application/json")
                 .config()
                 .timeout_global(Some(LOGOUT_TIMEOUT))
@@ -68,7 +68,7 @@ impl Engine {
         ];
         let answer = self
             .agent
-            .post(format!("{}/ovirt-engine/sso/oauth/token", self.url()))
+            .post(format!("{}/ovirt-engine/sso/oauth/token", self.server()))
             // The service compares the header with exactly this value.
             .header(header::ACCEPT, "application/json")
             .send_form(form);

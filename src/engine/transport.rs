@@ -5,14 +5,15 @@
 //! this chain for the connection to the proxy.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use ureq::config::Config;
-use ureq::unversioned::resolver::DefaultResolver;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout,
     Transport, TransportAdapter,
@@ -22,10 +23,42 @@ use ureq::{Agent, Error};
 use super::agent::CONNECT_TIMEOUT;
 use crate::addresses::connect_to_any;
 
-/// Returns an agent that connects as described above.
-pub(super) fn agent(config: Config, tls: Arc<ClientConfig>) -> Agent {
+/// Returns an agent that connects as described above. IPv6 addresses of one network only are looked for at
+/// the interface `scope`.
+pub(super) fn agent(config: Config, tls: Arc<ClientConfig>, scope: Option<u32>) -> Agent {
     let connector = ().chain(ConnectProxyConnector::default()).chain(Tcp).chain(Tls(tls));
-    Agent::with_parts(config, connector, DefaultResolver::default())
+    let resolver = Scoped {
+        resolver: DefaultResolver::default(),
+        scope,
+    };
+    Agent::with_parts(config, connector, resolver)
+}
+
+/// Resolves names, and gives the addresses of one network only their scope.
+#[derive(Debug)]
+struct Scoped {
+    resolver: DefaultResolver,
+    scope: Option<u32>,
+}
+
+impl Resolver for Scoped {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let mut addresses = self.resolver.resolve(uri, config, timeout)?;
+        if let Some(scope) = self.scope {
+            for address in addresses.iter_mut() {
+                match address {
+                    SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => v6.set_scope_id(scope),
+                    _ => {}
+                }
+            }
+        }
+        Ok(addresses)
+    }
 }
 
 /// Connects by TCP, unless there is a way through a proxy already.

@@ -33,6 +33,7 @@ use super::{Error, Interrupt, Patience};
 use crate::logging::plain;
 use crate::secret::{Secret, clean, hide};
 use crate::trust::Trust;
+use crate::zone;
 
 /// Upper bound on a creation: the engine prepares a transfer on its host before it answers the request that
 /// starts it.
@@ -89,7 +90,7 @@ impl Engine {
         // The engine drops special characters from a correlation id and cuts it at 36.
         let run = random_id().unwrap_or_default();
         let engine = Engine {
-            agent: agent(&account.trust)?,
+            agent: agent(&account.trust, &account.url)?,
             account: account.clone(),
             token: Mutex::new(None),
             correlation: format!("rhv-mount-{}", run.get(..8).unwrap_or("0")),
@@ -103,6 +104,11 @@ impl Engine {
     /// `scheme://host[:port]`.
     pub(crate) fn url(&self) -> &str {
         &self.account.url
+    }
+
+    /// The same as in a request: a zone of its address means nothing to the engine.
+    pub(super) fn server(&self) -> String {
+        zone::split(self.url()).0
     }
 
     /// The correlation id of this session's requests in engine.log.
@@ -240,7 +246,7 @@ impl Engine {
     ) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
         let mut request = ureq::http::Request::builder()
             .method(method)
-            .uri(format!("{}/ovirt-engine/api{path}", self.url()))
+            .uri(format!("{}/ovirt-engine/api{path}", self.server()))
             .header("Version", "4")
             .header(header::ACCEPT, "application/json")
             .header("Correlation-Id", &self.correlation);

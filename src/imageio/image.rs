@@ -163,6 +163,7 @@ impl Image {
             None => {
                 let route = Route::Tcp {
                     host: url.host_name().to_owned(),
+                    zone: url.zone().map(str::to_owned),
                     port: url.port(),
                 };
                 let tls = self

@@ -15,6 +15,7 @@ use super::error::Broken;
 #[cfg(any(test, feature = "fuzzing"))]
 use super::script::Script;
 use crate::addresses::connect_to_any;
+use crate::zone;
 
 /// Upper bound on a TCP or unix connect, and on the server's silence during a TLS handshake. The stock client
 /// uses the same.
@@ -49,8 +50,13 @@ impl UnixRoute {
 /// The destination of a connection.
 #[derive(Debug, Clone)]
 pub(super) enum Route {
-    /// Host name or address (IPv6 in brackets) and port.
-    Tcp { host: String, port: u16 },
+    Tcp {
+        /// Host name or address (IPv6 in brackets).
+        host: String,
+        /// The zone of an IPv6 address.
+        zone: Option<String>,
+        port: u16,
+    },
     /// The server's own socket on this host.
     Unix(UnixRoute),
     /// A recorded server.
@@ -71,7 +77,9 @@ impl Socket {
     /// handshake is done and the caller sets another limit.
     pub(super) fn connect(route: &Route, timeout: Duration) -> Result<Socket, Broken> {
         let socket = match route {
-            Route::Tcp { host, port } => Socket::Tcp(connect_tcp(host, *port, timeout)?),
+            Route::Tcp { host, zone, port } => {
+                Socket::Tcp(connect_tcp(host, zone.as_deref(), *port, timeout)?)
+            }
             Route::Unix(unix) => {
                 let (stream, owner) = connect_unix(&unix.name).map_err(|e| Broken::connect(&e))?;
                 if owner != unix.owner {
@@ -171,14 +179,23 @@ impl Socket {
     }
 }
 
-fn connect_tcp(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, Broken> {
+fn connect_tcp(host: &str, zone: Option<&str>, port: u16, timeout: Duration) -> Result<TcpStream, Broken> {
     let name = host.trim_start_matches('[').trim_end_matches(']');
-    let addresses: Vec<_> = (name, port)
+    let mut addresses: Vec<_> = (name, port)
         .to_socket_addrs()
         .map_err(|e| Broken::Resolve(e.to_string()))?
         .collect();
-    let stream = connect_to_any(&format!("{host}:{port}"), &addresses, CONNECT_TIMEOUT)
-        .map_err(|error| Broken::no_connection(&error))?;
+    if let Some(zone) = zone {
+        let scope = zone::scope(zone).map_err(Broken::Connect)?;
+        for address in &mut addresses {
+            if let SocketAddr::V6(v6) = address {
+                v6.set_scope_id(scope);
+            }
+        }
+    }
+    let key = format!("{host}%{}:{port}", zone.unwrap_or_default());
+    let stream =
+        connect_to_any(&key, &addresses, CONNECT_TIMEOUT).map_err(|error| Broken::no_connection(&error))?;
     notice_dead_peers(&stream, timeout).map_err(|e| Broken::connect(&e))?;
     Ok(stream)
 }

@@ -6,12 +6,16 @@ use url::Url;
 
 use super::Error;
 use crate::secret::{Secret, hide};
+use crate::zone;
 
 /// A checked transfer URL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TransferUrl {
     scheme: String,
     host: String,
+    /// The network that an IPv6 address belongs to.
+    #[serde(default)]
+    zone: Option<String>,
     port: u16,
     path: Secret,
 }
@@ -28,7 +32,9 @@ impl TransferUrl {
         if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
             return Err(refuse("there are blanks or control characters in it".into()));
         }
-        let url = Url::parse(text).map_err(|e| refuse(e.to_string()))?;
+        let (text, zone) = zone::split(text);
+        zone.as_deref().map_or(Ok(()), zone::check).map_err(refuse)?;
+        let url = Url::parse(&text).map_err(|e| refuse(e.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(refuse(format!(
                 "the scheme is {:?}, not https or http",
@@ -58,6 +64,7 @@ impl TransferUrl {
         Ok(TransferUrl {
             scheme: url.scheme().to_owned(),
             host: host.to_owned(),
+            zone,
             port: url.port_or_known_default().unwrap_or(54322),
             path: Secret::new(format!("/images/{ticket}")),
         })
@@ -67,9 +74,14 @@ impl TransferUrl {
         self.scheme == "https"
     }
 
-    /// The host's name or address; an IPv6 address has its brackets.
+    /// The host's name or address; an IPv6 address has its brackets, and not its zone.
     pub(crate) fn host_name(&self) -> &str {
         &self.host
+    }
+
+    /// The zone of an IPv6 address.
+    pub(crate) fn zone(&self) -> Option<&str> {
+        self.zone.as_deref()
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -78,6 +90,10 @@ impl TransferUrl {
 
     /// `scheme://host:port`, which is safe to print.
     pub(crate) fn host(&self) -> String {
+        zone::join(&self.server(), self.zone())
+    }
+
+    fn server(&self) -> String {
         format!("{}://{}:{}", self.scheme, self.host, self.port)
     }
 
@@ -86,9 +102,10 @@ impl TransferUrl {
         self.path.expose().trim_start_matches("/images/")
     }
 
-    /// The absolute address of the image followed by `below` (such as `"/extents"`).
+    /// The absolute address of the image followed by `below` (such as `"/extents"`), for the server: a zone
+    /// means nothing there.
     pub(super) fn address(&self, below: &str) -> String {
-        format!("{}{}{}", self.host(), self.path.expose(), below)
+        format!("{}{}{}", self.server(), self.path.expose(), below)
     }
 }
 
@@ -107,6 +124,15 @@ mod tests {
         assert!(!format!("{url:?}").contains("1234-secret"));
         let v6 = TransferUrl::parse("http://[::1]:99/images/t").unwrap();
         assert_eq!(v6.host(), "http://[::1]:99");
+        for text in [
+            "http://[fe80::1%25lo]:99/images/t",
+            "http://[fe80::1%lo]:99/images/t",
+        ] {
+            let local = TransferUrl::parse(text).unwrap();
+            assert_eq!(local.host(), "http://[fe80::1%25lo]:99");
+            assert_eq!((local.host_name(), local.zone()), ("[fe80::1]", Some("lo")));
+            assert_eq!(local.address("/extents"), "http://[fe80::1]:99/images/t/extents");
+        }
     }
 
     #[test]
@@ -120,6 +146,9 @@ mod tests {
             "https://h/disks/topsecret",
             "https://u:p@h/images/topsecret",
             "https://h/images/topsecret?x=1",
+            "https://[fe80::1%25]x]/images/topsecret",
+            "https://[fe80::1%]/images/topsecret",
+            "https://[fe80::1%25a/b]/images/topsecret",
             "https://h/images/topsecret\r\nX-Evil: yes",
         ] {
             let error = TransferUrl::parse(bad).unwrap_err().to_string();

@@ -90,6 +90,37 @@ fn a_page_of_a_proxy_is_told_by_its_title_and_says_nothing_about_the_ticket() {
     }
 }
 
+/// A zone leads to the right network, and is no business of the server.
+#[test]
+fn the_zone_of_an_address_is_not_sent() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        // There is no IPv6 here.
+        return;
+    };
+    let port = listener.local_addr().expect("own address").port();
+    for zone in ["%25lo", "%lo"] {
+        let url = format!("http://[::1{zone}]:{port}/images/{TICKET}");
+        let head = std::thread::scope(|scope| {
+            let head = scope.spawn(|| {
+                let (stream, _) = listener.accept().expect("a connection");
+                let lines = std::io::BufRead::lines(std::io::BufReader::new(stream)).map_while(Result::ok);
+                lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>()
+            });
+            refused(&url, &["--retry-time", "0"], NO_CONNECTION, &["[::1%25lo]"]);
+            head.join().expect("no panic")
+        });
+        let hosts: Vec<_> = head
+            .iter()
+            .filter(|line| line.to_lowercase().starts_with("host:"))
+            .collect();
+        assert_eq!(hosts.len(), 1, "{head:?}");
+        assert!(hosts[0].ends_with(&format!(" [::1]:{port}")), "{head:?}");
+        assert!(!head.join(" ").contains('%'), "{head:?}");
+    }
+    let nowhere = format!("http://[fe80::1%25nosuchnic]:{port}/images/{TICKET}");
+    refused(&nowhere, &[], NO_CONNECTION, &["no network interface nosuchnic"]);
+}
+
 #[track_caller]
 /// Does the same with the URL of `server`; the line must also name its host.
 fn refused_by(server: &Server, args: &[&str], words: &[&str]) -> Ran {
