@@ -27,6 +27,7 @@
 //! extents          learning which ranges are zero
 //! zeros/map        the ranges known to be zero
 //! zeros/detection  zeros in the data of a write
+//! zeros/pace       how much one request zeroes
 //! ```
 
 mod error;

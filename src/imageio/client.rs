@@ -16,6 +16,7 @@ use super::TransferUrl;
 use super::answers::{Capabilities, read_extents};
 use super::diagnosis::{Diagnosis, MAX_MESSAGE_BYTES, lost_if_cut_short};
 use super::error::Error;
+use super::patience::{MAX_FLUSH_WEIGHT, MAX_ZERO_WEIGHT};
 use super::transport::{NoResolver, OneShot, Permit};
 use crate::remote::{Extent, Remote, RemoteError};
 
@@ -31,15 +32,6 @@ const MAX_HEADER_BYTES: usize = 32 << 10;
 
 /// Size of the PUTs that write zeros to a server without PATCH zero.
 const ZERO_PIECE_BYTES: usize = 1 << 20;
-
-/// Upper bound on the range of one zero request, so that a server that dies during one is noticed within
-/// minutes.
-const MAX_ZERO_REQUEST_BYTES: usize = 16 << 30;
-
-/// Lowest zeroing speed that is accepted from the storage. The server is silent until a zero request is done,
-/// so the usual timeout is extended by the time that the range takes at this speed. (The server zeroes in
-/// steps of 128 MiB.)
-const MIN_ZERO_BYTES_PER_SECOND: u64 = 64 << 20;
 
 /// Upper bound on the silence after a keep-alive, which does not touch the storage.
 const TOUCH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -57,6 +49,8 @@ pub(crate) struct Client {
     epoch: u64,
     diagnosis: Diagnosis,
     capabilities: Capabilities,
+    /// Weight of the changes that were answered and not flushed, in bytes.
+    unflushed: u64,
 }
 
 impl Client {
@@ -89,6 +83,7 @@ impl Client {
             url: url.clone(),
             epoch,
             capabilities: Capabilities::default(),
+            unflushed: 0,
         };
         client.capabilities = client.options()?;
         if !client.capabilities.options {
@@ -179,6 +174,7 @@ impl Client {
         let last = offset + len - 1;
         let what = || format!("GET of bytes {offset}-{last}");
         self.permit.expect(len + MAX_MESSAGE_BYTES);
+        let work = self.permit.work(len);
         let mut response = self
             .agent
             .get(self.url.address(""))
@@ -209,7 +205,10 @@ impl Client {
         let mut body = response.body_mut().as_reader();
         let read = parts.iter_mut().try_for_each(|part| body.read_exact(part));
         match read.and_then(|()| body.read(&mut [0])) {
-            Ok(0) => Ok(()),
+            Ok(0) => {
+                work.done();
+                Ok(())
+            }
             Ok(_) => Err(self.diagnosis.nonsense(what(), format!("more than {len} bytes"))),
             Err(e) => Err(self.diagnosis.lost(what(), e)),
         }
@@ -220,6 +219,7 @@ impl Client {
         let last = offset + len - 1;
         let what = || format!("PUT of bytes {offset}-{last}");
         self.permit.expect(MAX_MESSAGE_BYTES);
+        let work = self.permit.work(len);
         let address = self
             .url
             .address(if self.capabilities.flush { "?flush=n" } else { "" });
@@ -235,29 +235,40 @@ impl Client {
                 rest: parts,
             }))
             .map_err(|e| self.diagnosis.broken(what(), e))?;
-        self.expect_done(what(), response).map_err(lost_if_cut_short)
+        self.expect_done(what(), response).map_err(lost_if_cut_short)?;
+        work.done();
+        self.unflushed += len;
+        Ok(())
     }
 
-    fn patch(&mut self, what: impl Fn() -> String, message: serde_json::Value) -> Result<(), Error> {
+    /// Sends a PATCH that moves about `weight` bytes on the storage.
+    fn patch(
+        &mut self,
+        what: impl Fn() -> String,
+        message: serde_json::Value,
+        weight: u64,
+    ) -> Result<(), Error> {
         self.permit.expect(MAX_MESSAGE_BYTES);
+        let work = self.permit.work(weight);
         let response = self
             .agent
             .patch(self.url.address(""))
             .header(header::CONTENT_TYPE, "application/json")
             .send(message.to_string())
             .map_err(|e| self.diagnosis.broken(what(), e))?;
-        self.expect_done(what(), response)
+        self.expect_done(what(), response)?;
+        work.done();
+        Ok(())
     }
 
     fn patch_zero(&mut self, offset: u64, len: u64) -> Result<(), Error> {
         let what = || format!("PATCH zero of {len} bytes at {offset}");
         let flush = !self.capabilities.flush;
         let message = serde_json::json!({"op": "zero", "offset": offset, "size": len, "flush": flush});
-        self.permit
-            .be_patient(self.permit.usual + Duration::from_secs(len / MIN_ZERO_BYTES_PER_SECOND));
-        let done = self.patch(what, message);
-        self.permit.be_patient(self.permit.usual);
-        done
+        let weight = len.min(MAX_ZERO_WEIGHT);
+        self.patch(what, message, weight)?;
+        self.unflushed += weight;
+        Ok(())
     }
 
     fn get_extents(&mut self, found: &mut dyn FnMut(Extent)) -> Result<(), Error> {
@@ -337,11 +348,7 @@ impl Remote for Client {
 
     fn zero(&mut self, offset: u64, len: u64) -> Result<(), RemoteError> {
         if self.capabilities.zero {
-            let end = offset + len;
-            for start in (offset..end).step_by(MAX_ZERO_REQUEST_BYTES) {
-                self.patch_zero(start, (end - start).min(MAX_ZERO_REQUEST_BYTES as u64))?;
-            }
-            return Ok(());
+            return Ok(self.patch_zero(offset, len)?);
         }
         let zeros = vec![0; ZERO_PIECE_BYTES.min(len as usize)];
         let end = offset + len;
@@ -356,7 +363,14 @@ impl Remote for Client {
         if !self.capabilities.flush {
             return Ok(());
         }
-        Ok(self.patch(|| "PATCH flush".to_owned(), serde_json::json!({"op": "flush"}))?)
+        let weight = self.unflushed.min(MAX_FLUSH_WEIGHT);
+        self.patch(
+            || "PATCH flush".to_owned(),
+            serde_json::json!({"op": "flush"}),
+            weight,
+        )?;
+        self.unflushed = 0;
+        Ok(())
     }
 
     fn touch(&mut self) -> Result<(), RemoteError> {

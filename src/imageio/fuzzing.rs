@@ -1,5 +1,7 @@
 //! Fuzz targets for imageio's answers and for the transfer URL; see `crate::fuzzing`.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use ureq::Agent;
 
@@ -121,7 +123,7 @@ pub fn imageio_answers(data: &[u8]) {
     let connector = OneShot {
         route,
         tls: None,
-        permit: Permit::once(IO_TIMEOUT),
+        permit: Permit::once(IO_TIMEOUT, Arc::default()),
     };
     let mut client = match Client::open(&url, 0, url.host(), connector) {
         Ok(client) => client,
@@ -170,7 +172,7 @@ pub fn imageio_answers(data: &[u8]) {
 
 /// Returns an HTTP client whose server sends `said`, and a function that allows it one more connection.
 pub(crate) fn scripted_agent(config: ureq::config::Config, said: &[u8], number: usize) -> (Agent, impl Fn()) {
-    let permit = Permit::once(IO_TIMEOUT);
+    let permit = Permit::once(IO_TIMEOUT, Arc::default());
     let connector = OneShot {
         route: scripted_route(said, number),
         tls: None,

@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use rustls::ClientConfig;
 use tracing::{debug, info};
 
+use super::patience::Load;
 use super::socket::{Route, UnixRoute};
 use super::transport::{OneShot, Permit};
 use super::{Capabilities, Client, Error, TransferUrl, local};
@@ -54,6 +55,8 @@ pub(crate) struct Image {
     renewal: OnceLock<Renewal>,
     tls: Option<Arc<ClientConfig>>,
     timeout: Duration,
+    /// What all connections have the server do.
+    load: Arc<Load>,
     /// The proven unix socket of the server `first_host`.
     local: Option<UnixRoute>,
     first_host: String,
@@ -77,6 +80,7 @@ impl Image {
             renewal: OnceLock::new(),
             tls,
             timeout: endpoint.timeout,
+            load: Arc::default(),
             local: None,
             capabilities: Capabilities::default(),
             size: 0,
@@ -180,7 +184,7 @@ impl Image {
             OneShot {
                 route,
                 tls,
-                permit: Permit::once(self.timeout),
+                permit: Permit::once(self.timeout, self.load.clone()),
             },
         )
     }

@@ -25,6 +25,7 @@ use ureq::unversioned::transport::{
 
 use super::error::Broken;
 use super::interim::Front;
+use super::patience::{Load, Work};
 use super::socket::{Route, Socket};
 use super::tls::TlsStream;
 
@@ -54,17 +55,20 @@ pub(super) struct Permit {
     expected: AtomicU64,
     /// The bytes of that answer that have arrived.
     received: AtomicU64,
+    /// What all connections of the image have the server do.
+    load: Arc<Load>,
 }
 
 /// Upper bound on the bytes of an answer beside its body, including those that are read ahead.
 const MAX_BYTES_BESIDE_BODY: u64 = 2 * BUFFER_BYTES as u64;
 
 impl Permit {
-    /// A permit for one connection, to a server that may be silent for `usual`.
-    pub(super) fn once(usual: Duration) -> Arc<Permit> {
+    /// A permit for one connection, to a server that may be silent for `usual`, and longer under `load`.
+    pub(super) fn once(usual: Duration, load: Arc<Load>) -> Arc<Permit> {
         Arc::new(Permit {
             connect: AtomicBool::new(true),
             usual,
+            load,
             patience: AtomicU64::new(usual.as_millis() as u64),
             ..Permit::default()
         })
@@ -91,6 +95,11 @@ impl Permit {
     /// Lets the server be silent for `wait` instead, until the next call.
     pub(super) fn be_patient(&self, wait: Duration) {
         self.patience.store(wait.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Notes that a request begins which moves about `bytes` bytes on the storage.
+    pub(super) fn work(&self, bytes: u64) -> Work {
+        self.load.begin(bytes)
     }
 
     /// Announces a request whose answer has a body of at most `body` bytes.
@@ -203,7 +212,8 @@ impl Wire {
         if self.half != half {
             (self.half, self.began) = (half, Instant::now());
         }
-        match self.began.elapsed() > self.patience * DRIP_FACTOR {
+        let limit = self.permit.load.limit(self.patience, self.permit.usual);
+        match self.began.elapsed() > limit * DRIP_FACTOR {
             true => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 "the request takes too long",
@@ -286,9 +296,25 @@ impl Wire {
         }
         self.check_drip(Half::Receiving)?;
         let input = self.buffers.input_append_buf();
-        let received = match &mut self.stream {
-            Stream::Plain(socket) => io::Read::read(socket, input),
-            Stream::Tls(tls) => tls.read(input),
+        let silent_since = Instant::now();
+        let received = loop {
+            let received = match &mut self.stream {
+                Stream::Plain(socket) => io::Read::read(socket, input),
+                Stream::Tls(tls) => tls.read(input),
+            };
+            // An error number is the kernel's own: it has given up the connection.
+            if !matches!(&received, Err(e) if e.kind() == io::ErrorKind::TimedOut && e.raw_os_error().is_none())
+            {
+                break received;
+            }
+            let left = self.permit.load.left(silent_since, patience, self.permit.usual);
+            if left.is_zero() {
+                break received;
+            }
+            self.patience = left.min(patience);
+            self.stream
+                .socket()
+                .set_timeouts(self.patience, self.permit.usual)?;
         };
         match (received, self.failed_send.take()) {
             (Ok(n), failed) if n > 0 => {

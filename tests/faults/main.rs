@@ -28,6 +28,7 @@ mod rig;
 mod rights;
 mod server;
 mod server_itself;
+mod slow_storage;
 mod sticky_errors;
 #[path = "../support/mod.rs"]
 mod support;

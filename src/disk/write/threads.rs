@@ -79,7 +79,7 @@ impl WriteBehind {
         }
         inner.at_work += 1;
         drop(inner);
-        let start = run[0].start;
+        let (start, begun) = (run[0].start, Instant::now());
         let done = catch_unwind(AssertUnwindSafe(|| {
             let Answered { mut lease, doubt } = match &*run[0].payload {
                 Payload::Data(_) => pool.write(start, &run.iter().map(Flight::bytes).collect::<Vec<_>>())?,
@@ -87,6 +87,9 @@ impl WriteBehind {
             };
             // The writes must be in the journal before the connection can be flushed or lost.
             let mut inner = self.lock();
+            if let Payload::Zero(len) = &*run[0].payload {
+                inner.table.zeroed(*len, begun.elapsed());
+            }
             for flight in run {
                 let slot = self.journal_share.map(|_| lease.index());
                 inner.table.landed(flight, slot, doubt);

@@ -221,6 +221,9 @@ impl<'a> Connection<'a> {
             Operation::Flush => self.shared.sleep(settings.flush_delay),
             _ => {}
         }
+        if let Some(speed) = settings.speed {
+            self.shared.work(self.bytes_to_write(operation), speed);
+        }
         let mut state = self.shared.state();
         match operation {
             Operation::Options => {
@@ -275,6 +278,20 @@ impl<'a> Connection<'a> {
                     .collect();
                 Response::json(json!(list).to_string())
             }
+        }
+    }
+
+    /// Returns how many bytes the storage has to write for `operation`; a flush writes what it makes durable.
+    fn bytes_to_write(&self, operation: &Operation) -> u64 {
+        match operation {
+            Operation::Put { .. } | Operation::Zero { .. } if self.shared.settings().lazy => 0,
+            Operation::Put { range, .. } | Operation::Zero { range, .. } => range.end - range.start,
+            Operation::Flush if self.shared.settings().lazy => {
+                let unflushed = self.shared.state().storage.unflushed();
+                let mine = unflushed.iter().filter(|(connection, _)| *connection == self.id);
+                mine.map(|(_, range)| range.end - range.start).sum()
+            }
+            _ => 0,
         }
     }
 

@@ -44,7 +44,12 @@ pub struct Shared {
     stopping: AtomicBool,
     /// While true, new connections are closed immediately.
     away: AtomicBool,
+    /// When the storage has done what it was asked for so far.
+    busy_until: Mutex<Instant>,
 }
+
+/// Work that a slow storage does for one connection before it turns to the next one, in bytes.
+const TURN_BYTES: u64 = 256 * 1024;
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
@@ -53,6 +58,20 @@ impl Shared {
 
     fn settings(&self) -> Settings {
         self.settings.lock().unwrap().clone()
+    }
+
+    /// Works on `bytes` bytes at `speed` bytes per second, in turns with all other connections.
+    fn work(&self, bytes: u64, speed: u64) {
+        for turn in (0..bytes).step_by(TURN_BYTES as usize) {
+            let bytes = TURN_BYTES.min(bytes - turn);
+            let time = Duration::from_secs_f64(bytes as f64 / speed as f64);
+            let done = {
+                let mut busy = self.busy_until.lock().unwrap();
+                *busy = (*busy).max(Instant::now()) + time;
+                *busy
+            };
+            self.sleep(done.saturating_duration_since(Instant::now()));
+        }
     }
 
     /// Sleeps for `time`, or until the server stops.
@@ -89,6 +108,7 @@ impl Server {
             sockets: Mutex::new(BTreeMap::new()),
             stopping: AtomicBool::new(false),
             away: AtomicBool::new(false),
+            busy_until: Mutex::new(Instant::now()),
         });
         let acceptor = {
             let shared = Arc::clone(&shared);

@@ -21,6 +21,11 @@ pub struct Settings {
     /// The delay between reading a PUT's body and storing it.
     pub put_delay: Duration,
     pub flush_delay: Duration,
+    /// The speed of the storage in bytes per second, which all PUTs, zero requests and flushes share; those of
+    /// one connection are silent meanwhile. Without it, the storage takes no time.
+    pub speed: Option<u64>,
+    /// The storage writes nothing before a flush.
+    pub lazy: bool,
     /// Connections that are silent for this time are closed.
     pub idle_limit: Duration,
     /// What is sent before each answer, in the same write.
@@ -51,6 +56,8 @@ impl Settings {
             delay: Duration::ZERO,
             put_delay: Duration::ZERO,
             flush_delay: Duration::ZERO,
+            speed: None,
+            lazy: false,
             idle_limit: Duration::from_secs(60),
             interim: "",
             version: "HTTP/1.1",

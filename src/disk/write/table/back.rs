@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Flight, MAX_LINGER, Segment, Table};
 use crate::disk::write::journal::Again;
@@ -45,6 +46,11 @@ impl Table {
             // While this was in flight, the storage has reported a loss to another connection.
             self.take_back(Some(slot));
         }
+    }
+
+    /// Notes that a request that zeroed `bytes` bytes took `time`.
+    pub(crate) fn zeroed(&mut self, bytes: u64, time: Duration) {
+        self.pace.note(bytes, time);
     }
 
     /// Returns the memory in the journal that waits for a flush of connection `slot`, in bytes.

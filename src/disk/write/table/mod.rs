@@ -35,6 +35,7 @@ use super::journal::Journal;
 use super::overlay::Placed;
 use super::payload::Payload;
 use super::strays::Strays;
+use crate::disk::zeros::pace::Pace;
 use crate::sync::Instant;
 
 /// Time that a segment which isn't full waits for neighbours, unless a thread waits for it.
@@ -45,10 +46,6 @@ const MAX_SEGMENTS_PER_LOOK: usize = 64;
 
 /// Upper bound on the segments that go with one request.
 const MAX_SEGMENTS_PER_REQUEST: usize = 64;
-
-/// Upper bound on the zeros of one request, in bytes. A write to the same place has to wait while the request
-/// is in flight or in doubt.
-const MAX_ZERO_BYTES: u64 = 16 << 30;
 
 /// Size in bytes from which on a write is likely part of a stream and gets the buffer of a whole cell.
 const MIN_STREAM_WRITE_BYTES: usize = 128 << 10;
@@ -78,6 +75,9 @@ pub(crate) struct Table {
     strays: Strays,
     /// Number of times that the storage has reported a loss.
     era: u64,
+    /// Upper bound on the zeros of one request. A write to the same place has to wait while the request is in
+    /// flight or in doubt.
+    pace: Pace,
     /// For each slot, how many bytes its connection may carry unflushed: half of the bytes that were lost
     /// with the last one, then twice as many after each flush that succeeds. So there is progress with
     /// connections that never live for long, and little is sent again.
@@ -104,6 +104,7 @@ impl Table {
             journal: Journal::new(slots),
             strays: Strays::default(),
             era: 0,
+            pace: Pace::new(),
             allowance: vec![usize::MAX; slots],
             cost: 0,
             content: 0,

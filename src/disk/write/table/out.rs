@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    Flight, MAX_LINGER, MAX_SEGMENTS_PER_LOOK, MAX_SEGMENTS_PER_REQUEST, MAX_ZERO_BYTES, Pick, Segment, Table,
-};
+use super::{Flight, MAX_LINGER, MAX_SEGMENTS_PER_LOOK, MAX_SEGMENTS_PER_REQUEST, Pick, Segment, Table};
 use crate::disk::write::payload::{Payload, share_block};
 use crate::disk::write::strays::Passage;
 use crate::sync::Instant;
@@ -76,14 +74,15 @@ impl Table {
     /// Moves the segment at `start` to the flights; of long zeros, only the first part.
     fn launch(&mut self, start: u64) -> Flight {
         let mut segment = self.take(start);
+        let most = self.pace.bytes();
         match &mut segment.payload {
-            Payload::Zero(len) if *len > MAX_ZERO_BYTES => {
+            Payload::Zero(len) if *len > most => {
                 let rest = Segment {
-                    payload: Payload::Zero(*len - MAX_ZERO_BYTES),
+                    payload: Payload::Zero(*len - most),
                     ..segment
                 };
-                *len = MAX_ZERO_BYTES;
-                self.insert(start + MAX_ZERO_BYTES, rest);
+                *len = most;
+                self.insert(start + most, rest);
             }
             _ => {}
         }
