@@ -95,6 +95,9 @@ impl Disk {
     pub(crate) fn close(&self) -> Result<(), DiskError> {
         self.writes.refuse_writes();
         let flushed = self.flush();
+        if flushed.is_ok() {
+            self.look_at_stored_head();
+        }
         self.writes.stop();
         self.pool.close_all();
         let flushed = flushed.and_then(|()| self.verdict());

@@ -12,7 +12,8 @@
 //! comes before the disk's inner lock. Changes behind the head never take it.
 //!
 //! A head that looked wrong already when the disk was opened is no reason to refuse the rest of the disk. But
-//! nothing may finalize the transfer before another head is durable: [`Guard::danger`].
+//! nothing may finalize the transfer before another head is durable: [`Guard::danger`]. The last look, when the
+//! disk is closed, is at the storage itself.
 
 pub(crate) mod format;
 
@@ -142,6 +143,11 @@ impl Guard {
         }
     }
 
+    /// Takes in the head as the storage has it, after every acknowledged change of it.
+    pub(super) fn stored(&self, head: &Head) {
+        self.state.lock().stored = detect(head).map(|format| (format, None));
+    }
+
     /// Returns the format as which the engine may detect the disk now, so that a finalize would remove it.
     /// Every write up to the number `flushed` is durable.
     pub(super) fn danger(&self, flushed: u64) -> Option<ImageFormat> {
@@ -173,6 +179,20 @@ impl Disk {
     /// Returns why a write was refused for the format that the head would have had, or the warning about it.
     pub(crate) fn head_told(&self) -> Option<String> {
         self.head.told()
+    }
+
+    /// Reads the head of a raw disk from the storage once more, past all that is remembered, before a verdict
+    /// that lets the transfer be finalized: others may have written over the same transfer. Where it can't be
+    /// read, what was acknowledged counts.
+    pub(super) fn look_at_stored_head(&self) {
+        if self.options.head != HeadRule::Refuse {
+            return;
+        }
+        let mut head = [0; HEAD_BYTES];
+        let n = self.size.min(HEAD_BYTES as u64) as usize;
+        if self.pool.read(0, &mut [&mut head[..n]]).is_ok() {
+            self.head.stored(&head);
+        }
     }
 
     /// See [`Guard::admit`].

@@ -96,3 +96,17 @@ fn a_disk_of_unknown_format_takes_any_head_and_says_so_once() {
     disk.write(0, b"vhdxfile").unwrap();
     assert_eq!(disk.head_told(), None);
 }
+
+/// Somebody else has written over the same transfer.
+#[test]
+fn the_head_that_the_storage_has_in_the_end_counts() {
+    let (server, disk) = disk_with(b"");
+    disk.write(0, &[1; 4096]).unwrap();
+    disk.flush().unwrap();
+    let mut state = server.state();
+    state.visible[..8].copy_from_slice(b"vhdxfile");
+    state.durable[..8].copy_from_slice(b"vhdxfile");
+    drop(state);
+    disk.close().unwrap();
+    assert_eq!(disk.head_in_danger(), Some(ImageFormat::Vhdx));
+}
