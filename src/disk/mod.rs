@@ -96,6 +96,10 @@ const MAX_WRITE_BEHIND_BYTES: usize = 128 << 20;
 /// take longer, and allocates memory for tables on a thin disk.
 const MIN_LONG_ZEROS_BYTES: u64 = 1 << 30;
 
+/// Unit in bytes that programs with O_DIRECT write in. A disk that ends within one gets its last write with
+/// zeros behind the disk's end.
+const DIRECT_UNIT_BYTES: u64 = 4096;
+
 /// One remote disk, open.
 pub(crate) struct Disk {
     size: u64,
@@ -206,9 +210,18 @@ impl Disk {
     }
 
     /// Acknowledges `data` at `offset`; returns how many bytes fit before the end of the disk, at least one
-    /// unless `data` is empty.
+    /// unless `data` is empty. Zeros that only fill the last [`DIRECT_UNIT_BYTES`] are dropped, and count as
+    /// if they fitted.
     pub(crate) fn write(&self, offset: u64, data: &[u8]) -> Result<usize, DiskError> {
         let fits = (data.len() as u64).min(self.size.saturating_sub(offset)) as usize;
+        let end = offset.saturating_add(data.len() as u64);
+        if end > self.size && self.within(end) == self.size && detection::is_zero(&data[fits..]) {
+            match fits {
+                0 => drop(self.writable()?),
+                _ => drop(self.write(offset, &data[..fits])?),
+            }
+            return Ok(data.len());
+        }
         if fits == 0 && !data.is_empty() {
             drop(self.writable()?);
             return Err(self.no_space());
@@ -258,6 +271,7 @@ impl Disk {
             false => self.extents.known_in_time(),
         }
         let mut inner = self.writable()?;
+        let end = self.within(end);
         if grow && end > self.size {
             return Err(self.no_space());
         }
@@ -275,6 +289,7 @@ impl Disk {
     /// Grows the file to `end` if it is shorter; the new part reads as zeros.
     pub(crate) fn allocate(&self, end: u64) -> Result<(), DiskError> {
         let mut inner = self.writable()?;
+        let end = self.within(end);
         if end > self.size {
             return Err(self.no_space());
         }
@@ -328,6 +343,14 @@ impl Disk {
         }
         let hole = inner.zeros.as_ref().and_then(|zeros| zeros.next_zero(offset));
         Ok(hole.unwrap_or(inner.len).min(inner.len))
+    }
+
+    /// Returns the disk's end in the place of an `end` behind it in the same [`DIRECT_UNIT_BYTES`].
+    fn within(&self, end: u64) -> u64 {
+        match end > self.size && end <= self.size.next_multiple_of(DIRECT_UNIT_BYTES) {
+            true => self.size,
+            false => end,
+        }
     }
 
     fn no_space(&self) -> DiskError {

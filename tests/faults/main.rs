@@ -20,6 +20,7 @@ mod local_sockets;
 mod memory;
 mod model;
 mod mountpoints;
+mod odd_end;
 mod owner;
 mod reads;
 mod redaction;

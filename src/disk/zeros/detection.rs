@@ -67,7 +67,7 @@ fn block_end(offset: u64, len: usize, at: usize) -> usize {
 }
 
 /// True when all bytes are zero: the first is, and each equals the one before it (at the speed of memcmp).
-fn is_zero(data: &[u8]) -> bool {
+pub(crate) fn is_zero(data: &[u8]) -> bool {
     data.first()
         .is_none_or(|&first| first == 0 && data[1..] == data[..data.len() - 1])
 }
