@@ -318,14 +318,14 @@ impl Disk {
         Ok(())
     }
 
-    /// Returns the first offset at or after `offset` that may hold data.
+    /// Returns the first offset at or after `offset` that may hold data; short holes count as data.
     pub(crate) fn next_data(&self, offset: u64) -> Result<u64, DiskError> {
         self.extents.known();
         let inner = self.writes.lock();
         let at = inner
             .zeros
             .as_ref()
-            .map_or(offset, |zeros| zeros.next_data(offset));
+            .map_or(offset, |zeros| zeros.after_hole(offset));
         if offset >= inner.len || at >= inner.len {
             Err(DiskError::NoSuchOffset)
         } else {
@@ -341,7 +341,7 @@ impl Disk {
         if offset >= inner.len {
             return Err(DiskError::NoSuchOffset);
         }
-        let hole = inner.zeros.as_ref().and_then(|zeros| zeros.next_zero(offset));
+        let hole = inner.zeros.as_ref().and_then(|zeros| zeros.next_hole(offset));
         Ok(hole.unwrap_or(inner.len).min(inner.len))
     }
 

@@ -7,6 +7,7 @@
 #![allow(unreachable_pub, reason = "nothing in a test crate is reachable from outside")]
 
 mod answers;
+mod attributes;
 mod bad_servers;
 mod command;
 mod endings;

@@ -66,7 +66,8 @@ impl Streams {
         let jump = |s: &Stream| {
             let slack = MAX_SLACK_BYTES.min(4 * s.window);
             if read.start > s.end {
-                let most = slack.checked_sub(s.debt).filter(|_| slack > 0)?;
+                // The first read behind a hole continues even a stream that has no window yet.
+                let most = slack.saturating_sub(s.debt);
                 return data(s.end..read.start, most);
             }
             let overlaps = s.window > 0 && read.end >= s.end;
@@ -177,6 +178,22 @@ mod tests {
             assert_eq!(streams.note(&(n << 20..(n + 1) << 20), 4 << 20, data), ahead);
         }
         assert_eq!(streams.note(&(1 << 35..(1 << 35) + 4096), 4 << 20, data), None);
+    }
+
+    #[test]
+    fn small_pieces_of_data_between_holes_are_a_stream() {
+        // Every second block of 4 KiB is a hole.
+        let data = |range: Range<u64>, most: u64| {
+            let blocks = range.start / 4096..range.end.div_ceil(4096);
+            let bytes = blocks.filter(|n| n % 2 == 0).count() as u64 * 4096;
+            (bytes <= most).then_some(bytes)
+        };
+        let mut streams = Streams::default();
+        let missed = (0..1000u64).filter(|n| {
+            let at = n * 8192;
+            streams.note(&(at..at + 4096), 48 << 20, data).is_none()
+        });
+        assert_eq!(missed.count(), 1);
     }
 
     #[test]

@@ -11,6 +11,11 @@ use std::ops::{Range, RangeBounds};
 /// Upper bound on the number of runs (about 12 MiB); on a more fragmented disk further holes count as data.
 const MAX_RUNS: usize = 1 << 18;
 
+/// Lower bound on a hole that SEEK_HOLE and SEEK_DATA tell, in bytes: a cluster of qcow2, so that copies of
+/// sparse images stay as sparse. A program that skips a shorter one pays a call for each piece of data between
+/// two, and that costs more than to read the zeros, which come from memory.
+const MIN_HOLE_BYTES: u64 = 64 << 10;
+
 /// Upper bound on the holes that [`ZeroMap::data_in`] passes, since each costs a search.
 const MAX_HOLES_PASSED: usize = 16;
 
@@ -95,6 +100,24 @@ impl ZeroMap {
             Some(_) => Some(offset),
             None => self.runs.range(offset..).next().map(|(&start, _)| start),
         }
+    }
+
+    /// Returns the first offset at or after `offset` that is not in a hole worth skipping.
+    pub(crate) fn after_hole(&self, offset: u64) -> u64 {
+        match self.last_run(..=offset) {
+            Some((start, end)) if end > offset && end - start >= MIN_HOLE_BYTES => end,
+            _ => offset,
+        }
+    }
+
+    /// Returns the first offset at or after `offset` in a hole worth skipping.
+    pub(crate) fn next_hole(&self, offset: u64) -> Option<u64> {
+        if self.after_hole(offset) > offset {
+            return Some(offset);
+        }
+        let mut runs = self.runs.range(offset..);
+        runs.find(|&(start, end)| end - start >= MIN_HOLE_BYTES)
+            .map(|(&start, _)| start)
     }
 
     /// Counts the bytes of `range` that may be data; `None` when there are more than `most`, or too many
@@ -198,6 +221,19 @@ mod tests {
             prop_assert!(map.covers(range));
             prop_assert!(pieces.windows(2).all(|two| two[0].end < two[1].start));
         }
+    }
+
+    #[test]
+    fn a_short_hole_counts_as_data_wherever_one_looks_from() {
+        let mut map = ZeroMap::default();
+        map.insert(4096..8192);
+        map.insert(1 << 20..(1 << 20) + MIN_HOLE_BYTES);
+        map.insert(2 << 20..(2 << 20) + MIN_HOLE_BYTES - 1);
+        assert_eq!((map.after_hole(5000), map.next_hole(0)), (5000, Some(1 << 20)));
+        let long = (1 << 20) + 5000;
+        assert_eq!(map.after_hole(long), (1 << 20) + MIN_HOLE_BYTES);
+        assert_eq!(map.next_hole(long), Some(long), "the rest of a long hole is one");
+        assert_eq!((map.after_hole(2 << 20), map.next_hole(2 << 20)), (2 << 20, None));
     }
 
     #[test]
