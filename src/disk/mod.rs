@@ -197,6 +197,21 @@ impl Disk {
         inner.len - zeros.saturating_sub(behind_the_end).min(inner.len)
     }
 
+    /// Returns how many bytes of the disk are free: those that hold no data. Where the server can't tell, these
+    /// are the bytes that were not written since the disk was opened: a program that asks wants to know whether
+    /// its image fits, and may write over whatever is there.
+    pub(crate) fn free(&self) -> u64 {
+        if self.options.read_only {
+            return 0;
+        }
+        self.extents.known_soon();
+        let inner = self.writes.lock();
+        match &inner.zeros {
+            Some(zeros) if inner.zeros_told => zeros.bytes(),
+            _ => inner.unwritten.bytes(),
+        }
+    }
+
     /// Reads up to `len` bytes at `offset`, fewer at the end of the file. `buf` is used for bytes that have
     /// to be put together.
     pub(crate) fn read<'a>(
@@ -394,6 +409,10 @@ impl Disk {
     fn changed(&self, inner: &mut Inner, range: Range<u64>, zero: bool) {
         if let Some(changed) = &mut inner.changed_since {
             changed.note(range.clone());
+        }
+        match zero {
+            true => inner.unwritten.insert(range.clone()),
+            false => inner.unwritten.remove(range.clone()),
         }
         match (&mut inner.zeros, zero) {
             (Some(zeros), true) => zeros.insert(range.clone()),

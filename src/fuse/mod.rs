@@ -95,6 +95,15 @@ impl DiskFs {
     }
 }
 
+/// Returns the size that statfs reports for so many bytes. A program that looks whether an image of the disk's
+/// size fits adds something for its own records: partclone 0.3 a bit for each sector, and a header.
+fn with_room(bytes: u64) -> u64 {
+    match bytes {
+        0 => 0,
+        bytes => bytes + bytes / 1024 + (1 << 20),
+    }
+}
+
 fn empty(reply: ReplyEmpty, result: Result<(), Errno>) {
     match result {
         Ok(()) => reply.ok(),
@@ -299,11 +308,11 @@ impl Filesystem for DiskFs {
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         const UNIT: u32 = 4096;
-        let units = |bytes: u64| bytes / u64::from(UNIT);
+        let units = |bytes: u64| with_room(bytes) / u64::from(UNIT);
         let files = self.inodes.files();
         let size: u64 = files.iter().map(|file| file.disk.capacity()).sum();
-        let used: u64 = files.iter().map(|file| file.disk.len()).sum();
-        let (size, free, count) = (units(size), units(size - used), files.len() as u64);
+        let free: u64 = files.iter().map(|file| file.disk.free()).sum();
+        let (size, free, count) = (units(size), units(free), files.len() as u64);
         reply.statfs(size, free, free, count, 0, UNIT, 255, UNIT);
     }
 

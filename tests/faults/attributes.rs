@@ -1,13 +1,63 @@
-//! What stat and lseek tell, and what programs make of it.
+//! What stat and statfs tell, and what programs make of it.
 
 use crate::rig::{MIB, Rig, pattern, read_at, settings, used_server};
 use crate::server::{Server, Verb};
 use crate::support::run::{run, scratch};
+use nix::sys::statvfs::statvfs;
 use std::fs::OpenOptions;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
 
 const SIZE: u64 = 64 * MIB;
+
+/// Checks that so many bytes are free. An image of that size fits together with a bitmap of its sectors.
+#[track_caller]
+fn assert_free(rig: &Rig, bytes: u64) {
+    let all = statvfs(&rig.mount.file()).unwrap();
+    let in_bytes = |blocks: u64| blocks * all.fragment_size();
+    assert_eq!(all.blocks_free(), all.blocks_available());
+    for (got, expected) in [(all.blocks(), SIZE), (all.blocks_free(), bytes)] {
+        let got = in_bytes(got);
+        let least = expected + expected.div_ceil(4096);
+        assert!(
+            (least..=expected + 2 * MIB).contains(&got),
+            "{got} instead of {expected}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_data_is_free() {
+    let server = Server::start(settings(SIZE));
+    server.preset(0, &pattern(9, 3 * MIB as usize));
+    let rig = Rig::over(server, &[]);
+    assert_free(&rig, SIZE - 3 * MIB);
+    let file = rig.read_write();
+    file.write_all_at(&pattern(1, 2 * MIB as usize), 2 * MIB).unwrap();
+    assert_free(&rig, SIZE - 4 * MIB);
+    file.set_len(MIB).unwrap();
+    assert_free(&rig, SIZE - MIB);
+}
+
+#[test]
+fn where_the_server_tells_no_zeros_what_was_not_written_is_free() {
+    for extents in [true, false] {
+        let server = used_server(settings(SIZE));
+        server.change(|settings| (settings.one_extent, settings.extents) = (true, extents));
+        let rig = Rig::over(server, &[]);
+        assert_free(&rig, SIZE);
+        let file = rig.read_write();
+        file.write_all_at(&pattern(1, MIB as usize), 5 * MIB).unwrap();
+        file.write_all_at(&pattern(2, MIB as usize), 5 * MIB).unwrap();
+        assert_free(&rig, SIZE - MIB);
+        file.set_len(0).unwrap();
+        assert_free(&rig, SIZE);
+    }
+    let mut settings = settings(SIZE);
+    settings.read_only = true;
+    let rig = Rig::over(used_server(settings), &["--read-only"]);
+    assert_eq!(statvfs(&rig.mount.file()).unwrap().blocks_free(), 0);
+}
 
 /// A copy skips the holes, and reads one piece of data after the other.
 #[test]

@@ -41,6 +41,10 @@ pub(crate) struct Inner {
     pub(crate) len: u64,
     /// `None` until the extents are known.
     pub(crate) zeros: Option<ZeroMap>,
+    /// The server's extents tell zeros from data; a file or block backend reports all of a disk as data.
+    pub(crate) zeros_told: bool,
+    /// The ranges that no data was written to since the disk was opened.
+    pub(crate) unwritten: ZeroMap,
     /// The ranges that changed since the extents were asked for; `None` when they are not on their way.
     pub(crate) changed_since: Option<Changes>,
     /// Number of writes that wait for room.
@@ -117,6 +121,8 @@ impl WriteBehind {
                 ),
                 len,
                 zeros: None,
+                zeros_told: false,
+                unwritten: ZeroMap::of(0..len),
                 changed_since: None,
                 waiting_for_room: 0,
                 at_work: 0,
@@ -157,6 +163,7 @@ impl WriteBehind {
     /// Takes over the extents as `map`, without the ranges that changed meanwhile.
     pub(crate) fn learn_zeros(&self, mut map: ZeroMap) {
         let mut inner = self.lock();
+        inner.zeros_told = map.bytes() > 0;
         for range in inner.changed_since.take().unwrap_or_default().0 {
             map.remove(range);
         }

@@ -35,6 +35,13 @@ pub(crate) struct ZeroMap {
 }
 
 impl ZeroMap {
+    /// Returns a map of the one run `range`.
+    pub(crate) fn of(range: Range<u64>) -> Self {
+        let mut map = ZeroMap::default();
+        map.insert(range);
+        map
+    }
+
     /// Notes that `range` reads as zeros now.
     pub(crate) fn insert(&mut self, range: Range<u64>) {
         let Range { mut start, mut end } = range;
