@@ -16,6 +16,8 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -50,14 +52,26 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// The number of opens of a mount's files that are not closed yet, in whichever mount of the file system.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OpenFiles(Arc<AtomicUsize>);
+
+impl OpenFiles {
+    /// True while a program has a file open.
+    pub(crate) fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
 /// The file system: one file for each disk.
 pub(crate) struct DiskFs {
     inodes: Inodes,
+    open_files: OpenFiles,
 }
 
 impl DiskFs {
-    fn new(inodes: Inodes) -> Self {
-        DiskFs { inodes }
+    fn new(inodes: Inodes, open_files: OpenFiles) -> Self {
+        DiskFs { inodes, open_files }
     }
 
     /// The file with this inode.
@@ -190,8 +204,24 @@ impl Filesystem for DiskFs {
         if writing && file.disk.is_read_only() {
             return reply.error(Errno::EROFS);
         }
+        self.open_files.0.fetch_add(1, Ordering::Relaxed);
         let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
         reply.opened(if writing { WRITING } else { READING }, direct);
+    }
+
+    /// The last close of one open; the kernel waits for no answer.
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.open_files.0.fetch_sub(1, Ordering::Relaxed);
+        reply.ok();
     }
 
     fn read(

@@ -17,8 +17,8 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use thiserror::Error;
 
-use super::DiskFs;
 use super::attr::{Inodes, Tree};
+use super::{DiskFs, OpenFiles};
 use crate::failure::{Exit, Failure};
 use crate::process::rights;
 
@@ -106,8 +106,13 @@ impl Mounted {
     }
 }
 
-/// Mounts the files of `tree` on `path`. When this returns they are usable.
-pub(crate) fn mount(tree: Tree, path: &Path, options: MountOptions) -> Result<Mounted, MountError> {
+/// Mounts the files of `tree` on `path`. When this returns they are usable; `open_files` is kept up to date.
+pub(crate) fn mount(
+    tree: Tree,
+    path: &Path,
+    options: MountOptions,
+    open_files: OpenFiles,
+) -> Result<Mounted, MountError> {
     let read_only = match &tree {
         Tree::File(disk) => disk.is_read_only(),
         Tree::Directory(files) => files.iter().all(|(_, disk)| disk.is_read_only()),
@@ -137,7 +142,7 @@ pub(crate) fn mount(tree: Tree, path: &Path, options: MountOptions) -> Result<Mo
     }
     config.n_threads = Some(SESSION_THREADS);
     let inodes = Inodes::new(tree, options.mode, options.uid, options.gid);
-    let fs = DiskFs::new(inodes);
+    let fs = DiskFs::new(inodes, open_files);
     let (target, wanted) = (path.to_owned(), options.clone());
     let session = match rights::with(move || mount_as_root(&target, &wanted, read_only)) {
         Ok(device) => Session::from_fd(fs, device, config.acl, config)

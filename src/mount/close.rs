@@ -18,6 +18,10 @@ use crate::output;
 /// How often the way to the storage is looked at while the last data is on it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Told to `umount` when it had to go on although the file system is mounted elsewhere.
+const CUT_OFF: &str = "another mount still holds the file system; it is cut off there, and reading or writing \
+                       through it is an error from now on";
+
 /// Ends each disk, and tells the outcome. The first signal that comes meanwhile only says what is
 /// happening anyway; the next ones give up, see [`open_disk::Ending::give_up`].
 pub(super) fn close(
@@ -53,19 +57,20 @@ pub(super) fn close(
     }
     let outcomes = endings.iter_mut().filter_map(open_disk::Ending::outcome);
     let failures: Vec<Failure> = outcomes.flat_map(|outcome| outcome.failures).collect();
-    let ending = ending(mount, &failures);
+    let ending = ending(mount, &failures, ended.cut_off);
     tell(mount, &ending, std::mem::take(&mut ended.waiting));
     ending
 }
 
-fn ending(mount: &Mount, failures: &[Failure]) -> Ending {
+fn ending(mount: &Mount, failures: &[Failure], cut_off: bool) -> Ending {
     let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
     let worst = failures.iter().map(|failure| failure.exit).max();
     Ending {
         code: worst.unwrap_or(Exit::Done) as u8,
         message: (!texts.is_empty()).then(|| texts.join("; ")),
         mountpoint: Some(mount.mountpoint.path.clone()),
-        notes: Vec::new(),
+        notes: cut_off.then(|| CUT_OFF.to_owned()).into_iter().collect(),
+        held: mount.device.get().copied().filter(|_| cut_off),
         stats: match mount.settings.stats {
             true => mount.disks().flat_map(|disk| disk.statistics()).collect(),
             false => Vec::new(),

@@ -11,7 +11,7 @@
 //! mount_table  the kernel's mounts        wait     waits for the end of the mount, and unmounts it
 //! record       finding it again           close    ends the disks and tells the outcome
 //! control      `umount` and `status`      command  `-- COMMAND`
-//! ready        what "mounted" means
+//! ready        what "mounted" means       holders  who keeps a mount from its end
 //! ```
 //!
 //! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session, COMMAND and the end
@@ -21,6 +21,7 @@
 mod close;
 mod command;
 pub(crate) mod control;
+pub(crate) mod holders;
 pub(crate) mod mount_table;
 pub(crate) mod mountpoint;
 mod open;
@@ -31,8 +32,8 @@ mod wait;
 use std::ffi::OsString;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitStatus;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crossbeam::channel::{Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -44,7 +45,7 @@ use self::mountpoint::Mountpoint;
 use self::record::{Place, Record};
 use self::wait::Ended;
 use crate::failure::{Exit, Failure};
-use crate::fuse::{self, MountOptions};
+use crate::fuse::{self, MountOptions, OpenFiles};
 use crate::open_disk::{OpenDisk, Step};
 use crate::output::tell;
 use crate::process::handover::Role;
@@ -74,6 +75,9 @@ struct Mount {
     /// At least one disk.
     disks: Vec<MountedDisk>,
     place: Place,
+    open_files: OpenFiles,
+    /// Device number of the file system, major and minor, once it is mounted.
+    device: OnceLock<(u64, u64)>,
     /// Unmounted; the last data is on its way.
     ending: AtomicBool,
 }
@@ -175,7 +179,7 @@ impl Mount {
         };
         let file = |mounted: &MountedDisk| (mounted.file_name.clone(), mounted.disk.disk().clone());
         let tree = self.mountpoint.tree(self.disks.iter().map(file).collect());
-        let mounted = fuse::mount(tree, &self.mountpoint.path, options)?;
+        let mounted = fuse::mount(tree, &self.mountpoint.path, options, self.open_files.clone())?;
         let ended = events.clone();
         let watch = move || {
             if let Err(e) = mounted.wait() {
@@ -184,7 +188,7 @@ impl Mount {
             let _ = ended.send(Event::Unmounted);
         };
         let begun = spawn("session", watch).and_then(|session| {
-            ready::look(&self.mountpoint)?;
+            let _ = self.device.set(ready::look(&self.mountpoint)?);
             self.answer_asks(listener, events)?;
             Ok(session)
         });

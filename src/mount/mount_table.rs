@@ -4,8 +4,9 @@
 //! Looking at a mount whose process is stuck would be stuck too. So the table is read instead, and a look
 //! that cannot be avoided is made by a thread that nobody waits for longer than [`LOOK_LIMIT`].
 
+use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crossbeam::channel::bounded;
@@ -55,6 +56,21 @@ fn find_in<T>(table: &[u8], path: &Path, pick: impl Fn(&str, &str) -> Option<T>)
         let kind = kind.strip_prefix("fuse.rhv-mount ")?;
         (Path::new(&target) == path).then(|| pick(mount, kind))?
     })
+}
+
+/// Returns device number and path of every mount in the content of a table, by the number of the mount.
+pub(super) fn mounts_of(table: &[u8]) -> HashMap<u64, ((u64, u64), PathBuf)> {
+    let table = String::from_utf8_lossy(table);
+    let mounts = table.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split(' ').take(5).collect();
+        let [number, _, device, _, path] = fields[..] else {
+            return None;
+        };
+        let (major, minor) = device.split_once(':')?;
+        let device = (major.parse().ok()?, minor.parse().ok()?);
+        Some((number.parse().ok()?, (device, PathBuf::from(unescape(path)))))
+    });
+    mounts.collect()
 }
 
 fn read_table() -> Vec<u8> {
@@ -113,5 +129,6 @@ mod tests {
         assert_eq!(owner_in(table, Path::new("/mnt/a b")), Some(7));
         assert_eq!(owner_in(table, Path::new("/mnt/a")), None);
         assert_eq!(device_in(table, Path::new("/mnt/a b")), Some((0, 2)));
+        assert_eq!(mounts_of(table)[&3], ((0, 2), PathBuf::from("/mnt/a b")));
     }
 }

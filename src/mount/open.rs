@@ -1,8 +1,8 @@
 //! Opens the disk in a thread, so that a signal can cut it short; what was begun in the engine is then taken
 //! back.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use crossbeam::channel::{Receiver, bounded, select};
 
@@ -11,6 +11,7 @@ use super::record::Place;
 use super::{Event, Mount, MountedDisk};
 use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
+use crate::fuse::OpenFiles;
 use crate::open_disk::OpenDisk;
 use crate::process::{runtime_directory, spawn};
 use crate::settings::{Settings, Source};
@@ -48,6 +49,8 @@ pub(super) fn open_unless_interrupted(
         settings,
         mountpoint,
         disks: vec![disk],
+        open_files: OpenFiles::default(),
+        device: OnceLock::new(),
         ending: AtomicBool::new(false),
     })
 }

@@ -52,8 +52,9 @@ pub(super) fn needs(disk: &DiskSettings) -> Needs {
     }
 }
 
-/// Looks through the mount for the file, in a thread that nobody waits for longer than [`LOOK_LIMIT`].
-pub(super) fn look(mountpoint: &Mountpoint) -> Result<(), Failure> {
+/// Looks through the mount for the file, in a thread that nobody waits for longer than [`LOOK_LIMIT`]. Returns
+/// the device number of the file system, major and minor.
+pub(super) fn look(mountpoint: &Mountpoint) -> Result<(u64, u64), Failure> {
     let fail = |why: String| {
         let message = format!("cannot mount on {}: {why}", mountpoint.path.display());
         Err(Failure::text(Exit::Mount, message))
@@ -66,7 +67,7 @@ pub(super) fn look(mountpoint: &Mountpoint) -> Result<(), Failure> {
     // A directory on the way may be another user's: the thread has the rights of the one that makes it.
     rights::with(move || spawn("look", move || drop(done.send(fs::metadata(file)))))?;
     match looked.recv_timeout(LOOK_LIMIT) {
-        Ok(Ok(meta)) if meta.is_file() && (major(meta.dev()), minor(meta.dev())) == device => Ok(()),
+        Ok(Ok(meta)) if meta.is_file() && (major(meta.dev()), minor(meta.dev())) == device => Ok(device),
         Ok(Ok(_)) => fail(format!("{} is another file", mountpoint.file.display())),
         Ok(Err(e)) => fail(format!("{} does not answer: {e}", mountpoint.file.display())),
         Err(_) => fail(format!(

@@ -46,6 +46,9 @@ pub(crate) struct Ending {
     /// What is to be told besides: a bad outcome of an earlier mount on the same path.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) notes: Vec<String>,
+    /// Device number of a file system that somebody holds, major and minor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) held: Option<(u64, u64)>,
 }
 
 /// The files of one mountpoint.
@@ -181,6 +184,7 @@ mod tests {
                 stats: vec![],
                 mountpoint: None,
                 notes: vec![],
+                held: None,
             };
             place.write_ending(&ending).unwrap();
         }

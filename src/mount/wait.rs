@@ -29,6 +29,10 @@ const COMMAND_GRACE: Duration = Duration::from_secs(10);
 /// How long an unmount waits for a straggler to close the file.
 const STRAGGLER_GRACE: Duration = Duration::from_secs(1);
 
+/// How long an end that somebody waits for gives the last holder, once the mount has left the tree. A bind
+/// mount, or a container that has the mount in its namespace, may never let go.
+const HOLDER_GRACE: Duration = Duration::from_secs(3);
+
 /// The reason why the mount ended, and who waits for the outcome.
 #[derive(Default)]
 pub(super) struct Ended {
@@ -36,6 +40,8 @@ pub(super) struct Ended {
     pub(super) command: Option<u8>,
     /// Calls of `rhv-mount umount` that wait for the outcome.
     pub(super) waiting: Vec<UnixStream>,
+    /// Another mount holds the file system, which does not wait for it.
+    pub(super) cut_off: bool,
     /// A signal has come: the next one gives up.
     pub(super) signalled: bool,
     /// The launcher went away before it was told of the mount.
@@ -84,13 +90,17 @@ pub(super) fn wait(
             }
             Some(Event::Umount(stream)) if child.is_some() => {
                 refuse(
+                    mount,
                     stream,
                     "COMMAND is at work on it; the mount ends when COMMAND does",
                 );
             }
             Some(Event::Umount(stream)) => match leave_soon(mount) {
-                Some(busy) => refuse(stream, busy),
-                None => ended.waiting.push(stream),
+                Some(busy) => refuse(mount, stream, busy),
+                None => {
+                    ended.waiting.push(stream);
+                    deadline.get_or_insert_with(|| Instant::now() + HOLDER_GRACE);
+                }
             },
             Some(Event::CommandEnded(status)) => {
                 ended.command = Some(command::code(status));
@@ -127,13 +137,23 @@ pub(super) fn wait(
                 }
             },
             Some(Event::Disk(..)) => {}
-            None => {
-                if let Some(pid) = child {
+            None => match child {
+                Some(pid) => {
                     warn!("COMMAND does not end; killing it");
                     pass_on(pid, SIGTERM, true);
+                    deadline = Some(Instant::now() + COMMAND_GRACE);
                 }
-                deadline = Some(Instant::now() + COMMAND_GRACE);
-            }
+                // It has left the tree here, and the session goes on.
+                None if mount.open_files.any() => {
+                    deadline = None;
+                    let waiting = ended.waiting.drain(..);
+                    waiting.for_each(|stream| refuse(mount, stream, in_use(mount)));
+                }
+                None => {
+                    ended.cut_off = true;
+                    return Ok(ended);
+                }
+            },
         }
     }
 }
@@ -174,6 +194,16 @@ fn leave_soon(mount: &Mount) -> Option<MountError> {
     }
 }
 
+/// Says why a mount that has left the tree does not end.
+fn in_use(mount: &Mount) -> String {
+    let shown = mount.mountpoint.path.display();
+    let pid = std::process::id();
+    format!(
+        "{shown} is unmounted, and a program still has the file open: close it and try again, or let `kill \
+         {pid}` end the mount all the same"
+    )
+}
+
 /// Says why COMMAND may have failed: it wrote past the end of a disk.
 fn tell_of_overflow(mount: &Mount) {
     let disks = mount.disks().map(|disk| disk.disk());
@@ -186,13 +216,14 @@ fn tell_of_overflow(mount: &Mount) {
     }
 }
 
-fn refuse(stream: UnixStream, why: impl ToString) {
+fn refuse(mount: &Mount, stream: UnixStream, why: impl ToString) {
     let refusal = Ending {
         code: Exit::Mount as u8,
         message: Some(why.to_string()),
         stats: vec![],
         mountpoint: None,
         notes: vec![],
+        held: mount.device.get().copied(),
     };
     control::answer(stream, &refusal);
 }

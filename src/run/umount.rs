@@ -8,6 +8,7 @@ use nix::unistd::{Uid, geteuid};
 use crate::failure::{Exit, Failure};
 use crate::fuse::unmount;
 use crate::mount::control;
+use crate::mount::holders::holders;
 use crate::mount::mount_table::{is_dead, is_mounted, mounted_by};
 use crate::mount::mountpoint::{canonical, remove_placeholder};
 use crate::mount::record::{Ending, Place};
@@ -138,7 +139,8 @@ fn clear_up(path: &Path, place: &Place) -> Result<u8, Failure> {
 }
 
 fn hear(ending: &Ending) -> u8 {
-    let texts = ending.message.iter().chain(&ending.notes);
+    let holders: Vec<String> = ending.held.map(holders).unwrap_or_default();
+    let texts = ending.message.iter().chain(&ending.notes).chain(&holders);
     let words = texts.map(|text| format!("rhv-mount: {text}"));
     for line in ending.stats.iter().cloned().chain(words) {
         // The words of another user's process must not steer root's terminal.

@@ -15,6 +15,7 @@ mod endless;
 mod failed_reads;
 mod features;
 mod flush_promise;
+mod holders;
 mod hostile;
 mod limits;
 mod local_sockets;
