@@ -171,16 +171,19 @@ impl Engine {
         let interrupt = super::Interrupt::default();
         let mut patience = Patience::new(MAX_LOCK_WAIT, &interrupt);
         loop {
-            let state = match self.disk(id)? {
-                None => return Ok(()),
-                Some(disk) if disk.status == "locked" => disk.status,
-                Some(disk) => match self.delete("removal of the disk", &format!("/disks/{id}")) {
+            let state = match self.disk(id) {
+                Ok(None) => return Ok(()),
+                Ok(Some(disk)) if disk.status == "locked" => disk.status,
+                Ok(Some(disk)) => match self.delete("removal of the disk", &format!("/disks/{id}")) {
                     Ok(_) => disk.status,
                     Err(Error::Fault {
                         status: 409, message, ..
                     }) => message,
+                    Err(e) if e.is_passing() => e.to_string(),
                     Err(e) => return Err(e),
                 },
+                Err(e) if e.is_passing() => e.to_string(),
+                Err(e) => return Err(e),
             };
             if !patience.pause()? {
                 return Err(self.too_long(&format!("removal of disk {id}"), MAX_LOCK_WAIT, &state));

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::existing::{expected, write_and_sync};
-use crate::rig::{DONE, assert_free, assert_nothing_deleted, assert_told, existing, over, used_disk};
+use crate::rig::{DONE, assert_free, assert_nothing_deleted, assert_told, create, existing, over, used_disk};
 use crate::support::content::MIB;
 use crate::support::engine::Engine;
 
@@ -66,6 +66,20 @@ fn only_the_engine_says_that_a_transfer_is_gone() {
 #[test]
 fn a_redirect_to_a_page_of_maintenance_is_waited_for() {
     finalized_despite(&[json!({"switch": "redirect", "times": 2, "match": "/imagetransfers/"})]);
+}
+
+/// The disk was made for a COMMAND that fails, so it has to go.
+#[test]
+fn a_disk_is_removed_from_an_engine_that_has_just_started_again() {
+    let engine = Engine::start();
+    // The usual repetitions of a request are four.
+    let page = json!({"switch": "html_error", "value": 404, "times": 7, "match": "/api/disks/"});
+    let script = format!("{}; exit 9", engine.switch_line(&page));
+    let ran = over(&engine, &create("new"), &script);
+    engine.clear_switches();
+    assert_eq!(ran.code, Some(9), "{ran}");
+    assert!(engine.disk("new").is_none(), "the disk is left: {ran}");
+    assert!(engine.state_files().is_empty(), "a note is left: {ran}");
 }
 
 #[test]
