@@ -138,13 +138,7 @@ fn explain(
                 Cure::Name,
             )
         }
-        UnknownIssuer if one.is_self_issued() => {
-            let why = format!(
-                "its certificate ({}) is self-signed, and not in the CA file",
-                one.subject
-            );
-            (why, Cure::Ca)
-        }
+        UnknownIssuer if one.is_self_issued() => self_signed(one),
         UnknownIssuer => {
             let why = format!(
                 "its certificate is from {}, which is not a trusted CA",
@@ -160,8 +154,8 @@ fn explain(
             );
             (why, Cure::Ca)
         }
-        // This is webpki's error, for which rustls has no name of its own.
-        CertificateError::Other(error) if error.to_string().contains("CaUsedAsEndEntity") => {
+        CertificateError::Other(error) if is_ca_as_server(error) && one.is_self_issued() => self_signed(one),
+        CertificateError::Other(error) if is_ca_as_server(error) => {
             let why =
                 "its certificate is that of a CA, and is accepted only where it is itself in the CA file";
             (why.to_owned(), Cure::Ca)
@@ -182,4 +176,17 @@ fn explain(
         }
         other => (format!("its certificate: {other}"), Cure::NewCertificate),
     }
+}
+
+/// Returns true for webpki's `CaUsedAsEndEntity`, for which rustls has no name of its own.
+fn is_ca_as_server(error: &OtherError) -> bool {
+    error.to_string().contains("CaUsedAsEndEntity")
+}
+
+fn self_signed(one: &Description) -> (String, Cure) {
+    let why = format!(
+        "its certificate ({}) is self-signed, and not in the CA file",
+        one.subject
+    );
+    (why, Cure::Ca)
 }

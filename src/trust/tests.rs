@@ -311,6 +311,8 @@ fn what_is_wrong_with_other_certificates_is_told() {
         .self_signed(&KeyPair::generate().unwrap())
         .unwrap();
     refused(verify(&trusted, &[&alone], HOST), Cure::Ca, &["self-signed"]);
+    let alone = Ca::new(|params| params.distinguished_name.push(DnType::CommonName, HOST)).certificate;
+    refused(verify(&trusted, &[&alone], HOST), Cure::Ca, &["self-signed"]);
 }
 
 /// Encodes in base 64, since OpenSSL's own blocks are made here by hand.
