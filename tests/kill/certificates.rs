@@ -3,9 +3,13 @@
 
 use std::fs;
 
-use crate::rig::{HALF, Load, also_in, daemon, mounting, used_image, wait_until_written};
+use crate::rig::{
+    HALF, Load, also_in, assert_free, assert_nothing_deleted, daemon, existing, mounting, used_disk,
+    used_image, wait_until_written,
+};
 use crate::support::content::MIB;
 use crate::support::daemon::Daemon;
+use crate::support::engine::Engine;
 use crate::support::image::Backend;
 use crate::support::mount::Mounting;
 use crate::support::run::{run, wait_until};
@@ -91,29 +95,29 @@ fn a_certificate_that_has_expired_is_refused_at_the_start_with_the_clock_and_wha
 
 #[test]
 fn a_certificate_that_is_out_of_its_time_for_a_while_is_not_noticed() {
-    let daemon = daemon();
-    let (mut disk, model, _dir) = used_image(&daemon, Backend::RawNbd);
-    let mount = mounting(&disk).log_level("info").start();
+    let engine = Engine::start();
+    let (disk, model) = used_disk(&engine, "web01", "raw");
+    let mount = engine.mounting(existing("web01")).arg("--no-unix-socket").start();
     let load = Load::on(&mount);
     load.write(1, 0, HALF).expect("write");
     wait_until_written(&mount, HALF);
-    let usual = enroll(&daemon, USUAL, LONG_AGO, AGO);
-    disk.grant_again(&daemon);
+    let daemon = engine.daemon();
+    let usual = enroll(daemon, USUAL, LONG_AGO, AGO);
     load.write(2, MIB, HALF).expect("write");
     also_in(&model, 1, 0, HALF);
     also_in(&model, 2, MIB, HALF);
     std::thread::scope(|scope| {
         let synced = scope.spawn(|| load.sync());
         wait_until("the certificate is refused", 60, || {
-            mount.log().contains("has expired")
+            mount.log().contains("has expired on 2021-01-01")
         });
         daemon.kill();
         fs::write(daemon.dir().join("server.pem"), usual).expect("put the certificate back");
         daemon.restart();
-        disk.grant_again(&daemon);
         synced.join().expect("no panic").expect("fsync");
     });
     drop(load);
     mount.umount().ok();
-    disk.compare_with(&model).expect("the storage holds every byte");
+    assert_free(&engine, &disk.id, &model);
+    assert_nothing_deleted(&engine);
 }
