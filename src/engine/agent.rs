@@ -8,9 +8,6 @@ use super::{Error, transport};
 use crate::trust::{Distrust, Trust};
 use crate::zone;
 
-/// Upper bound on a connect to all addresses of the engine.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Upper bound on a request that only reads or starts an action: the engine answers at once, and the outcome
 /// of an action is polled for.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -27,7 +24,7 @@ pub(super) fn agent(trust: &Trust, url: &str) -> Result<Agent, Error> {
         .accept_encoding("identity")
         .max_redirects(0)
         .max_redirects_will_error(false)
-        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_connect(Some(transport::CONNECT_TIMEOUT))
         .timeout_global(Some(ANSWER_TIMEOUT))
         .user_agent(concat!("rhv-mount/", env!("CARGO_PKG_VERSION")))
         .build();

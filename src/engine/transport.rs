@@ -7,7 +7,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
@@ -20,8 +20,10 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Error};
 
-use super::agent::CONNECT_TIMEOUT;
 use crate::addresses::connect_to_any;
+
+/// Upper bound on a connect to all addresses of the engine.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Returns an agent that connects as described above. IPv6 addresses of one network only are looked for at
 /// the interface `scope`.
