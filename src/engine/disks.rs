@@ -145,7 +145,7 @@ impl Engine {
                 _ => return Ok(disk),
             }
             if !patience.pause()? {
-                let owner = match self.transfer_of(&disk.id)? {
+                let owner = match self.open_transfers(&disk.id)?.pop() {
                     Some(transfer) => format!(
                         "transfer {} ({}, {}) has it; end that one first, with `rhv-mount recover` if a \
                          killed rhv-mount has started it",

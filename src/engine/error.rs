@@ -30,6 +30,9 @@ pub(crate) enum Error {
         /// The time for an answer ran out.
         late: bool,
     },
+    /// A creation that was not sent, or was turned away before it was performed: nothing was made.
+    #[error("{0}")]
+    NotSent(Box<Error>),
     /// The engine's certificate is not trusted.
     #[error("cannot trust the engine {url}: {why}; {}", remedy(why.cure, url))]
     Trust { url: String, why: Distrust },
@@ -164,7 +167,10 @@ impl Error {
 
     /// Returns true if the time for an answer ran out.
     pub(crate) fn is_late(&self) -> bool {
-        matches!(self, Error::Unanswered { late: true, .. })
+        match self {
+            Error::NotSent(why) => why.is_late(),
+            other => matches!(other, Error::Unanswered { late: true, .. }),
+        }
     }
 
     /// Returns true if a later repetition of the request may succeed.
@@ -172,6 +178,7 @@ impl Error {
         match self {
             Error::Unanswered { .. } | Error::Nonsense { .. } | Error::Redirect { .. } => true,
             Error::Trust { why, .. } => why.is_passing(),
+            Error::NotSent(why) => why.is_passing(),
             other => other.is_unready() || other.meaning() == Some(Meaning::NotPerformed),
         }
     }
@@ -179,12 +186,41 @@ impl Error {
     /// Returns true for an answer from the place of the engine that is not the engine's, or not its last
     /// word: as long as the engine starts, this is what is heard.
     pub(super) fn is_unready(&self) -> bool {
-        matches!(self, Error::FrontEnd { .. } | Error::Undecided { .. })
+        match self {
+            Error::NotSent(why) => why.is_unready(),
+            other => matches!(other, Error::FrontEnd { .. } | Error::Undecided { .. }),
+        }
     }
 
-    /// Returns true if the answer guarantees that the request was not performed.
+    /// Returns true if it is certain that the request was not performed.
     pub(super) fn is_not_performed(&self) -> bool {
-        matches!(self, Error::FrontEnd { status: 503, .. }) || self.meaning() == Some(Meaning::NotPerformed)
+        matches!(self, Error::NotSent(_) | Error::FrontEnd { status: 503, .. })
+            || self.meaning() == Some(Meaning::NotPerformed)
+    }
+
+    /// Returns true if this attempt at a creation may have made the object: it was sent, and the engine has
+    /// given no answer of its own.
+    pub(super) fn may_have_made(&self) -> bool {
+        self.is_passing() && !self.is_not_performed()
+    }
+
+    /// The same error of a creation that has made nothing.
+    pub(super) fn nothing_made(self) -> Error {
+        match self {
+            already @ (Error::NotSent(_) | Error::Refused(_)) => already,
+            other => Error::NotSent(Box::new(other)),
+        }
+    }
+
+    /// The exit code of a run that ends with this.
+    fn exit(&self) -> Exit {
+        match self {
+            Error::Url { .. } | Error::Redirect { .. } | Error::CaFile(_) => Exit::Usage,
+            Error::Login { .. } => Exit::Login,
+            Error::Interrupted => Exit::Other,
+            Error::NotSent(why) => why.exit(),
+            _ => Exit::Transfer,
+        }
     }
 
     fn meaning(&self) -> Option<Meaning> {
@@ -197,12 +233,6 @@ impl Error {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let exit = match &error {
-            Error::Url { .. } | Error::Redirect { .. } | Error::CaFile(_) => Exit::Usage,
-            Error::Login { .. } => Exit::Login,
-            Error::Interrupted => Exit::Other,
-            _ => Exit::Transfer,
-        };
-        Failure::new(exit, error)
+        Failure::new(error.exit(), error)
     }
 }

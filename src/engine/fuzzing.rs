@@ -14,7 +14,7 @@ use super::json::{fault, list, number, text};
 use super::new_disks::full_qcow2_size;
 use super::opening::Opening;
 use super::wire::Account;
-use super::{Engine, Interrupt, Order, Phase, Subject, Transfer};
+use super::{Engine, Interrupt, Mark, Order, Phase, Subject, Transfer};
 use crate::engine::Direction;
 use crate::failure::Failure;
 use crate::fuzzing::{assert_presentable, first_line, number_of};
@@ -108,6 +108,7 @@ pub fn engine_answers(data: &[u8]) {
             subject: Subject::Disk(DISK.into()),
             direction: Direction::Download,
             host: None,
+            mark: Mark::random(),
         };
         let done = match request {
             b'l' => engine.renew(None),
@@ -123,8 +124,8 @@ pub fn engine_answers(data: &[u8]) {
             },
             b't' => engine.transfer(DISK).map(drop),
             b'o' => engine
-                .transfer_of(DISK)
-                .map(|t| assert!(t.is_none_or(|t| t.is_open() && t.disk.as_deref() == Some(DISK)))),
+                .open_transfers(DISK)
+                .map(|all| assert!(all.iter().all(|t| t.is_open() && t.disk.as_deref() == Some(DISK)))),
             b's' => match engine.start_transfer(&order()) {
                 Ok(transfer) => engine
                     .wait_for_transferring(transfer)

@@ -59,5 +59,5 @@ pub(crate) use self::hosts::this_hardware;
 pub(crate) use self::new_disks::{Format, NewDisk};
 pub(crate) use self::patience::{Interrupt, Patience};
 pub(crate) use self::phase::{Direction, Phase};
-pub(crate) use self::transfers::{Order, Subject, Transfer};
+pub(crate) use self::transfers::{Mark, Order, Subject, Transfer};
 pub(crate) use self::wire::{Account, Engine, random_id};

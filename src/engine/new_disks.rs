@@ -59,6 +59,15 @@ pub(super) fn full_qcow2_size(size: u64) -> u64 {
     (1 + data + maps + top + counts + 1).saturating_mul(CLUSTER_BYTES)
 }
 
+/// The error of a creation that has made nothing, unless an attempt at it went `unanswered`.
+fn unmade(error: Error, unanswered: bool) -> Error {
+    match (error, unanswered) {
+        (interrupted @ Error::Interrupted, true) => interrupted,
+        (other, true) => Error::Unclear(other.to_string()),
+        (other, false) => other.nothing_made(),
+    }
+}
+
 impl Engine {
     /// Checks before a creation that the storage domain exists and the id is free. Returns the id for the
     /// disk.
@@ -77,7 +86,7 @@ impl Engine {
     }
 
     /// Makes the disk `id` (from [`Engine::prepare_disk`]) and waits until it is usable. The engine may
-    /// assign another id.
+    /// assign another id. After [`Error::Refused`] and [`Error::NotSent`] nothing was made.
     pub(crate) fn create_disk(&self, new: &NewDisk, id: &str) -> Result<Disk, Error> {
         let mut id = id.to_owned();
         let what = format!("creation of disk {}", new.name);
@@ -102,6 +111,7 @@ impl Engine {
         }
         let mut patience = Patience::new(MAX_CREATION_WAIT, self.interrupt());
         let mut lookups = Patience::even(LOST_PAUSE, MAX_CREATION_ATTEMPTS, self.interrupt());
+        let mut unanswered = false;
         loop {
             match self.post(&what, Effect::Creation, "/disks", &body) {
                 Ok(answer) => {
@@ -112,21 +122,19 @@ impl Engine {
                 }
                 // The disk may have been made nevertheless; nobody else chooses this id.
                 Err(lost) if lost.is_passing() => {
+                    unanswered |= lost.may_have_made();
                     info!("{lost}");
-                    lookups.pause()?;
-                    if self.disk(&id)?.is_some() {
+                    lookups.pause().map_err(|e| unmade(e, unanswered))?;
+                    if unanswered && self.disk(&id)?.is_some() {
                         break;
                     }
                     if lookups.is_over() {
-                        return Err(lost);
+                        return Err(unmade(lost, unanswered));
                     }
                 }
                 // An earlier request may have been slow and made the disk meanwhile.
-                Err(Error::Fault { status: 409, .. })
-                    if lookups.attempt() > 1 && self.disk(&id)?.is_some() =>
-                {
-                    break;
-                }
+                Err(Error::Fault { status: 409, .. }) if unanswered && self.disk(&id)?.is_some() => break,
+                Err(e) if unanswered => return Err(unmade(e, true)),
                 Err(e @ Error::Fault { status: 409, .. })
                     if new.format == Format::Raw && !new.preallocated =>
                 {
@@ -135,7 +143,7 @@ impl Engine {
                     )));
                 }
                 Err(e @ Error::Fault { .. }) => return Err(Error::Refused(e.to_string())),
-                Err(e) => return Err(e),
+                Err(e) => return Err(unmade(e, false)),
             }
         }
         loop {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::info;
 
@@ -10,9 +11,12 @@ use super::wire::Effect;
 use super::{Direction, Engine, Error, Interrupt, Patience, Phase};
 use crate::logging::plain;
 
-/// Seconds without activity until the engine pauses a transfer. It must not be 0: imageio takes that for "no
-/// waiting at all" and drops connections. virt-v2v uses the same number.
+/// Least number of seconds without activity until the engine pauses a transfer. It must not be 0: imageio
+/// takes that for "no waiting at all" and drops connections. virt-v2v uses the same number.
 const INACTIVITY_SECONDS: u64 = 3600;
+
+/// Number of different [`Mark`]s: the longest inactivity is five and a half hours.
+const MARKS: u64 = 1 << 14;
 
 /// Upper bound on the wait for `transferring`; the stock client uses the same.
 const MAX_START_WAIT: Duration = Duration::from_secs(60);
@@ -39,6 +43,25 @@ pub(crate) enum Subject {
     Snapshot(String),
 }
 
+/// The mark by which a transfer of ours is known when the request that started it got no answer.
+///
+/// The engine shows nothing of a request in the transfer that it has started but the values that it was
+/// asked for. The limit on inactivity is one that it keeps as it is and that nobody depends on, so each order
+/// asks for a limit of its own: its mark. Any other transfer of the disk in the same direction, which
+/// somebody else may have started meanwhile, has another limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark(u64);
+
+impl Mark {
+    /// A random mark.
+    pub(crate) fn random() -> Mark {
+        let id = super::random_id().unwrap_or_default();
+        let last = id.rsplit('-').next().unwrap_or_default();
+        let number = u64::from_str_radix(last, 16).unwrap_or_default();
+        Mark(INACTIVITY_SECONDS + number % MARKS)
+    }
+}
+
 /// The description of a transfer to start.
 #[derive(Debug, Clone)]
 pub(crate) struct Order {
@@ -46,6 +69,7 @@ pub(crate) struct Order {
     pub(crate) direction: Direction,
     /// The id of the host that must serve it; by default the engine chooses.
     pub(crate) host: Option<String>,
+    pub(crate) mark: Mark,
 }
 
 /// A transfer as the engine describes it.
@@ -88,6 +112,12 @@ impl Transfer {
     pub(crate) fn is_open(&self) -> bool {
         !matches!(self.phase, Phase::Finished | Phase::Failed)
     }
+
+    /// Returns true if an order with this direction and this mark has started it. Without a mark nothing is
+    /// proven.
+    pub(crate) fn is_of(&self, direction: Direction, mark: Option<Mark>) -> bool {
+        self.direction == direction && mark.is_some_and(|Mark(mark)| self.inactivity_timeout == Some(mark))
+    }
 }
 
 impl Engine {
@@ -97,22 +127,25 @@ impl Engine {
         self.object("transfer", id, found, Transfer::of)
     }
 
-    /// Returns the transfer that holds a disk.
-    pub(crate) fn transfer_of(&self, disk: &str) -> Result<Option<Transfer>, Error> {
+    /// Returns the transfers that hold a disk, whoever has started them: one upload, or any number of
+    /// downloads.
+    pub(crate) fn open_transfers(&self, disk: &str) -> Result<Vec<Transfer>, Error> {
         let all = self.get("transfers", "/imagetransfers")?;
         let all = self.listed("transfers", "image_transfer", all)?;
-        let mut open = list(&all, "image_transfer").iter().filter_map(Transfer::of);
-        Ok(open.find(|t| t.is_open() && t.disk.as_deref() == Some(disk)))
+        let all = list(&all, "image_transfer").iter().filter_map(Transfer::of);
+        Ok(all
+            .filter(|t| t.is_open() && t.disk.as_deref() == Some(disk))
+            .collect())
     }
 
     /// Starts a transfer, which may not be ready for data yet. [`Error::Unclear`] means that the engine may
-    /// have started one nevertheless.
+    /// have started one nevertheless; after any other error it has not.
     pub(crate) fn start_transfer(&self, order: &Order) -> Result<Transfer, Error> {
         let mut body = json!({
             "direction": order.direction.to_string(),
             // The guest's view, through NBD, in any format of the disk.
             "format": "raw",
-            "inactivity_timeout": INACTIVITY_SECONDS.to_string(),
+            "inactivity_timeout": order.mark.0.to_string(),
             // Any other policy ends an idle transfer, and an idle upload's disk with it.
             "timeout_policy": "pause",
         });
@@ -128,27 +161,27 @@ impl Engine {
             Subject::Snapshot(id) => format!("start of the {} of disk snapshot {id}", order.direction),
         };
         let mut patience = Patience::new(MAX_LOCK_WAIT, self.interrupt());
-        // After a lost answer any transfer of the disk is ours, since the disk was free before.
+        // A request was on its way, and nobody has said what became of it.
         let mut unanswered = false;
         loop {
             let error = match self.post(&what, Effect::Creation, "/imagetransfers", &body) {
-                Ok(Some(value)) => {
-                    return Transfer::of(&value)
-                        .ok_or_else(|| Error::Failed(format!("{what}: no transfer in the answer")));
-                }
-                Ok(None) => return Err(Error::Unfit("the disk is gone".into())),
+                Ok(Some(value)) => match Transfer::of(&value) {
+                    Some(started) => return Ok(started),
+                    None => self.nonsense(&what, "no transfer in the answer".into()),
+                },
+                Ok(None) => Error::Unfit("the disk is gone".into()),
                 Err(error) => error,
             };
-            // The disk's lock is released some seconds after the disk is `ok`, so a lock is waited for. Any
-            // other refusal is reported at once.
-            let lost = error.is_passing();
-            unanswered |= lost;
-            // The transfer of a snapshot can't be searched for, and a second start might make a second
-            // transfer.
-            let may_ask_again = match order.subject {
-                Subject::Disk(_) => unanswered || error.is_locked(),
-                Subject::Snapshot(_) => error.is_locked() || error.is_not_performed(),
-            };
+            unanswered |= error.may_have_made();
+            // The disk's lock is released some seconds after the disk is `ok`, so a lock is waited for, and
+            // so is an engine that is away. Any other refusal is reported at once. The transfer of a snapshot
+            // can't be searched for, and a second start might make a second transfer.
+            let may_ask_again = error.is_locked()
+                || error.is_passing()
+                    && match order.subject {
+                        Subject::Disk(_) => true,
+                        Subject::Snapshot(_) => !unanswered,
+                    };
             let unclear = |error: Error| match unanswered {
                 true => Error::Unclear(error.to_string()),
                 false => error,
@@ -158,8 +191,8 @@ impl Engine {
             }
             if let (true, Subject::Disk(disk)) = (unanswered, &order.subject) {
                 info!("{error}");
-                let open = self.transfer_of(disk).map_err(unclear)?;
-                if let Some(ours) = open.filter(|t| t.direction == order.direction) {
+                let mut open = self.open_transfers(disk).map_err(unclear)?.into_iter();
+                if let Some(ours) = open.find(|t| t.is_of(order.direction, Some(order.mark))) {
                     info!(id = ours.id, "the transfer was started nevertheless");
                     return Ok(ours);
                 }
@@ -258,5 +291,20 @@ mod tests {
             Transfer::of(&json!({"id": "t"})).unwrap().direction,
             Direction::Upload
         );
+    }
+
+    #[test]
+    fn a_transfer_without_the_mark_or_in_the_other_direction_is_not_ours() {
+        let seen = |direction: &str, limit: u64| {
+            Transfer::of(&json!({"id": "t", "direction": direction, "inactivity_timeout": limit.to_string()}))
+                .unwrap()
+        };
+        let mark = Mark::random();
+        assert!(seen("upload", mark.0).is_of(Direction::Upload, Some(mark)));
+        assert!(!seen("upload", mark.0).is_of(Direction::Download, Some(mark)));
+        assert!(!seen("upload", mark.0 + 1).is_of(Direction::Upload, Some(mark)));
+        assert!(!seen("upload", mark.0).is_of(Direction::Upload, None));
+        assert!((INACTIVITY_SECONDS..INACTIVITY_SECONDS + MARKS).contains(&mark.0));
+        assert!((0..20).any(|_| Mark::random() != mark), "they are all the same");
     }
 }

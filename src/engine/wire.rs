@@ -3,7 +3,7 @@
 //! | answer                     | reads and actions            | creations                               |
 //! |----------------------------|------------------------------|-----------------------------------------|
 //! | 401                        | log in and repeat            | log in and repeat                       |
-//! | 503                        | repeat a few times           | repeat a few times: it was not performed|
+//! | 503, or no connection      | repeat a few times           | repeat a few times: it was not performed|
 //! | none, or a front end's     | repeat a few times           | error: the caller looks for the object  |
 //! | anything else              | error                        | error                                   |
 //!
@@ -186,10 +186,14 @@ impl Engine {
         loop {
             let token = self.token.lock().clone();
             let answer = self.send(method, path, body, token.as_ref(), effect);
+            let unsent = effect == Effect::Creation && answer.as_ref().is_err_and(is_unsent);
             let error = match self.read(what, answer) {
                 Ok((401, _)) if renewals < MAX_RENEWALS => {
                     info!("the engine session has ended, logging in again");
-                    self.renew(token.as_ref())?;
+                    self.renew(token.as_ref()).map_err(|e| match effect {
+                        Effect::Creation => e.nothing_made(),
+                        Effect::Idempotent => e,
+                    })?;
                     renewals += 1;
                     continue;
                 }
@@ -209,6 +213,7 @@ impl Engine {
                     Err(e) => self.nonsense(what, format!("HTTP {status} with a body that is not JSON: {e}")),
                 },
                 Ok((status, body)) => self.refusal(what, status, &body),
+                Err(error) if unsent => error.nothing_made(),
                 Err(error) => error,
             };
             engine_seen = false;
@@ -219,7 +224,10 @@ impl Engine {
             if !may_repeat {
                 return Err(error);
             }
-            self.pause_after(error, &mut patience)?;
+            self.pause_after(error, &mut patience).map_err(|e| match effect {
+                Effect::Creation => e.nothing_made(),
+                Effect::Idempotent => e,
+            })?;
             renewals = 0;
         }
     }
@@ -354,6 +362,17 @@ impl Engine {
             state: state.to_owned(),
             correlation: self.correlation().to_owned(),
         }
+    }
+}
+
+/// Returns true if no connection was made, so that the engine has not got the request.
+fn is_unsent(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => true,
+        ureq::Error::Io(e) => e.kind() == std::io::ErrorKind::ConnectionRefused,
+        _ => false,
     }
 }
 

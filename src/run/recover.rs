@@ -91,8 +91,12 @@ fn end(file: &NoteFile, args: &RecoverArgs) -> Result<(), Failure> {
                 return Err(Failure::text(
                     Exit::Transfer,
                     format!(
-                        "{shown}: the mount was killed before it knew its transfer, so this one may be \
-                         somebody else's: if it is not, end it with --finalize"
+                        "{shown}: the mount was killed before it knew its transfer, so this one{} may be \
+                         somebody else's: if it is not, end it with --finalize",
+                        match note.is_proven(&transfer) {
+                            true => ", which has the mark of its request,",
+                            false => ", which does not have the mark of its request,",
+                        }
                     ),
                 ));
             }
@@ -213,12 +217,22 @@ fn find(engine: &Engine, note: &Note) -> Result<Found, Failure> {
             None => Found::Ended(None),
         });
     }
-    let open = engine.transfer_of(&note.disk_id)?;
-    let like_ours = |t: &Transfer| note.asked && t.direction == note.direction;
-    Ok(match open.filter(like_ours) {
+    let open = engine.open_transfers(&note.disk_id)?;
+    Ok(match asked_for(note, open) {
         Some(transfer) => Found::Open(transfer, note.created),
         None => Found::Ended(None),
     })
+}
+
+/// Among the `open` transfers of the disk, the one that the mount may have started although it was killed
+/// before it knew: one with the mark of its request, else any other in its direction.
+fn asked_for(note: &Note, mut open: Vec<Transfer>) -> Option<Transfer> {
+    open.retain(|t| note.asked && t.direction == note.direction);
+    let marked = open.iter().position(|t| note.is_proven(t));
+    match marked {
+        Some(at) => Some(open.swap_remove(at)),
+        None => open.pop(),
+    }
 }
 
 /// The transfer has ended without us; what the disk is now decides. A disk is removed only if it was made for

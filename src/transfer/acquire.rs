@@ -10,7 +10,9 @@ use super::OwnTransfer;
 use super::end::Stake;
 use super::life::Life;
 use super::note::{Note, NoteFile};
-use crate::engine::{self, Direction, Engine, Format, Interrupt, Order, Subject, Transfer, this_hardware};
+use crate::engine::{
+    self, Direction, Engine, Format, Interrupt, Mark, Order, Subject, Transfer, this_hardware,
+};
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
 use crate::settings::{EngineSource, Wanted};
@@ -29,17 +31,19 @@ pub(super) fn acquire(
         true => Direction::Download,
         false => Direction::Upload,
     };
+    let mark = Mark::random();
     let mut file = NoteFile::create(Note {
         disk_id: subject.id.clone(),
         disk_name: subject.name.clone(),
         snapshot: matches!(source.wanted, Wanted::Snapshot(_)),
         created: matches!(source.wanted, Wanted::New(_)),
+        mark: Some(mark),
         ..Note::of(mountpoint, &source.account, direction)
     })?;
-    let started = start(&engine, source, &mut subject, &mut file, interrupt);
+    let started = start(&engine, source, &mut subject, &mut file, mark, interrupt);
     let (order, transfer) = match started {
         Ok(started) => started,
-        Err(failure) => return Err(take_back(&engine, source, &mut file, failure)),
+        Err(failure) => return Err(take_back(&engine, &mut file, subject.is_there, source, failure)),
     };
     Ok(OwnTransfer {
         // A signal that came too late for the start must not spoil the end.
@@ -67,6 +71,8 @@ struct Prepared {
     /// The disk's format is raw.
     raw: bool,
     storage_domain: Option<String>,
+    /// The engine has shown it.
+    is_there: bool,
 }
 
 impl Prepared {
@@ -82,6 +88,7 @@ impl Prepared {
                     name: disk.name,
                     raw: disk.raw,
                     storage_domain,
+                    is_there: true,
                 }
             }
             Wanted::Snapshot(id) => Prepared {
@@ -89,12 +96,14 @@ impl Prepared {
                 name: "disk snapshot".to_owned(),
                 raw: false,
                 storage_domain: None,
+                is_there: true,
             },
             Wanted::New(new) => Prepared {
                 id: engine.prepare_disk(new)?,
                 name: new.name.clone(),
                 raw: new.format == Format::Raw,
                 storage_domain: Some(new.storage_domain.clone()),
+                is_there: false,
             },
         })
     }
@@ -105,15 +114,17 @@ fn start(
     source: &EngineSource,
     subject: &mut Prepared,
     file: &mut NoteFile,
+    mark: Mark,
     interrupt: &Interrupt,
 ) -> Result<(Order, Transfer), Failure> {
     if let Wanted::New(new) = &source.wanted {
         let disk = engine.create_disk(new, &subject.id).inspect_err(|e| {
             // Nothing was made: a disk with that id is somebody else's, whatever the state says.
-            if matches!(e, engine::Error::Refused(_)) {
+            if matches!(e, engine::Error::Refused(_) | engine::Error::NotSent(_)) {
                 file.note.created = false;
             }
         })?;
+        subject.is_there = true;
         subject.id.clone_from(&disk.id);
         file.note.disk_id = disk.id;
     }
@@ -133,14 +144,13 @@ fn start(
         },
         direction: file.note.direction,
         host,
+        mark,
     };
     file.note.asked = true;
     file.update()?;
     let transfer = engine.start_transfer(&order).inspect_err(|e| {
-        // An answer, and it was no.
-        if matches!(e, engine::Error::Fault { .. } | engine::Error::Unfit(_)) && !e.is_passing() {
-            file.note.asked = false;
-        }
+        // Only a request that was on its way, and got no answer, may have started one.
+        file.note.asked = matches!(e, engine::Error::Unclear(_));
     })?;
     file.note.transfer = Some(transfer.id.clone());
     file.note.host.clone_from(&transfer.host);
@@ -162,62 +172,88 @@ fn start(
 }
 
 /// Nothing was written: frees the disk, or removes it where it was made here. Where it is not known what the
-/// engine has done, the note stays, for `recover`.
-fn take_back(engine: &Engine, source: &EngineSource, file: &mut NoteFile, failure: Failure) -> Failure {
+/// engine has done, the note stays, for `recover`. `is_there`: the engine has shown the disk.
+fn take_back(
+    engine: &Engine,
+    file: &mut NoteFile,
+    is_there: bool,
+    source: &EngineSource,
+    failure: Failure,
+) -> Failure {
     let engine = engine.uninterrupted();
-    match try_to_take_back(&engine, source, file) {
-        Ok(()) => {
-            file.remove();
-            engine.logout();
-            failure
-        }
-        Err(e) => {
-            let note = &file.note;
-            let how = if note.created && !source.keep_on_failure {
-                "recover --cancel"
-            } else {
-                "recover"
-            };
-            Failure::text(
-                failure.exit,
-                format!(
-                    "{failure}; and what was begun is not taken back: {e}; `rhv-mount {how} {}` does it",
-                    note.mountpoint.display()
-                ),
-            )
-        }
+    let remove = file.note.created && !source.keep_on_failure;
+    let Err(e) = try_to_take_back(&engine, file, is_there, remove) else {
+        file.remove();
+        engine.logout();
+        return failure;
+    };
+    let note = &file.note;
+    let over = |id: &String| engine.transfer(id).is_ok_and(|t| t.is_none_or(|t| !t.is_open()));
+    if !remove && note.transfer.as_ref().is_some_and(over) {
+        file.remove();
+        let text = format!("{failure}; {e}: look at disk {} in the engine", note.disk_id);
+        return Failure::text(failure.exit, text);
     }
+    let how = match remove {
+        true => "recover --cancel",
+        false => "recover",
+    };
+    Failure::text(
+        failure.exit,
+        format!(
+            "{failure}; and what was begun is not taken back: {e}; `rhv-mount {how} {}` does it",
+            note.mountpoint.display()
+        ),
+    )
 }
 
 fn try_to_take_back(
     engine: &Engine,
-    source: &EngineSource,
     file: &mut NoteFile,
+    is_there: bool,
+    remove: bool,
 ) -> Result<(), engine::Error> {
-    let note = &mut file.note;
-    let remove = note.created && !source.keep_on_failure;
-    if note.transfer.is_none() && note.asked {
-        note.transfer = engine
-            .transfer_of(&note.disk_id)?
-            .filter(|t| t.direction == note.direction)
-            .map(|t| t.id);
-        if note.transfer.is_none() {
-            return Err(engine::Error::Failed(
-                "it is not known whether a transfer was started".to_owned(),
-            ));
+    if file.note.transfer.is_none() && file.note.asked {
+        let open = engine.open_transfers(&file.note.disk_id)?;
+        match open.iter().find(|t| file.note.is_proven(t)) {
+            Some(ours) => {
+                file.note.transfer = Some(ours.id.clone());
+                // It only helps `recover`, which also finds the transfer without it.
+                let _ = file.update();
+            }
+            // A disk that was made here goes, and with it the start, if that is still to come.
+            None if remove => {}
+            None => return Err(engine::Error::Failed(not_found(&open))),
         }
     }
+    let note = &file.note;
     let disk = (!note.snapshot).then_some(note.disk_id.as_str());
     match (&note.transfer, remove) {
         (Some(id), true) => engine.discard(id, &note.disk_id),
         (Some(id), false) => engine.finalize(id, disk, &Interrupt::default()),
         (None, true) => match engine.disk(&note.disk_id)? {
             Some(disk) => engine.remove_disk(&disk.id),
+            // The engine removes the disk of an upload that it could not start.
+            None if is_there => Ok(()),
             None => Err(engine::Error::Failed(format!(
                 "disk {} may appear yet",
                 note.disk_id
             ))),
         },
         (None, false) => Ok(()),
+    }
+}
+
+/// What is known about a start that got no answer, where none of the `open` transfers of the disk is proven
+/// to be ours.
+fn not_found(open: &[Transfer]) -> String {
+    let unknown = "it is not known whether a transfer was started";
+    match open.first() {
+        Some(other) => format!(
+            "{unknown}; transfer {} ({}, {}) has the disk, but not the mark of this one's request, so it is \
+             left alone",
+            other.id, other.direction, other.phase
+        ),
+        None => unknown.to_owned(),
     }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{User, geteuid};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Account, Direction};
+use crate::engine::{Account, Direction, Mark, Transfer};
 use crate::failure::{Exit, Failure};
 use crate::output::tell;
 use crate::process::identity::{start_of, this_boot, this_machine};
@@ -42,6 +42,9 @@ pub(crate) struct Note {
     pub(crate) created: bool,
     /// The engine was asked for a transfer; it may have started one although we have no id.
     pub(crate) asked: bool,
+    /// The mark of the request; notes of older versions have none.
+    #[serde(default)]
+    pub(crate) mark: Option<Mark>,
     /// `None` before the engine has answered.
     pub(crate) transfer: Option<String>,
     pub(crate) host: Option<String>,
@@ -73,6 +76,7 @@ impl Note {
             snapshot: false,
             created: false,
             asked: false,
+            mark: None,
             transfer: None,
             host: None,
             renewing: false,
@@ -90,6 +94,12 @@ impl Note {
     /// True when another machine wrote this.
     pub(crate) fn is_foreign(&self) -> bool {
         self.machine != this_machine()
+    }
+
+    /// True for a transfer that is certainly the one that was asked for: it is in the direction of the mount,
+    /// and has its mark, or is of a disk that was made for the mount.
+    pub(crate) fn is_proven(&self, transfer: &Transfer) -> bool {
+        transfer.direction == self.direction && (self.created || transfer.is_of(self.direction, self.mark))
     }
 
     /// The host, for messages.

@@ -227,7 +227,7 @@ impl<'a> Renewal<'a> {
         let new = match self.own.engine.start_transfer(&self.own.order) {
             Ok(new) => new,
             Err(error) => {
-                if matches!(error, engine::Error::Unclear(_)) || error.is_passing() {
+                if matches!(error, engine::Error::Unclear(_)) {
                     self.turn.step(|stage| stage.asked(Start::Unanswered));
                 }
                 if let Stage::Between {
@@ -272,10 +272,10 @@ pub(super) fn find_unanswered(own: &OwnTransfer, turn: &mut Turn<'_>) -> Result<
     else {
         return Ok(false);
     };
-    let found = own.engine.transfer_of(disk)?;
+    let mut open = own.engine.open_transfers(disk)?.into_iter();
     // If there were one, the engine would have it by now: it answers.
     turn.step(|stage| stage.asked(Start::NotAsked));
-    let Some(found) = found.filter(|found| found.direction == own.order.direction) else {
+    let Some(found) = open.find(|found| turn.note().note.is_proven(found)) else {
         return Ok(false);
     };
     info!(id = found.id, "the transfer was started all the same");

@@ -26,6 +26,7 @@ mod restarting;
 mod rig;
 mod secrets;
 mod selftest;
+mod starting;
 mod state;
 mod staying;
 mod talking;
