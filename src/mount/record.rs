@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -124,6 +125,13 @@ impl Place {
         let ending = self.ending();
         let _ = fs::remove_file(self.stem.with_extension("failed"));
         ending
+    }
+
+    /// True when a process listens at this place, even if it is too busy, or not allowed, to answer.
+    pub(crate) fn is_served(&self) -> bool {
+        let gone = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
+        let asked = UnixStream::connect(self.socket());
+        asked.map_or_else(|e| !gone.contains(&e.kind()), |_| true)
     }
 
     /// Removes the files of a live mount.

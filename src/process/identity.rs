@@ -1,12 +1,13 @@
-//! The identity of a process: its machine, its boot and its start tell a live one from the remains of a dead
-//! one.
+//! The identity of a process: its machine, its boot, its PID namespace and its start tell a live one from the
+//! remains of a dead one, as long as it is looked for in that namespace. A lock ([`super::lock`]) tells it
+//! everywhere.
 
 use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Longest time that a killed process may take to let go of its files.
-const DYING_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const DYING_LIMIT: Duration = Duration::from_secs(5);
 
 /// Returns when a process began, in clock ticks since boot (field 22 of `/proc/PID/stat`). A process that has
 /// ended and that nobody has waited for yet counts as gone; one that is about to end (it has no memory any
@@ -54,6 +55,12 @@ pub(crate) fn this_machine() -> String {
 /// The id of this boot: another one at every boot.
 pub(crate) fn this_boot() -> String {
     kernel_says("random/boot_id")
+}
+
+/// The PID namespace of this process: a process number means something in its own namespace only.
+pub(crate) fn this_pid_namespace() -> String {
+    let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    namespace.display().to_string()
 }
 
 fn kernel_says(what: &str) -> String {

@@ -1,10 +1,11 @@
-//! This process: its capabilities, its limits, its memory, its privacy, its name on this machine, and the handover to the
-//! process that serves.
+//! This process: its capabilities, its limits, its memory, its privacy, its name on this machine, the lock that
+//! tells that it lives, and the handover to the process that serves.
 
 pub(crate) mod allocator;
 pub(crate) mod handover;
 pub(crate) mod identity;
 pub(crate) mod limits;
+pub(crate) mod lock;
 pub(crate) mod privacy;
 pub(crate) mod rights;
 pub(crate) mod runtime_directory;

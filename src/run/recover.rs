@@ -1,5 +1,8 @@
 //! `rhv-mount recover`: ends the transfers that killed mounts left. Nothing is deleted unless `--cancel` asks
-//! for it, and then only a disk that was made for that mount.
+//! for it, and then only a disk that was made for that mount. A mount that may be in use is left alone: see
+//! [`Note::owner`].
+
+use std::path::Path;
 
 use tracing::info;
 
@@ -7,6 +10,7 @@ use crate::engine::{Direction, Engine, Interrupt, Phase, Transfer, address};
 use crate::failure::{Exit, Failure};
 use crate::fuse::unmount;
 use crate::logging::plain;
+use crate::mount::control;
 use crate::mount::mount_table::{is_dead, is_mounted};
 use crate::mount::mountpoint::{canonical, remove_placeholder};
 use crate::mount::record::Place;
@@ -15,7 +19,8 @@ use crate::process::runtime_directory;
 use crate::settings::cli::RecoverArgs;
 use crate::settings::config_file::{ConfigError, Section, engine_account, trust, variable};
 use crate::transfer::head;
-use crate::transfer::note::{Note, NoteFile};
+use crate::transfer::note::{Note, Owner};
+use crate::transfer::note_file::NoteFile;
 
 /// Ends the transfers that `args` names. The exit code is that of the first failure.
 pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
@@ -35,8 +40,8 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
         return Ok(Exit::Done as u8);
     }
     let mut code = Exit::Done as u8;
-    for file in left {
-        if let Err(failure) = end(&file, args) {
+    for mut file in left {
+        if let Err(failure) = end(&mut file, args) {
             tell(&failure);
             code = if code == 0 { failure.exit as u8 } else { code };
         }
@@ -44,27 +49,12 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
     Ok(code)
 }
 
-fn end(file: &NoteFile, args: &RecoverArgs) -> Result<(), Failure> {
+fn end(file: &mut NoteFile, args: &RecoverArgs) -> Result<(), Failure> {
+    if !claim(file, args)? {
+        return Ok(());
+    }
     let note = &file.note;
     let shown = note.mountpoint.display();
-    if note.is_alive() {
-        return Err(Failure::text(
-            Exit::Mount,
-            format!(
-                "{shown} is served by process {}; end it with `rhv-mount umount {shown}`",
-                note.pid
-            ),
-        ));
-    }
-    if note.is_foreign() {
-        return Err(Failure::text(
-            Exit::Mount,
-            format!(
-                "{shown} was mounted on {}: only there it is known whether it is still in use",
-                note.machine
-            ),
-        ));
-    }
     let disk = plain(&format!("disk {} ({})", note.disk_id, note.disk_name));
     let destructive = args.cancel && note.direction == Direction::Upload;
     if destructive && !note.created {
@@ -107,6 +97,65 @@ fn end(file: &NoteFile, args: &RecoverArgs) -> Result<(), Failure> {
     file.remove();
     engine.logout();
     Ok(())
+}
+
+/// Makes this process the owner of the note, unless the mount may be in use. False when there is nothing left
+/// to end.
+fn claim(file: &mut NoteFile, args: &RecoverArgs) -> Result<bool, Failure> {
+    let owner = file.claim().map_err(|e| {
+        let text = format!("the note of a mount, {}, cannot be used: {e}", file.shown());
+        Failure::text(Exit::Other, text)
+    })?;
+    let Note {
+        mountpoint,
+        pid,
+        machine,
+        transfer,
+        ..
+    } = &file.note;
+    let shown = mountpoint.display();
+    let why = match owner {
+        None => {
+            report(format_args!(
+                "{shown}: another `rhv-mount recover` has ended it meanwhile"
+            ));
+            return Ok(false);
+        }
+        Some(Owner::Gone | Owner::Unknown) if serves(mountpoint, transfer.as_deref()) => {
+            format!("{shown} is served by a process that answers; end it with `rhv-mount umount {shown}`")
+        }
+        Some(Owner::Gone) => return Ok(true),
+        Some(Owner::Unknown) if args.finalize => return Ok(true),
+        Some(Owner::AtWork) => {
+            format!("{shown} is served by process {pid}; end it with `rhv-mount umount {shown}`")
+        }
+        Some(Owner::Elsewhere) => format!(
+            "{shown} is served by process {pid} of another container or machine (its name was {machine}), or \
+             is being recovered there; end it there with `rhv-mount umount {shown}`"
+        ),
+        Some(Owner::Busy) => format!(
+            "{shown} is being recovered by another `rhv-mount recover`, or process {pid}, which served it, \
+             is not gone yet; try again later"
+        ),
+        Some(Owner::Foreign) => {
+            format!("{shown} was mounted on {machine}: only there it is known whether it is still in use")
+        }
+        Some(Owner::Unknown) => format!(
+            "it is not known whether {shown} is served by process {pid} of another container, or of another \
+             machine with the name {machine}: the file system of {} has no locks that tell; if it is not, \
+             end it with --finalize",
+            file.shown()
+        ),
+    };
+    Err(Failure::text(Exit::Mount, why))
+}
+
+/// True when the process that listens at the mountpoint's place has `transfer`. A lock says the same, unless
+/// somebody has replaced the file that it is on.
+fn serves(mountpoint: &Path, transfer: Option<&str>) -> bool {
+    let place = runtime_directory::directory().map(|directory| Place::of(&directory, mountpoint));
+    let status = place.and_then(|place| control::ask_status(&place));
+    status.is_ok_and(|status| transfer.is_some() && status.disk.transfer.as_deref() == transfer)
 }
 
 fn end_transfer(
@@ -191,13 +240,22 @@ fn remove_dead_mount(note: &Note) -> Result<(), Failure> {
         ));
     }
     if let Ok(directory) = runtime_directory::directory() {
-        let place = Place::of(&directory, &note.mountpoint);
-        if place.record().is_some_and(|r| r.pid == note.pid && r.created) {
-            remove_placeholder(&note.mountpoint);
-        }
-        place.clear();
+        clear_place(&Place::of(&directory, &note.mountpoint), note);
     }
     Ok(())
+}
+
+/// Removes the record of the dead mount, unless a later mount has taken the place: one by a transfer URL has
+/// no note that would keep it from that.
+fn clear_place(place: &Place, note: &Note) {
+    let record = place.record();
+    if place.is_served() || record.as_ref().is_some_and(|record| record.pid != note.pid) {
+        return;
+    }
+    if record.is_some_and(|record| record.created) {
+        remove_placeholder(&note.mountpoint);
+    }
+    place.clear();
 }
 
 /// The note of a transfer in the engine.

@@ -15,7 +15,7 @@ use crate::mount::record::{Ending, Place};
 use crate::output::{tell, tell_plainly};
 use crate::process::identity::why_silent;
 use crate::process::runtime_directory;
-use crate::transfer::note::NoteFile;
+use crate::transfer::note_file::NoteFile;
 
 /// Ends the mount on `path` and waits for the outcome, which is the exit code.
 pub(super) fn umount(path: &Path) -> Result<u8, Failure> {

@@ -9,7 +9,8 @@ use tracing::{debug, info};
 use super::OwnTransfer;
 use super::end::Stake;
 use super::life::Life;
-use super::note::{Note, NoteFile};
+use super::note::Note;
+use super::note_file::NoteFile;
 use crate::engine::{
     self, Direction, Engine, Format, Interrupt, Mark, Order, Subject, Transfer, this_hardware,
 };

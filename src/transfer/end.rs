@@ -95,8 +95,15 @@ impl<'a> Closing<'a> {
         Closing { own, turn, interrupt }
     }
 
-    /// Ends the transfer as the table says.
+    /// Ends the transfer as the table says. What is left after that is `recover`'s, even before this process
+    /// is gone.
     pub(super) fn run(mut self, verdict: Verdict) -> Result<(), Failure> {
+        let ended = self.end(verdict);
+        self.turn.note().leave();
+        ended
+    }
+
+    fn end(&mut self, verdict: Verdict) -> Result<(), Failure> {
         self.resolve_start()?;
         let between = matches!(self.turn.stage(), Stage::Between { .. });
         match end_for(self.own.stake, verdict) {

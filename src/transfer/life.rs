@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::note::NoteFile;
+use super::note_file::NoteFile;
 use crate::engine::{Phase, Transfer};
 
 /// How far a transfer, or the one that replaces it, has got.

@@ -8,10 +8,11 @@
 //! renewal   another transfer in place of one whose ticket has ended
 //! end       the table of ends: finalize, remove the disk, or leave the transfer paused
 //! head      the first bytes of a disk that a killed mount has left
-//! note      the file from which `recover` finds a transfer that this process could not end
+//! note      the facts from which `recover` finds a transfer that this process could not end
+//! note_file the file with them, and its lock, which says that this process lives
 //! ```
 //!
-//! Each of these but `life` and `note` is one act on the transfer. Others see [`OwnTransfer`] only; `recover`
+//! Each of these but `life` and the notes is one act on the transfer. Others see [`OwnTransfer`] only; `recover`
 //! sees the notes.
 //!
 //! An [`OwnTransfer`] ends once, by [`OwnTransfer::end`]. One that is dropped without it ends as a transfer
@@ -22,6 +23,7 @@ mod end;
 pub(crate) mod head;
 mod life;
 pub(crate) mod note;
+pub(crate) mod note_file;
 mod renewal;
 mod watch;
 

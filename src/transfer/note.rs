@@ -2,22 +2,15 @@
 //!
 //! It is written before anything is made in the engine, so that the engine never holds something that nobody
 //! knows of; rewritten when the transfer has an id; removed when the transfer has ended. It outlives a
-//! reboot, and it holds no password, token or ticket. It is created with O_EXCL: the remains of an earlier
-//! mount are not written over.
+//! reboot, and it holds no password, token or ticket. `note_file` keeps it, and keeps it locked while its
+//! process lives; [`Note::owner`] decides from the lock whether that process does.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{User, geteuid};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Account, Direction, Mark, Transfer};
-use crate::failure::{Exit, Failure};
-use crate::output::tell;
-use crate::process::identity::{start_of, this_boot, this_machine};
-use crate::process::runtime_directory::{self, key_of};
+use crate::process::identity::{start_of, this_boot, this_machine, this_pid_namespace};
 use crate::trust::Trust;
 
 /// The facts about a transfer. The names of the fields are those in the file.
@@ -58,6 +51,42 @@ pub(crate) struct Note {
     /// The machine that serves it, and since which boot: a home directory may be shared.
     pub(crate) machine: String,
     pub(crate) boot: String,
+    /// Its PID namespace, in which `pid` means something.
+    #[serde(default)]
+    pub(crate) namespace: String,
+    /// Its process holds the lock of the file, and everybody who sees the file sees the lock.
+    #[serde(default)]
+    pub(crate) locked: bool,
+}
+
+/// What the lock of a note has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lock {
+    Free {
+        /// Everybody who sees the file sees its locks.
+        certain: bool,
+    },
+    /// Somebody has it.
+    Held,
+    /// Its file system has no locks.
+    Unknown,
+}
+
+/// The process that a note belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// It is gone: what it has left can be ended.
+    Gone,
+    /// It is at work, and can be seen from here.
+    AtWork,
+    /// It is at work where it can't be seen from here: in another PID namespace, or on another machine.
+    Elsewhere,
+    /// Its number is free here, and the lock is not: it is about to be gone, or a `recover` is at work.
+    Busy,
+    /// Another machine would have to tell.
+    Foreign,
+    /// Nothing here can tell.
+    Unknown,
 }
 
 impl Note {
@@ -83,17 +112,41 @@ impl Note {
             head: None,
             machine: this_machine(),
             boot: this_boot(),
+            namespace: this_pid_namespace(),
+            locked: false,
         }
     }
 
-    /// True while the process that wrote this is at work. Only its own machine can tell.
-    pub(crate) fn is_alive(&self) -> bool {
-        self.boot == this_boot() && self.started.is_some() && start_of(self.pid) == self.started
+    /// A note of this process's, for the tests of those who read notes.
+    #[cfg(test)]
+    pub(crate) fn for_tests(direction: Direction) -> Note {
+        let account = Account {
+            url: "https://engine.example".into(),
+            username: "admin@internal".into(),
+            password: crate::secret::Secret::new("unused"),
+            trust: Trust::Insecure,
+        };
+        Note {
+            disk_id: "disk".to_owned(),
+            ..Note::of(Path::new("/mnt/disk"), &account, direction)
+        }
     }
 
-    /// True when another machine wrote this.
-    pub(crate) fn is_foreign(&self) -> bool {
-        self.machine != this_machine()
+    /// Tells what became of the process that wrote this, whose `lock` was looked at. The lock decides where
+    /// it can: the number of a process says nothing outside its own PID namespace and boot, and the name of a
+    /// machine does not tell it from another one of that name.
+    pub(super) fn owner(&self, lock: Lock) -> Owner {
+        let is_visible = self.boot == this_boot() && self.namespace == this_pid_namespace();
+        let lives = || self.started.is_some() && start_of(self.pid) == self.started;
+        match lock {
+            Lock::Free { certain: true } if self.locked => Owner::Gone,
+            Lock::Held if !is_visible => Owner::Elsewhere,
+            _ if is_visible && lives() => Owner::AtWork,
+            Lock::Held => Owner::Busy,
+            _ if is_visible => Owner::Gone,
+            _ if self.machine != this_machine() => Owner::Foreign,
+            Lock::Free { .. } | Lock::Unknown => Owner::Unknown,
+        }
     }
 
     /// True for a transfer that is certainly the one that was asked for: it is in the direction of the mount,
@@ -108,123 +161,47 @@ impl Note {
     }
 }
 
-/// A note on disk.
-#[derive(Debug)]
-pub(crate) struct NoteFile {
-    path: PathBuf,
-    pub(crate) note: Note,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Phase;
 
-/// `/var/lib/rhv-mount` for root, else below the home directory; a user without one has it in the runtime
-/// directory.
-fn directory() -> io::Result<PathBuf> {
-    if geteuid().is_root() {
-        return Ok(PathBuf::from("/var/lib/rhv-mount"));
-    }
-    let home = User::from_uid(geteuid()).ok().flatten().map(|user| user.dir);
-    match home.filter(|dir| dir.is_dir()) {
-        Some(home) => Ok(home.join(".local/state/rhv-mount")),
-        None => Ok(runtime_directory::directory()?.join("state")),
-    }
-}
-
-fn refuse(path: &Path, e: &io::Error) -> Failure {
-    Failure::text(
-        Exit::Other,
-        format!(
-            "cannot keep a note of the transfer in {}: {e}; without it a killed mount could not be recovered",
-            path.display()
-        ),
-    )
-}
-
-impl NoteFile {
-    /// Notes a transfer that is about to be started.
-    pub(super) fn create(note: Note) -> Result<NoteFile, Failure> {
-        let directory = directory().map_err(|e| refuse(Path::new("the runtime directory"), &e))?;
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)
-            .map_err(|e| refuse(&directory, &e))?;
-        let path = directory.join(key_of(&note.mountpoint)).with_extension("json");
-        match write_new(&path, &note) {
-            Ok(()) => Ok(NoteFile { path, note }),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(in_the_way(&path, &note.mountpoint)),
-            Err(e) => Err(refuse(&path, &e)),
+    #[test]
+    fn a_transfer_of_somebody_else_is_never_proven_to_be_ours() {
+        let open = |direction, inactivity_timeout| Transfer {
+            id: "t".to_owned(),
+            phase: Phase::Transferring,
+            direction,
+            transfer_url: None,
+            proxy_url: None,
+            host: None,
+            disk: None,
+            inactivity_timeout: Some(inactivity_timeout),
+        };
+        let mark = Mark::random();
+        let number = serde_json::to_value(mark).unwrap().as_u64().unwrap();
+        for direction in [Direction::Upload, Direction::Download] {
+            let other = match direction {
+                Direction::Upload => Direction::Download,
+                Direction::Download => Direction::Upload,
+            };
+            let mut note = Note {
+                mark: Some(mark),
+                ..Note::for_tests(direction)
+            };
+            assert!(note.is_proven(&open(direction, number)));
+            assert!(!note.is_proven(&open(direction, number + 1)));
+            assert!(!note.is_proven(&open(other, number)));
+            // Whoever downloads a disk that was made here has not started its upload.
+            note.created = true;
+            assert!(note.is_proven(&open(direction, 60)));
+            assert!(!note.is_proven(&open(other, number)));
+            note.created = false;
+            note.mark = None;
+            assert!(
+                !note.is_proven(&open(direction, number)),
+                "without a mark nothing is proven"
+            );
         }
     }
-
-    /// Writes `note` anew; a crash leaves the old one or the new one.
-    pub(super) fn update(&mut self) -> Result<(), Failure> {
-        let new = write_beside(&self.path, &self.note);
-        new.and_then(|new| fs::rename(new, &self.path))
-            .map_err(|e| refuse(&self.path, &e))
-    }
-
-    /// Removes the note: nothing is left to recover.
-    pub(crate) fn remove(&self) {
-        let _ = fs::remove_file(&self.path);
-    }
-
-    /// Every note of this user's, or that of `mountpoint`.
-    pub(crate) fn all(mountpoint: Option<&Path>) -> Vec<NoteFile> {
-        let entries = directory().and_then(fs::read_dir).into_iter().flatten().flatten();
-        let paths = entries
-            .map(|e| e.path())
-            .filter(|p| p.extension().is_some_and(|e| e == "json"));
-        let read = |path: PathBuf| match read(&path) {
-            Ok(note) => Some(NoteFile { path, note }),
-            Err(e) => {
-                tell(format_args!("{} is not readable: {e}", path.display()));
-                None
-            }
-        };
-        let wanted = |file: &NoteFile| mountpoint.is_none_or(|m| m == file.note.mountpoint);
-        paths.filter_map(read).filter(wanted).collect()
-    }
-}
-
-/// The note in `path` keeps a disk from being mounted on `mountpoint`.
-fn in_the_way(path: &Path, mountpoint: &Path) -> Failure {
-    let shown = mountpoint.display();
-    let why = match read(path) {
-        Ok(other) if other.is_alive() => format!("process {} serves a disk there", other.pid),
-        Ok(_) => format!(
-            "an earlier mount there was killed and its transfer is not ended; see to it with \
-             `rhv-mount recover {shown}` first"
-        ),
-        Err(e) => format!(
-            "the note of an earlier mount, {}, is not readable: {e}",
-            path.display()
-        ),
-    };
-    Failure::text(Exit::Mount, format!("cannot mount on {shown}: {why}"))
-}
-
-fn read(path: &Path) -> io::Result<Note> {
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
-}
-
-/// Puts a whole file in its place at once, and never over another one.
-fn write_new(path: &Path, note: &Note) -> io::Result<()> {
-    let new = write_beside(path, note)?;
-    let linked = fs::hard_link(&new, path);
-    let _ = fs::remove_file(new);
-    linked
-}
-
-fn write_beside(path: &Path, note: &Note) -> io::Result<PathBuf> {
-    let new = path.with_extension(format!("new-{}", std::process::id()));
-    let _ = fs::remove_file(&new);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)?;
-    let written = file
-        .write_all(&serde_json::to_vec_pretty(note)?)
-        .and_then(|()| file.sync_all());
-    written.inspect_err(|_| drop(fs::remove_file(&new)))?;
-    Ok(new)
 }

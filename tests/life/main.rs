@@ -19,6 +19,7 @@ mod fault_table;
 mod faults;
 mod heads;
 mod old_engine;
+mod owners;
 mod recovering;
 mod refusals;
 mod renewing;

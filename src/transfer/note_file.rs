@@ -1,0 +1,340 @@
+//! The file of a [`Note`], from its creation to its removal.
+//!
+//! It has one owner: the process that serves the mount, or the `recover` that ends what a process has left.
+//! The owner holds its lock (`process::lock`). A rewritten note is another file with the same name, which is
+//! locked before it gets that name, so whoever opens the name finds it locked at any time. It is created with
+//! O_EXCL: the remains of an earlier mount are not written over; nor is a later note, in case somebody has
+//! removed this one by hand.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::unistd::{User, geteuid};
+
+use super::note::{Lock, Note, Owner};
+use crate::engine::random_id;
+use crate::failure::{Exit, Failure};
+use crate::output::tell;
+use crate::process::identity::DYING_LIMIT;
+use crate::process::lock::{is_certain, is_locked, try_lock};
+use crate::process::runtime_directory::{self, key_of};
+
+/// The pause between two looks at a lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// A note on disk.
+#[derive(Debug)]
+pub(crate) struct NoteFile {
+    path: PathBuf,
+    pub(crate) note: Note,
+    /// The file at `path`, for its owner: its lock ends with this descriptor.
+    file: Option<File>,
+}
+
+/// `/var/lib/rhv-mount` for root, else below the home directory; a user without one has it in the runtime
+/// directory.
+fn directory() -> io::Result<PathBuf> {
+    if geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/rhv-mount"));
+    }
+    let home = User::from_uid(geteuid()).ok().flatten().map(|user| user.dir);
+    match home.filter(|dir| dir.is_dir()) {
+        Some(home) => Ok(home.join(".local/state/rhv-mount")),
+        None => Ok(runtime_directory::directory()?.join("state")),
+    }
+}
+
+fn refuse(path: &Path, e: &io::Error) -> Failure {
+    Failure::text(
+        Exit::Other,
+        format!(
+            "cannot keep a note of the transfer in {}: {e}; without it a killed mount could not be recovered",
+            path.display()
+        ),
+    )
+}
+
+impl NoteFile {
+    /// Notes a transfer that is about to be started.
+    pub(super) fn create(note: Note) -> Result<NoteFile, Failure> {
+        let directory = directory().map_err(|e| refuse(Path::new("the runtime directory"), &e))?;
+        NoteFile::create_in(&directory, note)
+    }
+
+    fn create_in(directory: &Path, mut note: Note) -> Result<NoteFile, Failure> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(|e| refuse(directory, &e))?;
+        let path = directory.join(key_of(&note.mountpoint)).with_extension("json");
+        match write_new(&path, &mut note) {
+            Ok(file) => Ok(NoteFile {
+                path,
+                note,
+                file: Some(file),
+            }),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(in_the_way(&path, &note.mountpoint)),
+            Err(e) => Err(refuse(&path, &e)),
+        }
+    }
+
+    /// Writes `note` anew; a crash leaves the old one or the new one.
+    pub(super) fn update(&mut self) -> Result<(), Failure> {
+        if self.is_replaced() {
+            let why = io::Error::other("somebody has removed it, and another one is there");
+            return Err(refuse(&self.path, &why));
+        }
+        let renamed = write_beside(&self.path, &mut self.note)
+            .and_then(|(new, file)| fs::rename(new, &self.path).map(|()| file));
+        self.file = Some(renamed.map_err(|e| refuse(&self.path, &e))?);
+        Ok(())
+    }
+
+    /// Removes the note: nothing is left to recover.
+    pub(crate) fn remove(&self) {
+        if !self.is_replaced() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    /// Leaves the note, and what it is about, to `recover`.
+    pub(super) fn leave(&mut self) {
+        self.file = None;
+    }
+
+    /// Makes this process the owner of the note, where that is [`Owner::Gone`], or [`Owner::Unknown`] and so
+    /// for the caller to decide. Waits up to [`DYING_LIMIT`] for one that is [`Owner::Busy`]. `None`: another
+    /// `recover` has removed it.
+    pub(crate) fn claim(&mut self) -> io::Result<Option<Owner>> {
+        let until = Instant::now() + DYING_LIMIT;
+        loop {
+            let file = match OpenOptions::new().read(true).write(true).open(&self.path) {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(e) => return Err(e),
+            };
+            let lock = match try_lock(&file) {
+                Ok(true) => Lock::Free {
+                    certain: is_certain(&file),
+                },
+                Ok(false) => Lock::Held,
+                Err(_) => Lock::Unknown,
+            };
+            // The owner may have put another file in its place meanwhile, and its lock is on that one.
+            if lock != Lock::Held && !is_at(&file, &self.path) {
+                continue;
+            }
+            self.note = read(&self.path)?;
+            match self.note.owner(lock) {
+                Owner::Busy if Instant::now() < until => sleep(LOCK_PAUSE),
+                owner => {
+                    self.file = Some(file).filter(|_| matches!(owner, Owner::Gone | Owner::Unknown));
+                    return Ok(Some(owner));
+                }
+            }
+        }
+    }
+
+    /// Every note of this user's, or that of `mountpoint`.
+    pub(crate) fn all(mountpoint: Option<&Path>) -> Vec<NoteFile> {
+        let entries = directory().and_then(fs::read_dir).into_iter().flatten().flatten();
+        let paths = entries
+            .map(|e| e.path())
+            .filter(|p| p.extension().is_some_and(|e| e == "json"));
+        let read = |path: PathBuf| match read(&path) {
+            Ok(note) => Some(NoteFile {
+                path,
+                note,
+                file: None,
+            }),
+            Err(e) => {
+                tell(format_args!("{} is not readable: {e}", path.display()));
+                None
+            }
+        };
+        let wanted = |file: &NoteFile| mountpoint.is_none_or(|m| m == file.note.mountpoint);
+        paths.filter_map(read).filter(wanted).collect()
+    }
+
+    /// The path of the file, for messages.
+    pub(crate) fn shown(&self) -> std::path::Display<'_> {
+        self.path.display()
+    }
+
+    /// True when another file has taken the place of the one that this process owns.
+    fn is_replaced(&self) -> bool {
+        let owned = self.file.as_ref();
+        owned.is_some_and(|file| self.path.symlink_metadata().is_ok() && !is_at(file, &self.path))
+    }
+}
+
+/// True while `file` is what `path` leads to.
+fn is_at(file: &File, path: &Path) -> bool {
+    let of = |meta: fs::Metadata| (meta.dev(), meta.ino());
+    match (file.metadata(), path.symlink_metadata()) {
+        (Ok(file), Ok(path)) => of(file) == of(path),
+        _ => false,
+    }
+}
+
+/// The note in `path` keeps a disk from being mounted on `mountpoint`.
+fn in_the_way(path: &Path, mountpoint: &Path) -> Failure {
+    let shown = mountpoint.display();
+    let lock = || -> io::Result<Lock> {
+        let file = File::open(path)?;
+        Ok(match is_locked(&file) {
+            Ok(true) => Lock::Held,
+            Ok(false) => Lock::Free {
+                certain: is_certain(&file),
+            },
+            Err(_) => Lock::Unknown,
+        })
+    };
+    let why = match read(path).and_then(|note| Ok((note.owner(lock()?), note))) {
+        Ok((Owner::AtWork | Owner::Elsewhere, other)) => {
+            format!("process {} serves a disk there", other.pid)
+        }
+        Ok((Owner::Busy, _)) => format!(
+            "an earlier mount there is being recovered; wait until that is over, see `rhv-mount recover \
+             {shown}`"
+        ),
+        Ok((Owner::Gone | Owner::Foreign | Owner::Unknown, _)) => format!(
+            "an earlier mount there was killed and its transfer is not ended; see to it with \
+             `rhv-mount recover {shown}` first"
+        ),
+        Err(e) => format!(
+            "the note of an earlier mount, {}, is not readable: {e}",
+            path.display()
+        ),
+    };
+    Failure::text(Exit::Mount, format!("cannot mount on {shown}: {why}"))
+}
+
+fn read(path: &Path) -> io::Result<Note> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+/// Puts a whole file in its place at once, and never over another one.
+fn write_new(path: &Path, note: &mut Note) -> io::Result<File> {
+    let (new, file) = write_beside(path, note)?;
+    let linked = fs::hard_link(&new, path);
+    let _ = fs::remove_file(new);
+    linked.map(|()| file)
+}
+
+/// Writes a whole file beside `path`, and locks it; another process with our number may do the same in
+/// another PID namespace.
+fn write_beside(path: &Path, note: &mut Note) -> io::Result<(PathBuf, File)> {
+    let new = path.with_extension(format!("new-{}", random_id()?));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)?;
+    note.locked = try_lock(&file).unwrap_or(false) && is_certain(&file);
+    let written = serde_json::to_vec_pretty(note)
+        .map_err(io::Error::from)
+        .and_then(|json| file.write_all(&json))
+        .and_then(|()| file.sync_all());
+    written.inspect_err(|_| drop(fs::remove_file(&new)))?;
+    Ok((new, file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Direction;
+
+    fn note() -> Note {
+        Note::for_tests(Direction::Upload)
+    }
+
+    /// The note as another process finds it.
+    fn found(file: &NoteFile) -> NoteFile {
+        NoteFile {
+            path: file.path.clone(),
+            note: file.note.clone(),
+            file: None,
+        }
+    }
+
+    /// Pretends that this process has written it in another PID namespace, or on another machine.
+    fn from_elsewhere(file: &mut NoteFile) {
+        file.note.namespace = "pid:[1]".into();
+        file.update().unwrap();
+    }
+
+    #[test]
+    fn a_note_is_its_owners_from_its_creation_through_every_rewriting() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = NoteFile::create_in(dir.path(), note()).unwrap();
+        assert_eq!(found(&file).claim().unwrap(), Some(Owner::AtWork));
+        for _ in 0..3 {
+            from_elsewhere(&mut file);
+            assert_eq!(found(&file).claim().unwrap(), Some(Owner::Elsewhere));
+        }
+        file.note.boot = "another".into();
+        file.note.machine = "another".into();
+        file.update().unwrap();
+        assert_eq!(found(&file).claim().unwrap(), Some(Owner::Elsewhere));
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    #[test]
+    fn a_note_whose_owner_is_gone_is_claimed_by_one_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = NoteFile::create_in(dir.path(), note()).unwrap();
+        from_elsewhere(&mut file);
+        assert!(file.note.locked, "the tests want a file system with locks");
+        let (mut first, mut second) = (found(&file), found(&file));
+        drop(file);
+        assert_eq!(first.claim().unwrap(), Some(Owner::Gone));
+        assert_eq!(second.claim().unwrap(), Some(Owner::Elsewhere));
+        first.remove();
+        assert_eq!(second.claim().unwrap(), None);
+    }
+
+    #[test]
+    fn the_note_of_a_later_mount_is_neither_rewritten_nor_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = NoteFile::create_in(dir.path(), note()).unwrap();
+        assert!(NoteFile::create_in(dir.path(), note()).is_err());
+        fs::remove_file(&first.path).unwrap();
+        let second = NoteFile::create_in(dir.path(), note()).unwrap();
+        assert!(first.update().is_err());
+        first.remove();
+        assert!(is_at(second.file.as_ref().unwrap(), &second.path));
+    }
+
+    /// Without a lock that everybody sees, only the number of a process in its own namespace tells.
+    #[test]
+    fn where_no_lock_tells_nobody_is_taken_for_dead_who_can_not_be_seen() {
+        let mut note = note();
+        let dead = Some(0);
+        for lock in [Lock::Unknown, Lock::Free { certain: false }] {
+            note.started = dead;
+            assert_eq!(note.owner(lock), Owner::Gone);
+            let mut other = note.clone();
+            other.namespace = "pid:[1]".into();
+            assert_eq!(other.owner(lock), Owner::Unknown);
+            other = note.clone();
+            other.boot = "another".into();
+            assert_eq!(other.owner(lock), Owner::Unknown);
+            other.machine = "another".into();
+            assert_eq!(other.owner(lock), Owner::Foreign);
+            other.locked = true;
+            assert_eq!(other.owner(lock), Owner::Foreign);
+        }
+        note.boot = "another".into();
+        assert_eq!(note.owner(Lock::Free { certain: true }), Owner::Unknown);
+        note.locked = true;
+        assert_eq!(note.owner(Lock::Free { certain: true }), Owner::Gone);
+        assert_eq!(note.owner(Lock::Held), Owner::Elsewhere);
+    }
+}
