@@ -72,6 +72,17 @@ pub(crate) struct Order {
     pub(crate) mark: Mark,
 }
 
+impl Order {
+    /// The same order on the host that the engine chooses. A host whose imageio has failed must not be asked
+    /// again: an upload that it can't start costs the disk.
+    pub(crate) fn on_any_host(&self) -> Order {
+        Order {
+            host: None,
+            ..self.clone()
+        }
+    }
+}
+
 /// A transfer as the engine describes it.
 #[derive(Debug, Clone)]
 pub(crate) struct Transfer {

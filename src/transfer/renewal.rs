@@ -15,8 +15,9 @@
 //! that somebody else has cancelled, finalized or paused for good is not brought back: its disk is their
 //! business now. Neither is anything finalized because a host does not answer: the engine verifies the disk
 //! that it finalizes, and removes one that it finds broken, so it is asked for that only when there is no
-//! other way left. (It may also remove the disk of an upload whose *start* fails on the host. That the old
-//! transfer was finalized just before makes this unlikely, and nothing here can exclude it.)
+//! other way left. The engine may also remove the disk of an upload whose *start* fails on the host, so no host
+//! is asked for by name: the one that served until now may be the one that fails. (That the old transfer was
+//! finalized just before makes a failed start unlikely, and nothing here can exclude it.)
 
 use std::time::Duration;
 
@@ -224,7 +225,7 @@ impl<'a> Renewal<'a> {
     fn start_again(&mut self) -> Result<(), engine::Error> {
         let old = self.turn.id();
         note_transfer(&mut self.turn, None, true)?;
-        let new = match self.own.engine.start_transfer(&self.own.order) {
+        let new = match self.own.engine.start_transfer(&self.own.order.on_any_host()) {
             Ok(new) => new,
             Err(error) => {
                 if matches!(error, engine::Error::Unclear(_)) {

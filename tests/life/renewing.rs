@@ -193,6 +193,28 @@ fn an_engine_that_is_away_while_a_ticket_is_lost_is_waited_for() {
     assert_nothing_deleted(&engine);
 }
 
+/// The transfer is asked for on this host, whose imageio may be the one that fails; the next one is not: an
+/// upload that a host can't start costs the disk.
+#[test]
+fn another_transfer_is_started_on_whichever_host_the_engine_chooses() {
+    let engine = Engine::with(["--hardware-id", "this-machine"]);
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    let id = engine.dir().join("vdsm.id");
+    std::fs::write(&id, "this-machine\n").expect("write the machine's id");
+    let mount = engine
+        .mounting(existing("web01"))
+        .env("RHV_MOUNT_VDSM_ID", &id)
+        .start();
+    lose_ticket(&engine);
+    write_and_sync(&mount.file(), MIB, MIB, 38);
+    mount.umount().ok();
+    let starts = engine.requests("POST", "/imagetransfers");
+    let hosts: Vec<_> = starts.iter().map(|one| &one["body"]["host"]).collect();
+    assert_eq!(hosts, [&json!({"id": engine.host_id()}), &json!(null)]);
+    assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 38));
+    assert_nothing_deleted(&engine);
+}
+
 /// A created disk is removed when COMMAND fails, whichever transfer holds it by then.
 #[test]
 fn a_created_disk_is_removed_by_a_failed_command_after_a_renewal() {
