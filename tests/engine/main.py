@@ -21,6 +21,7 @@ without a value.
 
     requests (subject "METHOD /path?query"; without `match` they skip the login: only below /ovirt-engine/api)
     slow                [1.0] seconds before the request is handled
+    answer_slow         [1.0] seconds between the request's effect and its answer
     cut_before          the connection is closed instead of performing the request
     cut_after           the request is performed, the connection is closed instead of answering
     unavailable         [503] that status, with an HTML body

@@ -56,6 +56,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._cut(request, "after", answer)
             return
         self._log(request, answer)
+        time.sleep(self._take(request, "answer_slow") or 0)
         self._send(answer)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = handle_any

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 DEFAULTS = {
     # requests
     "slow": 1.0,
+    "answer_slow": 1.0,
     "cut_before": True,
     "cut_after": True,
     "unavailable": 503,

@@ -103,6 +103,7 @@ const FINALIZE: &str = "/finalize$";
 pub(crate) fn of_requests() -> Vec<Row> {
     vec![
         row("slow", New, FINE, &[], Gone).value(json!(0.2)),
+        row("answer_slow", New, FINE, &[], Gone).value(json!(0.2)),
         // rhv-mount can't know whether the engine performed a request that was cut off: nothing may be left
         // behind, and nothing created twice.
         row("cut_before", New, FINE, &[], Gone).times(2).requests("GET"),
