@@ -53,7 +53,8 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    pub(super) fn of(name: &str) -> Phase {
+    /// The phase with the engine's name for it.
+    pub(crate) fn of(name: &str) -> Phase {
         match name {
             "transferring" => Phase::Transferring,
             "paused_system" | "paused_user" => Phase::Paused(name.to_owned()),
@@ -68,6 +69,13 @@ impl Phase {
                 Phase::Coming(unknown.to_owned())
             }
         }
+    }
+}
+
+impl Phase {
+    /// True for a pause that a user has made, and not the system. It is the user's to end.
+    pub(crate) fn is_paused_by_user(&self) -> bool {
+        matches!(self, Phase::Paused(name) if name == "paused_user")
     }
 }
 
@@ -90,6 +98,9 @@ mod tests {
     #[test]
     fn a_phase_that_nobody_knows_is_waited_for() {
         assert_eq!(Phase::of("warming_up"), Phase::Coming("warming_up".into()));
+        assert!(
+            Phase::of("paused_user").is_paused_by_user() && !Phase::of("paused_system").is_paused_by_user()
+        );
         for name in [
             "finalizing_success",
             "cancelled_system",

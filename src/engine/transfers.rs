@@ -211,7 +211,7 @@ impl Engine {
         }
     }
 
-    /// Waits until data may move. A paused transfer is resumed once.
+    /// Waits until data may move. A transfer that the system has paused is resumed once.
     pub(crate) fn wait_for_transferring(&self, transfer: Transfer) -> Result<Transfer, Error> {
         let what = format!("transfer {}", transfer.id);
         let mut patience = Patience::new(MAX_START_WAIT, self.interrupt());
@@ -219,6 +219,8 @@ impl Engine {
         loop {
             match &transfer.phase {
                 Phase::Transferring => return Ok(transfer),
+                // The user who has paused it will resume it, or not.
+                paused if paused.is_paused_by_user() => {}
                 Phase::Paused(_) if !resumed => {
                     resumed = true;
                     self.resume(&transfer.id)?;

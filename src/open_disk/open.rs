@@ -48,7 +48,13 @@ impl OpenDisk {
                 (None, image, first)
             }
             Source::Engine(source) => {
-                let transfer = OwnTransfer::acquire(source, settings.read_only, mountpoint, interrupt)?;
+                let transfer = OwnTransfer::acquire(
+                    source,
+                    settings.read_only,
+                    mountpoint,
+                    settings.retry_time,
+                    interrupt,
+                )?;
                 let (image, first) = open_own(settings, &transfer, source.proxy, interrupt)?;
                 (Some(Arc::new(transfer)), image, first)
             }

@@ -150,7 +150,11 @@ pub(super) fn text(status: &Status) -> String {
         out += &format!("  disk         {} ({})\n", plain(id), plain(name));
     }
     if let (Some(id), Some(phase)) = (&disk.transfer, &disk.transfer_phase) {
-        out += &format!("  transfer     {} ({})\n", plain(id), plain(phase));
+        let told = match phase.as_str() {
+            "paused_user" => "; a user of the engine has paused it, and has to resume it",
+            _ => "",
+        };
+        out += &format!("  transfer     {} ({}{told})\n", plain(id), plain(phase));
     }
     if let Some(refused) = &disk.refused {
         out += &format!("  refused      {}\n", plain(refused));

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use tracing::{debug, info};
 
@@ -24,6 +25,7 @@ pub(super) fn acquire(
     source: &EngineSource,
     read_only: bool,
     mountpoint: &Path,
+    retry_time: Duration,
     interrupt: &Interrupt,
 ) -> Result<OwnTransfer, Failure> {
     let engine = Engine::login(&source.account, interrupt)?;
@@ -60,6 +62,7 @@ pub(super) fn acquire(
             (Wanted::New(_), Direction::Upload) => Stake::Made,
             (_, Direction::Upload) => Stake::ThereBefore,
         },
+        retry_time,
         giving_up: Interrupt::default(),
         life: Life::new(transfer, file),
     })

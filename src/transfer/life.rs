@@ -76,6 +76,15 @@ impl Stage {
         }
     }
 
+    /// A user has paused the current transfer: an earlier resume has had its effect, and says nothing about
+    /// the next one.
+    pub(super) fn paused_by_user(self) -> Stage {
+        match self {
+            Stage::Serving { transfer, .. } => Stage::serving(transfer),
+            other => other,
+        }
+    }
+
     /// A renewal asks the engine to finalize the current transfer.
     pub(super) fn finalize(self) -> Stage {
         match self {
@@ -322,6 +331,8 @@ mod tests {
         let resumed = Stage::serving(transfer("a")).resume();
         assert!(resumed.was_resumed() && resumed.clone().finalize().was_resumed());
         assert!(!Stage::serving(transfer("b")).was_resumed());
+        assert!(!resumed.clone().paused_by_user().was_resumed());
+        assert!(resumed.clone().finalize().paused_by_user().was_resumed());
         assert!(!resumed.ended().was_resumed());
     }
 

@@ -6,20 +6,22 @@
 //! life      the stages, and the turn: one thread at a time moves the transfer
 //! watch     a thread that looks at the transfer every few seconds, and resumes it
 //! renewal   another transfer in place of one whose ticket has ended
+//! fate      whether there is to be another one
 //! end       the table of ends: finalize, remove the disk, or leave the transfer paused
 //! head      the first bytes of a disk that a killed mount has left
 //! note      the facts from which `recover` finds a transfer that this process could not end
 //! note_file the file with them, and its lock, which says that this process lives
 //! ```
 //!
-//! Each of these but `life` and the notes is one act on the transfer. Others see [`OwnTransfer`] only; `recover`
-//! sees the notes.
+//! Each of these but `fate`, `life` and the notes is one act on the transfer. Others see [`OwnTransfer`] only;
+//! `recover` sees the notes.
 //!
 //! An [`OwnTransfer`] ends once, by [`OwnTransfer::end`]. One that is dropped without it ends as a transfer
 //! that never moved data, or, once it was used, as one whose data is lost: a panic.
 
 mod acquire;
 mod end;
+mod fate;
 pub(crate) mod head;
 mod life;
 pub(crate) mod note;
@@ -57,6 +59,8 @@ pub(crate) struct OwnTransfer {
     /// Tells as what the head of the disk may be detected now, see [`Self::ask_for_the_head`].
     head: OnceLock<HeadQuestion>,
     stake: end::Stake,
+    /// How long a request waits before it fails.
+    retry_time: Duration,
     /// Set when the end begins: a renewal that is under way gives up.
     giving_up: Interrupt,
     life: Life,
@@ -134,14 +138,16 @@ impl OwnTransfer {
     }
 
     /// Logs in, finds or makes the disk, and starts the transfer. What was made is taken back when that
-    /// fails. `mountpoint` is the path under which `recover` finds what is left.
+    /// fails. `mountpoint` is the path under which `recover` finds what is left; `retry_time` is how long a
+    /// request of the data path waits before it fails.
     pub(crate) fn acquire(
         source: &EngineSource,
         read_only: bool,
         mountpoint: &Path,
+        retry_time: Duration,
         interrupt: &Interrupt,
     ) -> Result<OwnTransfer, Failure> {
-        acquire::acquire(source, read_only, mountpoint, interrupt)
+        acquire::acquire(source, read_only, mountpoint, retry_time, interrupt)
     }
 
     /// Looks at the transfer every few seconds, in a thread of its own, until it has ended. `touch` counts as

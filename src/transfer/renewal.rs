@@ -15,14 +15,16 @@
 //! that somebody else has cancelled, finalized or paused for good is not brought back: its disk is their
 //! business now. Neither is anything finalized because a host does not answer: the engine verifies the disk
 //! that it finalizes, and removes one that it finds broken, so it is asked for that only when there is no
-//! other way left. The engine may also remove the disk of an upload whose *start* fails on the host, so no host
-//! is asked for by name: the one that served until now may be the one that fails. (That the old transfer was
-//! finalized just before makes a failed start unlikely, and nothing here can exclude it.)
+//! other way left. A pause that a user has made is left to the user for most of the retry time. The engine may
+//! also remove the disk of an upload whose *start* fails on the host, so no host is asked for by name: the one
+//! that served until now may be the one that fails. (That the old transfer was finalized just before makes a
+//! failed start unlikely, and nothing here can exclude it.)
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::fate::{Facts, Fate, fate, users_time};
 use super::life::{Seen, Stage, Start, Turn};
 use super::{OwnTransfer, head};
 use crate::engine::{self, Direction, Patience, Phase, Subject, Transfer};
@@ -36,6 +38,9 @@ const RESUME_LIMIT: Duration = Duration::from_secs(25);
 
 /// Shortest time between two renewals: a server that refuses every ticket would get ticket after ticket.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often a transfer that a user has paused is looked at while data waits for it.
+const USER_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The result of an attempt.
 enum Next {
@@ -51,13 +56,20 @@ pub(super) struct Renewal<'a> {
     turn: Turn<'a>,
     /// The ticket of the transfer that is to be renewed.
     state: TicketState,
+    /// When data first had to wait for a user who has paused the transfer.
+    awaits_user_since: Option<Instant>,
 }
 
 impl<'a> Renewal<'a> {
     /// Waits for the turn, to renew a transfer whose ticket is in `state`.
     pub(super) fn of(own: &'a OwnTransfer, state: TicketState) -> Self {
         let turn = own.life.turn();
-        Renewal { own, turn, state }
+        Renewal {
+            own,
+            turn,
+            state,
+            awaits_user_since: None,
+        }
     }
 
     /// Returns another URL for `refused`; `None` where there can't be one, or none is needed.
@@ -112,8 +124,8 @@ impl<'a> Renewal<'a> {
             }
         }
         if !matches!(self.turn.stage(), Stage::Between { .. }) {
-            let phase = self.own.engine.transfer(&old)?.map(|transfer| transfer.phase);
-            if let Some(next) = self.keep(&phase)? {
+            let (phase, kept) = self.keep()?;
+            if let Some(next) = kept {
                 return Ok(next);
             }
             self.retire(&phase)?;
@@ -138,40 +150,54 @@ impl<'a> Renewal<'a> {
         Ok(Next::Go)
     }
 
-    /// Decides whether the transfer can go on, or is out of our hands; `None` when it is to be replaced.
-    fn keep(&mut self, phase: &Option<Phase>) -> Result<Option<Next>, engine::Error> {
-        let stay = |why: &str| Ok(Some(Next::Stay(why.to_owned())));
-        let finalized_by_us = matches!(self.turn.stage(), Stage::Finalizing { .. });
-        let resumed = self.turn.stage().was_resumed();
-        match phase {
-            Some(Phase::Paused(_)) => {}
-            Some(Phase::Transferring | Phase::Coming(_)) => {
-                return match self.state {
-                    TicketState::NobodyThere => stay("the engine sees it at work"),
-                    // The watcher has resumed it just now.
-                    TicketState::Refused if !resumed => {
-                        self.turn.step(Stage::resume);
-                        Ok(Some(Next::Go))
-                    }
-                    TicketState::Refused | TicketState::Unknown => Ok(None),
-                };
-            }
-            // That was us, in an earlier attempt.
-            Some(Phase::Finalizing | Phase::Finished) | None if finalized_by_us => return Ok(None),
-            // The engine ends a download by itself when every byte was read, and when its ticket is lost.
-            Some(Phase::Finalizing | Phase::Finished | Phase::Failing(_) | Phase::Failed) | None
-                if !self.own.is_upload() =>
-            {
-                return Ok(None);
-            }
-            Some(phase) => return stay(&format!("it is {phase}, which was not us")),
-            None => return stay("the engine does not know it any more"),
+    /// Lets the transfer go on where that is possible. Returns its phase, and nothing more where it is to be
+    /// replaced.
+    fn keep(&mut self) -> Result<(Option<Phase>, Option<Next>), engine::Error> {
+        loop {
+            let phase = self.own.engine.transfer(&self.turn.id())?.map(|t| t.phase);
+            let facts = Facts {
+                state: self.state,
+                is_upload: self.own.is_upload(),
+                finalized_by_us: matches!(self.turn.stage(), Stage::Finalizing { .. }),
+                resumed: self.turn.stage().was_resumed(),
+                awaited: self
+                    .awaits_user_since
+                    .is_some_and(|since| since.elapsed() >= users_time(self.own.retry_time)),
+            };
+            let next = match (fate(phase.as_ref(), facts), &phase) {
+                (Fate::GoesOn, _) => {
+                    self.turn.step(Stage::resume);
+                    Some(Next::Go)
+                }
+                (Fate::IsTheirs, Some(phase)) => Some(Next::Stay(format!("it is {phase}, which was not us"))),
+                (Fate::IsTheirs, None) => Some(Next::Stay("it was ended, and not by us".to_owned())),
+                (Fate::Stays(why), _) => Some(Next::Stay(why.to_owned())),
+                (Fate::Replaced, _) => None,
+                (Fate::Resumed, _) => self.resume()?,
+                (Fate::AwaitsUser, _) => {
+                    self.await_user(phase)?;
+                    continue;
+                }
+            };
+            return Ok((phase, next));
         }
-        // A resume brings back a ticket that has expired, and none that is not there.
-        if self.state == TicketState::Unknown || resumed {
-            return Ok(None);
+    }
+
+    /// Waits for a moment in which the user may resume the transfer.
+    fn await_user(&mut self, phase: Option<Phase>) -> Result<(), engine::Error> {
+        if self.awaits_user_since.is_none() {
+            self.awaits_user_since = Some(Instant::now());
+            self.turn.step(Stage::paused_by_user);
+            warn!(
+                "a user has paused transfer {}, and data waits for it: it is resumed in {} s if no user does",
+                self.turn.id(),
+                users_time(self.own.retry_time).as_secs()
+            );
         }
-        self.resume()
+        if let Some(phase) = phase {
+            self.own.life.see(Seen::Phase(phase));
+        }
+        self.own.giving_up.sleep(USER_INTERVAL)
     }
 
     /// Resumes a paused transfer and waits for the effect; `None` when there is none.

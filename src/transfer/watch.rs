@@ -1,5 +1,6 @@
 //! The watcher: a thread that looks at the transfer while its disk is open, keeps its ticket from idling out,
-//! and resumes it when the system has paused it. Data goes on meanwhile, since the ticket lives on.
+//! and resumes it when the system has paused it. Data goes on meanwhile, since the ticket lives on. A pause
+//! that a user has made is told of and stays; only data that needs it ends it, see `renewal`.
 //!
 //! It never waits for the turn: while a renewal or the end has it, the watcher looks again later. It ends
 //! with the transfer, or when the engine refuses the login.
@@ -58,10 +59,15 @@ fn look(own: &OwnTransfer, touch: &impl Fn()) -> ControlFlow<()> {
         }
     };
     let seen = Seen::Phase(phase.clone());
-    if own.life.see(seen.clone()) != seen {
+    let is_news = own.life.see(seen.clone()) != seen;
+    if is_news {
         info!(transfer = id, "the transfer is {phase}");
     }
-    if matches!(phase, Phase::Paused(_)) && !own.is_ending() {
+    if phase.is_paused_by_user() {
+        if is_news {
+            warn!("a user has paused transfer {id}: it stays so until a user resumes it in the engine");
+        }
+    } else if matches!(phase, Phase::Paused(_)) && !own.is_ending() {
         warn!("the transfer is {phase}, resuming it");
         match own.engine.resume(&id) {
             Ok(()) => drop(own.life.see(Seen::Resuming)),

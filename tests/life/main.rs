@@ -20,6 +20,7 @@ mod faults;
 mod heads;
 mod old_engine;
 mod owners;
+mod pausing;
 mod recovering;
 mod refusals;
 mod renewing;

@@ -127,7 +127,7 @@ fn a_transfer_that_is_gone_is_told_and_its_state_file_removed() {
         let (_mount, point) = killed(&engine, &existing("web01"), 5);
         let transfer = engine.transfer().id;
         if action == "finalizing" {
-            finalize_by_hand(&engine, &transfer);
+            by_hand(&engine, &transfer, "finalize");
         } else {
             engine.switch(&json!({"switch": "cancel_now"}));
         }
@@ -242,15 +242,16 @@ fn nothing_to_recover_is_said() {
     assert_refused(&ran, &[USAGE], &["--cancel"]);
 }
 
-/// Finalizes over the API, as a user of the engine's web page does.
-fn finalize_by_hand(engine: &Engine, transfer: &str) {
+/// Sends an action over the API, as a user of the engine's web page does.
+pub(crate) fn by_hand(engine: &Engine, transfer: &str, action: &str) {
     let script = r#"
         token=$(curl -sf --cacert "$2" -H 'Accept: application/json' "$1/ovirt-engine/sso/oauth/token" \
             -d grant_type=password -d scope=ovirt-app-api -d "username=$4" --data-urlencode "password=$5" |
             sed 's/.*"access_token": *"\([^"]*\)".*/\1/')
         curl -sf --cacert "$2" -H "Authorization: Bearer $token" -H 'Accept: application/json' \
-            -H 'Content-Type: application/json' -d '{}' "$1/ovirt-engine/api/imagetransfers/$3/finalize""#;
+            -H 'Content-Type: application/json' -d '{}' "$1/ovirt-engine/api/imagetransfers/$3/$6""#;
     let ca = engine.cafile().to_str().expect("UTF-8");
     let (user, password) = (crate::support::engine::USER, crate::support::engine::PASSWORD);
-    crate::support::run::sh(script, [engine.url(), ca, transfer, user, password], 30).ok();
+    let args = [engine.url(), ca, transfer, user, password, action];
+    crate::support::run::sh(script, args, 30).ok();
 }
