@@ -22,6 +22,36 @@ const MAX_REMOVAL_WAIT: Duration = Duration::from_secs(30);
 /// disk.
 const MAX_CANCEL_WAIT: Duration = Duration::from_secs(120);
 
+/// How far a finalize has got.
+#[derive(Debug, PartialEq, Eq)]
+enum Step<'a> {
+    /// The transfer has ended well, or the engine has forgotten it: its disk tells.
+    Ended,
+    /// The engine is at work on it.
+    Works,
+    /// No effect is to be seen yet.
+    Waits,
+    /// It has ended badly.
+    Failed,
+    /// It is in this phase for good.
+    Stuck(&'a Phase),
+}
+
+/// Judges what was `seen` of a transfer that is being finalized; `gone`: the engine has forgotten it;
+/// `finalizing`: the engine was seen at it before. A transfer that is paused was often paused before it was
+/// finalized, and then the pause only has not ended yet; one that is paused again, or whose disk is
+/// `illegal`, has failed.
+fn step(seen: Option<&Phase>, gone: bool, finalizing: bool, illegal: impl FnOnce() -> bool) -> Step<'_> {
+    match seen {
+        Some(Phase::Finished) => Step::Ended,
+        Some(Phase::Finalizing | Phase::Failing(_)) => Step::Works,
+        Some(Phase::Failed) => Step::Failed,
+        Some(paused @ Phase::Paused(_)) if finalizing || illegal() => Step::Stuck(paused),
+        None if gone => Step::Ended,
+        Some(_) | None => Step::Waits,
+    }
+}
+
 impl Engine {
     /// Finalizes a transfer. `Ok` means that the engine has verified the image, unlocked the disk and
     /// reported success. Passing errors of the engine are waited out.
@@ -31,13 +61,14 @@ impl Engine {
         let mut finalizing = false;
         loop {
             let seen = self.ask_and_look(id, "finalize", &mut asked, &patience)?;
-            match &seen {
-                Some(Phase::Finished) => return self.check_disk(id, disk, &mut patience),
-                Some(Phase::Finalizing) => {
-                    finalizing = true;
+            match step(seen.as_ref(), asked.gone, finalizing, || self.is_illegal(disk)) {
+                Step::Ended => return self.check_disk(id, disk, &mut patience),
+                Step::Works => {
+                    finalizing |= seen == Some(Phase::Finalizing);
                     asked.show_effect(&patience);
                 }
-                Some(Phase::Failed) => {
+                Step::Waits => {}
+                Step::Failed => {
                     return Err(Error::Failed(format!(
                         "transfer {id} failed when it was finalized, and {}; engine.log and vdsm.log say why \
                          (correlation id {})",
@@ -45,7 +76,7 @@ impl Engine {
                         self.correlation()
                     )));
                 }
-                Some(Phase::Paused(phase)) if finalizing || self.is_illegal(disk) => {
+                Step::Stuck(phase) => {
                     return Err(Error::Failed(format!(
                         "transfer {id} is {phase} and could not be finalized, and {}; engine.log and \
                          vdsm.log say why (correlation id {})",
@@ -53,10 +84,6 @@ impl Engine {
                         self.correlation()
                     )));
                 }
-                Some(Phase::Failing(_)) => asked.show_effect(&patience),
-                Some(_) => {}
-                None if asked.gone => return self.check_disk(id, disk, &mut patience),
-                None => {}
             }
             if !patience.pause()? {
                 let what = format!("finalize of transfer {id}");
@@ -213,5 +240,40 @@ impl Asked {
     /// The last phase seen, for messages.
     fn last(&self, seen: Option<Phase>) -> String {
         seen.map_or("no answer".to_owned(), |phase| format!("its phase is {phase}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_a_failure_only_after_the_engine_was_at_the_finalize() {
+        let paused = Phase::of("paused_system");
+        assert_eq!(step(Some(&paused), false, false, || false), Step::Waits);
+        assert_eq!(step(Some(&paused), false, true, || false), Step::Stuck(&paused));
+        assert_eq!(step(Some(&paused), false, false, || true), Step::Stuck(&paused));
+    }
+
+    #[test]
+    fn a_finalize_has_ended_where_the_engine_says_so_or_has_forgotten_it() {
+        assert_eq!(step(Some(&Phase::Finished), false, true, || false), Step::Ended);
+        assert_eq!(step(None, true, true, || false), Step::Ended);
+        assert_eq!(step(None, false, true, || false), Step::Waits);
+        assert_eq!(step(Some(&Phase::Failed), false, true, || false), Step::Failed);
+        for phase in ["finalizing_success", "finalizing_failure", "cancelled_system"] {
+            assert_eq!(
+                step(Some(&Phase::of(phase)), false, true, || false),
+                Step::Works,
+                "{phase}"
+            );
+        }
+        for phase in ["transferring", "resuming"] {
+            assert_eq!(
+                step(Some(&Phase::of(phase)), false, false, || false),
+                Step::Waits,
+                "{phase}"
+            );
+        }
     }
 }

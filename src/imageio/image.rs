@@ -258,3 +258,75 @@ impl Dial for Image {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// Answers on `stream` as imageio does for disks whose size in bytes is the name of their ticket.
+    fn serve(stream: TcpStream) -> std::io::Result<()> {
+        let mut out = stream.try_clone()?;
+        let mut request = String::new();
+        for line in BufReader::new(stream).lines() {
+            let line = line?;
+            if !line.is_empty() {
+                request += &(line + "\n");
+                continue;
+            }
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            let size = path.rsplit('/').next().unwrap_or_default();
+            match request.starts_with("OPTIONS") {
+                true => {
+                    let body = r#"{"features": ["extents", "zero", "flush"]}"#;
+                    let allow = "OPTIONS,GET,PUT,PATCH";
+                    let length = body.len();
+                    write!(
+                        out,
+                        "HTTP/1.1 200 OK\r\nAllow: {allow}\r\nContent-Length: {length}\r\n\r\n{body}"
+                    )?;
+                }
+                false => write!(
+                    out,
+                    "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-0/{size}\r\n\
+                     Content-Length: 1\r\n\r\nx"
+                )?,
+            }
+            request.clear();
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn another_size_after_a_renewal_is_another_disk() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || serve(stream));
+            }
+        });
+        let url =
+            move |size: u64| TransferUrl::parse(&format!("http://127.0.0.1:{port}/images/{size}")).unwrap();
+        let open = |renewed: u64| {
+            let endpoint = Endpoint {
+                url: url(4096),
+                trust: Trust::Insecure,
+                unix_socket: false,
+                timeout: Duration::from_secs(30),
+            };
+            let (image, _) = Image::open(&endpoint).unwrap();
+            image.renew_with(move |_, _| Some(url(renewed)));
+            let lost = RemoteError::Denied(Denial::UnknownTicket, "no such ticket".into());
+            assert!(image.renew(0, &lost));
+            image
+        };
+        assert!(open(4096).dial().is_ok());
+        for size in [512, 8192] {
+            let refused = open(size).dial().err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(refused.contains("instead of 4096"), "{size}: {refused}");
+        }
+    }
+}

@@ -65,6 +65,21 @@ enum State {
     Over(Result<(), DiskError>, Result<(), Failure>),
 }
 
+impl State {
+    /// Takes in a report. Returns the fate of the data where that is decided by it, for the end of the
+    /// transfer; data that comes home after it was given up has come too late.
+    fn step(&mut self, step: Step) -> Option<Result<(), DiskError>> {
+        match (step, &*self) {
+            (Step::Drained(data), State::Draining(_)) => return Some(data),
+            (Step::Ended(transfer), State::EndingTransfer(data)) => {
+                *self = State::Over(data.clone(), transfer);
+            }
+            (Step::Drained(_) | Step::Ended(_), _) => {}
+        }
+        None
+    }
+}
+
 /// See the head of this file.
 pub(crate) struct Ending {
     disk: Arc<OpenDisk>,
@@ -111,12 +126,8 @@ impl Ending {
 
     /// Takes in what a thread reported. A report that comes after its part was given up changes nothing.
     pub(crate) fn step(&mut self, step: Step) {
-        match (step, &self.state) {
-            (Step::Drained(data), State::Draining(_)) => self.end_transfer(data),
-            (Step::Ended(transfer), State::EndingTransfer(data)) => {
-                self.state = State::Over(data.clone(), transfer);
-            }
-            (Step::Drained(_) | Step::Ended(_), _) => {}
+        if let Some(data) = self.state.step(step) {
+            self.end_transfer(data);
         }
     }
 
@@ -251,6 +262,21 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn data_that_comes_home_after_it_was_given_up_stays_lost() {
+        let lost = || Err(DiskError::Failed("gave up".into()));
+        let mut state = State::Draining(Progress::of(0));
+        assert!(state.step(Step::Ended(Ok(()))).is_none());
+        assert!(matches!(state.step(Step::Drained(Ok(()))), Some(Ok(()))));
+        state = State::EndingTransfer(lost());
+        assert!(state.step(Step::Drained(Ok(()))).is_none());
+        assert!(matches!(state, State::EndingTransfer(Err(_))));
+        assert!(state.step(Step::Ended(Ok(()))).is_none());
+        assert!(matches!(state, State::Over(Err(_), Ok(()))));
+        assert!(state.step(Step::Drained(Ok(()))).is_none());
+        assert!(matches!(state, State::Over(Err(_), Ok(()))));
+    }
 
     #[test]
     fn only_a_silence_is_given_up_on() {

@@ -9,6 +9,7 @@
 mod ca;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod left_behind;
 mod recover;
 mod status;
 mod umount;

@@ -6,13 +6,14 @@ use std::path::Path;
 
 use tracing::info;
 
+use super::left_behind::{Cost, Left, asked_for, clear_place, cost, left};
 use crate::engine::{Direction, Engine, Interrupt, Phase, Transfer, address};
 use crate::failure::{Exit, Failure};
 use crate::fuse::unmount;
 use crate::logging::plain;
 use crate::mount::control;
 use crate::mount::mount_table::{is_dead, is_mounted};
-use crate::mount::mountpoint::{canonical, remove_placeholder};
+use crate::mount::mountpoint::canonical;
 use crate::mount::record::Place;
 use crate::output::{report, tell};
 use crate::process::runtime_directory;
@@ -56,16 +57,19 @@ fn end(file: &mut NoteFile, args: &RecoverArgs) -> Result<(), Failure> {
     let note = &file.note;
     let shown = note.mountpoint.display();
     let disk = plain(&format!("disk {} ({})", note.disk_id, note.disk_name));
-    let destructive = args.cancel && note.direction == Direction::Upload;
-    if destructive && !note.created {
-        return Err(Failure::text(
-            Exit::Usage,
-            format!(
-                "{disk} was there before it was mounted on {shown}, and cancelling its upload would delete \
-                 it: use --finalize"
-            ),
-        ));
-    }
+    let destructive = match cost(note, args.cancel) {
+        Cost::Nothing => false,
+        Cost::DiskOfOurs => true,
+        Cost::DiskThatWasThere => {
+            return Err(Failure::text(
+                Exit::Usage,
+                format!(
+                    "{disk} was there before it was mounted on {shown}, and cancelling its upload would \
+                     delete it: use --finalize"
+                ),
+            ));
+        }
+    };
     let engine = login(note, args)?;
     remove_dead_mount(note)?;
     match find(&engine, note)? {
@@ -245,19 +249,6 @@ fn remove_dead_mount(note: &Note) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Removes the record of the dead mount, unless a later mount has taken the place: one by a transfer URL has
-/// no note that would keep it from that.
-fn clear_place(place: &Place, note: &Note) {
-    let record = place.record();
-    if place.is_served() || record.as_ref().is_some_and(|record| record.pid != note.pid) {
-        return;
-    }
-    if record.is_some_and(|record| record.created) {
-        remove_placeholder(&note.mountpoint);
-    }
-    place.clear();
-}
-
 /// The note of a transfer in the engine.
 enum Found {
     /// It holds its disk; false where it may be somebody else's.
@@ -282,19 +273,7 @@ fn find(engine: &Engine, note: &Note) -> Result<Found, Failure> {
     })
 }
 
-/// Among the `open` transfers of the disk, the one that the mount may have started although it was killed
-/// before it knew: one with the mark of its request, else any other in its direction.
-fn asked_for(note: &Note, mut open: Vec<Transfer>) -> Option<Transfer> {
-    open.retain(|t| note.asked && t.direction == note.direction);
-    let marked = open.iter().position(|t| note.is_proven(t));
-    match marked {
-        Some(at) => Some(open.swap_remove(at)),
-        None => open.pop(),
-    }
-}
-
-/// The transfer has ended without us; what the disk is now decides. A disk is removed only if it was made for
-/// this mount and its transfer did not end well.
+/// The transfer has ended without us; what the disk is now decides.
 fn ended(
     engine: &Engine,
     file: &NoteFile,
@@ -309,45 +288,47 @@ fn ended(
         return Ok(());
     }
     let found = engine.disk(&note.disk_id)?;
-    let status = found.as_ref().map(|disk| disk.status.as_str());
-    let failed = phase == Some(Phase::Failed) || (phase.is_none() && status == Some("illegal"));
-    let never_started = note.transfer.is_none() || note.renewing;
-    match status {
-        Some("locked") => Err(Failure::text(
+    match left(
+        note,
+        phase.as_ref(),
+        found.as_ref().map(|disk| disk.status.as_str()),
+        destructive,
+    ) {
+        Left::Locked => Err(Failure::text(
             Exit::Transfer,
             format!(
                 "{shown}: no transfer is open, and {disk} is locked by something else; try again when it is \
                  free"
             ),
         )),
-        Some(_) if destructive && (failed || never_started) => {
+        Left::ToRemove => {
             engine.remove_disk(&note.disk_id)?;
             report(format_args!(
                 "{shown}: no transfer is open; {disk} was made for this mount and is removed"
             ));
             Ok(())
         }
-        Some("ok") if destructive => {
+        Left::EndedWell => {
             report(format_args!(
                 "{shown}: the transfer has ended well; {disk} is kept, remove it in the engine if you don't \
                  want it"
             ));
             Ok(())
         }
-        Some("ok") => {
+        Left::Free => {
             report(format_args!(
                 "{shown}: no transfer is open; {disk} is ok{}",
                 doubt(note)
             ));
             Ok(())
         }
-        None if note.created => {
+        Left::GoneAsAsked => {
             report(format_args!(
                 "{shown}: no transfer is open, and {disk}, which was made for this mount, is not there"
             ));
             Ok(())
         }
-        Some(other) => {
+        Left::Bad(other) => {
             // There is nothing left to end.
             file.remove();
             Err(Failure::text(
@@ -358,7 +339,7 @@ fn ended(
                 ),
             ))
         }
-        None => {
+        Left::Gone => {
             // There is nothing left to end.
             file.remove();
             Err(Failure::text(
