@@ -56,6 +56,12 @@ pub(crate) trait Dial: Send + Sync {
         0
     }
 
+    /// Returns the number below which the rights have ended for good, with every request made with them: none
+    /// of those can be performed any more. A right that was only prolonged has not ended.
+    fn retired(&self) -> u64 {
+        0
+    }
+
     /// Gets a new right where that is possible and safe, because `why` says that the right of `epoch` has, or
     /// may have, ended. Returns true when a new connection is worth a try. May block for minutes.
     fn renew(&self, epoch: u64, why: &RemoteError) -> bool {

@@ -6,6 +6,7 @@
 //! over its outcome. Each new URL starts a new epoch. The unix socket is used only for the server that it was
 //! proven for.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,8 @@ type Renewal = Box<dyn Fn(&TransferUrl, TicketState) -> Option<TransferUrl> + Se
 pub(crate) struct Image {
     /// The current URL and its epoch: the number of URLs before it.
     url: RwLock<(u64, TransferUrl)>,
+    /// The epoch whose ticket was the first one of a new transfer: every older transfer has ended.
+    retired: AtomicU64,
     /// The time and the reason of the last renewal, if it failed.
     renewing: Mutex<Option<(Instant, TicketState)>>,
     /// The source of new transfer URLs.
@@ -76,6 +79,7 @@ impl Image {
         let mut image = Image {
             first_host: url.host(),
             url: RwLock::new((0, url)),
+            retired: AtomicU64::new(0),
             renewing: Mutex::new(None),
             renewal: OnceLock::new(),
             tls,
@@ -220,6 +224,10 @@ impl Dial for Image {
         self.current().0
     }
 
+    fn retired(&self) -> u64 {
+        self.retired.load(Ordering::Acquire)
+    }
+
     fn renew(&self, epoch: u64, why: &RemoteError) -> bool {
         let Some(renewal) = self.renewal.get() else {
             return false;
@@ -251,7 +259,13 @@ impl Dial for Image {
         *failed = renewed.is_none().then(|| (Instant::now(), state));
         match renewed {
             Some(url) => {
+                let another = url.ticket() != old.ticket();
                 *self.url.write() = (current + 1, url);
+                // The old transfer was finalized before, and the engine removes a ticket only once the daemon
+                // has no request of it at work: it waits for those, and refuses all that come later.
+                if another {
+                    self.retired.store(current + 1, Ordering::Release);
+                }
                 true
             }
             None => false,
@@ -328,5 +342,41 @@ mod tests {
             let refused = open(size).dial().err().map(|e| e.to_string()).unwrap_or_default();
             assert!(refused.contains("instead of 4096"), "{size}: {refused}");
         }
+    }
+
+    fn image_at(url: &str) -> Image {
+        let url = TransferUrl::parse(url).unwrap();
+        Image {
+            first_host: url.host(),
+            url: RwLock::new((0, url)),
+            retired: AtomicU64::new(0),
+            renewing: Mutex::new(None),
+            renewal: OnceLock::new(),
+            tls: None,
+            timeout: Duration::from_secs(60),
+            load: Arc::default(),
+            local: None,
+            capabilities: Capabilities::default(),
+            size: 0,
+        }
+    }
+
+    #[test]
+    fn requests_are_over_when_their_transfer_has_ended_and_not_when_it_was_prolonged() {
+        let image = image_at("http://a/images/first-ticket");
+        let next = Mutex::new(vec![
+            "http://b/images/second-ticket",
+            "http://b/images/first-ticket",
+            "http://a/images/first-ticket",
+        ]);
+        image.renew_with(move |_, _| TransferUrl::parse(next.lock().pop()?).ok());
+        let ended = RemoteError::Denied(Denial::EndedTicket, "403".into());
+        let renew = || {
+            assert!(image.renew(image.epoch(), &ended));
+            (image.epoch(), image.retired())
+        };
+        assert_eq!([renew(), renew(), renew()], [(1, 0), (2, 0), (3, 3)]);
+        assert!(!image.renew(image.epoch(), &ended));
+        assert_eq!((image.epoch(), image.retired()), (3, 3));
     }
 }

@@ -201,6 +201,11 @@ impl Pool {
         &self.statistics
     }
 
+    /// Returns the number below which no request can be performed any more; see [`Dial::retired`].
+    pub(crate) fn retired(&self) -> u64 {
+        self.dial.retired()
+    }
+
     /// Returns why acknowledged writes may be lost, if they may be.
     pub(crate) fn loss(&self) -> Option<&str> {
         self.loss.get().map(String::as_str)

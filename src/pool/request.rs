@@ -168,7 +168,7 @@ impl Lease<'_> {
                 Ok(()) => return Ok(doubt.max(doubt.map(|_| Doubt::until_a_request_of(begun.elapsed())))),
                 Err(attempt) => attempt,
             };
-            doubt = doubt.max(at_work.and_then(|time| Doubt::of(&error, time)));
+            doubt = doubt.max(at_work.and_then(|time| Doubt::of(&error, time, epoch)));
             let renewable = self.pool.can_replay() || kind != RequestKind::Change && !self.seat().unflushed;
             match error {
                 RemoteError::Over(_) if !replaced => {

@@ -63,15 +63,17 @@ const AWAY_TIME: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 })
 pub(crate) enum Doubt {
     /// The connection broke: its server notices that, and the last request ends soon.
     Until(Instant),
-    /// The server fell silent during the request: it may continue at any time.
-    Forever,
+    /// The server fell silent during the request, which was made with the right of this number: it may
+    /// continue at any time until that right has [ended](crate::remote::Dial::retired).
+    Forever(u64),
 }
 
 impl Doubt {
-    /// Returns the doubt that a failed attempt leaves behind, after it was at work for `ago`.
-    pub(super) fn of(error: &RemoteError, ago: Duration) -> Option<Doubt> {
+    /// Returns the doubt that a failed attempt with the right of `epoch` leaves behind, after it was at work
+    /// for `ago`.
+    pub(super) fn of(error: &RemoteError, ago: Duration, epoch: u64) -> Option<Doubt> {
         match error {
-            RemoteError::Late(_) => Some(Doubt::Forever),
+            RemoteError::Late(_) => Some(Doubt::Forever(epoch)),
             // A proxy that has lost the server answers 5xx, too.
             RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Failed(_) => {
                 Some(Doubt::until_a_request_of(ago))

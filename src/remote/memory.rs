@@ -195,10 +195,16 @@ impl Dial for MemoryServer {
         if state.renewals == 0 {
             return false;
         }
+        // A transfer has ended only when its requests have.
+        state.let_strays_in(true);
         state.forget(|_| true);
         state.renewals -= 1;
         state.epoch += 1;
         true
+    }
+
+    fn retired(&self) -> u64 {
+        self.state().epoch
     }
 }
 

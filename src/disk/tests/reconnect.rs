@@ -91,6 +91,37 @@ fn newer_bytes_where_a_silent_request_may_strike_any_time_are_refused_for_good()
     );
 }
 
+/// A file system rewrites the block that a stall was about. The transfer that the silent request belongs to is
+/// replaced before the request is answered at last, or later.
+#[test]
+fn newer_bytes_may_follow_a_silent_request_whose_transfer_has_ended() {
+    for faults in [
+        &[
+            (Request::Change, Fault::LateLater),
+            (Request::Change, Fault::Denied),
+        ][..],
+        &[
+            (Request::Change, Fault::LateLater),
+            (Request::Flush, Fault::Denied),
+        ][..],
+    ] {
+        let server = server_filled_with(9);
+        server.state().renewals = 1;
+        let disk = server.disk(false, JOURNAL);
+        server.state().faults.extend(faults);
+        disk.write(0, &[1; 4096]).unwrap();
+        disk.flush().unwrap();
+        for byte in 2..5 {
+            disk.write(0, &[byte; 4096]).unwrap();
+            disk.flush().unwrap();
+        }
+        let mut state = server.state();
+        assert!(state.faults.is_empty(), "{faults:?}");
+        state.let_strays_in(true);
+        assert!(state.durable[..4096] == [4; 4096]);
+    }
+}
+
 #[test]
 fn a_full_journal_is_flushed_without_being_asked() {
     let server = server_filled_with(9);

@@ -5,7 +5,8 @@
 //! waits for its storage. It carries the same bytes, so it does no harm as long as these are the newest ones.
 //! But newer bytes for the same blocks, sent now, could be overwritten by it later. They wait until the
 //! attempt is over as far as anybody can tell ([`Doubt::Until`]). Where nobody can tell ([`Doubt::Forever`]),
-//! newer bytes for that place fail the disk.
+//! newer bytes for that place fail the disk, unless the transfer of the attempt has ended meanwhile, and every
+//! request with it ([`Strays::retire`]).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -86,6 +87,12 @@ impl Strays {
         }
     }
 
+    /// Forgets the attempts that were made with a right below `retired`, which can't be performed any more.
+    pub(crate) fn retire(&mut self, retired: u64) {
+        let over = |doubt: Doubt| matches!(doubt, Doubt::Forever(epoch) if epoch < retired);
+        self.list.retain(|stray| !over(stray.doubt));
+    }
+
     /// Decides whether `payload` may be written at `start` now.
     pub(crate) fn passage(&mut self, start: u64, payload: &Payload, now: Instant) -> Passage {
         if self.list.is_empty() {
@@ -100,7 +107,7 @@ impl Strays {
                 continue;
             }
             passage = match (stray.doubt, passage) {
-                (Doubt::Forever, _) => return Passage::Blocked(stray.range.clone()),
+                (Doubt::Forever(_), _) => return Passage::Blocked(stray.range.clone()),
                 (Doubt::Until(at), Passage::Wait(other)) => Passage::Wait(at.max(other)),
                 (Doubt::Until(at), _) => Passage::Wait(at),
             };
@@ -135,10 +142,20 @@ mod tests {
     #[test]
     fn a_stray_that_ends_in_a_block_speaks_for_the_whole_block() {
         let (mut strays, now) = (Strays::default(), Instant::now());
-        strays.add(100, Arc::new(data(100, 1)), Doubt::Forever);
+        strays.add(100, Arc::new(data(100, 1)), Doubt::Forever(0));
         assert_eq!(strays.passage(0, &data(50, 7), now), Passage::Blocked(100..200));
         assert_eq!(strays.passage(120, &data(50, 1), now), Passage::Free);
         assert_eq!(strays.passage(4096, &data(50, 7), now), Passage::Free);
+    }
+
+    #[test]
+    fn strays_of_a_transfer_are_over_when_it_has_ended() {
+        let (mut strays, now) = (Strays::default(), Instant::now());
+        strays.add(0, Arc::new(data(4096, 1)), Doubt::Forever(1));
+        strays.retire(1);
+        assert_eq!(strays.passage(0, &data(50, 7), now), Passage::Blocked(0..4096));
+        strays.retire(2);
+        assert_eq!(strays.passage(0, &data(50, 7), now), Passage::Free);
     }
 
     #[test]
@@ -146,7 +163,7 @@ mod tests {
         let (mut strays, now) = (Strays::default(), Instant::now());
         let mib = 1 << 20;
         for n in 0..70u64 {
-            strays.add(n * mib as u64, Arc::new(data(mib, 1)), Doubt::Forever);
+            strays.add(n * mib as u64, Arc::new(data(mib, 1)), Doubt::Forever(0));
         }
         assert_eq!(
             strays.passage(0, &data(mib, 1), now),

@@ -48,6 +48,11 @@ impl Table {
         }
     }
 
+    /// Notes that no request made with a right below `retired` can be performed any more.
+    pub(crate) fn retire_strays(&mut self, retired: u64) {
+        self.strays.retire(retired);
+    }
+
     /// Notes that a request that zeroed `bytes` bytes took `time`.
     pub(crate) fn zeroed(&mut self, bytes: u64, time: Duration) {
         self.pace.note(bytes, time);
