@@ -33,10 +33,17 @@ pub(crate) trait Remote: Send {
     /// Fills `parts`, one after the other, with the bytes at `offset`, by one request.
     fn read(&mut self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), RemoteError>;
     /// Writes `parts`, one after the other, at `offset`, by one request. The bytes are not durable before a
-    /// [`Remote::flush`] on the same connection.
+    /// [`Remote::flush`] on the same connection, unless [`Remote::set_durable`] asks for that.
     fn write(&mut self, offset: u64, parts: &[&[u8]]) -> Result<(), RemoteError>;
     /// Makes `len` bytes at `offset` read as zeros; like a write, it is durable only after a flush.
     fn zero(&mut self, offset: u64, len: u64) -> Result<(), RemoteError>;
+    /// Has each change from now on, if `durable`, flush the connection before it is answered: it is durable
+    /// then, together with every write that this connection has answered before.
+    fn set_durable(&mut self, durable: bool);
+    /// True when the connection carries no further request: the server has announced its end, or ended it.
+    fn is_over(&self) -> bool {
+        false
+    }
     /// Makes every answered write of this connection durable.
     fn flush(&mut self) -> Result<(), RemoteError>;
     /// Sends a request that counts as activity, so that neither the connection nor the ticket idles out.

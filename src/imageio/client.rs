@@ -1,8 +1,8 @@
 //! The HTTP requests of one connection: OPTIONS, GET, PUT, PATCH zero, PATCH flush and GET extents.
 //!
-//! A [`Client`] owns one ureq agent, and the agent owns one socket. It never reconnects (see `transport`):
-//! after [`Error::Lost`] the client is useless, and the pool decides what becomes of the writes that it
-//! carried. The protocol is that of ovirt-imageio 2.5.1, docs/images.md and http.py.
+//! A [`Client`] owns one ureq agent, and the agent owns one socket. It never reconnects (see `transport`)
+//! once anything depends on its connection: after [`Error::Lost`] the client is useless, and the pool decides
+//! what becomes of the writes that it carried. The protocol is that of ovirt-imageio 2.5.1, docs/images.md and http.py.
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -19,6 +19,9 @@ use super::error::Error;
 use super::patience::{MAX_FLUSH_WEIGHT, MAX_ZERO_WEIGHT};
 use super::transport::{NoResolver, OneShot, Permit};
 use crate::remote::{Extent, Remote, RemoteError};
+
+/// The number of requests from which a connection without an OPTIONS of its own counts.
+const SKIPPED_OPTIONS: u64 = 1 << 32;
 
 /// Upper bound on the body of an OPTIONS answer. imageio's has 200 bytes.
 const MAX_OPTIONS_BYTES: u64 = 64 << 10;
@@ -51,18 +54,31 @@ pub(crate) struct Client {
     capabilities: Capabilities,
     /// Weight of the changes that were answered and not flushed, in bytes.
     unflushed: u64,
+    /// Number of requests so far.
+    requests: u64,
+    /// The next request may go over another connection: nothing depends on the present one.
+    movable: bool,
+    /// Each change flushes before it is answered.
+    durable: bool,
 }
 
 impl Client {
     /// Connects through `connector` and sends OPTIONS, which authorises the connection; the server closes an
-    /// unauthorised one after 60 s.
+    /// unauthorised one after 60 s. With `known` capabilities it only connects.
     pub(super) fn open(
         url: &TransferUrl,
         epoch: u64,
         host: String,
         connector: OneShot,
+        known: Option<Capabilities>,
     ) -> Result<Self, Error> {
         let permit = connector.permit.clone();
+        let diagnosis = Diagnosis::new(host, permit.clone());
+        if known.is_some() {
+            connector
+                .prepare()
+                .map_err(|e| diagnosis.broken("connect".to_owned(), e))?;
+        }
         let config = ureq::config::Config::builder()
             .http_status_as_error(false)
             .max_response_header_size(MAX_HEADER_BYTES)
@@ -78,22 +94,50 @@ impl Client {
         let agent = Agent::with_parts(config, connector, NoResolver);
         let mut client = Client {
             agent,
-            diagnosis: Diagnosis::new(host, permit.clone()),
+            diagnosis,
             permit,
             url: url.clone(),
             epoch,
             capabilities: Capabilities::default(),
             unflushed: 0,
+            requests: 0,
+            movable: true,
+            durable: false,
         };
+        if let Some(known) = known {
+            client.capabilities = known;
+            client.requests = SKIPPED_OPTIONS;
+            return Ok(client);
+        }
         client.capabilities = client.options()?;
+        // The server may close the connection after OPTIONS: an old one that has refused it, or one that closes
+        // each connection after an answer. Nothing was written yet, so a second one loses no write unnoticed.
+        client.movable = true;
         if !client.capabilities.options {
-            // An old server may close the connection after it has refused OPTIONS. Nothing was written yet,
-            // so a second connection loses no write unnoticed.
-            client.permit.allow(true);
             client.size()?;
-            client.permit.allow(false);
         }
         Ok(client)
+    }
+
+    /// Begins a request whose answer has a body of at most `body` bytes.
+    fn begin(&mut self, body: u64) {
+        if self.requests == SKIPPED_OPTIONS + 1 && !self.permit.is_over() {
+            // It has survived its first answer, so the next one can be asked for OPTIONS.
+            self.permit.set_brief(false);
+        }
+        self.requests += 1;
+        self.permit.allow(std::mem::take(&mut self.movable));
+        self.permit.expect(body);
+    }
+
+    /// Learns from the failure of the first request after OPTIONS: the server may have ended the connection
+    /// with the answer to that, too late to be seen before the request.
+    fn learn<T>(&self, result: Result<T, Error>) -> Result<T, RemoteError> {
+        let lost = matches!(result, Err(Error::Lost { late: false, .. }));
+        if lost && self.requests == 2 && self.permit.is_unanswered() {
+            self.permit.set_brief(true);
+        }
+        Ok(result?)
     }
 
     /// The answer to OPTIONS from the time when the connection was opened.
@@ -113,7 +157,7 @@ impl Client {
 
     fn options(&mut self) -> Result<Capabilities, Error> {
         let what = || "OPTIONS".to_owned();
-        self.permit.expect(MAX_OPTIONS_BYTES);
+        self.begin(MAX_OPTIONS_BYTES);
         let mut response = self
             .agent
             .options(self.url.address(""))
@@ -141,7 +185,7 @@ impl Client {
     /// Returns the size of the disk in bytes, from the total in the Content-Range of a one-byte read.
     pub(crate) fn size(&mut self) -> Result<u64, Error> {
         let what = || "GET of the first byte".to_owned();
-        self.permit.expect(MAX_MESSAGE_BYTES);
+        self.begin(MAX_MESSAGE_BYTES);
         let mut response = self
             .agent
             .get(self.url.address(""))
@@ -173,7 +217,7 @@ impl Client {
         let len = parts.iter().map(|part| part.len() as u64).sum::<u64>();
         let last = offset + len - 1;
         let what = || format!("GET of bytes {offset}-{last}");
-        self.permit.expect(len + MAX_MESSAGE_BYTES);
+        self.begin(len + MAX_MESSAGE_BYTES);
         let work = self.permit.work(len);
         let mut response = self
             .agent
@@ -218,11 +262,13 @@ impl Client {
         let len = parts.iter().map(|part| part.len() as u64).sum::<u64>();
         let last = offset + len - 1;
         let what = || format!("PUT of bytes {offset}-{last}");
-        self.permit.expect(MAX_MESSAGE_BYTES);
+        self.begin(MAX_MESSAGE_BYTES);
         let work = self.permit.work(len);
-        let address = self
-            .url
-            .address(if self.capabilities.flush { "?flush=n" } else { "" });
+        // imageio flushes after a PUT unless it is told not to.
+        let address = self.url.address(match self.flushes_each_change() {
+            true => "",
+            false => "?flush=n",
+        });
         let response = self
             .agent
             .put(address)
@@ -237,7 +283,7 @@ impl Client {
             .map_err(|e| self.diagnosis.broken(what(), e))?;
         self.expect_done(what(), response).map_err(lost_if_cut_short)?;
         work.done();
-        self.unflushed += len;
+        self.changed(len);
         Ok(())
     }
 
@@ -248,7 +294,7 @@ impl Client {
         message: serde_json::Value,
         weight: u64,
     ) -> Result<(), Error> {
-        self.permit.expect(MAX_MESSAGE_BYTES);
+        self.begin(MAX_MESSAGE_BYTES);
         let work = self.permit.work(weight);
         let response = self
             .agent
@@ -263,17 +309,45 @@ impl Client {
 
     fn patch_zero(&mut self, offset: u64, len: u64) -> Result<(), Error> {
         let what = || format!("PATCH zero of {len} bytes at {offset}");
-        let flush = !self.capabilities.flush;
+        let flush = self.flushes_each_change();
         let message = serde_json::json!({"op": "zero", "offset": offset, "size": len, "flush": flush});
         let weight = len.min(MAX_ZERO_WEIGHT);
         self.patch(what, message, weight)?;
-        self.unflushed += weight;
+        self.changed(weight);
         Ok(())
+    }
+
+    /// Zeroes a range by as many requests as it takes.
+    fn zero_in_pieces(&mut self, offset: u64, len: u64) -> Result<(), Error> {
+        if self.capabilities.zero {
+            return self.patch_zero(offset, len);
+        }
+        let zeros = vec![0; ZERO_PIECE_BYTES.min(len as usize)];
+        let end = offset + len;
+        for start in (offset..end).step_by(ZERO_PIECE_BYTES) {
+            let n = (end - start).min(ZERO_PIECE_BYTES as u64) as usize;
+            self.movable |= start > offset && self.flushes_each_change();
+            self.put(start, &[&zeros[..n]])?;
+        }
+        Ok(())
+    }
+
+    /// Counts a change of `weight` bytes that was answered, for the next flush.
+    fn changed(&mut self, weight: u64) {
+        self.unflushed = match self.flushes_each_change() {
+            true => 0,
+            false => self.unflushed + weight,
+        };
+    }
+
+    /// True when each change is durable when it is answered.
+    fn flushes_each_change(&self) -> bool {
+        self.durable || !self.capabilities.flush
     }
 
     fn get_extents(&mut self, found: &mut dyn FnMut(Extent)) -> Result<(), Error> {
         let what = || "GET of the extents".to_owned();
-        self.permit.expect(MAX_EXTENTS_BYTES);
+        self.begin(MAX_EXTENTS_BYTES);
         let answer = self.agent.get(self.url.address("/extents?context=zero")).call();
         let mut response = answer.map_err(|e| self.diagnosis.broken(what(), e))?;
         if response.status() != 200 {
@@ -336,27 +410,29 @@ impl Remote for Client {
         if parts.iter().all(|part| part.is_empty()) {
             return Ok(());
         }
-        Ok(self.get(offset, parts)?)
+        let got = self.get(offset, parts);
+        self.learn(got)
     }
 
     fn write(&mut self, offset: u64, parts: &[&[u8]]) -> Result<(), RemoteError> {
         if parts.iter().all(|part| part.is_empty()) {
             return Ok(());
         }
-        Ok(self.put(offset, parts)?)
+        let put = self.put(offset, parts);
+        self.learn(put)
     }
 
     fn zero(&mut self, offset: u64, len: u64) -> Result<(), RemoteError> {
-        if self.capabilities.zero {
-            return Ok(self.patch_zero(offset, len)?);
-        }
-        let zeros = vec![0; ZERO_PIECE_BYTES.min(len as usize)];
-        let end = offset + len;
-        for start in (offset..end).step_by(ZERO_PIECE_BYTES) {
-            let n = (end - start).min(ZERO_PIECE_BYTES as u64) as usize;
-            self.put(start, &[&zeros[..n]])?;
-        }
-        Ok(())
+        let zeroed = self.zero_in_pieces(offset, len);
+        self.learn(zeroed)
+    }
+
+    fn set_durable(&mut self, durable: bool) {
+        self.durable = durable;
+    }
+
+    fn is_over(&self) -> bool {
+        !self.movable && self.permit.is_over()
     }
 
     fn flush(&mut self) -> Result<(), RemoteError> {
@@ -390,6 +466,6 @@ impl Remote for Client {
         self.permit.be_patient(EXTENTS_TIMEOUT);
         let got = self.get_extents(found);
         self.permit.be_patient(self.permit.usual);
-        Ok(got?)
+        self.learn(got)
     }
 }

@@ -120,12 +120,12 @@ pub fn imageio_answers(data: &[u8]) {
     let url =
         TransferUrl::parse(&format!("http://imageio.example:54322/images/{TICKET}")).expect("it is one");
     let refused = |e: Failure| assert_presentable(&e, &[TICKET]);
-    let connector = OneShot {
+    let connector = OneShot::new(
         route,
-        tls: None,
-        permit: Permit::once(IO_TIMEOUT, Arc::default()),
-    };
-    let mut client = match Client::open(&url, 0, url.host(), connector) {
+        None,
+        Permit::once(IO_TIMEOUT, Arc::default(), Arc::default()),
+    );
+    let mut client = match Client::open(&url, 0, url.host(), connector, None) {
         Ok(client) => client,
         Err(e) => return refused(e.into()),
     };
@@ -172,12 +172,8 @@ pub fn imageio_answers(data: &[u8]) {
 
 /// Returns an HTTP client whose server sends `said`, and a function that allows it one more connection.
 pub(crate) fn scripted_agent(config: ureq::config::Config, said: &[u8], number: usize) -> (Agent, impl Fn()) {
-    let permit = Permit::once(IO_TIMEOUT, Arc::default());
-    let connector = OneShot {
-        route: scripted_route(said, number),
-        tls: None,
-        permit: permit.clone(),
-    };
+    let permit = Permit::once(IO_TIMEOUT, Arc::default(), Arc::default());
+    let connector = OneShot::new(scripted_route(said, number), None, permit.clone());
     let agent = Agent::with_parts(config, connector, NoResolver);
     (agent, move || permit.allow(true))
 }

@@ -6,7 +6,7 @@
 //! over its outcome. Each new URL starts a new epoch. The unix socket is used only for the server that it was
 //! proven for.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,10 @@ pub(crate) struct Image {
     first_host: String,
     capabilities: Capabilities,
     size: u64,
+    /// The server ends each connection with its first answer.
+    brief: Arc<AtomicBool>,
+    /// The last epoch in which the disk had its size.
+    sized: AtomicU64,
 }
 
 impl Image {
@@ -88,6 +92,8 @@ impl Image {
             local: None,
             capabilities: Capabilities::default(),
             size: 0,
+            brief: Arc::default(),
+            sized: AtomicU64::new(0),
         };
         let mut client = image.connect(None)?;
         image.capabilities = client.capabilities().clone();
@@ -107,7 +113,7 @@ impl Image {
         }
         image.size = match size {
             Some(size) => size,
-            None => client.size()?,
+            None => image.ask_size(&mut client)?,
         };
         debug!(host = client.host(), size = image.size, capabilities = ?image.capabilities, "image opened");
         Ok((image, client))
@@ -181,16 +187,24 @@ impl Image {
                 (route, tls, url.host())
             }
         };
-        Client::open(
-            &url,
-            epoch,
-            host,
-            OneShot {
-                route,
-                tls,
-                permit: Permit::once(self.timeout, self.load.clone()),
-            },
-        )
+        let permit = Permit::once(self.timeout, self.load.clone(), self.brief.clone());
+        // Such a connection has one request to give, and OPTIONS would take it. Its own request finds out
+        // whether the ticket is good.
+        let is_known = self.capabilities != Capabilities::default();
+        let known = (is_known && self.brief.load(Ordering::Relaxed)).then(|| self.capabilities.clone());
+        Client::open(&url, epoch, host, OneShot::new(route, tls, permit), known)
+    }
+
+    /// Asks for the size of the disk on the connection after its OPTIONS, or on a new one where the server has
+    /// ended that one with the answer and the news came too late.
+    fn ask_size(&self, client: &mut Client) -> Result<u64, Error> {
+        client.size().or_else(|error| match error {
+            Error::Lost { late: false, .. } => {
+                let again = self.connect(None).and_then(|mut other| other.size());
+                again.map_err(|_| error)
+            }
+            other => Err(other),
+        })
     }
 }
 
@@ -206,7 +220,7 @@ impl Dial for Image {
             }
             other => other?,
         };
-        if client.epoch() > 0 {
+        if client.epoch() > self.sized.load(Ordering::Relaxed) {
             // Between two transfers the disk was unlocked for a moment, so somebody else may have resized it.
             let size = client.size()?;
             if size != self.size {
@@ -216,6 +230,7 @@ impl Dial for Image {
                     self.size
                 )));
             }
+            self.sized.fetch_max(client.epoch(), Ordering::Relaxed);
         }
         Ok(Box::new(client))
     }
@@ -355,6 +370,8 @@ mod tests {
             tls: None,
             timeout: Duration::from_secs(60),
             load: Arc::default(),
+            brief: Arc::default(),
+            sized: AtomicU64::new(0),
             local: None,
             capabilities: Capabilities::default(),
             size: 0,

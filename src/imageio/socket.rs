@@ -6,8 +6,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, getsockopt, recv, setsockopt, socket,
+    sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -155,6 +157,18 @@ impl Write for Socket {
 }
 
 impl Socket {
+    /// True when nothing has arrived that was not read, not even the end of the stream.
+    pub(super) fn is_silent(&self) -> bool {
+        let fd = match self {
+            Socket::Tcp(s) => s.as_raw_fd(),
+            Socket::Unix(s) => s.as_raw_fd(),
+            #[cfg(any(test, feature = "fuzzing"))]
+            Socket::Script(_) => return true,
+        };
+        let peeked = recv(fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+        matches!(peeked, Err(Errno::EAGAIN | Errno::EINTR))
+    }
+
     fn send(&mut self, mut once: impl FnMut(&mut dyn Write) -> io::Result<usize>) -> io::Result<usize> {
         loop {
             let result = match self {

@@ -24,6 +24,9 @@ const READ_BUFFER_BYTES: usize = 256 * 1024;
 /// once, so these go out in one system call instead of one per 16 KiB record.
 const WRITE_BUFFER_BYTES: usize = 160 * 1024;
 
+/// Upper bound on the reads of records that carry no data, between two requests.
+const MAX_UNASKED_READS: u32 = 16;
+
 /// Upper bound on a whole handshake. It takes a few packets, and each read of one is bounded by
 /// [`CONNECT_TIMEOUT`](super::socket::CONNECT_TIMEOUT).
 const MAX_HANDSHAKE_TIME: Duration = Duration::from_secs(30);
@@ -78,6 +81,25 @@ impl TlsStream {
 
     pub(super) fn socket(&self) -> &Socket {
         self.socket.get_ref()
+    }
+
+    /// True when no data has arrived that was not read, and neither the end of the stream. Records of TLS itself
+    /// (session tickets follow a handshake) are taken in.
+    pub(super) fn is_silent(&mut self) -> bool {
+        for _ in 0..MAX_UNASKED_READS {
+            match self.session.process_new_packets() {
+                Ok(state) if !state.peer_has_closed() && state.plaintext_bytes_to_read() == 0 => {}
+                _ => return false,
+            }
+            if self.socket.buffer().is_empty() && self.socket.get_ref().is_silent() {
+                return true;
+            }
+            // Something is there, so this does not block.
+            if !matches!(self.session.read_tls(&mut self.socket), Ok(1..)) {
+                return false;
+            }
+        }
+        false
     }
 
     fn send_pending(&mut self) -> io::Result<()> {

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
@@ -47,6 +48,12 @@ pub(super) struct Permit {
     heard: AtomicBool,
     /// The connection shall carry no further request.
     left: AtomicBool,
+    /// There is a connection, and it may carry another request.
+    live: AtomicBool,
+    /// A connection was made.
+    made: AtomicBool,
+    /// The server ends a connection with its first answer, as far as its connections tell; they share this.
+    brief: Arc<AtomicBool>,
     /// Upper bound on the server's silence, and on the stall of a send.
     pub(super) usual: Duration,
     /// Upper bound on the server's silence in the current request, in milliseconds.
@@ -63,13 +70,15 @@ pub(super) struct Permit {
 const MAX_BYTES_BESIDE_BODY: u64 = 2 * BUFFER_BYTES as u64;
 
 impl Permit {
-    /// A permit for one connection, to a server that may be silent for `usual`, and longer under `load`.
-    pub(super) fn once(usual: Duration, load: Arc<Load>) -> Arc<Permit> {
+    /// A permit for one connection, to a server that is `brief` or not, and may be silent for `usual`, and
+    /// longer under `load`.
+    pub(super) fn once(usual: Duration, load: Arc<Load>, brief: Arc<AtomicBool>) -> Arc<Permit> {
         Arc::new(Permit {
             connect: AtomicBool::new(true),
             usual,
             load,
             patience: AtomicU64::new(usual.as_millis() as u64),
+            brief,
             ..Permit::default()
         })
     }
@@ -85,6 +94,21 @@ impl Permit {
 
     pub(super) fn heard(&self) -> bool {
         self.heard.load(Ordering::Relaxed)
+    }
+
+    /// True when there is no connection for another request.
+    pub(super) fn is_over(&self) -> bool {
+        !self.live.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the server ends a connection with its first answer.
+    pub(super) fn set_brief(&self, brief: bool) {
+        self.brief.store(brief, Ordering::Relaxed);
+    }
+
+    /// True when the present request has got no byte in answer.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.received.load(Ordering::Relaxed) == 0
     }
 
     /// Has the connection closed after the present answer.
@@ -126,9 +150,11 @@ impl Permit {
 /// Makes one connection along one route.
 #[derive(Debug)]
 pub(super) struct OneShot {
-    pub(super) route: Route,
-    pub(super) tls: Option<(Arc<ClientConfig>, String)>,
+    route: Route,
+    tls: Option<(Arc<ClientConfig>, String)>,
     pub(super) permit: Arc<Permit>,
+    /// A connection that was made before the first request.
+    ready: Mutex<Option<Wire>>,
 }
 
 impl Connector for OneShot {
@@ -138,6 +164,30 @@ impl Connector for OneShot {
         if !self.permit.connect.swap(false, Ordering::Relaxed) {
             return Err(io::Error::from(Broken::Over).into());
         }
+        if let Some(ready) = self.ready.lock().take() {
+            return Ok(Some(ready));
+        }
+        Ok(Some(self.make()?))
+    }
+}
+
+impl OneShot {
+    pub(super) fn new(route: Route, tls: Option<(Arc<ClientConfig>, String)>, permit: Arc<Permit>) -> Self {
+        OneShot {
+            route,
+            tls,
+            permit,
+            ready: Mutex::new(None),
+        }
+    }
+
+    /// Makes the connection now, and not with the first request.
+    pub(super) fn prepare(&self) -> Result<(), ureq::Error> {
+        *self.ready.lock() = Some(self.make()?);
+        Ok(())
+    }
+
+    fn make(&self) -> Result<Wire, ureq::Error> {
         let usual = self.permit.usual;
         let socket = Socket::connect(&self.route, usual).map_err(io::Error::from)?;
         if let Some(ends) = socket.ends() {
@@ -151,7 +201,12 @@ impl Connector for OneShot {
             }
         };
         stream.socket().set_timeouts(usual, usual)?;
-        Ok(Some(Wire {
+        self.permit.live.store(true, Ordering::Relaxed);
+        if self.permit.made.swap(true, Ordering::Relaxed) {
+            // The one before has ended with its first answer.
+            self.permit.set_brief(true);
+        }
+        Ok(Wire {
             stream,
             buffers: LazyBuffers::new(BUFFER_BYTES, BUFFER_BYTES),
             permit: self.permit.clone(),
@@ -161,7 +216,7 @@ impl Connector for OneShot {
             failed_send: None,
             ended: false,
             at_head: false,
-        }))
+        })
     }
 }
 
@@ -176,6 +231,14 @@ impl Stream {
         match self {
             Stream::Plain(socket) => socket,
             Stream::Tls(tls) => tls.socket(),
+        }
+    }
+
+    /// True when the server has neither sent anything nor closed the connection.
+    fn is_silent(&mut self) -> bool {
+        match self {
+            Stream::Plain(socket) => socket.is_silent(),
+            Stream::Tls(tls) => tls.is_silent(),
         }
     }
 }
@@ -194,6 +257,12 @@ pub(super) struct Wire {
     ended: bool,
     /// Everything in the input buffer comes before the answer itself, or may do so.
     at_head: bool,
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.permit.live.store(false, Ordering::Relaxed);
+    }
 }
 
 /// The direction of the bytes in the current exchange.
@@ -263,10 +332,13 @@ impl Transport for Wire {
         Ok(false)
     }
 
-    /// Does not probe the socket: the next request fails on a connection that died while idle, and the pool
-    /// decides what may be repeated. This saves three system calls per request.
+    /// Asked after each answer, and again before the next request. A connection that has ended between the two
+    /// is found out by one system call, and then nothing of the request was sent. So are bytes that nobody has
+    /// asked for, which would be taken for the answer to the next request (a gateway's 408 on an idle
+    /// connection).
     fn is_open(&mut self) -> bool {
-        self.failed_send.is_none() && !self.ended && !self.permit.left.load(Ordering::Relaxed)
+        let usable = self.failed_send.is_none() && !self.ended && !self.permit.left.load(Ordering::Relaxed);
+        usable && self.stream.is_silent()
     }
 
     /// ureq demands TLS for an https URL; this host's unix socket is as safe.

@@ -62,6 +62,9 @@ pub(crate) struct DiskStatus {
     pub(crate) bytes_zeroed: u64,
     /// Flush requests, one for each connection and fsync.
     pub(crate) flushes: u64,
+    /// Writes and zero requests that each carried a flush, since connections end early.
+    #[serde(default)]
+    pub(crate) durable_writes: u64,
     /// Requests that failed, repeated ones included.
     pub(crate) errors: u64,
     /// Why data may be lost.
@@ -121,6 +124,7 @@ impl OpenDisk {
             bytes_written: sum(|connection| connection.bytes(Op::Write)),
             bytes_zeroed: sum(|connection| connection.bytes(Op::Zero)),
             flushes: sum(|connection| connection.ops(Op::Flush)),
+            durable_writes: self.pool.durable_writes(),
             errors: sum(ConnectionStatistics::errors),
             failure: self.disk.failure(),
             refused: self.disk.head_told(),

@@ -8,6 +8,7 @@
 
 use tracing::info;
 
+use super::overlap::tells_of_a_loss;
 use super::request::Attempt;
 use super::retry::is_hopeless;
 use super::{Lease, Op, Pool, PoolError};
@@ -84,7 +85,7 @@ impl Pool {
     }
 
     /// Has every unflushed write sent again: the storage may have lost it.
-    fn replay_all(&self, why: &str) {
+    pub(super) fn replay_all(&self, why: &str) {
         if let Some(replay) = self.replay.get() {
             info!("everything unflushed is written again: {why}");
             replay.replay_all();
@@ -101,10 +102,12 @@ impl Lease<'_> {
             // Only one of two flushes at once would receive the report of a loss; the other one would
             // succeed.
             let _alone = pool.flushing.lock();
+            let overlap = pool.overlaps.begin();
             let result = self.flush_once();
             if let Some(why) = Self::report_of_a_loss(&result) {
                 pool.replay_all(&why);
             }
+            overlap.settle();
             result
         };
         self.settle(result)
@@ -112,6 +115,7 @@ impl Lease<'_> {
 
     /// Sends a flush; the caller [settles](Self::settle) its result.
     fn flush_once(&mut self) -> Flushed {
+        self.leave_if_over();
         match self.seat().remote {
             None => Ok(false),
             Some(_) => self
@@ -124,15 +128,7 @@ impl Lease<'_> {
     /// whichever connection carried them.
     fn report_of_a_loss(result: &Flushed) -> Option<String> {
         let attempt = result.as_ref().err()?;
-        let tells = match attempt.error {
-            RemoteError::Failed(_) => true,
-            RemoteError::Lost(_)
-            | RemoteError::Unreachable(_)
-            | RemoteError::Late(_)
-            | RemoteError::Busy(..)
-            | RemoteError::Garbled(_) => attempt.at_work.is_some(),
-            RemoteError::Over(_) | RemoteError::Denied(..) | RemoteError::Protocol(_) => false,
-        };
+        let tells = tells_of_a_loss(&attempt.error, attempt.at_work.is_some());
         tells.then(|| attempt.error.to_string())
     }
 
@@ -170,6 +166,9 @@ impl Lease<'_> {
         }
         if renewed {
             self.pool.flushes_start_anew();
+        }
+        if matches!(error, RemoteError::Over(_) | RemoteError::Lost(_)) && self.seat().unflushed {
+            self.note_life();
         }
         self.give_up_connection(&error.to_string());
         self.pool.check_loss()

@@ -120,8 +120,23 @@ impl Lease<'_> {
         }
     }
 
-    /// Returns the connection, after dialling a new one if the last one was given up.
+    /// Closes the slot's connection if the server has ended it.
+    pub(super) fn leave_if_over(&mut self) {
+        if self.seat().remote.as_ref().is_some_and(|remote| remote.is_over()) {
+            self.note_life();
+            self.give_up_connection("the server has ended it");
+        }
+    }
+
+    /// Learns from the end of the connection how long the next one may live.
+    pub(super) fn note_life(&self) {
+        let seat = self.seat();
+        self.pool.lifespan.ended(seat.answers, seat.unflushed);
+    }
+
+    /// Returns the connection, after dialling a new one if the last one was given up or is over.
     pub(super) fn remote(&mut self) -> Result<&mut Box<dyn Remote>, RemoteError> {
+        self.leave_if_over();
         if self.seat().remote.is_none() {
             let remote = self.pool.dial.dial()?;
             self.pool.replaced.fetch_add(1, Ordering::Relaxed);
@@ -129,6 +144,7 @@ impl Lease<'_> {
             let seat = self.seat_mut();
             seat.remote = Some(remote);
             seat.generation += 1;
+            seat.answers = 0;
             info!(
                 connection = index + 1,
                 generation = seat.generation,
@@ -143,6 +159,9 @@ impl Drop for Lease<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.give_up_connection("internal error in the middle of a request");
+        }
+        if self.seat.is_some() {
+            self.leave_if_over();
         }
         let Some(mut seat) = self.seat.take() else { return };
         seat.used = Instant::now();

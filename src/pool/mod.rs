@@ -26,6 +26,8 @@
 //! request     one request and its repetitions
 //! flush       flushing one or all connections, and what a failed flush means
 //! retry       how long a request is repeated, and what a failed attempt leaves behind
+//! overlap     flushes at the same time, none of which is believed before all are answered
+//! lifespan    connections that end after a few requests
 //! keeper      keep-alive threads
 //! statistics  counters of each connection
 //! ```
@@ -33,6 +35,8 @@
 mod flush;
 mod keeper;
 mod lease;
+mod lifespan;
+mod overlap;
 mod request;
 mod retry;
 mod statistics;
@@ -47,6 +51,8 @@ use tracing::info;
 
 pub(crate) use self::keeper::{Keeper, USUAL_TIMEOUT};
 pub(crate) use self::lease::{Lease, Purpose};
+use self::lifespan::Lifespan;
+use self::overlap::Overlaps;
 pub(crate) use self::request::Answered;
 pub(crate) use self::retry::Doubt;
 pub(crate) use self::statistics::{ConnectionStatistics, Op};
@@ -98,6 +104,8 @@ pub(crate) struct Pool {
     outage: Mutex<Option<Instant>>,
     loss: OnceLock<String>,
     replaced: AtomicU64,
+    lifespan: Lifespan,
+    overlaps: Overlaps,
 }
 
 struct State {
@@ -118,6 +126,10 @@ struct Seat {
     generation: u64,
     /// Writes were sent on this connection and not flushed on it since.
     unflushed: bool,
+    /// Number of answers on this connection since the dial.
+    answers: u64,
+    /// The last change was durable when it was answered.
+    durable: bool,
     used: Instant,
 }
 
@@ -152,6 +164,8 @@ impl Pool {
                 remote: Some(remote),
                 generation: 1,
                 unflushed: false,
+                answers: 0,
+                durable: false,
                 used,
             })
         };
@@ -173,6 +187,8 @@ impl Pool {
             outage: Mutex::new(None),
             loss: OnceLock::new(),
             replaced: AtomicU64::new(0),
+            lifespan: Lifespan::default(),
+            overlaps: Overlaps::default(),
         }))
     }
 
@@ -194,6 +210,11 @@ impl Pool {
     /// Returns how many connections have been replaced so far.
     pub(crate) fn replaced(&self) -> u64 {
         self.replaced.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many changes were flushed one by one, since connections end early.
+    pub(crate) fn durable_writes(&self) -> u64 {
+        self.lifespan.durable_writes()
     }
 
     /// Returns the counters of each slot, in order.

@@ -21,6 +21,9 @@
 //! flushed first, and sent again only if that fails.
 //!
 //! A connection that had ended before the request is replaced at once: nothing has failed.
+//!
+//! Where connections end after a few requests (`lifespan`), a change carries a flush. Its failure may be a
+//! storage's report of a loss, and its success proves as much as that of a flush.
 
 use std::time::Duration;
 
@@ -28,6 +31,7 @@ use tracing::warn;
 
 #[cfg(doc)]
 use super::Replay;
+use super::overlap::tells_of_a_loss;
 use super::retry::{Doubt, RequestKind, Retry};
 use super::{Lease, Op, Pool, PoolError, Purpose};
 #[cfg(doc)]
@@ -45,6 +49,8 @@ pub(crate) struct Answered<'a> {
     pub(crate) lease: Lease<'a>,
     /// How long an earlier attempt may still be performed, if any may.
     pub(crate) doubt: Option<Doubt>,
+    /// It is durable, and so is everything that the connection has answered before.
+    pub(crate) durable: bool,
 }
 
 /// A failed attempt.
@@ -121,8 +127,13 @@ impl Pool {
     ) -> Result<Answered<'_>, PoolError> {
         let mut lease = self.lease(Purpose::Write)?;
         let doubt = lease.repeat(RequestKind::Change, op, bytes, request)?;
-        lease.seat_mut().unflushed = true;
-        Ok(Answered { lease, doubt })
+        let durable = lease.seat().durable;
+        lease.seat_mut().unflushed = !durable;
+        Ok(Answered {
+            lease,
+            doubt,
+            durable,
+        })
     }
 }
 
@@ -158,6 +169,9 @@ impl Lease<'_> {
             if kind == RequestKind::Change {
                 self.pool.check_loss()?;
             }
+            if kind == RequestKind::Change {
+                self.try_out();
+            }
             let begun = Instant::now();
             let Attempt {
                 error,
@@ -172,6 +186,7 @@ impl Lease<'_> {
             let renewable = self.pool.can_replay() || kind != RequestKind::Change && !self.seat().unflushed;
             match error {
                 RemoteError::Over(_) if !replaced => {
+                    self.note_life();
                     self.give_up_connection(&error.to_string());
                     replaced = true;
                     continue;
@@ -188,6 +203,16 @@ impl Lease<'_> {
                 | RemoteError::Lost(_)
                 | RemoteError::Unreachable(_)
                 | RemoteError::Late(_) => {
+                    match error {
+                        // It was dialled for this request, which takes several for the server.
+                        RemoteError::Over(_) if kind == RequestKind::Change => {
+                            self.pool.lifespan.ended(1, true)
+                        }
+                        RemoteError::Over(_) | RemoteError::Lost(_) if self.seat().unflushed => {
+                            self.note_life()
+                        }
+                        _ => {}
+                    }
                     self.give_up_connection(&error.to_string());
                     // The server may be gone from its address, and its image be served elsewhere.
                     let away = retry.is_long();
@@ -210,6 +235,20 @@ impl Lease<'_> {
                 self.pool.check_loss()?;
             }
             retry.again(error, self.pool.outage())?;
+        }
+    }
+
+    /// Gives up a connection that has reached the life of its predecessors, unless it answers once more. A change
+    /// that carries a flush must not fail without need: all that is unflushed would be sent again.
+    fn try_out(&mut self) {
+        let spent = self.seat().remote.is_some() && self.pool.lifespan.is_spent(self.seat().answers);
+        if !spent {
+            return;
+        }
+        let tried = self.try_once(Op::Touch, 0, &mut |remote| remote.touch());
+        if let Err(Attempt { error, .. }) = tried {
+            self.note_life();
+            self.give_up_connection(&error.to_string());
         }
     }
 
@@ -236,9 +275,9 @@ impl Lease<'_> {
         };
         let (mut sent, mut result) = (None, Ok(()));
         match self.remote() {
-            Ok(remote) => {
+            Ok(_) => {
                 let at = Instant::now();
-                result = request(remote.as_mut());
+                result = self.send(op, request);
                 sent = Some(at);
             }
             Err(error) => result = result.and(Err(error)),
@@ -255,5 +294,37 @@ impl Lease<'_> {
             at_work: sent.map(|at| at.elapsed()),
             epoch,
         })
+    }
+
+    /// Sends the request on the connection, with a flush where a change needs one.
+    fn send(
+        &mut self,
+        op: Op,
+        request: &mut impl FnMut(&mut dyn Remote) -> Result<(), RemoteError>,
+    ) -> Result<(), RemoteError> {
+        let pool = self.pool;
+        let change = matches!(op, Op::Write | Op::Zero);
+        let durable = change && pool.can_replay() && pool.lifespan.is_short(self.seat().answers);
+        let seat = self.seat_mut();
+        let remote = seat.remote.as_mut().expect("the caller made sure");
+        if change {
+            seat.durable = durable;
+            remote.set_durable(durable);
+        }
+        let overlap = durable.then(|| pool.overlaps.begin());
+        let result = request(remote.as_mut());
+        if result.is_ok() {
+            seat.answers += 1;
+            pool.lifespan.lives(seat.answers);
+        }
+        if let Some(overlap) = overlap {
+            match &result {
+                Ok(()) => pool.lifespan.count(),
+                Err(error) if tells_of_a_loss(error, true) => pool.replay_all(&error.to_string()),
+                Err(_) => {}
+            }
+            overlap.settle();
+        }
+        result
     }
 }

@@ -89,6 +89,8 @@ pub(crate) struct State {
     pub(crate) renewals: u64,
     /// Number of requests after which a connection breaks.
     pub(crate) lifetime: Option<u32>,
+    /// The end of a connection's lifetime comes with the last answer, and not with the next request.
+    pub(crate) announces: bool,
 }
 
 impl State {
@@ -101,6 +103,16 @@ impl State {
         for at in 0..self.owner.len() {
             if self.owner[at] != 0 && lost(self.owner[at]) {
                 self.visible[at] = self.durable[at];
+                self.owner[at] = 0;
+            }
+        }
+    }
+
+    /// Makes the writes of a connection durable.
+    fn flush(&mut self, id: u64) {
+        for at in 0..self.owner.len() {
+            if self.owner[at] == id {
+                self.durable[at] = self.visible[at];
                 self.owner[at] = 0;
             }
         }
@@ -177,6 +189,7 @@ impl Dial for MemoryServer {
             id,
             epoch: state.epoch,
             requests: 0,
+            durable: false,
         }))
     }
 
@@ -213,6 +226,7 @@ struct Connection {
     id: u64,
     epoch: u64,
     requests: u32,
+    durable: bool,
 }
 
 impl Connection {
@@ -271,7 +285,7 @@ impl Connection {
                 RemoteError::Lost("reset".into())
             }
             Fault::Failed | Fault::FailedHalf | Fault::FailedLater => {
-                if kind == Request::Flush {
+                if kind == Request::Flush || kind == Request::Change && self.durable {
                     state.forget(|_| true);
                 }
                 RemoteError::Failed("500".into())
@@ -295,8 +309,12 @@ impl Connection {
     }
 
     fn change(&mut self, range: Range<usize>, bytes: &[u8]) -> Result<(), RemoteError> {
+        let durable = self.durable;
         self.request(Request::Change, Some((range.clone(), bytes)), |state, id| {
-            state.perform(id, range, bytes)
+            state.perform(id, range, bytes);
+            if durable {
+                state.flush(id);
+            }
         })
     }
 }
@@ -328,15 +346,17 @@ impl Remote for Connection {
         self.state.lock().zeros += 1;
         self.change(offset as usize..(offset + len) as usize, &vec![0; len as usize])
     }
+    fn set_durable(&mut self, durable: bool) {
+        self.durable = durable;
+    }
+    fn is_over(&self) -> bool {
+        let state = self.state.lock();
+        state.announces && state.lifetime.is_some_and(|most| self.requests >= most)
+    }
     fn flush(&mut self) -> Result<(), RemoteError> {
         self.request(Request::Flush, None, |state, id| {
             state.flushes += 1;
-            for at in 0..state.owner.len() {
-                if state.owner[at] == id {
-                    state.durable[at] = state.visible[at];
-                    state.owner[at] = 0;
-                }
-            }
+            state.flush(id);
         })
     }
     fn touch(&mut self) -> Result<(), RemoteError> {

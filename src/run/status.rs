@@ -130,7 +130,7 @@ pub(super) fn text(status: &Status) -> String {
         out += &format!(
             "  file         {}, {} bytes of a disk of {}\n  host         {} over {}\n  \
              connections  {} ({} writing, {} replaced)\n  bytes        {} read, {} written, {} zeroed\n  \
-             flushes      {}\n  errors       {}\n",
+             flushes      {}{}\n  errors       {}\n",
             plain(&status.file),
             disk.file_size,
             disk.disk_size,
@@ -143,6 +143,10 @@ pub(super) fn text(status: &Status) -> String {
             disk.bytes_written,
             disk.bytes_zeroed,
             disk.flushes,
+            match disk.durable_writes {
+                0 => String::new(),
+                n => format!(", and {n} with a write each"),
+            },
             disk.errors,
         );
     }

@@ -31,6 +31,7 @@ mod rig;
 mod rights;
 mod server;
 mod server_itself;
+mod short_lives;
 mod slow_storage;
 mod sticky_errors;
 #[path = "../support/mod.rs"]

@@ -205,10 +205,10 @@ fn connections_that_live_for_a_few_requests_carry_everything_in_the_end() {
 }
 
 #[test]
-fn connections_that_are_lost_before_every_flush_fail_for_good_in_the_end() {
+fn connections_that_are_lost_before_every_answer_fail_for_good_in_the_end() {
     let server = server_filled_with(9);
     let disk = server.disk_with(false, JOURNAL, Duration::from_millis(300));
-    server.state().lifetime = Some(1);
+    server.state().lifetime = Some(0);
     let mut failed = false;
     for n in 0..1_000_000 {
         failed = disk.write(n % 64 * 8000, &[1; 8000]).is_err();
@@ -241,4 +241,41 @@ fn an_fsync_that_comes_after_the_close_is_refused_and_no_loss() {
     disk.pool.close_all();
     assert!(matches!(disk.flush(), Err(DiskError::Closing)));
     assert_eq!(disk.failure(), None);
+}
+
+/// A server, or a proxy before it, ends each connection after some requests, with or without an announcement.
+/// A write and its flush may then never share a connection.
+#[test]
+fn connections_that_end_after_a_few_requests_lose_nothing() {
+    for (announces, lifetime) in [true, false].iter().flat_map(|a| (1..=5).map(|n| (*a, n))) {
+        let server = server_filled_with(9);
+        let disk = server.disk(true, JOURNAL);
+        let mut state = server.state();
+        (state.announces, state.lifetime) = (announces, Some(lifetime));
+        drop(state);
+        for n in 0..20 {
+            disk.write(n * 20_000, &[n as u8 + 1; 8192]).unwrap();
+            assert!(read(&disk, n as usize * 20_000..n as usize * 20_000 + 8192) == [n as u8 + 1; 8192]);
+            if n % 3 == 0 {
+                disk.drain().unwrap();
+            }
+        }
+        disk.zero(8192, 4096, false).unwrap();
+        disk.flush()
+            .unwrap_or_else(|e| panic!("{announces} {lifetime}: {e}"));
+        let state = server.state();
+        for n in 0..20 {
+            let durable = &state.durable[n * 20_000..][..8192];
+            assert!(
+                durable == [n as u8 + 1; 8192],
+                "{announces} {lifetime}: write {n}"
+            );
+        }
+        assert!(state.durable[8192..12_288] == [0; 4096], "{announces} {lifetime}");
+        assert!(
+            state.dialled < 300,
+            "{announces} {lifetime}: {} connections",
+            state.dialled
+        );
+    }
 }

@@ -85,7 +85,11 @@ impl WriteBehind {
         drop(inner);
         let (start, begun) = (run[0].start, Instant::now());
         let done = catch_unwind(AssertUnwindSafe(|| {
-            let Answered { mut lease, doubt } = match &*run[0].payload {
+            let Answered {
+                mut lease,
+                doubt,
+                durable,
+            } = match &*run[0].payload {
                 Payload::Data(_) => pool.write(start, &run.iter().map(Flight::bytes).collect::<Vec<_>>())?,
                 Payload::Zero(len) => pool.zero(start, *len)?,
             };
@@ -97,6 +101,9 @@ impl WriteBehind {
             for flight in run {
                 let slot = self.journal_share.map(|_| lease.index());
                 inner.table.landed(flight, slot, doubt);
+            }
+            if durable {
+                inner.table.flushed(lease.index());
             }
             // Without the allowance, a server that drops each connection after some number of bytes would be
             // sent the same ones for ever.

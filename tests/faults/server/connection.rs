@@ -20,6 +20,7 @@ pub struct Connection<'a> {
     id: u64,
     reader: BufReader<TcpStream>,
     writer: TcpStream,
+    answers: u32,
 }
 
 /// The answer to a request, which also decides whether the connection stays open.
@@ -41,6 +42,7 @@ impl<'a> Connection<'a> {
             id,
             reader,
             writer: stream,
+            answers: 0,
         })
     }
 
@@ -94,6 +96,12 @@ impl<'a> Connection<'a> {
         let (record, fault) = {
             let mut state = self.shared.state();
             let record = state.ledger.begin(self.id, operation.verb(), operation.range());
+            if matches!(
+                operation,
+                Operation::Put { flush: true, .. } | Operation::Zero { flush: true, .. }
+            ) {
+                state.ledger.flushes(record);
+            }
             if operation.changes_data() {
                 state.storage.begin(self.id, operation.range());
             }
@@ -126,10 +134,17 @@ impl<'a> Connection<'a> {
         match answer {
             Answer::Whole(response) => {
                 let settings = self.shared.settings();
+                self.answers += 1;
+                let last = self.answers >= settings.lifetime;
+                let response = Response {
+                    close: response.close || last && settings.announces,
+                    ..response
+                };
                 let mut bytes = settings.interim.as_bytes().to_vec();
                 bytes.extend(response.bytes(settings.version, settings.chunked));
+                bytes.extend(settings.trailing.as_bytes());
                 self.writer.write_all(&bytes)?;
-                Ok(!response.close && settings.version == "HTTP/1.1")
+                Ok(!response.close && !last && settings.version == "HTTP/1.1")
             }
             Answer::Raw(bytes, keep) => self.writer.write_all(bytes.as_bytes()).map(|()| keep),
             Answer::Half(response) => {

@@ -22,6 +22,8 @@ pub struct Record {
     pub connection: u64,
     pub verb: Verb,
     pub range: Range<u64>,
+    /// It is a change that asks for a flush.
+    pub flush: bool,
     /// None while the request runs, and for ever when the connection was cut before the answer.
     pub status: Option<u16>,
 }
@@ -72,6 +74,11 @@ impl Ledger {
         self.idle_drops += 1;
     }
 
+    /// Notes that the request of this record flushes when it is done.
+    pub fn flushes(&mut self, record: usize) {
+        self.records[record].flush = true;
+    }
+
     /// Returns the record's index, for `finish`.
     pub fn begin(&mut self, connection: u64, verb: Verb, range: Range<u64>) -> usize {
         self.running.insert(connection, verb);
@@ -89,6 +96,7 @@ impl Ledger {
             connection,
             verb,
             range,
+            flush: false,
             status: None,
         });
         self.records.len() - 1

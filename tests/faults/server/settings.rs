@@ -32,6 +32,12 @@ pub struct Settings {
     pub interim: &'static str,
     /// The status line, to the end of the version, of each answer.
     pub version: &'static str,
+    /// Connections are closed after so many answers,
+    pub lifetime: u32,
+    /// and the last answer says so.
+    pub announces: bool,
+    /// What is sent behind each answer, in the same write.
+    pub trailing: &'static str,
     /// The status of a change that is done.
     pub done: u16,
     /// Sends bodies in chunks, and no length.
@@ -61,6 +67,9 @@ impl Settings {
             idle_limit: Duration::from_secs(60),
             interim: "",
             version: "HTTP/1.1",
+            lifetime: u32::MAX,
+            announces: false,
+            trailing: "",
             done: 200,
             chunked: false,
             one_extent: false,
