@@ -66,6 +66,8 @@ pub(crate) struct DiskOptions {
     /// Upper bound on the bytes that are answered and not flushed; with 0, a lost connection loses its
     /// unflushed writes.
     pub(crate) journal_size: u64,
+    /// Upper bound on the bytes that are acknowledged and not answered; one write more may come on top.
+    pub(crate) write_behind: u64,
     /// Upper bound, in bytes, on requests that carry merged writes or prefetched chunks.
     pub(crate) request_size: u64,
     /// Send long runs of zeros as zero requests.
@@ -122,7 +124,7 @@ impl Disk {
     pub(crate) fn open(pool: Arc<Pool>, size: u64, options: DiskOptions) -> std::io::Result<Disk> {
         let writes = Arc::new(WriteBehind::new(
             size,
-            write_behind_limit(pool.writers(), options.request_size),
+            write_behind_limit(pool.writers(), options.request_size).min(options.write_behind as usize),
             options.journal_size,
             options.request_size,
             pool.writers(),

@@ -42,7 +42,8 @@ pub(crate) fn holders(device: (u64, u64)) -> Vec<String> {
         let table = fs::read(directory.join("mountinfo")).unwrap_or_default();
         let mounts = mounts_of(&table);
         let namespace = fs::read_link(directory.join("ns/mnt")).ok();
-        if namespaces.insert(namespace.clone()) {
+        // Without its name, a namespace may be this process's own.
+        if namespace.is_some() && namespaces.insert(namespace.clone()) {
             let ours = mounts.values().filter(|(of, _)| *of == device);
             lines.extend(ours.map(|(_, path)| match namespace == me {
                 true => format!("it is mounted on {}", path.display()),

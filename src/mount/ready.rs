@@ -38,17 +38,16 @@ const OWN_DESCRIPTORS: usize = 16;
 /// Descriptors for each connection: the old socket may be there while a new one is made.
 const DESCRIPTORS_PER_CONNECTION: usize = 2;
 
-/// Upper bound on the write-behind and what requests need beside it, in bytes.
-const WRITES_UNDER_WAY: usize = 128 << 20;
+/// Address space for everything that has no budget, in bytes.
+const OWN_BYTES: usize = 64 << 20;
 
 /// Returns what a mount of one disk takes at most.
 pub(super) fn needs(disk: &DiskSettings) -> Needs {
-    let budgets = disk.cache_size.saturating_add(disk.journal_size);
     Needs {
         threads: OWN_THREADS + fuse::THREADS + THREADS_PER_CONNECTION * disk.connections,
         descriptors: OWN_DESCRIPTORS + DESCRIPTORS_PER_CONNECTION * disk.connections,
-        bytes: (fuse::ADDRESS_SPACE + WRITES_UNDER_WAY)
-            .saturating_add(usize::try_from(budgets).unwrap_or(usize::MAX)),
+        bytes: (fuse::ADDRESS_SPACE + OWN_BYTES)
+            .saturating_add(usize::try_from(disk.budgets.sum()).unwrap_or(usize::MAX)),
     }
 }
 

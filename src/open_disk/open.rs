@@ -19,11 +19,6 @@ use crate::process::limits::no_thread;
 use crate::settings::{DiskSettings, Source};
 use crate::transfer::OwnTransfer;
 
-/// Largest request: as much as the server takes in before it turns to the storage (its buffer). On storage
-/// that is far away size hides latency: with 20 ms a request and 4 connections, 1 MiB gave 160 MiB/s, 4 MiB
-/// 380, 8 MiB 455.
-const MAX_REQUEST_BYTES: u64 = 8 << 20;
-
 /// A ticket on which nothing happened for so long is touched at the next look at its transfer.
 const TICKET_QUIET: Duration = Duration::from_secs(1);
 
@@ -134,13 +129,14 @@ fn open_disk(
     )?;
     let options = DiskOptions {
         read_only: settings.read_only,
-        cache_size: settings.cache_size,
+        cache_size: settings.budgets.cache,
         // Without time to retry, nobody writes again what waits in it.
         journal_size: match settings.retry_time.is_zero() {
             true => 0,
-            false => settings.journal_size,
+            false => settings.budgets.journal,
         },
-        request_size: MAX_REQUEST_BYTES,
+        write_behind: settings.budgets.write_behind,
+        request_size: settings.budgets.request_size(pool.writers()),
         zero_detect: settings.zero_detect,
         extents: can.extents,
         spare_connection: connections < most_allowed,

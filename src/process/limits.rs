@@ -123,8 +123,7 @@ fn take_memory(bytes: usize) -> Result<(), Failure> {
                 Exit::Mount,
                 format!(
                     "a mount needs {} MiB of address space beside its threads, and the limit is {limit} MiB \
-                     ({e}): raise it (ulimit -v, LimitAS= of its unit), or mount with smaller --cache-size \
-                     and --journal-size",
+                     ({e}): raise it (ulimit -v, LimitAS= of its unit), or mount with a smaller --memory",
                     bytes >> 20
                 ),
             )

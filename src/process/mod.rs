@@ -6,6 +6,7 @@ pub(crate) mod handover;
 pub(crate) mod identity;
 pub(crate) mod limits;
 pub(crate) mod lock;
+pub(crate) mod memory_limit;
 pub(crate) mod privacy;
 pub(crate) mod rights;
 pub(crate) mod runtime_directory;

@@ -147,15 +147,17 @@ pub(crate) struct MountArgs {
     /// Use TCP even when the server is this host
     #[arg(long, help_heading = "Connection")]
     pub(crate) no_unix_socket: bool,
-    /// Memory for the read cache
-    #[arg(long, value_name = "SIZE", default_value = "64M", help_heading = "Connection",
-          value_parser = parse_size)]
-    pub(crate) cache_size: u64,
+    /// Memory for read cache, journal and writes under way together, at least 8M; some 64M come on top
+    /// [default: 448M, less where a cgroup, ulimit or the machine has less]
+    #[arg(long, value_name = "SIZE", help_heading = "Connection", value_parser = parse_size)]
+    pub(crate) memory: Option<u64>,
+    /// Memory for the read cache [default: 64M, or its share of --memory]
+    #[arg(long, value_name = "SIZE", help_heading = "Connection", value_parser = parse_size)]
+    pub(crate) cache_size: Option<u64>,
     /// Memory for writes that the server has answered and not flushed yet; they are written again when a
-    /// connection is lost
-    #[arg(long, value_name = "SIZE", default_value = "256M", help_heading = "Connection",
-          value_parser = parse_size)]
-    pub(crate) journal_size: u64,
+    /// connection is lost [default: 256M, or its share of --memory]
+    #[arg(long, value_name = "SIZE", help_heading = "Connection", value_parser = parse_size)]
+    pub(crate) journal_size: Option<u64>,
     /// How long to retry when connections are lost or the server is away; 0 gives up at once
     #[arg(long, value_name = "SECONDS", default_value = "300", help_heading = "Connection",
           value_parser = clap::value_parser!(u32).range(0..=86_400))]

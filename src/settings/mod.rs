@@ -6,6 +6,7 @@
 
 pub(crate) mod cli;
 pub(crate) mod config_file;
+pub(crate) mod memory;
 mod mount_options;
 pub(crate) mod values;
 
@@ -18,11 +19,14 @@ use serde::{Deserialize, Serialize};
 
 use self::cli::MountArgs;
 use self::config_file::{Section, engine_account, trust, variable};
+use self::memory::{Budgets, MIN_MEMORY_BYTES, Said};
 use self::values::parse_size;
 use crate::engine::{Account, Format, NewDisk, is_uuid};
 use crate::failure::{Exit, Failure};
 use crate::imageio::TransferUrl;
+use crate::output::tell;
 use crate::process::handover::Errand;
+use crate::process::memory_limit::memory_limit;
 use crate::secret::hide;
 use crate::trust::Trust;
 
@@ -76,10 +80,8 @@ pub(crate) struct DiskSettings {
     pub(crate) connections: usize,
     /// Use the server's unix socket when it is on this host.
     pub(crate) unix_socket: bool,
-    /// Upper bound on the read cache, in bytes.
-    pub(crate) cache_size: u64,
-    /// Upper bound on writes that are answered and not flushed, in bytes.
-    pub(crate) journal_size: u64,
+    /// How much memory it takes.
+    pub(crate) budgets: Budgets,
     /// How long requests are retried when the server is away.
     pub(crate) retry_time: Duration,
     /// Longest silence of the server within a request.
@@ -140,6 +142,7 @@ impl Settings {
             Some(path) => Trust::CaFile(absolute(path)?),
             None => trusted,
         };
+        let budgets = budgets(&args)?;
         let log_file = args
             .log_file
             .or_else(|| section.get("log_file").map(PathBuf::from));
@@ -151,8 +154,7 @@ impl Settings {
                 read_only,
                 connections: args.connections,
                 unix_socket: !args.no_unix_socket,
-                cache_size: args.cache_size,
-                journal_size: args.journal_size,
+                budgets,
                 retry_time: Duration::from_secs(args.retry_time.into()),
                 timeout: Duration::from_secs(args.timeout.into()),
                 zero_detect: !args.no_zero_detect,
@@ -175,6 +177,24 @@ impl Settings {
 
 fn usage(text: impl std::fmt::Display) -> Failure {
     Failure::text(Exit::Usage, text)
+}
+
+/// Divides the memory, and tells the user once where it is less than usual.
+fn budgets(args: &MountArgs) -> Result<Budgets, Failure> {
+    if args.memory.is_some_and(|bytes| bytes < MIN_MEMORY_BYTES) {
+        return Err(usage(format!(
+            "--memory: it takes at least {}M",
+            MIN_MEMORY_BYTES >> 20
+        )));
+    }
+    let said = Said {
+        memory: args.memory,
+        cache: args.cache_size,
+        journal: args.journal_size,
+    };
+    let (budgets, told) = Budgets::divide(said, memory_limit().as_ref());
+    told.iter().for_each(tell);
+    Ok(budgets)
 }
 
 fn log_level(given: Option<String>, section: &Section) -> Result<String, Failure> {

@@ -3,11 +3,13 @@
 
 use crate::rig::{MIB, Random, Rig, pattern, settings};
 use crate::server::Server;
-use crate::support::mount::rhv_mount_command;
+use crate::support::mount::{BINARY, URL_VARIABLE, clean_environment, rhv_mount, rhv_mount_command};
 use crate::support::redaction::Trace;
-use crate::support::run::{is_root, run, scratch, text};
+use crate::support::run::{is_root, run, scratch, text, wait_until};
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -30,10 +32,18 @@ fn resident(pid: i32) -> u64 {
 /// Several threads write pieces of all sizes with an occasional fsync, while another thread reads.
 #[test]
 fn writes_of_all_sizes_leave_the_memory_within_its_limits() {
-    let args = ["--cache-size", "16M", "--journal-size", "32M"];
-    let rig = Rig::start(settings(SIZE), &args);
     // The last term is the write-behind of four connections, 64 MiB.
     let limit = (64 + 16 + 32 + 64) * MIB;
+    stays_within(limit, &["--cache-size", "16M", "--journal-size", "32M"]);
+}
+
+#[test]
+fn one_option_bounds_all_of_the_memory() {
+    stays_within((64 + 48) * MIB, &["--memory", "48M"]);
+}
+
+fn stays_within(limit: u64, args: &[&str]) {
+    let rig = Rig::start(settings(SIZE), args);
     let pid = rig.mount.pids()[0];
     let bytes = pattern(1, MIB as usize);
     let done = AtomicBool::new(false);
@@ -83,6 +93,80 @@ fn writes_of_all_sizes_leave_the_memory_within_its_limits() {
         limit >> 20
     );
     assert_eq!(rig.umount().0.code, Some(0));
+}
+
+/// A control group that limits the memory of its processes, removed when dropped.
+struct Group(PathBuf);
+
+impl Group {
+    /// Returns `None` where this process may not make one.
+    fn of(bytes: u64) -> Option<Group> {
+        let roots = [
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            ("/sys/fs/cgroup", "memory.max"),
+        ];
+        roots.into_iter().find_map(|(root, file)| {
+            let group = Group(Path::new(root).join(format!("rhv-mount-test-{}", std::process::id())));
+            fs::create_dir(&group.0).ok()?;
+            fs::write(group.0.join(file), bytes.to_string()).ok()?;
+            Some(group)
+        })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        wait_until("the group has no process", 20, || {
+            text(&self.0.join("cgroup.procs")).is_empty()
+        });
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Without smaller budgets the kernel kills the mount in the middle of the copy.
+#[test]
+fn in_a_small_control_group_the_budgets_fit_and_a_copy_arrives() {
+    let Some(group) = Group::of(128 * MIB) else {
+        return;
+    };
+    const COPIED: u64 = 320 * MIB;
+    let mut slow = settings(COPIED);
+    // The storage is slower than the writer, so that everything fills up.
+    slow.put_delay = Duration::from_millis(20);
+    let server = Server::start(slow);
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let script = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", group.0.display());
+    for (options, told) in [(&[][..], true), (&["--memory", "16M"][..], false)] {
+        let mut shell = Command::new("sh");
+        clean_environment(&mut shell);
+        shell
+            .args(["-c", &script, "sh", BINARY])
+            .args(options)
+            .arg(&target);
+        let ran = run(shell.env(URL_VARIABLE, server.url()), 60).ok();
+        assert_eq!(ran.stderr.contains("memory is limited to 128 MiB"), told, "{ran}");
+        assert_eq!(ran.stderr.lines().count(), usize::from(told), "{ran}");
+        let file = OpenOptions::new().read(true).write(true).open(&target).unwrap();
+        let bytes = pattern(if told { 1 } else { 2 }, MIB as usize);
+        for n in 0..COPIED / MIB {
+            file.write_all_at(&bytes, n * MIB)
+                .unwrap_or_else(|e| panic!("MiB {n}: {e}"));
+        }
+        file.sync_all().unwrap();
+        drop(file);
+        rhv_mount(None, [Path::new("umount"), &target]).ok();
+        assert!(server.read_durable(COPIED - MIB..COPIED) == bytes);
+    }
+}
+
+#[test]
+fn a_memory_too_small_for_any_copy_is_a_usage_error() {
+    let dir = scratch();
+    let words = ["--memory", "7M", dir.path().to_str().unwrap()];
+    let ran = rhv_mount(Some(&Server::start(settings(MIB)).url()), words);
+    assert_eq!(ran.code, Some(2), "{ran}");
+    assert!(ran.stderr.contains("8M"), "{ran}");
 }
 
 /// rhv-mount's setting for its own allocator must not reach COMMAND, which keeps the user's setting.

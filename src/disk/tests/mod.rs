@@ -73,6 +73,7 @@ impl MemoryServer {
             read_only: false,
             cache_size: 4 << 20,
             journal_size: 1 << 20,
+            write_behind: u64::MAX,
             request_size: 64 << 10,
             zero_detect: true,
             extents: true,

@@ -33,6 +33,7 @@ fn open(server: &Arc<MemoryServer>, journal_size: u64, extents: bool) -> Disk {
         read_only: false,
         cache_size: 4 << 20,
         journal_size,
+        write_behind: u64::MAX,
         request_size: 8 << 10,
         zero_detect: false,
         extents,
