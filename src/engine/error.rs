@@ -133,8 +133,8 @@ pub(crate) enum Error {
 fn remedy(cure: Cure, url: &str) -> String {
     match cure {
         Cure::Ca => format!(
-            "save its CA with `rhv-mount ca {url}`, check the fingerprint, and name the file with --cafile, or \
-             give --insecure to go without verification"
+            "save its CA with `rhv-mount ca {url}`, check the fingerprint, and name the file with --cafile, \
+             or give --insecure to go without verification"
         ),
         Cure::NewCertificate => {
             "renew it on the engine (engine-setup --offline), or give --insecure to go without verification"

@@ -90,8 +90,8 @@ pub(crate) enum Error {
 fn remedy(cure: Cure) -> &'static str {
     match cure {
         Cure::Ca => {
-            "give the engine's CA with --cafile (--imageio-cafile where imageio has another one), or --insecure \
-             to go without verification"
+            "give the engine's CA with --cafile (--imageio-cafile where imageio has another one), or \
+             --insecure to go without verification"
         }
         Cure::NewCertificate => {
             "enroll the host's certificate again (in the engine, with the host in maintenance: Installation, \
@@ -102,8 +102,8 @@ fn remedy(cure: Cure) -> &'static str {
              maintenance: Installation, Enroll Certificate)"
         }
         Cure::Name => {
-            "the host has another address than the one that its certificate was made for: use that name in the \
-             URL, or enroll the host's certificate again in the engine"
+            "the host has another address than the one that its certificate was made for: use that name in \
+             the URL, or enroll the host's certificate again in the engine"
         }
     }
 }

@@ -21,8 +21,9 @@ const CANNOT_CONNECT: i32 = 5;
 fn enroll(daemon: &Daemon, extensions: &str, begin: &str, end: &str) -> Vec<u8> {
     let path = |name: &str| daemon.dir().join(name);
     let old = fs::read(path("server.pem")).expect("read the certificate");
-    let configuration = "[ca]\ndefault_ca = own\n[own]\nnew_certs_dir = .\ndatabase = index\nserial = number\n\
-                         default_md = sha256\nunique_subject = no\npolicy = any\n[any]\ncommonName = supplied\n";
+    let configuration = "[ca]\ndefault_ca = own\n[own]\nnew_certs_dir = .\ndatabase = index\n\
+                         serial = number\ndefault_md = sha256\nunique_subject = no\npolicy = any\n\
+                         [any]\ncommonName = supplied\n";
     for (name, text) in [
         ("ca.conf", configuration),
         ("index", ""),
