@@ -70,9 +70,10 @@ pub(crate) trait Dial: Send + Sync {
     }
 
     /// Gets a new right where that is possible and safe, because `why` says that the right of `epoch` has, or
-    /// may have, ended. Returns true when a new connection is worth a try. May block for minutes.
-    fn renew(&self, epoch: u64, why: &RemoteError) -> bool {
-        let _ = (epoch, why);
+    /// may have, ended. Returns true when a new connection is worth a try. Blocks for `wait` at most; what has
+    /// begun goes on afterwards, and a later call may find it done.
+    fn renew(&self, epoch: u64, why: &RemoteError, wait: Duration) -> bool {
+        let _ = (epoch, why, wait);
         false
     }
 }

@@ -1,20 +1,19 @@
 //! One remote image: it dials the first and all further connections, and replaces a transfer URL that has
 //! ended.
 //!
-//! The pool's threads call [`Image`] as their [`Dial`]. A renewal runs in one of them, under the `renewing`
-//! lock, and may block for minutes; the others that need one for the same reason wait for the lock and take
-//! over its outcome. Each new URL starts a new epoch. The unix socket is used only for the server that it was
+//! The pool's threads call [`Image`] as their [`Dial`]. A renewal runs in a thread of its own (`renewals`), for
+//! which they wait. Each new URL starts a new epoch. The unix socket is used only for the server that it was
 //! proven for.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
 use rustls::ClientConfig;
 use tracing::{debug, info};
 
 use super::patience::Load;
+use super::renewals::{Renewals, TicketState};
 use super::socket::{Route, UnixRoute};
 use super::transport::{OneShot, Permit};
 use super::{Capabilities, Client, Error, TransferUrl, local};
@@ -32,30 +31,10 @@ pub(crate) struct Endpoint {
     pub(crate) timeout: Duration,
 }
 
-/// The state of a ticket, as far as its server shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TicketState {
-    /// The server does not know the ticket: the server has restarted, or the ticket was removed.
-    Unknown,
-    /// The server refuses the ticket for another reason: it has expired, or was cancelled.
-    Refused,
-    /// The host is up, and no process listens at the server's address: the server may have moved.
-    NobodyThere,
-}
-
-/// Returns a new transfer URL in the place of one that has ended, for the given reason.
-type Renewal = Box<dyn Fn(&TransferUrl, TicketState) -> Option<TransferUrl> + Send + Sync>;
-
 /// A remote image that can be connected to any number of times.
 pub(crate) struct Image {
-    /// The current URL and its epoch: the number of URLs before it.
-    url: RwLock<(u64, TransferUrl)>,
-    /// The epoch whose ticket was the first one of a new transfer: every older transfer has ended.
-    retired: AtomicU64,
-    /// The time and the reason of the last renewal, if it failed.
-    renewing: Mutex<Option<(Instant, TicketState)>>,
-    /// The source of new transfer URLs.
-    renewal: OnceLock<Renewal>,
+    /// The current URL, and how it is replaced.
+    renewals: Arc<Renewals>,
     tls: Option<Arc<ClientConfig>>,
     timeout: Duration,
     /// What all connections have the server do.
@@ -82,10 +61,7 @@ impl Image {
         };
         let mut image = Image {
             first_host: url.host(),
-            url: RwLock::new((0, url)),
-            retired: AtomicU64::new(0),
-            renewing: Mutex::new(None),
-            renewal: OnceLock::new(),
+            renewals: Renewals::from(url),
             tls,
             timeout: endpoint.timeout,
             load: Arc::default(),
@@ -154,11 +130,11 @@ impl Image {
         &self,
         renewal: impl Fn(&TransferUrl, TicketState) -> Option<TransferUrl> + Send + Sync + 'static,
     ) {
-        let _ = self.renewal.set(Box::new(renewal));
+        self.renewals.renew_with(Box::new(renewal));
     }
 
     fn current(&self) -> (u64, TransferUrl) {
-        self.url.read().clone()
+        self.renewals.current()
     }
 
     /// The transport of new connections: `https`, `http` or `unix`.
@@ -240,13 +216,10 @@ impl Dial for Image {
     }
 
     fn retired(&self) -> u64 {
-        self.retired.load(Ordering::Acquire)
+        self.renewals.retired()
     }
 
-    fn renew(&self, epoch: u64, why: &RemoteError) -> bool {
-        let Some(renewal) = self.renewal.get() else {
-            return false;
-        };
+    fn renew(&self, epoch: u64, why: &RemoteError, wait: Duration) -> bool {
         let state = match why {
             RemoteError::Denied(Denial::UnknownTicket, _) => TicketState::Unknown,
             RemoteError::Denied(Denial::EndedTicket, _) => TicketState::Refused,
@@ -260,31 +233,7 @@ impl Dial for Image {
             | RemoteError::Failed(_)
             | RemoteError::Protocol(_) => return false,
         };
-        let asked = Instant::now();
-        let mut failed = self.renewing.lock();
-        let (current, old) = self.current();
-        if epoch < current {
-            return true;
-        }
-        if failed.is_some_and(|(failed, question)| failed > asked && question == state) {
-            // The renewal that held the lock meanwhile has failed for the same reason.
-            return false;
-        }
-        let renewed = renewal(&old, state);
-        *failed = renewed.is_none().then(|| (Instant::now(), state));
-        match renewed {
-            Some(url) => {
-                let another = url.ticket() != old.ticket();
-                *self.url.write() = (current + 1, url);
-                // The old transfer was finalized before, and the engine removes a ticket only once the daemon
-                // has no request of it at work: it waits for those, and refuses all that come later.
-                if another {
-                    self.retired.store(current + 1, Ordering::Release);
-                }
-                true
-            }
-            None => false,
-        }
+        self.renewals.renew(epoch, state, wait)
     }
 }
 
@@ -349,7 +298,7 @@ mod tests {
             let (image, _) = Image::open(&endpoint).unwrap();
             image.renew_with(move |_, _| Some(url(renewed)));
             let lost = RemoteError::Denied(Denial::UnknownTicket, "no such ticket".into());
-            assert!(image.renew(0, &lost));
+            assert!(image.renew(0, &lost, Duration::from_secs(60)));
             image
         };
         assert!(open(4096).dial().is_ok());
@@ -357,43 +306,5 @@ mod tests {
             let refused = open(size).dial().err().map(|e| e.to_string()).unwrap_or_default();
             assert!(refused.contains("instead of 4096"), "{size}: {refused}");
         }
-    }
-
-    fn image_at(url: &str) -> Image {
-        let url = TransferUrl::parse(url).unwrap();
-        Image {
-            first_host: url.host(),
-            url: RwLock::new((0, url)),
-            retired: AtomicU64::new(0),
-            renewing: Mutex::new(None),
-            renewal: OnceLock::new(),
-            tls: None,
-            timeout: Duration::from_secs(60),
-            load: Arc::default(),
-            brief: Arc::default(),
-            sized: AtomicU64::new(0),
-            local: None,
-            capabilities: Capabilities::default(),
-            size: 0,
-        }
-    }
-
-    #[test]
-    fn requests_are_over_when_their_transfer_has_ended_and_not_when_it_was_prolonged() {
-        let image = image_at("http://a/images/first-ticket");
-        let next = Mutex::new(vec![
-            "http://b/images/second-ticket",
-            "http://b/images/first-ticket",
-            "http://a/images/first-ticket",
-        ]);
-        image.renew_with(move |_, _| TransferUrl::parse(next.lock().pop()?).ok());
-        let ended = RemoteError::Denied(Denial::EndedTicket, "403".into());
-        let renew = || {
-            assert!(image.renew(image.epoch(), &ended));
-            (image.epoch(), image.retired())
-        };
-        assert_eq!([renew(), renew(), renew()], [(1, 0), (2, 0), (3, 3)]);
-        assert!(!image.renew(image.epoch(), &ended));
-        assert_eq!((image.epoch(), image.retired()), (3, 3));
     }
 }

@@ -17,7 +17,8 @@
 //! diagnosis turns failed requests into errors
 //! error     these errors, and their classes for the core
 //! answers   the JSON of imageio's answers
-//! image     dials connections and replaces a transfer URL that has ended
+//! image     dials connections
+//! renewals  the transfer URL, and its replacement once its ticket has ended
 //! script    a recorded server for fuzzing, in the place of a socket
 //! ```
 
@@ -31,6 +32,7 @@ mod image;
 mod interim;
 mod local;
 mod patience;
+mod renewals;
 #[cfg(any(test, feature = "fuzzing"))]
 mod script;
 mod socket;
@@ -41,5 +43,6 @@ mod url;
 pub(crate) use self::answers::Capabilities;
 pub(crate) use self::client::Client;
 pub(crate) use self::error::Error;
-pub(crate) use self::image::{Endpoint, Image, TicketState};
+pub(crate) use self::image::{Endpoint, Image};
+pub(crate) use self::renewals::TicketState;
 pub(crate) use self::url::TransferUrl;

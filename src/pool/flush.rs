@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::overlap::tells_of_a_loss;
 use super::request::Attempt;
-use super::retry::is_hopeless;
+use super::retry::{MIN_RENEWAL_WAIT, is_hopeless};
 use super::{Lease, Op, Pool, PoolError};
 use crate::remote::RemoteError;
 use crate::sync::{Instant, Mutex, thread};
@@ -148,7 +148,10 @@ impl Lease<'_> {
         let since = matters.then(|| self.pool.flush_failed(&error));
         let renewed = matches!(error, RemoteError::Denied(..))
             && self.pool.can_replay()
-            && self.pool.dial.renew(epoch, &error);
+            && self
+                .pool
+                .dial
+                .renew(epoch, &error, self.pool.retry_time.max(MIN_RENEWAL_WAIT));
         let may_be_repaired = match &error {
             RemoteError::Over(_)
             | RemoteError::Lost(_)

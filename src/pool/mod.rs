@@ -47,7 +47,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use thiserror::Error;
-use tracing::info;
+use tracing::{info, warn};
 
 pub(crate) use self::keeper::{Keeper, USUAL_TIMEOUT};
 pub(crate) use self::lease::{Lease, Purpose};
@@ -101,7 +101,7 @@ pub(crate) struct Pool {
     /// without an answer.
     flush_failing: Mutex<[Option<Instant>; 2]>,
     /// Since when no connection has received an answer.
-    outage: Mutex<Option<Instant>>,
+    outage: Mutex<Option<Outage>>,
     loss: OnceLock<String>,
     replaced: AtomicU64,
     lifespan: Lifespan,
@@ -114,6 +114,16 @@ struct State {
     next_ticket: u64,
     closed: bool,
 }
+
+/// A time without any answer.
+struct Outage {
+    since: Instant,
+    /// The user was told of it.
+    told: bool,
+}
+
+/// An outage of this length is told: a connection that breaks for a moment is nobody's business.
+const OUTAGE_TOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// A place for one connection; `None` while it is leased.
 type Slot = Option<Seat>;
@@ -286,17 +296,43 @@ impl Pool {
 
     /// Returns since when no connection has received an answer; `None` while there are answers.
     fn outage(&self) -> Option<Instant> {
-        *self.outage.lock()
+        self.outage.lock().as_ref().map(|outage| outage.since)
+    }
+
+    /// Tells the user once of an outage that lasts, after a request has failed with `error`.
+    fn tell_outage(&self, error: &RemoteError) {
+        let mut outage = self.outage.lock();
+        let Some(outage) = outage.as_mut().filter(|outage| !outage.told) else {
+            return;
+        };
+        let passed = outage.since.elapsed();
+        if passed >= OUTAGE_TOLD_AFTER {
+            outage.told = true;
+            warn!(
+                "no answer for {} s; requests are repeated, and fail in {} s (--retry-time {}): {error}",
+                passed.as_secs(),
+                self.retry_time.saturating_sub(passed).as_secs(),
+                self.retry_time.as_secs()
+            );
+        }
     }
 
     fn note_outage<T>(&self, result: &Result<T, RemoteError>) {
         match result {
             Err(RemoteError::Lost(_) | RemoteError::Unreachable(_) | RemoteError::Late(_)) => {
-                self.outage.lock().get_or_insert_with(Instant::now);
+                self.outage.lock().get_or_insert_with(|| Outage {
+                    since: Instant::now(),
+                    told: false,
+                });
             }
             Err(RemoteError::Over(_)) => {}
             // Any answer, even a refusal, shows that the server is there.
-            Ok(_) | Err(_) => *self.outage.lock() = None,
+            Ok(_) | Err(_) => {
+                let over = self.outage.lock().take();
+                if let Some(Outage { since, told: true }) = over {
+                    warn!("the server is back after {} s", since.elapsed().as_secs());
+                }
+            }
         }
     }
 

@@ -27,7 +27,7 @@
 
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::info;
 
 #[cfg(doc)]
 use super::Replay;
@@ -149,7 +149,7 @@ impl Lease<'_> {
                 .map_err(|attempt| attempt.error.into()),
         };
         if let Err(error) = done {
-            warn!(connection = self.index() + 1, "keep-alive failed: {error}");
+            info!(connection = self.index() + 1, "keep-alive failed: {error}");
             self.give_up_connection(&error.to_string());
         }
     }
@@ -184,6 +184,7 @@ impl Lease<'_> {
             };
             doubt = doubt.max(at_work.and_then(|time| Doubt::of(&error, time, epoch)));
             let renewable = self.pool.can_replay() || kind != RequestKind::Change && !self.seat().unflushed;
+            let wait = retry.left(self.pool.outage());
             match error {
                 RemoteError::Over(_) if !replaced => {
                     self.note_life();
@@ -216,13 +217,13 @@ impl Lease<'_> {
                     self.give_up_connection(&error.to_string());
                     // The server may be gone from its address, and its image be served elsewhere.
                     let away = retry.is_long();
-                    if away && renewable && self.pool.dial.renew(epoch, &error) {
+                    if away && renewable && self.pool.dial.renew(epoch, &error, wait) {
                         retry = Retry::new(kind, self.pool.retry_time);
                         continue;
                     }
                 }
                 RemoteError::Denied(..)
-                    if renewals < MAX_RENEWALS && renewable && self.pool.dial.renew(epoch, &error) =>
+                    if renewals < MAX_RENEWALS && renewable && self.pool.dial.renew(epoch, &error, wait) =>
                 {
                     renewals += 1;
                     retry = Retry::new(kind, self.pool.retry_time);
@@ -234,6 +235,7 @@ impl Lease<'_> {
             if kind == RequestKind::Change {
                 self.pool.check_loss()?;
             }
+            self.pool.tell_outage(&error);
             retry.again(error, self.pool.outage())?;
         }
     }

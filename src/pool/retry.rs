@@ -58,6 +58,9 @@ const MIN_GRACE: Duration = Duration::from_millis(if cfg!(test) { 60 } else { 10
 /// once in each such period.
 const AWAY_TIME: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
+/// Shortest wait for a new right, whatever the retry time is: an engine that is well needs about as long.
+pub(super) const MIN_RENEWAL_WAIT: Duration = Duration::from_secs(3);
+
 /// Until when an attempt without an answer may still be performed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Doubt {
@@ -138,6 +141,14 @@ impl Retry {
             self.long_since = Some(now);
         }
         long
+    }
+
+    /// Returns how long a request that has just failed may wait for a new right.
+    pub(super) fn left(&self, outage: Option<Instant>) -> Duration {
+        let now = Instant::now();
+        let since = [self.failing_since, outage].into_iter().flatten().min();
+        let passed = since.map_or(Duration::ZERO, |since| now - since);
+        self.time.saturating_sub(passed).max(MIN_RENEWAL_WAIT)
     }
 
     /// Waits before the next attempt after one failed with `error`; returns the error when there shall be

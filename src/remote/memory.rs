@@ -198,7 +198,7 @@ impl Dial for MemoryServer {
     }
 
     /// Renews like `imageio`: one thread at a time, and not in one step.
-    fn renew(&self, epoch: u64, _: &RemoteError) -> bool {
+    fn renew(&self, epoch: u64, _: &RemoteError, _: Duration) -> bool {
         let _one_at_a_time = self.renewing.lock();
         if epoch < self.state().epoch {
             return true;

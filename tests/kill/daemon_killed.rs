@@ -218,6 +218,32 @@ fn with_the_engine_a_daemon_that_stays_away_leaves_the_disk_to_recover() {
     assert_nothing_deleted(&engine);
 }
 
+/// A renewal at work takes minutes, as the engine waits for the host; the requests that need it fail in time.
+#[test]
+fn with_the_engine_requests_fail_within_the_retry_time() {
+    let engine = Engine::start();
+    let (disk, model) = used_disk(&engine, "web01", "raw");
+    let args = ["--retry-time", "13", "--timeout", "5"];
+    let mount = engine.mounting(existing("web01")).args(args).start();
+    let load = Load::on(&mount);
+    write_flushed(&load, &model);
+    engine.daemon().kill();
+    load.write(2, 4 * MIB, MIB).expect("write");
+    assert_eio_in_time("fsync", || load.sync());
+    let log = mount.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ")).collect();
+    let deadlines = told
+        .iter()
+        .filter(|line| line.contains("--retry-time 13"))
+        .count();
+    assert_eq!(deadlines, 1, "{told:?}");
+    engine.daemon().restart();
+    drop(load);
+    assert_lost(&mount.umount(), &[]);
+    assert!(engine.disk(&disk.id).is_some(), "the disk is kept");
+    assert_nothing_deleted(&engine);
+}
+
 /// The disk was created for this run and is incomplete. The engine can't end the transfer before imageio is
 /// back.
 #[test]
