@@ -97,8 +97,8 @@ impl<'a> MakeWriter<'a> for CleanLines {
     }
 }
 
-/// The formatter writes each record as a whole, so no secret is split between two writes. A record that cannot
-/// be written (a full disk) is dropped.
+/// The formatter writes each record as a whole, so no secret is split between two writes. A record that
+/// cannot be written (a full disk) is dropped.
 impl Write for CleanLines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);

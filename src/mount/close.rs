@@ -18,9 +18,9 @@ use crate::output;
 /// How often the way to the storage is looked at while the last data is on it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Told to `umount` when it had to go on although the file system is mounted elsewhere.
-const CUT_OFF: &str = "another mount still holds the file system; it is cut off there, and reading or writing \
-                       through it is an error from now on";
+/// Told to `umount` when it had to go on although the FUSE session has not ended.
+const CUT_OFF: &str = "something still holds the file system, another mount of it or a request under way; it is \
+                       cut off, and reading or writing through it is an error from now on";
 
 /// Ends each disk, and tells the outcome. The first signal that comes meanwhile only says what is
 /// happening anyway; the next ones give up, see [`open_disk::Ending::give_up`].

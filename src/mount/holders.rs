@@ -1,9 +1,9 @@
-//! Who holds a mount that cannot end: the programs that have its file open, and the other places where its file
-//! system is mounted (a bind mount, a container).
+//! Finds who holds a mount that cannot end: the programs that have its file open, and the other places where
+//! its file system is mounted (a bind mount, a container).
 //!
-//! The process that asks for the end looks, with the rights of its user: the one that serves the mount may not
-//! look into other processes. Only files of the mount's own device are touched; any other one may be on a
-//! server that hangs.
+//! The process that asks for the end looks, with the rights of its user: the one that serves the mount may
+//! not look into other processes. A file of a mount that is in the table is not touched, since it may be on a
+//! server that hangs; one that is in no table any more is looked at for a moment.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;

@@ -1,5 +1,5 @@
-//! What "mounted" means: the system has granted all that a mount needs, and a look through the mount has
-//! found our file.
+//! Decides when "mounted" may be said: the system has granted all that a mount needs, and a look through the
+//! mount has found our file.
 //!
 //! A mount whose session does not answer would be told as mounted otherwise; and where the look finds another
 //! file, a program would write into that one, with success and for nobody.
@@ -51,8 +51,8 @@ pub(super) fn needs(disk: &DiskSettings) -> Needs {
     }
 }
 
-/// Looks through the mount for the file, in a thread that nobody waits for longer than [`LOOK_LIMIT`]. Returns
-/// the device number of the file system, major and minor.
+/// Looks through the mount for the file, in a thread that nobody waits for longer than [`LOOK_LIMIT`].
+/// Returns the device number of the file system, major and minor.
 pub(super) fn look(mountpoint: &Mountpoint) -> Result<(u64, u64), Failure> {
     let fail = |why: String| {
         let message = format!("cannot mount on {}: {why}", mountpoint.path.display());

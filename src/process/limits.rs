@@ -22,7 +22,7 @@ const PIECE_BYTES: usize = 16 << 20;
 /// The soft limit on descriptors that this process was started with, where it was raised.
 static DESCRIPTOR_LIMIT: OnceLock<rlim_t> = OnceLock::new();
 
-/// What a mount needs beyond what this process has already.
+/// The needs of a mount beyond what this process has already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Needs {
     /// Threads and processes at once.

@@ -1,4 +1,4 @@
-//! How much memory this process may take: the limits of its control groups, of its own resources, and of the
+//! Finds how much memory this process may take: the limits of its control groups, of its own resources, and of the
 //! machine.
 //!
 //! A group's limit holds for everything below it, so each one from the process's own group up to the root of

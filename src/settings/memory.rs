@@ -1,7 +1,7 @@
-//! How the memory of a mount is divided: read cache, write-behind and journal, together the *budgets*.
+//! Divides the memory of a mount: read cache, write-behind and journal, together the *budgets*.
 //!
-//! `--memory` sets their sum, `--cache-size` and `--journal-size` one of them each. Where nothing is said, the
-//! sum is what the defaults add up to, or less where the process has less: killed for its memory, it would
+//! `--memory` sets their sum, `--cache-size` and `--journal-size` one of them each. Where nothing is said,
+//! the sum is what the defaults add up to, or less where the process has less: killed for its memory, it would
 //! lose what it has acknowledged.
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use crate::process::memory_limit::MemoryLimit;
 /// Upper bound on the memory that a mount takes beside its budgets, in bytes.
 const BASE_BYTES: u64 = 64 << 20;
 
-/// The sum that is not gone below, in bytes, even where it does not fit: with less, no copy makes progress.
+/// Lower bound on the sum, in bytes, even where it does not fit: with less, no copy makes progress.
 const MIN_BYTES: u64 = 12 << 20;
 
 /// Lower bound on `--memory`, in bytes.
@@ -23,8 +23,8 @@ const DEFAULT_JOURNAL_BYTES: u64 = 256 << 20;
 /// Lower bound on a journal that nobody has switched off, in bytes: without one, a lost connection is a loss.
 const MIN_JOURNAL_BYTES: u64 = 4 << 20;
 
-/// Bounds on one request, in bytes: as much as the server takes in before it turns to the storage (its buffer),
-/// and half of what the kernel writes at once. On storage that is far away size hides latency: with 20 ms a
+/// Bounds on one request, in bytes: half of what the kernel writes at once, and as much as the server takes in
+/// before it turns to the storage (its buffer). On storage that is far away size hides latency: with 20 ms a
 /// request and 4 connections, 1 MiB gave 160 MiB/s, 4 MiB 380, 8 MiB 455.
 const REQUEST_BYTES: (u64, u64) = (512 << 10, 8 << 20);
 
@@ -42,7 +42,7 @@ pub(crate) struct Budgets {
     pub(crate) write_behind: u64,
 }
 
-/// What the user has said, in bytes.
+/// The options of the user, in bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Said {
     pub(super) memory: Option<u64>,
@@ -61,7 +61,7 @@ impl Budgets {
         if let Some(sum) = said.memory {
             return (Budgets::of_sum(sum, said), None);
         }
-        // Half of the rest is for the programs in the same group, for sockets, and for what was forgotten here.
+        // Half of the rest is for the programs in the same group, for sockets, and for the kernel.
         let fitting = limit.map(|limit| (limit.bytes.saturating_sub(BASE_BYTES) / 2).max(MIN_BYTES));
         let (Some(limit), Some(sum)) = (limit, fitting.filter(|sum| *sum < usual.sum())) else {
             return (usual, None);
@@ -95,8 +95,8 @@ impl Budgets {
         }
     }
 
-    /// The size of a large request for a disk with so many writing connections, in bytes: where the write-behind
-    /// is small, each has one on its way and one that grows.
+    /// Returns the size of a large request for a disk with so many writing connections, in bytes: where the
+    /// write-behind is small, each connection has one on its way and one that grows.
     pub(crate) fn request_size(&self, writers: usize) -> u64 {
         let (least, most) = REQUEST_BYTES;
         if self.write_behind >= MAX_WRITE_BEHIND_BYTES {

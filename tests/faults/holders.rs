@@ -1,5 +1,5 @@
-//! Mounts that somebody holds: a bind mount, as a container has it, and files that are open after the mount has
-//! left the tree. `umount` waits for none of them for ever, and names them.
+//! Mounts that somebody holds: a bind mount, as a container has it, and files that are open after the mount
+//! has left the tree. `umount` waits for none of them for ever, and names them.
 
 use crate::rig::{MIB, Rig, errno, pattern, settings};
 use crate::support::mount::{is_mounted, rhv_mount, rhv_mount_command};

@@ -1,5 +1,5 @@
-//! Limits of the system: a mount that they leave too little for is refused, with the reason and the number that
-//! is needed, and leaves nothing behind. One that is told as mounted works.
+//! Limits of the system: a mount that they leave too little for is refused, with the reason and the number
+//! that is needed, and leaves nothing behind. One that is told as mounted works.
 
 use crate::rig::{MIB, pattern, settings, used_server};
 use crate::server::{Action, Fault, Server, Verb};

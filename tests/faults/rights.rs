@@ -82,7 +82,8 @@ fn a_command_of_root_keeps_every_capability() {
     let secret = dir.path().join("secret");
     fs::create_dir(&secret).unwrap();
     let script = secret.join("script");
-    let lines = "#!/bin/sh\nset -e\ncat /proc/self/status\nchown 65534 \"$1\"\nunshare --mount --propagation unchanged true\n";
+    let lines = "#!/bin/sh\nset -e\ncat /proc/self/status\nchown 65534 \"$1\"\n\
+                 unshare --mount --propagation unchanged true\n";
     fs::write(&script, lines).unwrap();
     fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(&secret, Permissions::from_mode(0o700)).unwrap();
