@@ -30,7 +30,10 @@ fn a_bad_end_that_nobody_heard_is_told_until_somebody_has_heard_it() {
         drop(server);
         assert_eq!(errno(file.sync_all()), libc::EIO);
         drop(file);
-        run(Command::new("umount").arg(&target), 20).ok();
+        // A process that another test forks may hold the file for a moment.
+        wait_until("a plain umount succeeds", 20, || {
+            run(Command::new("umount").arg(&target), 20).success()
+        });
         wait_until("the mount has ended", 60, || {
             processes_with(path.as_os_str()).is_empty()
         });
