@@ -20,8 +20,9 @@ fn one_transfer(engine: &Engine) -> Value {
 }
 
 /// The policy must be `pause`, since any other costs the disk after an idle hour. The inactivity timeout must
-/// not be 0, which makes imageio drop connections. `format=raw` gives the guest's view, whatever the disk's
-/// own format.
+/// not be 0, which makes imageio drop connections; it is an hour or more, and another one for each run, by
+/// which the transfer is known when the request gets no answer. `format=raw` gives the guest's view, whatever the
+/// disk's own format.
 #[test]
 fn an_upload_is_asked_for_as_it_must_be() {
     let engine = Engine::start();
@@ -31,8 +32,19 @@ fn an_upload_is_asked_for_as_it_must_be() {
     assert_eq!(body["direction"], "upload");
     assert_eq!(body["format"], "raw");
     assert_eq!(body["timeout_policy"], "pause");
-    assert_eq!(body["inactivity_timeout"].to_string().trim_matches('"'), "3600");
-    assert_eq!(engine.transfer().inactivity_timeout, 3600);
+    let limit = body["inactivity_timeout"].to_string();
+    let limit: u64 = limit.trim_matches('"').parse().expect("a number");
+    assert!((3600..6 * 3600).contains(&limit), "{limit}");
+    assert_eq!(engine.transfer().inactivity_timeout, limit);
+    // Two runs may have the same one by chance, in one of 16384 cases; three don't.
+    for _ in 0..2 {
+        over(&engine, &existing("web01"), "true").ok();
+    }
+    let others = engine.transfers().into_iter().map(|t| t.inactivity_timeout);
+    assert!(
+        others.clone().count() == 3 && others.clone().any(|other| other != limit),
+        "all are {limit}"
+    );
 }
 
 #[test]
