@@ -15,10 +15,10 @@
 //! that somebody else has cancelled, finalized or paused for good is not brought back: its disk is their
 //! business now. Neither is anything finalized because a host does not answer: the engine verifies the disk
 //! that it finalizes, and removes one that it finds broken, so it is asked for that only when there is no
-//! other way left. A pause that a user has made is left to the user for most of the retry time. The engine may
-//! also remove the disk of an upload whose *start* fails on the host, so no host is asked for by name: the one
-//! that served until now may be the one that fails. (That the old transfer was finalized just before makes a
-//! failed start unlikely, and nothing here can exclude it.)
+//! other way left. A pause that a user has made is left to the user for most of the retry time. The engine
+//! may also remove the disk of an upload whose *start* fails on the host, so no host is asked for by name:
+//! the one that served until now may be the one that fails. (That the old transfer was finalized just before
+//! makes a failed start unlikely, and nothing here can exclude it.)
 
 use std::time::{Duration, Instant};
 

@@ -21,8 +21,8 @@ fn one_transfer(engine: &Engine) -> Value {
 
 /// The policy must be `pause`, since any other costs the disk after an idle hour. The inactivity timeout must
 /// not be 0, which makes imageio drop connections; it is an hour or more, and another one for each run, by
-/// which the transfer is known when the request gets no answer. `format=raw` gives the guest's view, whatever the
-/// disk's own format.
+/// which the transfer is known when the request gets no answer. `format=raw` gives the guest's view, whatever
+/// the disk's own format.
 #[test]
 fn an_upload_is_asked_for_as_it_must_be() {
     let engine = Engine::start();
