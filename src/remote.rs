@@ -70,8 +70,8 @@ pub(crate) trait Dial: Send + Sync {
     }
 
     /// Gets a new right where that is possible and safe, because `why` says that the right of `epoch` has, or
-    /// may have, ended. Returns true when a new connection is worth a try. Blocks for `wait` at most; what has
-    /// begun goes on afterwards, and a later call may find it done.
+    /// may have, ended. Returns true when a new connection is worth a try. Blocks for `wait` at most; what
+    /// has begun goes on afterwards, and a later call may find it done.
     fn renew(&self, epoch: u64, why: &RemoteError, wait: Duration) -> bool {
         let _ = (epoch, why, wait);
         false
@@ -103,13 +103,13 @@ pub(crate) enum RemoteError {
     /// moment, even after requests that are sent on other connections meanwhile.
     #[error("{0}")]
     Late(String),
-    /// The server, or something in front of it, asks for the request to be sent again (408, 421, 425, 429, and
-    /// 503 with Retry-After), not before this time has passed where it gives one.
+    /// The server, or something in front of it, asks for the request to be sent again (408, 421, 425, 429,
+    /// and 503 with Retry-After), not before this time has passed where it gives one.
     #[error("{1}")]
     Busy(Option<Duration>, String),
-    /// The answer is that to a request that has no sense, as a server gives it when only a part of the request
-    /// has arrived (400, 411 and 416, the wrong range, no HTTP at all). Ours are right, so another attempt
-    /// succeeds unless the two sides do not understand each other.
+    /// The answer is that to a request that has no sense, as a server gives it when only a part of the
+    /// request has arrived (400, 411 and 416, the wrong range, no HTTP at all). Ours are right, so another
+    /// attempt succeeds unless the two sides do not understand each other.
     #[error("{0}")]
     Garbled(String),
     /// The server answered another 5xx (but for 504, which is [`Self::Late`]): the storage behind it has a

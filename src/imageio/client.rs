@@ -2,7 +2,8 @@
 //!
 //! A [`Client`] owns one ureq agent, and the agent owns one socket. It never reconnects (see `transport`)
 //! once anything depends on its connection: after [`Error::Lost`] the client is useless, and the pool decides
-//! what becomes of the writes that it carried. The protocol is that of ovirt-imageio 2.5.1, docs/images.md and http.py.
+//! what becomes of the writes that it carried. The protocol is that of ovirt-imageio 2.5.1, docs/images.md
+//! and http.py.
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -110,8 +111,9 @@ impl Client {
             return Ok(client);
         }
         client.capabilities = client.options()?;
-        // The server may close the connection after OPTIONS: an old one that has refused it, or one that closes
-        // each connection after an answer. Nothing was written yet, so a second one loses no write unnoticed.
+        // The server may close the connection after OPTIONS: an old one that has refused it, or one that
+        // closes each connection after an answer. Nothing was written yet, so a second one loses no write
+        // unnoticed.
         client.movable = true;
         if !client.capabilities.options {
             client.size()?;
@@ -239,7 +241,8 @@ impl Client {
             let why = format!("Content-Range {range:?}");
             return Err(self.diagnosis.beside_the_point(what(), why));
         }
-        // Chunks, and a body that lasts until the connection closes, have no length. Content-Range has it, too.
+        // Chunks, and a body that lasts until the connection closes, have no length. Content-Range has it,
+        // too.
         let length = text_header(&response, header::CONTENT_LENGTH).map(str::to_owned);
         let fits = |length: &String| length.parse() == Ok(len);
         if !length.as_ref().is_none_or(fits) {

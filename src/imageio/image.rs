@@ -1,9 +1,9 @@
 //! One remote image: it dials the first and all further connections, and replaces a transfer URL that has
 //! ended.
 //!
-//! The pool's threads call [`Image`] as their [`Dial`]. A renewal runs in a thread of its own (`renewals`), for
-//! which they wait. Each new URL starts a new epoch. The unix socket is used only for the server that it was
-//! proven for.
+//! The pool's threads call [`Image`] as their [`Dial`]. A renewal runs in a thread of its own (`renewals`),
+//! for which they wait. Each new URL starts a new epoch. The unix socket is used only for the server that it
+//! was proven for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -171,8 +171,8 @@ impl Image {
         Client::open(&url, epoch, host, OneShot::new(route, tls, permit), known)
     }
 
-    /// Asks for the size of the disk on the connection after its OPTIONS, or on a new one where the server has
-    /// ended that one with the answer and the news came too late.
+    /// Asks for the size of the disk on the connection after its OPTIONS, or on a new one where the server
+    /// has ended that one with the answer and the news came too late.
     fn ask_size(&self, client: &mut Client) -> Result<u64, Error> {
         client.size().or_else(|error| match error {
             Error::Lost { late: false, .. } => {

@@ -24,7 +24,8 @@ pub(crate) enum TicketState {
     NobodyThere,
 }
 
-/// Returns a new transfer URL in the place of one that has ended, for the given reason. May block for minutes.
+/// Returns a new transfer URL in the place of one that has ended, for the given reason. May block for
+/// minutes.
 pub(super) type Renewal = Box<dyn Fn(&TransferUrl, TicketState) -> Option<TransferUrl> + Send + Sync>;
 
 /// The current URL and the renewal at work.
@@ -78,8 +79,8 @@ impl Renewals {
         self.state.lock().retired
     }
 
-    /// Waits up to `wait` for a URL that is newer than `epoch`, whose ticket is as `reason` says; returns false
-    /// when there is none.
+    /// Waits up to `wait` for a URL that is newer than `epoch`, whose ticket is as `reason` says; returns
+    /// false when there is none.
     pub(super) fn renew(self: &Arc<Self>, epoch: u64, reason: TicketState, wait: Duration) -> bool {
         if self.source.get().is_none() {
             return false;

@@ -83,8 +83,8 @@ impl TlsStream {
         self.socket.get_ref()
     }
 
-    /// True when no data has arrived that was not read, and neither the end of the stream. Records of TLS itself
-    /// (session tickets follow a handshake) are taken in.
+    /// True when no data has arrived that was not read, and neither the end of the stream. Records of TLS
+    /// itself (session tickets follow a handshake) are taken in.
     pub(super) fn is_silent(&mut self) -> bool {
         for _ in 0..MAX_UNASKED_READS {
             match self.session.process_new_packets() {

@@ -332,10 +332,10 @@ impl Transport for Wire {
         Ok(false)
     }
 
-    /// Asked after each answer, and again before the next request. A connection that has ended between the two
-    /// is found out by one system call, and then nothing of the request was sent. So are bytes that nobody has
-    /// asked for, which would be taken for the answer to the next request (a gateway's 408 on an idle
-    /// connection).
+    /// Asked after each answer, and again before the next request. A connection that has ended between the
+    /// two is found out by one system call, and then nothing of the request was sent. So are bytes that
+    /// nobody has asked for, which would be taken for the answer to the next request (a gateway's 408 on an
+    /// idle connection).
     fn is_open(&mut self) -> bool {
         let usable = self.failed_send.is_none() && !self.ended && !self.permit.left.load(Ordering::Relaxed);
         usable && self.stream.is_silent()

@@ -9,9 +9,9 @@
 //! under writes that were not flushed. Longer lives need none of this: they cost some repetition, which the
 //! shrinking share of the journal bounds.
 //!
-//! A connection that has reached its expected life is tried out before it carries a further write, by a request
-//! that loses nothing when it fails. If it is answered, the next ones are expected to live as long. Once one
-//! has lived much longer than the one that ended early, the expectation is dropped.
+//! A connection that has reached its expected life is tried out before it carries a further write, by a
+//! request that loses nothing when it fails. If it is answered, the next ones are expected to live as long.
+//! Once one has lived much longer than the one that ended early, the expectation is dropped.
 
 use tracing::{info, warn};
 
@@ -40,8 +40,8 @@ pub(super) struct Lifespan {
 }
 
 impl Lifespan {
-    /// Notes that a connection has ended after `answers` requests; `unflushed` when its end has cost writes that
-    /// no flush had covered.
+    /// Notes that a connection has ended after `answers` requests; `unflushed` when its end has cost writes
+    /// that no flush had covered.
     pub(super) fn ended(&self, answers: u64, unflushed: bool) {
         if !(1..=MAX_SHORT_LIFE).contains(&answers) {
             return;

@@ -240,8 +240,8 @@ impl Lease<'_> {
         }
     }
 
-    /// Gives up a connection that has reached the life of its predecessors, unless it answers once more. A change
-    /// that carries a flush must not fail without need: all that is unflushed would be sent again.
+    /// Gives up a connection that has reached the life of its predecessors, unless it answers once more. A
+    /// change that carries a flush must not fail without need: all that is unflushed would be sent again.
     fn try_out(&mut self) {
         let spent = self.seat().remote.is_some() && self.pool.lifespan.is_spent(self.seat().answers);
         if !spent {

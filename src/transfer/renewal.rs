@@ -6,9 +6,10 @@
 //! request the old ticket may still have, and another one is started on the same disk; a download likewise.
 //! The pool then writes again, over the new URL, what its journal holds.
 //!
-//! The caller is a thread of the image's (`imageio/renewals.rs`); the threads whose requests were refused wait
-//! for it through the pool's `Dial::renew`, none longer than its retry time. It has the turn for as long as it
-//! takes, at most [`RENEWAL_LIMIT`] and the engine's own limits, and [`OwnTransfer::end`] cuts it short.
+//! The caller is a thread of the image's (`imageio/renewals.rs`); the threads whose requests were refused
+//! wait for it through the pool's `Dial::renew`, none longer than its retry time. It has the turn for as long
+//! as it takes, at most [`RENEWAL_LIMIT`] and the engine's own limits, and [`OwnTransfer::end`] cuts it
+//! short.
 //!
 //! Between the two transfers none holds the disk ([`Stage::Between`]). A disk that ends there has nothing to
 //! finalize or to pause; a process that is killed there leaves a note that says so, for `recover`. An upload
