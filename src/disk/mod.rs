@@ -94,8 +94,8 @@ const MIN_WRITE_BEHIND_BYTES: usize = 32 << 20;
 /// Upper bound on write-behind memory, in bytes, whatever the number of connections.
 const MAX_WRITE_BEHIND_BYTES: usize = 128 << 20;
 
-/// Size in bytes from which on a range that is to be zero is worth waiting for the extents: to zero it all may
-/// take longer, and allocates memory for tables on a thin disk.
+/// Size in bytes from which on a range that is to be zero is worth waiting for the extents: to zero it all
+/// may take longer, and allocates memory for tables on a thin disk.
 const MIN_LONG_ZEROS_BYTES: u64 = 1 << 30;
 
 /// Unit in bytes that programs with O_DIRECT write in. A disk that ends within one gets its last write with
@@ -199,9 +199,9 @@ impl Disk {
         inner.len - zeros.saturating_sub(behind_the_end).min(inner.len)
     }
 
-    /// Returns how many bytes of the disk are free: those that hold no data. Where the server can't tell, these
-    /// are the bytes that were not written since the disk was opened: a program that asks wants to know whether
-    /// its image fits, and may write over whatever is there.
+    /// Returns how many bytes of the disk are free: those that hold no data. Where the server can't tell,
+    /// these are the bytes that were not written since the disk was opened: a program that asks wants to know
+    /// whether its image fits, and may write over whatever is there.
     pub(crate) fn free(&self) -> u64 {
         if self.options.read_only {
             return 0;

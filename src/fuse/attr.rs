@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 
 use crate::disk::Disk;
 
-/// Reported as `st_blksize`, in bytes. A buffered reader fetches as much for each byte that it wants, so a large
-/// one costs random readers. `cp` and `cat` move at least 128 KiB at a time whatever it says, which read-ahead
-/// and write-behind turn into large requests.
+/// Reported as `st_blksize`, in bytes. A buffered reader fetches as much for each byte that it wants, so a
+/// large one costs random readers. `cp` and `cat` move at least 128 KiB at a time whatever it says, which
+/// read-ahead and write-behind turn into large requests.
 const IO_BLOCK_BYTES: u32 = 4096;
 
 /// The files of a mount.

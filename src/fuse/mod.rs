@@ -109,8 +109,8 @@ impl DiskFs {
     }
 }
 
-/// Returns the size that statfs reports for so many bytes. A program that looks whether an image of the disk's
-/// size fits adds something for its own records: partclone 0.3 a bit for each sector, and a header.
+/// Returns the size that statfs reports for so many bytes. A program that looks whether an image of the
+/// disk's size fits adds something for its own records: partclone 0.3 a bit for each sector, and a header.
 fn with_room(bytes: u64) -> u64 {
     match bytes {
         0 => 0,

@@ -1,11 +1,11 @@
 //! How long the server may be silent about a request, given all that it does for us at the same time.
 //!
-//! The requests of all connections share one storage. Where that is slow, four PUTs of 8 MiB, or the flush of a
-//! full journal, keep it busy for minutes, and each of them is silent meanwhile. A limit on the silence of one
-//! request alone would give up work that goes on, and send it again on top of itself. So a request may be
-//! silent for the usual time, and longer for what is at work with it ([`Load`]); and while others are answered,
-//! the storage is alive, so the time counts from the last answer. Only a multiple of that limit is final: a
-//! single connection may be stuck beside others that work.
+//! The requests of all connections share one storage. Where that is slow, four PUTs of 8 MiB, or the flush of
+//! a full journal, keep it busy for minutes, and each of them is silent meanwhile. A limit on the silence of
+//! one request alone would give up work that goes on, and send it again on top of itself. So a request may be
+//! silent for the usual time, and longer for what is at work with it ([`Load`]); and while others are
+//! answered, the storage is alive, so the time counts from the last answer. Only a multiple of that limit is
+//! final: a single connection may be stuck beside others that work.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,8 +54,8 @@ impl Load {
         }
     }
 
-    /// Returns how much longer a request that has been silent `since` then may stay so. Alone it may be silent
-    /// for `limit`; `usual` is the limit of an ordinary request.
+    /// Returns how much longer a request that has been silent `since` then may stay so. Alone it may be
+    /// silent for `limit`; `usual` is the limit of an ordinary request.
     pub(super) fn left(&self, since: Instant, limit: Duration, usual: Duration) -> Duration {
         let now = Instant::now();
         let silent = now - since;

@@ -375,8 +375,9 @@ impl Wire {
                 Stream::Tls(tls) => tls.read(input),
             };
             // An error number is the kernel's own: it has given up the connection.
-            if !matches!(&received, Err(e) if e.kind() == io::ErrorKind::TimedOut && e.raw_os_error().is_none())
-            {
+            let is_silence =
+                |e: &io::Error| e.kind() == io::ErrorKind::TimedOut && e.raw_os_error().is_none();
+            if !received.as_ref().is_err_and(is_silence) {
                 break received;
             }
             let left = self.permit.load.left(silent_since, patience, self.permit.usual);

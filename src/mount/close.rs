@@ -19,8 +19,8 @@ use crate::output;
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Told to `umount` when it had to go on although the FUSE session has not ended.
-const CUT_OFF: &str = "something still holds the file system, another mount of it or a request under way; it is \
-                       cut off, and reading or writing through it is an error from now on";
+const CUT_OFF: &str = "something still holds the file system, another mount of it or a request under way; \
+                       it is cut off, and reading or writing through it is an error from now on";
 
 /// Ends each disk, and tells the outcome. The first signal that comes meanwhile only says what is
 /// happening anyway; the next ones give up, see [`open_disk::Ending::give_up`].

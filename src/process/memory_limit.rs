@@ -1,5 +1,5 @@
-//! Finds how much memory this process may take: the limits of its control groups, of its own resources, and of the
-//! machine.
+//! Finds how much memory this process may take: the limits of its control groups, of its own resources, and
+//! of the machine.
 //!
 //! A group's limit holds for everything below it, so each one from the process's own group up to the root of
 //! what is visible counts. Both versions of control groups may be at work on one machine.

@@ -1,5 +1,5 @@
-//! This process: its capabilities, its limits, its memory, its privacy, its name on this machine, the lock that
-//! tells that it lives, and the handover to the process that serves.
+//! This process: its capabilities, its limits, its memory, its privacy, its name on this machine, the lock
+//! that tells that it lives, and the handover to the process that serves.
 
 pub(crate) mod allocator;
 pub(crate) mod handover;

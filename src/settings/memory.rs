@@ -1,8 +1,8 @@
 //! Divides the memory of a mount: read cache, write-behind and journal, together the *budgets*.
 //!
 //! `--memory` sets their sum, `--cache-size` and `--journal-size` one of them each. Where nothing is said,
-//! the sum is what the defaults add up to, or less where the process has less: killed for its memory, it would
-//! lose what it has acknowledged.
+//! the sum is what the defaults add up to, or less where the process has less: killed for its memory, it
+//! would lose what it has acknowledged.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,9 +23,9 @@ const DEFAULT_JOURNAL_BYTES: u64 = 256 << 20;
 /// Lower bound on a journal that nobody has switched off, in bytes: without one, a lost connection is a loss.
 const MIN_JOURNAL_BYTES: u64 = 4 << 20;
 
-/// Bounds on one request, in bytes: half of what the kernel writes at once, and as much as the server takes in
-/// before it turns to the storage (its buffer). On storage that is far away size hides latency: with 20 ms a
-/// request and 4 connections, 1 MiB gave 160 MiB/s, 4 MiB 380, 8 MiB 455.
+/// Bounds on one request, in bytes: half of what the kernel writes at once, and as much as the server takes
+/// in before it turns to the storage (its buffer). On storage that is far away size hides latency: with 20 ms
+/// a request and 4 connections, 1 MiB gave 160 MiB/s, 4 MiB 380, 8 MiB 455.
 const REQUEST_BYTES: (u64, u64) = (512 << 10, 8 << 20);
 
 /// Upper bound on the write-behind, in bytes: more does not make a copy faster.

@@ -1,5 +1,5 @@
-//! A disk that ends within a block of 4096 bytes. A program with O_DIRECT writes whole blocks, so its last write
-//! has zeros behind the disk's end.
+//! A disk that ends within a block of 4096 bytes. A program with O_DIRECT writes whole blocks, so its last
+//! write has zeros behind the disk's end.
 
 use crate::rig::{MIB, Rig, close, errno, pattern, read_at, settings, used_server};
 use crate::support::run::run;

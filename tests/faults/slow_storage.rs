@@ -1,5 +1,5 @@
-//! Storage that is slow and shared by all requests: each of them is silent for long although all goes well. None
-//! may be given up and sent again on top of itself.
+//! Storage that is slow and shared by all requests: each of them is silent for long although all goes well.
+//! None may be given up and sent again on top of itself.
 //!
 //! The times are those of a real storage of 1 MiB/s or so and the default timeout of 60 s, made shorter.
 

@@ -12,8 +12,8 @@
 //! comes before the disk's inner lock. Changes behind the head never take it.
 //!
 //! A head that looked wrong already when the disk was opened is no reason to refuse the rest of the disk. But
-//! nothing may finalize the transfer before another head is durable: [`Guard::danger`]. The last look, when the
-//! disk is closed, is at the storage itself.
+//! nothing may finalize the transfer before another head is durable: [`Guard::danger`]. The last look, when
+//! the disk is closed, is at the storage itself.
 
 pub(crate) mod format;
 

@@ -91,8 +91,8 @@ fn newer_bytes_where_a_silent_request_may_strike_any_time_are_refused_for_good()
     );
 }
 
-/// A file system rewrites the block that a stall was about. The transfer that the silent request belongs to is
-/// replaced before the request is answered at last, or later.
+/// A file system rewrites the block that a stall was about. The transfer that the silent request belongs to
+/// is replaced before the request is answered at last, or later.
 #[test]
 fn newer_bytes_may_follow_a_silent_request_whose_transfer_has_ended() {
     for faults in [

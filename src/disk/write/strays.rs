@@ -5,8 +5,8 @@
 //! waits for its storage. It carries the same bytes, so it does no harm as long as these are the newest ones.
 //! But newer bytes for the same blocks, sent now, could be overwritten by it later. They wait until the
 //! attempt is over as far as anybody can tell ([`Doubt::Until`]). Where nobody can tell ([`Doubt::Forever`]),
-//! newer bytes for that place fail the disk, unless the transfer of the attempt has ended meanwhile, and every
-//! request with it ([`Strays::retire`]).
+//! newer bytes for that place fail the disk, unless the transfer of the attempt has ended meanwhile, and
+//! every request with it ([`Strays::retire`]).
 
 use std::ops::Range;
 use std::sync::Arc;

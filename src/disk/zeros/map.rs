@@ -12,19 +12,19 @@ use std::ops::{Range, RangeBounds};
 const MAX_RUNS: usize = 1 << 18;
 
 /// Lower bound on a hole that SEEK_HOLE and SEEK_DATA tell, in bytes: a cluster of qcow2, so that copies of
-/// sparse images stay as sparse. A program that skips a shorter one pays a call for each piece of data between
-/// two, and that costs more than to read the zeros, which come from memory.
+/// sparse images stay as sparse. A program that skips a shorter one pays a call for each piece of data
+/// between two, and that costs more than to read the zeros, which come from memory.
 const MIN_HOLE_BYTES: u64 = 64 << 10;
 
 /// Upper bound on the holes that [`ZeroMap::data_in`] passes, since each costs a search.
 const MAX_HOLES_PASSED: usize = 16;
 
-/// Unit in bytes to which [`ZeroMap::to_zero`] widens its pieces: the cluster size of qcow2. A cluster that is
-/// zeroed as a whole is freed; one that is zeroed in part stays allocated and is read and written again.
+/// Unit in bytes to which [`ZeroMap::to_zero`] widens its pieces: the cluster size of qcow2. A cluster that
+/// is zeroed as a whole is freed; one that is zeroed in part stays allocated and is read and written again.
 const ZERO_UNIT_BYTES: u64 = 64 << 10;
 
-/// Upper bound on the pieces of [`ZeroMap::to_zero`]. Each is a request, and with more of them it takes longer
-/// to spare the holes between than to zero those, too.
+/// Upper bound on the pieces of [`ZeroMap::to_zero`]. Each is a request, and with more of them it takes
+/// longer to spare the holes between than to zero those, too.
 const MAX_PIECES: usize = 1 << 12;
 
 /// Disjoint, non-adjacent runs of zeros, each as start -> end.

@@ -1,9 +1,10 @@
 //! The length of the next zero request, from the time that the last ones took.
 //!
-//! Zeroing a terabyte is one change of a table on some storage, and an hour of writing on other. The server is
-//! silent until a request is done. So requests begin short, and grow as long as they are answered at once:
-//! then few are needed where they are cheap, and each is done in a second or so where they are not. That keeps
-//! time limits meaningful, lets reads and other writes pass between them, and makes little work to repeat.
+//! Zeroing a terabyte is one change of a table on some storage, and an hour of writing on other. The server
+//! is silent until a request is done. So requests begin short, and grow as long as they are answered at once:
+//! then few are needed where they are cheap, and each is done in a second or so where they are not. That
+//! keeps time limits meaningful, lets reads and other writes pass between them, and makes little work to
+//! repeat.
 
 use std::time::Duration;
 

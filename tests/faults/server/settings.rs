@@ -21,8 +21,8 @@ pub struct Settings {
     /// The delay between reading a PUT's body and storing it.
     pub put_delay: Duration,
     pub flush_delay: Duration,
-    /// The speed of the storage in bytes per second, which all PUTs, zero requests and flushes share; those of
-    /// one connection are silent meanwhile. Without it, the storage takes no time.
+    /// The speed of the storage in bytes per second, which all PUTs, zero requests and flushes share; those
+    /// of one connection are silent meanwhile. Without it, the storage takes no time.
     pub speed: Option<u64>,
     /// The storage writes nothing before a flush.
     pub lazy: bool,
