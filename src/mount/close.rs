@@ -70,7 +70,7 @@ fn ending(mount: &Mount, failures: &[Failure], cut_off: bool) -> Ending {
         message: (!texts.is_empty()).then(|| texts.join("; ")),
         mountpoint: Some(mount.mountpoint.path.clone()),
         notes: cut_off.then(|| CUT_OFF.to_owned()).into_iter().collect(),
-        held: mount.device.get().copied().filter(|_| cut_off),
+        held: mount.numbers.get().copied().filter(|_| cut_off),
         stats: match mount.settings.stats {
             true => mount.disks().flat_map(|disk| disk.statistics()).collect(),
             false => Vec::new(),

@@ -2,30 +2,22 @@
 //! its file system is mounted (a bind mount, a container).
 //!
 //! The process that asks for the end looks, with the rights of its user: the one that serves the mount may
-//! not look into other processes. A file of a mount that is in the table is not touched, since it may be on a
-//! server that hangs; one that is in no table any more is looked at for a moment.
+//! not look into other processes. No file is touched, since one of another mount may be on a server that
+//! hangs: the kernel tells through which mount each was opened.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use crossbeam::channel::bounded;
-use nix::sys::stat::{major, minor};
 
 use super::mount_table::mounts_of;
-use crate::process::spawn;
+use super::record::Held;
 
 /// Upper bound on the holders that are named.
 const MAX_NAMED: usize = 8;
 
-/// Longest look at a file of a mount that is in no table any more.
-const LOOK_LIMIT: Duration = Duration::from_secs(1);
-
-/// Returns a line for each holder of the file system with this device number, major and minor, that this user
-/// may see.
-pub(crate) fn holders(device: (u64, u64)) -> Vec<String> {
+/// Returns a line for each holder of the file system `held` that this user may see.
+pub(crate) fn holders(held: Held) -> Vec<String> {
+    let device = held.device;
     let mut lines = BTreeSet::new();
     let mut namespaces = BTreeSet::new();
     let me = fs::read_link("/proc/self/ns/mnt").ok();
@@ -53,7 +45,7 @@ pub(crate) fn holders(device: (u64, u64)) -> Vec<String> {
                 ),
             }));
         }
-        if has_open(&directory, &mounts, device) {
+        if has_open(&directory, &mounts, held) {
             lines.insert(format!("{who} has the file open"));
         }
         let at = fs::read_link(directory.join("cwd")).unwrap_or_default();
@@ -67,8 +59,8 @@ pub(crate) fn holders(device: (u64, u64)) -> Vec<String> {
     lines.into_iter().take(MAX_NAMED).collect()
 }
 
-/// True when the process with this directory in `/proc` has a file of the device open.
-fn has_open(process: &Path, mounts: &HashMap<u64, ((u64, u64), PathBuf)>, device: (u64, u64)) -> bool {
+/// True when the process with this directory in `/proc` has a file of the file system open.
+fn has_open(process: &Path, mounts: &HashMap<u64, ((u64, u64), PathBuf)>, held: Held) -> bool {
     let entries = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).any(|fd| {
         let is_file = fs::read_link(&fd).is_ok_and(|target| target.is_absolute());
@@ -77,9 +69,9 @@ fn has_open(process: &Path, mounts: &HashMap<u64, ((u64, u64), PathBuf)>, device
             return false;
         };
         match mounts.get(&mount) {
-            Some((of, _)) => *of == device,
-            // It was unmounted while it is open.
-            None => is_on(fd, device),
+            Some((of, _)) => *of == held.device,
+            // It was unmounted while it is open; its number stays its own until it is closed.
+            None => mount == held.mount,
         }
     })
 }
@@ -89,13 +81,4 @@ fn mount_of(info: &Path) -> Option<u64> {
     let text = fs::read_to_string(info).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
     line.trim().parse().ok()
-}
-
-fn is_on(fd: PathBuf, device: (u64, u64)) -> bool {
-    let (done, looked) = bounded(1);
-    let look = move || drop(done.send(fs::metadata(fd).map(|meta| meta.dev())));
-    let found = spawn("look", look)
-        .ok()
-        .and_then(|_| looked.recv_timeout(LOOK_LIMIT).ok());
-    matches!(found, Some(Ok(dev)) if (major(dev), minor(dev)) == device)
 }

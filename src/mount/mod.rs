@@ -42,7 +42,7 @@ use tracing::{info, warn};
 
 use self::control::{Ask, Status};
 use self::mountpoint::Mountpoint;
-use self::record::{Place, Record};
+use self::record::{Held, Place, Record};
 use self::wait::Ended;
 use crate::failure::{Exit, Failure};
 use crate::fuse::{self, MountOptions, OpenFiles};
@@ -76,8 +76,8 @@ struct Mount {
     disks: Vec<MountedDisk>,
     place: Place,
     open_files: OpenFiles,
-    /// Device number of the file system, major and minor, once it is mounted.
-    device: OnceLock<(u64, u64)>,
+    /// The numbers of the file system, once it is mounted.
+    numbers: OnceLock<Held>,
     /// Unmounted; the last data is on its way.
     ending: AtomicBool,
 }
@@ -188,7 +188,7 @@ impl Mount {
             let _ = ended.send(Event::Unmounted);
         };
         let begun = spawn("session", watch).and_then(|session| {
-            let _ = self.device.set(ready::look(&self.mountpoint)?);
+            let _ = self.numbers.set(ready::look(&self.mountpoint)?);
             self.answer_asks(listener, events)?;
             Ok(session)
         });

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use crossbeam::channel::bounded;
 
+use super::record::Held;
+
 /// A mount that does not say within this time whether it is dead counts as alive.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
@@ -24,9 +26,9 @@ pub(crate) fn mounted_by(path: &Path) -> Option<u32> {
     owner_in(&read_table(), path)
 }
 
-/// Returns the device number, major and minor, of the rhv-mount file system on exactly this path.
-pub(super) fn device_of(path: &Path) -> Option<(u64, u64)> {
-    device_in(&read_table(), path)
+/// Returns the numbers of the rhv-mount file system on exactly this path.
+pub(super) fn numbers_of(path: &Path) -> Option<Held> {
+    numbers_in(&read_table(), path)
 }
 
 /// Finds the owner in the content of the table.
@@ -38,10 +40,14 @@ pub(crate) fn owner_in(table: &[u8], path: &Path) -> Option<u32> {
     })
 }
 
-fn device_in(table: &[u8], path: &Path) -> Option<(u64, u64)> {
+fn numbers_in(table: &[u8], path: &Path) -> Option<Held> {
     find_in(table, path, |mount, _| {
-        let (major, minor) = mount.split(' ').nth(2)?.split_once(':')?;
-        Some((major.parse().ok()?, minor.parse().ok()?))
+        let fields: Vec<&str> = mount.split(' ').take(3).collect();
+        let (major, minor) = fields.get(2)?.split_once(':')?;
+        Some(Held {
+            device: (major.parse().ok()?, minor.parse().ok()?),
+            mount: fields.first()?.parse().ok()?,
+        })
     })
 }
 
@@ -128,7 +134,11 @@ mod tests {
                       3 2 0:2 / /mnt/a\\040b rw - fuse.rhv-mount r rw,user_id=7\n";
         assert_eq!(owner_in(table, Path::new("/mnt/a b")), Some(7));
         assert_eq!(owner_in(table, Path::new("/mnt/a")), None);
-        assert_eq!(device_in(table, Path::new("/mnt/a b")), Some((0, 2)));
+        let (device, mount) = ((0, 2), 3);
+        assert_eq!(
+            numbers_in(table, Path::new("/mnt/a b")),
+            Some(Held { device, mount })
+        );
         assert_eq!(mounts_of(table)[&3], ((0, 2), PathBuf::from("/mnt/a b")));
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn open_unless_interrupted(
         mountpoint,
         disks: vec![disk],
         open_files: OpenFiles::default(),
-        device: OnceLock::new(),
+        numbers: OnceLock::new(),
         ending: AtomicBool::new(false),
     })
 }

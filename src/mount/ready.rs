@@ -11,8 +11,9 @@ use std::time::Duration;
 use crossbeam::channel::bounded;
 use nix::sys::stat::{major, minor};
 
-use super::mount_table::device_of;
+use super::mount_table::numbers_of;
 use super::mountpoint::Mountpoint;
+use super::record::Held;
 use crate::failure::{Exit, Failure};
 use crate::fuse;
 use crate::process::limits::Needs;
@@ -52,13 +53,13 @@ pub(super) fn needs(disk: &DiskSettings) -> Needs {
 }
 
 /// Looks through the mount for the file, in a thread that nobody waits for longer than [`LOOK_LIMIT`].
-/// Returns the device number of the file system, major and minor.
-pub(super) fn look(mountpoint: &Mountpoint) -> Result<(u64, u64), Failure> {
+/// Returns the numbers of the file system.
+pub(super) fn look(mountpoint: &Mountpoint) -> Result<Held, Failure> {
     let fail = |why: String| {
         let message = format!("cannot mount on {}: {why}", mountpoint.path.display());
         Err(Failure::text(Exit::Mount, message))
     };
-    let Some(device) = device_of(&mountpoint.path) else {
+    let Some(ours) = numbers_of(&mountpoint.path) else {
         return fail("it was unmounted again at once".to_owned());
     };
     let (done, looked) = bounded(1);
@@ -66,7 +67,7 @@ pub(super) fn look(mountpoint: &Mountpoint) -> Result<(u64, u64), Failure> {
     // A directory on the way may be another user's: the thread has the rights of the one that makes it.
     rights::with(move || spawn("look", move || drop(done.send(fs::metadata(file)))))?;
     match looked.recv_timeout(LOOK_LIMIT) {
-        Ok(Ok(meta)) if meta.is_file() && (major(meta.dev()), minor(meta.dev())) == device => Ok(device),
+        Ok(Ok(meta)) if meta.is_file() && (major(meta.dev()), minor(meta.dev())) == ours.device => Ok(ours),
         Ok(Ok(_)) => fail(format!("{} is another file", mountpoint.file.display())),
         Ok(Err(e)) => fail(format!("{} does not answer: {e}", mountpoint.file.display())),
         Err(_) => fail(format!(

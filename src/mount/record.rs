@@ -47,9 +47,18 @@ pub(crate) struct Ending {
     /// What is to be told besides: a bad outcome of an earlier mount on the same path.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) notes: Vec<String>,
-    /// Device number of a file system that somebody holds, major and minor.
+    /// The file system that somebody holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) held: Option<(u64, u64)>,
+    pub(crate) held: Option<Held>,
+}
+
+/// The numbers by which a mounted file system is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Held {
+    /// Device number, major and minor.
+    pub(crate) device: (u64, u64),
+    /// Number of the mount.
+    pub(crate) mount: u64,
 }
 
 /// The files of one mountpoint.

@@ -223,7 +223,7 @@ fn refuse(mount: &Mount, stream: UnixStream, why: impl ToString) {
         stats: vec![],
         mountpoint: None,
         notes: vec![],
-        held: mount.device.get().copied(),
+        held: mount.numbers.get().copied(),
     };
     control::answer(stream, &refusal);
 }
