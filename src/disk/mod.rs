@@ -12,6 +12,7 @@
 //!   again.
 //!
 //! ```text
+//! change           writes, zeros and truncates, on their way into the write-behind table
 //! write            the write-behind's lock and its waiters
 //! write/threads    the threads that send
 //! write/table      the write-behind table: order, merging
@@ -30,6 +31,7 @@
 //! zeros/pace       how much one request zeroes
 //! ```
 
+mod change;
 mod error;
 mod extents;
 mod fsync;
@@ -38,23 +40,21 @@ mod read;
 mod write;
 mod zeros;
 
-use std::ops::Range;
 use std::sync::Arc;
 
 pub(crate) use self::error::DiskError;
 use self::extents::Extents;
 use self::fsync::SharedRounds;
+use self::head::Guard;
 pub(crate) use self::head::HeadRule;
 pub(crate) use self::head::format::{HEAD_BYTES, ImageFormat, detect};
-use self::head::{Admitted, Guard};
 pub(crate) use self::read::ReadBytes;
 use self::read::Reader;
-use self::write::{Inner, WriteBehind};
-use self::zeros::detection::{self, Content};
+use self::write::WriteBehind;
 use crate::pool::Pool;
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::thread::JoinHandle;
-use crate::sync::{Mutex, MutexGuard};
 
 /// How a disk behaves.
 #[derive(Debug, Clone)]
@@ -93,14 +93,6 @@ const MIN_WRITE_BEHIND_BYTES: usize = 32 << 20;
 
 /// Upper bound on write-behind memory, in bytes, whatever the number of connections.
 const MAX_WRITE_BEHIND_BYTES: usize = 128 << 20;
-
-/// Size in bytes from which on a range that is to be zero is worth waiting for the extents: to zero it all
-/// may take longer, and allocates memory for tables on a thin disk.
-const MIN_LONG_ZEROS_BYTES: u64 = 1 << 30;
-
-/// Unit in bytes that programs with O_DIRECT write in. A disk that ends within one gets its last write with
-/// zeros behind the disk's end.
-const DIRECT_UNIT_BYTES: u64 = 4096;
 
 /// One remote disk, open.
 pub(crate) struct Disk {
@@ -226,115 +218,6 @@ impl Disk {
         self.reader.read(offset, n, buf)
     }
 
-    /// Acknowledges `data` at `offset`; returns how many bytes fit before the end of the disk, at least one
-    /// unless `data` is empty. Zeros that only fill the last [`DIRECT_UNIT_BYTES`] are dropped, and count as
-    /// if they fitted.
-    pub(crate) fn write(&self, offset: u64, data: &[u8]) -> Result<usize, DiskError> {
-        let fits = (data.len() as u64).min(self.size.saturating_sub(offset)) as usize;
-        let end = offset.saturating_add(data.len() as u64);
-        if end > self.size && self.within(end) == self.size && detection::is_zero(&data[fits..]) {
-            match fits {
-                0 => drop(self.writable()?),
-                _ => drop(self.write(offset, &data[..fits])?),
-            }
-            return Ok(data.len());
-        }
-        if fits == 0 && !data.is_empty() {
-            drop(self.writable()?);
-            return Err(self.no_space());
-        }
-        if fits < data.len() {
-            self.overflowed.store(true, Ordering::Relaxed);
-        }
-        let data = &data[..fits];
-        let admitted = self.admit(offset..offset + fits as u64, Some(data))?;
-        let mut parts = Vec::with_capacity(1);
-        match self.options.zero_detect {
-            true => detection::cut(offset, data, |part, content| parts.push((part, content))),
-            false => parts.push((0..fits, Content::Data)),
-        }
-        if parts.iter().any(|(_, content)| *content == Content::Zeros) {
-            self.extents.known_soon();
-        }
-        let mut inner = self.writable()?;
-        inner.len = inner.len.max(offset + fits as u64);
-        for (part, content) in parts {
-            let range = offset + part.start as u64..offset + part.end as u64;
-            let zero = match content {
-                Content::Zeros => true,
-                // They continue a run of zeros that the kernel cut in two, or are zeros already.
-                Content::FewZeros => inner.follows_zeros(&range),
-                Content::Data => false,
-            };
-            match zero {
-                true => self.zero_locked(&mut inner, range),
-                false => {
-                    inner.table.write(range.start, &data[part]);
-                    self.changed(&mut inner, range, false);
-                }
-            }
-        }
-        self.accepted(inner, admitted);
-        Ok(fits)
-    }
-
-    /// Makes `len` bytes at `offset` read as zeros. With `grow` the file grows to their end; without it, the
-    /// part behind the file's end is ignored (it is zero).
-    pub(crate) fn zero(&self, offset: u64, len: u64, grow: bool) -> Result<(), DiskError> {
-        let end = offset.saturating_add(len);
-        let admitted = self.admit(offset..end, None)?;
-        match len.min(self.size.saturating_sub(offset)) < MIN_LONG_ZEROS_BYTES {
-            true => self.extents.known_soon(),
-            false => self.extents.known_in_time(),
-        }
-        let mut inner = self.writable()?;
-        let end = self.within(end);
-        if grow && end > self.size {
-            return Err(self.no_space());
-        }
-        let zeroed = offset..end.min(inner.len);
-        if grow {
-            inner.len = inner.len.max(end);
-        }
-        if !zeroed.is_empty() {
-            self.zero_locked(&mut inner, zeroed);
-        }
-        self.accepted(inner, admitted);
-        Ok(())
-    }
-
-    /// Grows the file to `end` if it is shorter; the new part reads as zeros.
-    pub(crate) fn allocate(&self, end: u64) -> Result<(), DiskError> {
-        let mut inner = self.writable()?;
-        let end = self.within(end);
-        if end > self.size {
-            return Err(self.no_space());
-        }
-        inner.len = inner.len.max(end);
-        Ok(())
-    }
-
-    /// Sets the size of the file. The bytes that are cut off, or added, read as zeros from then on.
-    pub(crate) fn truncate(&self, len: u64) -> Result<(), DiskError> {
-        if len > self.size {
-            drop(self.writable()?);
-            return Err(self.no_space());
-        }
-        let admitted = self.admit(len..self.size, None)?;
-        if len < self.len() {
-            // Without the extents, bytes that are zero already would be zeroed.
-            self.extents.known_in_time();
-        }
-        let mut inner = self.writable()?;
-        let cut = len..inner.len;
-        inner.len = len;
-        if !cut.is_empty() {
-            self.zero_locked(&mut inner, cut);
-        }
-        self.accepted(inner, admitted);
-        Ok(())
-    }
-
     /// Returns the first offset at or after `offset` that may hold data; short holes count as data.
     pub(crate) fn next_data(&self, offset: u64) -> Result<u64, DiskError> {
         self.extents.known();
@@ -360,68 +243,6 @@ impl Disk {
         }
         let hole = inner.zeros.as_ref().and_then(|zeros| zeros.next_hole(offset));
         Ok(hole.unwrap_or(inner.len).min(inner.len))
-    }
-
-    /// Returns the disk's end in the place of an `end` behind it in the same [`DIRECT_UNIT_BYTES`].
-    fn within(&self, end: u64) -> u64 {
-        match end > self.size && end <= self.size.next_multiple_of(DIRECT_UNIT_BYTES) {
-            true => self.size,
-            false => end,
-        }
-    }
-
-    fn no_space(&self) -> DiskError {
-        self.overflowed.store(true, Ordering::Relaxed);
-        DiskError::NoSpace { size: self.size }
-    }
-
-    /// Waits for room in the write-behind; fails when the disk takes no writes.
-    fn writable(&self) -> Result<MutexGuard<'_, Inner>, DiskError> {
-        if self.options.read_only {
-            return Err(DiskError::ReadOnly);
-        }
-        if self.pool.loss().is_some() {
-            self.verdict()?;
-        }
-        self.writes.room()
-    }
-
-    /// Lets the writer threads go at a change that has entered the table.
-    fn accepted(&self, inner: MutexGuard<'_, Inner>, admitted: Option<Admitted<'_>>) {
-        if let Some(admitted) = admitted {
-            admitted.accepted(inner.table.last_seq());
-        }
-        drop(inner);
-        self.writes.accepted();
-    }
-
-    /// Acknowledges zeros in `range`; only what may be data in it is zeroed.
-    fn zero_locked(&self, inner: &mut Inner, range: Range<u64>) {
-        let pieces = match &inner.zeros {
-            Some(zeros) => zeros.to_zero(range),
-            None => vec![range],
-        };
-        for piece in pieces {
-            inner.table.zero(piece.clone());
-            self.changed(inner, piece, true);
-        }
-    }
-
-    /// Updates all that is remembered about `range`, after its change has entered the table.
-    fn changed(&self, inner: &mut Inner, range: Range<u64>, zero: bool) {
-        if let Some(changed) = &mut inner.changed_since {
-            changed.note(range.clone());
-        }
-        match zero {
-            true => inner.unwritten.insert(range.clone()),
-            false => inner.unwritten.remove(range.clone()),
-        }
-        match (&mut inner.zeros, zero) {
-            (Some(zeros), true) => zeros.insert(range.clone()),
-            (Some(zeros), false) => zeros.remove(range.clone()),
-            (None, _) => {}
-        }
-        self.reader.chunks().taint(&range);
     }
 }
 

@@ -18,7 +18,8 @@ use super::answers::{Capabilities, read_extents};
 use super::diagnosis::{Diagnosis, MAX_MESSAGE_BYTES, lost_if_cut_short};
 use super::error::Error;
 use super::patience::{MAX_FLUSH_WEIGHT, MAX_ZERO_WEIGHT};
-use super::transport::{NoResolver, OneShot, Permit};
+use super::permit::Permit;
+use super::transport::{NoResolver, OneShot};
 use crate::remote::{Extent, Remote, RemoteError};
 
 /// The number of requests from which a connection without an OPTIONS of its own counts.

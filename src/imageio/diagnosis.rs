@@ -8,7 +8,7 @@ use ureq::Body;
 use ureq::http::{Response, header};
 
 use super::error::{Broken, Error};
-use super::transport::Permit;
+use super::permit::Permit;
 use crate::logging::plain;
 use crate::page;
 use crate::remote::Denial;

@@ -6,9 +6,10 @@ use serde_json::Value;
 use ureq::Agent;
 
 use super::answers::{Capabilities, MAX_EXTENT_TEXT_BYTES, read_extents};
+use super::permit::Permit;
 use super::script::Script;
 use super::socket::{IO_TIMEOUT, Route};
-use super::transport::{NoResolver, OneShot, Permit};
+use super::transport::{NoResolver, OneShot};
 use super::{Client, TransferUrl};
 use crate::failure::Failure;
 use crate::fuzzing::{Pieces, assert_presentable, first_line, number_of};

@@ -13,9 +13,10 @@ use rustls::ClientConfig;
 use tracing::{debug, info};
 
 use super::patience::Load;
+use super::permit::Permit;
 use super::renewals::{Renewals, TicketState};
 use super::socket::{Route, UnixRoute};
-use super::transport::{OneShot, Permit};
+use super::transport::OneShot;
 use super::{Capabilities, Client, Error, TransferUrl, local};
 use crate::remote::{Denial, Dial, Remote, RemoteError};
 use crate::trust::Trust;

@@ -12,6 +12,7 @@
 //! tls       certificate checks and the TLS stream
 //! transport socket and TLS below ureq: no silent reconnect, early answers are read, answers are bounded
 //! interim   tells 100, 102, 103 from the answer that follows them
+//! permit    what a client and its transport tell each other
 //! patience  how long the server may be silent, given all that it does for us
 //! client    the requests of one connection
 //! diagnosis turns failed requests into errors
@@ -32,6 +33,7 @@ mod image;
 mod interim;
 mod local;
 mod patience;
+mod permit;
 mod renewals;
 #[cfg(any(test, feature = "fuzzing"))]
 mod script;

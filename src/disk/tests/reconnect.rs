@@ -1,5 +1,7 @@
 //! The fate of answered bytes when their connection is lost, case by case.
 
+use std::ops::Range;
+
 use super::*;
 use crate::remote::memory::{Fault, Request};
 

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use self::Step::*;
 use super::super::write::payload::Payload;
 use super::super::write::table::{Flight, Pick, Table};
-use super::*;
+use std::ops::Range;
+
 use crate::sync::Instant;
 
 const CELL: u64 = 8 << 10;
