@@ -14,7 +14,8 @@
 //! interim   tells 100, 102, 103 from the answer that follows them
 //! permit    what a client and its transport tell each other
 //! patience  how long the server may be silent, given all that it does for us
-//! client    the requests of one connection
+//! client    one connection, and what every request on it has in common
+//! requests  reads, writes, zeros, flushes and extents
 //! diagnosis turns failed requests into errors
 //! error     these errors, and their classes for the core
 //! answers   the JSON of imageio's answers
@@ -35,6 +36,7 @@ mod local;
 mod patience;
 mod permit;
 mod renewals;
+mod requests;
 #[cfg(any(test, feature = "fuzzing"))]
 mod script;
 mod socket;

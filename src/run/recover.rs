@@ -4,8 +4,6 @@
 
 use std::path::Path;
 
-use tracing::info;
-
 use super::left_behind::{Cost, Left, asked_for, clear_place, cost, left};
 use crate::engine::{Direction, Engine, Interrupt, Phase, Transfer, address};
 use crate::failure::{Exit, Failure};
@@ -177,7 +175,7 @@ fn end_transfer(
         ));
         return Ok(());
     }
-    if let Some(format) = head_in_the_way(engine, note, transfer)? {
+    if let Some(format) = head::in_the_way(engine, note, transfer)? {
         return Err(Failure::text(
             Exit::DataLoss,
             format!(
@@ -191,37 +189,6 @@ fn end_transfer(
     engine.finalize(&transfer.id, id, &Interrupt::default())?;
     report(format_args!("{shown}: finalized; {disk} is free{}", doubt(note)));
     Ok(())
-}
-
-/// Returns the image format for which the engine would remove the disk, if it were asked to finalize the
-/// upload. Where the disk can't be read, not even after a resume, which prolongs the ticket, the note tells
-/// what was there when it was mounted: the mount lets nobody write another such head.
-fn head_in_the_way(engine: &Engine, note: &Note, transfer: &Transfer) -> Result<Option<String>, Failure> {
-    if note.snapshot || note.direction == Direction::Download {
-        return Ok(None);
-    }
-    if !engine.disk(&note.disk_id)?.is_some_and(|disk| disk.raw) {
-        return Ok(None);
-    }
-    let mut seen = head::look(transfer, &note.trust);
-    if let (Err(e), Phase::Paused(_)) = (&seen, &transfer.phase) {
-        info!(
-            "resuming transfer {}, to read the head of its disk: {e}",
-            transfer.id
-        );
-        let resumed = engine.wait_for_transferring(transfer.clone());
-        let resumed = resumed.and_then(|transfer| engine.wait_for_urls(transfer, &Interrupt::default()));
-        if let Ok(resumed) = resumed {
-            seen = head::look(&resumed, &note.trust);
-        }
-    }
-    Ok(match seen {
-        Ok(format) => format.map(|format| format.to_string()),
-        Err(e) => {
-            info!("the head of the disk can't be read: {e}");
-            note.head.clone()
-        }
-    })
 }
 
 /// Returns what is not known about the bytes of a mount that was killed.

@@ -1,0 +1,266 @@
+//! The requests of a connection that move or change data: GET, PUT, PATCH zero, PATCH flush and GET extents.
+//!
+//! The pool calls them as [`Remote`], from the thread that has the lease. Each blocks until the server has
+//! answered, for as long as `patience` allows. A change is durable after the next flush on the same
+//! connection, or, where the pool asks for that ([`Remote::set_durable`]), when it is answered.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use ureq::SendBody;
+use ureq::http::header;
+
+use super::answers::read_extents;
+use super::client::{Client, text_header};
+use super::diagnosis::{MAX_MESSAGE_BYTES, lost_if_cut_short};
+use super::error::Error;
+use super::patience::{MAX_FLUSH_WEIGHT, MAX_ZERO_WEIGHT};
+use crate::remote::{Extent, Remote, RemoteError};
+
+/// Upper bound on the body of an extents answer. It fits more than ten million extents; far fewer are
+/// remembered.
+const MAX_EXTENTS_BYTES: u64 = 1 << 30;
+
+/// Size of the PUTs that write zeros to a server without PATCH zero.
+const ZERO_PIECE_BYTES: usize = 1 << 20;
+
+/// Upper bound on the silence after a keep-alive, which does not touch the storage.
+const TOUCH_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Upper bound on the silence after an extents request: the server walks the image's whole allocation map
+/// before it answers.
+const EXTENTS_TIMEOUT: Duration = Duration::from_secs(300);
+
+impl Client {
+    fn get(&mut self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), Error> {
+        let len = parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        let last = offset + len - 1;
+        let what = || format!("GET of bytes {offset}-{last}");
+        self.begin(len + MAX_MESSAGE_BYTES);
+        let work = self.permit.work(len);
+        let mut response = self
+            .agent
+            .get(self.url.address(""))
+            .header(header::RANGE, format!("bytes={offset}-{last}"))
+            .call()
+            .map_err(|e| self.diagnosis.broken(what(), e))?;
+        if response.status() != 206 {
+            return match response.status().as_u16() {
+                // Only a 206 says which range of the disk the bytes are from.
+                200 => Err(self
+                    .diagnosis
+                    .beside_the_point(what(), "the whole image instead of the range".into())),
+                _ => Err(self.diagnosis.refusal(what(), response)),
+            };
+        }
+        let range = text_header(&response, header::CONTENT_RANGE).unwrap_or_default();
+        if !range.starts_with(&format!("bytes {offset}-{last}/")) {
+            let why = format!("Content-Range {range:?}");
+            return Err(self.diagnosis.beside_the_point(what(), why));
+        }
+        // Chunks, and a body that lasts until the connection closes, have no length. Content-Range has it,
+        // too.
+        let length = text_header(&response, header::CONTENT_LENGTH).map(str::to_owned);
+        let fits = |length: &String| length.parse() == Ok(len);
+        if !length.as_ref().is_none_or(fits) {
+            let why = format!("Content-Length {length:?}");
+            return Err(self.diagnosis.beside_the_point(what(), why));
+        }
+        let mut body = response.body_mut().as_reader();
+        let read = parts.iter_mut().try_for_each(|part| body.read_exact(part));
+        match read.and_then(|()| body.read(&mut [0])) {
+            Ok(0) => {
+                work.done();
+                Ok(())
+            }
+            Ok(_) => Err(self.diagnosis.nonsense(what(), format!("more than {len} bytes"))),
+            Err(e) => Err(self.diagnosis.lost(what(), e)),
+        }
+    }
+
+    fn put(&mut self, offset: u64, parts: &[&[u8]]) -> Result<(), Error> {
+        let len = parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        let last = offset + len - 1;
+        let what = || format!("PUT of bytes {offset}-{last}");
+        self.begin(MAX_MESSAGE_BYTES);
+        let work = self.permit.work(len);
+        // imageio flushes after a PUT unless it is told not to.
+        let address = self.url.address(match self.flushes_each_change() {
+            true => "",
+            false => "?flush=n",
+        });
+        let response = self
+            .agent
+            .put(address)
+            .header(header::CONTENT_RANGE, format!("bytes {offset}-{last}/*"))
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            // Without a length ureq sends chunks, which imageio refuses.
+            .header(header::CONTENT_LENGTH, len)
+            .send(SendBody::from_reader(&mut Parts {
+                current: &[],
+                rest: parts,
+            }))
+            .map_err(|e| self.diagnosis.broken(what(), e))?;
+        self.expect_done(what(), response).map_err(lost_if_cut_short)?;
+        work.done();
+        self.changed(len);
+        Ok(())
+    }
+
+    /// Sends a PATCH that moves about `weight` bytes on the storage.
+    fn patch(
+        &mut self,
+        what: impl Fn() -> String,
+        message: serde_json::Value,
+        weight: u64,
+    ) -> Result<(), Error> {
+        self.begin(MAX_MESSAGE_BYTES);
+        let work = self.permit.work(weight);
+        let response = self
+            .agent
+            .patch(self.url.address(""))
+            .header(header::CONTENT_TYPE, "application/json")
+            .send(message.to_string())
+            .map_err(|e| self.diagnosis.broken(what(), e))?;
+        self.expect_done(what(), response)?;
+        work.done();
+        Ok(())
+    }
+
+    fn patch_zero(&mut self, offset: u64, len: u64) -> Result<(), Error> {
+        let what = || format!("PATCH zero of {len} bytes at {offset}");
+        let flush = self.flushes_each_change();
+        let message = serde_json::json!({"op": "zero", "offset": offset, "size": len, "flush": flush});
+        let weight = len.min(MAX_ZERO_WEIGHT);
+        self.patch(what, message, weight)?;
+        self.changed(weight);
+        Ok(())
+    }
+
+    /// Zeroes a range by as many requests as it takes.
+    fn zero_in_pieces(&mut self, offset: u64, len: u64) -> Result<(), Error> {
+        if self.capabilities.zero {
+            return self.patch_zero(offset, len);
+        }
+        let zeros = vec![0; ZERO_PIECE_BYTES.min(len as usize)];
+        let end = offset + len;
+        for start in (offset..end).step_by(ZERO_PIECE_BYTES) {
+            let n = (end - start).min(ZERO_PIECE_BYTES as u64) as usize;
+            self.movable |= start > offset && self.flushes_each_change();
+            self.put(start, &[&zeros[..n]])?;
+        }
+        Ok(())
+    }
+
+    /// Counts a change of `weight` bytes that was answered, for the next flush.
+    fn changed(&mut self, weight: u64) {
+        self.unflushed = match self.flushes_each_change() {
+            true => 0,
+            false => self.unflushed + weight,
+        };
+    }
+
+    /// True when each change is durable when it is answered.
+    fn flushes_each_change(&self) -> bool {
+        self.durable || !self.capabilities.flush
+    }
+
+    fn get_extents(&mut self, found: &mut dyn FnMut(Extent)) -> Result<(), Error> {
+        let what = || "GET of the extents".to_owned();
+        self.begin(MAX_EXTENTS_BYTES);
+        let answer = self.agent.get(self.url.address("/extents?context=zero")).call();
+        let mut response = answer.map_err(|e| self.diagnosis.broken(what(), e))?;
+        if response.status() != 200 {
+            return Err(self.diagnosis.refusal(what(), response));
+        }
+        read_extents(response.body_mut().as_reader(), found).map_err(|e| match e.is_io() {
+            true => self.diagnosis.lost(what(), e.into()),
+            false => self.diagnosis.nonsense(what(), e.to_string()),
+        })
+    }
+}
+
+/// A request body that reads several buffers one after the other.
+struct Parts<'a> {
+    current: &'a [u8],
+    rest: &'a [&'a [u8]],
+}
+
+impl Read for Parts<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            let [next, rest @ ..] = self.rest else { break };
+            (self.current, self.rest) = (next, rest);
+        }
+        self.current.read(buf)
+    }
+}
+
+impl Remote for Client {
+    fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    fn read(&mut self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), RemoteError> {
+        if parts.iter().all(|part| part.is_empty()) {
+            return Ok(());
+        }
+        let got = self.get(offset, parts);
+        self.learn(got)
+    }
+
+    fn write(&mut self, offset: u64, parts: &[&[u8]]) -> Result<(), RemoteError> {
+        if parts.iter().all(|part| part.is_empty()) {
+            return Ok(());
+        }
+        let put = self.put(offset, parts);
+        self.learn(put)
+    }
+
+    fn zero(&mut self, offset: u64, len: u64) -> Result<(), RemoteError> {
+        let zeroed = self.zero_in_pieces(offset, len);
+        self.learn(zeroed)
+    }
+
+    fn set_durable(&mut self, durable: bool) {
+        self.durable = durable;
+    }
+
+    fn is_over(&self) -> bool {
+        !self.movable && self.permit.is_over()
+    }
+
+    fn flush(&mut self) -> Result<(), RemoteError> {
+        if !self.capabilities.flush {
+            return Ok(());
+        }
+        let weight = self.unflushed.min(MAX_FLUSH_WEIGHT);
+        self.patch(
+            || "PATCH flush".to_owned(),
+            serde_json::json!({"op": "flush"}),
+            weight,
+        )?;
+        self.unflushed = 0;
+        Ok(())
+    }
+
+    fn touch(&mut self) -> Result<(), RemoteError> {
+        self.permit.be_patient(TOUCH_TIMEOUT.min(self.permit.usual));
+        let touched = match self.capabilities.options {
+            true => self.options().map(drop),
+            false => self.size().map(drop),
+        };
+        self.permit.be_patient(self.permit.usual);
+        Ok(touched?)
+    }
+
+    fn extents(&mut self, found: &mut dyn FnMut(Extent)) -> Result<(), RemoteError> {
+        if !self.capabilities.extents {
+            return Ok(());
+        }
+        self.permit.be_patient(EXTENTS_TIMEOUT);
+        let got = self.get_extents(found);
+        self.permit.be_patient(self.permit.usual);
+        self.learn(got)
+    }
+}
