@@ -173,10 +173,12 @@ impl Image {
     }
 
     /// Asks for the size of the disk on the connection after its OPTIONS, or on a new one where the server
-    /// has ended that one with the answer and the news came too late.
+    /// has ended that one with the answer and the news came too late. That one has no OPTIONS, for which such
+    /// a server has no time.
     fn ask_size(&self, client: &mut Client) -> Result<u64, Error> {
         client.size().or_else(|error| match error {
             Error::Lost { late: false, .. } => {
+                self.brief.store(true, Ordering::Relaxed);
                 let again = self.connect(None).and_then(|mut other| other.size());
                 again.map_err(|_| error)
             }
@@ -199,7 +201,7 @@ impl Dial for Image {
         };
         if client.epoch() > self.sized.load(Ordering::Relaxed) {
             // Between two transfers the disk was unlocked for a moment, so somebody else may have resized it.
-            let size = client.size()?;
+            let size = self.ask_size(&mut client)?;
             if size != self.size {
                 return Err(RemoteError::Protocol(format!(
                     "the disk on {} has {size} bytes now instead of {}: it was changed by somebody else",
