@@ -6,7 +6,7 @@
 //! what becomes of the writes that it carried. The protocol is that of ovirt-imageio 2.5.1, docs/images.md
 //! and http.py.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use super::diagnosis::{Diagnosis, MAX_MESSAGE_BYTES};
 use super::error::Error;
 use super::permit::Permit;
 use super::transport::{NoResolver, OneShot};
+use crate::page;
 use crate::remote::RemoteError;
 
 /// The number of requests from which a connection without an OPTIONS of its own counts.
@@ -218,9 +219,14 @@ impl Client {
 
     /// Reads and drops the rest of a body; only then can the connection carry the next request.
     pub(super) fn drain(&self, what: String, response: &mut Response<Body>) -> Result<(), Error> {
-        let mut body = response.body_mut().as_reader().take(MAX_MESSAGE_BYTES);
-        io::copy(&mut body, &mut io::sink()).map_err(|e| self.diagnosis.lost(what, e))?;
-        Ok(())
+        let mut body = Vec::new();
+        let mut rest = response.body_mut().as_reader().take(MAX_MESSAGE_BYTES);
+        match rest.read_to_end(&mut body) {
+            // Something in front of the server may answer with a page of its own and a status that looks well.
+            Ok(_) if page::is_page(&body) => Err(self.diagnosis.beside_the_point(what, page::excerpt(&body))),
+            Ok(_) => Ok(()),
+            Err(e) => Err(self.diagnosis.lost(what, e)),
+        }
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Permit {
     pub(super) ends: OnceLock<(SocketAddr, SocketAddr)>,
     /// The server has sent something.
     pub(super) heard: AtomicBool,
+    /// A send has failed: the server has not got the whole of a request.
+    pub(super) cut: AtomicBool,
     /// The connection shall carry no further request.
     pub(super) left: AtomicBool,
     /// There is a connection, and it may carry another request.
@@ -73,6 +75,10 @@ impl Permit {
 
     pub(super) fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
         self.ends.get().copied()
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
     }
 
     pub(super) fn heard(&self) -> bool {

@@ -102,6 +102,10 @@ impl Client {
             }))
             .map_err(|e| self.diagnosis.broken(what(), e))?;
         self.expect_done(what(), response).map_err(lost_if_cut_short)?;
+        if self.permit.is_cut() {
+            let why = io::Error::other("it was answered before all of it was sent");
+            return Err(self.diagnosis.lost(what(), why));
+        }
         work.done();
         self.changed(len);
         Ok(())

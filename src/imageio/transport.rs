@@ -163,7 +163,7 @@ impl Wire {
         if self.half != half {
             (self.half, self.began) = (half, Instant::now());
         }
-        let limit = self.permit.load.limit(self.patience, self.permit.usual);
+        let limit = self.permit.load.limit(self.permit.patience(), self.permit.usual);
         match self.began.elapsed() > limit * DRIP_FACTOR {
             true => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
@@ -198,6 +198,7 @@ impl Transport for Wire {
                 ) =>
             {
                 self.failed_send = Some(e);
+                self.permit.cut.store(true, Ordering::Relaxed);
                 Ok(())
             }
             other => Ok(other?),

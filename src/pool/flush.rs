@@ -6,6 +6,8 @@
 //! that report. While one flush may have reported a loss, the success of another one beside it proves
 //! nothing.
 
+use std::time::Duration;
+
 use tracing::info;
 
 use super::overlap::tells_of_a_loss;
@@ -57,13 +59,19 @@ impl Pool {
             _ => {}
         }
         let mut done = Ok(());
+        let until = Instant::now() + self.renewal_wait();
         for (lease, result) in leases.iter_mut().zip(flushed) {
             // While one flush fails, the success of another one proves nothing.
             if failed.is_none() || result.is_err() {
-                done = done.and(lease.settle(result));
+                done = done.and(lease.settle(result, until));
             }
         }
         done.and_then(|()| self.check_loss())
+    }
+
+    /// How long a flush waits for a new right.
+    fn renewal_wait(&self) -> Duration {
+        self.retry_time.max(MIN_RENEWAL_WAIT)
     }
 
     /// Notes a failed flush; returns since when flushes have failed for the same kind of reason.
@@ -110,7 +118,8 @@ impl Lease<'_> {
             overlap.settle();
             result
         };
-        self.settle(result)
+        let until = Instant::now() + self.pool.renewal_wait();
+        self.settle(result, until)
     }
 
     /// Sends a flush; the caller [settles](Self::settle) its result.
@@ -132,8 +141,9 @@ impl Lease<'_> {
         tells.then(|| attempt.error.to_string())
     }
 
-    /// Draws the conclusions from a flush as far as they concern this connection alone.
-    fn settle(&mut self, result: Flushed) -> Result<(), PoolError> {
+    /// Draws the conclusions from a flush as far as they concern this connection alone. Waits for a new right
+    /// until `until` at most.
+    fn settle(&mut self, result: Flushed, until: Instant) -> Result<(), PoolError> {
         let Attempt { error, epoch, .. } = match result {
             Ok(answered) => {
                 if answered {
@@ -151,7 +161,7 @@ impl Lease<'_> {
             && self
                 .pool
                 .dial
-                .renew(epoch, &error, self.pool.retry_time.max(MIN_RENEWAL_WAIT));
+                .renew(epoch, &error, until.saturating_duration_since(Instant::now()));
         let may_be_repaired = match &error {
             RemoteError::Over(_)
             | RemoteError::Lost(_)

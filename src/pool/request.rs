@@ -173,11 +173,14 @@ impl Lease<'_> {
                 self.try_out();
             }
             let begun = Instant::now();
+            let tried = self.try_once(op, bytes, &mut request);
+            // An attempt whose transfer has ended must not stand for a later one, whose doubt is shorter.
+            doubt = doubt.filter(|doubt: &Doubt| doubt.is_open(self.pool.retired()));
             let Attempt {
                 error,
                 at_work,
                 epoch,
-            } = match self.try_once(op, bytes, &mut request) {
+            } = match tried {
                 // If the storage took long over this attempt, it may take as long over an earlier one.
                 Ok(()) => return Ok(doubt.max(doubt.map(|_| Doubt::until_a_request_of(begun.elapsed())))),
                 Err(attempt) => attempt,
@@ -254,9 +257,10 @@ impl Lease<'_> {
         }
     }
 
-    /// Gives up a connection after a failed read, and flushes its writes before.
+    /// Gives up a connection after a failed read, and flushes its writes before, where the failure leaves no
+    /// doubt about which answer belongs to which request.
     fn leave_behind(&mut self, why: &RemoteError) {
-        if self.seat().unflushed {
+        if self.seat().unflushed && matches!(why, RemoteError::Failed(_)) {
             let _ = self.flush();
         }
         self.give_up_connection(&why.to_string());
@@ -271,13 +275,15 @@ impl Lease<'_> {
     ) -> Result<(), Attempt> {
         let statistics = &self.pool.statistics[self.index()];
         let begun = Instant::now();
-        let epoch = match &self.seat().remote {
+        let mut epoch = match &self.seat().remote {
             Some(remote) => remote.epoch(),
             None => self.pool.dial.epoch(),
         };
         let (mut sent, mut result) = (None, Ok(()));
         match self.remote() {
-            Ok(_) => {
+            Ok(remote) => {
+                // A renewal may have ended between the look above and the dial.
+                epoch = remote.epoch();
                 let at = Instant::now();
                 result = self.send(op, request);
                 sent = Some(at);

@@ -87,6 +87,11 @@ impl Doubt {
         }
     }
 
+    /// False once the attempt can't be performed any more, because its right has ended: it is below `retired`.
+    pub(crate) fn is_open(self, retired: u64) -> bool {
+        !matches!(self, Doubt::Forever(epoch) if epoch < retired)
+    }
+
     /// Returns the doubt about an attempt beside another one that has taken `time`.
     pub(super) fn until_a_request_of(time: Duration) -> Doubt {
         Doubt::Until(Instant::now() + (time * GRACE_FACTOR).max(MIN_GRACE))

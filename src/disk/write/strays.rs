@@ -88,9 +88,11 @@ impl Strays {
     }
 
     /// Forgets the attempts that were made with a right below `retired`, which can't be performed any more.
-    pub(crate) fn retire(&mut self, retired: u64) {
-        let over = |doubt: Doubt| matches!(doubt, Doubt::Forever(epoch) if epoch < retired);
-        self.list.retain(|stray| !over(stray.doubt));
+    /// Returns false when there are none.
+    pub(crate) fn retire(&mut self, retired: u64) -> bool {
+        let before = self.list.len();
+        self.list.retain(|stray| stray.doubt.is_open(retired));
+        self.list.len() < before
     }
 
     /// Decides whether `payload` may be written at `start` now.

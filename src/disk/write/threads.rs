@@ -41,7 +41,6 @@ impl WriteBehind {
 
     /// Waits for a segment that may go and performs it; false when the thread has to end.
     fn perform_next(&self, pool: &Pool) -> bool {
-        // Each renewal ends with a request that was waiting for it, and so with another look.
         let retired = pool.retired();
         let mut inner = self.lock();
         inner.table.retire_strays(retired);
@@ -56,7 +55,8 @@ impl WriteBehind {
                 None => match inner.table.pick(Instant::now(), pressed, share) {
                     Pick::Go(run) => break run,
                     Pick::Wait(until) => until,
-                    Pick::Blocked(_) if pool.retired() > retired => return true,
+                    // The stray, or the end of its transfer, may be younger than the look above.
+                    Pick::Blocked(_) if inner.table.retire_strays(pool.retired()) => continue,
                     Pick::Blocked(by) => {
                         drop(inner);
                         self.fail(format!(

@@ -49,8 +49,8 @@ impl Table {
     }
 
     /// Notes that no request made with a right below `retired` can be performed any more.
-    pub(crate) fn retire_strays(&mut self, retired: u64) {
-        self.strays.retire(retired);
+    pub(crate) fn retire_strays(&mut self, retired: u64) -> bool {
+        self.strays.retire(retired)
     }
 
     /// Notes that a request that zeroed `bytes` bytes took `time`.
