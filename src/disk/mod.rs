@@ -47,7 +47,7 @@ use self::extents::Extents;
 use self::fsync::SharedRounds;
 use self::head::Guard;
 pub(crate) use self::head::HeadRule;
-pub(crate) use self::head::format::{HEAD_BYTES, ImageFormat, detect};
+pub(crate) use self::head::format::{HEAD_BYTES, Head, ImageFormat, detect};
 pub(crate) use self::read::ReadBytes;
 use self::read::Reader;
 use self::write::WriteBehind;

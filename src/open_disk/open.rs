@@ -2,13 +2,14 @@
 //! server allows, how many connections to make and how large their requests are.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tracing::info;
 
 use super::OpenDisk;
-use crate::disk::{Disk, DiskOptions, HeadRule};
+use crate::disk::{Disk, DiskOptions, HEAD_BYTES, Head, HeadRule, ImageFormat, detect};
+
 use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
 use crate::imageio::{self, Client, Endpoint, Image, TransferUrl};
@@ -16,8 +17,11 @@ use crate::logging::announce;
 use crate::output::tell;
 use crate::pool::{Keeper, Pool, USUAL_TIMEOUT};
 use crate::process::limits::no_thread;
+use crate::remote::Remote;
 use crate::settings::{DiskSettings, Source};
 use crate::transfer::OwnTransfer;
+use crate::transfer::head::Danger;
+use crate::trust::Trust;
 
 /// A ticket on which nothing happened for so long is touched at the next look at its transfer.
 const TICKET_QUIET: Duration = Duration::from_secs(1);
@@ -54,15 +58,22 @@ impl OpenDisk {
                 (Some(Arc::new(transfer)), image, first)
             }
         };
+        let mut first = first;
         let image = Arc::new(image);
+        let guarded = transfer.as_ref().filter(|transfer| transfer.minds_the_head());
+        let guarded = match guarded {
+            Some(transfer) => Some(look_at_head(transfer, &settings.trust, &image, &mut first)?),
+            None => None,
+        };
         let head = match &transfer {
             None if !settings.read_only => HeadRule::Warn,
             Some(transfer) if transfer.minds_the_head() => HeadRule::Refuse,
             _ => HeadRule::Any,
         };
         let (pool, disk) = open_disk(settings, &image, first, head)?;
-        if let Some(transfer) = transfer.as_ref().filter(|_| head == HeadRule::Refuse) {
-            guard_head(transfer, &disk)?;
+        if let Some((head, guard)) = guarded {
+            disk.begins_with(&head);
+            let _ = guard.set(disk.clone());
         }
         info!(
             host = image.host(),
@@ -147,19 +158,36 @@ fn open_disk(
     Ok((pool, Arc::new(disk)))
 }
 
-/// Looks at the head of a raw disk before anybody writes, and lets the transfer ask for it from then on.
-fn guard_head(transfer: &OwnTransfer, disk: &Arc<Disk>) -> Result<(), Failure> {
-    disk.look_at_head().map_err(|e| {
-        let what = format!("the first bytes of the disk can't be read: {e}");
-        Failure::text(Exit::Transfer, what)
-    })?;
-    let asked = disk.clone();
-    transfer.ask_for_the_head(move || asked.head_in_danger().map(|format| format.to_string()));
-    if let Some(format) = disk.head_in_danger() {
-        transfer.note_head(&format.to_string())?;
-        announce(&transfer.head_warning(&format.to_string()));
+/// The disk, once it is open.
+type Opened = Arc<OnceLock<Arc<Disk>>>;
+
+/// Looks at the head of a raw disk before anything else can fail: from here on nothing finalizes the transfer
+/// without asking for the head. The disk answers for itself once it is set.
+fn look_at_head(
+    transfer: &OwnTransfer,
+    trust: &Trust,
+    image: &Image,
+    first: &mut Client,
+) -> Result<(Head, Opened), Failure> {
+    let mut head = [0; HEAD_BYTES];
+    let n = image.size().min(HEAD_BYTES as u64) as usize;
+    if let Err(e) = first.read(0, &mut [&mut head[..n]]) {
+        transfer.ask_for_the_head(|| Some(Danger::Unseen));
+        return Err(e.into());
     }
-    Ok(())
+    let like = |format: ImageFormat| Danger::Like(format.to_string());
+    let before = detect(&head).map(like);
+    let guard = Opened::default();
+    let (disk, unopened) = (guard.clone(), before.clone());
+    transfer.ask_for_the_head(move || match disk.get() {
+        Some(disk) => disk.head_in_danger().map(like),
+        None => unopened.clone(),
+    });
+    transfer.note_head(before.as_ref(), trust)?;
+    if let Some(danger) = &before {
+        announce(&transfer.head_warning(danger));
+    }
+    Ok((head, guard))
 }
 
 fn endpoint(settings: &DiskSettings, url: TransferUrl) -> Endpoint {

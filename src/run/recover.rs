@@ -92,7 +92,7 @@ fn end(file: &mut NoteFile, args: &RecoverArgs) -> Result<(), Failure> {
                     ),
                 ));
             }
-            end_transfer(&engine, note, &transfer, &disk, destructive)?;
+            end_transfer(&engine, note, &transfer, &disk, destructive, args.finalize)?;
         }
         Found::Ended(phase) => ended(&engine, file, &disk, phase, destructive)?,
     }
@@ -166,6 +166,7 @@ fn end_transfer(
     transfer: &Transfer,
     disk: &str,
     destructive: bool,
+    at_all_costs: bool,
 ) -> Result<(), Failure> {
     let shown = note.mountpoint.display();
     if destructive {
@@ -175,13 +176,13 @@ fn end_transfer(
         ));
         return Ok(());
     }
-    if let Some(format) = head::in_the_way(engine, note, transfer)? {
+    if let Some(danger) = head::in_the_way(engine, note, transfer, at_all_costs)? {
         return Err(Failure::text(
             Exit::DataLoss,
             format!(
                 "{shown}: transfer {} of {disk} is not finalized: {}",
                 transfer.id,
-                head::way_out(&format, &note.mountpoint)
+                head::way_out(&danger, &note.mountpoint)
             ),
         ));
     }

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::head::Danger;
 use super::life::{Stage, Start, Turn};
 use super::renewal::find_unanswered;
 use super::{OwnTransfer, head};
@@ -109,7 +110,7 @@ impl<'a> Closing<'a> {
         match end_for(self.own.stake, verdict) {
             End::Finalize if between => self.finalize(),
             End::Finalize => match self.own.head_in_the_way() {
-                Some(format) => Err(self.left_for_its_head(&format)),
+                Some(danger) => Err(self.left_for_its_head(&danger)),
                 None => self.finalize(),
             },
             End::Discard => self.discard(between),
@@ -263,7 +264,7 @@ impl<'a> Closing<'a> {
     }
 
     /// The engine would remove the disk if it were asked to finalize the upload.
-    fn left_for_its_head(&mut self, format: &str) -> Failure {
+    fn left_for_its_head(&mut self, danger: &Danger) -> Failure {
         let id = self.turn.id();
         let paused = self.own.engine.pause(&id);
         if let Err(e) = &paused {
@@ -277,7 +278,7 @@ impl<'a> Closing<'a> {
                 self.own.shown,
                 note.host_shown(),
                 if paused.is_ok() { "paused" } else { "open" },
-                head::way_out(format, &note.mountpoint),
+                head::way_out(danger, &note.mountpoint),
             ),
         )
     }

@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use self::end::Closing;
 pub(crate) use self::end::Verdict;
+use self::head::Danger;
 use self::life::{Course, Life};
 use self::renewal::Renewal;
 use crate::engine::{Direction, Engine, Interrupt, Order, Subject};
@@ -42,9 +43,10 @@ use crate::failure::{Exit, Failure};
 use crate::imageio::{TicketState, TransferUrl};
 use crate::output::tell;
 use crate::settings::EngineSource;
+use crate::trust::Trust;
 
-/// Returns the name of the image format as which the engine would detect the disk, if not as raw.
-type HeadQuestion = Box<dyn Fn() -> Option<String> + Send + Sync>;
+/// Returns why the engine might remove the disk now, if it were asked to finalize the upload.
+type HeadQuestion = Box<dyn Fn() -> Option<Danger> + Send + Sync>;
 
 /// A transfer that we started.
 pub(crate) struct OwnTransfer {
@@ -110,25 +112,30 @@ impl OwnTransfer {
     }
 
     /// Asks `question` before each finalize.
-    pub(crate) fn ask_for_the_head(&self, question: impl Fn() -> Option<String> + Send + Sync + 'static) {
+    pub(crate) fn ask_for_the_head(&self, question: impl Fn() -> Option<Danger> + Send + Sync + 'static) {
         let _ = self.head.set(Box::new(question));
     }
 
-    /// Notes, for `recover`, that the head was detected as `format` before anything was written.
-    pub(crate) fn note_head(&self, format: &str) -> Result<(), Failure> {
+    /// Notes, for `recover`, that the head was looked at over a connection under `trust`, before anything was
+    /// written, and what it was detected as.
+    pub(crate) fn note_head(&self, head: Option<&Danger>, trust: &Trust) -> Result<(), Failure> {
         let mut turn = self.life.turn();
         let file = turn.note();
-        file.note.head = Some(format.to_owned());
+        file.note.looked = true;
+        file.note.imageio_trust = Some(trust.clone());
+        if let Some(Danger::Like(format)) = head {
+            file.note.head = Some(format.clone());
+        }
         file.update()
     }
 
-    /// Returns the warning about a head that was detected as `format` before anything was written.
-    pub(crate) fn head_warning(&self, format: &str) -> String {
-        head::warning(&self.shown, format)
+    /// Returns the warning about a head that was there before anything was written.
+    pub(crate) fn head_warning(&self, danger: &Danger) -> String {
+        head::warning(&self.shown, danger)
     }
 
-    /// Returns the format that keeps the transfer from being finalized.
-    fn head_in_the_way(&self) -> Option<String> {
+    /// Returns what keeps the transfer from being finalized.
+    fn head_in_the_way(&self) -> Option<Danger> {
         self.head.get().and_then(|question| question())
     }
 

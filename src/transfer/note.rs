@@ -48,6 +48,12 @@ pub(crate) struct Note {
     /// finalize would have removed the disk then.
     #[serde(default)]
     pub(crate) head: Option<String>,
+    /// The head of the raw disk was looked at, and writes of such a head are refused since.
+    #[serde(default)]
+    pub(crate) looked: bool,
+    /// The trust in imageio where it is not that in the engine; noted when the head is looked at.
+    #[serde(default)]
+    pub(crate) imageio_trust: Option<Trust>,
     /// The machine that serves it, and since which boot: a home directory may be shared.
     pub(crate) machine: String,
     pub(crate) boot: String,
@@ -110,6 +116,8 @@ impl Note {
             host: None,
             renewing: false,
             head: None,
+            looked: false,
+            imageio_trust: None,
             machine: this_machine(),
             boot: this_boot(),
             namespace: this_pid_namespace(),

@@ -25,9 +25,9 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::OwnTransfer;
 use super::fate::{Facts, Fate, fate, users_time};
 use super::life::{Seen, Stage, Start, Turn};
-use super::{OwnTransfer, head};
 use crate::engine::{self, Direction, Patience, Phase, Subject, Transfer};
 use crate::imageio::{TicketState, TransferUrl};
 
@@ -229,10 +229,9 @@ impl<'a> Renewal<'a> {
     /// Ends the old transfer: without a ticket it is of no use, and it keeps the disk locked.
     fn retire(&mut self, phase: &Option<Phase>) -> Result<(), engine::Error> {
         let old = self.turn.id();
-        if let Some(format) = self.own.head_in_the_way() {
+        if let Some(danger) = self.own.head_in_the_way() {
             return Err(engine::Error::Failed(format!(
-                "it would have to be finalized, and {}",
-                head::danger(&format)
+                "it would have to be finalized, and {danger}"
             )));
         }
         note(&mut self.turn, |note| note.renewing = true)?;

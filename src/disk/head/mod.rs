@@ -7,9 +7,9 @@
 //! byte, by zeros, or by a truncate. Where the format of the disk is not known (a transfer that somebody else
 //! started), it only warns.
 //!
-//! Changes of the head come one at a time: [`Guard::admit`] returns with the guard's lock held, and the
-//! caller keeps it while the change enters the write-behind table, so that both have the same order. The lock
-//! comes before the disk's inner lock. Changes behind the head never take it.
+//! Changes of the head come one at a time: [`Guard::admit`] gives the turn, and the caller keeps it while the
+//! change enters the write-behind table, so that both have the same order. The turn comes before the disk's
+//! inner lock, and nobody who answers for room in the table ever takes it. Changes behind the head don't.
 //!
 //! A head that looked wrong already when the disk was opened is no reason to refuse the rest of the disk. But
 //! nothing may finalize the transfer before another head is durable: [`Guard::danger`]. The last look, when
@@ -40,6 +40,9 @@ pub(crate) enum HeadRule {
 pub(super) struct Guard {
     rule: HeadRule,
     announce: fn(&str),
+    /// Held by whoever changes the head, while it waits for room in the table.
+    turn: Mutex<()>,
+    /// Locked for a moment only: a renewal asks for the danger, and the wait for room may be for its end.
     state: Mutex<State>,
 }
 
@@ -57,15 +60,17 @@ struct State {
 /// A change of the head that may be made; whoever has it is the only one that changes the head.
 #[derive(Debug)]
 pub(super) struct Admitted<'a> {
-    state: MutexGuard<'a, State>,
+    guard: &'a Guard,
+    _turn: MutexGuard<'a, ()>,
     after: Head,
 }
 
 impl Admitted<'_> {
     /// The change has entered the table; `last_seq` is the number of the newest write.
-    pub(super) fn accepted(mut self, last_seq: u64) {
-        self.state.acknowledged = Some(self.after);
-        if let Some((_, since)) = &mut self.state.stored {
+    pub(super) fn accepted(self, last_seq: u64) {
+        let mut state = self.guard.state.lock();
+        state.acknowledged = Some(self.after);
+        if let Some((_, since)) = &mut state.stored {
             *since = match detect(&self.after) {
                 None => Some(since.unwrap_or(last_seq)),
                 Some(_) => None,
@@ -79,20 +84,16 @@ impl Guard {
         Guard {
             rule,
             announce,
+            turn: Mutex::new(()),
             state: Mutex::new(State::default()),
         }
     }
 
-    /// Reads the head of a disk that is raw, before anything changes it.
-    pub(super) fn look(&self, read: impl FnOnce() -> Result<Head, DiskError>) -> Result<(), DiskError> {
-        if self.rule != HeadRule::Refuse {
-            return Ok(());
-        }
-        let head = read()?;
+    /// Takes in the head of the storage, before anything changes it.
+    pub(super) fn begin(&self, head: &Head) {
         let mut state = self.state.lock();
-        state.acknowledged = Some(head);
-        state.stored = detect(&head).map(|format| (format, None));
-        Ok(())
+        state.acknowledged = Some(*head);
+        state.stored = detect(head).map(|format| (format, None));
     }
 
     /// Returns the permission to change the bytes `range` of the disk to `data`, or to zeros; `None` where
@@ -107,27 +108,38 @@ impl Guard {
             return Ok(None);
         }
         let changed = range.start as usize..range.end.min(HEAD_BYTES as u64) as usize;
-        let mut state = self.state.lock();
-        let before = match (state.acknowledged, changed.len() == HEAD_BYTES) {
+        let turn = self.turn.lock();
+        let acknowledged = self.state.lock().acknowledged;
+        let before = match (acknowledged, changed.len() == HEAD_BYTES) {
             (Some(head), _) => head,
             (None, true) => [0; HEAD_BYTES],
-            (None, false) => read()?,
+            (None, false) => match read() {
+                Ok(head) => head,
+                // A warning is no reason to fail a write.
+                Err(_) if self.rule == HeadRule::Warn => return Ok(None),
+                Err(e) => return Err(e),
+            },
         };
         let mut after = before;
         match data {
             Some(data) => after[changed.clone()].copy_from_slice(&data[..changed.len()]),
             None => after[changed].fill(0),
         }
-        let Some(format) = detect(&after) else {
-            return Ok(Some(Admitted { state, after }));
+        let admitted = Admitted {
+            guard: self,
+            _turn: turn,
+            after,
         };
-        let is_new = state.told.replace(format) != Some(format);
+        let Some(format) = detect(&after) else {
+            return Ok(Some(admitted));
+        };
+        let is_new = self.state.lock().told.replace(format) != Some(format);
         if is_new {
             (self.announce)(&self.message(format));
         }
         match self.rule {
             HeadRule::Refuse => Err(DiskError::LooksLike { format }),
-            HeadRule::Warn | HeadRule::Any => Ok(Some(Admitted { state, after })),
+            HeadRule::Warn | HeadRule::Any => Ok(Some(admitted)),
         }
     }
 
@@ -166,9 +178,9 @@ impl Guard {
 }
 
 impl Disk {
-    /// Reads the head of a disk that is raw, before anything changes it.
-    pub(crate) fn look_at_head(&self) -> Result<(), DiskError> {
-        self.head.look(|| self.read_head())
+    /// Takes in the head of the storage, before anything changes it.
+    pub(crate) fn begins_with(&self, head: &Head) {
+        self.head.begin(head);
     }
 
     /// Returns the format as which the engine may detect the disk now, so that a finalize would remove it.

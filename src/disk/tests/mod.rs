@@ -81,7 +81,11 @@ impl MemoryServer {
             head: HeadRule::Refuse,
             announce: |_| {},
         });
-        Disk::open(pool, SIZE as u64, options).unwrap()
+        let disk = Disk::open(pool, SIZE as u64, options).unwrap();
+        if disk.options.head == HeadRule::Refuse {
+            disk.begins_with(self.state().durable[..HEAD_BYTES].try_into().unwrap());
+        }
+        disk
     }
 }
 

@@ -41,7 +41,9 @@ fn open(server: &Arc<MemoryServer>, journal_size: u64, extents: bool) -> Disk {
         head: HeadRule::Refuse,
         announce: |_| {},
     };
-    Disk::open(pool, SIZE as u64, options).unwrap()
+    let disk = Disk::open(pool, SIZE as u64, options).unwrap();
+    disk.begins_with(server.state().durable[..HEAD_BYTES].try_into().unwrap());
+    disk
 }
 
 /// The bytes of one writer. Its numbers are std's atomics, which the scheduler does not see.
