@@ -11,8 +11,11 @@ use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use parking_lot::Mutex;
 
 /// Longest wait for a reader who does not read, in milliseconds. After one such wait nobody is waited for
 /// until a line gets through.
@@ -21,6 +24,9 @@ const PATIENCE_MS: u16 = 2000;
 /// The kernel takes that many bytes into a pipe without waiting, once it says that there is room
 /// (PIPE_BUF, `pipe(7)`).
 const PIECE_BYTES: usize = 4096;
+
+/// Held from the look for room to the end of the write.
+static WRITING: Mutex<()> = Mutex::new(());
 
 /// Set while the reader of a stream does not read.
 static NOBODY_READS: AtomicBool = AtomicBool::new(false);
@@ -72,6 +78,8 @@ fn offer(stream: &mut (impl Write + AsFd), text: &str) {
 
 /// Writes `text` as far as the reader takes it.
 fn offer_bytes(stream: &mut (impl Write + AsFd), text: &[u8]) {
+    // Two writers could both see the room that is enough for one.
+    let _one_at_a_time = WRITING.lock();
     for piece in text.chunks(PIECE_BYTES) {
         if !has_room(stream) || stream.write_all(piece).is_err() {
             return;
@@ -83,22 +91,29 @@ fn offer_bytes(stream: &mut (impl Write + AsFd), text: &[u8]) {
 /// True when a write of [`PIECE_BYTES`] would not block, or fail at once.
 fn has_room(stream: &impl AsFd) -> bool {
     let patience = match NOBODY_READS.load(Ordering::Relaxed) {
-        true => PollTimeout::ZERO,
-        false => PollTimeout::from(PATIENCE_MS),
+        true => Duration::ZERO,
+        false => Duration::from_millis(PATIENCE_MS.into()),
     };
-    let mut look = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
-    let room = poll(&mut look, patience) != Ok(0);
+    let until = Instant::now() + patience;
+    let room = loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        let mut look = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+        match poll(&mut look, left) {
+            // A signal says nothing about the reader.
+            Err(Errno::EINTR) => continue,
+            other => break other != Ok(0),
+        }
+    };
     NOBODY_READS.store(!room, Ordering::Relaxed);
     room
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use std::fs::File;
     use std::io::Read;
-    use std::time::{Duration, Instant};
-
-    use super::*;
 
     fn pipe() -> (File, File) {
         let (reader, writer) = nix::unistd::pipe().unwrap();

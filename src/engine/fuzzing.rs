@@ -101,6 +101,7 @@ pub fn engine_answers(data: &[u8]) {
         correlation: "rhv-mount-12345678".into(),
         interrupt,
         opening: Opening::over(),
+        refusal: Mutex::new(None),
     };
     for request in requests.iter().take(8) {
         reconnect();

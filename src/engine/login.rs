@@ -1,6 +1,6 @@
 //! The session's token: login, renewal after the token has ended, and logout.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tracing::debug;
@@ -13,6 +13,10 @@ use crate::secret::{Secret, clean, hide};
 
 /// Upper bound on a logout, which is best effort.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time after a refused login in which no other one is tried: every request of a mount would be one, and some
+/// directories lock an account after a few.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(60);
 
 impl Engine {
     /// Ends the session, as far as possible: an unused session also ends by itself.
@@ -38,6 +42,11 @@ impl Engine {
         let mut token = self.token.lock();
         if token.is_some() && token.as_ref() != old {
             return Ok(());
+        }
+        let refusal = self.refusal.lock().clone();
+        if let Some((at, message)) = refusal.filter(|(at, _)| at.elapsed() < REFUSAL_PAUSE) {
+            debug!(seconds = at.elapsed().as_secs(), "not logging in again yet");
+            return Err(self.refused(message));
         }
         let mut patience = self.repetitions();
         loop {
@@ -91,16 +100,24 @@ impl Engine {
         };
         match (status, code) {
             (200, _) => Err(self.nonsense(what, "a login without a token".into())),
-            (_, Some(code)) if is_refusal(status, &code) => Err(Error::Login {
-                url: self.url().to_owned(),
-                username: self.account.username.clone(),
-                message: said(&message.unwrap_or(code)),
-            }),
+            (_, Some(code)) if is_refusal(status, &code) => {
+                let message = said(&message.unwrap_or(code));
+                *self.refusal.lock() = Some((Instant::now(), message.clone()));
+                Err(self.refused(message))
+            }
             (_, Some(code)) => Err(self.undecided(match message {
                 Some(message) => format!("{} ({}, HTTP {status})", said(&message), said(&code)),
                 None => format!("{} (HTTP {status})", said(&code)),
             })),
             (_, None) => Err(self.front_end(what, status, &body)),
+        }
+    }
+
+    fn refused(&self, message: String) -> Error {
+        Error::Login {
+            url: self.url().to_owned(),
+            username: self.account.username.clone(),
+            message,
         }
     }
 

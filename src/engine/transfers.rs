@@ -58,7 +58,8 @@ impl Mark {
         let id = super::random_id().unwrap_or_default();
         let last = id.rsplit('-').next().unwrap_or_default();
         let number = u64::from_str_radix(last, 16).unwrap_or_default();
-        Mark(INACTIVITY_SECONDS + number % MARKS)
+        // The first number is what other clients ask for, too.
+        Mark(INACTIVITY_SECONDS + 1 + number % MARKS)
     }
 }
 

@@ -76,8 +76,12 @@ impl<In: Transport> Connector<In> for Tcp {
         }
         let name = details.uri.authority().map_or("", |authority| authority.as_str());
         let limit = details.timeout.not_zero().map_or(CONNECT_TIMEOUT, |limit| *limit);
-        let stream =
-            connect_to_any(name, &details.addrs, limit.min(CONNECT_TIMEOUT)).map_err(io::Error::from)?;
+        let stream = connect_to_any(name, &details.addrs, limit.min(CONNECT_TIMEOUT));
+        let stream = stream.map_err(|e| match io::Error::from(e) {
+            // Nothing was sent, which the kind of an I/O error would not say.
+            e if e.kind() == ErrorKind::TimedOut => Error::Timeout(ureq::Timeout::Connect),
+            e => e.into(),
+        })?;
         stream.set_nodelay(true)?;
         let config = details.config;
         Ok(Some(Either::B(Socket {

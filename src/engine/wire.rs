@@ -17,7 +17,7 @@
 //! Several threads share an [`Engine`]. Each request blocks its thread; only the renewal of the token is
 //! under a lock.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,8 @@ pub(crate) struct Engine {
     pub(super) correlation: String,
     pub(super) interrupt: Interrupt,
     pub(super) opening: Opening,
+    /// When the engine last refused the password, and its message.
+    pub(super) refusal: Mutex<Option<(Instant, String)>>,
 }
 
 impl Engine {
@@ -96,6 +98,7 @@ impl Engine {
             correlation: format!("rhv-mount-{}", run.get(..8).unwrap_or("0")),
             interrupt: interrupt.clone(),
             opening: Opening::begin(),
+            refusal: Mutex::new(None),
         };
         engine.renew(None)?;
         Ok(engine)
@@ -126,6 +129,7 @@ impl Engine {
             correlation: self.correlation.clone(),
             interrupt: Interrupt::default(),
             opening: Opening::over(),
+            refusal: Mutex::new(self.refusal.lock().clone()),
         }
     }
 

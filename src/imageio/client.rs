@@ -222,7 +222,8 @@ impl Client {
         let mut body = Vec::new();
         let mut rest = response.body_mut().as_reader().take(MAX_MESSAGE_BYTES);
         match rest.read_to_end(&mut body) {
-            // Something in front of the server may answer with a page of its own and a status that looks well.
+            // Something in front of the server may answer with a page of its own and a status that looks
+            // well.
             Ok(_) if page::is_page(&body) => Err(self.diagnosis.beside_the_point(what, page::excerpt(&body))),
             Ok(_) => Ok(()),
             Err(e) => Err(self.diagnosis.lost(what, e)),

@@ -194,7 +194,9 @@ impl Mount {
         });
         begun.inspect_err(|_| {
             // A look that is under way would outlive this process.
-            fuse::abort(&self.mountpoint.path);
+            if mount_table::is_on_top(&self.mountpoint.path) {
+                fuse::abort(&self.mountpoint.path);
+            }
             wait::leave_now(self);
         })
     }

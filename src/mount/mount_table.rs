@@ -21,6 +21,18 @@ pub(crate) fn is_mounted(path: &Path) -> bool {
     mounted_by(path).is_some()
 }
 
+/// True when what is seen at exactly this path is an rhv-mount file system: nothing is mounted over it.
+pub(crate) fn is_on_top(path: &Path) -> bool {
+    let table = read_table();
+    let table = String::from_utf8_lossy(&table);
+    let top = table.lines().rev().find_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        let target = mount.split(' ').nth(4).map(unescape)?;
+        (Path::new(&target) == path).then_some(kind)
+    });
+    top.is_some_and(|kind| kind.starts_with("fuse.rhv-mount "))
+}
+
 /// Returns the user who mounted the rhv-mount file system on exactly this path, dead or alive.
 pub(crate) fn mounted_by(path: &Path) -> Option<u32> {
     owner_in(&read_table(), path)

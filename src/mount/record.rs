@@ -96,6 +96,8 @@ impl Place {
             both.notes.extend(earlier.notes);
         }
         both.notes.truncate(MAX_NOTES);
+        // The figures of many connections would make it too long to be read again.
+        both.stats.clear();
         self.write("failed", &both)
     }
 

@@ -87,7 +87,8 @@ impl Doubt {
         }
     }
 
-    /// False once the attempt can't be performed any more, because its right has ended: it is below `retired`.
+    /// False once the attempt can't be performed any more, because its right has ended: it is below
+    /// `retired`.
     pub(crate) fn is_open(self, retired: u64) -> bool {
         !matches!(self, Doubt::Forever(epoch) if epoch < retired)
     }

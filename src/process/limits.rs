@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::thread::Builder;
 
 use crossbeam::channel::bounded;
-use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 
 use crate::failure::{Exit, Failure};
 
@@ -118,12 +118,16 @@ fn take_memory(bytes: usize) -> Result<(), Failure> {
     for _ in 0..bytes.div_ceil(PIECE_BYTES) {
         let mut piece = Vec::new();
         piece.try_reserve_exact(PIECE_BYTES).map_err(|e| {
-            let limit = getrlimit(Resource::RLIMIT_AS).map_or(0, |(soft, _)| soft >> 20);
+            let limit = getrlimit(Resource::RLIMIT_AS).map_or(RLIM_INFINITY, |(soft, _)| soft);
+            let why = match limit {
+                RLIM_INFINITY => format!("this machine does not give it ({e})"),
+                bytes => format!("the limit is {} MiB ({e})", bytes >> 20),
+            };
             Failure::text(
                 Exit::Mount,
                 format!(
-                    "a mount needs {} MiB of address space beside its threads, and the limit is {limit} MiB \
-                     ({e}): raise it (ulimit -v, LimitAS= of its unit), or mount with a smaller --memory",
+                    "a mount needs {} MiB of address space beside its threads, and {why}: raise the limit \
+                     (ulimit -v and -d, LimitAS= of its unit), or mount with a smaller --memory",
                     bytes >> 20
                 ),
             )

@@ -38,9 +38,19 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
         }
         return Ok(Exit::Done as u8);
     }
-    let mut code = Exit::Done as u8;
+    let (mut code, mut refused) = (Exit::Done as u8, Vec::new());
     for mut file in left {
+        let account = (file.note.engine_url.clone(), file.note.username.clone());
+        if refused.contains(&account) {
+            let shown = file.note.mountpoint.display();
+            tell(format_args!("{shown}: not tried, since the login was refused"));
+            continue;
+        }
         if let Err(failure) = end(&mut file, args) {
+            if failure.exit == Exit::Login {
+                // Another attempt for each note could lock the account.
+                refused.push(account);
+            }
             tell(&failure);
             code = if code == 0 { failure.exit as u8 } else { code };
         }
@@ -127,7 +137,7 @@ fn claim(file: &mut NoteFile, args: &RecoverArgs) -> Result<bool, Failure> {
             format!("{shown} is served by a process that answers; end it with `rhv-mount umount {shown}`")
         }
         Some(Owner::Gone) => return Ok(true),
-        Some(Owner::Unknown) if args.finalize => return Ok(true),
+        Some(Owner::Unknown) if args.finalize || args.cancel => return Ok(true),
         Some(Owner::AtWork) => {
             format!("{shown} is served by process {pid}; end it with `rhv-mount umount {shown}`")
         }
@@ -144,8 +154,8 @@ fn claim(file: &mut NoteFile, args: &RecoverArgs) -> Result<bool, Failure> {
         }
         Some(Owner::Unknown) => format!(
             "it is not known whether {shown} is served by process {pid} of another container, or of another \
-             machine with the name {machine}: the file system of {} has no locks that tell; if it is not, \
-             end it with --finalize",
+             machine with the name {machine}: nothing on the file system of {} tells; if it is not, end it \
+             with --finalize, or remove a disk that was made for it with --cancel",
             file.shown()
         ),
     };

@@ -144,7 +144,9 @@ impl Note {
     /// it can: the number of a process says nothing outside its own PID namespace and boot, and the name of a
     /// machine does not tell it from another one of that name.
     pub(super) fn owner(&self, lock: Lock) -> Owner {
-        let is_visible = self.boot == this_boot() && self.namespace == this_pid_namespace();
+        // Earlier versions noted no namespace.
+        let is_here = self.namespace.is_empty() || self.namespace == this_pid_namespace();
+        let is_visible = self.boot == this_boot() && is_here;
         let lives = || self.started.is_some() && start_of(self.pid) == self.started;
         match lock {
             Lock::Free { certain: true } if self.locked => Owner::Gone,

@@ -127,6 +127,10 @@ impl NoteFile {
             };
             // The owner may have put another file in its place meanwhile, and its lock is on that one.
             if lock != Lock::Held && !is_at(&file, &self.path) {
+                if Instant::now() >= until {
+                    return Ok(Some(Owner::Unknown));
+                }
+                sleep(LOCK_PAUSE);
                 continue;
             }
             self.note = read(&self.path)?;
