@@ -69,6 +69,13 @@ pub(crate) trait Dial: Send + Sync {
         0
     }
 
+    /// Ends the right of `epoch`, and so every request that was made with it or an older one, by getting
+    /// another one; false where that can't be had. Blocks for `wait` at most.
+    fn retire(&self, epoch: u64, wait: Duration) -> bool {
+        let _ = (epoch, wait);
+        false
+    }
+
     /// Gets a new right where that is possible and safe, because `why` says that the right of `epoch` has, or
     /// may have, ended. Returns true when a new connection is worth a try. Blocks for `wait` at most; what
     /// has begun goes on afterwards, and a later call may find it done.

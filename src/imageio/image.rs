@@ -222,6 +222,10 @@ impl Dial for Image {
         self.renewals.retired()
     }
 
+    fn retire(&self, epoch: u64, wait: Duration) -> bool {
+        self.renewals.renew(epoch, TicketState::InDoubt, wait) && self.retired() > epoch
+    }
+
     fn renew(&self, epoch: u64, why: &RemoteError, wait: Duration) -> bool {
         let state = match why {
             RemoteError::Denied(Denial::UnknownTicket, _) => TicketState::Unknown,

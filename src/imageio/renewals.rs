@@ -22,6 +22,9 @@ pub(crate) enum TicketState {
     Refused,
     /// The host is up, and no process listens at the server's address: the server may have moved.
     NobodyThere,
+    /// It is good, and must end all the same: a request under it was never answered, and only the end of its
+    /// transfer proves that it is over.
+    InDoubt,
 }
 
 /// Returns a new transfer URL in the place of one that has ended, for the given reason. May block for

@@ -70,7 +70,7 @@ impl Pool {
     }
 
     /// How long a flush waits for a new right.
-    fn renewal_wait(&self) -> Duration {
+    pub(super) fn renewal_wait(&self) -> Duration {
         self.retry_time.max(MIN_RENEWAL_WAIT)
     }
 

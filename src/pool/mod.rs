@@ -237,6 +237,18 @@ impl Pool {
         self.dial.retired()
     }
 
+    /// Returns the number of the present right to the image.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.dial.epoch()
+    }
+
+    /// Ends every request that was made with the right of `epoch` or an older one, by getting another; false
+    /// where that can't be had. Blocks for as long as a request may be repeated. What is not flushed yet is
+    /// sent again then.
+    pub(crate) fn retire_requests(&self, epoch: u64) -> bool {
+        self.can_replay() && self.dial.retire(epoch, self.renewal_wait())
+    }
+
     /// Returns why acknowledged writes may be lost, if they may be.
     pub(crate) fn loss(&self) -> Option<&str> {
         self.loss.get().map(String::as_str)

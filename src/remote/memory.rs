@@ -212,12 +212,18 @@ impl Dial for MemoryServer {
         state.let_strays_in(true);
         state.forget(|_| true);
         state.renewals -= 1;
+        // The ticket goes with its transfer, so older connections are refused from now on.
+        state.ended = Some(state.epoch);
         state.epoch += 1;
         true
     }
 
     fn retired(&self) -> u64 {
         self.state().epoch
+    }
+
+    fn retire(&self, epoch: u64, wait: Duration) -> bool {
+        self.renew(epoch, &RemoteError::Late("a request in doubt".into()), wait)
     }
 }
 

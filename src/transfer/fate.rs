@@ -46,16 +46,19 @@ pub(super) fn fate(phase: Option<&Phase>, facts: Facts) -> Fate {
     match phase {
         Some(paused) if paused.is_paused_by_user() && !facts.awaited => match facts.state {
             TicketState::NobodyThere => Fate::Stays("a user has paused it"),
-            TicketState::Refused | TicketState::Unknown => Fate::AwaitsUser,
+            TicketState::Refused | TicketState::Unknown | TicketState::InDoubt => Fate::AwaitsUser,
         },
-        // A resume brings back a ticket that has expired, and none that is not there.
-        Some(Phase::Paused(_)) if facts.state == TicketState::Unknown || facts.resumed => Fate::Replaced,
+        // A resume brings back a ticket that has expired, and none that is not there; and it ends no request.
+        Some(Phase::Paused(_)) if facts.resumed => Fate::Replaced,
+        Some(Phase::Paused(_)) if matches!(facts.state, TicketState::Unknown | TicketState::InDoubt) => {
+            Fate::Replaced
+        }
         Some(Phase::Paused(_)) => Fate::Resumed,
         Some(Phase::Transferring | Phase::Coming(_)) => match facts.state {
             TicketState::NobodyThere => Fate::Stays("the engine sees it at work"),
             // The watcher, or the user, has resumed it just now.
             TicketState::Refused if !facts.resumed => Fate::GoesOn,
-            TicketState::Refused | TicketState::Unknown => Fate::Replaced,
+            TicketState::Refused | TicketState::Unknown | TicketState::InDoubt => Fate::Replaced,
         },
         // That was us, in an earlier attempt.
         Some(Phase::Finalizing | Phase::Finished) | None if facts.finalized_by_us => Fate::Replaced,
@@ -176,6 +179,19 @@ mod tests {
             let retry_time = Duration::from_secs(seconds);
             assert!(users_time(retry_time) <= retry_time && users_time(retry_time) >= retry_time / 2);
         }
+    }
+
+    #[test]
+    fn a_transfer_with_a_request_in_doubt_is_replaced_and_not_resumed() {
+        let facts = Facts {
+            state: TicketState::InDoubt,
+            ..FACTS
+        };
+        for phase in ["transferring", "resuming", "paused_system"] {
+            assert_eq!(of(phase, facts), Fate::Replaced, "{phase}");
+        }
+        assert_eq!(of("paused_user", facts), Fate::AwaitsUser);
+        assert!(is_left(of("cancelled_user", facts)));
     }
 
     #[test]

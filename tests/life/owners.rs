@@ -93,7 +93,7 @@ fn two_recovers_at_once_end_a_transfer_once() {
     write_and_sync(&mount.file(), MIB, MIB, 65);
     let point = mount.mountpoint().to_path_buf();
     mount.kill();
-    engine.switch(&json!({"switch": "finalize_slow", "value": 2}));
+    engine.switch(&json!({"switch": "finalize_slow", "value": 15}));
     std::thread::scope(|scope| {
         let first = scope.spawn(|| recover(&engine, &[], Some(&point)));
         wait_until("it asks to finalize", 30, || {

@@ -2,11 +2,13 @@
 //! another transfer of the same disk. No writer or reader notices; nothing is deleted, and nothing stays
 //! locked.
 
+use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::existing::{expected, write_and_sync};
 use crate::recovering::recover;
@@ -14,7 +16,7 @@ use crate::rig::{
     DATA_MAY_BE_LOST, ENGINE_FAILED, assert_free, assert_nothing_deleted, assert_refused, assert_told,
     create, existing, over, source, state_file, used_disk,
 };
-use crate::support::content::MIB;
+use crate::support::content::{MIB, Random};
 use crate::support::engine::Engine;
 use crate::support::run::{text, wait_until};
 
@@ -97,6 +99,37 @@ fn a_mount_that_is_killed_after_a_renewal_is_recovered() {
     let ran = recover(&engine, &[], Some(&point)).ok();
     assert!(ran.stdout.contains(&second), "{ran}");
     assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 31));
+    assert_nothing_deleted(&engine);
+}
+
+/// The storage stalls for longer than a request may be silent, and the same block is written anew: the end of
+/// the transfer proves that no late request is left to strike over it.
+#[test]
+fn a_block_that_a_stall_has_left_in_doubt_can_be_rewritten() {
+    let engine = Engine::start();
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    let mount = engine.mounting(existing("web01"));
+    let mount = mount.args(["--timeout=2", "--retry-time=120"]).start();
+    let stalled = engine.stall_storage();
+    // Another process writes: its close waits for the storage, and so would the start of each program here.
+    let first = engine.dir().join("first");
+    fs::write(&first, Random::new(61).bytes(MIB as usize)).expect("write a file");
+    let mut writer = Command::new("dd");
+    writer.arg(format!("if={}", first.display()));
+    writer.arg(format!("of={}", mount.file().display()));
+    writer.args(["bs=1M", "seek=1", "conv=notrunc", "status=none"]);
+    let mut writer = writer.spawn().expect("start dd");
+    wait_until("the stalled request is given up", 60, || {
+        let said = mount.status(&["-o", "json"]).ok().stdout;
+        let status: Value = serde_json::from_str(&said).expect("the status");
+        status["errors"].as_u64().is_some_and(|errors| errors > 0)
+    });
+    drop(stalled);
+    assert!(writer.wait().expect("wait for dd").success());
+    write_and_sync(&mount.file(), MIB, MIB, 62);
+    assert!(engine.transfers().len() >= 2, "the transfer was not replaced");
+    mount.umount().ok();
+    assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 62));
     assert_nothing_deleted(&engine);
 }
 

@@ -93,6 +93,25 @@ fn newer_bytes_where_a_silent_request_may_strike_any_time_are_refused_for_good()
     );
 }
 
+/// Where the server can give another right to the image, that ends the request, and nothing is lost by it.
+#[test]
+fn newer_bytes_wait_for_the_end_of_the_transfer_of_a_silent_request() {
+    let server = server_filled_with(9);
+    server.state().renewals = 1;
+    let disk = server.disk(false, JOURNAL);
+    server.state().faults.push((Request::Change, Fault::LateLater));
+    disk.write(0, &[1; 4096]).unwrap();
+    disk.flush().unwrap();
+    disk.write(40_000, &[3; 4096]).unwrap();
+    disk.drain().unwrap();
+    disk.write(0, &[2; 4096]).unwrap();
+    disk.flush().unwrap();
+    assert_eq!((server.state().epoch, disk.failure()), (1, None));
+    let mut state = server.state();
+    state.let_strays_in(true);
+    assert_eq!((state.durable[0], state.durable[40_000]), (2, 3));
+}
+
 /// A file system rewrites the block that a stall was about. The transfer that the silent request belongs to
 /// is replaced before the request is answered at last, or later.
 #[test]

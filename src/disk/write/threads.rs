@@ -55,10 +55,18 @@ impl WriteBehind {
                 None => match inner.table.pick(Instant::now(), pressed, share) {
                     Pick::Go(run) => break run,
                     Pick::Wait(until) => until,
-                    // The stray, or the end of its transfer, may be younger than the look above.
-                    Pick::Blocked(_) if inner.table.retire_strays(pool.retired()) => continue,
                     Pick::Blocked(by) => {
+                        let epoch = pool.epoch();
+                        // The stray, or the end of its transfer, may be younger than the look above.
+                        if inner.table.retire_strays(pool.retired()) {
+                            continue;
+                        }
                         drop(inner);
+                        // The end of its transfer is the end of the stray. Another thread may have seen to it
+                        // since the epoch was read.
+                        if pool.retire_requests(epoch) {
+                            return true;
+                        }
                         self.fail(format!(
                             "the server has not answered a request for bytes {}-{} and may perform it still, \
                              over newer bytes: write the image again",

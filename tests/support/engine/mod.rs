@@ -223,6 +223,15 @@ impl Engine {
         }
     }
 
+    /// Stops the servers of the disks until the value is dropped: imageio is there, and what it has to write
+    /// is not answered.
+    pub fn stall_storage(&self) -> Stalled {
+        let pids = self.storage_pids().into_iter().map(Pid::from_raw);
+        let pids: Vec<Pid> = pids.filter(|pid| kill(*pid, Signal::SIGSTOP).is_ok()).collect();
+        assert!(!pids.is_empty(), "no disk has a server");
+        Stalled(pids)
+    }
+
     /// Stops the engine and its control socket from answering until the value is dropped: connections to them
     /// succeed but stay silent, as with a swapping machine or a network that drops packets.
     pub fn away(&self) -> Away {
@@ -279,6 +288,18 @@ impl Drop for Engine {
             if let Err(panic) = searched {
                 resume_unwind(panic);
             }
+        }
+    }
+}
+
+/// Lets the storage go on when dropped; see [`Engine::stall_storage`].
+#[derive(Debug)]
+pub struct Stalled(Vec<Pid>);
+
+impl Drop for Stalled {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            let _ = kill(*pid, Signal::SIGCONT);
         }
     }
 }
