@@ -9,6 +9,7 @@
 mod heads;
 mod waits;
 
+use std::ops::Range;
 use std::sync::atomic::AtomicU8;
 
 use shuttle::rand::{Rng, thread_rng};
