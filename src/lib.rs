@@ -4,14 +4,15 @@
 //!
 //! ```text
 //! fuse/mod.rs                  the kernel's request -> Disk::write
-//! disk/mod.rs                  bounds: ENOSPC behind the end of the disk
+//! disk/change.rs               bounds: ENOSPC behind the end of the disk
+//! disk/head/mod.rs             EPERM for a raw disk that would begin like an image
 //! disk/zeros/detection.rs      data told from long runs of zeros
 //! disk/write/mod.rs            sticky failure, room in the write-behind, and its lock
 //! disk/write/table/mod.rs      one copy into the table, then it is acknowledged
 //! disk/write/threads.rs        a writer thread takes work
 //! disk/write/table/out.rs      the oldest segment that conflicts with nothing in flight
 //! pool/request.rs, lease.rs    one connection, and the request until it is answered
-//! imageio/client.rs            PUT ?flush=n
+//! imageio/requests.rs          PUT ?flush=n
 //! imageio/transport.rs         TLS or not, TCP or unix socket
 //! disk/write/table/back.rs     answered: into the journal, until a flush covers it
 //! ```
