@@ -71,7 +71,6 @@ pub fn run_with_output_in(command: &mut Command, seconds: u64, dir: &Path) -> Ra
     let (out, err) = (dir.join("stdout"), dir.join("stderr"));
     let create = |path: &Path| File::create(path).expect("create an output file");
     let shown = shown(command);
-    let started = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
         .stdout(create(&out))
@@ -79,6 +78,9 @@ pub fn run_with_output_in(command: &mut Command, seconds: u64, dir: &Path) -> Ra
         .process_group(0)
         .spawn()
         .unwrap_or_else(|error| panic!("{shown}: {error}"));
+    // A program begins by closing its copies of the files that other tests have open here, which may wait for
+    // a server that is slow on purpose.
+    let started = Instant::now();
     let limit = Duration::from_secs(seconds);
     let mut timed_out = false;
     let status = loop {
