@@ -135,7 +135,8 @@ impl NoteFile {
             }
             self.note = read(&self.path)?;
             match self.note.owner(lock) {
-                Owner::Busy if Instant::now() < until => sleep(LOCK_PAUSE),
+                // A process that is about to be gone holds its lock to the end.
+                Owner::Busy | Owner::Elsewhere if Instant::now() < until => sleep(LOCK_PAUSE),
                 owner => {
                     self.file = Some(file).filter(|_| matches!(owner, Owner::Gone | Owner::Unknown));
                     return Ok(Some(owner));
