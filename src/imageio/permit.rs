@@ -117,6 +117,7 @@ impl Permit {
 
     /// Announces a request whose answer has a body of at most `body` bytes.
     pub(super) fn expect(&self, body: u64) {
+        self.cut.store(false, Ordering::Relaxed);
         self.expected
             .store(body + MAX_BYTES_BESIDE_BODY, Ordering::Relaxed);
         self.received.store(0, Ordering::Relaxed);

@@ -12,12 +12,20 @@ use super::certificate::{ANY_PURPOSE, SERVER_PURPOSE};
 /// The labels of certificates (OpenSSL's pem.h).
 const LABELS: [&str; 3] = ["CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"];
 
+/// The label under which settings follow the certificate.
+const TRUSTED: &str = LABELS[2];
+
 /// Returns all certificates of a PEM file that may vouch for a server; none is an error.
 pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let mut found = Vec::new();
     let mut excluded = false;
     for block in blocks(pem) {
-        let der = CertificateDer::from_pem_slice(&block?).map_err(|e| e.to_string())?;
+        let (label, block) = block?;
+        let der = CertificateDer::from_pem_slice(&block).map_err(|e| e.to_string())?;
+        if label != TRUSTED {
+            found.push(der);
+            continue;
+        }
         // What is not DER is left to the verifier, which does not take it for a CA.
         let (length, settings) = split(&der).unwrap_or((der.len(), &[]));
         match settings.is_empty() || allow_servers(settings).unwrap_or(false) {
@@ -32,8 +40,8 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, S
     }
 }
 
-/// Returns each block of a certificate, under the usual label.
-fn blocks(pem: &[u8]) -> impl Iterator<Item = Result<Vec<u8>, String>> + '_ {
+/// Returns each block of a certificate with its label, under the usual one.
+fn blocks(pem: &[u8]) -> impl Iterator<Item = Result<(&'static str, Vec<u8>), String>> + '_ {
     let mut lines = pem.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii_end);
     std::iter::from_fn(move || {
         let mark = |kind: &str, label: &str| format!("-----{kind} {label}-----").into_bytes();
@@ -44,7 +52,7 @@ fn blocks(pem: &[u8]) -> impl Iterator<Item = Result<Vec<u8>, String>> + '_ {
             if line == mark("END", label) {
                 block.extend(mark("END", LABELS[0]));
                 block.push(b'\n');
-                return Some(Ok(block));
+                return Some(Ok((label, block)));
             }
             block.extend(line);
         }
