@@ -68,7 +68,8 @@ pub(super) fn of_pem(text: &str) -> Result<Certificate, rustls::pki_types::pem::
         let pem = format!("{BEGIN}{inside}{END}\n");
         let der = CertificateDer::from_pem_slice(pem.as_bytes())?;
         let strange = |c: char| c.is_control() && c != '\n' && c != '\r';
-        if pem.contains(strange) {
+        // A dash in it is a part of another frame: what is shown could be read as something else.
+        if pem.contains(strange) || inside.contains('-') {
             return Err(rustls::pki_types::pem::Error::NoItemsFound);
         }
         all.fingerprints.push(fingerprint(&der));
