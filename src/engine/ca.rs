@@ -57,7 +57,10 @@ pub(crate) fn certificate(url: &str) -> Result<Certificate, Error> {
     of_pem(&pem).map_err(|e| nonsense(format!("no certificate: {e}")))
 }
 
-/// Extracts the certificates; there must be at least one, and none with control characters in it.
+/// Length of a line of base64 in a PEM file (RFC 7468, section 2).
+const LINE_BYTES: usize = 64;
+
+/// Extracts the certificates; there must be at least one, and none with anything but base64 in it.
 pub(super) fn of_pem(text: &str) -> Result<Certificate, rustls::pki_types::pem::Error> {
     let mut all = Certificate {
         pem: String::new(),
@@ -65,13 +68,18 @@ pub(super) fn of_pem(text: &str) -> Result<Certificate, rustls::pki_types::pem::
     };
     for block in text.split(BEGIN).skip(1) {
         let inside = block.split(END).next().unwrap_or_default();
-        let pem = format!("{BEGIN}{inside}{END}\n");
-        let der = CertificateDer::from_pem_slice(pem.as_bytes())?;
-        let strange = |c: char| c.is_control() && c != '\n' && c != '\r';
-        // A dash in it is a part of another frame: what is shown could be read as something else.
-        if pem.contains(strange) || inside.contains('-') {
+        let body: Vec<u8> = inside.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
+        let is_base64 = |b: &u8| b.is_ascii_alphanumeric() || b"+/=".contains(b);
+        if !body.iter().all(is_base64) {
             return Err(rustls::pki_types::pem::Error::NoItemsFound);
         }
+        // Its lines are written anew: every reader of the saved file finds the same frames.
+        let lines: String = body
+            .chunks(LINE_BYTES)
+            .map(|line| String::from_utf8_lossy(line) + "\n")
+            .collect();
+        let pem = format!("{BEGIN}\n{lines}{END}\n");
+        let der = CertificateDer::from_pem_slice(pem.as_bytes())?;
         all.fingerprints.push(fingerprint(&der));
         all.pem += &pem;
     }
