@@ -74,6 +74,17 @@ impl Pool {
         Ok(())
     }
 
+    /// Does the same by a single attempt: a failure is no reason to wait, or to get another right.
+    pub(crate) fn read_once(&self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), PoolError> {
+        let len = parts.iter().map(|part| part.len() as u64).sum();
+        let mut lease = self.lease(Purpose::Read)?;
+        let tried = lease.try_once(Op::Read, len, &mut |remote| remote.read(offset, parts));
+        tried.map_err(|attempt| {
+            lease.give_up_connection(&attempt.error.to_string());
+            attempt.error.into()
+        })
+    }
+
     /// Reports the extents of the whole disk, which may take minutes. The request uses a connection of the
     /// pool, or with `own_connection` one of its own, which the server must allow. After a failed attempt the
     /// extents are reported again from offset 0.

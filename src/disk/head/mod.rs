@@ -195,14 +195,14 @@ impl Disk {
 
     /// Reads the head of a raw disk from the storage once more, past all that is remembered, before a verdict
     /// that lets the transfer be finalized: others may have written over the same transfer. Where it can't be
-    /// read, what was acknowledged counts.
+    /// read at once, what was acknowledged counts: a transfer that is about to end is not renewed for this.
     pub(super) fn look_at_stored_head(&self) {
         if self.options.head != HeadRule::Refuse {
             return;
         }
         let mut head = [0; HEAD_BYTES];
         let n = self.size.min(HEAD_BYTES as u64) as usize;
-        if self.pool.read(0, &mut [&mut head[..n]]).is_ok() {
+        if self.pool.read_once(0, &mut [&mut head[..n]]).is_ok() {
             self.head.stored(&head);
         }
     }

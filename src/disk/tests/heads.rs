@@ -109,3 +109,18 @@ fn the_head_that_the_storage_has_in_the_end_counts() {
     disk.close().unwrap();
     assert_eq!(disk.head_in_danger(), Some(ImageFormat::Vhdx));
 }
+
+/// The ticket was lost while nobody used the disk: its end needs no other one.
+#[test]
+fn the_last_look_at_the_head_renews_nothing() {
+    let (server, disk) = disk_with(b"");
+    disk.write(0, &[1; 4096]).unwrap();
+    disk.flush().unwrap();
+    disk.next_data(0)
+        .expect("the extents are here, and need no ticket any more");
+    let mut state = server.state();
+    (state.renewals, state.ended) = (1, Some(state.epoch));
+    drop(state);
+    disk.close().unwrap();
+    assert_eq!((server.state().epoch, disk.head_in_danger()), (0, None));
+}
