@@ -1,4 +1,4 @@
-//! What servers write beside an error status, cut down to what has a place in a message.
+//! The text that servers write beside an error status, cut down to what has a place in a message.
 //!
 //! A proxy, a load balancer or a web server without its application answers with a page for browsers. Its
 //! markup tells a user nothing, so a message shows at most the title. The servers that this program works

@@ -58,7 +58,7 @@ pub(crate) enum Error {
         /// The engine's message.
         message: String,
     },
-    /// What stands in front of the engine answered in its place.
+    /// A front end answered in the engine's place.
     #[error(
         "{what}: no answer from the engine {url}, but HTTP {status}{page} from what is in front of it (its \
          web server, or a proxy); is the engine up, and the URL right?"
@@ -67,7 +67,7 @@ pub(crate) enum Error {
         what: String,
         url: String,
         status: u16,
-        /// What is known of the page that was sent, after a blank; else nothing.
+        /// The title of the page that was sent, after a blank; empty without one.
         page: String,
     },
     /// A redirect. A login is not sent to another place.

@@ -38,7 +38,7 @@ pub(crate) struct Image {
     renewals: Arc<Renewals>,
     tls: Option<Arc<ClientConfig>>,
     timeout: Duration,
-    /// What all connections have the server do.
+    /// The work of the server for all connections.
     load: Arc<Load>,
     /// The proven unix socket of the server `first_host`.
     local: Option<UnixRoute>,

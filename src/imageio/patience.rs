@@ -27,7 +27,7 @@ pub(super) const MAX_FLUSH_WEIGHT: u64 = 256 << 20;
 /// Upper bound on the silence about one request while others are answered, as a multiple of the limit.
 const MAX_BESIDE_ANSWERS: u32 = 3;
 
-/// What the server is doing for all connections of one image.
+/// The server's work for all connections of one image.
 #[derive(Debug, Default)]
 pub(super) struct Load {
     /// Weight in bytes of the requests at work.

@@ -1,4 +1,4 @@
-//! What a client and its one transport tell each other: whether a connection may be made, how long the server
+//! A client and its one transport tell each other here whether a connection may be made, how long the server
 //! may be silent, how much it may answer; and what became of the connection.
 //!
 //! The client sets it before a request, in the thread that has the lease, and the transport looks at it under
@@ -47,7 +47,7 @@ pub(super) struct Permit {
     pub(super) expected: AtomicU64,
     /// The bytes of that answer that have arrived.
     pub(super) received: AtomicU64,
-    /// What all connections of the image have the server do.
+    /// The server's work for all connections of the image.
     pub(super) load: Arc<Load>,
 }
 

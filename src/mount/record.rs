@@ -44,7 +44,7 @@ pub(crate) struct Ending {
     /// The canonical path of the mountpoint, in a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mountpoint: Option<PathBuf>,
-    /// What is to be told besides: a bad outcome of an earlier mount on the same path.
+    /// More to be told: a bad outcome of an earlier mount on the same path.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) notes: Vec<String>,
     /// The file system that somebody holds.

@@ -22,7 +22,7 @@
 //!
 //! A connection that had ended before the request is replaced at once: nothing has failed.
 //!
-//! Where connections end after a few requests (`lifespan`), a change carries a flush. Its failure may be a
+//! If connections end after a few requests (`lifespan`), a change carries a flush. Its failure may be a
 //! storage's report of a loss, and its success proves as much as that of a flush.
 
 use std::time::Duration;

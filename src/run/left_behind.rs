@@ -1,5 +1,5 @@
-//! What a killed mount has left, judged for `recover`: which transfer it may have started, what the end of it
-//! costs, what has become of its disk, and whose files are in its place.
+//! The remains of a killed mount, judged for `recover`: which transfer it may have started, what the end of
+//! it costs, what has become of its disk, and whose files are in its place.
 
 use crate::engine::{Direction, Phase, Transfer};
 use crate::mount::mountpoint::remove_placeholder;
@@ -30,7 +30,7 @@ pub(super) fn asked_for(note: &Note, mut open: Vec<Transfer>) -> Option<Transfer
     }
 }
 
-/// What the end of a transfer costs.
+/// The cost of the end of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cost {
     /// The disk stays.

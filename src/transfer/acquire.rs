@@ -248,8 +248,8 @@ fn try_to_take_back(
     }
 }
 
-/// What is known about a start that got no answer, where none of the `open` transfers of the disk is proven
-/// to be ours.
+/// Says what is known about a start that got no answer, where none of the `open` transfers of the disk is
+/// proven to be ours.
 fn not_found(open: &[Transfer]) -> String {
     let unknown = "it is not known whether a transfer was started";
     match open.first() {

@@ -1,4 +1,4 @@
-//! What is to become of a transfer whose ticket was refused, or whose server is away: the decision of a
+//! The fate of a transfer whose ticket was refused, or whose server is away: the decision of a
 //! renewal, from the phase that the engine shows and from what was done about it before.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::imageio::TicketState;
 /// where that is less: the data needs the rest for its way.
 const REST_OF_RETRY_TIME: Duration = Duration::from_secs(15);
 
-/// What is to become of a transfer whose ticket, or whose server, has failed.
+/// The fate of a transfer whose ticket, or whose server, has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     /// Its ticket is there again.

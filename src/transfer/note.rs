@@ -65,7 +65,7 @@ pub(crate) struct Note {
     pub(crate) locked: bool,
 }
 
-/// What the lock of a note has shown.
+/// The state of a note's lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lock {
     Free {

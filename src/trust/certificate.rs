@@ -1,5 +1,5 @@
-//! What a certificate says of itself, for the fallback to its common name and for messages. Nothing here
-//! decides on a signature.
+//! The words of a certificate about itself, for the fallback to its common name and for messages. Nothing
+//! here decides on a signature.
 
 use std::net::IpAddr;
 use std::time::Duration;

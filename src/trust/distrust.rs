@@ -9,7 +9,7 @@ use rustls::{CertificateError, OtherError};
 use super::certificate::{Description, shown_time};
 use crate::logging::plain;
 
-/// What mends a connection to a server whose certificate is refused.
+/// The remedy for a connection to a server whose certificate is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cure {
     /// Another CA has to be trusted.
@@ -25,7 +25,7 @@ pub(crate) enum Cure {
 /// A certificate that is refused. It crosses rustls, and ureq, inside their errors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Distrust {
-    /// What is wrong with it.
+    /// The fault in it.
     pub(crate) why: String,
     pub(crate) cure: Cure,
 }

@@ -26,7 +26,7 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, S
             found.push(der);
             continue;
         }
-        // What is not DER is left to the verifier, which does not take it for a CA.
+        // Anything but DER is left to the verifier, which does not take it for a CA.
         let (length, settings) = split(&der).unwrap_or((der.len(), &[]));
         match settings.is_empty() || allow_servers(settings).unwrap_or(false) {
             true => found.push(CertificateDer::from(der[..length].to_vec())),

@@ -1,4 +1,4 @@
-//! What stat and statfs tell, and what programs make of it.
+//! The answers of stat and statfs, and the use that programs make of them.
 
 use crate::rig::{MIB, Rig, pattern, read_at, settings, used_server};
 use crate::server::{Server, Verb};

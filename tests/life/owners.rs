@@ -67,7 +67,7 @@ fn a_mount_that_is_not_seen_from_here_is_not_recovered_from_under_its_user() {
     assert_nothing_deleted(&engine);
 }
 
-/// What a killed mount has left can be ended from anywhere: its lock is free.
+/// The remains of a killed mount can be ended from anywhere: its lock is free.
 #[test]
 fn a_killed_mount_is_recovered_from_another_pid_namespace() {
     if !is_root() {

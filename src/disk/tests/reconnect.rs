@@ -93,7 +93,7 @@ fn newer_bytes_where_a_silent_request_may_strike_any_time_are_refused_for_good()
     );
 }
 
-/// Where the server can give another right to the image, that ends the request, and nothing is lost by it.
+/// Another right to the image, if the server can give one, ends the request, and nothing is lost by it.
 #[test]
 fn newer_bytes_wait_for_the_end_of_the_transfer_of_a_silent_request() {
     let server = server_filled_with(9);

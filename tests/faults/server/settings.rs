@@ -28,7 +28,7 @@ pub struct Settings {
     pub lazy: bool,
     /// Connections that are silent for this time are closed.
     pub idle_limit: Duration,
-    /// What is sent before each answer, in the same write.
+    /// Bytes that are sent before each answer, in the same write.
     pub interim: &'static str,
     /// The status line, to the end of the version, of each answer.
     pub version: &'static str,
@@ -36,7 +36,7 @@ pub struct Settings {
     pub lifetime: u32,
     /// and the last answer says so.
     pub announces: bool,
-    /// What is sent behind each answer, in the same write.
+    /// Bytes that are sent behind each answer, in the same write.
     pub trailing: &'static str,
     /// The status of a change that is done.
     pub done: u16,
