@@ -206,10 +206,11 @@ fn a_server_that_restarts_and_has_lost_the_unflushed_bytes() {
 fn a_server_that_is_away_for_a_while() {
     let mut survival = Survival::start();
     survival.write(1, 0, 2 * MIB);
-    survival
-        .rig
-        .server
-        .arm(Fault::next(Verb::Options, Action::CloseBeforeBody).times(8));
+    // A server whose connections seem to end after one answer is not asked for OPTIONS on the next one.
+    for verb in [Verb::Options, Verb::Put] {
+        let away = Fault::next(verb, Action::CloseBeforeBody).times(4);
+        survival.rig.server.arm(away);
+    }
     survival.rig.server.restart();
     survival.write(2, MIB, 4 * MIB);
     survival.assert_fsync_makes_all_durable();
