@@ -140,7 +140,8 @@ fn bytes_that_another_connection_overwrites_are_evicted_and_the_rest_stays_unflu
 #[test]
 fn two_writes_at_once_in_one_block_are_a_violation_and_in_two_blocks_are_none() {
     let server = server();
-    server.change(|settings| settings.put_delay = Duration::from_millis(200));
+    // The second request has so much time to arrive before the first one is answered.
+    server.change(|settings| settings.put_delay = Duration::from_secs(3));
     let at_once = |offsets: [u64; 2]| {
         let mut clients: Vec<Client> = offsets.iter().map(|_| Client::new(&server)).collect();
         for (client, offset) in clients.iter_mut().zip(offsets) {
