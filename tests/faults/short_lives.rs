@@ -43,8 +43,9 @@ fn use_all_of(server: Server, args: &[&str], what: &str) {
         .iter()
         .map(|put| put.length())
         .sum();
+    // Each connection that ends unannounced costs a repetition, more of them where its end comes late.
     assert!(
-        sent <= 36 * MIB,
+        sent <= 60 * MIB,
         "{what}: {sent} bytes were sent for {}",
         12 * MIB
     );

@@ -86,7 +86,7 @@ fn fsx(config: &str, seed: u64) {
     command
         .args(["-N", &OPERATIONS.to_string(), "-S", &seed.to_string(), "-P"])
         .arg(dir.path());
-    run(command.arg("-f").arg(&path).arg(mount.file()), 300).ok();
+    run(command.arg("-f").arg(&path).arg(mount.file()), 900).ok();
     mount.umount().ok();
 }
 
@@ -117,6 +117,6 @@ fn fio(how: &[&str]) {
         .args(["--verify_fatal=1", "--randseed=11", "--minimal"])
         .args(how);
     command.arg(format!("--filename={}", mount.file().display()));
-    run(&mut command, 300).ok();
+    run(&mut command, 900).ok();
     mount.umount().ok();
 }

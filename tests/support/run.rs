@@ -78,8 +78,7 @@ pub fn run_with_output_in(command: &mut Command, seconds: u64, dir: &Path) -> Ra
         .process_group(0)
         .spawn()
         .unwrap_or_else(|error| panic!("{shown}: {error}"));
-    // A program begins by closing its copies of the files that other tests have open here, which may wait for
-    // a server that is slow on purpose.
+    await_exec(child.id());
     let started = Instant::now();
     let limit = Duration::from_secs(seconds);
     let mut timed_out = false;
@@ -107,6 +106,17 @@ pub fn run_with_output_in(command: &mut Command, seconds: u64, dir: &Path) -> Ra
         stderr: text(&err),
         took: started.elapsed(),
     }
+}
+
+/// Waits until the program of a new process runs. It begins by closing its copies of the files that other
+/// tests have open here, which may wait for a server that is slow on purpose; only then it gets its name.
+fn await_exec(pid: u32) {
+    let ours = fs::read("/proc/thread-self/comm").ok();
+    let has_name = || {
+        let name = fs::read(format!("/proc/{pid}/comm")).ok();
+        name.is_none() || name != ours
+    };
+    wait_until("the program begins", 600, has_name);
 }
 
 /// Runs a shell script for at most `seconds`; `args` are `$1`, `$2`, ...
