@@ -10,6 +10,9 @@ use std::sync::Arc;
 /// Size of a chunk, in bytes.
 pub const CHUNK: u64 = 64 * 1024;
 
+/// Unit of the extents in bytes, as raw images on a file system have it.
+const EXTENT_UNIT: u64 = 4096;
+
 type Chunk = Arc<Vec<u8>>;
 
 #[derive(Clone, Debug)]
@@ -110,13 +113,11 @@ impl Image {
     /// Returns the image as runs of zero and data chunks, which together cover it exactly.
     pub fn extents(&self) -> Vec<Extent> {
         let mut extents: Vec<Extent> = Vec::new();
-        for index in 0..self.size.div_ceil(CHUNK) {
-            let start = index * CHUNK;
-            let length = CHUNK.min(self.size - start);
-            let zero = self
-                .chunks
-                .get(&index)
-                .is_none_or(|chunk| chunk.iter().all(|byte| *byte == 0));
+        for start in (0..self.size).step_by(EXTENT_UNIT as usize) {
+            let length = EXTENT_UNIT.min(self.size - start);
+            let within = (start % CHUNK) as usize..(start % CHUNK + length) as usize;
+            let chunk = self.chunks.get(&(start / CHUNK));
+            let zero = chunk.is_none_or(|chunk| chunk[within].iter().all(|byte| *byte == 0));
             match extents.last_mut() {
                 Some(last) if last.zero == zero => last.length += length,
                 _ => extents.push(Extent { start, length, zero }),
