@@ -191,6 +191,6 @@ impl Disk {
             (Some(zeros), false) => zeros.remove(range.clone()),
             (None, _) => {}
         }
-        self.reader.chunks().taint(&range);
+        self.reader.pieces().taint(&range);
     }
 }

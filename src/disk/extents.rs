@@ -3,8 +3,9 @@
 //! A thread asks beside the first reads and writes, if possible on a connection of its own: an fsync would
 //! wait for one of the pool's. Ranges that are pending when it starts, or change before the answer arrives,
 //! count as data, since the answer may be older than the change. Callers that need the map wait for it
-//! ([`Extents::known`]). Zeros that are written right after opening wait for a moment
-//! ([`Extents::known_soon`]), since on a new disk they then cost no request; a truncate, which may zero the
+//! ([`Extents::known`]). Zeros that are written, and large reads, right after opening wait for a moment
+//! ([`Extents::known_soon`]), since on a new disk the former then cost no request, and the latter fetch no
+//! hole; a truncate, which may zero the
 //! whole disk, waits for longer ([`Extents::known_in_time`]). The thread always leaves a map behind, even if
 //! it is empty.
 
@@ -23,8 +24,8 @@ use crate::sync::thread::{self, JoinHandle};
 /// Upper bound on the unit to which a backend rounds up a disk's size, in bytes: a qcow2 cluster.
 const MAX_ROUNDING_BYTES: u64 = 2 << 20;
 
-/// Time after opening until which the first written zeros wait for the map.
-const MAX_MAP_WAIT: Duration = Duration::from_secs(1);
+/// Time after opening until which the first written zeros and the first large reads wait for the map.
+pub(super) const MAX_MAP_WAIT: Duration = Duration::from_secs(1);
 
 /// Time after opening until which a truncate, and a discard of a long range, wait for the map. What takes
 /// longer is a list of millions of extents; zeroing that disk as a whole is then no worse.

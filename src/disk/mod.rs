@@ -22,9 +22,9 @@
 //! fsync            shared rounds of flushes, the verdict, the close
 //! head             what the first bytes of a raw disk may not look like
 //! read             where a read finds its bytes
-//! read/chunks      the read cache, and the fetches under way
-//! read/fetcher     requests for chunks
-//! read/streams     which readers are sequential
+//! read/pieces      the read cache, and the fetches under way
+//! read/fetcher     requests for pieces
+//! read/streams     which readers are sequential, and how far each is ahead
 //! extents          learning which ranges are zero
 //! zeros/map        the ranges known to be zero
 //! zeros/detection  zeros in the data of a write
@@ -49,7 +49,7 @@ use self::head::Guard;
 pub(crate) use self::head::HeadRule;
 pub(crate) use self::head::format::{HEAD_BYTES, Head, ImageFormat, detect};
 pub(crate) use self::read::ReadBytes;
-use self::read::Reader;
+use self::read::{MIN_SHARED_BYTES, Reader};
 use self::write::WriteBehind;
 use crate::pool::Pool;
 use crate::sync::Mutex;
@@ -68,7 +68,7 @@ pub(crate) struct DiskOptions {
     pub(crate) journal_size: u64,
     /// Upper bound on the bytes that are acknowledged and not answered; one write more may come on top.
     pub(crate) write_behind: u64,
-    /// Upper bound, in bytes, on requests that carry merged writes or prefetched chunks.
+    /// Upper bound, in bytes, on requests that carry merged writes or prefetched data.
     pub(crate) request_size: u64,
     /// Send long runs of zeros as zero requests.
     pub(crate) zero_detect: bool,
@@ -215,6 +215,9 @@ impl Disk {
         buf: &'a mut Vec<u8>,
     ) -> Result<ReadBytes<'a>, DiskError> {
         let n = (len as u64).min(self.len().saturating_sub(offset)) as usize;
+        if n >= MIN_SHARED_BYTES {
+            self.extents.known_soon();
+        }
         self.reader.read(offset, n, buf)
     }
 

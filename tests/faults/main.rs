@@ -14,6 +14,7 @@ mod endings;
 mod endless;
 mod failed_reads;
 mod features;
+mod fetched;
 mod flush_promise;
 mod holders;
 mod hostile;

@@ -1,44 +1,56 @@
-//! Reads: pending writes first, then known zeros, then kept chunks, and the server for the rest.
+//! Reads: pending writes first, then known zeros, then kept pieces, and the server for the rest.
 //!
-//! A random read asks the server for exactly its bytes. A sequential one is served in whole chunks, while
-//! prefetch threads (one for each connection) fetch the chunks ahead, several with one request; so a single
-//! reader keeps all connections busy. A sequential read within
-//! one chunk that no pending write and no known zero touches is answered from the chunk's own memory.
+//! A small random read asks the server for exactly its bytes. A sequential one is served from pieces
+//! (`pieces`), while prefetch threads (one for each connection) fetch the data ahead, several pieces with one
+//! request; so a single reader keeps all connections busy. Large reads always go through pieces: where
+//! several readers want the same bytes, or a prefetch does, they are fetched once. A read within one piece
+//! that no pending write touches is answered from the piece's own memory.
 //!
-//! A reader announces the chunks that it wants ([`Chunks::begin`]) and hands them over in runs. A run that no
-//! thread takes, or whose request fails or panics, still ends, so that no reader waits for ever.
+//! Only data is fetched: the ranges known to be zero divide it, unless they are too short to be worth a
+//! request of their own.
+//!
+//! A reader announces the pieces that it wants ([`Pieces::begin`]) and hands them over in runs. A run that no
+//! thread takes, or whose request fails or panics, still ends, so that no reader waits for ever. Locks are
+//! taken in this order: the disk's inner one, the streams, the pieces.
 
 use std::ops::{Deref, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-mod chunks;
 mod fetcher;
+mod pieces;
 mod streams;
 
-use self::chunks::{CHUNK_BYTES, Chunks, Found};
 use self::fetcher::{Announced, Fetcher};
-use self::streams::Streams;
+use self::pieces::{Found, PIECE_BYTES, Pieces};
+use self::streams::{Ahead, Streams};
 use super::DiskError;
+use super::extents::MAX_MAP_WAIT;
 use super::write::WriteBehind;
 use super::zeros::map::ZeroMap;
 use crate::pool::Pool;
-use crate::sync::Mutex;
 use crate::sync::channel::{Receiver, Sender, bounded};
 use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Instant, Mutex};
 
-/// Upper bound on the prefetch window in bytes: four requests of 8 MiB on their way and two to be read. The
-/// window never exceeds the chunks that can be kept, either.
+/// Upper bound on the prefetch windows in bytes: four requests of 8 MiB on their way and two to be read.
 const MAX_WINDOW_BYTES: u64 = 48 << 20;
 
-/// Upper bound on the holes that one look ahead skips.
-const MAX_HOLES_AHEAD: usize = 32;
+/// Upper bound on the stretches of data that one look ahead announces.
+const MAX_STRETCHES: usize = 128;
+
+/// Size in bytes from which on every read goes through pieces. A smaller one that continues no stream asks
+/// for its own bytes, since what it would wait for may be far back in a queue.
+pub(super) const MIN_SHARED_BYTES: usize = 64 << 10;
+
+/// Lower bound on the memory for pieces in bytes: with less, no stream keeps two connections busy.
+const MIN_CACHE_BYTES: u64 = 2 << 20;
 
 /// The bytes of one read.
 #[derive(Debug)]
 #[must_use]
 pub(crate) enum ReadBytes<'a> {
-    /// A range of a kept chunk.
+    /// A range of a kept piece.
     Kept(Arc<Vec<u8>>, Range<usize>),
     /// Bytes that were put together in the caller's buffer.
     Copied(&'a [u8]),
@@ -49,17 +61,37 @@ impl Deref for ReadBytes<'_> {
 
     fn deref(&self) -> &[u8] {
         match self {
-            ReadBytes::Kept(chunk, range) => &chunk[range.clone()],
+            ReadBytes::Kept(piece, range) => &piece[range.clone()],
             ReadBytes::Copied(bytes) => bytes,
         }
     }
 }
 
+/// Where a reader finds its next bytes.
+enum Part {
+    /// In the piece that begins at this offset.
+    Piece(Arc<Vec<u8>>, u64),
+    /// On the server, up to this offset.
+    Exact(u64),
+}
+
+/// How a read is served.
+#[derive(Clone, Copy)]
+struct Way {
+    /// Through pieces.
+    shared: bool,
+    /// Its stream, if it was announced for it before.
+    promised: Option<u64>,
+}
+
 /// The reading half of a disk.
 pub(crate) struct Reader {
+    size: u64,
     fetcher: Arc<Fetcher>,
     streams: Mutex<Streams>,
     ahead: Sender<Announced>,
+    /// Time from which on data is fetched ahead even without the map of zeros.
+    map_is_late: Instant,
 }
 
 impl Reader {
@@ -74,12 +106,14 @@ impl Reader {
     ) -> std::io::Result<(Reader, Vec<JoinHandle<()>>)> {
         let (ahead, wanted) = bounded::<Announced>(256);
         let connections = pool.connections();
+        let cache = cache.max(MIN_CACHE_BYTES);
+        let piece = PIECE_BYTES.min(request_size);
+        // The rest is for what readers wait for, and for what they have just read.
+        let window = MAX_WINDOW_BYTES.min(cache / 4 * 3);
         let fetcher = Arc::new(Fetcher {
-            size,
             pool,
             writes,
-            // The rest of the cache is for the requests under way.
-            chunks: Arc::new(Chunks::new(cache / 4 * 3, (request_size / CHUNK_BYTES).max(1))),
+            pieces: Arc::new(Pieces::new(cache, piece)),
         });
         let prefetch = |n| {
             let (fetcher, wanted): (_, Receiver<Announced>) = (fetcher.clone(), wanted.clone());
@@ -92,20 +126,23 @@ impl Reader {
             })
         };
         let threads = (1..=connections).map(prefetch).collect::<Result<_, _>>()?;
-        let streams = Mutex::default();
+        let request = request_size / piece * piece;
+        let streams = Mutex::new(Streams::new(window, request, piece, connections));
         Ok((
             Reader {
+                size,
                 fetcher,
                 streams,
                 ahead,
+                map_is_late: Instant::now() + MAX_MAP_WAIT,
             },
             threads,
         ))
     }
 
-    /// Returns the chunks, for writes to taint.
-    pub(crate) fn chunks(&self) -> &Chunks {
-        &self.fetcher.chunks
+    /// Returns the pieces, for writes to taint.
+    pub(crate) fn pieces(&self) -> &Pieces {
+        &self.fetcher.pieces
     }
 
     /// Reads `len` bytes at `offset`; the caller has made sure that they lie within the disk.
@@ -116,52 +153,71 @@ impl Reader {
         buf: &'a mut Vec<u8>,
     ) -> Result<ReadBytes<'a>, DiskError> {
         let range = offset..offset + len as u64;
-        let ahead = self.note(&range);
-        if ahead && offset / CHUNK_BYTES == (range.end - 1) / CHUNK_BYTES {
+        let way = self.note(&range);
+        if way.shared {
             let inner = self.fetcher.writes.lock();
-            let zeros = inner.zeros.as_ref();
-            let plain = !inner.table.touches(&range) && zeros.is_none_or(|zeros| !zeros.touches(&range));
+            let plain = !inner.table.touches(&range)
+                && inner.zeros.as_ref().is_none_or(|zeros| {
+                    let stretch = zeros.next_stretch(offset, len as u64, range.end);
+                    stretch.is_some_and(|stretch| stretch == range)
+                });
             drop(inner);
-            let chunk = plain.then(|| self.chunk(offset / CHUNK_BYTES)).flatten();
-            if let Some(chunk) = chunk {
-                self.consumed_to(range.end);
-                let within = (offset % CHUNK_BYTES) as usize;
-                return Ok(ReadBytes::Kept(chunk, within..within + len));
+            if plain && self.fetcher.pieces.in_one(&range) {
+                if let Part::Piece(piece, start) = self.part(range.clone(), way) {
+                    let within = (offset - start) as usize;
+                    if within + len <= piece.len() {
+                        return Ok(ReadBytes::Kept(piece, within..within + len));
+                    }
+                }
             }
         }
         if buf.len() < len {
             buf.resize(len, 0);
         }
-        self.read_into(offset, &mut buf[..len], ahead)?;
+        self.read_into(offset, &mut buf[..len], way)?;
         Ok(ReadBytes::Copied(&buf[..len]))
     }
 
-    /// Returns true when `range` continues a stream, and then has the chunks ahead fetched. A hole continues
-    /// none.
-    fn note(&self, range: &Range<u64>) -> bool {
-        let max = MAX_WINDOW_BYTES.min(self.fetcher.chunks.capacity() as u64 * CHUNK_BYTES);
+    /// Notes a read, and has fetched what its stream needs next, if it continues one. A hole continues none.
+    fn note(&self, range: &Range<u64>) -> Way {
+        let mut way = Way {
+            shared: range.end - range.start >= MIN_SHARED_BYTES as u64,
+            promised: None,
+        };
         let inner = self.fetcher.writes.lock();
         let zeros = inner.zeros.as_ref();
         if range.is_empty() || zeros.is_some_and(|zeros| zeros.covers(range.clone())) {
-            return false;
+            return way;
         }
-        let mut streams = self.streams.lock();
         let count = |range: Range<u64>, most| match zeros {
             Some(zeros) => zeros.data_in(range, most),
             None => Some(range.end - range.start).filter(|&bytes| bytes <= most),
         };
-        let Some(ahead) = streams.note(range, max, count) else {
-            return false;
-        };
-        drop(streams);
-        let (data, cut) = data_ahead(zeros, ahead, self.fetcher.size);
-        drop(inner);
-        self.fetch_ahead(data, cut);
-        true
+        let now = Instant::now();
+        let mut streams = self.streams.lock();
+        if let Some(ahead) = streams.note(range, now, count) {
+            way = Way {
+                shared: true,
+                promised: ahead.promised.then_some(ahead.stream),
+            };
+            let pieces = &self.fetcher.pieces;
+            ahead.passed.iter().for_each(|passed| pieces.pass(passed));
+            ahead
+                .merged
+                .iter()
+                .for_each(|&other| pieces.bequeath(other, ahead.stream));
+            // Without the map of zeros, holes would be fetched.
+            let map_is_near = zeros.is_none() && now < self.map_is_late;
+            if ahead.want > 0 && !map_is_near {
+                let (end, bytes) = self.fetch_ahead(zeros, &ahead, &streams.active(now));
+                streams.announced(ahead.stream, end, bytes);
+            }
+        }
+        way
     }
 
-    /// Fills `buf` with the bytes at `offset`, by whole chunks if they are part of a `stream`.
-    fn read_into(&self, offset: u64, buf: &mut [u8], stream: bool) -> Result<(), DiskError> {
+    /// Fills `buf` with the bytes at `offset`.
+    fn read_into(&self, offset: u64, buf: &mut [u8], way: Way) -> Result<(), DiskError> {
         let inner = self.fetcher.writes.lock();
         let mut gaps = inner.table.overlay(offset, buf);
         if let Some(zeros) = &inner.zeros {
@@ -169,11 +225,12 @@ impl Reader {
             for gap in gaps {
                 let mut at = gap.start;
                 while at < gap.end {
-                    let from = zeros.next_data(at).min(gap.end);
-                    buf[(at - offset) as usize..(from - offset) as usize].fill(0);
-                    at = zeros.next_zero(from).unwrap_or(gap.end).min(gap.end);
-                    if from < at {
-                        data.push(from..at);
+                    let found = zeros.next_stretch(at, u64::MAX, gap.end);
+                    let stretch = found.unwrap_or(gap.end..gap.end);
+                    buf[(at - offset) as usize..(stretch.start - offset) as usize].fill(0);
+                    at = stretch.end;
+                    if !stretch.is_empty() {
+                        data.push(stretch);
                     }
                 }
             }
@@ -182,140 +239,116 @@ impl Reader {
         drop(inner);
         for gap in gaps {
             let part = &mut buf[(gap.start - offset) as usize..(gap.end - offset) as usize];
-            match stream {
-                true => self.read_chunks(gap.start, part)?,
-                false => self.read_exact(gap.start, part)?,
-            }
+            self.read_data(gap.start, part, way)?;
         }
         Ok(())
     }
 
-    /// Fills `buf` by a request for exactly its bytes, unless a kept chunk has all of them.
-    fn read_exact(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
-        let within = (offset % CHUNK_BYTES) as usize;
-        let found = match within + buf.len() <= CHUNK_BYTES as usize {
-            true => self.fetcher.chunks.find(offset / CHUNK_BYTES),
-            false => Found::Missing,
-        };
-        if let Found::Kept(bytes) = found {
-            buf.copy_from_slice(&bytes[within..within + buf.len()]);
-            return Ok(());
-        }
-        self.fetcher
-            .pool
-            .read(offset, &mut [buf])
-            .map_err(|e| DiskError::Read(e.to_string()))
-    }
-
-    /// Fills `buf` from whole chunks.
-    fn read_chunks(&self, offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
+    /// Fills `buf` from pieces and by requests for exactly the bytes that are in none.
+    fn read_data(&self, offset: u64, buf: &mut [u8], way: Way) -> Result<(), DiskError> {
         let end = offset + buf.len() as u64;
         let mut at = offset;
         while at < end {
-            let until = ((at / CHUNK_BYTES + 1) * CHUNK_BYTES).min(end);
-            let part = &mut buf[(at - offset) as usize..(until - offset) as usize];
-            match self.chunk(at / CHUNK_BYTES) {
-                Some(bytes) => {
-                    let within = (at % CHUNK_BYTES) as usize;
-                    part.copy_from_slice(&bytes[within..within + part.len()]);
-                    self.consumed_to(until);
+            let rest = &mut buf[(at - offset) as usize..];
+            at += match self.part(at..end, way) {
+                Part::Piece(bytes, start) => {
+                    let bytes = &bytes[(at - start) as usize..];
+                    let len = bytes.len().min(rest.len());
+                    rest[..len].copy_from_slice(&bytes[..len]);
+                    len as u64
                 }
-                None => self
-                    .fetcher
-                    .pool
-                    .read(at, &mut [part])
-                    .map_err(|e| DiskError::Read(e.to_string()))?,
-            }
-            at = until;
+                Part::Exact(until) => {
+                    let part = &mut rest[..(until - at) as usize];
+                    let read = self.fetcher.pool.read(at, &mut [part]);
+                    read.map_err(|e| DiskError::Read(e.to_string()))?;
+                    until - at
+                }
+            };
         }
         Ok(())
     }
 
-    /// Notes that a sequential reader has reached `end`.
-    fn consumed_to(&self, end: u64) {
-        if end % CHUNK_BYTES == 0 {
-            self.fetcher.chunks.consumed(end / CHUNK_BYTES - 1);
-        }
-    }
-
-    /// Returns chunk `index`, if necessary after fetching it; `None` when it can't be shared because it is
-    /// being written or its fetch failed.
-    fn chunk(&self, index: u64) -> Option<Arc<Vec<u8>>> {
-        match self.fetcher.chunks.find(index) {
-            Found::Kept(bytes) => Some(bytes),
-            Found::Coming(fetch) => fetch.wait(),
-            Found::Missing => {
-                for run in self.fetcher.announce(index..index + 1) {
-                    self.fetcher.fetch(run);
+    /// Returns where the first bytes of `range` are, if necessary after fetching them.
+    fn part(&self, range: Range<u64>, way: Way) -> Part {
+        let mut fetched = false;
+        loop {
+            match self.fetcher.pieces.find(range.clone()) {
+                Found::Kept(bytes, start) => return Part::Piece(bytes, start),
+                Found::Coming(fetch, piece) if way.shared => match fetch.wait() {
+                    Some(bytes) => {
+                        self.fetcher.pieces.read(piece.start, range);
+                        return Part::Piece(bytes, piece.start);
+                    }
+                    // It is being written, or the fetch has failed; then this read tells why.
+                    None => return Part::Exact(piece.end.min(range.end)),
+                },
+                Found::Coming(_, piece) => return Part::Exact(piece.end.min(range.end)),
+                Found::Missing(until) if way.shared && !fetched => {
+                    if let Some(stream) = way.promised {
+                        self.streams.lock().missed(stream);
+                    }
+                    if !self.fetcher.fetch_now(range.start..until) {
+                        return Part::Exact(until);
+                    }
+                    fetched = true;
                 }
-                match self.fetcher.chunks.find(index) {
-                    Found::Kept(bytes) => Some(bytes),
-                    Found::Coming(fetch) => fetch.wait(),
-                    Found::Missing => None,
-                }
+                Found::Missing(until) => return Part::Exact(until),
             }
         }
     }
 
-    /// Hands the chunks of `data` over to the prefetch threads. With `cut`, the last range continues beyond
-    /// the window: then only its whole runs are fetched, unless the reader reads it next; the rest comes with
-    /// a later read. When the list of announced runs is full, enough are under way.
-    fn fetch_ahead(&self, data: Vec<Range<u64>>, cut: bool) {
-        let last = data.len().saturating_sub(1);
-        for (n, range) in data.into_iter().enumerate() {
-            let (first, end) = (range.start / CHUNK_BYTES, range.end.div_ceil(CHUNK_BYTES));
-            let run = self.fetcher.chunks.run();
-            let whole = (end / run * run).max(first);
-            let cut = cut && n == last && (whole > first || n > 0);
-            for run in self.fetcher.announce(first..if cut { whole } else { end }) {
+    /// Hands the data ahead of a stream over to the prefetch threads. Returns the offset up to which all of
+    /// it is announced now, and how many bytes of it are. When the list of announced runs is full, or there
+    /// is no room, enough are under way.
+    fn fetch_ahead(&self, zeros: Option<&ZeroMap>, ahead: &Ahead, active: &[u64]) -> (u64, u64) {
+        let (mut at, mut bytes) = (ahead.from, 0);
+        for _ in 0..MAX_STRETCHES {
+            let Some((stretch, cut)) =
+                next_stretch(zeros, at, ahead.want - bytes, self.size.min(ahead.until))
+            else {
+                break;
+            };
+            let len = stretch.end - stretch.start;
+            // The rest of a stretch that goes on comes with a later read, in a full request.
+            let len = match cut && (bytes > 0 || len > ahead.request) {
+                true => len / ahead.request * ahead.request,
+                false => len,
+            };
+            if len == 0 {
+                break;
+            }
+            let stretch = stretch.start..stretch.start + len;
+            let before = bytes;
+            let (runs, all) = self
+                .fetcher
+                .announce(stretch.clone(), ahead.request, ahead.stream, active);
+            for run in runs {
+                let end = run.end();
                 if self.ahead.try_send(run).is_err() {
-                    return;
+                    return (at, bytes);
                 }
+                (at, bytes) = (end, before + end - stretch.start);
+            }
+            if !all {
+                return (at, bytes);
+            }
+            (at, bytes) = (stretch.end, before + len);
+            if bytes >= ahead.want {
+                break;
             }
         }
+        (at, bytes)
     }
 }
 
-/// Returns the next ranges of data from the start of `ahead` on, which together have as many bytes as
-/// `ahead`: holes are skipped. The flag is true when the last range ends only because the window does.
-fn data_ahead(zeros: Option<&ZeroMap>, ahead: Range<u64>, size: u64) -> (Vec<Range<u64>>, bool) {
-    let (mut at, mut left) = (ahead.start, ahead.end - ahead.start);
-    let (mut data, mut cut) = (Vec::new(), false);
-    while left > 0 && data.len() < MAX_HOLES_AHEAD {
-        let start = zeros.map_or(at, |zeros| zeros.next_data(at));
-        let extent = zeros.and_then(|zeros| zeros.next_zero(start)).unwrap_or(size);
-        let end = extent.min(size).min(start + left);
-        if start >= end {
-            break;
-        }
-        cut = end < extent.min(size);
-        left -= end - start;
-        data.push(start..end);
-        at = end;
-    }
-    (data, cut)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_ahead_is_data_and_cut_only_where_the_window_ends_within_it() {
-        let mut zeros = ZeroMap::default();
-        zeros.insert(30..100);
-        zeros.insert(110..200);
-        let ahead = |from, len| {
-            let (data, cut) = data_ahead(Some(&zeros), from..from + len, 210);
-            (
-                data.iter().map(|data| (data.start, data.end)).collect::<Vec<_>>(),
-                cut,
-            )
-        };
-        assert_eq!(ahead(10, 15), (vec![(10, 25)], true));
-        assert_eq!(ahead(10, 20), (vec![(10, 30)], false));
-        assert_eq!(ahead(10, 25), (vec![(10, 30), (100, 105)], true));
-        assert_eq!(ahead(10, 30), (vec![(10, 30), (100, 110)], false));
-        assert_eq!(ahead(50, 80), (vec![(100, 110), (200, 210)], false));
-    }
+/// Returns the next stretch of data from `offset` on, of at most `most` bytes, on a disk of `size` bytes. The
+/// flag is true when it ends only because of `most`.
+fn next_stretch(zeros: Option<&ZeroMap>, offset: u64, most: u64, size: u64) -> Option<(Range<u64>, bool)> {
+    let stretch = match zeros {
+        Some(zeros) => zeros.next_stretch(offset, most, size)?,
+        None => offset..offset.saturating_add(most).min(size),
+    };
+    let goes_on = || zeros.is_none_or(|zeros| !zeros.covers(stretch.end..stretch.end + 1));
+    let cut = stretch.end - stretch.start == most && stretch.end < size && goes_on();
+    (!stretch.is_empty()).then_some((stretch, cut))
 }

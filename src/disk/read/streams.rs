@@ -1,256 +1,388 @@
-//! Recognises sequential readers, so that only they cause prefetches.
+//! Recognises sequential readers, so that only they cause prefetches, and says how far each is ahead.
 //!
 //! Several readers may run through the disk at once, and the requests of one reader come slightly out of
 //! order (the kernel's readahead, eight coroutines of qemu-img). A read near the end of a known stream
-//! continues it and doubles its window; a read elsewhere begins a new one.
+//! continues it and widens its window; a read elsewhere begins a new one.
 //!
 //! A stream differs from random reads that happen to be near its end: it reads at least as much as it jumps
 //! over, and the bytes that it jumps over may come late, but soon. So a jump makes a debt, which reads pay
-//! back and which is bounded. A read before the stream's end belongs to it as long as some of the bytes that
-//! it jumped over are missing.
+//! back and which is bounded. A read not far before the stream's end belongs to it, and so does another
+//! stream that ends there: what was read once is not fetched again ahead of a late read.
+//!
+//! A stream's window bounds the bytes that were fetched for it and that it has not read: those ahead of its
+//! end, and those that it has jumped over. It is refilled when a whole request fits, so that a reader of
+//! small blocks causes large requests.
 
 use std::ops::Range;
+use std::time::Duration;
 
-/// Upper bound on the streams followed at once; the one that is idle for longest makes room.
+use crate::sync::Instant;
+
+/// Upper bound on the streams followed at once; a lone read, or else the one that is idle for longest, makes
+/// room.
 const MAX_STREAMS: usize = 8;
 
 /// Upper bound, in bytes, on the distance from a stream's end within which a read belongs to it, and on its
 /// debt: 8 reads of 2 MiB.
 const MAX_SLACK_BYTES: u64 = 16 << 20;
 
+/// Distance in bytes from a stream's end at which what it has jumped over is given up: a reader that waits for
+/// the processor comes late.
+const MAX_LATE_BYTES: u64 = 40 << 20;
+
+/// Bytes that a stream has to read where another one has been before anything is fetched ahead of it: reads
+/// of the other one that come very late are not that many.
+const MIN_AGAIN_BYTES: u64 = 16 << 20;
+
+/// Upper bound on the ranges that a stream has jumped over and not read: far more than reads are under way.
+const MAX_SKIPPED: usize = 64;
+
 /// Size in bytes from which on a read is no random one: the first eight reads of qemu-img are one stream.
 const MIN_BULK_BYTES: u64 = 512 << 10;
+
+/// Size in bytes from which on two reads in a row deserve a wide window at once: `cp` reads 128 KiB or more.
+const MIN_FAST_BYTES: u64 = 128 << 10;
 
 /// Number of last reads among which a stream must have had one to get its share of the cache.
 const RECENT_READS: u64 = 64;
 
-#[derive(Debug, Clone, Copy, Default)]
+/// Time after its last read for which a stream with a window of [`MIN_BULK_BYTES`] keeps its share, too: a
+/// slow reader beside a fast one.
+const RECENT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone)]
 struct Stream {
+    id: u64,
+    /// Start of its first read.
+    start: u64,
     /// End of its furthest read.
     end: u64,
-    /// Bytes to fetch ahead.
+    /// Upper bound, in bytes, on what is fetched for it and not read.
     window: u64,
+    /// End of what was announced for it.
+    announced: u64,
+    /// Bytes of data that were announced beyond its end.
+    ahead: u64,
+    /// It has begun where another stream has been.
+    again: bool,
+    /// Bytes that it has read.
+    bytes: u64,
     /// More than one read belongs to it.
     proven: bool,
     /// Bytes of data that it has jumped over and not paid back by reading as many.
     debt: u64,
-    /// Bytes of data that it has jumped over and not read.
-    missing: u64,
-    /// Offset to which the last jump led.
-    landed: u64,
+    /// What it has jumped over and not read, in ascending order.
+    skipped: Vec<Skipped>,
     /// Number of its last read.
     last: u64,
+    /// Time of its last read.
+    at: Instant,
+}
+
+#[derive(Debug, Clone)]
+struct Skipped {
+    range: Range<u64>,
+    /// Upper bound on the bytes of data in it.
+    data: u64,
+    /// Offset to which the jump led.
+    landed: u64,
+}
+
+impl Stream {
+    /// True when `read` reads some of what was jumped over.
+    fn has_skipped(&self, read: &Range<u64>) -> bool {
+        let overlaps = |range: &Range<u64>| range.start < read.end && read.start < range.end;
+        self.skipped.iter().any(|skipped| overlaps(&skipped.range))
+    }
+
+    /// Notes that `read` has read what was jumped over.
+    fn catch_up(&mut self, read: &Range<u64>) {
+        let mut rest = Vec::with_capacity(self.skipped.len());
+        for skipped in self.skipped.drain(..) {
+            let Range { start, end } = skipped.range;
+            if read.end <= start || end <= read.start {
+                rest.push(skipped);
+                continue;
+            }
+            let read_of_it = read.end.min(end) - read.start.max(start);
+            let mut data = skipped.data.saturating_sub(read_of_it);
+            for range in [start..read.start.max(start), read.end.min(end)..end] {
+                let part = data.min(range.end - range.start);
+                if part > 0 {
+                    data -= part;
+                    let landed = skipped.landed;
+                    rest.push(Skipped {
+                        range,
+                        data: part,
+                        landed,
+                    });
+                }
+            }
+        }
+        self.skipped = rest;
+    }
+
+    /// Takes in another stream that ends before this one does; the data between the two is expected late.
+    fn merge(&mut self, other: Stream, data: impl Fn(Range<u64>, u64) -> Option<u64>) {
+        let mut skipped = other.skipped;
+        let gap = other.end..self.start;
+        if let Some(bytes) = (!gap.is_empty()).then(|| data(gap.clone(), u64::MAX)).flatten() {
+            skipped.push(Skipped {
+                range: gap,
+                data: bytes,
+                landed: self.start,
+            });
+        }
+        skipped.append(&mut self.skipped);
+        skipped.sort_by_key(|skipped| skipped.range.start);
+        self.skipped = skipped;
+        self.start = self.start.min(other.start);
+    }
+
+    /// Notes a read that continues the stream, after a jump over `jumped` bytes of data.
+    fn read(&mut self, read: &Range<u64>, jumped: u64) {
+        let len = read.end - read.start;
+        self.proven = true;
+        self.bytes += len;
+        self.debt = (self.debt + jumped).saturating_sub(len);
+        self.catch_up(read);
+        if jumped > 0 {
+            self.skipped.push(Skipped {
+                range: self.end..read.start,
+                data: jumped,
+                landed: read.start,
+            });
+        }
+        if read.end > self.end {
+            let further = jumped + read.end - read.start.max(self.end);
+            self.ahead = self.ahead.saturating_sub(further);
+            self.end = read.end;
+        }
+        if self.announced <= self.end {
+            (self.announced, self.ahead) = (self.end, 0);
+        }
+    }
+
+    /// Returns how many bytes are to be announced now, in requests of at most `request` bytes.
+    fn want(&self, request: u64) -> u64 {
+        let missing: u64 = self.skipped.iter().map(|skipped| skipped.data).sum();
+        let room = self.window.saturating_sub(missing + self.ahead);
+        let sure = !self.again || self.bytes >= MIN_AGAIN_BYTES;
+        let refill = self.ahead == 0 || room >= request.min(self.window / 2);
+        if sure && refill { room } else { 0 }
+    }
+
+    /// Takes out what was jumped over so long ago that it will not be read soon.
+    fn passed(&mut self) -> Vec<Range<u64>> {
+        let many = self.skipped.len().saturating_sub(MAX_SKIPPED);
+        let old = |s: &Skipped| s.landed + MAX_LATE_BYTES < self.end;
+        let n = self.skipped.iter().take_while(|s| old(s)).count().max(many);
+        self.skipped.drain(..n).map(|skipped| skipped.range).collect()
+    }
+}
+
+/// A stream that was continued, and what to fetch for it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Ahead {
+    /// The stream's number, which is never 0.
+    pub(super) stream: u64,
+    /// Offset from which on nothing was announced for it.
+    pub(super) from: u64,
+    /// Offset at which another stream has begun: most readers share the work, and have no use for its data.
+    pub(super) until: u64,
+    /// Bytes of data to fetch from there on; 0 while a whole request does not fit into the window.
+    pub(super) want: u64,
+    /// Size of the requests in bytes: while the window is narrow, small ones for all connections.
+    pub(super) request: u64,
+    /// Ranges that it has jumped over and will not read soon.
+    pub(super) passed: Vec<Range<u64>>,
+    /// The read itself was announced before.
+    pub(super) promised: bool,
+    /// Streams that have become part of this one.
+    pub(super) merged: Vec<u64>,
 }
 
 /// The streams that are followed, the most recent one first.
-#[derive(Debug, Default)]
-pub(crate) struct Streams {
+#[derive(Debug)]
+pub(super) struct Streams {
     streams: Vec<Stream>,
     /// Number of reads so far.
     reads: u64,
+    /// Number of streams so far.
+    numbers: u64,
+    /// Upper bound on the windows of all streams together, in bytes.
+    max: u64,
+    /// Size of a full request in bytes.
+    request: u64,
+    /// Number of requests that can be under way.
+    connections: u64,
+    /// Unit in bytes of the size of a request.
+    unit: u64,
 }
 
 impl Streams {
-    /// Notes a read. If it continues a stream, returns the range to fetch ahead, which begins after the
-    /// stream's furthest read. `data(range, most)` counts the bytes of data in a range, `None` when there are
-    /// more than `most`: a jump over a hole still continues the stream. `max` bounds the windows of all
-    /// streams together, in bytes.
-    pub(crate) fn note(
+    /// Follows streams whose windows are together at most `max` bytes wide. Their requests ask for a multiple
+    /// of `unit` bytes, at most `request`, over so many `connections`.
+    pub(super) fn new(max: u64, request: u64, unit: u64, connections: usize) -> Self {
+        Streams {
+            streams: Vec::new(),
+            reads: 0,
+            numbers: 0,
+            max,
+            request,
+            connections: connections as u64,
+            unit,
+        }
+    }
+
+    /// Notes a read at the time `now`. If it continues a stream, returns what to fetch; the caller then tells
+    /// what it has [announced](Streams::announced). `data(range, most)` counts the bytes of data in a range,
+    /// `None` when there are more than `most`: a jump over a hole still continues the stream.
+    pub(super) fn note(
         &mut self,
         read: &Range<u64>,
-        max: u64,
+        now: Instant,
         data: impl Fn(Range<u64>, u64) -> Option<u64>,
-    ) -> Option<Range<u64>> {
+    ) -> Option<Ahead> {
         let len = read.end - read.start;
+        // Reads that are late, or repeated, belong to the stream that has been there, so that nothing which
+        // was read is fetched again for them.
+        let behind = |s: &Stream| {
+            let near = || data(read.start..s.end, MAX_SLACK_BYTES).is_some();
+            s.proven && read.end <= s.end && near() || s.has_skipped(read)
+        };
         // Returns the bytes that the read jumps over, if it continues the stream.
         let jump = |s: &Stream| {
-            let slack = MAX_SLACK_BYTES.min(4 * s.window);
             if read.start > s.end {
                 // The first read behind a hole continues even a stream that has no window yet.
-                let most = slack.saturating_sub(s.debt);
-                return data(s.end..read.start, most);
+                let slack = MAX_SLACK_BYTES.min(4 * s.window);
+                return data(s.end..read.start, slack.saturating_sub(s.debt));
             }
-            let overlaps = s.window > 0 && read.end >= s.end;
-            let late = s.missing > 0 && data(read.start..s.end, slack).is_some();
-            (overlaps || late).then_some(0)
+            (s.window > 0 && read.end >= s.end).then_some(0)
         };
         self.reads += 1;
-        // A read exactly at a stream's end always continues it, and goes before one near another stream's
-        // end, which counts only once that stream has a window.
-        let exact = self.streams.iter().position(|s| s.end == read.start);
-        let found = exact.map(|at| (at, 0)).or_else(|| {
-            let mut streams = self.streams.iter().enumerate();
-            streams.find_map(|(at, s)| Some((at, jump(s)?)))
-        });
+        let streams = || self.streams.iter().enumerate();
+        let late = streams().find_map(|(at, s)| behind(s).then_some((at, 0)));
+        // A read exactly at a stream's end goes before one near another stream's end, which counts only once
+        // that stream has a window.
+        let exact = || streams().find_map(|(at, s)| (s.end == read.start).then_some((at, 0)));
+        let near = || streams().find_map(|(at, s)| Some((at, jump(s)?)));
+        let found = late.or_else(exact).or_else(near);
         let Some((at, jumped)) = found else {
-            self.streams.truncate(MAX_STREAMS - 1);
-            let stream = Stream {
-                end: read.end,
-                window: if len >= MIN_BULK_BYTES { len } else { 0 },
-                last: self.reads,
-                ..Stream::default()
-            };
-            self.streams.insert(0, stream);
+            self.begin(read, now);
             return None;
         };
         let mut stream = self.streams.remove(at);
-        let recent = |s: &&Stream| s.proven && s.last + RECENT_READS > self.reads;
-        let share = max / (1 + self.streams.iter().filter(recent).count() as u64);
-        stream.proven = true;
-        stream.window = (2 * stream.window).max(len).min(share);
-        stream.debt = (stream.debt + jumped).saturating_sub(len);
-        if jumped > 0 {
-            (stream.missing, stream.landed) = (stream.missing + jumped, read.start);
-        } else if read.end < stream.end {
-            stream.missing = stream.missing.saturating_sub(len);
-        }
-        stream.end = stream.end.max(read.end);
-        if stream.end > stream.landed + MAX_SLACK_BYTES {
-            stream.missing = 0;
-        }
-        stream.last = self.reads;
+        let others = self.streams.iter().filter(|s| self.is_recent(s, now)).count();
+        let share = self.max / (1 + others as u64);
+        let promised = stream.end <= read.start && read.start < stream.announced;
+        let contiguous = read.start >= stream.end && jumped == 0;
+        let factor = match (contiguous, stream.proven) {
+            (false, _) if late.is_some() => 1,
+            (false, _) => 2,
+            (true, false) if len >= MIN_FAST_BYTES => 8,
+            (true, _) => 4,
+        };
+        stream.window = (factor * stream.window.max(len)).min(share);
+        let merged = self.take_what_is_behind(&mut stream, read, &data);
+        stream.read(read, jumped);
+        (stream.last, stream.at) = (self.reads, now);
+        let passed = stream.passed();
+        let apart = self.streams.iter().filter(|s| s.proven && s.start >= stream.end);
+        let until = apart.map(|s| s.start).min().unwrap_or(u64::MAX);
+        let even = stream.window / self.connections / self.unit * self.unit;
+        let ahead = Ahead {
+            stream: stream.id,
+            from: stream.announced,
+            until,
+            want: stream.want(self.request),
+            request: even.clamp(self.unit, self.request),
+            passed,
+            promised,
+            merged,
+        };
         self.streams.insert(0, stream);
-        Some(stream.end..stream.end + stream.window)
+        Some(ahead)
+    }
+
+    /// Makes every other stream that ends just behind a part of `stream`, which `read` continues: they are its
+    /// late reads. Returns their numbers.
+    fn take_what_is_behind(
+        &mut self,
+        stream: &mut Stream,
+        read: &Range<u64>,
+        data: impl Fn(Range<u64>, u64) -> Option<u64>,
+    ) -> Vec<u64> {
+        let end = stream.end.max(read.end);
+        let mut merged = Vec::new();
+        for other in std::mem::take(&mut self.streams) {
+            match other.end <= end && data(other.end..end, MAX_SLACK_BYTES).is_some() {
+                true => {
+                    merged.push(other.id);
+                    stream.merge(other, &data);
+                }
+                false => self.streams.push(other),
+            }
+        }
+        merged
+    }
+
+    fn begin(&mut self, read: &Range<u64>, now: Instant) {
+        let len = read.end - read.start;
+        if self.streams.len() == MAX_STREAMS {
+            let last = self.streams.len() - 1;
+            let idle = self.streams.iter().rposition(|s| !s.proven);
+            self.streams.remove(idle.unwrap_or(last));
+        }
+        self.numbers += 1;
+        let stream = Stream {
+            id: self.numbers,
+            start: read.start,
+            end: read.end,
+            window: if len >= MIN_BULK_BYTES { len } else { 0 },
+            announced: read.end,
+            ahead: 0,
+            again: self
+                .streams
+                .iter()
+                .any(|s| s.proven && (s.start..s.end).contains(&read.start)),
+            bytes: len,
+            proven: false,
+            debt: 0,
+            skipped: Vec::new(),
+            last: self.reads,
+            at: now,
+        };
+        self.streams.insert(0, stream);
+    }
+
+    /// Notes that everything up to `end` was announced for a stream, `bytes` more than before.
+    pub(super) fn announced(&mut self, stream: u64, end: u64, bytes: u64) {
+        if let Some(stream) = self.streams.iter_mut().find(|s| s.id == stream) {
+            stream.announced = stream.announced.max(end);
+            stream.ahead += bytes;
+        }
+    }
+
+    /// Notes that what was announced for a stream is not there any more: it is to be announced again.
+    pub(super) fn missed(&mut self, stream: u64) {
+        if let Some(stream) = self.streams.iter_mut().find(|s| s.id == stream) {
+            (stream.announced, stream.ahead) = (stream.end, 0);
+        }
+    }
+
+    /// Returns the numbers of the streams that have a share of the cache at the time `now`.
+    pub(super) fn active(&self, now: Instant) -> Vec<u64> {
+        let recent = self.streams.iter().filter(|s| self.is_recent(s, now));
+        recent.map(|s| s.id).collect()
+    }
+
+    fn is_recent(&self, stream: &Stream, now: Instant) -> bool {
+        let wide = stream.window >= MIN_BULK_BYTES;
+        let lately = || wide && now.saturating_duration_since(stream.at) < RECENT;
+        stream.proven && (stream.last + RECENT_READS > self.reads || lately())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plain(range: Range<u64>, most: u64) -> Option<u64> {
-        let bytes = range.end - range.start;
-        (bytes <= most).then_some(bytes)
-    }
-
-    #[test]
-    fn a_sequential_reader_gets_a_growing_window_and_a_random_one_none() {
-        let mut streams = Streams::default();
-        let step = 128 << 10;
-        assert_eq!(streams.note(&(0..step), 1 << 20, plain), None);
-        assert_eq!(
-            streams.note(&(step..2 * step), 1 << 20, plain),
-            Some(2 * step..3 * step)
-        );
-        for n in 2..10 {
-            streams.note(&(n * step..(n + 1) * step), 1 << 20, plain);
-        }
-        assert_eq!(
-            streams.note(&(10 * step..11 * step), 1 << 20, plain),
-            Some(11 * step..11 * step + (1 << 20))
-        );
-        for n in 1..20u64 {
-            assert_eq!(
-                streams.note(&((n * 7919) << 20..((n * 7919) << 20) + 4096), 1 << 20, plain),
-                None
-            );
-        }
-    }
-
-    #[test]
-    fn two_interleaved_readers_are_both_followed() {
-        let mut streams = Streams::default();
-        let far = 1 << 40;
-        for n in 0..5u64 {
-            let (a, b) = (n * 4096, far + n * 4096);
-            assert_eq!(streams.note(&(a..a + 4096), 1 << 20, plain).is_some(), n > 0);
-            assert_eq!(streams.note(&(b..b + 4096), 1 << 20, plain).is_some(), n > 0);
-        }
-    }
-
-    #[test]
-    fn a_jump_over_a_hole_continues_the_stream() {
-        let (from, to) = (8 << 20, 1 << 30);
-        let data = |range: Range<u64>, most: u64| {
-            let before = range.end.min(from).saturating_sub(range.start);
-            let behind = range.end.saturating_sub(range.start.max(to));
-            (before + behind <= most).then_some(before + behind)
-        };
-        let mut streams = Streams::default();
-        // The reads that are left before the hole come after the first read behind it.
-        for n in 0..6u64 {
-            streams.note(&(n << 20..(n + 1) << 20), 4 << 20, data);
-        }
-        let read = to..to + (1 << 20);
-        let ahead = Some(read.end..read.end + (4 << 20));
-        assert_eq!(streams.note(&read, 4 << 20, data), ahead);
-        for n in 6..8u64 {
-            assert_eq!(streams.note(&(n << 20..(n + 1) << 20), 4 << 20, data), ahead);
-        }
-        assert_eq!(streams.note(&(1 << 35..(1 << 35) + 4096), 4 << 20, data), None);
-    }
-
-    #[test]
-    fn small_pieces_of_data_between_holes_are_a_stream() {
-        // Every second block of 4 KiB is a hole.
-        let data = |range: Range<u64>, most: u64| {
-            let blocks = range.start / 4096..range.end.div_ceil(4096);
-            let bytes = blocks.filter(|n| n % 2 == 0).count() as u64 * 4096;
-            (bytes <= most).then_some(bytes)
-        };
-        let mut streams = Streams::default();
-        let missed = (0..1000u64).filter(|n| {
-            let at = n * 8192;
-            streams.note(&(at..at + 4096), 48 << 20, data).is_none()
-        });
-        assert_eq!(missed.count(), 1);
-    }
-
-    #[test]
-    fn eight_large_reads_at_once_are_one_stream() {
-        let mut streams = Streams::default();
-        let read = |n: u64| (2 * n) << 20..(2 * n + 1) << 20;
-        assert_eq!(streams.note(&read(0), 48 << 20, plain), None);
-        for n in [1, 2, 4, 3, 5, 7, 6] {
-            assert!(streams.note(&read(n), 48 << 20, plain).is_some(), "read {n}");
-        }
-        assert_eq!(streams.streams.len(), 1);
-    }
-
-    #[test]
-    fn a_late_read_belongs_to_its_stream_and_random_ones_take_nothing_from_it() {
-        let mut streams = Streams::default();
-        let mib = |n: u64| n << 20..(n + 1) << 20;
-        for n in (0..20).chain([21, 22]) {
-            streams.note(&mib(n), 48 << 20, plain);
-        }
-        let behind = Some(23 << 20..71 << 20);
-        assert_eq!(streams.note(&mib(20), 48 << 20, plain), behind);
-        for n in 0..40 {
-            assert_eq!(streams.note(&mib((n + 1) * 7919), 48 << 20, plain), None);
-            let end = (24 + n) << 20;
-            let ahead = Some(end..end + (48 << 20));
-            assert_eq!(streams.note(&mib(23 + n), 48 << 20, plain), ahead);
-        }
-    }
-
-    #[test]
-    fn reading_half_of_it_or_a_little_again_is_a_stream() {
-        for (len, step) in [(128u64, 256u64), (128, 124)] {
-            let mut streams = Streams::default();
-            // The first two reads make it a stream.
-            let starts = [0, len].into_iter().chain((1..2000).map(|n| len + n * step));
-            let missed = starts.filter(|at| {
-                streams
-                    .note(&(at << 10..(at + len) << 10), 48 << 20, plain)
-                    .is_none()
-            });
-            assert_eq!(missed.count(), 1, "{len} KiB every {step}");
-        }
-    }
-
-    #[test]
-    fn random_reads_near_a_stream_do_not_become_one() {
-        let mut streams = Streams::default();
-        let step = 64 << 10;
-        // Two blocks that follow each other by chance, then anything within 256 MiB.
-        streams.note(&(0..step), 48 << 20, plain);
-        streams.note(&(step..2 * step), 48 << 20, plain);
-        let mut taken = 0;
-        for n in 1..2000u64 {
-            let at = (n * 2_654_435_761) % 4096 * step;
-            taken += u64::from(streams.note(&(at..at + step), 48 << 20, plain).is_some());
-        }
-        assert!(taken < 200, "{taken} of 2000");
-    }
-}
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests;
