@@ -10,6 +10,7 @@ from pathlib import Path
 import memory
 import report
 import tables
+from bench import Bench, Scale, remove
 from measure import Failed, say
 from storage import MIB, Daemon, workplace
 
@@ -36,7 +37,7 @@ def arguments():
 
 def main():
     args = arguments()
-    scale = tables.Scale(
+    scale = Scale(
         data=(args.data or (64 if args.quick else 1331)) * MIB,
         disk=(args.disk or (256 if args.quick else 4096)) * MIB,
         rounds=args.rounds or (1 if args.quick else 5),
@@ -48,7 +49,7 @@ def main():
     images, ready = 5 * scale.data + (1 << 30), 2 * scale.data + (5 << 29)
     place = workplace(images)
     held = None
-    bench = tables.Bench(place, scale, Daemon, args.only)
+    bench = Bench(place, scale, Daemon, args.only)
     place.chmod(0o755)
     results = {}
     try:
@@ -62,7 +63,7 @@ def main():
         sys.exit(f"bench: {e}")
     finally:
         bench.close()
-        tables.remove(place)
+        remove(place)
         if held:
             held.close()
     raw = {

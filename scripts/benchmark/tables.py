@@ -1,140 +1,17 @@
 """The tables of the benchmark; each is a function that returns its rows, and its docstring is the table's
 title.
-
-A row is one contender in one setting. The contenders of a setting take turns, round by round, so that a slow
-phase of the machine slows all of them. After each run the bytes are compared on the other side.
 """
 
-import os
-import shutil
-import statistics
-import tempfile
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import closing
 
 import fio
-from contenders import Ceiling, Job, Nbdfuse, OvirtClient, RhvMount
-from measure import Failed, say
+from bench import FEW_ROUNDS, GIB, OnDisk, With, name_of
+from contenders import Ceiling, Nbdfuse, OvirtClient, RhvMount
+from measure import Failed
 from storage import MIB, Source, make_disk
 
-GIB = 1 << 30
 UNPRIVILEGED = "nobody"
-FEW_ROUNDS = 2  # upper bound on the rounds of the tables with many rows
 COPIES = 6  # so many bring the bare loop to about the processor time per byte of rhv-mount and qemu-img
-
-
-@dataclass
-class Scale:
-    """The amount of data, and the number of rounds and settings."""
-
-    data: int  # bytes of data in the image of the main tables
-    disk: int  # size of that image, bytes
-    rounds: int
-    many: bool = True  # run every setting; otherwise one of each kind
-
-
-@dataclass
-class Row:
-    setting: str
-    contender: str
-    bytes: int
-    samples: list = field(default_factory=list)
-    baseline: bool = False
-    operations: bool = False
-
-    def rate(self):
-        """Returns the median of MiB/s, or of operations per second."""
-        if self.operations:
-            return statistics.median(s.operations for s in self.samples)
-        return statistics.median(self.bytes / MIB / s.seconds for s in self.samples)
-
-    def spread(self):
-        rates = [s.operations if self.operations else self.bytes / MIB / s.seconds for s in self.samples]
-        return min(rates), max(rates)
-
-    def cpu(self):
-        return statistics.median(s.cpu for s in self.samples)
-
-    def rss(self):
-        return max(s.rss for s in self.samples)
-
-
-class Bench:
-    """A place for all images, and the daemons, each started when first needed."""
-
-    def __init__(self, place, scale, start_daemon, only=""):
-        self.place, self.scale, self.only = place, scale, only
-        self.start_daemon, self.daemons, self.sources = start_daemon, {}, {}
-
-    def daemon(self, transport):
-        if transport not in self.daemons:
-            self.daemons[transport] = self.start_daemon(self.place, transport)
-        return self.daemons[transport]
-
-    def source(self, size, data):
-        if (size, data) not in self.sources:
-            for old in self.sources.values():
-                old.path.unlink()
-            self.sources = {(size, data): Source(self.place / f"source-{size}-{data}.raw", size, data)}
-        return self.sources[size, data]
-
-    def close(self):
-        for daemon in self.daemons.values():
-            daemon.close()
-
-    def in_turn(self, setting, contenders, run, moved, most=None):
-        """Runs every contender once per round; returns their rows. The first contender is the baseline."""
-        if self.only not in setting:
-            return []
-        rows = [Row(setting, c.name, moved, baseline=n == 0) for n, c in enumerate(contenders)]
-        for n in range(min(self.scale.rounds, most or self.scale.rounds)):
-            # Each round begins with another contender, because the first after a pause finds less ready
-            # memory.
-            turns = list(zip(rows, contenders, strict=True))
-            for row, contender in turns[n % len(turns) :] + turns[: n % len(turns)]:
-                row.samples.append(run(contender))
-                sample = row.samples[-1]
-                say(f"{setting}, {row.contender}: {moved / MIB / sample.seconds:.0f} MiB/s (round {n + 1})")
-        return rows
-
-    def upload(self, transport, backend, source, contender, connections=4):
-        with closing(make_disk(self.place, backend, source.size)) as disk:
-            sample = self.upload_onto(disk, transport, source, contender, connections)
-            disk.check(source)
-        return sample
-
-    def upload_onto(self, disk, transport, source, contender, connections=4):
-        daemon = self.daemon(transport)
-        job = Job(self.place, daemon, daemon.ticket(disk), source, connections, disk=disk)
-        return contender.upload(job)
-
-    @contextmanager
-    def filled(self, transport, backend, source):
-        """Creates a disk that holds `source`; yields a function that downloads it."""
-        daemon = self.daemon(transport)
-        with closing(make_disk(self.place, backend, source.size, source)) as disk:
-            with tempfile.TemporaryDirectory(dir=self.place) as out:
-                os.chmod(out, 0o777)
-
-                def run(contender, connections=4):
-                    output = Path(out) / "out.raw"
-                    url = daemon.ticket(disk, "read")
-                    sample = contender.download(
-                        Job(self.place, daemon, url, source, connections, output, disk)
-                    )
-                    compare(source, output)
-                    output.unlink()
-                    return sample
-
-                yield run
-
-
-def compare(source, output):
-    """Compares two raw images. Holes count as zeros, and those on both sides cost nothing."""
-    from measure import run
-
-    run(["qemu-img", "compare", "-q", "-f", "raw", "-F", "raw", source.path, output])
 
 
 def settings(scale):
@@ -148,11 +25,6 @@ def settings(scale):
         ("unix", "slow-20"),
         ("https", "slow-20"),
     ]
-
-
-def name_of(transport, backend):
-    storage = "qcow2" if backend == "qcow2" else f"memory, {backend.removeprefix('slow-')} ms a request"
-    return f"{ {'https': 'HTTPS', 'http': 'HTTP', 'unix': 'unix socket'}[transport] }, {storage}"
 
 
 def upload(bench):
@@ -244,14 +116,6 @@ def journal(bench):
     return rows
 
 
-class With:
-    """A contender with a number of connections."""
-
-    def __init__(self, connections, contender):
-        self.connections, self.contender = connections, contender
-        self.name = f"{contender.name}, {connections} connection{'s'[: connections > 1]}"
-
-
 def sparse(bench):
     """Mostly empty disks: 1 TiB against a small one with the same data, and nothing but zeros"""
     scale, rows = bench.scale, []
@@ -276,17 +140,6 @@ def sparse(bench):
     for image in images:
         image.path.unlink()
     return rows + zeros(bench)
-
-
-class OnDisk:
-    """A contender with its own image."""
-
-    def __init__(self, contender, source):
-        self.contender, self.source = contender, source
-        size = source.size
-        units = [(40, "TiB"), (30, "GiB"), (20, "MiB")]
-        shown = next(f"{size >> bits} {unit}" for bits, unit in units if size >= 1 << bits)
-        self.name = f"{contender.name}, {shown}"
 
 
 def zeros(bench):
@@ -342,7 +195,3 @@ TABLES = {
     "sparse": sparse,
     "small": small,
 }
-
-
-def remove(place):
-    shutil.rmtree(place, ignore_errors=True)
