@@ -55,6 +55,10 @@ class Row:
     def rss(self):
         return max(s.rss for s in self.samples)
 
+    def more(self):
+        """Returns the further columns of this table, as text by title."""
+        return {}
+
 
 class Bench:
     """A place for all images, and the daemons, each started when first needed."""
@@ -79,11 +83,13 @@ class Bench:
         for daemon in self.daemons.values():
             daemon.close()
 
-    def in_turn(self, setting, contenders, run, moved, most=None):
-        """Runs every contender once per round; returns their rows. The first contender is the baseline."""
+    def in_turn(self, setting, contenders, run, moved, most=None, kind=Row):
+        """Runs every contender once per round; returns their rows, each a `kind`. The first contender is the
+        baseline.
+        """
         if self.only not in setting:
             return []
-        rows = [Row(setting, c.name, moved, baseline=n == 0) for n, c in enumerate(contenders)]
+        rows = [kind(setting, c.name, moved, baseline=n == 0) for n, c in enumerate(contenders)]
         for n in range(min(self.scale.rounds, most or self.scale.rounds)):
             # Each round begins with another contender, because the first after a pause finds less ready
             # memory.

@@ -1,6 +1,7 @@
 """Writes the results as Markdown tables and one chart."""
 
 import datetime
+import inspect
 import os
 import platform
 import subprocess
@@ -61,12 +62,15 @@ def version(command):
     return subprocess.run(command.split(), capture_output=True, text=True).stdout.split(" (")[0].strip()
 
 
-def table(title, rows):
-    lines = [
-        f"## {title}\n",
-        "| setting | contender | rate | spread | ratio | CPU s/GiB | memory |",
-        "|---|---|--:|--:|--:|--:|--:|",
-    ]
+def table(doc, rows):
+    """Returns a table with the first line of `doc` as its title, and the rest as the text below."""
+    title, _, note = inspect.cleandoc(doc).partition("\n\n")
+    more = list(rows[0].more()) if rows else []
+    titles = ["rate", "spread", "ratio", "CPU s/GiB", "memory", *more]
+    lines = [f"## {title}\n"]
+    if note:
+        lines.append(f"{note}\n")
+    lines += [f"| setting | contender | {' | '.join(titles)} |", "|---|---" + "|--:" * len(titles) + "|"]
     base, last = None, None
     for row in rows:
         if row.baseline:
@@ -79,7 +83,7 @@ def table(title, rows):
         last = row.setting
         lines.append(
             f"| {setting} | {row.contender} | {row.rate():.0f}{unit} | {low:.0f}-{high:.0f} "
-            f"| {row.rate() / base:.2f} | {cpu} | {memory} |"
+            f"| {' | '.join([f'{row.rate() / base:.2f}', cpu, memory, *row.more().values()])} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -17,7 +17,7 @@ from measure import Failed, run
 TOP = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = TOP / "scripts"
 MIB = 1 << 20
-MAX_RUN = 32 * MIB  # upper bound on a run of data in a source image, bytes
+MAX_RUN = 32 * MIB  # bytes in a run of data of a source image, unless a table says otherwise
 
 
 def workplace(need):
@@ -39,11 +39,13 @@ def workplace(need):
 
 
 class Source:
-    """A raw image of `size` bytes with `data` random bytes in runs of up to 32 MiB, evenly spread."""
+    """A raw image of `size` bytes with `data` random bytes in runs of up to `longest` bytes (at most 32 MiB),
+    evenly spread.
+    """
 
-    def __init__(self, path, size, data):
+    def __init__(self, path, size, data, longest=MAX_RUN):
         self.path, self.size, self.data = Path(path), size, data
-        runs = max(1, -(-data // MAX_RUN))
+        runs = max(1, -(-data // longest))
         step = size // runs // MIB * MIB
         self.ranges = []
         noise = random.Random(4)
@@ -52,7 +54,7 @@ class Source:
             image.truncate(size)
             left = data
             for n in range(runs):
-                length = min(MAX_RUN, left)
+                length = min(longest, left)
                 left -= length
                 # Each run has another shift and another head, so that no two are alike.
                 shift = noise.randrange(4096)

@@ -7,6 +7,7 @@ from contextlib import closing
 import fio
 from bench import FEW_ROUNDS, GIB, OnDisk, With, name_of
 from contenders import Ceiling, Nbdfuse, OvirtClient, RhvMount
+from line import line
 from measure import Failed
 from storage import MIB, Source, make_disk
 
@@ -194,4 +195,5 @@ TABLES = {
     "connections": connections,
     "sparse": sparse,
     "small": small,
+    "line": line,
 }
