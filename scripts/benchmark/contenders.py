@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from measure import Failed, Sample, peak_rss, process_cpu, run, timed
+from measure import Failed, Sample, peak_rss, process_cpu, run, run_from_ready, timed
 from storage import TOP, Daemon, Source
 
 BUILT = Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target")) / "release"
@@ -49,6 +49,7 @@ class Job:
     connections: int = 4
     output: Path = None  # download only
     disk: object = None
+    begin: object = time.monotonic  # waits until the clock may start, and returns the time of that
 
     def url_file(self):
         path = self.place / "url"
@@ -103,7 +104,7 @@ class RhvMount:
                     *words,
                 ]
                 words = ["env", f"HOME={work}", *words]
-            sample, _ = timed(words)
+            sample, _ = timed(words, job.begin)
             sample.rss = peak_rss(status.read_text())
             return sample
 
@@ -141,7 +142,7 @@ class OvirtClient:
 
     def _run(self, job, verb, file):
         words = [VENV / "bin/python", HERE / "ovirt_client.py", verb, job.url, file]
-        _, output = timed([*words, job.cafile_or("-"), job.connections])
+        output = run_from_ready([*words, job.cafile_or("-"), job.connections], job.begin)
         return Sample(**json.loads(output))
 
 

@@ -5,6 +5,7 @@ the tool that works on the mount, so one figure covers both.
 """
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -43,15 +44,45 @@ def run(command, **options):
     return done.stdout.decode(errors="replace")
 
 
-def timed(command, **options):
-    """Runs `command`; returns its Sample and its stdout."""
-    before = os.times()
-    start = time.monotonic()
+def timed(command, begin=time.monotonic, **options):
+    """Runs `command`; returns its Sample and its stdout. `begin` waits until it may begin, and returns the
+    time at which its clock starts.
+    """
+    start = begin()
+    before = children_cpu()
     output = run(command, **options)
     seconds = time.monotonic() - start
-    after = os.times()
-    cpu = after.children_user - before.children_user + after.children_system - before.children_system
-    return Sample(seconds, cpu), output
+    return Sample(seconds, children_cpu() - before), output
+
+
+def run_from_ready(command, begin):
+    """Starts `command`, waits until it prints a line, and then tells it the time that `begin` returns.
+    Returns the rest of its stdout.
+    """
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        if not process.stdout.readline():
+            raise Failed(f"{os.path.basename(str(command[0]))} did not start: {process.stderr.read()[-800:]}")
+        try:
+            output, words = process.communicate(f"{begin()}\n", timeout=MAX_SECONDS)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0:
+        raise Failed(f"{os.path.basename(str(command[0]))} ended with {process.returncode}: {words[-800:]}")
+    return output
+
+
+def children_cpu():
+    """Returns the processor seconds of all processes that this one, or a child of it, waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def process_cpu(pid):

@@ -3,8 +3,9 @@ time.
 
     ovirt_client.py upload|download URL FILE CAFILE|- WORKERS
 
-The clock covers only the library's call, without Python's start, because the benchmark compares the moving of
-bytes.
+The program prints "ready", and begins when it is told the time, a number of time.monotonic(), at which its
+clock starts. So the clock covers only the library's call, without Python's start, because the benchmark
+compares the moving of bytes; and several clients begin at once.
 """
 
 import json
@@ -12,6 +13,7 @@ import os
 import sys
 import time
 
+from measure import peak_rss
 from ovirt_imageio import client
 
 
@@ -22,13 +24,18 @@ def cpu():
 def main():
     verb, url, file, cafile, workers = sys.argv[1:]
     options = {"cafile": None if cafile == "-" else cafile, "max_workers": int(workers)}
-    before, start = cpu(), time.monotonic()
+    print("ready", flush=True)
+    start = float(sys.stdin.readline())
+    before = cpu()
     if verb == "upload":
         # Holes are skipped, as ovirt-img does for a disk that it has just created.
         client.upload(file, url, disk_is_zero=True, **options)
     else:
         client.download(url, file, fmt="raw", **options)
-    print(json.dumps({"seconds": time.monotonic() - start, "cpu": cpu() - before}))
+    seconds = time.monotonic() - start
+    with open("/proc/self/status") as status:
+        rss = peak_rss(status.read())
+    print(json.dumps({"seconds": seconds, "cpu": cpu() - before, "rss": rss}))
 
 
 main()

@@ -9,6 +9,7 @@ from bench import FEW_ROUNDS, GIB, OnDisk, With, name_of
 from contenders import Ceiling, Nbdfuse, OvirtClient, RhvMount
 from line import line
 from measure import Failed
+from several import several
 from storage import MIB, Source, make_disk
 
 UNPRIVILEGED = "nobody"
@@ -196,4 +197,5 @@ TABLES = {
     "sparse": sparse,
     "small": small,
     "line": line,
+    "several": several,
 }
