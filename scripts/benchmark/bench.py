@@ -155,10 +155,12 @@ class OnDisk:
 
     def __init__(self, contender, source):
         self.contender, self.source = contender, source
-        size = source.size
-        units = [(40, "TiB"), (30, "GiB"), (20, "MiB")]
-        shown = next(f"{size >> bits} {unit}" for bits, unit in units if size >= 1 << bits)
-        self.name = f"{contender.name}, {shown}"
+        self.name = f"{contender.name}, {size_name(source.size)}"
+
+
+def size_name(size):
+    units = [(40, "TiB"), (30, "GiB"), (20, "MiB")]
+    return next(f"{size >> bits} {unit}" for bits, unit in units if size >= 1 << bits)
 
 
 def remove(place):

@@ -24,6 +24,8 @@ HERE = Path(__file__).resolve().parent
 
 REQUEST_BYTES = 8 << 20  # size of the bare loop's requests, the same as rhv-mount's
 
+MAX_WAIT_SECONDS = 60  # upper bound on the time until a mount shows its file
+
 # These run in a shell; $1 is the file to read, $2 the one to write.
 UPLOAD = {
     "qemu-img": 'qemu-img convert -n -f raw -O raw "$1" "$2"',
@@ -241,10 +243,11 @@ def run_tool(script, source, target):
 
 
 def wait_until(done, why):
-    for _ in range(1000):
+    end = time.monotonic() + MAX_WAIT_SECONDS
+    while time.monotonic() < end:
         if done():
             return
-        time.sleep(0.01)
+        time.sleep(0.001)
     raise Failed(why)
 
 

@@ -1,4 +1,4 @@
-"""Writes the results as Markdown tables and one chart."""
+"""Writes the results as Markdown tables, and the chart of upload and download."""
 
 import datetime
 import inspect
@@ -7,7 +7,9 @@ import platform
 import subprocess
 from html import escape
 
+import curve
 import tables
+from bench import Row
 
 MIB, GIB = 1 << 20, 1 << 30
 HEAD = """# Benchmark
@@ -17,8 +19,9 @@ Every row moved real bytes to or from a real ovirt-imageio daemon on the same ma
 compared on the other side after each run; the rows of one setting took turns.
 
 - The image has {disk} MiB, of which {data} MiB are random data and the rest holes. There were {rounds} rounds
-  (2 in the tables of connections and of small requests), and 4 connections unless a row says otherwise. Rates
-  are MiB of *data* per second, the median of the rounds; the spread is the slowest and the fastest round.
+  (at most 2 in the tables of connections, of small requests, and in the last three), and 4 connections unless
+  a row says otherwise. Rates are MiB of *data* per second, the median of the rounds; the spread is the
+  slowest and the fastest round.
 - The clock of rhv-mount runs from its start to the end of its unmount, with the tool and the final flush;
   that of ovirt_imageio's client (which `ovirt-img` runs) excludes the start of Python.
 - *ratio* is relative to the first row of the setting. *CPU* is the client side's processor seconds per GiB
@@ -42,6 +45,9 @@ def write(directory, scale, results):
         (directory / "benchmark.svg").write_text(chart(results))
     for name, rows in results.items():
         text.append(table(tables.TABLES[name].__doc__, rows))
+        if name == "growth" and (drawn := curve.chart(rows)):
+            text.append("![time and memory over the number of extents](growth.svg)\n")
+            (directory / "growth.svg").write_text(drawn)
     (directory / "benchmark.md").write_text("\n".join(text))
 
 
@@ -65,11 +71,13 @@ def version(command):
 def table(doc, rows):
     """Returns a table with the first line of `doc` as its title, and the rest as the text below."""
     title, _, note = inspect.cleandoc(doc).partition("\n\n")
-    more = list(rows[0].more()) if rows else []
-    titles = ["rate", "spread", "ratio", "CPU s/GiB", "memory", *more]
     lines = [f"## {title}\n"]
     if note:
         lines.append(f"{note}\n")
+    if rows and not isinstance(rows[0], Row):
+        return "\n".join([*lines, *plain(rows)]) + "\n"
+    more = list(rows[0].more()) if rows else []
+    titles = ["rate", "spread", "ratio", "CPU s/GiB", "memory", *more]
     lines += [f"| setting | contender | {' | '.join(titles)} |", "|---|---" + "|--:" * len(titles) + "|"]
     base, last = None, None
     for row in rows:
@@ -86,6 +94,13 @@ def table(doc, rows):
             f"| {' | '.join([f'{row.rate() / base:.2f}', cpu, memory, *row.more().values()])} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def plain(rows):
+    """Returns the lines of a table whose rows are not rates, and bring their own columns."""
+    titles = list(rows[0].cells())
+    lines = [f"| {' | '.join(titles)} |", "|---" + "|--:" * (len(titles) - 1) + "|"]
+    return lines + [f"| {' | '.join(row.cells().values())} |" for row in rows]
 
 
 BAR, GAP, LEFT, WIDTH = 15, 14, 250, 860

@@ -140,6 +140,27 @@ class Qcow2:
         shutil.rmtree(self.dir)
 
 
+class Fragmented:
+    """A raw image behind qemu-nbd with `count` runs of `length` random bytes at equal distances, and holes
+    between them. Both are multiples of 4 KiB.
+    """
+
+    def __init__(self, place, size, count, length):
+        self.dir = Path(tempfile.mkdtemp(prefix="disk-", dir=place))
+        self.size, self.image = size, self.dir / "disk.raw"
+        step, noise = size // count // 4096 * 4096, random.Random(5).randbytes(length)
+        with open(self.image, "wb") as image:
+            image.truncate(size)
+            for n in range(count):
+                os.pwrite(image.fileno(), noise, n * step)
+        run([SCRIPTS / "nbd", "start", self.dir, self.image, "raw", "--read-only"])
+        self.url = f"nbd:unix:{self.dir}/nbd.sock"
+
+    def close(self):
+        run([SCRIPTS / "nbd", "stop", self.dir])
+        shutil.rmtree(self.dir)
+
+
 class Slow:
     """Memory behind nbdkit that takes `delay` ms for each request, like distant storage."""
 

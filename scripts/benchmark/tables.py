@@ -7,6 +7,7 @@ from contextlib import closing
 import fio
 from bench import FEW_ROUNDS, GIB, OnDisk, With, name_of
 from contenders import Ceiling, Nbdfuse, OvirtClient, RhvMount
+from growth import growth
 from line import line
 from measure import Failed
 from several import several
@@ -198,4 +199,5 @@ TABLES = {
     "small": small,
     "line": line,
     "several": several,
+    "growth": growth,
 }
