@@ -13,7 +13,8 @@
 //! disk/write/table/out.rs      the oldest segment that conflicts with nothing in flight
 //! pool/request.rs, lease.rs    one connection, and the request until it is answered
 //! imageio/requests.rs          PUT ?flush=n
-//! imageio/transport.rs         TLS or not, TCP or unix socket
+//! imageio/line.rs              past the HTTP library onto the socket, with TLS or without
+//! imageio/transport.rs         the same socket below that library
 //! disk/write/table/back.rs     answered: into the journal, until a flush covers it
 //! ```
 //!

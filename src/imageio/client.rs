@@ -18,6 +18,7 @@ use super::TransferUrl;
 use super::answers::Capabilities;
 use super::diagnosis::{Diagnosis, MAX_MESSAGE_BYTES};
 use super::error::Error;
+use super::line::Lines;
 use super::permit::Permit;
 use super::transport::{NoResolver, OneShot};
 use crate::page;
@@ -37,6 +38,7 @@ const MAX_HEADER_BYTES: usize = 32 << 10;
 pub(crate) struct Client {
     pub(super) agent: Agent,
     pub(super) permit: Arc<Permit>,
+    pub(super) lines: Arc<Lines>,
     pub(super) url: TransferUrl,
     pub(super) epoch: u64,
     pub(super) diagnosis: Diagnosis,
@@ -61,7 +63,7 @@ impl Client {
         connector: OneShot,
         known: Option<Capabilities>,
     ) -> Result<Self, Error> {
-        let permit = connector.permit.clone();
+        let (permit, lines) = (connector.permit.clone(), connector.lines.clone());
         let diagnosis = Diagnosis::new(host, permit.clone());
         if known.is_some() {
             connector
@@ -85,6 +87,7 @@ impl Client {
             agent,
             diagnosis,
             permit,
+            lines,
             url: url.clone(),
             epoch,
             capabilities: Capabilities::default(),

@@ -11,6 +11,7 @@
 //! local     proves that a unix socket belongs to the server
 //! tls       certificate checks and the TLS stream
 //! transport socket and TLS below ureq: no silent reconnect, early answers are read, answers are bounded
+//! line      the stream of a connection, which the bytes of the disk take past ureq
 //! interim   tells 100, 102, 103 from the answer that follows them
 //! permit    what a client and its transport tell each other
 //! patience  how long the server may be silent, given all that it does for us
@@ -32,6 +33,7 @@ mod error;
 pub(crate) mod fuzzing;
 mod image;
 mod interim;
+mod line;
 mod local;
 mod patience;
 mod permit;

@@ -13,7 +13,8 @@ use std::time::Duration;
 use super::error::Broken;
 use super::patience::{Load, Work};
 
-/// Size of ureq's buffers. A body moves through one of them, with one system call per buffer.
+/// Size of ureq's buffers. Heads move through them, and so does every body but a disk's bytes; of those in a
+/// PUT, ureq asks for as many at once, which are sent with one system call.
 pub(super) const BUFFER_BYTES: usize = match cfg!(feature = "fuzzing") {
     false => 128 * 1024,
     // Filling a large buffer with zeros takes longer than everything else in a fuzz target.

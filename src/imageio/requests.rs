@@ -7,13 +7,14 @@
 use std::io::{self, Read};
 use std::time::Duration;
 
-use ureq::SendBody;
-use ureq::http::header;
+use ureq::http::{HeaderValue, Response, Version, header};
+use ureq::{Body, SendBody};
 
 use super::answers::read_extents;
 use super::client::{Client, text_header};
 use super::diagnosis::{MAX_MESSAGE_BYTES, lost_if_cut_short};
 use super::error::Error;
+use super::line::Lines;
 use super::patience::{MAX_FLUSH_WEIGHT, MAX_ZERO_WEIGHT};
 use crate::remote::{Extent, Remote, RemoteError};
 
@@ -66,16 +67,29 @@ impl Client {
             let why = format!("Content-Length {length:?}");
             return Err(self.diagnosis.beside_the_point(what(), why));
         }
-        let mut body = response.body_mut().as_reader();
-        let read = parts.iter_mut().try_for_each(|part| body.read_exact(part));
-        match read.and_then(|()| body.read(&mut [0])) {
-            Ok(0) => {
+        let read = match length.is_some() && goes_on(&response) {
+            true => self.read_past_ureq(response, parts),
+            false => read_exactly(response.body_mut().as_reader(), parts),
+        };
+        match read {
+            Ok(true) => {
                 work.done();
                 Ok(())
             }
-            Ok(_) => Err(self.diagnosis.nonsense(what(), format!("more than {len} bytes"))),
+            Ok(false) => Err(self.diagnosis.nonsense(what(), format!("more than {len} bytes"))),
             Err(e) => Err(self.diagnosis.lost(what(), e)),
         }
+    }
+
+    /// Reads the body of `response`, which is as long as `parts`, into these without a copy in between, and
+    /// keeps the connection for the next request if it can carry that.
+    fn read_past_ureq(&self, response: Response<Body>, parts: &mut [&mut [u8]]) -> io::Result<bool> {
+        let line = self.lines.present()?;
+        // ureq leaves the line, with everything that has arrived behind the head.
+        drop(response);
+        line.lock().read_body(parts)?;
+        self.lines.keep(line);
+        Ok(true)
     }
 
     fn put(&mut self, offset: u64, parts: &[&[u8]]) -> Result<(), Error> {
@@ -99,6 +113,7 @@ impl Client {
             .send(SendBody::from_reader(&mut Parts {
                 current: &[],
                 rest: parts,
+                lines: &self.lines,
             }))
             .map_err(|e| self.diagnosis.broken(what(), e))?;
         self.expect_done(what(), response).map_err(lost_if_cut_short)?;
@@ -184,10 +199,27 @@ impl Client {
     }
 }
 
-/// A request body that reads several buffers one after the other.
+/// True when the connection of `response`, whose body has a length, carries the next request behind that
+/// body.
+fn goes_on(response: &Response<Body>) -> bool {
+    let lasts = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
+    response.version() == Version::HTTP_11
+        && !response.headers().contains_key(header::TRANSFER_ENCODING)
+        && response.headers().get_all(header::CONNECTION).iter().all(lasts)
+}
+
+/// Fills `parts`, one after the other; returns false when there is more.
+fn read_exactly(mut body: impl Read, parts: &mut [&mut [u8]]) -> io::Result<bool> {
+    parts.iter_mut().try_for_each(|part| body.read_exact(part))?;
+    Ok(body.read(&mut [0])? == 0)
+}
+
+/// A request body of several buffers, one after the other, that sends itself. ureq, which asks for its bytes,
+/// gets only their number.
 struct Parts<'a> {
     current: &'a [u8],
     rest: &'a [&'a [u8]],
+    lines: &'a Lines,
 }
 
 impl Read for Parts<'_> {
@@ -196,7 +228,10 @@ impl Read for Parts<'_> {
             let [next, rest @ ..] = self.rest else { break };
             (self.current, self.rest) = (next, rest);
         }
-        self.current.read(buf)
+        let (now, later) = self.current.split_at(self.current.len().min(buf.len()));
+        self.lines.present()?.lock().send_ahead(now)?;
+        self.current = later;
+        Ok(now.len())
     }
 }
 
@@ -266,5 +301,35 @@ impl Remote for Client {
         let got = self.get_extents(found);
         self.permit.be_patient(self.permit.usual);
         self.learn(got)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only ureq knows what else an answer may say about the end of its body and of its connection.
+    #[test]
+    fn a_body_passes_ureq_by_only_where_its_length_alone_says_where_it_ends() {
+        let answer = |version, headers: &[(header::HeaderName, &'static str)]| {
+            let mut answer = Response::new(Body::builder().data("bytes"));
+            *answer.version_mut() = version;
+            for (name, value) in headers {
+                answer.headers_mut().append(name, HeaderValue::from_static(value));
+            }
+            goes_on(&answer)
+        };
+        let (old, new) = (Version::HTTP_10, Version::HTTP_11);
+        assert!(answer(new, &[]));
+        assert!(answer(new, &[(header::CONNECTION, "Keep-Alive")]));
+        assert!(!answer(old, &[]));
+        assert!(!answer(old, &[(header::CONNECTION, "keep-alive")]));
+        assert!(!answer(new, &[(header::CONNECTION, "close")]));
+        assert!(!answer(new, &[(header::CONNECTION, "keep-alive, close")]));
+        assert!(!answer(
+            new,
+            &[(header::CONNECTION, "keep-alive"), (header::CONNECTION, "close")]
+        ));
+        assert!(!answer(new, &[(header::TRANSFER_ENCODING, "chunked")]));
     }
 }

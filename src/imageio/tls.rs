@@ -20,7 +20,7 @@ use crate::trust::Distrust;
 /// buffer, 1.44 GiB/s without).
 const READ_BUFFER_BYTES: usize = 256 * 1024;
 
-/// Upper bound on the bytes that are encrypted before they are sent. It fits all that ureq hands over at
+/// Upper bound on the bytes that are encrypted before they are sent. It fits all that ureq asks for at
 /// once, so these go out in one system call instead of one per 16 KiB record.
 const WRITE_BUFFER_BYTES: usize = 160 * 1024;
 

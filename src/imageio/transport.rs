@@ -10,11 +10,12 @@
 //!    headers and any number of interim answers, and a limited time.
 //! 4. *Interim answers are dropped* (`interim`). They are looked for only where an answer begins, so bytes of
 //!    a body that look like one are never touched.
+//!
+//! The bytes of the disk go over the same socket past ureq; `line` keeps rules 2 and 3 for both ways.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustls::ClientConfig;
@@ -25,6 +26,7 @@ use ureq::unversioned::transport::{
 
 use super::error::Broken;
 use super::interim::Front;
+use super::line::{Line, Lines, SharedLine, Stream};
 use super::permit::{BUFFER_BYTES, Permit};
 use super::socket::{Route, Socket};
 use super::tls::TlsStream;
@@ -37,12 +39,17 @@ pub(super) struct OneShot {
     pub(super) permit: Arc<Permit>,
     /// A connection that was made before the first request.
     ready: Mutex<Option<Wire>>,
+    pub(super) lines: Arc<Lines>,
 }
 
 impl Connector for OneShot {
     type Out = Wire;
 
     fn connect(&self, _: &ConnectionDetails, _: Option<()>) -> Result<Option<Wire>, ureq::Error> {
+        // No new connection, but the one that ureq has left for the body of the last answer.
+        if let Some(line) = self.lines.take_kept() {
+            return Ok(Some(self.over(line)));
+        }
         if !self.permit.connect.swap(false, Ordering::Relaxed) {
             return Err(io::Error::from(Broken::Over).into());
         }
@@ -60,6 +67,7 @@ impl OneShot {
             tls,
             permit,
             ready: Mutex::new(None),
+            lines: Arc::default(),
         }
     }
 
@@ -88,39 +96,16 @@ impl OneShot {
             // The one before has ended with its first answer.
             self.permit.set_brief(true);
         }
-        Ok(Wire {
-            stream,
-            buffers: LazyBuffers::new(BUFFER_BYTES, BUFFER_BYTES),
-            permit: self.permit.clone(),
-            patience: usual,
-            half: Half::Receiving,
-            began: Instant::now(),
-            failed_send: None,
-            ended: false,
+        Ok(self.over(Line::new(stream, self.permit.clone())))
+    }
+
+    fn over(&self, line: SharedLine) -> Wire {
+        let left = line.lock().take_left();
+        Wire {
+            line,
+            buffers: left.unwrap_or_else(new_buffers),
+            lines: self.lines.clone(),
             at_head: false,
-        })
-    }
-}
-
-#[derive(Debug)]
-enum Stream {
-    Plain(Socket),
-    Tls(Box<TlsStream>),
-}
-
-impl Stream {
-    fn socket(&self) -> &Socket {
-        match self {
-            Stream::Plain(socket) => socket,
-            Stream::Tls(tls) => tls.socket(),
-        }
-    }
-
-    /// True when the server has neither sent anything nor closed the connection.
-    fn is_silent(&mut self) -> bool {
-        match self {
-            Stream::Plain(socket) => socket.is_silent(),
-            Stream::Tls(tls) => tls.is_silent(),
         }
     }
 }
@@ -128,49 +113,22 @@ impl Stream {
 /// The transport of one connection.
 #[derive(Debug)]
 pub(super) struct Wire {
-    stream: Stream,
+    line: SharedLine,
     buffers: LazyBuffers,
-    permit: Arc<Permit>,
-    patience: Duration,
-    half: Half,
-    /// The time when this half of the exchange began.
-    began: Instant,
-    failed_send: Option<io::Error>,
-    ended: bool,
+    lines: Arc<Lines>,
     /// Everything in the input buffer comes before the answer itself, or may do so.
     at_head: bool,
 }
 
+/// Returns buffers for ureq, which have no memory yet.
+fn new_buffers() -> LazyBuffers {
+    LazyBuffers::new(BUFFER_BYTES, BUFFER_BYTES)
+}
+
 impl Drop for Wire {
     fn drop(&mut self) {
-        self.permit.live.store(false, Ordering::Relaxed);
-    }
-}
-
-/// The direction of the bytes in the current exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Half {
-    Sending,
-    Receiving,
-}
-
-/// Upper bound on a whole request, and on its whole answer, as a multiple of the allowed silence. A server
-/// that sends one byte at a time keeps every single read or send within its timeout.
-const DRIP_FACTOR: u32 = 10;
-
-impl Wire {
-    fn check_drip(&mut self, half: Half) -> io::Result<()> {
-        if self.half != half {
-            (self.half, self.began) = (half, Instant::now());
-        }
-        let limit = self.permit.load.limit(self.permit.patience(), self.permit.usual);
-        match self.began.elapsed() > limit * DRIP_FACTOR {
-            true => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the request takes too long",
-            )),
-            false => Ok(()),
-        }
+        let buffers = std::mem::replace(&mut self.buffers, new_buffers());
+        self.line.lock().leave(buffers);
     }
 }
 
@@ -181,27 +139,15 @@ impl Transport for Wire {
 
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
         self.at_head = true;
-        if self.failed_send.is_some() {
-            return Ok(());
-        }
-        self.check_drip(Half::Sending)?;
-        let data = &self.buffers.output()[..amount];
-        let sent = match &mut self.stream {
-            Stream::Plain(socket) => socket.write_all(data),
-            Stream::Tls(tls) => tls.write_all(data),
-        };
-        match sent {
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-                ) =>
-            {
-                self.failed_send = Some(e);
-                self.permit.cut.store(true, Ordering::Relaxed);
-                Ok(())
+        let mut line = self.line.lock();
+        match line.take_ahead() {
+            0 => {
+                self.lines.use_now(&self.line);
+                Ok(line.send(&self.buffers.output()[..amount])?)
             }
-            other => Ok(other?),
+            sent if sent == amount => Ok(()),
+            // The buffer does not have those bytes.
+            _ => Err(io::Error::other("a request lost its place").into()),
         }
     }
 
@@ -220,13 +166,12 @@ impl Transport for Wire {
     /// nobody has asked for, which would be taken for the answer to the next request (a gateway's 408 on an
     /// idle connection).
     fn is_open(&mut self) -> bool {
-        let usable = self.failed_send.is_none() && !self.ended && !self.permit.left.load(Ordering::Relaxed);
-        usable && self.stream.is_silent()
+        self.line.lock().is_open()
     }
 
     /// ureq demands TLS for an https URL; this host's unix socket is as safe.
     fn is_tls(&self) -> bool {
-        matches!(self.stream, Stream::Tls(_) | Stream::Plain(Socket::Unix(_)))
+        self.line.lock().is_safe()
     }
 }
 
@@ -244,49 +189,9 @@ impl Wire {
 
     /// Reads some bytes into the input buffer; returns false at the end of the stream.
     fn receive(&mut self) -> Result<bool, ureq::Error> {
-        let patience = self.permit.patience();
-        if patience != self.patience {
-            self.stream.socket().set_timeouts(patience, self.permit.usual)?;
-            self.patience = patience;
-        }
-        self.check_drip(Half::Receiving)?;
-        let input = self.buffers.input_append_buf();
-        let silent_since = Instant::now();
-        let received = loop {
-            let received = match &mut self.stream {
-                Stream::Plain(socket) => io::Read::read(socket, input),
-                Stream::Tls(tls) => tls.read(input),
-            };
-            // An error number is the kernel's own: it has given up the connection.
-            let is_silence =
-                |e: &io::Error| e.kind() == io::ErrorKind::TimedOut && e.raw_os_error().is_none();
-            if !received.as_ref().is_err_and(is_silence) {
-                break received;
-            }
-            let left = self.permit.load.left(silent_since, patience, self.permit.usual);
-            if left.is_zero() {
-                break received;
-            }
-            self.patience = left.min(patience);
-            self.stream
-                .socket()
-                .set_timeouts(self.patience, self.permit.usual)?;
-        };
-        match (received, self.failed_send.take()) {
-            (Ok(n), failed) if n > 0 => {
-                self.permit.heard.store(true, Ordering::Relaxed);
-                self.permit.receive(n).map_err(io::Error::from)?;
-                self.buffers.input_appended(n);
-                self.failed_send = failed;
-                Ok(true)
-            }
-            (Ok(_) | Err(_), Some(failed)) => Err(failed.into()),
-            (Ok(_), None) => {
-                self.ended = true;
-                Ok(false)
-            }
-            (Err(e), None) => Err(e.into()),
-        }
+        let n = self.line.lock().receive(self.buffers.input_append_buf())?;
+        self.buffers.input_appended(n);
+        Ok(n > 0)
     }
 }
 
@@ -302,5 +207,50 @@ impl Resolver for NoResolver {
         _: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         Ok(self.empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use ureq::Timeout;
+    use ureq::unversioned::transport::time::Duration;
+
+    use super::super::socket::IO_TIMEOUT;
+    use super::*;
+
+    const NO_TIMEOUT: NextTimeout = NextTimeout {
+        after: Duration::NotHappening,
+        reason: Timeout::Global,
+        per_read: None,
+        per_write: None,
+    };
+
+    /// The output buffer has none of the bytes that a body has sent itself, so they must never be sent from
+    /// it.
+    #[test]
+    fn what_a_body_has_sent_is_not_sent_again() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let permit = Permit::once(IO_TIMEOUT, Arc::default(), Arc::default());
+        let lines = Arc::new(Lines::default());
+        let mut wire = Wire {
+            line: Line::new(Stream::Plain(Socket::Unix(ours)), permit.clone()),
+            buffers: new_buffers(),
+            lines: lines.clone(),
+            at_head: false,
+        };
+        wire.buffers.output()[..4].copy_from_slice(b"head");
+        wire.transmit_output(4, NO_TIMEOUT).unwrap();
+        let body = lines.present().unwrap();
+        body.lock().send_ahead(b"body").unwrap();
+        wire.transmit_output(4, NO_TIMEOUT).unwrap();
+        body.lock().send_ahead(b"rest").unwrap();
+        wire.transmit_output(3, NO_TIMEOUT).unwrap_err();
+        drop((wire, body));
+        let mut sent = String::new();
+        io::Read::read_to_string(&mut theirs, &mut sent).unwrap();
+        assert_eq!(sent, "headbodyrest");
+        assert!(lines.present().is_err() && permit.is_over());
     }
 }
