@@ -57,6 +57,11 @@ pub(crate) trait Dial: Send + Sync {
     /// Connects, finishes the TLS handshake and authorises the connection on the ticket.
     fn dial(&self) -> Result<Box<dyn Remote>, RemoteError>;
 
+    /// Returns a connection for the extents, beside those of the pool; it may have been made before.
+    fn dial_to_walk(&self) -> Result<Box<dyn Remote>, RemoteError> {
+        self.dial()
+    }
+
     /// Returns the number of the right to the image that a connection dialled now would use; each renewal
     /// increases it.
     fn epoch(&self) -> u64 {

@@ -30,6 +30,13 @@ pub(crate) struct Capabilities {
     pub(crate) max_writers: Option<usize>,
 }
 
+impl Capabilities {
+    /// True when the server advises more than `connections`.
+    pub(crate) fn allows_beside(&self, connections: usize) -> bool {
+        connections < self.max_readers.max(self.max_writers).unwrap_or(0)
+    }
+}
+
 #[derive(Deserialize)]
 struct OptionsBody {
     features: Vec<String>,

@@ -7,8 +7,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tracing::{debug, info};
 
@@ -30,6 +32,8 @@ pub(crate) struct Endpoint {
     pub(crate) unix_socket: bool,
     /// Upper bound on the server's silence during a request.
     pub(crate) timeout: Duration,
+    /// Number of connections that will be made, this one included.
+    pub(crate) connections: usize,
 }
 
 /// A remote image that can be connected to any number of times.
@@ -49,7 +53,11 @@ pub(crate) struct Image {
     brief: Arc<AtomicBool>,
     /// The last epoch in which the disk had its size.
     sized: AtomicU64,
+    /// A connection beside those of the pool that is being made, for the extents.
+    spare: Mutex<Option<Spare>>,
 }
+
+type Spare = JoinHandle<Result<Client, Error>>;
 
 impl Image {
     /// Makes the first connection, and returns it with the image for the pool.
@@ -71,6 +79,7 @@ impl Image {
             size: 0,
             brief: Arc::default(),
             sized: AtomicU64::new(0),
+            spare: Mutex::default(),
         };
         let mut client = image.connect(None)?;
         image.capabilities = client.capabilities().clone();
@@ -90,7 +99,10 @@ impl Image {
         }
         image.size = match size {
             Some(size) => size,
-            None => image.ask_size(&mut client)?,
+            None => {
+                image.prepare_spare(endpoint.connections);
+                image.ask_size(&mut client)?
+            }
         };
         debug!(host = client.host(), size = image.size, capabilities = ?image.capabilities, "image opened");
         Ok((image, client))
@@ -147,7 +159,31 @@ impl Image {
         }
     }
 
+    /// Begins to make a connection for the extents, if the server allows one beside `connections` of the pool:
+    /// the round trips that it takes pass while other things are asked.
+    fn prepare_spare(&self, connections: usize) {
+        if self.capabilities.extents && self.capabilities.allows_beside(connections) {
+            let known = self.capabilities.clone();
+            let connect = self.connector(None, Some(known));
+            let thread = thread::Builder::new().name("spare".into()).spawn(connect);
+            *self.spare.lock() = thread.ok();
+        }
+    }
+
     fn connect(&self, local: Option<&UnixRoute>) -> Result<Client, Error> {
+        // Such a connection has one request to give, and OPTIONS would take it. Its own request finds out
+        // whether the ticket is good.
+        let is_known = self.capabilities != Capabilities::default();
+        let known = (is_known && self.brief.load(Ordering::Relaxed)).then(|| self.capabilities.clone());
+        self.connector(local, known)()
+    }
+
+    /// Returns what makes a connection. With `known` capabilities it has no OPTIONS.
+    fn connector(
+        &self,
+        local: Option<&UnixRoute>,
+        known: Option<Capabilities>,
+    ) -> impl FnOnce() -> Result<Client, Error> + Send + use<> {
         let (epoch, url) = self.current();
         let (route, tls, host) = match local {
             Some(local) => (Route::Unix(local.clone()), None, local.shown()),
@@ -165,11 +201,7 @@ impl Image {
             }
         };
         let permit = Permit::once(self.timeout, self.load.clone(), self.brief.clone());
-        // Such a connection has one request to give, and OPTIONS would take it. Its own request finds out
-        // whether the ticket is good.
-        let is_known = self.capabilities != Capabilities::default();
-        let known = (is_known && self.brief.load(Ordering::Relaxed)).then(|| self.capabilities.clone());
-        Client::open(&url, epoch, host, OneShot::new(route, tls, permit), known)
+        move || Client::open(&url, epoch, host, OneShot::new(route, tls, permit), known)
     }
 
     /// Asks for the size of the disk on the connection after its OPTIONS, or on a new one where the server
@@ -212,6 +244,14 @@ impl Dial for Image {
             self.sized.fetch_max(client.epoch(), Ordering::Relaxed);
         }
         Ok(Box::new(client))
+    }
+
+    fn dial_to_walk(&self) -> Result<Box<dyn Remote>, RemoteError> {
+        let spare = self.spare.lock().take();
+        match spare.and_then(|thread| thread.join().ok()) {
+            Some(Ok(client)) if client.epoch() == self.epoch() => Ok(Box::new(client)),
+            _ => self.dial(),
+        }
     }
 
     fn epoch(&self) -> u64 {
@@ -301,6 +341,7 @@ mod tests {
                 trust: Trust::Insecure,
                 unix_socket: false,
                 timeout: Duration::from_secs(30),
+                connections: 1,
             };
             let (image, _) = Image::open(&endpoint).unwrap();
             image.renew_with(move |_, _| Some(url(renewed)));

@@ -130,14 +130,13 @@ fn open_disk(
         false => readers.max(writers),
     };
     let connections = settings.connections.min(most);
-    let most_allowed = can.max_readers.max(can.max_writers).unwrap_or(0);
     let pool = Pool::open(
         image.clone(),
         Box::new(first),
         connections,
         writers,
         settings.retry_time,
-    )?;
+    );
     let options = DiskOptions {
         read_only: settings.read_only,
         cache_size: settings.budgets.cache,
@@ -150,7 +149,7 @@ fn open_disk(
         request_size: settings.budgets.request_size(pool.writers()),
         zero_detect: settings.zero_detect,
         extents: can.extents,
-        spare_connection: connections < most_allowed,
+        spare_connection: can.allows_beside(connections),
         head,
         announce,
     };
@@ -196,6 +195,7 @@ fn endpoint(settings: &DiskSettings, url: TransferUrl) -> Endpoint {
         trust: settings.trust.clone(),
         unix_socket: settings.unix_socket,
         timeout: settings.timeout,
+        connections: settings.connections,
     }
 }
 

@@ -139,17 +139,16 @@ impl Lease<'_> {
         self.leave_if_over();
         if self.seat().remote.is_none() {
             let remote = self.pool.dial.dial()?;
-            self.pool.replaced.fetch_add(1, Ordering::Relaxed);
             let index = self.index;
             let seat = self.seat_mut();
             seat.remote = Some(remote);
             seat.generation += 1;
             seat.answers = 0;
-            info!(
-                connection = index + 1,
-                generation = seat.generation,
-                "connection replaced"
-            );
+            if seat.generation > 1 {
+                let generation = seat.generation;
+                self.pool.replaced.fetch_add(1, Ordering::Relaxed);
+                info!(connection = index + 1, generation, "connection replaced");
+            }
         }
         Ok(self.seat_mut().remote.as_mut().expect("just made sure"))
     }

@@ -22,6 +22,7 @@
 //! rewrites whole blocks without a lock.
 //!
 //! ```text
+//! opening     the first connections
 //! lease       borrowing one connection, giving it up, dialling anew
 //! request     one request and its repetitions
 //! flush       flushing one or all connections, and what a failed flush means
@@ -36,6 +37,7 @@ mod flush;
 mod keeper;
 mod lease;
 mod lifespan;
+mod opening;
 mod overlap;
 mod request;
 mod retry;
@@ -57,7 +59,7 @@ pub(crate) use self::request::Answered;
 pub(crate) use self::retry::Doubt;
 pub(crate) use self::statistics::{ConnectionStatistics, Op};
 use crate::remote::{Dial, Remote, RemoteError};
-use crate::sync::{Condvar, Instant, Mutex, MutexGuard, thread};
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 
 /// The failures of a request to the pool.
 #[derive(Debug, Clone, Error)]
@@ -132,7 +134,7 @@ type Slot = Option<Seat>;
 struct Seat {
     /// `None` after the connection was given up; the next request dials.
     remote: Option<Box<dyn Remote>>,
-    /// Number of the connection within this slot; the first one is 1.
+    /// Number of the connection within this slot; the first one is 1, and 0 means that none was made yet.
     generation: u64,
     /// Writes were sent on this connection and not flushed on it since.
     unflushed: bool,
@@ -143,45 +145,38 @@ struct Seat {
     used: Instant,
 }
 
+impl Seat {
+    fn new(remote: Option<Box<dyn Remote>>) -> Self {
+        Seat {
+            generation: u64::from(remote.is_some()),
+            remote,
+            unflushed: false,
+            answers: 0,
+            durable: false,
+            used: Instant::now(),
+        }
+    }
+}
+
 impl Pool {
-    /// Opens a pool over `first` and `count - 1` further connections. They are dialled at once and in
-    /// parallel, so that each is authorised before the server drops it. `count` and `writers` are raised to
-    /// at least 1. A request that gets no answer is repeated for `retry_time`.
+    /// Opens a pool over `first` and `count - 1` further connections. Those are dialled at once, each in a
+    /// thread, so that the server authorises all of them early; until then their slots count as leased, and
+    /// nobody waits for them but a flush. One that can't be made is left to the first request that needs it.
+    /// `count` and `writers` are raised to at least 1. A request that gets no answer is repeated for
+    /// `retry_time`.
     pub(crate) fn open(
         dial: Arc<dyn Dial>,
         first: Box<dyn Remote>,
         count: usize,
         writers: usize,
         retry_time: Duration,
-    ) -> Result<Arc<Pool>, RemoteError> {
+    ) -> Arc<Pool> {
         let count = count.max(1);
-        let mut remotes = vec![first];
-        thread::scope(|scope| {
-            let spawn = |_| thread::spawn_scoped(scope, || dial.dial()).ok();
-            let dials: Vec<_> = (1..count).map(spawn).collect();
-            for dialled in dials {
-                remotes.push(match dialled {
-                    Some(thread) => thread.join().expect("dial does not panic"),
-                    // Without a thread, this connection is dialled after the others.
-                    None => dial.dial(),
-                }?);
-            }
-            Ok::<_, RemoteError>(())
-        })?;
-        let used = Instant::now();
-        let seat = |remote| {
-            Some(Seat {
-                remote: Some(remote),
-                generation: 1,
-                unflushed: false,
-                answers: 0,
-                durable: false,
-                used,
-            })
-        };
-        Ok(Arc::new(Pool {
+        let mut slots: Vec<Slot> = (0..count).map(|_| None).collect();
+        slots[0] = Some(Seat::new(Some(first)));
+        let pool = Arc::new(Pool {
             state: Mutex::new(State {
-                slots: remotes.into_iter().map(seat).collect(),
+                slots,
                 queue: VecDeque::new(),
                 next_ticket: 0,
                 closed: false,
@@ -199,7 +194,9 @@ impl Pool {
             replaced: AtomicU64::new(0),
             lifespan: Lifespan::default(),
             overlaps: Overlaps::default(),
-        }))
+        });
+        (1..count).for_each(|index| opening::dial(&pool, index));
+        pool
     }
 
     /// Has `replay` send again the writes of lost connections. Called once, before the first change.

@@ -96,7 +96,11 @@ impl Pool {
         if own_connection {
             let mut retry = Retry::new(RequestKind::Walk, Duration::ZERO);
             loop {
-                match self.dial.dial().and_then(|mut remote| remote.extents(found)) {
+                match self
+                    .dial
+                    .dial_to_walk()
+                    .and_then(|mut remote| remote.extents(found))
+                {
                     Ok(()) => return Ok(()),
                     Err(error) => retry.again(error, None)?,
                 }

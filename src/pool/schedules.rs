@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::remote::memory::MemoryServer;
 use crate::sync::schedules::explore;
-use crate::sync::thread::yield_now;
+use crate::sync::thread::{self, yield_now};
 
 /// The value of a byte after its write.
 const WRITTEN: u8 = b'x';
@@ -26,7 +26,7 @@ impl Replay for NoReplay {
 fn pool() -> (Arc<MemoryServer>, Arc<Pool>) {
     let server = MemoryServer::new(16, 0);
     let first = server.dial().unwrap();
-    let pool = Pool::open(server.clone(), first, 2, 2, Duration::from_secs(1 << 20)).unwrap();
+    let pool = Pool::open(server.clone(), first, 2, 2, Duration::from_secs(1 << 20));
     (server, pool)
 }
 

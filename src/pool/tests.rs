@@ -10,7 +10,9 @@ fn server() -> Arc<MemoryServer> {
 fn pool(count: usize, writers: usize) -> (Arc<MemoryServer>, Arc<Pool>) {
     let server = server();
     let first = server.dial().unwrap();
-    let pool = Pool::open(server.clone(), first, count, writers, Duration::ZERO).unwrap();
+    let pool = Pool::open(server.clone(), first, count, writers, Duration::ZERO);
+    // Every connection is there.
+    drop(pool.lock_all().unwrap());
     (server, pool)
 }
 
@@ -34,9 +36,30 @@ impl Replay for Heard {
 fn pool_with_replay(count: usize) -> (Arc<MemoryServer>, Arc<Pool>, Arc<Heard>) {
     let (server, heard) = (server(), Arc::new(Heard::default()));
     let first = server.dial().unwrap();
-    let pool = Pool::open(server.clone(), first, count, count, Duration::from_secs(10)).unwrap();
+    let pool = Pool::open(server.clone(), first, count, count, Duration::from_secs(10));
+    drop(pool.lock_all().unwrap());
     pool.replay_with(heard.clone());
     (server, pool, heard)
+}
+
+#[test]
+fn a_connection_that_cannot_be_made_at_the_start_is_dialled_when_it_is_needed() {
+    let server = server();
+    let first = server.dial().unwrap();
+    let epoch = server.epoch();
+    server.state().ended = Some(epoch);
+    let pool = Pool::open(server.clone(), first, 2, 2, Duration::from_secs(10));
+    let both = pool.lock_all().unwrap();
+    let made: Vec<bool> = both.iter().map(|lease| lease.seat().remote.is_some()).collect();
+    assert_eq!(made, [true, false]);
+    drop(both);
+    server.state().ended = None;
+    let first = pool.lease(Purpose::Write).unwrap();
+    let mut other = pool.lease(Purpose::Write).unwrap();
+    assert!(other.remote().is_ok());
+    assert_eq!((other.generation(), pool.replaced()), (1, 0), "it replaces none");
+    drop((first, other));
+    assert!(pool.flush_all().is_ok());
 }
 
 #[test]
@@ -248,7 +271,7 @@ fn close_all_waits_for_leases_and_refuses_new_ones() {
 fn requests_that_wait_for_each_other_share_the_time_of_an_outage() {
     let server = server();
     let first = server.dial().unwrap();
-    let pool = Pool::open(server.clone(), first, 1, 1, Duration::from_secs(1)).unwrap();
+    let pool = Pool::open(server.clone(), first, 1, 1, Duration::from_secs(1));
     server.state().faults = vec![(Request::Read, Fault::Lost); 100_000];
     let begun = std::time::Instant::now();
     std::thread::scope(|scope| {

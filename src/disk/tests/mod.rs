@@ -68,7 +68,7 @@ impl MemoryServer {
         change: impl FnOnce(DiskOptions) -> DiskOptions,
     ) -> Disk {
         let first = self.dial().unwrap();
-        let pool = Pool::open(self.clone(), first, connections, connections, retry_time).unwrap();
+        let pool = Pool::open(self.clone(), first, connections, connections, retry_time);
         let options = change(DiskOptions {
             read_only: false,
             cache_size: 4 << 20,

@@ -29,7 +29,7 @@ const ENDLESS: Duration = Duration::from_secs(1 << 20);
 /// Opens a disk on two connections, of which one or both may write.
 fn open(server: &Arc<MemoryServer>, journal_size: u64, extents: bool) -> Disk {
     let writers = thread_rng().gen_range(1..=2);
-    let pool = Pool::open(server.clone(), server.dial().unwrap(), 2, writers, ENDLESS).unwrap();
+    let pool = Pool::open(server.clone(), server.dial().unwrap(), 2, writers, ENDLESS);
     let options = DiskOptions {
         read_only: false,
         cache_size: 4 << 20,

@@ -5,7 +5,7 @@ use crate::disk::fsync::SharedRounds;
 
 /// Starts a write-behind with room for one write.
 fn narrow(server: &Arc<MemoryServer>) -> (Arc<WriteBehind>, Arc<Pool>) {
-    let pool = Pool::open(server.clone(), server.dial().unwrap(), 2, 2, ENDLESS).unwrap();
+    let pool = Pool::open(server.clone(), server.dial().unwrap(), 2, 2, ENDLESS);
     let writes = Arc::new(WriteBehind::new(SIZE as u64, 1, 1 << 20, 8 << 10, 2));
     pool.replay_with(writes.clone());
     writes.start(&pool).unwrap();
