@@ -232,6 +232,36 @@ fn a_reader_that_stops_early_leaves_room_for_the_next_one() {
     );
 }
 
+/// A piece with a short hole is read in full by a reader that is told zeros there.
+#[test]
+fn short_holes_and_little_memory_leave_the_requests_large() {
+    let size = 192 * MIB;
+    // Four reads of more than 1 MiB at once do not fit into a cache of 2 MiB.
+    for (args, least, most) in [
+        (&["--read-only"][..], 2 * MIB, 101),
+        (&["--read-only", "--memory", "8M"], 192 * KIB, 130),
+    ] {
+        let server = Server::start(settings(size));
+        for at in (0..size).step_by(MIB as usize) {
+            server.preset(at, &pattern(at, (MIB - 4 * KIB) as usize));
+        }
+        let rig = Rig::over(server, args);
+        let file = rig.open(OpenOptions::new().read(true));
+        let image = rig.server.visible();
+        let [first, second] = [0..size / 2, size / 2..size].map(|half| [half]);
+        read_out_of_order(&file, &reads(&first, 4 * KIB), 1, &image);
+        read_out_of_order(&file, &reads(&second, MIB + 4 * KIB), 4, &image);
+        let gets = gets(&rig.server);
+        let fetched: u64 = gets.iter().map(|get| get.length()).sum();
+        assert!(
+            fetched * 100 <= size * most,
+            "{args:?}: {fetched} bytes of {size}"
+        );
+        let mean = fetched / gets.len() as u64;
+        assert!(mean >= least, "{args:?}: {} requests", gets.len());
+    }
+}
+
 #[test]
 fn the_tools_of_users_fetch_each_byte_once() {
     for (seed, tool) in [

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tracing::debug;
 
 use super::pieces::{NO_STREAM, Pieces};
+use super::streams::Ahead;
 use crate::disk::write::WriteBehind;
 use crate::pool::Pool;
 
@@ -41,30 +42,41 @@ pub(super) struct Fetcher {
 }
 
 impl Fetcher {
-    /// Announces what of `range` is neither kept nor on its way, in runs of at most `request` bytes, for the
-    /// `stream`; false when there was no room for all of it.
+    /// Announces what of `range` is neither kept nor on its way, for the stream in `ahead`; false when there
+    /// was no room for all of it.
     pub(super) fn announce(
         &self,
         range: Range<u64>,
-        request: u64,
-        stream: u64,
+        ahead: &Ahead,
         active: &[u64],
     ) -> (Vec<Announced>, bool) {
-        let begun = self.pieces.begin(range, request, stream, active);
-        let announced = |run: Range<u64>| Announced {
+        let (request, stream) = (ahead.request, ahead.stream);
+        let begun = self.pieces.begin(range, request, stream, ahead.urgent, active);
+        (
+            begun.runs.into_iter().map(|run| self.announced(run)).collect(),
+            begun.all,
+        )
+    }
+
+    fn announced(&self, run: Range<u64>) -> Announced {
+        Announced {
             pieces: self.pieces.clone(),
             bytes: self.pieces.cut(run.clone()).map(|_| None).collect(),
             run,
-        };
-        (begun.runs.into_iter().map(announced).collect(), begun.all)
+        }
     }
 
-    /// Fetches what of `range` is missing for a read that waits for it; false when there was no room.
+    /// Fetches what of `range` is missing, as far as there is room, for a read that waits for it; true when
+    /// that was something.
     pub(super) fn fetch_now(&self, range: Range<u64>) -> bool {
         let len = range.end - range.start;
-        let (runs, all) = self.announce(range, len, NO_STREAM, &[]);
-        runs.into_iter().for_each(|run| self.fetch(run));
-        all
+        let begun = self.pieces.begin(range, len, NO_STREAM, true, &[]);
+        let any = !begun.runs.is_empty();
+        begun
+            .runs
+            .into_iter()
+            .for_each(|run| self.fetch(self.announced(run)));
+        any
     }
 
     /// Fetches a run with one request: its first pieces in a row that no pending write touches.

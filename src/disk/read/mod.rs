@@ -2,9 +2,9 @@
 //!
 //! A small random read asks the server for exactly its bytes. A sequential one is served from pieces
 //! (`pieces`), while prefetch threads (one for each connection) fetch the data ahead, several pieces with one
-//! request; so a single reader keeps all connections busy. Large reads always go through pieces: where
-//! several readers want the same bytes, or a prefetch does, they are fetched once. A read within one piece
-//! that no pending write touches is answered from the piece's own memory.
+//! request; so a single reader keeps all connections busy. Large reads go through pieces too, as far as there
+//! is room: where several readers want the same bytes, or a prefetch does, they are fetched once. A read
+//! within one piece that no pending write and no long hole touches is answered from the piece's own memory.
 //!
 //! Only data is fetched: the ranges known to be zero divide it, unless they are too short to be worth a
 //! request of their own.
@@ -22,7 +22,7 @@ mod pieces;
 mod streams;
 
 use self::fetcher::{Announced, Fetcher};
-use self::pieces::{Found, PIECE_BYTES, Pieces};
+use self::pieces::{Found, NO_STREAM, PIECE_BYTES, Pieces};
 use self::streams::{Ahead, Streams};
 use super::DiskError;
 use super::extents::MAX_MAP_WAIT;
@@ -201,7 +201,7 @@ impl Reader {
                 promised: ahead.promised.then_some(ahead.stream),
             };
             let pieces = &self.fetcher.pieces;
-            ahead.passed.iter().for_each(|passed| pieces.pass(passed));
+            pieces.pass(&ahead.passed, ahead.stream);
             ahead
                 .merged
                 .iter()
@@ -228,6 +228,7 @@ impl Reader {
                     let found = zeros.next_stretch(at, u64::MAX, gap.end);
                     let stretch = found.unwrap_or(gap.end..gap.end);
                     buf[(at - offset) as usize..(stretch.start - offset) as usize].fill(0);
+                    self.fetcher.pieces.read_zeros(&(at..stretch.start));
                     at = stretch.end;
                     if !stretch.is_empty() {
                         data.push(stretch);
@@ -239,7 +240,11 @@ impl Reader {
         drop(inner);
         for gap in gaps {
             let part = &mut buf[(gap.start - offset) as usize..(gap.end - offset) as usize];
-            self.read_data(gap.start, part, way)?;
+            if let Err(e) = self.read_data(gap.start, part, way) {
+                // Nobody comes for what was fetched for this read.
+                self.fetcher.pieces.pass(&gap, NO_STREAM);
+                return Err(e);
+            }
         }
         Ok(())
     }
@@ -284,13 +289,11 @@ impl Reader {
                 },
                 Found::Coming(_, piece) => return Part::Exact(piece.end.min(range.end)),
                 Found::Missing(until) if way.shared && !fetched => {
-                    if let Some(stream) = way.promised {
+                    fetched = true;
+                    let any = self.fetcher.fetch_now(range.start..until);
+                    if let Some(stream) = way.promised.filter(|_| any) {
                         self.streams.lock().missed(stream);
                     }
-                    if !self.fetcher.fetch_now(range.start..until) {
-                        return Part::Exact(until);
-                    }
-                    fetched = true;
                 }
                 Found::Missing(until) => return Part::Exact(until),
             }
@@ -319,9 +322,7 @@ impl Reader {
             }
             let stretch = stretch.start..stretch.start + len;
             let before = bytes;
-            let (runs, all) = self
-                .fetcher
-                .announce(stretch.clone(), ahead.request, ahead.stream, active);
+            let (runs, all) = self.fetcher.announce(stretch.clone(), ahead, active);
             for run in runs {
                 let end = run.end();
                 if self.ahead.try_send(run).is_err() {
@@ -344,6 +345,9 @@ impl Reader {
 /// Returns the next stretch of data from `offset` on, of at most `most` bytes, on a disk of `size` bytes. The
 /// flag is true when it ends only because of `most`.
 fn next_stretch(zeros: Option<&ZeroMap>, offset: u64, most: u64, size: u64) -> Option<(Range<u64>, bool)> {
+    if offset >= size {
+        return None;
+    }
     let stretch = match zeros {
         Some(zeros) => zeros.next_stretch(offset, most, size)?,
         None => offset..offset.saturating_add(most).min(size),

@@ -1,7 +1,7 @@
 //! Pieces of the disk for sequential readers: the read cache, and the fetches under way.
 //!
 //! A piece is a range of data, of at most [`PIECE_BYTES`], that begins where the reader who asked for it
-//! wanted it to. Pieces do not overlap, so no byte is fetched while it is kept or on its way.
+//! wanted it to. Pieces do not overlap, so no byte is fetched for one while another has it.
 //!
 //! A piece may only be kept while it equals the bytes that the server would answer. So:
 //! - an accepted write [taints](Pieces::taint) the pieces that it touches: a kept one is dropped, and one
@@ -13,15 +13,16 @@
 //! A reader takes its snapshot of the pending writes first and then looks for pieces: a write that its
 //! snapshot lacks was either on the server before the fetch began, or has tainted it.
 //!
-//! A piece makes room only when all of it was read, or when nobody is expected to read the rest: its stream
-//! has passed it, or has not read for a while. A prefetch that would need more room is not announced.
+//! A piece makes room only when as many bytes as it has were read from it, or when nobody is expected to read
+//! the rest: its stream has passed it, or has not read for a while. A prefetch that would need more room is
+//! not announced.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 mod state;
 
-use self::state::{Content, State};
+use self::state::{Content, Piece, State};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// Upper bound on the size of a piece in bytes: the kernel's largest read.
@@ -127,28 +128,37 @@ impl Pieces {
     }
 
     /// Announces fetches of what in `range` is neither kept nor announced, for the `stream`. Returns them in
-    /// runs of at most `request` bytes. Each [piece](Pieces::cut) of a run has to [end](Pieces::end). What is
-    /// there already is for this stream from now on. Pieces of streams that are not `active` make room.
-    pub(super) fn begin(&self, range: Range<u64>, request: u64, stream: u64, active: &[u64]) -> Begun {
+    /// runs of at most `request` bytes; only an `urgent` one may be cut short for lack of room. Each
+    /// [piece](Pieces::cut) of a run has to [end](Pieces::end). The stream is expected to read what is there
+    /// already, too. Pieces of streams that are not `active` make room.
+    pub(super) fn begin(
+        &self,
+        range: Range<u64>,
+        request: u64,
+        stream: u64,
+        urgent: bool,
+        active: &[u64],
+    ) -> Begun {
         let mut state = self.lock();
         let (mut runs, mut at) = (Vec::new(), range.start);
         while at < range.end {
             if let Some((start, piece)) = state.at(at) {
-                at = piece.end;
-                state.adopt(start, stream);
+                let end = piece.end;
+                state.adopt(start, at, stream);
+                at = end;
                 continue;
             }
             let next = state.pieces.range(at..range.end).next();
-            let run = at..next.map_or(range.end, |(&start, _)| start).min(at + request);
-            for piece in self.cut(run.clone()) {
-                if !state.make_room(piece.end - piece.start, active) {
-                    if run.start < piece.start {
-                        runs.push(run.start..piece.start);
-                    }
+            let end = next.map_or(range.end, |(&start, _)| start).min(at + request);
+            let mut run = at..end;
+            if !state.make_room(end - at, active) {
+                run.end = end.min(at + self.most);
+                if !urgent || !runs.is_empty() || !state.make_room(run.end - at, active) {
                     return Begun { runs, all: false };
                 }
-                state.insert(piece, stream);
             }
+            self.cut(run.clone())
+                .for_each(|piece| state.insert(piece, stream));
             at = run.end;
             runs.push(run);
         }
@@ -219,11 +229,31 @@ impl Pieces {
         dropped.into_iter().for_each(|start| state.remove(start));
     }
 
-    /// Notes that nobody will read the rest of what is kept of `range` soon.
-    pub(super) fn pass(&self, range: &Range<u64>) {
+    /// Notes that the `stream` will not read soon what is left of its pieces that end in `range`.
+    pub(super) fn pass(&self, range: &Range<u64>, stream: u64) {
+        if range.is_empty() {
+            return;
+        }
         let mut state = self.lock();
-        let passed: Vec<u64> = state.touching(range).map(|(start, _)| start).collect();
+        let ours = |piece: &Piece| piece.stream == stream && piece.end <= range.end;
+        let touching = state.touching(range);
+        let passed: Vec<u64> = touching
+            .filter(|(_, piece)| ours(piece))
+            .map(|(start, _)| start)
+            .collect();
         passed.into_iter().for_each(|start| state.settle(start));
+    }
+
+    /// Notes that zeros were read where the pieces have short holes.
+    pub(super) fn read_zeros(&self, range: &Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        let mut state = self.lock();
+        let touched: Vec<u64> = state.touching(range).map(|(start, _)| start).collect();
+        for start in touched {
+            state.read(start, range.start.max(start)..range.end);
+        }
     }
 
     /// Notes that the stream `heir` will read what was fetched for the stream `other`.

@@ -13,22 +13,25 @@
 //! end, and those that it has jumped over. It is refilled when a whole request fits, so that a reader of
 //! small blocks causes large requests.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
 use crate::sync::Instant;
 
-/// Upper bound on the streams followed at once; a lone read, or else the one that is idle for longest, makes
-/// room.
+/// Upper bound on the streams followed at once; the one that is idle for longest makes room.
 const MAX_STREAMS: usize = 8;
 
 /// Upper bound, in bytes, on the distance from a stream's end within which a read belongs to it, and on its
 /// debt: 8 reads of 2 MiB.
 const MAX_SLACK_BYTES: u64 = 16 << 20;
 
-/// Distance in bytes from a stream's end at which what it has jumped over is given up: a reader that waits for
-/// the processor comes late.
+/// Bytes that a stream reads until what is behind is given up: a reader that waits for the processor comes
+/// late.
 const MAX_LATE_BYTES: u64 = 40 << 20;
+
+/// Distance in bytes between the places that a stream remembers for that.
+const MARK_BYTES: u64 = 4 << 20;
 
 /// Bytes that a stream has to read where another one has been before anything is fetched ahead of it: reads
 /// of the other one that come very late are not that many.
@@ -73,6 +76,10 @@ struct Stream {
     debt: u64,
     /// What it has jumped over and not read, in ascending order.
     skipped: Vec<Skipped>,
+    /// Where it was, with the bytes that it had read then.
+    marks: VecDeque<(u64, u64)>,
+    /// Everything before this offset is given up.
+    passed: u64,
     /// Number of its last read.
     last: u64,
     /// Time of its last read.
@@ -84,8 +91,6 @@ struct Skipped {
     range: Range<u64>,
     /// Upper bound on the bytes of data in it.
     data: u64,
-    /// Offset to which the jump led.
-    landed: u64,
 }
 
 impl Stream {
@@ -110,12 +115,7 @@ impl Stream {
                 let part = data.min(range.end - range.start);
                 if part > 0 {
                     data -= part;
-                    let landed = skipped.landed;
-                    rest.push(Skipped {
-                        range,
-                        data: part,
-                        landed,
-                    });
+                    rest.push(Skipped { range, data: part });
                 }
             }
         }
@@ -130,17 +130,17 @@ impl Stream {
             skipped.push(Skipped {
                 range: gap,
                 data: bytes,
-                landed: self.start,
             });
         }
         skipped.append(&mut self.skipped);
         skipped.sort_by_key(|skipped| skipped.range.start);
         self.skipped = skipped;
         self.start = self.start.min(other.start);
+        self.passed = self.passed.min(other.passed);
     }
 
     /// Notes a read that continues the stream, after a jump over `jumped` bytes of data.
-    fn read(&mut self, read: &Range<u64>, jumped: u64) {
+    fn read(&mut self, read: &Range<u64>, jumped: u64, data: impl Fn(Range<u64>, u64) -> Option<u64>) {
         let len = read.end - read.start;
         self.proven = true;
         self.bytes += len;
@@ -150,12 +150,11 @@ impl Stream {
             self.skipped.push(Skipped {
                 range: self.end..read.start,
                 data: jumped,
-                landed: read.start,
             });
         }
         if read.end > self.end {
-            let further = jumped + read.end - read.start.max(self.end);
-            self.ahead = self.ahead.saturating_sub(further);
+            let further = data(self.end..read.end, u64::MAX);
+            self.ahead = self.ahead.saturating_sub(further.unwrap_or(read.end - self.end));
             self.end = read.end;
         }
         if self.announced <= self.end {
@@ -166,18 +165,35 @@ impl Stream {
     /// Returns how many bytes are to be announced now, in requests of at most `request` bytes.
     fn want(&self, request: u64) -> u64 {
         let missing: u64 = self.skipped.iter().map(|skipped| skipped.data).sum();
-        let room = self.window.saturating_sub(missing + self.ahead);
+        // A jump must not leave a narrow window empty until its bytes are given up.
+        let room = self
+            .window
+            .saturating_sub(missing.min(self.window / 2) + self.ahead);
         let sure = !self.again || self.bytes >= MIN_AGAIN_BYTES;
         let refill = self.ahead == 0 || room >= request.min(self.window / 2);
         if sure && refill { room } else { 0 }
     }
 
-    /// Takes out what was jumped over so long ago that it will not be read soon.
-    fn passed(&mut self) -> Vec<Range<u64>> {
+    /// Returns the range that is given up now: nobody has come for it while much was read.
+    fn pass(&mut self) -> Range<u64> {
+        if self
+            .marks
+            .back()
+            .is_none_or(|&(read, _)| read + MARK_BYTES <= self.bytes)
+        {
+            self.marks.push_back((self.bytes, self.end));
+        }
+        let from = self.passed;
+        let bytes = self.bytes;
+        while let Some(&(_, end)) = self.marks.front().filter(|mark| mark.0 + MAX_LATE_BYTES <= bytes) {
+            self.passed = self.passed.max(end);
+            self.marks.pop_front();
+        }
         let many = self.skipped.len().saturating_sub(MAX_SKIPPED);
-        let old = |s: &Skipped| s.landed + MAX_LATE_BYTES < self.end;
-        let n = self.skipped.iter().take_while(|s| old(s)).count().max(many);
-        self.skipped.drain(..n).map(|skipped| skipped.range).collect()
+        let passed = self.passed;
+        self.skipped.drain(..many);
+        self.skipped.retain(|skipped| skipped.range.end > passed);
+        from.min(passed)..passed
     }
 }
 
@@ -194,8 +210,10 @@ pub(super) struct Ahead {
     pub(super) want: u64,
     /// Size of the requests in bytes: while the window is narrow, small ones for all connections.
     pub(super) request: u64,
-    /// Ranges that it has jumped over and will not read soon.
-    pub(super) passed: Vec<Range<u64>>,
+    /// Nothing is on its way for it.
+    pub(super) urgent: bool,
+    /// What it will not read any more, or not soon.
+    pub(super) passed: Range<u64>,
     /// The read itself was announced before.
     pub(super) promised: bool,
     /// Streams that have become part of this one.
@@ -245,11 +263,12 @@ impl Streams {
         data: impl Fn(Range<u64>, u64) -> Option<u64>,
     ) -> Option<Ahead> {
         let len = read.end - read.start;
+        self.reads += 1;
         // Reads that are late, or repeated, belong to the stream that has been there, so that nothing which
         // was read is fetched again for them.
         let behind = |s: &Stream| {
             let near = || data(read.start..s.end, MAX_SLACK_BYTES).is_some();
-            s.proven && read.end <= s.end && near() || s.has_skipped(read)
+            s.has_skipped(read) || read.end <= s.end && self.is_recent(s, now) && near()
         };
         // Returns the bytes that the read jumps over, if it continues the stream.
         let jump = |s: &Stream| {
@@ -260,7 +279,6 @@ impl Streams {
             }
             (s.window > 0 && read.end >= s.end).then_some(0)
         };
-        self.reads += 1;
         let streams = || self.streams.iter().enumerate();
         let late = streams().find_map(|(at, s)| behind(s).then_some((at, 0)));
         // A read exactly at a stream's end goes before one near another stream's end, which counts only once
@@ -284,11 +302,16 @@ impl Streams {
             (true, _) => 4,
         };
         stream.window = (factor * stream.window.max(len)).min(share);
+        // Reading the same again and again keeps no stream alive.
+        let repeated = late.is_some() && !stream.has_skipped(read);
         let merged = self.take_what_is_behind(&mut stream, read, &data);
-        stream.read(read, jumped);
-        (stream.last, stream.at) = (self.reads, now);
-        let passed = stream.passed();
-        let apart = self.streams.iter().filter(|s| s.proven && s.start >= stream.end);
+        stream.read(read, jumped, &data);
+        if !repeated {
+            (stream.last, stream.at) = (self.reads, now);
+        }
+        let passed = stream.pass();
+        let wide = |s: &&Stream| s.window >= MIN_BULK_BYTES && self.is_recent(s, now);
+        let apart = self.streams.iter().filter(|s| s.start >= stream.end).filter(wide);
         let until = apart.map(|s| s.start).min().unwrap_or(u64::MAX);
         let even = stream.window / self.connections / self.unit * self.unit;
         let ahead = Ahead {
@@ -296,6 +319,7 @@ impl Streams {
             from: stream.announced,
             until,
             want: stream.want(self.request),
+            urgent: stream.ahead == 0,
             request: even.clamp(self.unit, self.request),
             passed,
             promised,
@@ -315,6 +339,9 @@ impl Streams {
     ) -> Vec<u64> {
         let end = stream.end.max(read.end);
         let mut merged = Vec::new();
+        if self.streams.iter().all(|other| other.end > end) {
+            return merged;
+        }
         for other in std::mem::take(&mut self.streams) {
             match other.end <= end && data(other.end..end, MAX_SLACK_BYTES).is_some() {
                 true => {
@@ -331,7 +358,7 @@ impl Streams {
         let len = read.end - read.start;
         if self.streams.len() == MAX_STREAMS {
             let last = self.streams.len() - 1;
-            let idle = self.streams.iter().rposition(|s| !s.proven);
+            let idle = self.streams.iter().rposition(|s| !self.is_recent(s, now));
             self.streams.remove(idle.unwrap_or(last));
         }
         self.numbers += 1;
@@ -345,11 +372,13 @@ impl Streams {
             again: self
                 .streams
                 .iter()
-                .any(|s| s.proven && (s.start..s.end).contains(&read.start)),
+                .any(|s| self.is_recent(s, now) && (s.start..s.end).contains(&read.start)),
             bytes: len,
             proven: false,
             debt: 0,
             skipped: Vec::new(),
+            marks: VecDeque::new(),
+            passed: read.start,
             last: self.reads,
             at: now,
         };

@@ -34,7 +34,7 @@ pub(super) struct State {
     pub(super) bytes: u64,
     /// For each stream, how many of its pieces have unread bytes.
     pub(super) unread: HashMap<u64, usize>,
-    /// Upper bound on that.
+    /// Upper bound on `bytes`.
     capacity: u64,
     /// Used buffers of full size: fresh pages cost more than copying bytes into them.
     pub(super) buffers: Vec<Vec<u8>>,
@@ -53,7 +53,7 @@ impl State {
             unread: HashMap::new(),
             capacity,
             buffers: Vec::new(),
-            most_buffers: (capacity / most / 4) as usize,
+            most_buffers: (capacity / most / 8) as usize,
             most,
         }
     }
@@ -105,8 +105,8 @@ impl State {
         }
     }
 
-    /// Expects the `stream` to read the piece that begins at `start`.
-    pub(super) fn adopt(&mut self, start: u64, stream: u64) {
+    /// Expects the `stream` to read the piece that begins at `start`, from `at` on.
+    pub(super) fn adopt(&mut self, start: u64, at: u64, stream: u64) {
         let Some(piece) = self.pieces.get_mut(&start) else {
             return;
         };
@@ -114,7 +114,7 @@ impl State {
             return;
         }
         let owner = (piece.unread > 0).then_some(piece.stream);
-        (piece.stream, piece.unread) = (stream, piece.end - start);
+        (piece.stream, piece.unread) = (stream, piece.end - at.max(start));
         self.spare.pop(&start);
         *self.unread.entry(stream).or_default() += 1;
         if let Some(owner) = owner {

@@ -237,14 +237,16 @@ fn a_stream_just_behind_another_one_becomes_its_late_reads() {
 fn what_was_jumped_over_for_good_is_passed_and_what_is_gone_is_announced_again() {
     let mut streams = streams(48 * MIB);
     let mib = |n: u64| n << 20..(n + 1) << 20;
-    let mut passed = Vec::new();
+    let mut passed = 0;
     for n in (0..60).filter(|n| *n != 10) {
         if let Some(ahead) = streams.note(&mib(n), Instant::now(), plain) {
-            passed.extend(ahead.passed);
+            assert!(ahead.passed.is_empty() || ahead.passed.start == passed);
+            passed = passed.max(ahead.passed.end);
+            assert!(passed + 40 * MIB <= (n + 1) * MIB || passed == 0, "{n}: {passed}");
             streams.announced(ahead.stream, ahead.from + ahead.want, ahead.want);
         }
     }
-    assert_eq!(passed, [mib(10)]);
+    assert!(passed >= 11 * MIB && streams.streams[0].skipped.is_empty());
     let ahead = streams.note(&mib(60), Instant::now(), plain).unwrap();
     assert!(ahead.promised);
     streams.missed(ahead.stream);
