@@ -6,7 +6,7 @@
 //! what becomes of the writes that it carried. The protocol is that of ovirt-imageio 2.5.1, docs/images.md
 //! and http.py.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -206,13 +206,24 @@ impl Client {
         }
     }
 
-    /// Checks the answer to a PUT or PATCH: success is 200 with an empty body, or 204.
+    /// Checks the answer to a PUT or PATCH: success is 200 with an empty body, or 204, after the whole request
+    /// was sent. A good answer to a part of it comes from something in front of imageio, which has not got the
+    /// rest either: the request counts as lost.
     ///
     /// A server may refuse before it has read the request's body, and take the rest of that for the next
     /// request. imageio closes the connection then; something in front of it may not.
     pub(super) fn expect_done(&self, what: String, mut response: Response<Body>) -> Result<(), Error> {
         match response.status().as_u16() {
-            200 | 204 => self.drain(what, &mut response),
+            200 | 204 => {
+                self.drain(what.clone(), &mut response)?;
+                match self.permit.is_cut() {
+                    true => {
+                        let why = io::Error::other("it was answered before all of it was sent");
+                        Err(self.diagnosis.lost(what, why))
+                    }
+                    false => Ok(()),
+                }
+            }
             _ => {
                 self.permit.leave();
                 Err(self.diagnosis.refusal(what, response))

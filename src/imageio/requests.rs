@@ -117,10 +117,6 @@ impl Client {
             }))
             .map_err(|e| self.diagnosis.broken(what(), e))?;
         self.expect_done(what(), response).map_err(lost_if_cut_short)?;
-        if self.permit.is_cut() {
-            let why = io::Error::other("it was answered before all of it was sent");
-            return Err(self.diagnosis.lost(what(), why));
-        }
         work.done();
         self.changed(len);
         Ok(())
@@ -306,7 +302,60 @@ impl Remote for Client {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::TransferUrl;
+    use super::super::answers::Capabilities;
+    use super::super::permit::Permit;
+    use super::super::script::Script;
+    use super::super::socket::{IO_TIMEOUT, Route};
+    use super::super::transport::OneShot;
     use super::*;
+
+    /// A client of a server that takes `sends` sends and answers by `answer`, whatever it has got.
+    fn client_of(answer: &[u8], sends: usize) -> Client {
+        let route = Route::Script(Script::new(answer, usize::MAX, true).taking(sends));
+        let url = TransferUrl::parse("http://127.0.0.1/images/some-ticket").unwrap();
+        let permit = Permit::once(IO_TIMEOUT, Arc::default(), Arc::default());
+        let connector = OneShot::new(route, None, permit);
+        let known = Capabilities {
+            write: true,
+            zero: true,
+            flush: true,
+            ..Capabilities::default()
+        };
+        Client::open(&url, 0, url.host(), connector, Some(known)).unwrap()
+    }
+
+    /// A PATCH is two sends, its head and its body; a PUT is at least two. A gateway that answers before the
+    /// last one has not passed the request on, and such a flush has made nothing durable.
+    #[test]
+    fn a_change_or_flush_that_is_answered_well_before_its_body_has_gone_was_not_done() {
+        type Request = fn(&mut Client) -> Result<(), RemoteError>;
+        let requests: [(&str, Request); 3] = [
+            ("PUT", |client| client.write(0, &[b"some", b"bytes"])),
+            ("zero", |client| client.zero(0, 4096)),
+            ("flush", |client| client.flush()),
+        ];
+        for answer in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\n\r\n",
+        ] {
+            for (name, request) in requests {
+                for sends in 0..2 {
+                    let mut client = client_of(answer.as_bytes(), sends);
+                    client.unflushed = 7;
+                    let outcome = request(&mut client);
+                    assert!(
+                        matches!(&outcome, Err(RemoteError::Lost(why)) if why.contains("before all of it")),
+                        "{name} after {sends} sends: {outcome:?}"
+                    );
+                    assert_eq!(client.unflushed, 7, "{name} after {sends} sends");
+                }
+                request(&mut client_of(answer.as_bytes(), usize::MAX)).unwrap();
+            }
+        }
+    }
 
     /// Only ureq knows what else an answer may say about the end of its body and of its connection.
     #[test]

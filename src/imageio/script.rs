@@ -1,7 +1,7 @@
-//! A recorded server, which takes the place of a socket when fuzzing.
+//! A recorded server, which takes the place of a socket when fuzzing and in tests.
 //!
 //! It hands out its bytes in pieces of one length, so that answers are cut at any point, and drops everything
-//! that is sent to it. After the last byte the connection is closed or times out. It makes no system call and
+//! that is sent to it. A test may have it take only so many sends. After the last byte the connection is closed or times out. It makes no system call and
 //! has no thread, so nothing here can block.
 
 use std::io::{self, Read, Write};
@@ -19,6 +19,8 @@ struct Said {
     heard: usize,
     piece: usize,
     closes: bool,
+    /// The number of further sends that it takes.
+    takes: usize,
 }
 
 impl Script {
@@ -29,7 +31,15 @@ impl Script {
             heard: 0,
             piece: piece.max(1),
             closes,
+            takes: usize::MAX,
         })))
+    }
+
+    /// Has it take `sends` sends, and fail the others as a closed connection does.
+    #[cfg(test)]
+    pub(super) fn taking(self, sends: usize) -> Self {
+        self.said().takes = sends;
+        self
     }
 
     fn said(&self) -> MutexGuard<'_, Said> {
@@ -54,6 +64,11 @@ impl Read for Script {
 
 impl Write for Script {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let mut said = self.said();
+        if said.takes == 0 {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        said.takes -= 1;
         Ok(buf.len())
     }
 
