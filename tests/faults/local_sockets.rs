@@ -97,7 +97,7 @@ fn mount(url: &str) -> Mount {
 }
 
 #[track_caller]
-fn assert_transport(mount: &Mount, expected: &str) {
+pub fn assert_transport(mount: &Mount, expected: &str) {
     let status = mount.status(&["-o", "json"]).ok().stdout;
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["transport"], expected, "{}", mount.log_end());

@@ -16,6 +16,7 @@ mod failed_reads;
 mod features;
 mod fetched;
 mod flush_promise;
+mod heads;
 mod holders;
 mod hostile;
 mod limits;

@@ -9,11 +9,12 @@
 use super::Shared;
 use super::faults::Action;
 use super::http::{Request, Response};
+use super::ledger::Verb;
 use super::operation::Operation;
 use super::settings::Settings;
 use serde_json::json;
 use std::io::{self, BufReader, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 
 pub struct Connection<'a> {
     shared: &'a Shared,
@@ -35,7 +36,8 @@ enum Answer {
 
 impl<'a> Connection<'a> {
     pub fn new(shared: &'a Shared, id: u64, stream: TcpStream) -> io::Result<Connection<'a>> {
-        stream.set_nodelay(true)?;
+        // A unix socket has no such delay.
+        let _ = stream.set_nodelay(true);
         let reader = BufReader::with_capacity(256 * 1024, stream.try_clone()?);
         Ok(Connection {
             shared,
@@ -80,7 +82,10 @@ impl<'a> Connection<'a> {
     fn answer(&mut self, request: &Request) -> io::Result<bool> {
         let settings = self.shared.settings();
         let patch = if request.method == "PATCH" {
-            self.take_body(request.content_length())?
+            match self.take_patch(request.content_length())? {
+                Some(body) => body,
+                None => return Ok(false),
+            }
         } else {
             Vec::new()
         };
@@ -120,7 +125,7 @@ impl<'a> Connection<'a> {
 
     fn refuse(&mut self, response: Response, request: &Request) -> io::Result<bool> {
         let mut state = self.shared.state();
-        let record = state.ledger.begin(self.id, super::Verb::Other, 0..0);
+        let record = state.ledger.begin(self.id, Verb::Other, 0..0);
         state.ledger.finish(record, response.status);
         if response.status == 400 {
             let wrong = format!("connection {}: {} was answered 400", self.id, request.method);
@@ -308,6 +313,24 @@ impl<'a> Connection<'a> {
             }
             _ => 0,
         }
+    }
+
+    /// Returns the body of a PATCH, or None when only the head has arrived and a fault has answered that.
+    fn take_patch(&mut self, length: Option<u64>) -> io::Result<Option<Vec<u8>>> {
+        let fault = self.shared.state().faults.pick(Verb::Patch, &(0..0));
+        let Some(Action::StatusToHead(status)) = fault else {
+            return self.take_body(length).map(Some);
+        };
+        self.writer.shutdown(Shutdown::Read)?;
+        if let Ok(body) = self.take_body(length) {
+            return Ok(Some(body));
+        }
+        let mut state = self.shared.state();
+        let record = state.ledger.begin(self.id, Verb::Patch, 0..0);
+        state.ledger.finish(record, status);
+        drop(state);
+        self.send(Answer::Whole(Response::empty(status)))?;
+        Ok(None)
     }
 
     fn take_body(&mut self, length: Option<u64>) -> io::Result<Vec<u8>> {

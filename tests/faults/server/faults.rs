@@ -16,6 +16,10 @@ pub enum Action {
     EarlyStatus(u16, &'static str),
     /// Answer immediately, with the body unread, and keep the connection.
     EarlyStatusKept(u16, &'static str),
+    /// `Verb::Patch`: receive no more once the head is read, answer with this status, and close. A request
+    /// that has arrived as a whole by then is executed instead, so the records tell whether the fault hit.
+    /// Works over a unix socket only, where a client learns at once that nobody receives.
+    StatusToHead(u16),
     /// Close as soon as the header is read.
     CloseBeforeBody,
     /// PUT: read and store half of the body, then close. GET: send half of the body, then close.

@@ -14,6 +14,8 @@ pub enum Verb {
     Zero,
     Flush,
     Extents,
+    /// A zero or flush of which only the head was received.
+    Patch,
     Other,
 }
 

@@ -1,9 +1,10 @@
-//! An imageio server for the tests: plain HTTP/1.1 on loopback, a disk in memory, faults on demand.
+//! An imageio server for the tests: plain HTTP/1.1 on loopback, or on a unix socket as well; a disk in memory,
+//! faults on demand.
 //!
-//! One thread accepts connections, and one thread serves each of them; dropping the `Server` cuts all sockets
-//! and joins all threads. There are two locks, never held together: `settings` (how the server behaves) and
-//! `state` (disk, request log, armed faults). The disk keeps a write cache per connection (`storage`), so
-//! that tests can check a client's fsync promise.
+//! One thread per listening socket accepts connections, and one thread serves each of them; dropping the
+//! `Server` cuts all sockets and joins all threads. There are two locks, never held together: `settings` (how
+//! the server behaves) and `state` (disk, request log, armed faults). The disk keeps a write cache per
+//! connection (`storage`), so that tests can check a client's fsync promise.
 
 mod connection;
 mod faults;
@@ -25,6 +26,9 @@ use ledger::Ledger;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -91,6 +95,7 @@ pub struct Server {
     shared: Arc<Shared>,
     port: u16,
     acceptor: Option<JoinHandle<()>>,
+    local: Option<(PathBuf, JoinHandle<()>)>,
 }
 
 impl Server {
@@ -112,13 +117,26 @@ impl Server {
         });
         let acceptor = {
             let shared = Arc::clone(&shared);
-            std::thread::spawn(move || accept(&listener, &shared))
+            std::thread::spawn(move || accept(listener.incoming().flatten(), &shared))
         };
         Server {
             shared,
             port,
             acceptor: Some(acceptor),
+            local: None,
         }
+    }
+
+    /// Also serves the disk on a unix socket at `path`, and advertises that.
+    pub fn listen_at(mut self, path: &Path) -> Server {
+        let listener = UnixListener::bind(path).expect("listen on the unix socket");
+        let shared = Arc::clone(&self.shared);
+        // All that a connection does with its stream works on both kinds of socket.
+        let stream = |stream| TcpStream::from(OwnedFd::from(stream));
+        let acceptor = std::thread::spawn(move || accept(listener.incoming().flatten().map(stream), &shared));
+        self.change(|settings| settings.unix_socket = path.to_str().map(str::to_owned));
+        self.local = Some((path.to_owned(), acceptor));
+        self
     }
 
     pub fn port(&self) -> u16 {
@@ -268,12 +286,16 @@ impl Drop for Server {
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }
+        if let Some((path, acceptor)) = self.local.take() {
+            let _ = UnixStream::connect(path);
+            let _ = acceptor.join();
+        }
     }
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+fn accept(streams: impl Iterator<Item = TcpStream>, shared: &Arc<Shared>) {
     let mut threads = Vec::new();
-    for stream in listener.incoming().flatten() {
+    for stream in streams {
         if shared.stopping.load(Ordering::SeqCst) {
             break;
         }
