@@ -343,6 +343,33 @@ mod tests {
         assert!(line.lock().read_body(&mut [&mut [0; 3]]).is_err());
     }
 
+    #[test]
+    fn a_kept_line_is_given_to_one_request() {
+        let (line, permit, _server) = line();
+        permit.live.store(true, Ordering::Relaxed);
+        let lines = Lines::default();
+        assert!(lines.take_kept().is_none());
+        lines.keep(line.clone());
+        let kept = lines.take_kept().expect("it was kept");
+        assert!(Arc::ptr_eq(&kept, &line));
+        assert!(lines.take_kept().is_none() && !permit.is_over());
+    }
+
+    /// The pool replaces a connection that is over before it sends a request there.
+    #[test]
+    fn a_line_that_has_ended_is_not_kept_and_its_connection_is_over() {
+        for ends_while_kept in [false, true] {
+            let (line, permit, server) = line();
+            permit.live.store(true, Ordering::Relaxed);
+            let lines = Lines::default();
+            let server = ends_while_kept.then_some(server);
+            lines.keep(line);
+            assert_eq!(permit.is_over(), !ends_while_kept);
+            drop(server);
+            assert!(lines.take_kept().is_none() && permit.is_over());
+        }
+    }
+
     /// A body that passes ureq by is bounded like any other.
     #[test]
     fn a_body_longer_than_announced_is_refused() {

@@ -1,7 +1,7 @@
 //! The requests that file operations lead to: few and large ones, spread over all connections, within the
 //! limits that the server advertises, on connections that stay alive.
 
-use crate::rig::{MIB, Rig, close, pattern, read_at, settings, used_server};
+use crate::rig::{MIB, Rig, assert_same, close, pattern, read_at, settings, used_server};
 use crate::server::{Record, Server, Verb};
 use crate::support::run::wait_until;
 use std::collections::BTreeSet;
@@ -247,4 +247,35 @@ fn idle_connections_are_kept_alive() {
 #[test]
 fn idle_connections_of_a_read_only_ticket_are_kept_alive_without_a_flush() {
     idle_connections_outlive_the_servers_limit(true);
+}
+
+/// A read leaves its connection to the next request: a connection per read would cost a round trip each, and
+/// the writes that are not flushed there would be sent again.
+#[test]
+fn a_connection_survives_its_reads_and_keeps_what_it_has_written() {
+    let server = used_server(settings(64 * MIB));
+    let (mut model, rig) = (server.visible(), Rig::over(server, &["--connections=1"]));
+    let file = rig.read_write();
+    let bytes = pattern(1, MIB as usize);
+    file.write_all_at(&bytes, 0).unwrap();
+    model.write(0, &bytes);
+    rig.wait_until_visible(0, &bytes);
+    for n in 1..=20 {
+        let range = n * 3 * MIB..n * 3 * MIB + 4096;
+        assert!(read_at(&file, range.clone()).unwrap() == model.read(range));
+    }
+    file.sync_all().unwrap();
+    assert_same("durable after fsync", &rig.server.durable(), &model);
+
+    let of = |verb| rig.server.records_of(verb);
+    let mut gets = of(Verb::Get);
+    // That one asks for the size of the disk.
+    gets.retain(|get| get.range != (0..1));
+    assert!(gets.len() >= 20, "{gets:?}");
+    assert_eq!(total(&of(Verb::Put)), MIB, "each byte is sent once");
+    assert_eq!(of(Verb::Flush).len(), 1);
+    let all = [gets, of(Verb::Put), of(Verb::Flush)].concat();
+    assert_eq!(connections(&all).len(), 1, "{all:?}");
+    drop(file);
+    rig.umount_expecting(&model);
 }
