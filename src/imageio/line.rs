@@ -8,6 +8,7 @@
 //! All three ways are under the rules 2 and 3 of `transport`, which are kept here: a failed send is
 //! remembered until no answer follows, and what is received is bounded in bytes and in time.
 
+use std::fmt;
 use std::io::{self, Read};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -79,7 +80,6 @@ impl Stream {
 }
 
 /// The stream of one connection, and what has become of it.
-#[derive(Debug)]
 pub(super) struct Line {
     stream: Stream,
     permit: Arc<Permit>,
@@ -93,6 +93,18 @@ pub(super) struct Line {
     ahead: usize,
     /// The buffers of the transport that has left the line to its user, with what it has read ahead.
     left: Option<LazyBuffers>,
+}
+
+/// Leaves out the buffers, which hold the head of the last request with the ticket, and the stream.
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line")
+            .field("half", &self.half)
+            .field("failed_send", &self.failed_send)
+            .field("ended", &self.ended)
+            .field("ahead", &self.ahead)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Drop for Line {

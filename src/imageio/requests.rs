@@ -357,6 +357,18 @@ mod tests {
         }
     }
 
+    /// The buffers of a connection hold the head of its last request, with the ticket.
+    #[test]
+    fn a_client_in_a_message_does_not_tell_its_ticket() {
+        let answer = b"HTTP/1.1 206 Partial Content\r\ncontent-range: bytes 0-2/9\r\n\
+            content-length: 3\r\n\r\n012";
+        let mut client = client_of(answer, usize::MAX);
+        client.read(0, &mut [&mut [0; 3]]).unwrap();
+        let shown = format!("{client:?}");
+        let bytes = format!("{:?}", b"some-ticket");
+        assert!(!shown.contains("some-ticket") && !shown.contains(bytes.trim_matches(['[', ']'])));
+    }
+
     /// Only ureq knows what else an answer may say about the end of its body and of its connection.
     #[test]
     fn a_body_passes_ureq_by_only_where_its_length_alone_says_where_it_ends() {
