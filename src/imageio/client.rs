@@ -1,10 +1,10 @@
 //! One connection to an image: how it is opened, and what every request on it begins and ends with. The
 //! requests themselves are in `requests`.
 //!
-//! A [`Client`] owns one ureq agent, and the agent owns one socket. It never reconnects (see `transport`)
-//! once anything depends on its connection: after [`Error::Lost`] the client is useless, and the pool decides
-//! what becomes of the writes that it carried. The protocol is that of ovirt-imageio 2.5.1, docs/images.md
-//! and http.py.
+//! A [`Client`] owns one ureq agent and has one socket at a time. The agent owns that; between a read and the
+//! next request, [`Lines`] does. The client never reconnects (see `transport`) once anything depends on its
+//! connection: after [`Error::Lost`] it is useless, and the pool decides what becomes of the writes that it
+//! carried. The protocol is that of ovirt-imageio 2.5.1, docs/images.md and http.py.
 
 use std::io::{self, Read};
 use std::net::SocketAddr;

@@ -2,7 +2,8 @@
 //!
 //! 1. *No silent reconnect.* ureq replaces a dead connection inside a call, but a flush covers only the
 //!    writes of its own connection. So [`OneShot`] connects only with a [`Permit`], which is given once per
-//!    connection that the pool dials.
+//!    connection that the pool dials. Without one it returns at most the connection that a read past ureq has
+//!    kept ([`Lines::keep`]).
 //! 2. *Early answers are read.* When a send fails because the server has closed the connection, its answer
 //!    (403, 416, 500 ...) may already have arrived. A failed send is therefore remembered and reported as
 //!    success, and it becomes the error only if no answer follows.
@@ -170,8 +171,9 @@ impl Transport for Wire {
         Ok(false)
     }
 
-    /// Asked after each answer, and again before the next request. A connection that has ended between the
-    /// two is found out by one system call, and then nothing of the request was sent. So are bytes that
+    /// ureq asks after each answer that it reads to the end, and again before the next request; after a read
+    /// past it, [`Lines::keep`] and [`Lines::take_kept`] ask the same. A connection that has ended between
+    /// the two is found out by one system call, and then nothing of the request was sent. So are bytes that
     /// nobody has asked for, which would be taken for the answer to the next request (a gateway's 408 on an
     /// idle connection).
     fn is_open(&mut self) -> bool {
