@@ -206,9 +206,9 @@ impl Client {
         }
     }
 
-    /// Checks the answer to a PUT or PATCH: success is 200 with an empty body, or 204, after the whole request
-    /// was sent. A good answer to a part of it comes from something in front of imageio, which has not got the
-    /// rest either: the request counts as lost.
+    /// Checks the answer to a PUT or PATCH: success is 200 with an empty body, or 204, after the whole
+    /// request was sent. A good answer to a part of it comes from something in front of imageio, which has
+    /// not got the rest either: the request counts as lost.
     ///
     /// A server may refuse before it has read the request's body, and take the rest of that for the next
     /// request. imageio closes the connection then; something in front of it may not.

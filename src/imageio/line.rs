@@ -1,11 +1,12 @@
 //! The stream of one connection, as `transport` uses it below ureq and `requests` beside it.
 //!
 //! ureq copies each byte of a body through a buffer of its own, and while it receives one it asks for the log
-//! level for each 16 bytes. So the bytes of the disk pass it by where they can. The body of a PUT sends itself
-//! when ureq asks for it ([`Line::send_ahead`]), and ureq's own order to send the same bytes then finds them
-//! sent. The body of a GET is read into the caller's buffers ([`Line::read_body`]) after ureq has read the
-//! head, which may have brought the first bytes of the body. ureq reads the whole body where not its length
-//! alone says where it ends: in chunks, without a length, before HTTP/1.1, and with `Connection: close`.
+//! level for each 16 bytes. So the bytes of the disk pass it by where they can. The body of a PUT sends
+//! itself when ureq asks for it ([`Line::send_ahead`]), and ureq's own order to send the same bytes then
+//! finds them sent. The body of a GET is read into the caller's buffers ([`Line::read_body`]) after ureq has
+//! read the head, which may have brought the first bytes of the body. ureq reads the whole body where not its
+//! length alone says where it ends: in chunks, without a length, before HTTP/1.1, and with
+//! `Connection: close`.
 //!
 //! All three ways are under the rules 2 and 3 of `transport`, which are kept here: a failed send is
 //! remembered until no answer follows, and what is received is bounded in bytes and in time.

@@ -13,9 +13,9 @@ use std::time::Duration;
 use super::error::Broken;
 use super::patience::{Load, Work};
 
-/// Size of ureq's buffers. Heads move through them, and so do all bodies but those that pass ureq by (`line`);
-/// of such a GET's, only the bytes that come with its head. ureq asks for as many bytes of a PUT at once, which
-/// are sent with one system call.
+/// Size of ureq's buffers. Heads move through them, and so do all bodies but those that pass ureq by
+/// (`line`); of such a GET's, only the bytes that come with its head. ureq asks for as many bytes of a PUT at
+/// once, which are sent with one system call.
 pub(super) const BUFFER_BYTES: usize = match cfg!(feature = "fuzzing") {
     false => 128 * 1024,
     // Filling a large buffer with zeros takes longer than everything else in a fuzz target.

@@ -1,8 +1,8 @@
 //! A recorded server, which takes the place of a socket when fuzzing and in tests.
 //!
 //! It hands out its bytes in pieces of one length, so that answers are cut at any point, and drops everything
-//! that is sent to it. A test may have it take only so many sends. After the last byte the connection is closed or times out. It makes no system call and
-//! has no thread, so nothing here can block.
+//! that is sent to it. A test may have it take only so many sends. After the last byte the connection is
+//! closed or times out. It makes no system call and has no thread, so nothing here can block.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;

@@ -18,8 +18,8 @@ const BLOCK: u64 = 4096;
 const ENOUGH: usize = 2;
 const MAX_ROUNDS: u64 = 4000;
 
-/// Writes two blocks in each round, and lets the gateway answer heads while `act` runs with their offset in the
-/// disk `model`. After that and an fsync every change of the round must be durable.
+/// Writes two blocks in each round, and lets the gateway answer heads while `act` runs with their offset in
+/// the disk `model`. After that and an fsync every change of the round must be durable.
 #[track_caller]
 fn every_fsync_holds(lifetime: u32, act: impl Fn(&Rig, u64, &mut Image)) {
     for status in [200, 204] {

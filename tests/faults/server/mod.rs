@@ -1,5 +1,5 @@
-//! An imageio server for the tests: plain HTTP/1.1 on loopback, or on a unix socket as well; a disk in memory,
-//! faults on demand.
+//! An imageio server for the tests: plain HTTP/1.1 on loopback, or on a unix socket as well; a disk in
+//! memory, faults on demand.
 //!
 //! One thread per listening socket accepts connections, and one thread serves each of them; dropping the
 //! `Server` cuts all sockets and joins all threads. There are two locks, never held together: `settings` (how
