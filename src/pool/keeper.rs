@@ -4,12 +4,12 @@
 //! the ticket itself expires without activity. Each connection has a thread that checks every few seconds
 //! whether the connection has been unused for a third of that time. If so, the thread sends a flush when
 //! writes wait for one, else OPTIONS (a read ticket refuses flush, while OPTIONS counts as activity on every
-//! ticket).
+//! ticket). A connection that could not be made at the start is dialled again as often.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Pool;
+use super::{Pool, opening};
 use crate::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use crate::sync::thread;
 
@@ -40,6 +40,9 @@ impl Keeper {
             let pool = pool.clone();
             let check = move || {
                 while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(idle / CHECKS_PER_IDLE) {
+                    if opening::dial_again(&pool, slot, idle) {
+                        continue;
+                    }
                     if let Some(mut lease) = pool.lease_idle(slot, idle) {
                         lease.keep_alive();
                     }

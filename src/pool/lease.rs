@@ -29,9 +29,10 @@ impl Pool {
     /// Waits for a free connection for `purpose`. Fails only when the pool is closed.
     pub(crate) fn lease(&self, purpose: Purpose) -> Result<Lease<'_>, PoolError> {
         // Readers search from the end, away from the writers' slots.
+        let usable = |slot: &Slot| slot.as_ref().is_some_and(Seat::is_made);
         let free = move |state: &State, writers: usize| match purpose {
-            Purpose::Read => state.slots.iter().rposition(Slot::is_some),
-            Purpose::Write => state.slots[..writers].iter().position(Slot::is_some),
+            Purpose::Read => state.slots.iter().rposition(usable),
+            Purpose::Write => state.slots[..writers].iter().position(usable),
         };
         let mut state = self.take_turn(|state| free(state, self.writers).is_some())?;
         let index = free(&state, self.writers).expect("take_turn waited for it");
@@ -43,15 +44,18 @@ impl Pool {
         })
     }
 
-    /// Waits until no connection is in use and takes them all, in the order of their slots.
+    /// Waits until no connection is in use and takes them all, in the order of their slots; those that are
+    /// being made have carried nothing.
     pub(crate) fn lock_all(&self) -> Result<Vec<Lease<'_>>, PoolError> {
-        let mut state = self.take_turn(|state| state.slots.iter().all(Slot::is_some))?;
+        let mut state = self.take_turn(State::all_are_back)?;
         let taken = state.slots.iter_mut().map(Option::take).enumerate();
         Ok(taken
-            .map(|(index, seat)| Lease {
-                pool: self,
-                index,
-                seat,
+            .filter_map(|(index, seat)| {
+                seat.map(|seat| Lease {
+                    pool: self,
+                    index,
+                    seat: Some(seat),
+                })
             })
             .collect())
     }

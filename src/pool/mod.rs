@@ -112,9 +112,19 @@ pub(crate) struct Pool {
 
 struct State {
     slots: Vec<Slot>,
+    /// The slots whose first connection is being made.
+    opening: Vec<bool>,
     queue: VecDeque<u64>,
     next_ticket: u64,
     closed: bool,
+}
+
+impl State {
+    /// True when no connection is leased; one that is being made has carried nothing.
+    fn all_are_back(&self) -> bool {
+        let mut slots = self.slots.iter().zip(&self.opening);
+        slots.all(|(slot, opening)| slot.is_some() || *opening)
+    }
 }
 
 /// A time without any answer.
@@ -146,6 +156,11 @@ struct Seat {
 }
 
 impl Seat {
+    /// False while no connection could be made in this slot.
+    fn is_made(&self) -> bool {
+        self.generation > 0
+    }
+
     fn new(remote: Option<Box<dyn Remote>>) -> Self {
         Seat {
             generation: u64::from(remote.is_some()),
@@ -160,9 +175,8 @@ impl Seat {
 
 impl Pool {
     /// Opens a pool over `first` and `count - 1` further connections. Those are dialled at once, each in a
-    /// thread, so that the server authorises all of them early; until then their slots count as leased, and
-    /// nobody waits for them but a flush. One that can't be made is left to the first request that needs it.
-    /// `count` and `writers` are raised to at least 1. A request that gets no answer is repeated for
+    /// thread, so that the server authorises all of them early; nobody waits for them. One that can't be made
+    /// carries no request before the keeper has made it. `count` and `writers` are raised to at least 1. A request that gets no answer is repeated for
     /// `retry_time`.
     pub(crate) fn open(
         dial: Arc<dyn Dial>,
@@ -177,6 +191,7 @@ impl Pool {
         let pool = Arc::new(Pool {
             state: Mutex::new(State {
                 slots,
+                opening: (0..count).map(|index| index > 0).collect(),
                 queue: VecDeque::new(),
                 next_ticket: 0,
                 closed: false,
@@ -253,7 +268,7 @@ impl Pool {
 
     /// Waits until every lease is back, closes all connections and refuses new leases.
     pub(crate) fn close_all(&self) {
-        if let Ok(mut state) = self.take_turn(|state| state.slots.iter().all(Slot::is_some)) {
+        if let Ok(mut state) = self.take_turn(State::all_are_back) {
             state.closed = true;
             for seat in state.slots.iter_mut().flatten() {
                 seat.remote = None;
@@ -284,8 +299,8 @@ impl Pool {
     /// True when no connection is in use or was used within `time`.
     fn is_quiet(&self, time: Duration) -> bool {
         let state = self.lock();
-        let quiet = |slot: &Slot| slot.as_ref().is_some_and(|seat| seat.used.elapsed() >= time);
-        state.slots.iter().all(quiet)
+        let quiet = |slot: &Slot| slot.as_ref().is_none_or(|seat| seat.used.elapsed() >= time);
+        state.all_are_back() && state.slots.iter().all(quiet)
     }
 
     fn can_replay(&self) -> bool {

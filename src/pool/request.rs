@@ -33,7 +33,7 @@ use tracing::info;
 use super::Replay;
 use super::overlap::tells_of_a_loss;
 use super::retry::{Doubt, RequestKind, Retry};
-use super::{Lease, Op, Pool, PoolError, Purpose};
+use super::{Lease, Op, Pool, PoolError, Purpose, Seat, Slot};
 #[cfg(doc)]
 use crate::remote::Dial;
 use crate::remote::{Extent, Remote, RemoteError};
@@ -129,7 +129,9 @@ impl Pool {
         if !self.is_quiet(quiet) {
             return;
         }
-        if let Some(mut lease) = self.lease_idle(self.connections() - 1, quiet) {
+        let made = |slot: &Slot| slot.as_ref().is_some_and(Seat::is_made);
+        let last = self.lock().slots.iter().rposition(made);
+        if let Some(mut lease) = last.and_then(|index| self.lease_idle(index, quiet)) {
             lease.keep_alive();
         }
     }

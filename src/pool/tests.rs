@@ -11,9 +11,15 @@ fn pool(count: usize, writers: usize) -> (Arc<MemoryServer>, Arc<Pool>) {
     let server = server();
     let first = server.dial().unwrap();
     let pool = Pool::open(server.clone(), first, count, writers, Duration::ZERO);
-    // Every connection is there.
-    drop(pool.lock_all().unwrap());
+    await_all(&pool);
     (server, pool)
+}
+
+/// Waits until every connection was dialled.
+fn await_all(pool: &Pool) {
+    while pool.lock().opening.contains(&true) {
+        std::thread::yield_now();
+    }
 }
 
 /// Remembers the calls that the pool makes.
@@ -37,29 +43,68 @@ fn pool_with_replay(count: usize) -> (Arc<MemoryServer>, Arc<Pool>, Arc<Heard>) 
     let (server, heard) = (server(), Arc::new(Heard::default()));
     let first = server.dial().unwrap();
     let pool = Pool::open(server.clone(), first, count, count, Duration::from_secs(10));
-    drop(pool.lock_all().unwrap());
+    await_all(&pool);
     pool.replay_with(heard.clone());
     (server, pool, heard)
 }
 
 #[test]
-fn a_connection_that_cannot_be_made_at_the_start_is_dialled_when_it_is_needed() {
+fn a_connection_that_cannot_be_made_at_the_start_is_left_to_the_keeper() {
     let server = server();
     let first = server.dial().unwrap();
     let epoch = server.epoch();
     server.state().ended = Some(epoch);
     let pool = Pool::open(server.clone(), first, 2, 2, Duration::from_secs(10));
-    let both = pool.lock_all().unwrap();
-    let made: Vec<bool> = both.iter().map(|lease| lease.seat().remote.is_some()).collect();
-    assert_eq!(made, [true, false]);
-    drop(both);
+    await_all(&pool);
     server.state().ended = None;
+    for purpose in [Purpose::Write, Purpose::Read] {
+        assert_eq!(
+            pool.lease(purpose).unwrap().index(),
+            0,
+            "the other one would have to be made"
+        );
+    }
+    assert!(pool.flush_all().is_ok());
+    assert!(!opening::dial_again(&pool, 0, Duration::ZERO), "it is there");
+    assert!(opening::dial_again(&pool, 1, Duration::ZERO));
     let first = pool.lease(Purpose::Write).unwrap();
-    let mut other = pool.lease(Purpose::Write).unwrap();
-    assert!(other.remote().is_ok());
-    assert_eq!((other.generation(), pool.replaced()), (1, 0), "it replaces none");
+    let other = pool.lease(Purpose::Write).unwrap();
+    let made = (other.index(), other.generation(), pool.replaced());
+    assert_eq!(made, (1, 1, 0), "it replaces none");
     drop((first, other));
     assert!(pool.flush_all().is_ok());
+}
+
+#[test]
+fn nobody_waits_for_a_connection_that_is_being_made() {
+    let server = server();
+    let first = server.dial().unwrap();
+    let pool = Pool::open(
+        Arc::new(Never(server.clone())),
+        first,
+        3,
+        3,
+        Duration::from_secs(10),
+    );
+    drop(pool.write(0, &[&[1]]).unwrap());
+    pool.flush_all().unwrap();
+    assert!(pool.is_quiet(Duration::ZERO));
+    pool.close_all();
+}
+
+/// Dials for ever.
+struct Never(Arc<MemoryServer>);
+
+impl Dial for Never {
+    fn dial(&self) -> Result<Box<dyn Remote>, RemoteError> {
+        loop {
+            std::thread::park();
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.0.epoch()
+    }
 }
 
 #[test]
