@@ -32,20 +32,22 @@ fn total(records: &[Record]) -> u64 {
 
 #[test]
 fn large_sequential_writes_become_large_puts_that_never_flush_by_themselves() {
-    let rig = Rig::start(settings(64 * MIB), &[]);
+    // One connection's share of the journal takes all of it: the others may not be there yet.
+    let size = 48 * MIB;
+    let rig = Rig::start(settings(size), &[]);
     let file = rig.open(OpenOptions::new().write(true));
-    write_in_steps(&file, &pattern(1, 64 * MIB as usize), MIB as usize);
+    write_in_steps(&file, &pattern(1, size as usize), MIB as usize);
     close(file).unwrap();
     let puts = rig.server.records_of(Verb::Put);
-    assert_eq!(total(&puts), 64 * MIB, "each byte is sent once");
-    assert!(puts.len() <= 64, "{} PUTs for 64 writes", puts.len());
+    assert_eq!(total(&puts), size, "each byte is sent once");
+    assert!(puts.len() <= 48, "{} PUTs for 48 writes", puts.len());
     let small = puts.iter().filter(|put| put.length() < MIB).count();
     assert!(
         small * 4 <= puts.len(),
         "{small} of {} PUTs are below 1 MiB",
         puts.len()
     );
-    assert_eq!(total_unflushed(&rig.server), 64 * MIB, "PUTs flushed one by one");
+    assert_eq!(total_unflushed(&rig.server), size, "PUTs flushed one by one");
 }
 
 fn total_unflushed(server: &Server) -> u64 {
