@@ -77,3 +77,13 @@ pub(super) fn dial_again(pool: &Arc<Pool>, index: usize, idle: Duration) -> bool
     }
     true
 }
+
+#[cfg(all(test, not(feature = "shuttle")))]
+impl Pool {
+    /// Waits until no connection is being made.
+    pub(crate) fn await_all(&self) {
+        while self.lock().opening.contains(&true) {
+            std::thread::yield_now();
+        }
+    }
+}

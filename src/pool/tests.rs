@@ -11,15 +11,8 @@ fn pool(count: usize, writers: usize) -> (Arc<MemoryServer>, Arc<Pool>) {
     let server = server();
     let first = server.dial().unwrap();
     let pool = Pool::open(server.clone(), first, count, writers, Duration::ZERO);
-    await_all(&pool);
+    pool.await_all();
     (server, pool)
-}
-
-/// Waits until every connection was dialled.
-fn await_all(pool: &Pool) {
-    while pool.lock().opening.contains(&true) {
-        std::thread::yield_now();
-    }
 }
 
 /// Remembers the calls that the pool makes.
@@ -43,7 +36,7 @@ fn pool_with_replay(count: usize) -> (Arc<MemoryServer>, Arc<Pool>, Arc<Heard>) 
     let (server, heard) = (server(), Arc::new(Heard::default()));
     let first = server.dial().unwrap();
     let pool = Pool::open(server.clone(), first, count, count, Duration::from_secs(10));
-    await_all(&pool);
+    pool.await_all();
     pool.replay_with(heard.clone());
     (server, pool, heard)
 }
@@ -55,7 +48,7 @@ fn a_connection_that_cannot_be_made_at_the_start_is_left_to_the_keeper() {
     let epoch = server.epoch();
     server.state().ended = Some(epoch);
     let pool = Pool::open(server.clone(), first, 2, 2, Duration::from_secs(10));
-    await_all(&pool);
+    pool.await_all();
     server.state().ended = None;
     for purpose in [Purpose::Write, Purpose::Read] {
         assert_eq!(

@@ -74,7 +74,8 @@ fn a_download_whose_ticket_is_lost_goes_on_over_another_transfer() {
         content.display()
     );
     let mut args = existing("web01");
-    args.push("--read-only".into());
+    // A larger cache has all of the disk before its ticket is lost.
+    args.extend(["--read-only", "--cache-size=2M"].map(Into::into));
     over(&engine, &args, &script).ok();
     assert!(engine.transfers().len() >= 2, "no ticket was lost");
     assert_free(&engine, &disk.id, &content);

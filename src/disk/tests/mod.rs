@@ -69,6 +69,7 @@ impl MemoryServer {
     ) -> Disk {
         let first = self.dial().unwrap();
         let pool = Pool::open(self.clone(), first, connections, connections, retry_time);
+        pool.await_all();
         let options = change(DiskOptions {
             read_only: false,
             cache_size: 4 << 20,
