@@ -175,7 +175,9 @@ fn with_the_engine_an_upload_goes_on_where_another_transfer_is_served() {
 fn with_the_engine_a_download_goes_on_in_a_new_transfer() {
     let engine = Engine::start();
     let (disk, content) = used_disk(&engine, "web01", "cow");
-    let mount = engine.mounting(existing("web01")).arg("--read-only").start();
+    // A larger cache has all of the disk, and then nothing is asked for after the loss.
+    let args = ["--read-only", "--cache-size=2M"];
+    let mount = engine.mounting(existing("web01")).args(args).start();
     let direct = r#"dd if="$1" iflag=direct bs=1M status=none | cmp - "$2""#;
     sh(direct, [&mount.file(), &content], 60).ok();
     engine.daemon().kill();
