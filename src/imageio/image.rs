@@ -159,8 +159,8 @@ impl Image {
         }
     }
 
-    /// Begins to make a connection for the extents, if the server allows one beside `connections` of the pool:
-    /// the round trips that it takes pass while other things are asked.
+    /// Begins to make a connection for the extents, if the server allows one beside `connections` of the
+    /// pool. The round trips that it takes pass while other things are asked.
     fn prepare_spare(&self, connections: usize) {
         if self.capabilities.extents && self.capabilities.allows_beside(connections) {
             let known = self.capabilities.clone();

@@ -26,6 +26,9 @@ impl Pool {
     /// to flush.
     pub(crate) fn flush_all(&self) -> Result<(), PoolError> {
         let mut leases = self.lock_all()?;
+        // A connection that was being made may carry changes, and be flushed, before this ends.
+        let alone = self.flushing.lock();
+        let overlap = self.overlaps.begin();
         let slots: Vec<Mutex<&mut Lease<'_>>> = leases.iter_mut().map(Mutex::new).collect();
         let flush = |n: usize| slots[n].lock().flush_once();
         let flushed: Result<Vec<Flushed>, ()> = thread::scope(|scope| {
@@ -50,14 +53,11 @@ impl Pool {
             ));
         };
         let failed = flushed.iter().find_map(Lease::report_of_a_loss);
-        match &failed {
-            Some(why) if self.can_replay() => self.replay_all(why),
-            Some(why) if leases.iter().any(|lease| lease.seat().unflushed) => self.set_loss(format!(
-                "a flush failed, which may have been about the writes of any connection: {why}; data may be \
-                 lost, write the image again"
-            )),
-            _ => {}
+        if let Some(why) = &failed {
+            self.call_back(why, leases.iter().any(|lease| lease.seat().unflushed));
         }
+        overlap.settle();
+        drop(alone);
         let mut done = Ok(());
         let until = Instant::now() + self.renewal_wait();
         for (lease, result) in leases.iter_mut().zip(flushed) {
@@ -92,6 +92,19 @@ impl Pool {
         }
     }
 
+    /// Acts on a flush's report of a loss, before any other flush beside it is believed. Without a replay it
+    /// is final, if there are `unflushed` writes.
+    fn call_back(&self, why: &str, unflushed: bool) {
+        match self.can_replay() {
+            true => self.replay_all(why),
+            false if unflushed => self.set_loss(format!(
+                "a flush failed, which may have been about the writes of any connection: {why}; data may be \
+                 lost, write the image again"
+            )),
+            false => {}
+        }
+    }
+
     /// Has every unflushed write sent again: the storage may have lost it.
     pub(super) fn replay_all(&self, why: &str) {
         if let Some(replay) = self.replay.get() {
@@ -113,7 +126,7 @@ impl Lease<'_> {
             let overlap = pool.overlaps.begin();
             let result = self.flush_once();
             if let Some(why) = Self::report_of_a_loss(&result) {
-                pool.replay_all(&why);
+                pool.call_back(&why, self.seat().unflushed);
             }
             overlap.settle();
             result

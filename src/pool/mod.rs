@@ -176,8 +176,8 @@ impl Seat {
 impl Pool {
     /// Opens a pool over `first` and `count - 1` further connections. Those are dialled at once, each in a
     /// thread, so that the server authorises all of them early; nobody waits for them. One that can't be made
-    /// carries no request before the keeper has made it. `count` and `writers` are raised to at least 1. A request that gets no answer is repeated for
-    /// `retry_time`.
+    /// carries no request before the keeper has made it. `count` and `writers` are raised to at least 1. A
+    /// request that gets no answer is repeated for `retry_time`.
     pub(crate) fn open(
         dial: Arc<dyn Dial>,
         first: Box<dyn Remote>,

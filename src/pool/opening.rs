@@ -78,12 +78,15 @@ pub(super) fn dial_again(pool: &Arc<Pool>, index: usize, idle: Duration) -> bool
     true
 }
 
-#[cfg(all(test, not(feature = "shuttle")))]
+#[cfg(test)]
 impl Pool {
     /// Waits until no connection is being made.
     pub(crate) fn await_all(&self) {
         while self.lock().opening.contains(&true) {
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 }
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests;

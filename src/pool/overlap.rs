@@ -5,7 +5,8 @@
 //! those that were sent before its answer. If one of them was the report, everything unflushed has been
 //! called back by then ([`Replay::replay_all`](super::Replay::replay_all)).
 //!
-//! A flush of all connections needs none of this, as it holds every lease.
+//! A flush of all connections is one of them: it holds every lease, but a connection that was being made when
+//! it began may carry a flush beside it.
 
 use crate::remote::RemoteError;
 use crate::sync::{Condvar, Mutex};

@@ -30,13 +30,6 @@ fn pool() -> (Arc<MemoryServer>, Arc<Pool>) {
     (server, pool)
 }
 
-/// Waits until no connection is being made.
-fn await_all(pool: &Pool) {
-    while pool.lock().opening.contains(&true) {
-        yield_now();
-    }
-}
-
 /// The numbers of the writes that are durable.
 fn durable(server: &MemoryServer) -> BTreeSet<u64> {
     let state = server.state();
@@ -102,7 +95,7 @@ fn flushers_writers_readers_and_keep_alive_all_get_through_and_a_flush_covers_wh
 fn waiters_are_served_in_the_order_of_their_arrival() {
     explore("turns", 16_000, || {
         let (_, pool) = pool();
-        await_all(&pool);
+        pool.await_all();
         let (pool, served) = (&pool, &Mutex::new(Vec::new()));
         let waiting = |count: usize| {
             while pool.lock().queue.len() < count {
@@ -176,7 +169,7 @@ fn closing_beside_all_of_them_ends_all_of_them_and_closes_every_connection() {
             scope.spawn(|| pool.close_all());
             scope.spawn(|| pool.close_all());
         });
-        await_all(pool);
+        pool.await_all();
         assert!(server.state().open.is_empty(), "a connection is open");
         assert!(matches!(pool.lease(Purpose::Read), Err(PoolError::Closed)));
         drop(keeper);

@@ -41,63 +41,22 @@ fn pool_with_replay(count: usize) -> (Arc<MemoryServer>, Arc<Pool>, Arc<Heard>) 
     (server, pool, heard)
 }
 
+/// A change that carries a flush may be the one that receives the report.
 #[test]
-fn a_connection_that_cannot_be_made_at_the_start_is_left_to_the_keeper() {
-    let server = server();
-    let first = server.dial().unwrap();
-    let epoch = server.epoch();
-    server.state().ended = Some(epoch);
-    let pool = Pool::open(server.clone(), first, 2, 2, Duration::from_secs(10));
-    pool.await_all();
-    server.state().ended = None;
-    for purpose in [Purpose::Write, Purpose::Read] {
-        assert_eq!(
-            pool.lease(purpose).unwrap().index(),
-            0,
-            "the other one would have to be made"
-        );
-    }
-    assert!(pool.flush_all().is_ok());
-    assert!(!opening::dial_again(&pool, 0, Duration::ZERO), "it is there");
-    assert!(opening::dial_again(&pool, 1, Duration::ZERO));
-    let first = pool.lease(Purpose::Write).unwrap();
-    let other = pool.lease(Purpose::Write).unwrap();
-    let made = (other.index(), other.generation(), pool.replaced());
-    assert_eq!(made, (1, 1, 0), "it replaces none");
-    drop((first, other));
-    assert!(pool.flush_all().is_ok());
-}
-
-#[test]
-fn nobody_waits_for_a_connection_that_is_being_made() {
-    let server = server();
-    let first = server.dial().unwrap();
-    let pool = Pool::open(
-        Arc::new(Never(server.clone())),
-        first,
-        3,
-        3,
-        Duration::from_secs(10),
-    );
-    drop(pool.write(0, &[&[1]]).unwrap());
-    pool.flush_all().unwrap();
-    assert!(pool.is_quiet(Duration::ZERO));
-    pool.close_all();
-}
-
-/// Dials for ever.
-struct Never(Arc<MemoryServer>);
-
-impl Dial for Never {
-    fn dial(&self) -> Result<Box<dyn Remote>, RemoteError> {
-        loop {
-            std::thread::park();
-        }
-    }
-
-    fn epoch(&self) -> u64 {
-        self.0.epoch()
-    }
+fn a_flush_of_all_is_believed_when_a_change_that_flushes_beside_it_is_answered() {
+    let (_, pool, heard) = pool_with_replay(1);
+    let beside = pool.overlaps.begin();
+    std::thread::scope(|scope| {
+        let (done, seen) = channel();
+        let pool = &pool;
+        scope.spawn(move || done.send(pool.flush_all()).unwrap());
+        let early = seen.recv_timeout(Duration::from_millis(100));
+        let believed = !heard.0.lock().is_empty();
+        drop(beside);
+        assert!(early.is_err() && !believed, "the change is at work");
+        seen.recv().unwrap().unwrap();
+    });
+    assert_eq!(*heard.0.lock(), ["durable 0"]);
 }
 
 #[test]

@@ -37,6 +37,8 @@ mod real {
 
     pub(crate) mod thread {
         use std::io;
+        #[cfg(test)]
+        pub(crate) use std::thread::yield_now;
         pub(crate) use std::thread::{Builder, JoinHandle, scope, sleep};
         use std::thread::{Scope, ScopedJoinHandle};
 

@@ -1,5 +1,5 @@
-//! The bytes that readers cause to be fetched: each byte of data once, and no hole of 64 KiB or more. They are
-//! counted at the server.
+//! The bytes that readers cause to be fetched, counted at the server: each byte of data once, and no hole of
+//! 64 KiB or more.
 
 use crate::rig::{MIB, Random, Rig, pattern, read_at, settings};
 use crate::server::{Image, Record, Server, Verb};
@@ -220,7 +220,7 @@ fn a_reader_that_stops_early_leaves_room_for_the_next_one() {
     let (rig, file) = mount(server);
     let image = rig.server.visible();
     let reads = reads(&stretches, MIB);
-    // What was fetched ahead for nothing is bounded by the read cache.
+    // The read cache bounds the bytes that are fetched ahead for nothing.
     read_out_of_order(&file, &reads[..40], 1, &image);
     let middle = reads.len() / 2;
     read_out_of_order(&file, &reads[middle..], 8, &image);

@@ -67,7 +67,7 @@ impl Deref for ReadBytes<'_> {
     }
 }
 
-/// Where a reader finds its next bytes.
+/// The place where a reader finds its next bytes.
 enum Part {
     /// In the piece that begins at this offset.
     Piece(Arc<Vec<u8>>, u64),

@@ -52,7 +52,7 @@ impl Fetch {
     }
 }
 
-/// Where the bytes from an offset on are.
+/// The place of the bytes from an offset on.
 #[derive(Debug)]
 pub(super) enum Found {
     /// They are in a kept piece that begins at this offset.

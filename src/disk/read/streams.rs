@@ -74,9 +74,9 @@ struct Stream {
     proven: bool,
     /// Bytes of data that it has jumped over and not paid back by reading as many.
     debt: u64,
-    /// What it has jumped over and not read, in ascending order.
+    /// The ranges that it has jumped over and not read, in ascending order.
     skipped: Vec<Skipped>,
-    /// Where it was, with the bytes that it had read then.
+    /// For some past moments, the bytes that it had read, and the offset of its end.
     marks: VecDeque<(u64, u64)>,
     /// Everything before this offset is given up.
     passed: u64,
@@ -212,7 +212,7 @@ pub(super) struct Ahead {
     pub(super) request: u64,
     /// Nothing is on its way for it.
     pub(super) urgent: bool,
-    /// What it will not read any more, or not soon.
+    /// The range that it will not read any more, or not soon.
     pub(super) passed: Range<u64>,
     /// The read itself was announced before.
     pub(super) promised: bool,
@@ -329,8 +329,8 @@ impl Streams {
         Some(ahead)
     }
 
-    /// Makes every other stream that ends just behind a part of `stream`, which `read` continues: they are its
-    /// late reads. Returns their numbers.
+    /// Makes every other stream that ends just behind a part of `stream`, which `read` continues, since those
+    /// are its late reads. Returns their numbers.
     fn take_what_is_behind(
         &mut self,
         stream: &mut Stream,

@@ -121,8 +121,8 @@ impl ZeroMap {
             .map(|(&start, _)| start)
     }
 
-    /// Returns the first range at or after `offset`, and before `end`, that may hold data: up to the next hole
-    /// worth skipping, and at most `most` bytes.
+    /// Returns the first range at or after `offset`, and before `end`, that may hold data. It reaches to the
+    /// next hole worth skipping, and has at most `most` bytes.
     pub(crate) fn next_stretch(&self, offset: u64, most: u64, end: u64) -> Option<Range<u64>> {
         let start = self.next_data(offset);
         let until = start.saturating_add(most).min(end);
@@ -134,8 +134,8 @@ impl ZeroMap {
         Some(start..worth.next().map_or(until, |(&hole, _)| hole))
     }
 
-    /// Counts the bytes of `range` outside of holes worth skipping; `None` when there are more than `most`, or
-    /// too many holes.
+    /// Counts the bytes of `range` outside of holes worth skipping; `None` when there are more than `most`,
+    /// or too many holes.
     pub(crate) fn data_in(&self, range: Range<u64>, most: u64) -> Option<u64> {
         let first = self
             .last_run(..=range.start)
