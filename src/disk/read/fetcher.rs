@@ -51,7 +51,9 @@ impl Fetcher {
         active: &[u64],
     ) -> (Vec<Announced>, bool) {
         let (request, stream) = (ahead.request, ahead.stream);
-        let begun = self.pieces.begin(range, request, stream, ahead.urgent, active);
+        let begun = self
+            .pieces
+            .begin(range, request, stream, ahead.urgent, Some(active));
         (
             begun.runs.into_iter().map(|run| self.announced(run)).collect(),
             begun.all,
@@ -70,7 +72,7 @@ impl Fetcher {
     /// that was something.
     pub(super) fn fetch_now(&self, range: Range<u64>) -> bool {
         let len = range.end - range.start;
-        let begun = self.pieces.begin(range, len, NO_STREAM, true, &[]);
+        let begun = self.pieces.begin(range, len, NO_STREAM, true, None);
         let any = !begun.runs.is_empty();
         begun
             .runs

@@ -113,7 +113,8 @@ impl Reader {
         let fetcher = Arc::new(Fetcher {
             pool,
             writes,
-            pieces: Arc::new(Pieces::new(cache, piece)),
+            // The rest is for buffers that wait for the next fetches.
+            pieces: Arc::new(Pieces::new(cache / 8 * 7, piece)),
         });
         let prefetch = |n| {
             let (fetcher, wanted): (_, Receiver<Announced>) = (fetcher.clone(), wanted.clone());

@@ -130,14 +130,15 @@ impl Pieces {
     /// Announces fetches of what in `range` is neither kept nor announced, for the `stream`. Returns them in
     /// runs of at most `request` bytes; only an `urgent` one may be cut short for lack of room. Each
     /// [piece](Pieces::cut) of a run has to [end](Pieces::end). The stream is expected to read what is there
-    /// already, too. Pieces of streams that are not `active` make room.
+    /// already, too. Pieces of streams that are not `active` make room; with `None` all streams count as
+    /// active.
     pub(super) fn begin(
         &self,
         range: Range<u64>,
         request: u64,
         stream: u64,
         urgent: bool,
-        active: &[u64],
+        active: Option<&[u64]>,
     ) -> Begun {
         let mut state = self.lock();
         let (mut runs, mut at) = (Vec::new(), range.start);
@@ -258,15 +259,7 @@ impl Pieces {
 
     /// Notes that the stream `heir` will read what was fetched for the stream `other`.
     pub(super) fn bequeath(&self, other: u64, heir: u64) {
-        let mut state = self.lock();
-        let Some(count) = state.unread.remove(&other) else {
-            return;
-        };
-        *state.unread.entry(heir).or_default() += count;
-        let pieces = state.pieces.values_mut();
-        pieces
-            .filter(|piece| piece.stream == other)
-            .for_each(|piece| piece.stream = heir);
+        self.lock().bequeath(other, heir);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -31,9 +31,9 @@ pub(super) struct State {
     /// Starts of the kept pieces that may make room.
     pub(super) spare: LruCache<u64, ()>,
     /// Bytes of all pieces.
-    pub(super) bytes: u64,
+    bytes: u64,
     /// For each stream, how many of its pieces have unread bytes.
-    pub(super) unread: HashMap<u64, usize>,
+    unread: HashMap<u64, usize>,
     /// Upper bound on `bytes`.
     capacity: u64,
     /// Used buffers of full size: fresh pages cost more than copying bytes into them.
@@ -135,7 +135,18 @@ impl State {
         self.no_longer_unread(stream);
     }
 
-    pub(super) fn no_longer_unread(&mut self, stream: u64) {
+    pub(super) fn bequeath(&mut self, other: u64, heir: u64) {
+        let Some(count) = self.unread.remove(&other) else {
+            return;
+        };
+        *self.unread.entry(heir).or_default() += count;
+        let pieces = self.pieces.values_mut();
+        pieces
+            .filter(|piece| piece.stream == other)
+            .for_each(|piece| piece.stream = heir);
+    }
+
+    fn no_longer_unread(&mut self, stream: u64) {
         if let Some(count) = self.unread.get_mut(&stream) {
             *count -= 1;
             if *count == 0 {
@@ -144,11 +155,12 @@ impl State {
         }
     }
 
-    /// Drops pieces that may make room until `len` more bytes fit; false when they don't.
-    pub(super) fn make_room(&mut self, len: u64, active: &[u64]) -> bool {
+    /// Drops pieces that may make room until `len` more bytes fit; false when they don't. With `None`, all
+    /// streams count as active.
+    pub(super) fn make_room(&mut self, len: u64, active: Option<&[u64]>) -> bool {
         while self.bytes + len > self.capacity {
             let Some((start, ())) = self.spare.pop_lru() else {
-                match self.forsake(active) {
+                match active.is_some_and(|active| self.forsake(active)) {
                     true => continue,
                     false => return false,
                 }
@@ -159,7 +171,7 @@ impl State {
     }
 
     /// Lets the kept pieces of streams that are not `active` make room; false when there are none.
-    pub(super) fn forsake(&mut self, active: &[u64]) -> bool {
+    fn forsake(&mut self, active: &[u64]) -> bool {
         let idle = |stream: u64| stream != NO_STREAM && !active.contains(&stream);
         if !self.unread.keys().any(|&stream| idle(stream)) {
             return false;

@@ -13,7 +13,7 @@ fn arrive(pieces: &Pieces, begun: &Begun) {
 }
 
 fn begin(pieces: &Pieces, range: Range<u64>) -> Vec<Range<u64>> {
-    let begun = pieces.begin(range, 40, STREAM, true, &[STREAM]);
+    let begun = pieces.begin(range, 40, STREAM, true, Some(&[STREAM]));
     arrive(pieces, &begun);
     begun.runs
 }
@@ -32,10 +32,10 @@ fn a_write_drops_a_kept_piece_and_spoils_one_under_way() {
     let pieces = Pieces::new(80, 10);
     begin(&pieces, 3..13);
     assert!(matches!(pieces.find(5..6), Found::Kept(_, 3)));
-    let begun = pieces.begin(0..30, 40, STREAM, true, &[STREAM]);
+    let begun = pieces.begin(0..30, 40, STREAM, true, Some(&[STREAM]));
     assert_eq!(begun.runs, [0..3, 13..30], "what is kept is not fetched again");
     assert_eq!(
-        pieces.begin(0..30, 40, STREAM, true, &[]).runs,
+        pieces.begin(0..30, 40, STREAM, true, Some(&[])).runs,
         [],
         "one fetch at a time"
     );
@@ -60,7 +60,7 @@ fn a_write_drops_a_kept_piece_and_spoils_one_under_way() {
 fn pieces_that_were_read_make_room_in_their_order_and_no_others_do() {
     let pieces = Pieces::new(40, 10);
     begin(&pieces, 0..40);
-    let full = pieces.begin(40..50, 40, STREAM, true, &[STREAM]);
+    let full = pieces.begin(40..50, 40, STREAM, true, Some(&[STREAM]));
     assert!(full.runs.is_empty() && !full.all);
     for range in [10..20, 0..9, 20..30] {
         assert!(matches!(pieces.find(range), Found::Kept(..)));
@@ -72,7 +72,7 @@ fn pieces_that_were_read_make_room_in_their_order_and_no_others_do() {
         [0, 2, 3, 4],
         "the one that was read first is gone; of the first one a byte is unread"
     );
-    let begun = pieces.begin(50..80, 40, STREAM, true, &[STREAM]);
+    let begun = pieces.begin(50..80, 40, STREAM, true, Some(&[STREAM]));
     assert_eq!((begun.runs.len(), begun.all), (1, false), "there is room for one");
 }
 
@@ -82,10 +82,10 @@ fn what_is_passed_or_of_an_idle_stream_makes_room() {
     begin(&pieces, 0..40);
     pieces.pass(&(5..20), 2);
     pieces.pass(&(5..25), STREAM);
-    let begun = pieces.begin(100..140, 40, 2, true, &[STREAM, 2]);
+    let begun = pieces.begin(100..140, 40, 2, true, Some(&[STREAM, 2]));
     assert_eq!((total(&begun.runs), begun.all), (10, false));
     arrive(&pieces, &begun);
-    let begun = pieces.begin(110..140, 40, 2, true, &[2]);
+    let begun = pieces.begin(110..140, 40, 2, true, Some(&[2]));
     assert_eq!((total(&begun.runs), begun.all), (30, true));
     assert!(!is_kept(&pieces, 20) && is_kept(&pieces, 100));
 }
@@ -98,14 +98,23 @@ fn zeros_that_are_read_in_place_of_a_short_hole_count_and_a_prefetch_waits_for_r
         assert!(matches!(pieces.find(n * 10..n * 10 + 7), Found::Kept(..)));
     }
     pieces.read_zeros(&(7..10));
-    let begun = pieces.begin(40..60, 20, STREAM, false, &[STREAM]);
+    let begun = pieces.begin(40..60, 20, STREAM, false, Some(&[STREAM]));
     assert!(
         begun.runs.is_empty() && !begun.all,
         "ten bytes fit, twenty do not"
     );
     pieces.read_zeros(&(17..20));
-    let begun = pieces.begin(40..60, 20, STREAM, false, &[STREAM]);
+    let begun = pieces.begin(40..60, 20, STREAM, false, Some(&[STREAM]));
     assert_eq!((total(&begun.runs), begun.all), (20, true));
+}
+
+#[test]
+fn a_read_that_waits_takes_nothing_from_a_stream() {
+    let pieces = Pieces::new(40, 10);
+    begin(&pieces, 0..40);
+    let begun = pieces.begin(100..110, 10, NO_STREAM, true, None);
+    assert!(begun.runs.is_empty() && !begun.all);
+    assert!((0..4).all(|n| is_kept(&pieces, n * 10)));
 }
 
 #[test]
@@ -113,8 +122,12 @@ fn what_another_stream_wants_too_stays_for_it() {
     let pieces = Pieces::new(40, 10);
     begin(&pieces, 0..40);
     assert!(matches!(pieces.find(0..10), Found::Kept(..)));
-    assert_eq!(pieces.begin(0..30, 40, 2, true, &[2]).runs, [], "it is there");
-    let begun = pieces.begin(100..140, 40, 2, true, &[2]);
+    assert_eq!(
+        pieces.begin(0..30, 40, 2, true, Some(&[2])).runs,
+        [],
+        "it is there"
+    );
+    let begun = pieces.begin(100..140, 40, 2, true, Some(&[2]));
     assert_eq!((total(&begun.runs), begun.all), (10, false));
     assert!(is_kept(&pieces, 0) && is_kept(&pieces, 29) && !is_kept(&pieces, 30));
 }
@@ -122,7 +135,7 @@ fn what_another_stream_wants_too_stays_for_it() {
 #[test]
 fn a_run_is_one_request_and_a_failed_piece_leaves_its_place() {
     let pieces = Pieces::new(1000, 10);
-    let begun = pieces.begin(5..130, 40, STREAM, true, &[]);
+    let begun = pieces.begin(5..130, 40, STREAM, true, Some(&[]));
     assert_eq!(begun.runs, [5..45, 45..85, 85..125, 125..130]);
     let Found::Coming(fetch, _) = pieces.find(5..6) else {
         panic!("it was announced")
