@@ -13,10 +13,12 @@
 //! end, and those that it has jumped over. It is refilled when a whole request fits, so that a reader of
 //! small blocks causes large requests.
 
-use std::collections::VecDeque;
+mod stream;
+
 use std::ops::Range;
 use std::time::Duration;
 
+use self::stream::Stream;
 use crate::sync::Instant;
 
 /// Upper bound on the streams followed at once; the one that is idle for longest makes room.
@@ -25,20 +27,6 @@ const MAX_STREAMS: usize = 8;
 /// Upper bound, in bytes, on the distance from a stream's end within which a read belongs to it, and on its
 /// debt: 8 reads of 2 MiB.
 const MAX_SLACK_BYTES: u64 = 16 << 20;
-
-/// Bytes that a stream reads until what is behind is given up: a reader that waits for the processor comes
-/// late.
-const MAX_LATE_BYTES: u64 = 40 << 20;
-
-/// Distance in bytes between the places that a stream remembers for that.
-const MARK_BYTES: u64 = 4 << 20;
-
-/// Bytes that a stream has to read where another one has been before anything is fetched ahead of it: reads
-/// of the other one that come very late are not that many.
-const MIN_AGAIN_BYTES: u64 = 16 << 20;
-
-/// Upper bound on the ranges that a stream has jumped over and not read: far more than reads are under way.
-const MAX_SKIPPED: usize = 64;
 
 /// Size in bytes from which on a read is no random one: the first eight reads of qemu-img are one stream.
 const MIN_BULK_BYTES: u64 = 512 << 10;
@@ -52,150 +40,6 @@ const RECENT_READS: u64 = 64;
 /// Time after its last read for which a stream with a window of [`MIN_BULK_BYTES`] keeps its share, too: a
 /// slow reader beside a fast one.
 const RECENT: Duration = Duration::from_secs(10);
-
-#[derive(Debug, Clone)]
-struct Stream {
-    id: u64,
-    /// Start of its first read.
-    start: u64,
-    /// End of its furthest read.
-    end: u64,
-    /// Upper bound, in bytes, on what is fetched for it and not read.
-    window: u64,
-    /// End of what was announced for it.
-    announced: u64,
-    /// Bytes of data that were announced beyond its end.
-    ahead: u64,
-    /// It has begun where another stream has been.
-    again: bool,
-    /// Bytes that it has read.
-    bytes: u64,
-    /// More than one read belongs to it.
-    proven: bool,
-    /// Bytes of data that it has jumped over and not paid back by reading as many.
-    debt: u64,
-    /// The ranges that it has jumped over and not read, in ascending order.
-    skipped: Vec<Skipped>,
-    /// For some past moments, the bytes that it had read, and the offset of its end.
-    marks: VecDeque<(u64, u64)>,
-    /// Everything before this offset is given up.
-    passed: u64,
-    /// Number of its last read.
-    last: u64,
-    /// Time of its last read.
-    at: Instant,
-}
-
-#[derive(Debug, Clone)]
-struct Skipped {
-    range: Range<u64>,
-    /// Upper bound on the bytes of data in it.
-    data: u64,
-}
-
-impl Stream {
-    /// True when `read` reads some of what was jumped over.
-    fn has_skipped(&self, read: &Range<u64>) -> bool {
-        let overlaps = |range: &Range<u64>| range.start < read.end && read.start < range.end;
-        self.skipped.iter().any(|skipped| overlaps(&skipped.range))
-    }
-
-    /// Notes that `read` has read what was jumped over.
-    fn catch_up(&mut self, read: &Range<u64>) {
-        let mut rest = Vec::with_capacity(self.skipped.len());
-        for skipped in self.skipped.drain(..) {
-            let Range { start, end } = skipped.range;
-            if read.end <= start || end <= read.start {
-                rest.push(skipped);
-                continue;
-            }
-            let read_of_it = read.end.min(end) - read.start.max(start);
-            let mut data = skipped.data.saturating_sub(read_of_it);
-            for range in [start..read.start.max(start), read.end.min(end)..end] {
-                let part = data.min(range.end - range.start);
-                if part > 0 {
-                    data -= part;
-                    rest.push(Skipped { range, data: part });
-                }
-            }
-        }
-        self.skipped = rest;
-    }
-
-    /// Takes in another stream that ends before this one does; the data between the two is expected late.
-    fn merge(&mut self, other: Stream, data: impl Fn(Range<u64>, u64) -> Option<u64>) {
-        let mut skipped = other.skipped;
-        let gap = other.end..self.start;
-        if let Some(bytes) = (!gap.is_empty()).then(|| data(gap.clone(), u64::MAX)).flatten() {
-            skipped.push(Skipped {
-                range: gap,
-                data: bytes,
-            });
-        }
-        skipped.append(&mut self.skipped);
-        skipped.sort_by_key(|skipped| skipped.range.start);
-        self.skipped = skipped;
-        self.start = self.start.min(other.start);
-        self.passed = self.passed.min(other.passed);
-    }
-
-    /// Notes a read that continues the stream, after a jump over `jumped` bytes of data.
-    fn read(&mut self, read: &Range<u64>, jumped: u64, data: impl Fn(Range<u64>, u64) -> Option<u64>) {
-        let len = read.end - read.start;
-        self.proven = true;
-        self.bytes += len;
-        self.debt = (self.debt + jumped).saturating_sub(len);
-        self.catch_up(read);
-        if jumped > 0 {
-            self.skipped.push(Skipped {
-                range: self.end..read.start,
-                data: jumped,
-            });
-        }
-        if read.end > self.end {
-            let further = data(self.end..read.end, u64::MAX);
-            self.ahead = self.ahead.saturating_sub(further.unwrap_or(read.end - self.end));
-            self.end = read.end;
-        }
-        if self.announced <= self.end {
-            (self.announced, self.ahead) = (self.end, 0);
-        }
-    }
-
-    /// Returns how many bytes are to be announced now, in requests of at most `request` bytes.
-    fn want(&self, request: u64) -> u64 {
-        let missing: u64 = self.skipped.iter().map(|skipped| skipped.data).sum();
-        // A jump must not leave a narrow window empty until its bytes are given up.
-        let room = self
-            .window
-            .saturating_sub(missing.min(self.window / 2) + self.ahead);
-        let sure = !self.again || self.bytes >= MIN_AGAIN_BYTES;
-        let refill = self.ahead == 0 || room >= request.min(self.window / 2);
-        if sure && refill { room } else { 0 }
-    }
-
-    /// Returns the range that is given up now: nobody has come for it while much was read.
-    fn pass(&mut self) -> Range<u64> {
-        if self
-            .marks
-            .back()
-            .is_none_or(|&(read, _)| read + MARK_BYTES <= self.bytes)
-        {
-            self.marks.push_back((self.bytes, self.end));
-        }
-        let from = self.passed;
-        let bytes = self.bytes;
-        while let Some(&(_, end)) = self.marks.front().filter(|mark| mark.0 + MAX_LATE_BYTES <= bytes) {
-            self.passed = self.passed.max(end);
-            self.marks.pop_front();
-        }
-        let many = self.skipped.len().saturating_sub(MAX_SKIPPED);
-        let passed = self.passed;
-        self.skipped.drain(..many);
-        self.skipped.retain(|skipped| skipped.range.end > passed);
-        from.min(passed)..passed
-    }
-}
 
 /// A stream that was continued, and what to fetch for it.
 #[derive(Debug, PartialEq, Eq)]
@@ -362,26 +206,10 @@ impl Streams {
             self.streams.remove(idle.unwrap_or(last));
         }
         self.numbers += 1;
-        let stream = Stream {
-            id: self.numbers,
-            start: read.start,
-            end: read.end,
-            window: if len >= MIN_BULK_BYTES { len } else { 0 },
-            announced: read.end,
-            ahead: 0,
-            again: self
-                .streams
-                .iter()
-                .any(|s| self.is_recent(s, now) && (s.start..s.end).contains(&read.start)),
-            bytes: len,
-            proven: false,
-            debt: 0,
-            skipped: Vec::new(),
-            marks: VecDeque::new(),
-            passed: read.start,
-            last: self.reads,
-            at: now,
-        };
+        let mut stream = Stream::begin(self.numbers, read, self.reads, now);
+        stream.window = if len >= MIN_BULK_BYTES { len } else { 0 };
+        let been = |s: &Stream| (s.start..s.end).contains(&read.start);
+        stream.again = self.streams.iter().any(|s| self.is_recent(s, now) && been(s));
         self.streams.insert(0, stream);
     }
 
