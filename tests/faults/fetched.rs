@@ -1,6 +1,7 @@
 //! The bytes that readers cause to be fetched, counted at the server: each byte of data once, and no hole of
 //! 64 KiB or more.
 
+use crate::extents::{KIB, LONG_HOLE, bytes_of, extents, stretches, total};
 use crate::rig::{MIB, Random, Rig, pattern, read_at, settings};
 use crate::server::{Image, Record, Server, Verb};
 use std::collections::BTreeSet;
@@ -10,42 +11,18 @@ use std::process::Command;
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-const KIB: u64 = 1 << 10;
 const SIZE: u64 = 768 * MIB;
 
-/// Lower bound on a hole that is not fetched, in bytes.
-const LONG_HOLE: u64 = 64 * KIB;
-
-/// A disk of extents of 4 KiB to 15 MiB, and the ranges of its data; holes shorter than [`LONG_HOLE`] belong
-/// to the data around them.
+/// A disk of extents of 4 KiB to 15 MiB, and the stretches of its data.
 fn disk_of_extents(seed: u64, delay: Duration) -> (Server, Vec<Range<u64>>) {
     let mut settings = settings(SIZE);
     settings.delay = delay;
     let server = Server::start(settings);
-    let (mut random, mut stretches) = (Random::new(seed), Vec::<Range<u64>>::new());
-    let mut at = LONG_HOLE;
-    loop {
-        let blocks = match random.below(4) {
-            0 => 1 + random.below(32),
-            1 => 1 + random.below(512),
-            _ => 1 + random.below(3840),
-        };
-        let end = at + blocks * 4 * KIB;
-        if end > SIZE {
-            break;
-        }
-        server.preset(at, &pattern(seed + at, (end - at) as usize));
-        match stretches.last_mut() {
-            Some(last) if at - last.end < LONG_HOLE => last.end = end,
-            _ => stretches.push(at..end),
-        }
-        at = end
-            + match random.below(4) {
-                0 => (1 + random.below(15)) * 4 * KIB,
-                1 => LONG_HOLE,
-                _ => (16 + random.below(1024)) * 4 * KIB,
-            };
+    let extents = extents(seed, SIZE, 4 * KIB);
+    for extent in &extents {
+        server.preset(extent.start, &bytes_of(seed, extent));
     }
+    let stretches = stretches(&extents, LONG_HOLE);
     (server, stretches)
 }
 
@@ -54,10 +31,6 @@ fn gets(server: &Server) -> Vec<Record> {
     let mut gets = server.records_of(Verb::Get);
     gets.retain(|get| get.range != (0..1));
     gets
-}
-
-fn total(ranges: &[Range<u64>]) -> u64 {
-    ranges.iter().map(|range| range.end - range.start).sum()
 }
 
 /// Checks the GETs for the data in `wanted`.
