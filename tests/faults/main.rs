@@ -16,6 +16,7 @@ mod extents;
 mod failed_reads;
 mod features;
 mod fetched;
+mod few_connections;
 mod flush_promise;
 mod heads;
 mod holders;

@@ -16,7 +16,7 @@ fn server_with(change: impl FnOnce(&mut Settings)) -> Server {
 
 /// Reads, writes, zeroes and flushes, and checks every byte. `puts` bounds the bytes that are sent in PUTs.
 #[track_caller]
-fn use_all_of(server: Server, args: &[&str], what: &str) {
+pub fn use_all_of(server: Server, args: &[&str], what: &str) {
     let mut model = server.visible();
     let rig = Rig::over(server, &[args, &["--retry-time=20"]].concat());
     let file = rig.read_write();

@@ -294,10 +294,15 @@ impl Drop for Server {
 }
 
 fn accept(streams: impl Iterator<Item = TcpStream>, shared: &Arc<Shared>) {
-    let mut threads = Vec::new();
+    let (mut threads, mut left) = (Vec::new(), Vec::new());
     for stream in streams {
         if shared.stopping.load(Ordering::SeqCst) {
             break;
+        }
+        let settings = shared.settings();
+        if shared.sockets.lock().unwrap().len() >= settings.most_connections {
+            left.extend(settings.leaves_surplus.then_some(stream));
+            continue;
         }
         let id = {
             let mut state = shared.state();

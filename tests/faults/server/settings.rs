@@ -36,6 +36,10 @@ pub struct Settings {
     pub lifetime: u32,
     /// and the last answer says so.
     pub announces: bool,
+    /// Connections that may be there at once.
+    pub most_connections: usize,
+    /// A connection too many is left without an answer, instead of being closed at once.
+    pub leaves_surplus: bool,
     /// Bytes that are sent behind each answer, in the same write.
     pub trailing: &'static str,
     /// The status of a change that is done.
@@ -69,6 +73,8 @@ impl Settings {
             version: "HTTP/1.1",
             lifetime: u32::MAX,
             announces: false,
+            most_connections: usize::MAX,
+            leaves_surplus: false,
             trailing: "",
             done: 200,
             chunked: false,
