@@ -64,12 +64,6 @@ pub(crate) fn listen(place: &Place) -> io::Result<UnixListener> {
     UnixListener::bind(path)
 }
 
-/// Reads the request on a connection.
-pub(crate) fn read_ask(stream: &UnixStream) -> io::Result<Ask> {
-    stream.set_read_timeout(Some(STATUS_TIMEOUT))?;
-    read_line(BufReader::new(stream))
-}
-
 /// Answers and closes the connection; the other side may be gone.
 pub(crate) fn answer(mut stream: UnixStream, value: &impl Serialize) {
     if let Ok(json) = serde_json::to_string(value) {

@@ -11,6 +11,7 @@
 //! mount_table  the kernel's mounts        wait     waits for the end of the mount, and unmounts it
 //! record       finding it again           close    ends the disks and tells the outcome
 //! control      `umount` and `status`      command  `-- COMMAND`
+//! asks         hears those who want that
 //! ready        what "mounted" means       holders  who keeps a mount from its end
 //! ```
 //!
@@ -18,6 +19,7 @@
 //! of each disk have threads that send them. A mount is made for one disk or more (the command line names
 //! one); each ends on its own, and the outcome is the worst of theirs.
 
+mod asks;
 mod close;
 mod command;
 pub(crate) mod control;
@@ -38,7 +40,7 @@ use std::sync::{Arc, OnceLock};
 use crossbeam::channel::{Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tracing::{info, warn};
+use tracing::warn;
 
 use self::control::{Ask, Status};
 use self::mountpoint::Mountpoint;
@@ -144,13 +146,10 @@ impl Mount {
     fn answer_asks(self: &Arc<Self>, listener: UnixListener, events: Sender<Event>) -> Result<(), Failure> {
         let mount = self.clone();
         let answer = move || {
-            for stream in listener.incoming().flatten() {
-                match control::read_ask(&stream) {
-                    Ok(Ask::Status) => control::answer(stream, &mount.status()),
-                    Ok(Ask::Umount) => drop(events.send(Event::Umount(stream))),
-                    Err(e) => info!("control socket: {e}"),
-                }
-            }
+            asks::hear(&listener, |stream, ask| match ask {
+                Ask::Status => control::answer(stream, &mount.status()),
+                Ask::Umount => drop(events.send(Event::Umount(stream))),
+            });
         };
         spawn("control", answer).map(drop)
     }
