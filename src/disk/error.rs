@@ -35,6 +35,9 @@ pub(crate) enum DiskError {
         /// The format that would be detected.
         format: ImageFormat,
     },
+    /// Nobody waits for the change any more, and it was not made.
+    #[error("the program was killed before its change was accepted")]
+    Abandoned,
     /// The mount is ending.
     #[error("the mount is ending")]
     Closing,

@@ -31,6 +31,7 @@
 //! zeros/pace       how much one request zeroes
 //! ```
 
+pub(crate) mod caller;
 mod change;
 mod error;
 mod extents;
@@ -167,6 +168,11 @@ impl Disk {
     /// True when writes are refused.
     pub(crate) fn is_read_only(&self) -> bool {
         self.options.read_only
+    }
+
+    /// Has the changes that wait for room look whether somebody waits for them.
+    pub(crate) fn look_at_callers(&self) {
+        self.writes.look_at_callers();
     }
 
     /// Returns why acknowledged bytes may be lost, if they may be.

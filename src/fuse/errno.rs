@@ -15,6 +15,7 @@ pub(super) fn errno(error: &DiskError) -> Errno {
         // The rest of the disk may be written, so it is neither read-only nor broken.
         DiskError::LooksLike { .. } => Errno::EPERM,
         DiskError::Read(_) | DiskError::Failed(_) => Errno::EIO,
+        DiskError::Abandoned => Errno::EINTR,
         // Writers that outlive an unmount: their data is refused, not lost in silence.
         DiskError::Closing => Errno::EIO,
     }

@@ -9,6 +9,7 @@
 //! small read costs a round trip to here, 10 µs or so.
 
 mod attr;
+mod callers;
 mod errno;
 mod session;
 
@@ -30,8 +31,10 @@ use tracing::{debug, error};
 
 pub(crate) use self::attr::Tree;
 use self::attr::{Change, File, Inodes, Node};
+use self::callers::{Callers, ReplyFlushed};
 pub(crate) use self::session::{ADDRESS_SPACE, MountError, MountOptions, THREADS, abort, mount, unmount};
 use crate::disk::{Disk, DiskError};
+use crate::failure::Failure;
 
 /// How long the kernel may keep an answer about names and attributes. Nothing changes behind its back.
 const TTL: Duration = Duration::from_secs(1);
@@ -67,11 +70,18 @@ impl OpenFiles {
 pub(crate) struct DiskFs {
     inodes: Inodes,
     open_files: OpenFiles,
+    callers: Arc<Callers>,
 }
 
 impl DiskFs {
-    fn new(inodes: Inodes, open_files: OpenFiles) -> Self {
-        DiskFs { inodes, open_files }
+    fn new(inodes: Inodes, open_files: OpenFiles) -> Result<Self, Failure> {
+        let disks = inodes.files().iter().map(|file| file.disk.clone());
+        let callers = Callers::watch(disks)?;
+        Ok(DiskFs {
+            inodes,
+            open_files,
+            callers,
+        })
     }
 
     /// The file with this inode.
@@ -157,7 +167,7 @@ impl Filesystem for DiskFs {
 
     fn setattr(
         &self,
-        _: &Request,
+        caller: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -180,20 +190,22 @@ impl Filesystem for DiskFs {
             atime,
             mtime,
         };
-        let result = self.on_file("truncate", ino, |file, disk| {
+        let truncate = |file: &File, disk: &Disk| {
             if let Some(size) = size {
                 disk.truncate(size)?;
                 file.written();
             }
             file.change(change);
             Ok(self.inodes.attr(Node::File(file)))
-        });
-        match result {
-            Ok(attr) => reply.attr(&TTL, &attr),
-            // Nobody needs another mode or time on the directory.
-            Err(e) if i32::from(e) == libc::EISDIR => reply.error(Errno::EPERM),
-            Err(e) => reply.error(e),
-        }
+        };
+        let op = || self.on_file("truncate", ino, truncate);
+        self.callers
+            .attend(caller, reply, op, |reply, result| match result {
+                Ok(attr) => reply.attr(&TTL, &attr),
+                // Nobody needs another mode or time on the directory.
+                Err(e) if i32::from(e) == libc::EISDIR => reply.error(Errno::EPERM),
+                Err(e) => reply.error(e),
+            });
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -226,7 +238,7 @@ impl Filesystem for DiskFs {
 
     fn read(
         &self,
-        _: &Request,
+        caller: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -236,16 +248,19 @@ impl Filesystem for DiskFs {
         reply: ReplyData,
     ) {
         BUFFER.with_borrow_mut(|buffer| {
-            match self.on_file("read", ino, |_, disk| disk.read(offset, size as usize, buffer)) {
-                Ok(bytes) => reply.data(&bytes),
-                Err(e) => reply.error(e),
-            }
+            let size = size as usize;
+            let op = || self.on_file("read", ino, move |_, disk| disk.read(offset, size, buffer));
+            self.callers
+                .attend(caller, reply, op, |reply, result| match result {
+                    Ok(bytes) => reply.data(&bytes),
+                    Err(e) => reply.error(e),
+                });
         });
     }
 
     fn write(
         &self,
-        _: &Request,
+        caller: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -265,27 +280,37 @@ impl Filesystem for DiskFs {
             file.written();
             Ok(n)
         };
-        match self.on_file("write", ino, write) {
-            Ok(n) => reply.written(n as u32),
-            Err(e) => reply.error(e),
-        }
+        let op = || self.on_file("write", ino, write);
+        self.callers
+            .attend(caller, reply, op, |reply, result| match result {
+                Ok(n) => reply.written(n as u32),
+                Err(e) => reply.error(e),
+            });
     }
 
     /// Called by close(2): every acknowledged write has been answered, or the error is reported now.
-    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        match fh == WRITING {
-            true => empty(reply, self.on_file("close", ino, |_, disk| disk.drain())),
-            false => reply.ok(),
+    fn flush(&self, caller: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        if fh != WRITING {
+            return reply.ok();
         }
+        let op = || self.on_file("close", ino, |_, disk| disk.drain());
+        self.callers
+            .attend(caller, ReplyFlushed(reply), op, |reply, result| {
+                empty(reply.0, result)
+            });
     }
 
-    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        empty(reply, self.on_file("fsync", ino, |_, disk| disk.flush()));
+    fn fsync(&self, caller: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        let op = || self.on_file("fsync", ino, |_, disk| disk.flush());
+        self.callers
+            .attend(caller, ReplyFlushed(reply), op, |reply, result| {
+                empty(reply.0, result)
+            });
     }
 
     fn fallocate(
         &self,
-        _: &Request,
+        caller: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -296,7 +321,7 @@ impl Filesystem for DiskFs {
         const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
         let end = offset.saturating_add(length);
-        let result = self.on_file("fallocate", ino, |file, disk| {
+        let allocate = |file: &File, disk: &Disk| {
             match mode {
                 0 => disk.allocate(end)?,
                 // The bytes within the disk have their place there.
@@ -312,28 +337,38 @@ impl Filesystem for DiskFs {
             }
             file.written();
             Ok(true)
-        });
-        let result = match result {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Errno::EOPNOTSUPP),
-            Err(e) => Err(e),
         };
-        empty(reply, result);
+        let op = || self.on_file("fallocate", ino, allocate);
+        self.callers
+            .attend(caller, reply, op, |reply, result| match result {
+                Ok(true) => reply.ok(),
+                Ok(false) => reply.error(Errno::EOPNOTSUPP),
+                Err(e) => reply.error(e),
+            });
     }
 
-    fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        caller: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         let Ok(from) = u64::try_from(offset) else {
             return reply.error(Errno::ENXIO);
         };
-        let result = match whence {
+        let op = || match whence {
             libc::SEEK_DATA => self.on_file("lseek", ino, |_, disk| disk.next_data(from)),
             libc::SEEK_HOLE => self.on_file("lseek", ino, |_, disk| disk.next_hole(from)),
             _ => Err(Errno::EINVAL),
         };
-        match result {
-            Ok(at) => reply.offset(at as i64),
-            Err(e) => reply.error(e),
-        }
+        self.callers
+            .attend(caller, reply, op, |reply, result| match result {
+                Ok(at) => reply.offset(at as i64),
+                Err(e) => reply.error(e),
+            });
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {

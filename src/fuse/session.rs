@@ -142,7 +142,10 @@ pub(crate) fn mount(
     }
     config.n_threads = Some(SESSION_THREADS);
     let inodes = Inodes::new(tree, options.mode, options.uid, options.gid);
-    let fs = DiskFs::new(inodes, open_files);
+    let fs = DiskFs::new(inodes, open_files).map_err(|e| MountError::Mount {
+        path: path.to_owned(),
+        why: e.to_string(),
+    })?;
     let (target, wanted) = (path.to_owned(), options.clone());
     let session = match rights::with(move || mount_as_root(&target, &wanted, read_only)) {
         Ok(device) => Session::from_fd(fs, device, config.acl, config)

@@ -21,6 +21,7 @@ mod flush_promise;
 mod heads;
 mod holders;
 mod hostile;
+mod killed_callers;
 mod limits;
 mod local_sockets;
 mod memory;

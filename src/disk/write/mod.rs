@@ -23,8 +23,8 @@ pub(crate) mod table;
 mod threads;
 
 use self::table::Table;
-use super::DiskError;
 use super::zeros::map::ZeroMap;
+use super::{DiskError, caller};
 use crate::pool::Replay;
 use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 
@@ -207,8 +207,8 @@ impl WriteBehind {
         self.lock().table.last_seq()
     }
 
-    /// Waits until the table may take more. The caller changes it under the lock and then calls
-    /// [`Self::accepted`].
+    /// Waits until the table may take more, or the caller has [gone](caller). The caller changes it under the
+    /// lock and then calls [`Self::accepted`].
     pub(crate) fn room(&self) -> Result<MutexGuard<'_, Inner>, DiskError> {
         let mut inner = self.lock();
         loop {
@@ -223,7 +223,17 @@ impl WriteBehind {
             self.work.notify_all();
             self.moved.wait(&mut inner);
             inner.waiting_for_room -= 1;
+            if caller::is_gone() {
+                return Err(DiskError::Abandoned);
+            }
         }
+    }
+
+    /// Has those that wait for room look whether somebody waits for them.
+    pub(crate) fn look_at_callers(&self) {
+        // One that is about to wait has the lock, and would miss it.
+        let _lock = self.lock();
+        self.moved.notify_all();
     }
 
     /// Wakes a writer thread for a new segment.

@@ -218,6 +218,10 @@ impl<'a> Connection<'a> {
                 self.shared.sleep(time);
                 Answer::Whole(response)
             }
+            Some(Action::Hold) => {
+                self.shared.sleep_while_armed();
+                Answer::Whole(response)
+            }
             Some(Action::ShortLength) => {
                 let half = response.body[..response.body.len() / 2].to_vec();
                 Answer::Whole(response.body(half))

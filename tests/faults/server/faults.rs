@@ -28,6 +28,8 @@ pub enum Action {
     CloseBeforeReply,
     /// Execute the request, but answer only after this time.
     Stall(Duration),
+    /// Execute the request, but answer only once the faults are disarmed.
+    Hold,
     /// GET: send a well-formed answer that is shorter than the requested range.
     ShortLength,
     /// GET: send the right bytes with the wrong `content-range`.
@@ -103,6 +105,10 @@ impl Faults {
 
     pub fn disarm_verb(&mut self, verb: Verb) {
         self.armed.retain(|fault| fault.verb != verb);
+    }
+
+    pub fn are_armed(&self) -> bool {
+        !self.armed.is_empty()
     }
 
     pub fn fired(&self) -> usize {

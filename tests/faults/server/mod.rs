@@ -89,6 +89,13 @@ impl Shared {
             std::thread::sleep(left.min(Duration::from_millis(50)));
         }
     }
+
+    /// Sleeps until no fault is armed, or until the server stops.
+    fn sleep_while_armed(&self) {
+        while !self.stopping.load(Ordering::Relaxed) && self.state().faults.are_armed() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }
 
 pub struct Server {

@@ -1,0 +1,273 @@
+//! The callers of requests that wait here. One that is killed meanwhile is let go.
+//!
+//! A process that is killed in a read stays (state D) until that is answered; the kernel only asks for an
+//! early answer, by an INTERRUPT, which fuser answers with ENOSYS before anybody else sees it (0.18). So a
+//! thread of its own looks whether the callers of requests that take long are dying, and answers for them
+//! with EINTR: a read, a seek, an fsync and a close at once, while the session thread still waits for the
+//! server and then finds its answer gone. A change is not answered before it is known what becomes of it,
+//! since it could follow a later one of the same bytes; but while it waits for room it is refused
+//! ([`caller`]).
+//!
+//! Session threads come and go through [`Callers::attend`], with one lock for a moment.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use fuser::{Errno, ReplyAttr, ReplyData, ReplyEmpty, ReplyLseek, ReplyWrite, Request};
+use parking_lot::Mutex;
+use tracing::debug;
+
+use crate::disk::{Disk, caller};
+use crate::failure::Failure;
+use crate::process::spawn;
+
+/// Time after which a request is looked at, and between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Bit of a process that ends, in the field `flags` of /proc/PID/stat (PF_EXITING, include/linux/sched.h).
+const EXITING: u64 = 0x4;
+
+/// A reply that can be given up.
+pub(super) trait Reply: Send + 'static {
+    /// The request may be answered before it is known what became of it.
+    const EARLY: bool;
+
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! reply {
+    ($type:ty, $early:expr) => {
+        impl Reply for $type {
+            const EARLY: bool = $early;
+
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        }
+    };
+}
+
+reply!(ReplyData, true);
+reply!(ReplyLseek, true);
+reply!(ReplyAttr, false);
+reply!(ReplyWrite, false);
+
+/// The reply of an fsync or a close.
+pub(super) struct ReplyFlushed(pub(super) ReplyEmpty);
+
+impl Reply for ReplyFlushed {
+    const EARLY: bool = true;
+
+    fn refuse(self, errno: Errno) {
+        self.0.error(errno);
+    }
+}
+
+/// The reply of an fallocate.
+impl Reply for ReplyEmpty {
+    const EARLY: bool = false;
+
+    fn refuse(self, errno: Errno) {
+        self.error(errno);
+    }
+}
+
+/// A request that a session thread works on.
+struct Waiting {
+    /// The calling thread, in the namespace of the mount; 0 where it has no number there.
+    thread: u32,
+    since: Instant,
+    /// It was dying at the last look.
+    seen: bool,
+    gone: Arc<AtomicBool>,
+    /// Answers with EINTR, for a reply that may be given early.
+    refuse: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// The callers of a mount's requests.
+pub(super) struct Callers {
+    waiting: Mutex<(u64, BTreeMap<u64, Waiting>)>,
+    disks: Vec<Weak<Disk>>,
+}
+
+impl Callers {
+    /// The callers of requests to `disks`. A thread looks at them from now on, until this value is dropped.
+    pub(super) fn watch(disks: impl Iterator<Item = Arc<Disk>>) -> Result<Arc<Self>, Failure> {
+        let callers = Arc::new(Callers {
+            waiting: Mutex::default(),
+            disks: disks.map(|disk| Arc::downgrade(&disk)).collect(),
+        });
+        // The numbers of processes mean nothing in a /proc of another namespace.
+        let is_ours = fs::read_link("/proc/self").is_ok_and(|id| id.as_os_str() == &*own_id());
+        if is_ours {
+            let watched = Arc::downgrade(&callers);
+            let look = move || {
+                while let Some(callers) = watched.upgrade() {
+                    callers.look();
+                    drop(callers);
+                    sleep(LOOK_INTERVAL);
+                }
+            };
+            spawn("callers", look)?;
+        }
+        Ok(callers)
+    }
+
+    /// Runs `op` for `caller` and then answers by `answer`, unless the caller has died meanwhile and has its
+    /// answer.
+    pub(super) fn attend<R: Reply, T>(
+        &self,
+        caller: &Request,
+        reply: R,
+        op: impl FnOnce() -> T,
+        answer: impl FnOnce(R, T),
+    ) {
+        let owed = Arc::new(Mutex::new(Some(reply)));
+        let given_up = owed.clone();
+        let refuse = move || {
+            let reply = given_up.lock().take();
+            if let Some(reply) = reply {
+                reply.refuse(Errno::EINTR);
+            }
+        };
+        let entry = self.enter(caller.pid(), R::EARLY.then(|| Box::new(refuse) as _));
+        let done = op();
+        drop(entry);
+        let reply = owed.lock().take();
+        if let Some(reply) = reply {
+            answer(reply, done);
+        }
+    }
+
+    fn enter(&self, thread: u32, refuse: Option<Box<dyn FnOnce() + Send>>) -> Entry<'_> {
+        let gone = caller::flag();
+        gone.store(false, Ordering::Relaxed);
+        let waiting = Waiting {
+            thread,
+            since: Instant::now(),
+            seen: false,
+            gone,
+            refuse,
+        };
+        let mut all = self.waiting.lock();
+        all.0 += 1;
+        let id = all.0;
+        all.1.insert(id, waiting);
+        Entry { callers: self, id }
+    }
+
+    /// Lets go of the callers that are dying. One look can meet a thread on the way out of a process that
+    /// goes on; nothing keeps it there until the next one.
+    fn look(&self) {
+        let old = |waiting: &Waiting| waiting.thread != 0 && waiting.since.elapsed() >= LOOK_INTERVAL;
+        let all = self.waiting.lock();
+        let old: Vec<_> = all.1.iter().filter(|(_, waiting)| old(waiting)).collect();
+        let old: Vec<_> = old
+            .into_iter()
+            .map(|(id, waiting)| (*id, waiting.thread))
+            .collect();
+        drop(all);
+        let mut any = false;
+        for (id, thread) in old {
+            let dies = dies(thread);
+            let mut all = self.waiting.lock();
+            let Some(waiting) = all.1.get_mut(&id) else {
+                continue;
+            };
+            if dies && waiting.seen {
+                waiting.gone.store(true, Ordering::Relaxed);
+                let refuse = waiting.refuse.take();
+                drop(all);
+                any = true;
+                if let Some(refuse) = refuse {
+                    debug!("thread {thread} was killed while it waited for an answer, and gets one");
+                    refuse();
+                }
+            } else {
+                waiting.seen = dies;
+            }
+        }
+        if any {
+            let disks = self.disks.iter().filter_map(Weak::upgrade);
+            disks.for_each(|disk| disk.look_at_callers());
+        }
+    }
+}
+
+/// A request in the list, until it is dropped.
+struct Entry<'a> {
+    callers: &'a Callers,
+    id: u64,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.callers.waiting.lock().1.remove(&self.id);
+    }
+}
+
+fn own_id() -> std::ffi::OsString {
+    std::process::id().to_string().into()
+}
+
+/// True when `thread` is on its way out: it was killed, or it ends and closes its files.
+fn dies(thread: u32) -> bool {
+    let read = |name| fs::read_to_string(format!("/proc/{thread}/{name}")).unwrap_or_default();
+    is_exiting(&read("stat")) || is_killed(&read("status"))
+}
+
+/// Reads the flags out of /proc/PID/stat, whose second field is a name in brackets.
+fn is_exiting(stat: &str) -> bool {
+    let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let flags = behind_name.split_whitespace().nth(6);
+    flags.and_then(|flags| flags.parse::<u64>().ok()).unwrap_or(0) & EXITING != 0
+}
+
+/// Reads from /proc/PID/status whether SIGKILL is pending. Any other signal that ends a process comes with it
+/// (kernel/signal.c, complete_signal).
+fn is_killed(status: &str) -> bool {
+    let bits = |line: &str| {
+        let mask = line.strip_prefix("SigPnd:").or(line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    };
+    let pending = status.lines().filter_map(bits).fold(0, |all, bits| all | bits);
+    pending & (1 << (libc::SIGKILL - 1)) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_pending_kill_and_an_exit_are_seen_and_other_signals_are_not() {
+        let status = |own, shared| format!("Name:\tdd\nSigPnd:\t{own}\nShdPnd:\t{shared}\nSigBlk:\t0100\n");
+        let none = "0000000000000000";
+        assert!(is_killed(&status("0000000000000100", none)));
+        assert!(is_killed(&status(none, "0000000000004100")));
+        assert!(!is_killed(&status(none, "0000000000004002")));
+        let stat = |flags: u32| format!("7 (a) 1 (b) D 1 7 7 34816 7 {flags} 120 0 0 0");
+        assert!(is_exiting(&stat(0x0040_0004)));
+        assert!(!is_exiting(&stat(0x0040_0000)));
+        assert!(!is_exiting("") && !is_killed(""));
+    }
+
+    /// The fields are where this kernel has them.
+    #[test]
+    fn a_process_that_lives_is_not_dying_and_one_that_was_killed_is() {
+        assert!(!dies(nix::unistd::gettid().as_raw() as u32));
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        assert!(!dies(child.id()));
+        child.kill().unwrap();
+        // Nobody has waited for it, so it stays as it has ended.
+        while !dies(child.id()) {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+    }
+}
