@@ -3,7 +3,7 @@
 //! How a `write(2)` reaches the storage:
 //!
 //! ```text
-//! fuse/mod.rs                  the kernel's request -> Disk::write
+//! fuse/operations.rs           the kernel's request -> Disk::write
 //! disk/change.rs               bounds: ENOSPC behind the end of the disk
 //! disk/head/mod.rs             EPERM for a raw disk that would begin like an image
 //! disk/zeros/detection.rs      data told from long runs of zeros

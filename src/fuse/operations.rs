@@ -1,0 +1,365 @@
+//! The operations of the kernel, each one short method that asks the [`Disk`] of its file and answers with
+//! its result or an errno from `errno`.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
+    WriteFlags,
+};
+
+use super::DiskFs;
+use super::attr::{Change, File, Node};
+use super::callers::ReplyFlushed;
+use crate::disk::{Disk, DiskError};
+
+/// How long the kernel may keep an answer about names and attributes. Nothing changes behind its back.
+const TTL: Duration = Duration::from_secs(1);
+
+/// Upper bound on a write request, in bytes: the kernel's own limit of 256 pages.
+const MAX_WRITE_BYTES: u32 = 1 << 20;
+
+/// Upper bound on requests from readahead and asynchronous I/O that wait here. With the kernel's default of
+/// 12, readahead never reaches all connections.
+const MAX_BACKGROUND: u16 = 64;
+
+/// The two file handles. Closing a writable one reports write errors.
+const READING: FileHandle = FileHandle(0);
+const WRITING: FileHandle = FileHandle(1);
+
+thread_local! {
+    /// Each session thread reads into the same memory again and again.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Returns the size that statfs reports for so many bytes. A program that looks whether an image of the
+/// disk's size fits adds something for its own records: partclone 0.3 a bit for each sector, and a header.
+fn with_room(bytes: u64) -> u64 {
+    match bytes {
+        0 => 0,
+        bytes => bytes + bytes / 1024 + (1 << 20),
+    }
+}
+
+fn empty(reply: ReplyEmpty, result: Result<(), Errno>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(e),
+    }
+}
+
+impl Filesystem for DiskFs {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Each is an improvement where the kernel has it: parallel AIO on direct files, and MAP_SHARED on
+        // them at all.
+        for flag in [InitFlags::FUSE_ASYNC_DIO, InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP] {
+            let _ = config.add_capabilities(flag);
+        }
+        let _ = config.set_max_write(MAX_WRITE_BYTES);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.inodes.node(parent) {
+            Some(Node::Directory) => match self.inodes.file_named(name) {
+                Some(file) => reply.entry(&TTL, &self.inodes.attr(Node::File(file)), Generation(0)),
+                None => reply.error(Errno::ENOENT),
+            },
+            Some(Node::File(_)) => reply.error(Errno::ENOTDIR),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.inodes.node(ino) {
+            Some(node) => reply.attr(&TTL, &self.inodes.attr(node)),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn setattr(
+        &self,
+        caller: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = Change {
+            mode,
+            uid,
+            gid,
+            atime,
+            mtime,
+        };
+        let truncate = |file: &File, disk: &Disk| {
+            if let Some(size) = size {
+                disk.truncate(size)?;
+                file.written();
+            }
+            file.change(change);
+            Ok(self.inodes.attr(Node::File(file)))
+        };
+        let op = || self.on_file("truncate", ino, truncate);
+        self.callers
+            .attend(caller, reply, op, |reply, result| match result {
+                Ok(attr) => reply.attr(&TTL, &attr),
+                // Nobody needs another mode or time on the directory.
+                Err(e) if i32::from(e) == libc::EISDIR => reply.error(Errno::EPERM),
+                Err(e) => reply.error(e),
+            });
+    }
+
+    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let Ok(file) = self.file(ino) else {
+            return reply.error(Errno::EISDIR);
+        };
+        let writing = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        if writing && file.disk.is_read_only() {
+            return reply.error(Errno::EROFS);
+        }
+        self.open_files.0.fetch_add(1, Ordering::Relaxed);
+        let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+        reply.opened(if writing { WRITING } else { READING }, direct);
+    }
+
+    /// The last close of one open; the kernel waits for no answer.
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.open_files.0.fetch_sub(1, Ordering::Relaxed);
+        reply.ok();
+    }
+
+    fn read(
+        &self,
+        caller: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        BUFFER.with_borrow_mut(|buffer| {
+            let size = size as usize;
+            let op = || self.on_file("read", ino, move |_, disk| disk.read(offset, size, buffer));
+            self.callers
+                .attend(caller, reply, op, |reply, result| match result {
+                    Ok(bytes) => reply.data(&bytes),
+                    Err(e) => reply.error(e),
+                });
+        });
+    }
+
+    fn write(
+        &self,
+        caller: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        flags: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        // The kernel leaves O_SYNC on direct files to us.
+        let durable = flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0;
+        let write = |file: &File, disk: &Disk| {
+            let n = disk.write(offset, data)?;
+            if durable {
+                disk.flush()?;
+            }
+            file.written();
+            Ok(n)
+        };
+        let op = || self.on_file("write", ino, write);
+        self.callers
+            .attend(caller, reply, op, |reply, result| match result {
+                Ok(n) => reply.written(n as u32),
+                Err(e) => reply.error(e),
+            });
+    }
+
+    /// Called by close(2): every acknowledged write has been answered, or the error is reported now.
+    fn flush(&self, caller: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        if fh != WRITING {
+            return reply.ok();
+        }
+        let op = || self.on_file("close", ino, |_, disk| disk.drain());
+        self.callers
+            .attend(caller, ReplyFlushed(reply), op, |reply, result| {
+                empty(reply.0, result)
+            });
+    }
+
+    fn fsync(&self, caller: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        let op = || self.on_file("fsync", ino, |_, disk| disk.flush());
+        self.callers
+            .attend(caller, ReplyFlushed(reply), op, |reply, result| {
+                empty(reply.0, result)
+            });
+    }
+
+    fn fallocate(
+        &self,
+        caller: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+        let end = offset.saturating_add(length);
+        let allocate = |file: &File, disk: &Disk| {
+            match mode {
+                0 => disk.allocate(end)?,
+                // The bytes within the disk have their place there.
+                libc::FALLOC_FL_KEEP_SIZE if end <= disk.capacity() => {}
+                libc::FALLOC_FL_KEEP_SIZE => {
+                    return Err(DiskError::NoSpace {
+                        size: disk.capacity(),
+                    });
+                }
+                PUNCH | ZERO_KEEP => disk.zero(offset, length, false)?,
+                libc::FALLOC_FL_ZERO_RANGE => disk.zero(offset, length, true)?,
+                _ => return Ok(false),
+            }
+            file.written();
+            Ok(true)
+        };
+        let op = || self.on_file("fallocate", ino, allocate);
+        self.callers
+            .attend(caller, reply, op, |reply, result| match result {
+                Ok(true) => reply.ok(),
+                Ok(false) => reply.error(Errno::EOPNOTSUPP),
+                Err(e) => reply.error(e),
+            });
+    }
+
+    fn lseek(
+        &self,
+        caller: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let Ok(from) = u64::try_from(offset) else {
+            return reply.error(Errno::ENXIO);
+        };
+        let op = || match whence {
+            libc::SEEK_DATA => self.on_file("lseek", ino, |_, disk| disk.next_data(from)),
+            libc::SEEK_HOLE => self.on_file("lseek", ino, |_, disk| disk.next_hole(from)),
+            _ => Err(Errno::EINVAL),
+        };
+        self.callers
+            .attend(caller, reply, op, |reply, result| match result {
+                Ok(at) => reply.offset(at as i64),
+                Err(e) => reply.error(e),
+            });
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        const UNIT: u32 = 4096;
+        let units = |bytes: u64| with_room(bytes) / u64::from(UNIT);
+        let files = self.inodes.files();
+        let size: u64 = files.iter().map(|file| file.disk.capacity()).sum();
+        let free: u64 = files.iter().map(|file| file.disk.free()).sum();
+        let (size, free, count) = (units(size), units(free), files.len() as u64);
+        reply.statfs(size, free, free, count, 0, UNIT, 255, UNIT);
+    }
+
+    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        if !matches!(self.inodes.node(ino), Some(Node::Directory)) {
+            return reply.error(Errno::ENOTDIR);
+        }
+        for (n, (ino, kind, name)) in self
+            .inodes
+            .entries()
+            .into_iter()
+            .enumerate()
+            .skip(offset as usize)
+        {
+            if reply.add(ino, n as u64 + 1, kind, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    /// The files stay as they are; ENOSYS would look like a broken mount.
+    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn unlink(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: &OsStr,
+        _: INodeNo,
+        _: &OsStr,
+        _: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EPERM);
+    }
+
+    /// ENOTTY tells a tool that this is a plain file; qemu and mkfs then go on.
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+}
