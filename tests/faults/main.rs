@@ -34,6 +34,7 @@ mod rights;
 mod server;
 mod server_itself;
 mod short_lives;
+mod slips;
 mod slow_storage;
 mod sticky_errors;
 #[path = "../support/mod.rs"]

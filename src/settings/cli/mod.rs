@@ -1,12 +1,16 @@
 //! The command line, a contract with scripts outside the project.
+//!
+//! `options` defines it; help, manual and completions are made from that. Before clap sees the arguments, the
+//! name of the subcommand comes to the front (`words`) and `-o` lists become long options (`mount_options`).
 
 mod options;
+mod words;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 
 use self::options::{Cli, Command};
 pub(crate) use self::options::{EngineArgs, MountArgs, Output, RecoverArgs};
@@ -37,18 +41,29 @@ impl Action {
     /// Reads the command line, the program's name first.
     pub(crate) fn parse(args: Vec<OsString>) -> Result<Action, Failure> {
         hide_tickets(&args);
-        let cli = match Cli::try_parse_from(expand_mount_options(args)?) {
+        let definition = definition();
+        let args = words::name_first(args, &definition)?;
+        let see = help_on(&args, &definition);
+        let args = expand_mount_options(args)?;
+        let matches = definition.try_get_matches_from(args);
+        let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
             Ok(cli) => cli,
             Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
                 return Ok(Action::Print(e.render().to_string()));
             }
-            Err(e) => return Err(usage(one_line(&e.render().to_string()))),
+            Err(e) => return Err(usage(format!("{}; see {see}", one_line(&e.render().to_string())))),
         };
         Ok(match (cli.command, cli.settings_fd, cli.mount) {
-            (Some(Command::Umount { mountpoint }), _, _) => Action::Umount(mountpoint),
-            (Some(Command::Status { mountpoint, output }), _, _) => Action::Status(mountpoint, output),
+            (Some(Command::Umount { mountpoint, .. }), _, _) => Action::Umount(mountpoint),
+            (
+                Some(Command::Status {
+                    mountpoint, output, ..
+                }),
+                _,
+                _,
+            ) => Action::Status(mountpoint, output),
             (Some(Command::Recover(args)), _, _) => Action::Recover(Box::new(args)),
-            (Some(Command::Ca { engine_url }), _, _) => Action::Ca(engine_url),
+            (Some(Command::Ca { url, .. }), _, _) => Action::Ca(url),
             (None, Some(fd), _) => Action::Continue(fd),
             // In `-fo ro` clap has taken the list, and nobody would read it.
             (None, None, Some(mount)) if !mount._mount_options.is_empty() => {
@@ -63,6 +78,20 @@ impl Action {
     }
 }
 
+/// The subcommands that ask no engine; no help shows its options with them.
+const WITHOUT_ENGINE: [&str; 3] = ["ca", "status", "umount"];
+
+/// The options and subcommands, as parser, help, manual and completions have them.
+pub(crate) fn definition() -> clap::Command {
+    let hide = |arg: clap::Arg| match arg.get_help_heading() == Some("Engine") {
+        true => arg.hide(true),
+        false => arg,
+    };
+    WITHOUT_ENGINE.iter().fold(Cli::command(), |command, name| {
+        command.mut_subcommand(name, |one| one.mut_args(hide))
+    })
+}
+
 fn usage(text: impl std::fmt::Display) -> Failure {
     Failure::text(Exit::Usage, text)
 }
@@ -71,7 +100,18 @@ fn usage(text: impl std::fmt::Display) -> Failure {
 fn one_line(message: &str) -> String {
     let first = message.split("\n\n").next().unwrap_or(message);
     let line = first.split_whitespace().collect::<Vec<_>>().join(" ");
-    format!("{}; see rhv-mount --help", line.trim_start_matches("error: "))
+    line.trim_start_matches("error: ").to_owned()
+}
+
+/// The command that helps with `args`.
+fn help_on(args: &[OsString], definition: &clap::Command) -> String {
+    let name = args
+        .get(1)
+        .filter(|name| mount_options::is_subcommand(definition, name));
+    match name.and_then(|name| name.to_str()) {
+        Some(name) if name != "help" => format!("rhv-mount {name} --help"),
+        _ => "rhv-mount --help".to_owned(),
+    }
 }
 
 /// Keeps a transfer URL that stands in the wrong place out of error messages.
@@ -85,7 +125,7 @@ fn hide_tickets(args: &[OsString]) {
 
 /// Turns `-o ro,uid=3` into `--read-only --uid=3` before clap sees it.
 pub(crate) fn expand_mount_options(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
-    mount_options::expand(args, &Cli::command())
+    mount_options::expand(args, &definition())
 }
 
 #[cfg(test)]
@@ -105,7 +145,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]
@@ -122,6 +162,52 @@ pub(super) mod tests {
         ));
         assert!(matches!(parse("rhv-mount umount /mnt"), Ok(Action::Umount(_))));
         assert_eq!(mount("rhv-mount ./status").mountpoint, PathBuf::from("./status"));
+    }
+
+    #[test]
+    fn options_stand_before_or_after_the_name_of_a_subcommand() {
+        for line in [
+            "rhv-mount -c prod recover --cancel",
+            "rhv-mount --cancel recover -c prod",
+        ] {
+            match parse(line) {
+                Ok(Action::Recover(args)) => {
+                    assert!(
+                        args.cancel && args.engine.config.as_deref() == Some("prod"),
+                        "{line}"
+                    );
+                }
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+        for line in [
+            "rhv-mount -c prod status",
+            "rhv-mount status -c prod",
+            "rhv-mount -c prod umount /mnt",
+            "rhv-mount --engine-url https://e ca https://e",
+        ] {
+            assert!(matches!(
+                parse(line),
+                Ok(Action::Status(..) | Action::Umount(_) | Action::Ca(_))
+            ));
+        }
+        assert_eq!(
+            mount("rhv-mount -f ./status -c prod").engine.config.as_deref(),
+            Some("prod")
+        );
+    }
+
+    #[test]
+    fn an_option_of_a_mount_is_none_of_a_subcommand_which_names_its_own_help() {
+        for line in ["rhv-mount --read-only status", "rhv-mount status --read-only"] {
+            let failure = parse(line).unwrap_err();
+            let text = failure.to_string();
+            assert!(
+                text.contains("--read-only") && text.contains("rhv-mount status --help"),
+                "{text}"
+            );
+            assert_eq!(failure.exit, Exit::Usage);
+        }
     }
 
     #[test]

@@ -19,6 +19,9 @@ use crate::settings::values::{parse_connections, parse_mode, parse_size};
 /// With COMMAND, every {} in its arguments becomes the file's path, which is also in
 /// $RHV_MOUNT_FILE; when COMMAND ends, the disk is flushed and unmounted, and the exit status
 /// is COMMAND's, or ours when COMMAND succeeded and the data did not arrive.
+///
+/// Options stand before or after the name of a subcommand. A MOUNTPOINT that is named like a subcommand, or
+/// nearly so, is written with a slash, as in ./status.
 #[derive(Debug, Parser)]
 #[command(
     name = "rhv-mount",
@@ -26,6 +29,8 @@ use crate::settings::values::{parse_connections, parse_mode, parse_size};
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     subcommand_precedence_over_arg = true,
+    subcommand_value_name = "SUBCOMMAND",
+    subcommand_help_heading = "Subcommands",
     after_help = "Exit status: 0 done, 1 other, 2 usage, 3 login refused, 4 engine or transfer failed, 5 \
                   cannot connect, 6 mount failed, 7 data may be lost, else COMMAND's own."
 )]
@@ -41,28 +46,52 @@ pub(super) struct Cli {
     pub(super) settings_fd: Option<i32>,
 }
 
+/// The subcommands. Those that ask no engine take its options all the same and do nothing with them, so that
+/// `rhv-mount -c prod` can be an alias; see [`super::WITHOUT_ENGINE`].
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Unmount, wait until the remote disk has everything, and exit with the outcome
+    /// Unmount, wait until all data is on the storage, exit with the outcome
+    ///
+    /// The disk is flushed and its transfer finalized. Where a program has the file open, nothing is
+    /// unmounted and the program is named. The outcome of a mount that has ended already, by a plain umount
+    /// or because its process was killed, is told too.
     #[command(visible_alias = "unmount")]
     Umount {
         /// Path where the disk is mounted
         mountpoint: PathBuf,
+        #[command(flatten)]
+        _engine: EngineArgs,
     },
     /// Tell what is mounted here
+    ///
+    /// For each mount: disk, transfer, host, phase, connections, bytes and errors. It also lists mounts whose
+    /// process is gone, and those that ended badly without anybody having heard of it. Root sees the mounts
+    /// of all users.
     Status {
         /// Only this mount
         mountpoint: Option<PathBuf>,
         /// How to print it
         #[arg(short, long, value_enum, default_value = "text")]
         output: Output,
+        #[command(flatten)]
+        _engine: EngineArgs,
     },
     /// End a transfer that a killed rhv-mount left behind
+    ///
+    /// A mount keeps a note of its transfer until that has ended. This logs in to the engine of each note,
+    /// ends the transfer, so that the disk is free again, and tells what became of it. A mount that lives is
+    /// left alone.
     Recover(RecoverArgs),
     /// Print the engine's CA certificate and its fingerprint, to be checked and saved
+    ///
+    /// The certificate goes to stdout, the fingerprints to stderr. It is fetched without verification:
+    /// compare a fingerprint with the engine's own before you trust the file.
     Ca {
         /// https://ENGINE
-        engine_url: String,
+        #[arg(value_name = "ENGINE_URL")]
+        url: String,
+        #[command(flatten)]
+        _engine: EngineArgs,
     },
 }
 
