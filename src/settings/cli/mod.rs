@@ -3,6 +3,7 @@
 //! `options` defines it; help, manual and completions are made from that. Before clap sees the arguments, the
 //! name of the subcommand comes to the front (`words`) and `-o` lists become long options (`mount_options`).
 
+mod help;
 mod options;
 mod words;
 
@@ -45,7 +46,7 @@ impl Action {
         let args = words::name_first(args, &definition)?;
         let see = help_on(&args, &definition);
         let args = expand_mount_options(args)?;
-        let matches = definition.try_get_matches_from(args);
+        let matches = help::add_to(definition).try_get_matches_from(args);
         let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
             Ok(cli) => cli,
             Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
@@ -145,7 +146,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        definition().debug_assert();
+        help::add_to(definition()).debug_assert();
     }
 
     #[test]

@@ -30,9 +30,7 @@ use crate::settings::values::{parse_connections, parse_mode, parse_size};
     subcommand_negates_reqs = true,
     subcommand_precedence_over_arg = true,
     subcommand_value_name = "SUBCOMMAND",
-    subcommand_help_heading = "Subcommands",
-    after_help = "Exit status: 0 done, 1 other, 2 usage, 3 login refused, 4 engine or transfer failed, 5 \
-                  cannot connect, 6 mount failed, 7 data may be lost, else COMMAND's own."
+    subcommand_help_heading = "Subcommands"
 )]
 pub(super) struct Cli {
     #[command(subcommand)]
