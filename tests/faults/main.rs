@@ -10,6 +10,7 @@ mod answers;
 mod attributes;
 mod bad_servers;
 mod command;
+mod completions;
 mod endings;
 mod endless;
 mod failed_reads;
