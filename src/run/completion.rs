@@ -35,6 +35,19 @@ pub(super) fn answer() -> Result<bool, Failure> {
         .map_err(|e| Failure::text(Exit::Usage, format_args!("{VARIABLE}: {e}")))
 }
 
+/// Returns the script that a `shell` (bash, zsh or fish) reads to ask this program.
+#[cfg(any(test, feature = "documents"))]
+pub(crate) fn script(shell: &str) -> std::io::Result<String> {
+    use std::io;
+
+    let shells = clap_complete::env::Shells::builtins();
+    let unknown = || io::Error::other(format!("no completions for {shell}"));
+    let mut text = Vec::new();
+    let shell = shells.completer(shell).ok_or_else(unknown)?;
+    shell.write_registration(VARIABLE, PROGRAM, PROGRAM, PROGRAM, &mut text)?;
+    String::from_utf8(text).map_err(io::Error::other)
+}
+
 fn definition_with_candidates() -> Command {
     let of_config = |command: Command| {
         command.mut_arg("config", |arg| {
@@ -121,6 +134,17 @@ mod tests {
             ("rhv-mount -c prod recover --can", &["--cancel"]),
         ] {
             assert_eq!(offered(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_shell_has_a_script_that_asks_this_program() {
+        for shell in ["bash", "zsh", "fish"] {
+            let script = script(shell).unwrap();
+            assert!(
+                script.contains(VARIABLE) && script.contains("rhv-mount"),
+                "{script}"
+            );
         }
     }
 }

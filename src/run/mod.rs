@@ -8,7 +8,7 @@
 //! shell that asks.
 
 mod ca;
-mod completion;
+pub(crate) mod completion;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod left_behind;
