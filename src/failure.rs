@@ -21,14 +21,35 @@ pub(crate) enum Exit {
     Usage = 2,
     /// The engine refused the login.
     Login = 3,
-    /// The engine or the transfer refused or failed.
+    /// The engine can't be reached or trusted, or it or the transfer refused or failed.
     Transfer = 4,
-    /// imageio can't be reached or trusted.
+    /// imageio can't be reached or trusted. An engine that can't be is [`Exit::Transfer`].
     Connect = 5,
     /// The mountpoint can't be used, mounted or unmounted.
     Mount = 6,
     /// A write, flush or finalize failed after data was acknowledged.
     DataLoss = 7,
+}
+
+impl Exit {
+    /// Every code with its meaning, in the words of the help, the manual and the README, which tests compare.
+    pub(crate) const MEANINGS: [(Exit, &str); 8] = [
+        (Exit::Done, "done: every acknowledged byte is on the storage"),
+        (Exit::Other, "anything else"),
+        (Exit::Usage, "usage or configuration"),
+        (Exit::Login, "the engine refused the login"),
+        (
+            Exit::Transfer,
+            "the engine cannot be reached or trusted, or it or the transfer refused or failed",
+        ),
+        (Exit::Connect, "imageio cannot be reached or trusted"),
+        (Exit::Mount, "the mountpoint cannot be used, mounted or unmounted"),
+        (
+            Exit::DataLoss,
+            "data may be lost: a write, flush or finalize failed after data was acknowledged, or the process \
+             was killed",
+        ),
+    ];
 }
 
 /// An error with its exit code. Its text is one line without secrets.

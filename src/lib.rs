@@ -34,6 +34,8 @@
 
 mod addresses;
 mod disk;
+#[cfg(any(test, feature = "documents"))]
+pub mod documents;
 mod engine;
 mod failure;
 mod fuse;

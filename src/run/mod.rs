@@ -4,9 +4,11 @@
 //! again without secrets in its argv (`process::handover`), then serves the mount or starts the one that
 //! does. Every other action is done by the process that was asked: `umount` and `status` talk to mounts over
 //! their control sockets (`mount::control`), `recover` works from the notes that killed mounts left
-//! (`transfer::note`), `ca` asks the engine for its certificate.
+//! (`transfer::note`), `ca` asks the engine for its certificate. Before all of that, `completion` answers a
+//! shell that asks.
 
 mod ca;
+pub(crate) mod completion;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod left_behind;
@@ -39,6 +41,9 @@ pub fn main() -> ExitCode {
 }
 
 fn act() -> Result<u8, Failure> {
+    if completion::answer()? {
+        return Ok(Exit::Done as u8);
+    }
     match Action::parse(std::env::args_os().collect())? {
         Action::Mount(args) => {
             let settings = Settings::gather(*args)?;

@@ -22,6 +22,9 @@ use crate::secret::{Secret, hide};
 use crate::settings::cli::EngineArgs;
 use crate::trust::Trust;
 
+/// The section whose values count in all others.
+const COMMON: &str = "DEFAULT";
+
 /// A configuration that can't be used.
 #[derive(Debug, Error)]
 pub(crate) enum ConfigError {
@@ -104,14 +107,8 @@ impl Section {
             path: path.to_owned(),
             why,
         };
-        // Python's configparser takes a `#` or `;` inside a value as part of it, and a password may have one.
-        let mut defaults = IniDefault::default();
-        defaults.default_section = "DEFAULT".to_owned();
-        defaults.case_sensitive = true;
-        defaults.inline_comment_symbols = Some(vec![]);
-        let mut ini = Ini::new_from_defaults(defaults);
-        let mut sections = ini.read(text).map_err(&refuse)?;
-        let common = sections.remove("DEFAULT").unwrap_or_default();
+        let mut sections = parser().read(text).map_err(&refuse)?;
+        let common = sections.remove(COMMON).unwrap_or_default();
         let Some(own) = sections.remove(name) else {
             let mut there: Vec<_> = sections.into_keys().collect();
             there.sort();
@@ -155,6 +152,25 @@ impl Section {
             .map(|text| yes_or_no(&format!("{key} in ovirt-img.conf"), text))
             .transpose()
     }
+}
+
+/// The parser of the file, set up as the one of ovirt-img, Python's configparser: a `#` or `;` inside a value
+/// is a part of it, and a password may have one.
+fn parser() -> Ini {
+    let mut defaults = IniDefault::default();
+    defaults.default_section = COMMON.to_owned();
+    defaults.case_sensitive = true;
+    defaults.inline_comment_symbols = Some(vec![]);
+    Ini::new_from_defaults(defaults)
+}
+
+/// Returns the names of the sections of the user's file; none where it can't be used.
+pub(crate) fn sections() -> Vec<String> {
+    let sections = fs::read_to_string(file())
+        .ok()
+        .and_then(|text| parser().read(text).ok());
+    let names = sections.unwrap_or_default().into_keys();
+    names.filter(|name| name != COMMON).collect()
 }
 
 fn yes_or_no(what: &str, text: &str) -> Result<bool, ConfigError> {

@@ -69,7 +69,8 @@ pub(super) fn expand(args: Vec<OsString>, command: &Command) -> Result<Vec<OsStr
     Ok(out)
 }
 
-fn is_subcommand(command: &Command, arg: &OsStr) -> bool {
+/// True when `arg` is the name of a subcommand, or another name for one.
+pub(super) fn is_subcommand(command: &Command, arg: &OsStr) -> bool {
     let mut subcommands = command.get_subcommands();
     arg == "help"
         || subcommands.any(|one| arg == one.get_name() || one.get_all_aliases().any(|name| arg == name))

@@ -10,6 +10,7 @@ mod answers;
 mod attributes;
 mod bad_servers;
 mod command;
+mod completions;
 mod endings;
 mod endless;
 mod extents;
@@ -38,6 +39,7 @@ mod sent;
 mod server;
 mod server_itself;
 mod short_lives;
+mod slips;
 mod slow_storage;
 mod sticky_errors;
 #[path = "../support/mod.rs"]

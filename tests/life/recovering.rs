@@ -14,7 +14,7 @@ use crate::rig::{
 use crate::support::content::MIB;
 use crate::support::engine::{Engine, write_private};
 use crate::support::mount::{Mount, is_mounted};
-use crate::support::run::{Ran, wait_until};
+use crate::support::run::{Ran, run, wait_until};
 
 /// Runs `rhv-mount recover OPTIONS [POINT]` with the engine's options.
 pub(crate) fn recover(engine: &Engine, options: &[&str], point: Option<&Path>) -> Ran {
@@ -63,6 +63,28 @@ fn what_a_killed_mount_left_is_finalized() {
         again.code.is_some() && !again.stderr.contains("panicked"),
         "{again}"
     );
+}
+
+#[test]
+fn a_shell_is_told_what_is_left_to_recover() {
+    let engine = Engine::start();
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    let (_mount, point) = killed(&engine, &existing("web01"), 1);
+    let offered = |words: &[&str]| {
+        let mut program = engine.tool();
+        program.env("RHV_MOUNT_COMPLETE", "fish").arg("--").args(words);
+        let ran = run(&mut program, 30).ok();
+        let mut lines = ran
+            .stdout
+            .lines()
+            .map(|line| line.split('\t').next().unwrap_or(line));
+        lines.any(|value| Path::new(value) == point)
+    };
+    let words = ["rhv-mount", "-c", "prod", "recover", "/"];
+    assert!(offered(&words));
+    recover(&engine, &[], Some(&point)).ok();
+    assert!(!offered(&words));
+    assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 1));
 }
 
 #[test]

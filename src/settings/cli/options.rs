@@ -1,17 +1,12 @@
-//! The command line, a contract with scripts outside the project. The docstrings here are the text of
-//! `--help`.
+//! The options and subcommands. The docstrings here are the text of `--help`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::mount_options;
-use super::values::{parse_connections, parse_mode, parse_size};
 use crate::engine::Format;
-use crate::failure::{Exit, Failure};
-use crate::secret::hide;
+use crate::settings::values::{parse_connections, parse_mode, parse_size};
 
 /// Mount an RHV/oVirt disk as one local file
 ///
@@ -24,6 +19,9 @@ use crate::secret::hide;
 /// With COMMAND, every {} in its arguments becomes the file's path, which is also in
 /// $RHV_MOUNT_FILE; when COMMAND ends, the disk is flushed and unmounted, and the exit status
 /// is COMMAND's, or ours when COMMAND succeeded and the data did not arrive.
+///
+/// Options stand before or after the name of a subcommand. A MOUNTPOINT that is named like a subcommand, or
+/// nearly so, is written with a slash, as in ./status.
 #[derive(Debug, Parser)]
 #[command(
     name = "rhv-mount",
@@ -31,43 +29,67 @@ use crate::secret::hide;
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     subcommand_precedence_over_arg = true,
-    after_help = "Exit status: 0 done, 1 other, 2 usage, 3 login refused, 4 engine or transfer failed, 5 \
-                  cannot connect, 6 mount failed, 7 data may be lost, else COMMAND's own."
+    subcommand_value_name = "SUBCOMMAND",
+    subcommand_help_heading = "Subcommands"
 )]
-struct Cli {
+pub(super) struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    pub(super) command: Option<Command>,
     #[command(flatten)]
-    mount: Option<MountArgs>,
+    pub(super) mount: Option<MountArgs>,
     #[command(flatten)]
-    engine: EngineArgs,
+    pub(super) engine: EngineArgs,
     /// Takes the settings from an inherited file descriptor
     #[arg(long, hide = true, value_name = "FD", exclusive = false)]
-    settings_fd: Option<i32>,
+    pub(super) settings_fd: Option<i32>,
 }
 
+/// The subcommands. Those that ask no engine take its options all the same and do nothing with them, so that
+/// `rhv-mount -c prod` can be an alias; see [`super::WITHOUT_ENGINE`].
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// Unmount, wait until the remote disk has everything, and exit with the outcome
+pub(super) enum Command {
+    /// Unmount, wait until all data is on the storage, exit with the outcome
+    ///
+    /// The disk is flushed and its transfer finalized. Where a program has the file open, nothing is
+    /// unmounted and the program is named. The outcome of a mount that has ended already, by a plain umount
+    /// or because its process was killed, is told too.
     #[command(visible_alias = "unmount")]
     Umount {
         /// Path where the disk is mounted
         mountpoint: PathBuf,
+        #[command(flatten)]
+        _engine: EngineArgs,
     },
     /// Tell what is mounted here
+    ///
+    /// For each mount: disk, transfer, host, phase, connections, bytes and errors. It also lists mounts whose
+    /// process is gone, and those that ended badly without anybody having heard of it. Root sees the mounts
+    /// of all users.
     Status {
         /// Only this mount
         mountpoint: Option<PathBuf>,
         /// How to print it
         #[arg(short, long, value_enum, default_value = "text")]
         output: Output,
+        #[command(flatten)]
+        _engine: EngineArgs,
     },
     /// End a transfer that a killed rhv-mount left behind
+    ///
+    /// A mount keeps a note of its transfer until that has ended. This logs in to the engine of each note,
+    /// ends the transfer, so that the disk is free again, and tells what became of it. A mount that lives is
+    /// left alone.
     Recover(RecoverArgs),
     /// Print the engine's CA certificate and its fingerprint, to be checked and saved
+    ///
+    /// The certificate goes to stdout, the fingerprints to stderr. It is fetched without verification:
+    /// compare a fingerprint with the engine's own before you trust the file.
     Ca {
         /// https://ENGINE
-        engine_url: String,
+        #[arg(value_name = "ENGINE_URL")]
+        url: String,
+        #[command(flatten)]
+        _engine: EngineArgs,
     },
 }
 
@@ -252,137 +274,4 @@ pub(crate) struct RecoverArgs {
     pub(crate) cancel: bool,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
-}
-
-/// The action that the user asked for.
-#[derive(Debug)]
-pub(crate) enum Action {
-    /// Mount a disk.
-    Mount(Box<MountArgs>),
-    /// Continue with the settings in this file descriptor.
-    Continue(i32),
-    /// End a mount.
-    Umount(PathBuf),
-    /// Show one mount or all.
-    Status(Option<PathBuf>, Output),
-    /// End the transfers that killed mounts left behind.
-    Recover(Box<RecoverArgs>),
-    /// Print the CA of this engine.
-    Ca(String),
-    /// Print this to stdout: help or version.
-    Print(String),
-}
-
-impl Action {
-    /// Reads the command line, the program's name first.
-    pub(crate) fn parse(args: Vec<OsString>) -> Result<Action, Failure> {
-        hide_tickets(&args);
-        let cli = match Cli::try_parse_from(expand_mount_options(args)?) {
-            Ok(cli) => cli,
-            Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-                return Ok(Action::Print(e.render().to_string()));
-            }
-            Err(e) => return Err(usage(one_line(&e.render().to_string()))),
-        };
-        Ok(match (cli.command, cli.settings_fd, cli.mount) {
-            (Some(Command::Umount { mountpoint }), _, _) => Action::Umount(mountpoint),
-            (Some(Command::Status { mountpoint, output }), _, _) => Action::Status(mountpoint, output),
-            (Some(Command::Recover(args)), _, _) => Action::Recover(Box::new(args)),
-            (Some(Command::Ca { engine_url }), _, _) => Action::Ca(engine_url),
-            (None, Some(fd), _) => Action::Continue(fd),
-            // In `-fo ro` clap has taken the list, and nobody would read it.
-            (None, None, Some(mount)) if !mount._mount_options.is_empty() => {
-                return Err(usage("-o stands for itself: not -fo ro, but -f -o ro"));
-            }
-            (None, None, Some(mount)) => Action::Mount(Box::new(MountArgs {
-                engine: cli.engine,
-                ..mount
-            })),
-            (None, None, None) => return Err(usage("no MOUNTPOINT; see rhv-mount --help")),
-        })
-    }
-}
-
-fn usage(text: impl std::fmt::Display) -> Failure {
-    Failure::text(Exit::Usage, text)
-}
-
-/// Returns the first paragraph of clap's message, which says what is wrong, as one line.
-fn one_line(message: &str) -> String {
-    let first = message.split("\n\n").next().unwrap_or(message);
-    let line = first.split_whitespace().collect::<Vec<_>>().join(" ");
-    format!("{}; see rhv-mount --help", line.trim_start_matches("error: "))
-}
-
-/// Keeps a transfer URL that stands in the wrong place out of error messages.
-fn hide_tickets(args: &[OsString]) {
-    for arg in args {
-        if let Some((_, ticket)) = arg.to_string_lossy().split_once("/images/") {
-            hide(ticket.trim_matches('/'));
-        }
-    }
-}
-
-/// Turns `-o ro,uid=3` into `--read-only --uid=3` before clap sees it.
-pub(crate) fn expand_mount_options(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
-    mount_options::expand(args, &Cli::command())
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    pub(in crate::settings) fn parse(line: &str) -> Result<Action, Failure> {
-        Action::parse(line.split_whitespace().map(OsString::from).collect())
-    }
-
-    pub(in crate::settings) fn mount(line: &str) -> MountArgs {
-        match parse(line) {
-            Ok(Action::Mount(args)) => *args,
-            other => panic!("{line}: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn the_definition_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_command_keeps_its_own_options() {
-        let args = mount("rhv-mount --read-only /mnt -- cat -o ro {}");
-        assert_eq!(args.command, ["cat", "-o", "ro", "{}"]);
-    }
-
-    #[test]
-    fn subcommands_are_told_from_mountpoints() {
-        assert!(matches!(
-            parse("rhv-mount status -o json"),
-            Ok(Action::Status(None, Output::Json))
-        ));
-        assert!(matches!(parse("rhv-mount umount /mnt"), Ok(Action::Umount(_))));
-        assert_eq!(mount("rhv-mount ./status").mountpoint, PathBuf::from("./status"));
-    }
-
-    #[test]
-    fn errors_are_one_line_and_quote_no_ticket() {
-        for line in [
-            "rhv-mount /mnt --connections 0",
-            "rhv-mount /mnt --connections 1000000",
-            "rhv-mount /mnt --connections 99999999999999999999999",
-            "rhv-mount /mnt --cache-size big",
-            "rhv-mount",
-            "rhv-mount /mnt https://h/images/very-secret",
-            "rhv-mount /mnt --transfer-url",
-            "rhv-mount /mnt --transfer-url x --transfer-url-file y",
-        ] {
-            let failure = parse(line).unwrap_err();
-            let text = failure.to_string();
-            assert_eq!(failure.exit, Exit::Usage);
-            assert!(
-                !text.contains('\n') && !text.contains("very-secret"),
-                "{line}: {text}"
-            );
-        }
-    }
 }

@@ -1,0 +1,30 @@
+//! The two helps: `-h` is a page with what people do every day, `--help` has everything in groups.
+
+use clap::Command;
+
+use crate::failure::Exit;
+
+/// The end of `-h`. Each line with the program's name is a command that works.
+const EVERY_DAY: &str = "\
+Examples:
+  rhv-mount -c prod --disk web01 /mnt     the disk web01 is the file /mnt/disk
+  rhv-mount umount /mnt                   unmount; 0 says that every byte is on the storage
+  rhv-mount -c prod --disk web01 /mnt -- cp web01.raw {}
+                                          copy onto it, unmount, and exit with the outcome
+  rhv-mount status                        what is mounted, and how it goes
+  rhv-mount recover                       end what a killed rhv-mount left behind
+
+-c names a section of ~/.config/ovirt-img.conf. All options: rhv-mount --help, man rhv-mount";
+
+/// Gives `command` both helps. Its options are in the long one only.
+pub(super) fn add_to(command: Command) -> Command {
+    command
+        .mut_args(|arg| arg.hide_short_help(true))
+        .after_help(EVERY_DAY)
+        .after_long_help(exit_status())
+}
+
+fn exit_status() -> String {
+    let lines = Exit::MEANINGS.map(|(exit, meaning)| format!("  {}      {meaning}\n", exit as u8));
+    format!("Exit status:\n{}  other  COMMAND's own", lines.concat())
+}

@@ -1,0 +1,235 @@
+//! The command line, a contract with scripts outside the project.
+//!
+//! `options` defines it; help, manual and completions are made from that. Before clap sees the arguments, the
+//! name of the subcommand comes to the front (`words`) and `-o` lists become long options (`mount_options`).
+
+mod help;
+mod options;
+mod words;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
+
+use self::options::{Cli, Command};
+pub(crate) use self::options::{EngineArgs, MountArgs, Output, RecoverArgs};
+use super::mount_options;
+use crate::failure::{Exit, Failure};
+use crate::secret::hide;
+
+/// The action that the user asked for.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Mount a disk.
+    Mount(Box<MountArgs>),
+    /// Continue with the settings in this file descriptor.
+    Continue(i32),
+    /// End a mount.
+    Umount(PathBuf),
+    /// Show one mount or all.
+    Status(Option<PathBuf>, Output),
+    /// End the transfers that killed mounts left behind.
+    Recover(Box<RecoverArgs>),
+    /// Print the CA of this engine.
+    Ca(String),
+    /// Print this to stdout: help or version.
+    Print(String),
+}
+
+impl Action {
+    /// Reads the command line, the program's name first.
+    pub(crate) fn parse(args: Vec<OsString>) -> Result<Action, Failure> {
+        hide_tickets(&args);
+        let definition = definition();
+        let args = words::name_first(args, &definition)?;
+        let see = help_on(&args, &definition);
+        let args = expand_mount_options(args)?;
+        let matches = help::add_to(definition).try_get_matches_from(args);
+        let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+            Ok(cli) => cli,
+            Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+                return Ok(Action::Print(e.render().to_string()));
+            }
+            Err(e) => return Err(usage(format!("{}; see {see}", one_line(&e.render().to_string())))),
+        };
+        Ok(match (cli.command, cli.settings_fd, cli.mount) {
+            (Some(Command::Umount { mountpoint, .. }), _, _) => Action::Umount(mountpoint),
+            (
+                Some(Command::Status {
+                    mountpoint, output, ..
+                }),
+                _,
+                _,
+            ) => Action::Status(mountpoint, output),
+            (Some(Command::Recover(args)), _, _) => Action::Recover(Box::new(args)),
+            (Some(Command::Ca { url, .. }), _, _) => Action::Ca(url),
+            (None, Some(fd), _) => Action::Continue(fd),
+            // In `-fo ro` clap has taken the list, and nobody would read it.
+            (None, None, Some(mount)) if !mount._mount_options.is_empty() => {
+                return Err(usage("-o stands for itself: not -fo ro, but -f -o ro"));
+            }
+            (None, None, Some(mount)) => Action::Mount(Box::new(MountArgs {
+                engine: cli.engine,
+                ..mount
+            })),
+            (None, None, None) => return Err(usage("no MOUNTPOINT; see rhv-mount --help")),
+        })
+    }
+}
+
+/// The subcommands that ask no engine; no help shows its options with them.
+const WITHOUT_ENGINE: [&str; 3] = ["ca", "status", "umount"];
+
+/// The options and subcommands, as parser, help, manual and completions have them.
+pub(crate) fn definition() -> clap::Command {
+    let hide = |arg: clap::Arg| match arg.get_help_heading() == Some("Engine") {
+        true => arg.hide(true),
+        false => arg,
+    };
+    WITHOUT_ENGINE.iter().fold(Cli::command(), |command, name| {
+        command.mut_subcommand(name, |one| one.mut_args(hide))
+    })
+}
+
+fn usage(text: impl std::fmt::Display) -> Failure {
+    Failure::text(Exit::Usage, text)
+}
+
+/// Returns the first paragraph of clap's message, which says what is wrong, as one line.
+fn one_line(message: &str) -> String {
+    let first = message.split("\n\n").next().unwrap_or(message);
+    let line = first.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.trim_start_matches("error: ").to_owned()
+}
+
+/// The command that helps with `args`.
+fn help_on(args: &[OsString], definition: &clap::Command) -> String {
+    let name = args
+        .get(1)
+        .filter(|name| mount_options::is_subcommand(definition, name));
+    match name.and_then(|name| name.to_str()) {
+        Some(name) if name != "help" => format!("rhv-mount {name} --help"),
+        _ => "rhv-mount --help".to_owned(),
+    }
+}
+
+/// Keeps a transfer URL that stands in the wrong place out of error messages.
+fn hide_tickets(args: &[OsString]) {
+    for arg in args {
+        if let Some((_, ticket)) = arg.to_string_lossy().split_once("/images/") {
+            hide(ticket.trim_matches('/'));
+        }
+    }
+}
+
+/// Turns `-o ro,uid=3` into `--read-only --uid=3` before clap sees it.
+pub(crate) fn expand_mount_options(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
+    mount_options::expand(args, &definition())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::settings) fn parse(line: &str) -> Result<Action, Failure> {
+        Action::parse(line.split_whitespace().map(OsString::from).collect())
+    }
+
+    pub(in crate::settings) fn mount(line: &str) -> MountArgs {
+        match parse(line) {
+            Ok(Action::Mount(args)) => *args,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        help::add_to(definition()).debug_assert();
+    }
+
+    #[test]
+    fn a_command_keeps_its_own_options() {
+        let args = mount("rhv-mount --read-only /mnt -- cat -o ro {}");
+        assert_eq!(args.command, ["cat", "-o", "ro", "{}"]);
+    }
+
+    #[test]
+    fn subcommands_are_told_from_mountpoints() {
+        assert!(matches!(
+            parse("rhv-mount status -o json"),
+            Ok(Action::Status(None, Output::Json))
+        ));
+        assert!(matches!(parse("rhv-mount umount /mnt"), Ok(Action::Umount(_))));
+        assert_eq!(mount("rhv-mount ./status").mountpoint, PathBuf::from("./status"));
+    }
+
+    #[test]
+    fn options_stand_before_or_after_the_name_of_a_subcommand() {
+        for line in [
+            "rhv-mount -c prod recover --cancel",
+            "rhv-mount --cancel recover -c prod",
+        ] {
+            match parse(line) {
+                Ok(Action::Recover(args)) => {
+                    assert!(
+                        args.cancel && args.engine.config.as_deref() == Some("prod"),
+                        "{line}"
+                    );
+                }
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+        for line in [
+            "rhv-mount -c prod status",
+            "rhv-mount status -c prod",
+            "rhv-mount -c prod umount /mnt",
+            "rhv-mount --engine-url https://e ca https://e",
+        ] {
+            assert!(matches!(
+                parse(line),
+                Ok(Action::Status(..) | Action::Umount(_) | Action::Ca(_))
+            ));
+        }
+        assert_eq!(
+            mount("rhv-mount -f ./status -c prod").engine.config.as_deref(),
+            Some("prod")
+        );
+    }
+
+    #[test]
+    fn an_option_of_a_mount_is_none_of_a_subcommand_which_names_its_own_help() {
+        for line in ["rhv-mount --read-only status", "rhv-mount status --read-only"] {
+            let failure = parse(line).unwrap_err();
+            let text = failure.to_string();
+            assert!(
+                text.contains("--read-only") && text.contains("rhv-mount status --help"),
+                "{text}"
+            );
+            assert_eq!(failure.exit, Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn errors_are_one_line_and_quote_no_ticket() {
+        for line in [
+            "rhv-mount /mnt --connections 0",
+            "rhv-mount /mnt --connections 1000000",
+            "rhv-mount /mnt --connections 99999999999999999999999",
+            "rhv-mount /mnt --cache-size big",
+            "rhv-mount",
+            "rhv-mount /mnt https://h/images/very-secret",
+            "rhv-mount /mnt --transfer-url",
+            "rhv-mount /mnt --transfer-url x --transfer-url-file y",
+        ] {
+            let failure = parse(line).unwrap_err();
+            let text = failure.to_string();
+            assert_eq!(failure.exit, Exit::Usage);
+            assert!(
+                !text.contains('\n') && !text.contains("very-secret"),
+                "{line}: {text}"
+            );
+        }
+    }
+}
