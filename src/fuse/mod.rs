@@ -67,11 +67,25 @@ impl OpenFiles {
 pub(crate) struct DiskFs {
     inodes: Inodes,
     open_files: OpenFiles,
+    /// Every change is on the storage before it is answered, as with O_SYNC.
+    sync: bool,
 }
 
 impl DiskFs {
-    fn new(inodes: Inodes, open_files: OpenFiles) -> Self {
-        DiskFs { inodes, open_files }
+    fn new(inodes: Inodes, open_files: OpenFiles, sync: bool) -> Self {
+        DiskFs {
+            inodes,
+            open_files,
+            sync,
+        }
+    }
+
+    /// Flushes a change of the disk where every change has to be durable.
+    fn settle(&self, disk: &Disk) -> Result<(), DiskError> {
+        match self.sync {
+            true => disk.flush(),
+            false => Ok(()),
+        }
     }
 
     /// The file with this inode.
@@ -183,6 +197,7 @@ impl Filesystem for DiskFs {
         let result = self.on_file("truncate", ino, |file, disk| {
             if let Some(size) = size {
                 disk.truncate(size)?;
+                self.settle(disk)?;
                 file.written();
             }
             file.change(change);
@@ -256,7 +271,7 @@ impl Filesystem for DiskFs {
         reply: ReplyWrite,
     ) {
         // The kernel leaves O_SYNC on direct files to us.
-        let durable = flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0;
+        let durable = self.sync || flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0;
         let write = |file: &File, disk: &Disk| {
             let n = disk.write(offset, data)?;
             if durable {
@@ -310,6 +325,7 @@ impl Filesystem for DiskFs {
                 libc::FALLOC_FL_ZERO_RANGE => disk.zero(offset, length, true)?,
                 _ => return Ok(false),
             }
+            self.settle(disk)?;
             file.written();
             Ok(true)
         });

@@ -173,8 +173,12 @@ impl Mount {
             uid: self.settings.uid,
             gid: self.settings.gid,
             mode: self.settings.mode,
+            directory_mode: self.settings.directory_mode,
             allow_other: self.settings.allow_other,
-            source: self.disks[0].disk.host(),
+            source: match &self.settings.shown_source {
+                Some(source) => source.clone(),
+                None => self.disks[0].disk.host(),
+            },
             extra: self.settings.kernel_options.clone(),
         };
         let file = |mounted: &MountedDisk| (mounted.file_name.clone(), mounted.disk.disk().clone());

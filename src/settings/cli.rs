@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use super::mount_options;
 use super::values::{parse_connections, parse_mode, parse_size};
+use super::{mount_options, source};
 use crate::engine::Format;
 use crate::failure::{Exit, Failure};
 use crate::secret::hide;
@@ -31,6 +31,8 @@ use crate::secret::hide;
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     subcommand_precedence_over_arg = true,
+    override_usage = "rhv-mount [OPTIONS] [SOURCE] MOUNTPOINT [-- COMMAND [ARG...]]\n       \
+                      rhv-mount [OPTIONS] <SUBCOMMAND>",
     after_help = "Exit status: 0 done, 1 other, 2 usage, 3 login refused, 4 engine or transfer failed, 5 \
                   cannot connect, 6 mount failed, 7 data may be lost, else COMMAND's own."
 )]
@@ -83,8 +85,15 @@ pub(crate) enum Output {
 /// The options of a mount.
 #[derive(Debug, Args)]
 pub(crate) struct MountArgs {
-    /// Directory, file, or new path
+    /// Directory, file, or new path; SOURCE before it is the disk's name or id, or `none`, as mount(8) writes
+    #[arg(value_name = "MOUNTPOINT", required = true, num_args = 1..)]
+    pub(crate) places: Vec<OsString>,
+    /// Filled in after parsing, from `places`.
+    #[arg(skip)]
     pub(crate) mountpoint: PathBuf,
+    /// Filled in after parsing, from `places`.
+    #[arg(skip)]
+    pub(crate) source: Option<String>,
 
     /// Transfer URL, https://HOST:54322/images/TICKET. It is a secret and `ps` shows it for a moment: prefer
     /// the environment or a file [env: RHV_MOUNT_TRANSFER_URL]
@@ -191,6 +200,18 @@ pub(crate) struct MountArgs {
     /// Pass a mount flag to the kernel
     #[arg(long, hide = true)]
     pub(crate) kernel_option: Vec<String>,
+    /// Source of the mount, as df and findmnt show it [default: SOURCE]
+    #[arg(long, hide = true)]
+    pub(crate) fsname: Option<String>,
+    /// Permissions that neither the file nor the directory has, octal
+    #[arg(long, hide = true, value_parser = parse_mode)]
+    pub(crate) umask: Option<u16>,
+    /// Permissions that the file does not have, octal [default: --umask]
+    #[arg(long, hide = true, value_parser = parse_mode)]
+    pub(crate) fmask: Option<u16>,
+    /// Permissions that the directory does not have, octal [default: --umask]
+    #[arg(long, hide = true, value_parser = parse_mode)]
+    pub(crate) dmask: Option<u16>,
     /// Stay in the foreground
     #[arg(short, long, help_heading = "Mount")]
     pub(crate) foreground: bool,
@@ -294,10 +315,15 @@ impl Action {
             (None, None, Some(mount)) if !mount._mount_options.is_empty() => {
                 return Err(usage("-o stands for itself: not -fo ro, but -f -o ro"));
             }
-            (None, None, Some(mount)) => Action::Mount(Box::new(MountArgs {
-                engine: cli.engine,
-                ..mount
-            })),
+            (None, None, Some(mount)) => {
+                let (source, mountpoint) = source::tell_apart(&mount.places)?;
+                Action::Mount(Box::new(MountArgs {
+                    source,
+                    mountpoint,
+                    engine: cli.engine,
+                    ..mount
+                }))
+            }
             (None, None, None) => return Err(usage("no MOUNTPOINT; see rhv-mount --help")),
         })
     }
