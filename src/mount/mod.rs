@@ -12,6 +12,7 @@
 //! record       finding it again           close    ends the disks and tells the outcome
 //! control      `umount` and `status`      command  `-- COMMAND`
 //! ready        what "mounted" means       holders  who keeps a mount from its end
+//! umount_table lets umount(8) wait for the end
 //! ```
 //!
 //! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session, COMMAND and the end
@@ -27,6 +28,7 @@ pub(crate) mod mountpoint;
 mod open;
 mod ready;
 pub(crate) mod record;
+pub(crate) mod umount_table;
 mod wait;
 
 use std::ffi::OsString;
@@ -36,6 +38,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam::channel::{Sender, unbounded};
+use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
@@ -78,6 +81,8 @@ struct Mount {
     open_files: OpenFiles,
     /// The numbers of the file system, once it is mounted.
     numbers: OnceLock<Held>,
+    /// Lets umount(8) wait for the end, as long as the mount is in the tree.
+    umount_line: Mutex<Option<umount_table::Line>>,
     /// Unmounted; the last data is on its way.
     ending: AtomicBool,
 }
@@ -193,6 +198,9 @@ impl Mount {
         };
         let begun = spawn("session", watch).and_then(|session| {
             let _ = self.numbers.set(ready::look(&self.mountpoint)?);
+            if self.mountpoint.path != self.mountpoint.file {
+                *self.umount_line.lock() = umount_table::Line::add(&self.mountpoint.path);
+            }
             self.answer_asks(listener, events)?;
             Ok(session)
         });

@@ -94,6 +94,9 @@ pub(crate) struct MountArgs {
     /// Filled in after parsing, from `places`.
     #[arg(skip)]
     pub(crate) source: Option<String>,
+    /// mount(8) has called this program as its helper, and reads the exit code.
+    #[arg(skip)]
+    pub(crate) for_mount8: bool,
 
     /// Transfer URL, https://HOST:54322/images/TICKET. It is a secret and `ps` shows it for a moment: prefer
     /// the environment or a file [env: RHV_MOUNT_TRANSFER_URL]
@@ -341,7 +344,7 @@ fn one_line(message: &str) -> String {
 }
 
 /// Keeps a transfer URL that stands in the wrong place out of error messages.
-fn hide_tickets(args: &[OsString]) {
+pub(super) fn hide_tickets(args: &[OsString]) {
     for arg in args {
         if let Some((_, ticket)) = arg.to_string_lossy().split_once("/images/") {
             hide(ticket.trim_matches('/'));
@@ -352,6 +355,11 @@ fn hide_tickets(args: &[OsString]) {
 /// Turns `-o ro,uid=3` into `--read-only --uid=3` before clap sees it.
 pub(crate) fn expand_mount_options(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
     mount_options::expand(args, &Cli::command())
+}
+
+/// Leaves out of a list for `-o` what means nothing here.
+pub(super) fn known_mount_options(list: &str) -> String {
+    mount_options::known(list, &Cli::command())
 }
 
 #[cfg(test)]

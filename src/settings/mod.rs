@@ -7,6 +7,7 @@
 pub(crate) mod cli;
 pub(crate) mod config_file;
 pub(crate) mod memory;
+pub(crate) mod mount_helper;
 mod mount_options;
 mod source;
 pub(crate) mod values;
@@ -118,6 +119,8 @@ pub(crate) struct Settings {
     pub(crate) kernel_options: Vec<String>,
     /// Stay in the foreground.
     pub(crate) foreground: bool,
+    /// mount(8) reads the exit code.
+    pub(crate) for_mount8: bool,
     /// COMMAND and its arguments; empty where there is none.
     pub(crate) command: Vec<OsString>,
     /// One of `off`, `error`, `warn`, `info`, `debug`, `trace`.
@@ -177,6 +180,7 @@ impl Settings {
             nonempty: args.nonempty,
             kernel_options: args.kernel_option,
             foreground: args.foreground,
+            for_mount8: args.for_mount8,
             command: args.command,
             log_level: log_level(args.log_level, &section)?,
             log_file: log_file.map(|path| absolute(&path)).transpose()?,

@@ -142,6 +142,17 @@ pub(super) fn expand(args: Vec<OsString>, command: &Command) -> Result<Vec<OsStr
     Ok(out.into_iter().map(|(_, arg)| arg).collect())
 }
 
+/// Returns `list` without the options that mean nothing here or are refused, for a caller who says that it
+/// may hold some. A remount is not left out: it would become a mount.
+pub(super) fn known(list: &str, command: &Command) -> String {
+    let keep = |option: &&str| match fate(option, command) {
+        Fate::Ours(_) | Fate::Ignored => true,
+        Fate::Refused(_) => *option == REMOUNT,
+        Fate::Unknown => false,
+    };
+    split(list).into_iter().filter(keep).collect::<Vec<_>>().join(",")
+}
+
 /// Splits a list at the commas outside of quotes, as mount(8) does: a security context may hold commas.
 fn split(list: &str) -> Vec<&str> {
     let mut quoted = false;
@@ -302,6 +313,13 @@ mod tests {
             mount("rhv-mount --read-only /mnt -o rw").read_only,
             "it was not in a list"
         );
+    }
+
+    #[test]
+    fn a_sloppy_list_is_left_with_what_is_known() {
+        let list = "ro,frobnicate,auto_unmount,_netdev,uid=7,remount";
+        let known = crate::settings::cli::known_mount_options(list);
+        assert_eq!(known, "ro,_netdev,uid=7,remount");
     }
 
     #[test]

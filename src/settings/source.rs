@@ -18,7 +18,7 @@ pub(super) fn tell_apart(places: &[OsString]) -> Result<(Option<String>, PathBuf
 }
 
 /// Reads SOURCE. A path there is a mistake, or mount(8)'s work.
-fn name(source: &OsStr) -> Result<String, Failure> {
+pub(super) fn name(source: &OsStr) -> Result<String, Failure> {
     let refuse = |why: &str| Err(usage(format!("SOURCE {} {why}", source.to_string_lossy())));
     match source.to_str() {
         None => refuse("is not valid UTF-8"),
