@@ -63,11 +63,13 @@ pub(super) struct Inodes {
     /// The owner and the mode of a directory, which nobody can change.
     root: Changeable,
     root_is_file: bool,
+    /// The mode of the directory, where it does not follow that of the first file.
+    directory_mode: Option<u16>,
     files: Vec<File>,
 }
 
 impl Inodes {
-    pub(super) fn new(tree: Tree, mode: u16, uid: u32, gid: u32) -> Self {
+    pub(super) fn new(tree: Tree, mode: u16, directory_mode: Option<u16>, uid: u32, gid: u32) -> Self {
         let now = SystemTime::now();
         let root = Changeable {
             mode,
@@ -96,6 +98,7 @@ impl Inodes {
         Inodes {
             root,
             root_is_file,
+            directory_mode,
             files,
         }
     }
@@ -134,7 +137,8 @@ impl Inodes {
             Node::Directory => {
                 let owner = self.files.first();
                 let mut directory = owner.map_or(self.root.clone(), |file| file.attributes.lock().clone());
-                directory.mode |= (directory.mode & 0o444) >> 2;
+                let followed = directory.mode | ((directory.mode & 0o444) >> 2);
+                directory.mode = self.directory_mode.unwrap_or(followed);
                 FileAttr {
                     ino: INodeNo(1),
                     size: 0,

@@ -51,17 +51,28 @@ pub(crate) struct DiskFs {
     inodes: Inodes,
     open_files: OpenFiles,
     callers: Arc<Callers>,
+    /// Every change is on the storage before it is answered, as with O_SYNC.
+    sync: bool,
 }
 
 impl DiskFs {
-    fn new(inodes: Inodes, open_files: OpenFiles) -> Result<Self, Failure> {
+    fn new(inodes: Inodes, open_files: OpenFiles, sync: bool) -> Result<Self, Failure> {
         let disks = inodes.files().iter().map(|file| file.disk.clone());
         let callers = Callers::watch(disks)?;
         Ok(DiskFs {
             inodes,
             open_files,
             callers,
+            sync,
         })
+    }
+
+    /// Flushes a change of the disk where every change has to be durable.
+    fn settle(&self, disk: &Disk) -> Result<(), DiskError> {
+        match self.sync {
+            true => disk.flush(),
+            false => Ok(()),
+        }
     }
 
     /// The file with this inode.

@@ -112,6 +112,7 @@ impl Filesystem for DiskFs {
         let truncate = |file: &File, disk: &Disk| {
             if let Some(size) = size {
                 disk.truncate(size)?;
+                self.settle(disk)?;
                 file.written();
             }
             file.change(change);
@@ -190,7 +191,7 @@ impl Filesystem for DiskFs {
         reply: ReplyWrite,
     ) {
         // The kernel leaves O_SYNC on direct files to us.
-        let durable = flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0;
+        let durable = self.sync || flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0;
         let write = |file: &File, disk: &Disk| {
             let n = disk.write(offset, data)?;
             if durable {
@@ -254,6 +255,7 @@ impl Filesystem for DiskFs {
                 libc::FALLOC_FL_ZERO_RANGE => disk.zero(offset, length, true)?,
                 _ => return Ok(false),
             }
+            self.settle(disk)?;
             file.written();
             Ok(true)
         };

@@ -51,12 +51,21 @@ pub(crate) struct MountOptions {
     pub(crate) gid: u32,
     /// Permission bits of the file.
     pub(crate) mode: u16,
+    /// Permission bits of the directory, where they do not follow those of the file.
+    pub(crate) directory_mode: Option<u16>,
     /// Other users may use the mount, as far as `mode` lets them.
     pub(crate) allow_other: bool,
     /// Shown as the source in `mount` and `df`; holds no secret.
     pub(crate) source: String,
-    /// Further options for the kernel (`noatime`, `nosuid` ...).
+    /// Further options: `noexec`, `noatime`, `sync`, `allow_root`, and those that are the kernel's data
+    /// (`max_read=N`, `context=...`).
     pub(crate) extra: Vec<String>,
+}
+
+impl MountOptions {
+    fn has(&self, option: &str) -> bool {
+        self.extra.iter().any(|one| one == option)
+    }
 }
 
 /// A live mount. Dropping it detaches the mount.
@@ -119,7 +128,7 @@ pub(crate) fn mount(
     };
     let mut config = Config::default();
     config.mount_options = vec![
-        MountOption::FSName(options.source.clone()),
+        MountOption::FSName(escaped(&options.source)),
         MountOption::Subtype("rhv-mount".into()),
         MountOption::NoDev,
         MountOption::NoSuid,
@@ -129,20 +138,23 @@ pub(crate) fn mount(
             MountOption::RW
         },
     ];
-    config
-        .mount_options
-        .extend(options.extra.iter().map(|o| match o.as_str() {
-            "noexec" => MountOption::NoExec,
-            "noatime" => MountOption::NoAtime,
-            other => MountOption::CUSTOM(other.to_owned()),
-        }));
+    let extra = options.extra.iter().filter(|o| *o != "allow_root");
+    config.mount_options.extend(extra.map(|o| match o.as_str() {
+        "noexec" => MountOption::NoExec,
+        "noatime" => MountOption::NoAtime,
+        "sync" => MountOption::Sync,
+        other => MountOption::CUSTOM(other.to_owned()),
+    }));
     if options.allow_other {
         config.acl = SessionACL::All;
         config.mount_options.push(MountOption::DefaultPermissions);
+    } else if options.has("allow_root") {
+        config.acl = SessionACL::RootAndOwner;
     }
     config.n_threads = Some(SESSION_THREADS);
-    let inodes = Inodes::new(tree, options.mode, options.uid, options.gid);
-    let fs = DiskFs::new(inodes, open_files).map_err(|e| MountError::Mount {
+    let (mode, directory_mode) = (options.mode, options.directory_mode);
+    let inodes = Inodes::new(tree, mode, directory_mode, options.uid, options.gid);
+    let fs = DiskFs::new(inodes, open_files, options.has("sync")).map_err(|e| MountError::Mount {
         path: path.to_owned(),
         why: e.to_string(),
     })?;
@@ -162,6 +174,11 @@ pub(crate) fn mount(
         session: Some(session),
     };
     mounted.at_work(path).inspect_err(|_| drop(unmount(path, true)))
+}
+
+/// Writes a source for fusermount3, which takes it out of a list again.
+fn escaped(source: &str) -> String {
+    source.replace('\\', r"\\").replace(',', r"\,")
 }
 
 /// Counts the threads of this process to which fuser gave the name of a session thread.
@@ -198,8 +215,16 @@ fn mount_as_root(path: &Path, options: &MountOptions, read_only: bool) -> Result
     }
     let mut flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
     flags.set(MsFlags::MS_RDONLY, read_only);
-    flags.set(MsFlags::MS_NOEXEC, options.extra.iter().any(|o| o == "noexec"));
-    flags.set(MsFlags::MS_NOATIME, options.extra.iter().any(|o| o == "noatime"));
+    for option in &options.extra {
+        match option.as_str() {
+            "noexec" => flags |= MsFlags::MS_NOEXEC,
+            "noatime" => flags |= MsFlags::MS_NOATIME,
+            "sync" => flags |= MsFlags::MS_SYNCHRONOUS,
+            // The owner is root.
+            "allow_root" => {}
+            other => data.extend([",", other]),
+        }
+    }
     nix::mount::mount(
         Some(options.source.as_str()),
         path,
@@ -234,7 +259,7 @@ fn explain(error: &io::Error) -> String {
             format!("{text}; mounting as an ordinary user needs fusermount3 (package fuse3)")
         }
         _ if text.contains("user_allow_other") => {
-            "--allow-other needs the line user_allow_other in /etc/fuse.conf".into()
+            "--allow-other (or -o allow_root) needs the line user_allow_other in /etc/fuse.conf".into()
         }
         io::ErrorKind::PermissionDenied => format!("{text}; it must belong to you and be writable"),
         _ => text.trim_start_matches("fusermount3: ").to_owned(),

@@ -13,6 +13,7 @@
 //! control      `umount` and `status`      command  `-- COMMAND`
 //! asks         hears those who want that
 //! ready        what "mounted" means       holders  who keeps a mount from its end
+//! umount_table lets umount(8) wait for the end
 //! ```
 //!
 //! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session, COMMAND and the end
@@ -29,6 +30,7 @@ pub(crate) mod mountpoint;
 mod open;
 mod ready;
 pub(crate) mod record;
+pub(crate) mod umount_table;
 mod wait;
 
 use std::ffi::OsString;
@@ -38,6 +40,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam::channel::{Sender, unbounded};
+use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::warn;
@@ -80,6 +83,8 @@ struct Mount {
     open_files: OpenFiles,
     /// The numbers of the file system, once it is mounted.
     numbers: OnceLock<Held>,
+    /// Lets umount(8) wait for the end, as long as the mount is in the tree.
+    umount_line: Mutex<Option<umount_table::Line>>,
     /// Unmounted; the last data is on its way.
     ending: AtomicBool,
 }
@@ -172,8 +177,12 @@ impl Mount {
             uid: self.settings.uid,
             gid: self.settings.gid,
             mode: self.settings.mode,
+            directory_mode: self.settings.directory_mode,
             allow_other: self.settings.allow_other,
-            source: self.disks[0].disk.host(),
+            source: match &self.settings.shown_source {
+                Some(source) => source.clone(),
+                None => self.disks[0].disk.host(),
+            },
             extra: self.settings.kernel_options.clone(),
         };
         let file = |mounted: &MountedDisk| (mounted.file_name.clone(), mounted.disk.disk().clone());
@@ -188,6 +197,9 @@ impl Mount {
         };
         let begun = spawn("session", watch).and_then(|session| {
             let _ = self.numbers.set(ready::look(&self.mountpoint)?);
+            if self.mountpoint.path != self.mountpoint.file {
+                *self.umount_line.lock() = umount_table::Line::add(&self.mountpoint.path);
+            }
             self.answer_asks(listener, events)?;
             Ok(session)
         });

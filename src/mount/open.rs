@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use crossbeam::channel::{Receiver, bounded, select};
+use parking_lot::Mutex;
 
 use super::mountpoint::Mountpoint;
 use super::record::Place;
@@ -51,6 +52,7 @@ pub(super) fn open_unless_interrupted(
         disks: vec![disk],
         open_files: OpenFiles::default(),
         numbers: OnceLock::new(),
+        umount_line: Mutex::default(),
         ending: AtomicBool::new(false),
     })
 }

@@ -169,6 +169,7 @@ fn leave(mount: &Mount, lazy: bool) -> Option<MountError> {
             return refused;
         }
     }
+    drop(mount.umount_line.lock().take());
     // Otherwise a program that does not know of the end would go on to write into an ordinary file.
     mount.mountpoint.remove_made();
     None

@@ -6,6 +6,9 @@
 //! their control sockets (`mount::control`), `recover` works from the notes that killed mounts left
 //! (`transfer::note`), `ca` asks the engine for its certificate. Before all of that, `completion` answers a
 //! shell that asks.
+//!
+//! mount(8) and umount(8) call this program by other names, and get exit codes of their own
+//! (`settings::mount_helper`).
 
 mod ca;
 pub(crate) mod completion;
@@ -16,52 +19,57 @@ mod recover;
 mod status;
 mod umount;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
+use self::umount::Manner;
 use crate::failure::{Exit, Failure};
+use crate::logging;
+use crate::mount::mount_table::is_mounted;
+use crate::mount::umount_table::Line;
 use crate::output::{self, tell};
 use crate::process::handover::{self, Role};
 use crate::process::privacy;
 use crate::settings::Settings;
-use crate::settings::cli::Action;
-use crate::{logging, mount};
+use crate::settings::cli::{Action, MountArgs};
+use crate::settings::mount_helper::{self, Call};
 
 /// Runs the command line of this process. An error is one line on stderr.
 pub fn main() -> ExitCode {
     if let Err(e) = privacy::close() {
         tell(e);
     }
-    match act() {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            tell(&failure);
-            ExitCode::from(failure.exit as u8)
-        }
-    }
+    let args: Vec<OsString> = std::env::args_os().collect();
+    ExitCode::from(match Call::parse(&args) {
+        Some(call) => mount_helper::exit_code(code(call.and_then(answer))),
+        None => code(act(args)),
+    })
 }
 
-fn act() -> Result<u8, Failure> {
+/// Tells a failure, and returns the exit code.
+fn code(result: Result<u8, Failure>) -> u8 {
+    result.unwrap_or_else(|failure| {
+        tell(&failure);
+        failure.exit as u8
+    })
+}
+
+fn act(args: Vec<OsString>) -> Result<u8, Failure> {
     if completion::answer()? {
         return Ok(Exit::Done as u8);
     }
-    match Action::parse(std::env::args_os().collect())? {
-        Action::Mount(args) => {
-            let settings = Settings::gather(*args)?;
-            let role = match settings.foreground || !settings.command.is_empty() {
-                true => Role::Foreground,
-                false => Role::Launcher,
-            };
-            Err(handover::become_clean(role, &settings))
-        }
-        Action::Continue(fd) => match handover::receive::<Settings>(fd)? {
-            (Role::Launcher, settings) => handover::launch(&settings),
-            (role @ Role::Foreground, settings) => serve(settings, role),
-            (role @ Role::Background, settings) => {
-                handover::detach()?;
-                serve(settings, role)
+    match Action::parse(args)? {
+        Action::Mount(args) => mount(*args),
+        Action::Continue(fd) => {
+            let (role, settings) = handover::receive::<Settings>(fd)?;
+            // The launcher reads the code of the background process, and mount(8) that of the launcher.
+            let for_mount8 = settings.for_mount8 && role != Role::Background;
+            match go_on(role, settings) {
+                result if for_mount8 => Ok(mount_helper::exit_code(code(result))),
+                result => result,
             }
-        },
-        Action::Umount(path) => umount::umount(&path),
+        }
+        Action::Umount(path) => umount::umount(&path, Manner::InOrder),
         Action::Status(path, output) => status::status(path.as_deref(), output),
         Action::Recover(args) => recover::recover(&args),
         Action::Ca(url) => ca::print(&url),
@@ -72,10 +80,55 @@ fn act() -> Result<u8, Failure> {
     }
 }
 
+/// Does what mount(8) or umount(8) asks for.
+fn answer(call: Call) -> Result<u8, Failure> {
+    match call {
+        Call::Mount(args) => mount(*args),
+        Call::Fake => Ok(Exit::Done as u8),
+        Call::Umount {
+            mountpoint,
+            lazy,
+            force,
+        } => {
+            let manner = match (lazy, force) {
+                (true, _) => Manner::Lazy,
+                (false, true) => Manner::Force,
+                (false, false) => Manner::InOrder,
+            };
+            let result = umount::umount(&mountpoint, manner);
+            if !matches!(result, Ok(0)) && !is_mounted(&mountpoint) {
+                drop(Line::left(&mountpoint));
+            }
+            result
+        }
+    }
+}
+
+/// Becomes the process that mounts; returns only if that fails.
+fn mount(args: MountArgs) -> Result<u8, Failure> {
+    let settings = Settings::gather(args)?;
+    let role = match settings.foreground || !settings.command.is_empty() {
+        true => Role::Foreground,
+        false => Role::Launcher,
+    };
+    Err(handover::become_clean(role, &settings))
+}
+
+fn go_on(role: Role, settings: Settings) -> Result<u8, Failure> {
+    match role {
+        Role::Launcher => handover::launch(&settings),
+        Role::Foreground => serve(settings, role),
+        Role::Background => {
+            handover::detach()?;
+            serve(settings, role)
+        }
+    }
+}
+
 fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
     logging::start_log(&settings.log_level, settings.log_file.as_deref()).map_err(|e| {
         let path = settings.log_file.as_deref().unwrap_or("stderr".as_ref());
         Failure::text(Exit::Usage, format!("cannot log to {}: {e}", path.display()))
     })?;
-    mount::serve(settings, role)
+    crate::mount::serve(settings, role)
 }

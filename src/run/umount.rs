@@ -6,19 +6,31 @@ use std::path::Path;
 use nix::unistd::{Uid, geteuid};
 
 use crate::failure::{Exit, Failure};
-use crate::fuse::unmount;
+use crate::fuse::{abort, unmount};
 use crate::mount::control;
 use crate::mount::holders::holders;
 use crate::mount::mount_table::{is_dead, is_mounted, mounted_by};
 use crate::mount::mountpoint::{canonical, remove_placeholder};
 use crate::mount::record::{Ending, Place};
+use crate::mount::umount_table::Line;
 use crate::output::{tell, tell_plainly};
 use crate::process::identity::why_silent;
 use crate::process::runtime_directory;
 use crate::transfer::note_file::NoteFile;
 
+/// How a mount leaves the tree, before its end is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// Not while a program uses it.
+    InOrder,
+    /// At once (`umount -l`). A program that has the file open then is not waited for, and not an error.
+    Lazy,
+    /// Like `InOrder`, but the requests that are under way fail (`umount -f`).
+    Force,
+}
+
 /// Ends the mount on `path` and waits for the outcome, which is the exit code.
-pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
+pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
     let shown = path.display();
     let not_mounted = || Failure::text(Exit::Mount, format!("no rhv-mount disk is mounted on {shown}"));
     // The path of the disk names the mount as well as its directory does.
@@ -53,6 +65,11 @@ pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
             "{shown} is on its way to the storage; see `rhv-mount status`"
         ))
     };
+    match manner {
+        Manner::InOrder => {}
+        Manner::Lazy => unmount(&path, true)?,
+        Manner::Force => abort(&path),
+    }
     let error = match control::ask_umount(&place, still) {
         Ok(Some(mut ending)) => {
             // A refusal is no outcome, and has no mountpoint. A bad outcome was kept in case that nobody
@@ -61,7 +78,16 @@ pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
                 let earlier = place.take_earlier_than(Some(&ending));
                 ending.notes.extend(earlier);
             }
-            return Ok(hear(&ending));
+            return match hear(&ending) {
+                _ if manner == Manner::Lazy && ending.mountpoint.is_none() => Ok(Exit::Done as u8),
+                code => Ok(code),
+            };
+        }
+        // It had ended in order before it could read the question.
+        Ok(None) if has_ended(&path, &place) => {
+            return Ok(place
+                .take_ending()
+                .map_or(Exit::Done as u8, |ending| hear(&ending)));
         }
         Ok(None) => return clear_up(&path, &place),
         Err(e) if control::is_silent(&e) => {
@@ -85,6 +111,9 @@ pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
     if owner.is_none() {
         return Err(not_mounted());
     }
+    if has_ended(&path, &place) {
+        return Ok(Exit::Done as u8);
+    }
     if !is_dead(&path) {
         return Err(Failure::text(
             Exit::Mount,
@@ -98,6 +127,11 @@ pub(super) fn umount(path: &Path) -> Result<u8, Failure> {
     clear_up(&path, &place)
 }
 
+/// True when the mount on `path` is gone, and its process has taken its record away, as it does at the end.
+fn has_ended(path: &Path, place: &Place) -> bool {
+    !is_mounted(path) && place.record().is_none()
+}
+
 /// Removes what a process left that was killed before or while it was asked, and says what that means.
 fn clear_up(path: &Path, place: &Place) -> Result<u8, Failure> {
     if is_mounted(path) {
@@ -106,6 +140,7 @@ fn clear_up(path: &Path, place: &Place) -> Result<u8, Failure> {
     let record = place.record();
     place.take_earlier_than(None).iter().for_each(tell);
     place.clear();
+    drop(Line::left(path));
     if record.as_ref().is_some_and(|r| r.created) {
         remove_placeholder(path);
     }

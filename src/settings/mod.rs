@@ -7,7 +7,9 @@
 pub(crate) mod cli;
 pub(crate) mod config_file;
 pub(crate) mod memory;
+pub(crate) mod mount_helper;
 mod mount_options;
+mod source;
 pub(crate) mod values;
 
 use std::ffi::OsString;
@@ -105,6 +107,10 @@ pub(crate) struct Settings {
     pub(crate) gid: u32,
     /// Permission bits of the file.
     pub(crate) mode: u16,
+    /// Permission bits of the directory, where they do not follow those of the file.
+    pub(crate) directory_mode: Option<u16>,
+    /// Source in the kernel's table of mounts; the server's host where there is none.
+    pub(crate) shown_source: Option<String>,
     /// Name of the file when the mountpoint is a directory.
     pub(crate) file_name: OsString,
     /// Mount over a directory that is not empty.
@@ -113,6 +119,8 @@ pub(crate) struct Settings {
     pub(crate) kernel_options: Vec<String>,
     /// Stay in the foreground.
     pub(crate) foreground: bool,
+    /// mount(8) reads the exit code.
+    pub(crate) for_mount8: bool,
     /// COMMAND and its arguments; empty where there is none.
     pub(crate) command: Vec<OsString>,
     /// One of `off`, `error`, `warn`, `info`, `debug`, `trace`.
@@ -137,6 +145,9 @@ impl Settings {
         let trusted = trust(args.engine.cafile.clone(), args.engine.insecure, &section)?;
         let disk = Choice::of(&args, &section)?;
         let read_only = args.read_only || matches!(disk, Choice::Snapshot(_));
+        let mode = file_mode(&args, read_only)?;
+        let named = args.source.clone().or_else(|| disk.name().map(str::to_owned));
+        let shown_source = args.fsname.clone().or(named);
         let source = disk.source(&args, &section, &trusted)?;
         let trust = match &args.imageio_cafile {
             Some(path) => Trust::CaFile(absolute(path)?),
@@ -162,11 +173,14 @@ impl Settings {
             allow_other: args.allow_other,
             uid: args.uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
             gid: args.gid.unwrap_or_else(|| nix::unistd::getegid().as_raw()),
-            mode: args.mode.unwrap_or(if read_only { 0o400 } else { 0o600 }),
+            mode,
+            directory_mode: args.dmask.or(args.umask).map(|mask| 0o777 & !mask),
+            shown_source,
             file_name: args.file_name.into(),
             nonempty: args.nonempty,
             kernel_options: args.kernel_option,
             foreground: args.foreground,
+            for_mount8: args.for_mount8,
             command: args.command,
             log_level: log_level(args.log_level, &section)?,
             log_file: log_file.map(|path| absolute(&path)).transpose()?,
@@ -177,6 +191,20 @@ impl Settings {
 
 fn usage(text: impl std::fmt::Display) -> Failure {
     Failure::text(Exit::Usage, text)
+}
+
+/// Decides the permission bits of the file. As for a process with that umask, a mask leaves it no execute
+/// bits: it is a disk, and not a program.
+fn file_mode(args: &MountArgs, read_only: bool) -> Result<u16, Failure> {
+    let (usual, most) = if read_only { (0o400, 0o444) } else { (0o600, 0o666) };
+    match (args.mode, args.fmask.or(args.umask)) {
+        (Some(_), Some(_)) => Err(usage(
+            "--mode beside umask or fmask: each of them sets the permissions of the file, so give one",
+        )),
+        (Some(mode), None) => Ok(mode),
+        (None, Some(mask)) => Ok(most & !mask),
+        (None, None) => Ok(usual),
+    }
 }
 
 /// Divides the memory, and tells the user once where it is less than usual.
@@ -238,6 +266,24 @@ impl Choice {
             args.disk_snapshot.clone().map(Choice::Snapshot),
             args.create.clone().map(Choice::Create),
         ];
+        if let Some(source) = args.source.as_ref().filter(|source| *source != source::NONE) {
+            match given
+                .iter()
+                .flatten()
+                .find(|choice| choice.name() != Some(source.as_str()))
+            {
+                None if given.iter().all(Option::is_none) => return Ok(Choice::Disk(source.clone())),
+                None => {}
+                Some(other) => {
+                    return Err(usage(format!(
+                        "two disks are named: SOURCE {source}, and another one by {option}; give SOURCE \
+                         `{none}`, or no {option}",
+                        none = source::NONE,
+                        option = other.option()
+                    )));
+                }
+            }
+        }
         let of_file = named(&|key| section.get(key).map(str::to_owned));
         let of_environment = named(&|key| variable(&format!("RHV_MOUNT_{}", key.to_uppercase())));
         let places = [
@@ -254,9 +300,28 @@ impl Choice {
             }
         }
         Err(usage(format!(
-            "which disk? name one with --disk, --disk-snapshot or --create, or give a transfer URL \
+            "which disk? name one with SOURCE, --disk, --disk-snapshot or --create, or give a transfer URL \
              (https://HOST:54322/images/TICKET) with --transfer-url-file, {URL_VARIABLE} or --transfer-url"
         )))
+    }
+
+    /// The name or id that the user gave; the URL of a transfer is a secret and no name.
+    fn name(&self) -> Option<&str> {
+        match self {
+            Choice::Url(_) | Choice::UrlFile(_) => None,
+            Choice::Disk(name) | Choice::Snapshot(name) | Choice::Create(name) => Some(name),
+        }
+    }
+
+    /// The option that makes this choice.
+    fn option(&self) -> &'static str {
+        match self {
+            Choice::Url(_) => "--transfer-url",
+            Choice::UrlFile(_) => "--transfer-url-file",
+            Choice::Disk(_) => "--disk",
+            Choice::Snapshot(_) => "--disk-snapshot",
+            Choice::Create(_) => "--create",
+        }
     }
 
     fn source(self, args: &MountArgs, section: &Section, trust: &Trust) -> Result<Source, Failure> {

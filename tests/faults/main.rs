@@ -45,6 +45,7 @@ mod sticky_errors;
 #[path = "../support/mod.rs"]
 mod support;
 mod survived;
+mod sync_mount;
 mod truncate_rule;
 mod unheard;
 mod unread;

@@ -13,6 +13,7 @@ mod copy_matrix;
 mod failures;
 mod fsx_fio;
 mod loopdev;
+mod mount8;
 mod mountpoints;
 mod read_out;
 mod tools;

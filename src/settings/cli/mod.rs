@@ -15,7 +15,7 @@ use clap::{CommandFactory, FromArgMatches};
 
 use self::options::{Cli, Command};
 pub(crate) use self::options::{EngineArgs, MountArgs, Output, RecoverArgs};
-use super::mount_options;
+use super::{mount_options, source};
 use crate::failure::{Exit, Failure};
 use crate::secret::hide;
 
@@ -70,10 +70,15 @@ impl Action {
             (None, None, Some(mount)) if !mount._mount_options.is_empty() => {
                 return Err(usage("-o stands for itself: not -fo ro, but -f -o ro"));
             }
-            (None, None, Some(mount)) => Action::Mount(Box::new(MountArgs {
-                engine: cli.engine,
-                ..mount
-            })),
+            (None, None, Some(mount)) => {
+                let (source, mountpoint) = source::tell_apart(&mount.places)?;
+                Action::Mount(Box::new(MountArgs {
+                    source,
+                    mountpoint,
+                    engine: cli.engine,
+                    ..mount
+                }))
+            }
             (None, None, None) => return Err(usage("no MOUNTPOINT; see rhv-mount --help")),
         })
     }
@@ -116,7 +121,7 @@ fn help_on(args: &[OsString], definition: &clap::Command) -> String {
 }
 
 /// Keeps a transfer URL that stands in the wrong place out of error messages.
-fn hide_tickets(args: &[OsString]) {
+pub(super) fn hide_tickets(args: &[OsString]) {
     for arg in args {
         if let Some((_, ticket)) = arg.to_string_lossy().split_once("/images/") {
             hide(ticket.trim_matches('/'));
@@ -127,6 +132,11 @@ fn hide_tickets(args: &[OsString]) {
 /// Turns `-o ro,uid=3` into `--read-only --uid=3` before clap sees it.
 pub(crate) fn expand_mount_options(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
     mount_options::expand(args, &definition())
+}
+
+/// Leaves out of a list for `-o` what means nothing here.
+pub(super) fn known_mount_options(list: &str) -> String {
+    mount_options::known(list, &definition())
 }
 
 #[cfg(test)]

@@ -30,7 +30,9 @@ use crate::settings::values::{parse_connections, parse_mode, parse_size};
     subcommand_negates_reqs = true,
     subcommand_precedence_over_arg = true,
     subcommand_value_name = "SUBCOMMAND",
-    subcommand_help_heading = "Subcommands"
+    subcommand_help_heading = "Subcommands",
+    override_usage = "rhv-mount [OPTIONS] [SOURCE] MOUNTPOINT [-- COMMAND [ARG...]]\n       \
+                      rhv-mount [OPTIONS] <SUBCOMMAND>"
 )]
 pub(super) struct Cli {
     #[command(subcommand)]
@@ -105,8 +107,18 @@ pub(crate) enum Output {
 /// The options of a mount.
 #[derive(Debug, Args)]
 pub(crate) struct MountArgs {
-    /// Directory, file, or new path
+    /// Directory, file, or new path; SOURCE before it is the disk's name or id, or `none`, as mount(8) writes
+    #[arg(value_name = "MOUNTPOINT", required = true, num_args = 1..)]
+    pub(crate) places: Vec<OsString>,
+    /// Filled in after parsing, from `places`.
+    #[arg(skip)]
     pub(crate) mountpoint: PathBuf,
+    /// Filled in after parsing, from `places`.
+    #[arg(skip)]
+    pub(crate) source: Option<String>,
+    /// mount(8) has called this program as its helper, and reads the exit code.
+    #[arg(skip)]
+    pub(crate) for_mount8: bool,
 
     /// Transfer URL, https://HOST:54322/images/TICKET. It is a secret and `ps` shows it for a moment: prefer
     /// the environment or a file [env: RHV_MOUNT_TRANSFER_URL]
@@ -213,6 +225,18 @@ pub(crate) struct MountArgs {
     /// Pass a mount flag to the kernel
     #[arg(long, hide = true)]
     pub(crate) kernel_option: Vec<String>,
+    /// Source of the mount, as df and findmnt show it [default: SOURCE]
+    #[arg(long, hide = true)]
+    pub(crate) fsname: Option<String>,
+    /// Permissions that neither the file nor the directory has, octal
+    #[arg(long, hide = true, value_parser = parse_mode)]
+    pub(crate) umask: Option<u16>,
+    /// Permissions that the file does not have, octal [default: --umask]
+    #[arg(long, hide = true, value_parser = parse_mode)]
+    pub(crate) fmask: Option<u16>,
+    /// Permissions that the directory does not have, octal [default: --umask]
+    #[arg(long, hide = true, value_parser = parse_mode)]
+    pub(crate) dmask: Option<u16>,
     /// Stay in the foreground
     #[arg(short, long, help_heading = "Mount")]
     pub(crate) foreground: bool,
