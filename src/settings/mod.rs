@@ -6,6 +6,7 @@
 
 pub(crate) mod cli;
 pub(crate) mod config_file;
+mod config_path;
 pub(crate) mod memory;
 mod mount_options;
 pub(crate) mod values;
@@ -133,7 +134,7 @@ impl Settings {
         }
         let absolute =
             |path: &Path| std::path::absolute(path).map_err(|e| usage(format!("{}: {e}", path.display())));
-        let section = Section::read(args.engine.config.as_deref())?;
+        let section = Section::read(&args.engine)?;
         let trusted = trust(args.engine.cafile.clone(), args.engine.insecure, &section)?;
         let disk = Choice::of(&args, &section)?;
         let read_only = args.read_only || matches!(disk, Choice::Snapshot(_));

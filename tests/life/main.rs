@@ -11,6 +11,7 @@ mod support;
 mod addresses;
 mod authority;
 mod configuration;
+mod configuration_files;
 mod created;
 mod creating;
 mod downloads;
