@@ -15,6 +15,10 @@ mod status;
 mod umount;
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::SIGUSR1;
 
 use crate::failure::{Exit, Failure};
 use crate::output::{self, tell};
@@ -29,6 +33,8 @@ pub fn main() -> ExitCode {
     if let Err(e) = privacy::close() {
         tell(e);
     }
+    // A mount answers it with statistics; a process that is none yet, or no more, must not die of it.
+    let _ = signal_hook::flag::register(SIGUSR1, Arc::new(AtomicBool::new(false)));
     match act() {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
@@ -50,10 +56,17 @@ fn act() -> Result<u8, Failure> {
         }
         Action::Continue(fd) => match handover::receive::<Settings>(fd)? {
             (Role::Launcher, settings) => handover::launch(&settings),
+            (Role::Between, settings) => handover::start_apart(&settings),
             (role @ Role::Foreground, settings) => serve(settings, role),
             (role @ Role::Background, settings) => {
                 handover::detach()?;
-                serve(settings, role)
+                let served = serve(settings, role);
+                handover::tell_ended(
+                    served
+                        .as_ref()
+                        .map_or_else(|failure| failure.exit as u8, |code| *code),
+                );
+                served
             }
         },
         Action::Umount(path) => umount::umount(&path),
@@ -68,9 +81,7 @@ fn act() -> Result<u8, Failure> {
 }
 
 fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
-    logging::start_log(&settings.log_level, settings.log_file.as_deref()).map_err(|e| {
-        let path = settings.log_file.as_deref().unwrap_or("stderr".as_ref());
-        Failure::text(Exit::Usage, format!("cannot log to {}: {e}", path.display()))
-    })?;
+    logging::start_log(&settings.log_level, &settings.log, &settings.mountpoint)
+        .map_err(|e| Failure::text(Exit::Usage, format!("cannot log to {}: {e}", settings.log)))?;
     mount::serve(settings, role)
 }

@@ -90,12 +90,14 @@ fn long_option(option: &str, command: &Command) -> Result<Option<OsString>, Fail
         .filter(|arg| !NOT_IN_A_LIST.contains(&arg.get_long().unwrap_or_default()))
         .find(|arg| arg.get_long() == Some(&name));
     let takes_value = defined.map(|arg| arg.get_action().takes_values());
+    let needs_value = defined.is_none_or(|arg| arg.get_num_args().is_none_or(|n| n.min_values() > 0));
     let long = match (name.as_str(), value, takes_value) {
         ("ro", None, _) => "--read-only".to_owned(),
         ("noatime" | "noexec", None, _) => format!("--kernel-option={name}"),
         // The kernel checks permissions whenever others may come in.
         ("default-permissions", None, _) => return Ok(None),
         (_, None, Some(false)) => format!("--{name}"),
+        (_, None, Some(true)) if !needs_value => format!("--{name}"),
         (_, Some(value), Some(true)) => format!("--{name}={value}"),
         _ => {
             return Err(usage(format!(
@@ -155,6 +157,8 @@ mod tests {
             ("storage_domain=a", "--storage-domain=a"),
             ("insecure", "--insecure"),
             ("keep-on-failure", "--keep-on-failure"),
+            ("stats", "--stats"),
+            ("stats=json", "--stats=json"),
         ] {
             let args = ["rhv-mount", "-o", option].map(OsString::from);
             let expanded = crate::settings::cli::expand_mount_options(args.into()).unwrap();

@@ -32,6 +32,7 @@ mod selftest;
 mod starting;
 mod state;
 mod staying;
+mod supervised;
 mod talking;
 mod unread;
 mod waiting;
