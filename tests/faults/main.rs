@@ -45,4 +45,5 @@ mod support;
 mod survived;
 mod truncate_rule;
 mod unheard;
+mod units;
 mod unread;

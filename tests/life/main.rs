@@ -33,6 +33,7 @@ mod starting;
 mod state;
 mod staying;
 mod supervised;
+mod systemd;
 mod talking;
 mod unread;
 mod waiting;
