@@ -53,6 +53,7 @@ mod remote;
 mod run;
 mod secret;
 mod settings;
+mod supervisor;
 mod sync;
 mod transfer;
 mod trust;

@@ -165,6 +165,11 @@ impl Disk {
         self.writes.lock().len
     }
 
+    /// Returns how many bytes of acknowledged data are not known to be on the storage.
+    pub(crate) fn undurable_bytes(&self) -> u64 {
+        self.writes.lock().table.undurable_bytes()
+    }
+
     /// True when writes are refused.
     pub(crate) fn is_read_only(&self) -> bool {
         self.options.read_only

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::control;
 use super::record::Ending;
 use super::wait::Ended;
 use super::{Event, Mount};
 use crate::failure::{Exit, Failure};
+use crate::logging::announce_failure;
 use crate::open_disk::{self, OpenDisk, Work};
 use crate::output;
+use crate::supervisor::{Stage, statistics};
 
 /// How often the way to the storage is looked at while the last data is on it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -23,13 +25,9 @@ const CUT_OFF: &str = "something still holds the file system, another mount of i
                        it is cut off, and reading or writing through it is an error from now on";
 
 /// Ends each disk, and tells the outcome. The first signal that comes meanwhile only says what is
-/// happening anyway; the next ones give up, see [`open_disk::Ending::give_up`].
-pub(super) fn close(
-    mount: &Mount,
-    inbox: &Receiver<Event>,
-    events: &Sender<Event>,
-    ended: &mut Ended,
-) -> Ending {
+/// happening anyway; the next ones give up, see [`open_disk::Ending::give_up`]. Returns the exit code:
+/// COMMAND's own failure, whatever became of the data (which is told), else the outcome's.
+pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Event>, ended: &mut Ended) -> u8 {
     let work = match ended.command {
         Some(1..) => Work::Failed,
         _ if ended.unused => Work::Unused,
@@ -42,7 +40,12 @@ pub(super) fn close(
         open_disk::Ending::begin(disk.clone(), work, limits, report)
     };
     let mut endings: Vec<_> = mount.disks().enumerate().map(begin).collect();
+    let mut flushing = true;
     while !endings.iter().all(open_disk::Ending::is_over) {
+        if flushing && !endings.iter().any(open_disk::Ending::is_draining) {
+            flushing = false;
+            mount.supervisor.enter(Stage::Finalizing);
+        }
         match inbox.recv_timeout(LOOK_INTERVAL) {
             Ok(Event::Disk(n, step)) => endings[n].step(step),
             Ok(Event::Umount(stream)) => ended.waiting.push(stream),
@@ -58,8 +61,9 @@ pub(super) fn close(
     let outcomes = endings.iter_mut().filter_map(open_disk::Ending::outcome);
     let failures: Vec<Failure> = outcomes.flat_map(|outcome| outcome.failures).collect();
     let ending = ending(mount, &failures, ended.cut_off);
-    tell(mount, &ending, std::mem::take(&mut ended.waiting));
-    ending
+    let code = ended.command.filter(|code| *code != 0).unwrap_or(ending.code);
+    tell(mount, &ending, code, std::mem::take(&mut ended.waiting));
+    code
 }
 
 fn ending(mount: &Mount, failures: &[Failure], cut_off: bool) -> Ending {
@@ -72,20 +76,17 @@ fn ending(mount: &Mount, failures: &[Failure], cut_off: bool) -> Ending {
         notes: cut_off.then(|| CUT_OFF.to_owned()).into_iter().collect(),
         held: mount.numbers.get().copied().filter(|_| cut_off),
         stats: match mount.settings.stats {
-            true => mount.disks().flat_map(|disk| disk.statistics()).collect(),
-            false => Vec::new(),
+            Some(form) => statistics::lines(mount.disks(), form),
+            None => Vec::new(),
         },
     }
 }
 
 /// Tells the outcome to everybody who waits for it. A bad one is kept until somebody has heard it, for the
 /// next who asks: a `umount` that hears it removes it, and one that was killed while it waited does not.
-fn tell(mount: &Mount, ending: &Ending, waiting: Vec<UnixStream>) {
+fn tell(mount: &Mount, ending: &Ending, code: u8, waiting: Vec<UnixStream>) {
     if let Some(message) = &ending.message {
-        output::tell(message);
-        if mount.settings.log_file.is_some() {
-            error!("{message}");
-        }
+        announce_failure(message);
         if mount.settings.command.is_empty() {
             let _ = mount.place.write_ending(ending).inspect_err(|e| {
                 warn!("the outcome cannot be kept for `rhv-mount umount`: {e}");
@@ -98,6 +99,8 @@ fn tell(mount: &Mount, ending: &Ending, waiting: Vec<UnixStream>) {
     mount.place.clear();
     // Before anybody is told that all is over; the drop of the mountpoint would come too late.
     mount.mountpoint.remove_made();
+    mount.supervisor.end(code, ending.message.clone());
+    mount.remove_pid_file();
     for stream in waiting {
         control::answer(stream, ending);
     }

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus};
 
 use crate::failure::{Exit, Failure};
 use crate::process::rights;
-use crate::process::{allocator, limits, privacy};
+use crate::process::{allocator, limits, notify, privacy};
 
 /// The environment variable that holds the file's path for COMMAND.
 const FILE_VARIABLE: &str = "RHV_MOUNT_FILE";
@@ -22,6 +22,7 @@ pub(crate) fn start(command: &[OsString], file: &Path) -> Result<Child, (u8, Fai
     let mut command = Command::new(program);
     command.args(args).env(FILE_VARIABLE, file);
     allocator::as_before(&mut command);
+    notify::keep_from(&mut command);
     // Root's command may be in a directory that only another user can look into.
     rights::with(move || limits::as_before(|| privacy::as_before(|| command.spawn()))).map_err(|e| {
         let code = if e.kind() == io::ErrorKind::NotFound {

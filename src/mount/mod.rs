@@ -41,7 +41,7 @@ use std::sync::{Arc, OnceLock};
 
 use crossbeam::channel::{Sender, unbounded};
 use parking_lot::Mutex;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use tracing::warn;
 
@@ -54,8 +54,10 @@ use crate::fuse::{self, MountOptions, OpenFiles};
 use crate::open_disk::{OpenDisk, Step};
 use crate::output::tell;
 use crate::process::handover::Role;
+use crate::process::pid_file::PidFile;
 use crate::process::{limits, rights, spawn};
 use crate::settings::Settings;
+use crate::supervisor::{Stage, Supervisor};
 
 /// An event that the main thread waits for.
 enum Event {
@@ -87,6 +89,9 @@ struct Mount {
     umount_line: Mutex<Option<umount_table::Line>>,
     /// Unmounted; the last data is on its way.
     ending: AtomicBool,
+    /// The file with the number of this process, from ready to the end, where it is asked for.
+    pid_file: OnceLock<Arc<PidFile>>,
+    supervisor: Arc<Supervisor>,
 }
 
 /// Ends the transfers when the mount ends without having done so: as never used before it was mounted, and as
@@ -105,11 +110,24 @@ pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
     limits::check(ready::needs(&settings.disk))?;
     // Capabilities are given up before the first thread is made that stays.
     rights::cut_down()?;
+    if let Some(path) = &settings.pid_file {
+        PidFile::check(path)?;
+    }
+    let supervisor = Arc::new(Supervisor::start(&settings, role)?);
+    serve_watched(settings, role, &supervisor).inspect_err(|failure| {
+        supervisor.end(failure.exit as u8, Some(failure.to_string()));
+    })
+}
+
+/// Does the same, and says to `supervisor` which stage has begun.
+fn serve_watched(settings: Settings, role: Role, supervisor: &Arc<Supervisor>) -> Result<u8, Failure> {
     let (events, inbox) = unbounded();
-    forward_signals(events.clone())?;
+    forward_signals(events.clone(), supervisor.clone())?;
     let wanted = settings.clone();
     let mountpoint = rights::with(move || Mountpoint::prepare(&wanted))?;
-    let mount = Arc::new(open::open_unless_interrupted(settings, mountpoint, &inbox)?);
+    let mount = open::open_unless_interrupted(settings, mountpoint, &inbox, supervisor.clone())?;
+    let mount = Arc::new(mount);
+    supervisor.watch(mount.disks());
     let end_in_any_case = EndOnDrop(mount.disks().cloned().collect());
     let listener = control::listen(&mount.place)
         .map_err(|e| Failure::text(Exit::Other, format!("cannot listen for umount and status: {e}")))?;
@@ -133,13 +151,10 @@ pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
         }
     });
     mount.ending.store(true, Ordering::Relaxed);
-    let outcome = close::close(&mount, &inbox, &events, &mut ended);
+    supervisor.enter(Stage::Flushing);
+    let code = close::close(&mount, &inbox, &events, &mut ended);
     drop((session, end_in_any_case));
-    Ok(match ended.command {
-        // COMMAND's own failure is the exit code, whatever became of the data (which was told).
-        Some(code) if code != 0 => code,
-        _ => outcome.code,
-    })
+    Ok(code)
 }
 
 impl Mount {
@@ -212,6 +227,21 @@ impl Mount {
         })
     }
 
+    /// Writes the file with the number of this process, where that is asked for.
+    fn write_pid_file(&self) -> Result<(), Failure> {
+        if let Some(path) = self.settings.pid_file.clone() {
+            let file = rights::with(move || PidFile::write(&path))?;
+            let _ = self.pid_file.set(Arc::new(file));
+        }
+        Ok(())
+    }
+
+    fn remove_pid_file(&self) {
+        if let Some(file) = self.pid_file.get().cloned() {
+            rights::with(move || file.remove());
+        }
+    }
+
     fn status(&self) -> Status {
         let phase = match self.ending.load(Ordering::Relaxed) {
             true => "ending",
@@ -228,11 +258,14 @@ impl Mount {
     }
 }
 
-fn forward_signals(events: Sender<Event>) -> Result<(), Failure> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+fn forward_signals(events: Sender<Event>, supervisor: Arc<Supervisor>) -> Result<(), Failure> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1])?;
     spawn("signals", move || {
         for signal in signals.forever() {
-            let _ = events.send(Event::Signal(signal));
+            match signal {
+                SIGUSR1 => supervisor.log_statistics(),
+                signal => drop(events.send(Event::Signal(signal))),
+            }
         }
     })?;
     Ok(())

@@ -16,12 +16,14 @@ use crate::fuse::OpenFiles;
 use crate::open_disk::OpenDisk;
 use crate::process::{runtime_directory, spawn};
 use crate::settings::{Settings, Source};
+use crate::supervisor::Supervisor;
 
 /// Opens the disk in a thread of its own; a signal meanwhile ends that in order.
 pub(super) fn open_unless_interrupted(
     settings: Settings,
     mountpoint: Mountpoint,
     inbox: &Receiver<Event>,
+    supervisor: Arc<Supervisor>,
 ) -> Result<Mount, Failure> {
     let (done, opened) = bounded(1);
     let (wanted, path) = (settings.disk.clone(), mountpoint.path.clone());
@@ -54,6 +56,8 @@ pub(super) fn open_unless_interrupted(
         numbers: OnceLock::new(),
         umount_line: Mutex::default(),
         ending: AtomicBool::new(false),
+        pid_file: OnceLock::new(),
+        supervisor,
     })
 }
 

@@ -22,6 +22,7 @@ use crate::fuse::{self, MountError};
 use crate::output::tell;
 use crate::process::handover::{self, Role};
 use crate::process::{rights, spawn};
+use crate::supervisor::Stage;
 
 /// How long COMMAND may take to end after a signal was passed on to it.
 const COMMAND_GRACE: Duration = Duration::from_secs(10);
@@ -56,11 +57,13 @@ pub(super) fn wait(
     role: Role,
 ) -> Result<Ended, Failure> {
     let mut ended = Ended::default();
+    mount.write_pid_file()?;
     if role == Role::Background && handover::tell_ready().is_err() {
         ended.unused = true;
         leave_now(mount);
         return Ok(ended);
     }
+    mount.supervisor.enter(Stage::Mounted);
     let mut child = None;
     if !mount.settings.command.is_empty() {
         match command::start(&mount.settings.command, &mount.mountpoint.file) {

@@ -184,6 +184,11 @@ impl Ending {
         Some(Outcome { failures })
     }
 
+    /// True while the last data is on its way.
+    pub(crate) fn is_draining(&self) -> bool {
+        matches!(self.state, State::Draining(_))
+    }
+
     /// True when there is an outcome.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, State::Over(..))

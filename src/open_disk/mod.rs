@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::ending::{Ending, Step, Work};
 use crate::disk::Disk;
 use crate::imageio::Image;
-use crate::pool::{ConnectionStatistics, Keeper, Op, Pool};
+use crate::pool::{ConnectionStatistics, Figures, Keeper, Op, Pool};
 use crate::transfer::OwnTransfer;
 
 /// See the head of this file.
@@ -60,6 +60,9 @@ pub(crate) struct DiskStatus {
     pub(crate) bytes_read: u64,
     pub(crate) bytes_written: u64,
     pub(crate) bytes_zeroed: u64,
+    /// Data that was acknowledged and is not known to be on the storage.
+    #[serde(default)]
+    pub(crate) bytes_unflushed: u64,
     /// Flush requests, one for each connection and fsync.
     pub(crate) flushes: u64,
     /// Writes and zero requests that each carried a flush, since connections end early.
@@ -123,6 +126,7 @@ impl OpenDisk {
             bytes_read: sum(|connection| connection.bytes(Op::Read)),
             bytes_written: sum(|connection| connection.bytes(Op::Write)),
             bytes_zeroed: sum(|connection| connection.bytes(Op::Zero)),
+            bytes_unflushed: self.disk.undurable_bytes(),
             flushes: sum(|connection| connection.ops(Op::Flush)),
             durable_writes: self.pool.durable_writes(),
             errors: sum(ConnectionStatistics::errors),
@@ -141,6 +145,12 @@ impl OpenDisk {
         connections
             .map(|(n, connection)| format!("connection={} {connection}", n + 1))
             .collect()
+    }
+
+    /// The same for programs.
+    pub(crate) fn figures(&self) -> Vec<Figures> {
+        let connections = self.pool.statistics().iter();
+        connections.map(ConnectionStatistics::figures).collect()
     }
 
     /// Requests that were answered so far.

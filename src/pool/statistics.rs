@@ -1,9 +1,12 @@
 //! Counts what each connection did and how long it took. The text has the form of imageio's own log lines, so
 //! that both sides of a transfer can be compared line by line.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+use serde::Serialize;
 
 /// Kinds of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,29 @@ struct Counter {
     errors: AtomicU64,
     nanoseconds: AtomicU64,
     bytes: AtomicU64,
+}
+
+/// What one connection did, for programs; the names are those of `--stats=json`.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Figures {
+    /// Time since the mount began.
+    pub(crate) seconds: f64,
+    /// Every kind of request by its name: `read`, `write`, `zero`, `flush`, `extents`, `options`.
+    #[serde(flatten)]
+    pub(crate) operations: BTreeMap<&'static str, OpFigures>,
+}
+
+/// The requests of one kind.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(crate) struct OpFigures {
+    /// Requests that succeeded.
+    pub(crate) ops: u64,
+    /// Requests that failed, repeated ones included.
+    pub(crate) errors: u64,
+    /// Time that all of these took.
+    pub(crate) seconds: f64,
+    /// Bytes that those which succeeded moved.
+    pub(crate) bytes: u64,
 }
 
 /// Counters of one pool slot. Failed requests count time and errors but not ops, as imageio does.
@@ -77,6 +103,24 @@ impl ConnectionStatistics {
         self.counters[op as usize].bytes.load(Relaxed)
     }
 
+    /// Returns all counters.
+    pub(crate) fn figures(&self) -> Figures {
+        let operation = |(op, name): (Op, &'static str)| {
+            let counter = &self.counters[op as usize];
+            let figures = OpFigures {
+                ops: counter.ops.load(Relaxed),
+                errors: counter.errors.load(Relaxed),
+                seconds: counter.nanoseconds.load(Relaxed) as f64 / 1e9,
+                bytes: counter.bytes.load(Relaxed),
+            };
+            (name, figures)
+        };
+        Figures {
+            seconds: self.since.elapsed().as_secs_f64(),
+            operations: OPS.into_iter().map(operation).collect(),
+        }
+    }
+
     /// Returns the number of failed requests of any kind.
     pub(crate) fn errors(&self) -> u64 {
         self.counters.iter().map(|c| c.errors.load(Relaxed)).sum()
@@ -114,7 +158,7 @@ impl fmt::Display for ConnectionStatistics {
 }
 
 /// Formats a size in bytes like imageio: `12.00 MiB`.
-fn size(mut value: f64) -> String {
+pub(crate) fn size(mut value: f64) -> String {
     for unit in ["bytes", "KiB", "MiB", "GiB"] {
         if value < 1024.0 {
             return format!("{value:.2} {unit}");

@@ -12,29 +12,42 @@
 //!     rhv-mount --settings-fd 4 /mnt                             ... the server, in a session of its own
 //! ```
 //!
+//! Under a service manager the launcher passes its part on to the server before it ends, and the manager waits
+//! for the end of its own children alone: systemd kills another one at once where it should be stopped. So a
+//! process in between starts the server there and ends, which makes the server a child of the manager's.
+//!
 //! Nothing forks without exec, so there is no `unsafe` and no question of which threads survive.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, close, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use zeroize::Zeroizing;
 
+use super::notify::{self, Word};
 use super::{allocator, privacy};
 use crate::failure::{Exit, Failure};
 
 /// The line that the server prints when the file is usable.
 const READY: &str = "ready";
+
+/// The word before the server's exit code in the line that it prints when it ends without being ready.
+const ENDED: &str = "ended";
+
+/// Longest wait for the launcher to end, in milliseconds, before the server speaks to the service manager.
+const LAUNCHER_MS: u16 = 5000;
 
 /// The part of the next process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +56,8 @@ pub(crate) enum Role {
     Foreground,
     /// Start the server and wait until it is ready.
     Launcher,
+    /// Start the server and end, so that it is no child of the launcher's.
+    Between,
     /// Serve, detached from the terminal, and tell the launcher when the file is usable.
     Background,
 }
@@ -136,17 +151,31 @@ pub(crate) fn receive<T: Errand>(fd: i32) -> Result<(Role, T), Failure> {
 /// Starts the server in the background. Returns 0 when it is ready, and its exit code when it failed; the
 /// server has said why.
 pub(crate) fn launch(settings: &impl Errand) -> Result<u8, Failure> {
-    let (mut command, memory) = again(Role::Background, settings)?;
+    let under_manager = notify::is_wanted();
+    let (mut command, memory) = again(
+        match under_manager {
+            true => Role::Between,
+            false => Role::Background,
+        },
+        settings,
+    )?;
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut server = privacy::as_before(|| command.spawn())
-        .map_err(|e| Failure::text(Exit::Mount, format!("cannot start the background process: {e}")))?;
-    drop(memory);
-    // Ctrl-C reaches only this process: the server is in a session of its own. A signal lets it end in order.
-    let pid = Pid::from_raw(server.id() as i32);
+    notify::pass_on(&mut command);
     let mut signals =
-        Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| failed("cannot catch signals", e))?;
+        Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1]).map_err(|e| failed("cannot catch signals", e))?;
+    let mut server = privacy::as_before(|| command.spawn()).map_err(not_started)?;
+    drop(memory);
+    // The server sees by the end of the pipe that the launcher has spoken.
+    let mut words = BufReader::new(server.stdout.take().expect("it is piped"));
+    let pid = match under_manager {
+        true => server_of(&mut server, &mut words)?,
+        false => server.id(),
+    };
+    // Ctrl-C reaches only this process: the server is in a session of its own. A signal lets it end in order.
+    let pid = Pid::from_raw(pid as i32);
     let passing_on = super::spawn("signals", move || {
-        for _ in signals.forever() {
+        // There are no statistics yet for which SIGUSR1 asks.
+        for _ in signals.forever().filter(|signal| *signal != SIGUSR1) {
             let _ = kill(pid, Signal::SIGTERM);
         }
     });
@@ -156,10 +185,22 @@ pub(crate) fn launch(settings: &impl Errand) -> Result<u8, Failure> {
         return Err(failure);
     }
     let mut line = String::new();
-    let stdout = server.stdout.take().expect("it is piped");
-    let _ = BufReader::new(stdout).read_line(&mut line);
-    if line.trim_end() == READY {
+    let _ = words.read_line(&mut line);
+    let line = line.trim_end();
+    if line == READY {
+        notify::tell(&[Word::MainPid(pid.as_raw() as u32), Word::Ready]);
         return Ok(Exit::Done as u8);
+    }
+    if under_manager {
+        let code = line
+            .strip_prefix(ENDED)
+            .and_then(|code| code.trim_start().parse().ok());
+        return code.ok_or_else(|| {
+            let message = format!(
+                "the background process {pid} was killed, or ended without a word, before the disk was mounted"
+            );
+            Failure::text(Exit::Other, message)
+        });
     }
     let status = server
         .wait()
@@ -183,9 +224,57 @@ pub(crate) fn launch(settings: &impl Errand) -> Result<u8, Failure> {
         .map_or(Exit::Other as u8, |code| code as u8))
 }
 
+fn not_started(error: std::io::Error) -> Failure {
+    let message = format!("cannot start the background process: {error}");
+    Failure::text(Exit::Mount, message)
+}
+
+/// Waits until the process `between` has started the server, told its number in the first of `words`, and
+/// ended.
+fn server_of(between: &mut Child, words: &mut impl BufRead) -> Result<u32, Failure> {
+    let mut line = String::new();
+    let _ = words.read_line(&mut line);
+    let ended = between.wait();
+    let ended = ended.map_err(|e| {
+        failed(
+            "cannot wait for the process that starts the background process",
+            e,
+        )
+    })?;
+    line.trim_end().parse().map_err(|_| {
+        failed(
+            "cannot start the background process",
+            format_args!("the process that starts it ended with {ended}"),
+        )
+    })
+}
+
+/// Starts the server for the launcher, tells its number, and lets it wait for the end of this process.
+pub(crate) fn start_apart(settings: &impl Errand) -> Result<u8, Failure> {
+    let (mut command, memory) = again(Role::Background, settings)?;
+    // The server's first line must come after the number, so it waits for the end of this process.
+    command.stdin(Stdio::piped());
+    let server = privacy::as_before(|| command.spawn()).map_err(not_started)?;
+    drop(memory);
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", server.id())?;
+    out.flush()?;
+    Ok(Exit::Done as u8)
+}
+
+/// Tells the launcher the exit code of a server that ends. Once the disk is mounted, nobody listens.
+pub(crate) fn tell_ended(code: u8) {
+    if notify::is_wanted() {
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{ENDED} {code}").and_then(|()| out.flush());
+    }
+}
+
 /// Leaves the launcher's session, so that its terminal's signals don't reach the mount.
 pub(crate) fn detach() -> Result<(), Failure> {
     setsid().map_err(|e| failed("cannot leave the session", e))?;
+    // It is a pipe only where the process that has started this one tells its number first, and then ends.
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     std::env::set_current_dir("/").map_err(|e| failed("cannot change to /", e))
 }
 
@@ -195,6 +284,11 @@ pub(crate) fn tell_ready() -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{READY}")?;
     out.flush()?;
+    if notify::is_wanted() {
+        // Until the launcher has passed its part on, the service manager does not listen to this process.
+        let mut launcher = [PollFd::new(out.as_fd(), PollFlags::empty())];
+        while poll(&mut launcher, PollTimeout::from(LAUNCHER_MS)) == Err(Errno::EINTR) {}
+    }
     let null = File::options().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;

@@ -1,5 +1,6 @@
 //! This process: its capabilities, its limits, its memory, its privacy, its name on this machine, the lock
-//! that tells that it lives, and the handover to the process that serves.
+//! that tells that it lives, the file with its number, its words to a service manager, and the handover to
+//! the process that serves.
 
 pub(crate) mod allocator;
 pub(crate) mod handover;
@@ -7,6 +8,8 @@ pub(crate) mod identity;
 pub(crate) mod limits;
 pub(crate) mod lock;
 pub(crate) mod memory_limit;
+pub(crate) mod notify;
+pub(crate) mod pid_file;
 pub(crate) mod privacy;
 pub(crate) mod rights;
 pub(crate) mod runtime_directory;

@@ -21,6 +21,10 @@ mod umount;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::SIGUSR1;
 
 use self::umount::Manner;
 use crate::failure::{Exit, Failure};
@@ -39,6 +43,8 @@ pub fn main() -> ExitCode {
     if let Err(e) = privacy::close() {
         tell(e);
     }
+    // A mount answers it with statistics; a process that is none yet, or no more, must not die of it.
+    let _ = signal_hook::flag::register(SIGUSR1, Arc::new(AtomicBool::new(false)));
     let args: Vec<OsString> = std::env::args_os().collect();
     ExitCode::from(match Call::parse(&args) {
         Some(call) => mount_helper::exit_code(code(call.and_then(answer))),
@@ -117,18 +123,22 @@ fn mount(args: MountArgs) -> Result<u8, Failure> {
 fn go_on(role: Role, settings: Settings) -> Result<u8, Failure> {
     match role {
         Role::Launcher => handover::launch(&settings),
+        Role::Between => handover::start_apart(&settings),
         Role::Foreground => serve(settings, role),
         Role::Background => {
             handover::detach()?;
-            serve(settings, role)
+            let served = serve(settings, role);
+            let code = served
+                .as_ref()
+                .map_or_else(|failure| failure.exit as u8, |code| *code);
+            handover::tell_ended(code);
+            served
         }
     }
 }
 
 fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
-    logging::start_log(&settings.log_level, settings.log_file.as_deref()).map_err(|e| {
-        let path = settings.log_file.as_deref().unwrap_or("stderr".as_ref());
-        Failure::text(Exit::Usage, format!("cannot log to {}: {e}", path.display()))
-    })?;
+    logging::start_log(&settings.log_level, &settings.log, &settings.mountpoint)
+        .map_err(|e| Failure::text(Exit::Usage, format!("cannot log to {}: {e}", settings.log)))?;
     crate::mount::serve(settings, role)
 }

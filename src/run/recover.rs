@@ -333,7 +333,7 @@ fn ended(
 
 /// The mount's own engine, user and trust, where nothing else is said.
 fn login(note: &Note, args: &RecoverArgs) -> Result<Engine, Failure> {
-    let section = Section::read(args.engine.config.as_deref())?;
+    let section = Section::read(&args.engine)?;
     let mut given = args.engine.clone();
     // A password is for the engine that it was given with.
     let named = given

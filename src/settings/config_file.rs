@@ -1,13 +1,13 @@
 //! Engine settings from the places where `ovirt-img` has them: options, then a section of `ovirt-img.conf`,
 //! then the environment, then a prompt.
 //!
-//! The file is `$XDG_CONFIG_HOME/ovirt-img.conf` (`~/.config` by default), read only when a section is named
-//! with `-c`. Its keys are those of ovirt-img (engine_url, username, password, cafile, secure, log_file,
-//! log_level), and the names of our own options.
+//! The file (`config_path` says which) is read only when a section is named with `-c`. Its keys are those of
+//! ovirt-img (engine_url, username, password, cafile, secure, log_file, log_level), and the names of our own
+//! options.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::io::IsTerminal;
+use std::fs::{self, File, Metadata};
+use std::io::{self, IsTerminal, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -17,9 +17,9 @@ use zeroize::Zeroizing;
 
 use crate::engine::{self, Account, address};
 use crate::failure::{Exit, Failure};
-use crate::output::tell;
 use crate::secret::{Secret, hide};
 use crate::settings::cli::EngineArgs;
+use crate::settings::config_path::places;
 use crate::trust::Trust;
 
 /// The section whose values count in all others.
@@ -31,6 +31,12 @@ pub(crate) enum ConfigError {
     /// The file can't be read or parsed.
     #[error("cannot use the configuration file {path}: {why}")]
     File { path: PathBuf, why: String },
+    /// There is no file.
+    #[error(
+        "there is no configuration file for -c {section}, looked for in {places}: make one, or name it with \
+         --config-file"
+    )]
+    NoFile { section: String, places: String },
     /// There is no such section.
     #[error("no section [{section}] in {path}: there are {there}")]
     Section {
@@ -76,11 +82,39 @@ pub(crate) struct Section {
 }
 
 impl Section {
-    /// Reads section `name` of the user's file.
-    pub(crate) fn read(name: Option<&str>) -> Result<Section, ConfigError> {
-        match name {
-            Some(name) => Section::of_file(&file(), name),
-            None => Ok(Section::default()),
+    /// Reads the section that `args` name: of the file that they name, else of the first usual one that has
+    /// it.
+    pub(crate) fn read(args: &EngineArgs) -> Result<Section, ConfigError> {
+        match (&args.config, &args.config_file) {
+            (None, None) => Ok(Section::default()),
+            (None, Some(path)) => Err(ConfigError::Value(format!(
+                "--config-file {}: name a section of it, too (-c SECTION)",
+                path.display()
+            ))),
+            (Some(name), Some(path)) => Section::of_file(path, name),
+            (Some(name), None) => Section::of_first(&places(), name),
+        }
+    }
+
+    /// Reads section `name` of the first file that has it. A file that is there and can't be used is an
+    /// error: another one would say something else.
+    fn of_first(places: &[PathBuf], name: &str) -> Result<Section, ConfigError> {
+        let missing = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
+        let is_there = |path: &&PathBuf| !fs::metadata(path).is_err_and(|e| missing.contains(&e.kind()));
+        let mut without = Vec::new();
+        for path in places.iter().filter(is_there) {
+            match Section::of_file(path, name) {
+                Err(e @ ConfigError::Section { .. }) => without.push(e),
+                other => return other,
+            }
+        }
+        match without.len() {
+            0 => Err(ConfigError::NoFile {
+                section: name.to_owned(),
+                places: list(places.iter().map(|path| path.display()), " and "),
+            }),
+            1 => Err(without.remove(0)),
+            _ => Err(ConfigError::Value(list(without, "; "))),
         }
     }
 
@@ -89,16 +123,12 @@ impl Section {
             path: path.to_owned(),
             why,
         };
-        let text = fs::read_to_string(path).map_err(|e| refuse(e.to_string()))?;
+        let (text, meta) = read(path).map_err(|e| refuse(e.to_string()))?;
         let section = Section::of_text(text, path, name)?;
-        if section.get("password").is_some() && fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o077 != 0)
-        {
-            tell(format_args!(
-                "others can read {0}, which has a password in it; run: chmod 600 {0}",
-                path.display()
-            ));
+        match open_to_others(path, &meta).filter(|_| section.get("password").is_some()) {
+            Some(why) => Err(refuse(format!("there is a password in it, and {why}"))),
+            None => Ok(section),
         }
-        Ok(section)
     }
 
     /// Reads section `name` of `text`, the content of `path`.
@@ -164,12 +194,12 @@ fn parser() -> Ini {
     Ini::new_from_defaults(defaults)
 }
 
-/// Returns the names of the sections of the user's file; none where it can't be used.
+/// Returns the names of the sections in the files of this user and of the system; none of one that can't be
+/// used.
 pub(crate) fn sections() -> Vec<String> {
-    let sections = fs::read_to_string(file())
-        .ok()
-        .and_then(|text| parser().read(text).ok());
-    let names = sections.unwrap_or_default().into_keys();
+    let texts = places().into_iter().filter_map(|file| fs::read_to_string(file).ok());
+    let parsed = texts.filter_map(|text| parser().read(text).ok());
+    let names = parsed.flat_map(|sections| sections.into_keys());
     names.filter(|name| name != COMMON).collect()
 }
 
@@ -183,13 +213,28 @@ fn yes_or_no(what: &str, text: &str) -> Result<bool, ConfigError> {
     }
 }
 
-fn file() -> PathBuf {
-    let base = std::env::var_os("XDG_CONFIG_HOME").filter(|dir| !dir.is_empty());
-    let base = base.map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".config"),
-        PathBuf::from,
-    );
-    base.join("ovirt-img.conf")
+fn list(words: impl IntoIterator<Item = impl ToString>, between: &str) -> String {
+    let words: Vec<String> = words.into_iter().map(|word| word.to_string()).collect();
+    words.join(between)
+}
+
+fn read(path: &Path) -> io::Result<(String, Metadata)> {
+    let mut file = File::open(path)?;
+    let (mut text, meta) = (String::new(), file.metadata()?);
+    file.read_to_string(&mut text)?;
+    Ok((text, meta))
+}
+
+/// Says why a file is no place for a password, and what to do; `None` for one that its owner alone can read,
+/// and for a pipe.
+fn open_to_others(path: &Path, meta: &Metadata) -> Option<String> {
+    (meta.is_file() && meta.mode() & 0o077 != 0).then(|| {
+        format!(
+            "others can read or change it (mode {:o}); run: chmod 600 {}",
+            meta.mode() & 0o777,
+            path.display()
+        )
+    })
 }
 
 /// Returns an environment variable that is set to something.
@@ -273,12 +318,8 @@ fn password_of_file(path: &Path) -> Result<Secret, ConfigError> {
         why,
     };
     let meta = fs::metadata(path).map_err(|e| refuse(e.to_string()))?;
-    if meta.is_file() && meta.mode() & 0o077 != 0 {
-        return Err(refuse(format!(
-            "others can read or change it (mode {:o}); run: chmod 600 {}",
-            meta.mode() & 0o777,
-            path.display()
-        )));
+    if let Some(why) = open_to_others(path, &meta) {
+        return Err(refuse(why));
     }
     let text = fs::read_to_string(path).map(Zeroizing::new);
     let text = text.map_err(|e| refuse(e.to_string()))?;
@@ -330,62 +371,4 @@ pub(crate) fn trust(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    fn section(text: &str, name: &str) -> Result<Section, ConfigError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ovirt-img.conf");
-        fs::write(&path, text).unwrap();
-        Section::of_file(&path, name)
-    }
-
-    #[test]
-    fn a_section_is_read_as_ovirt_img_reads_it() {
-        let text = "[Prod]\nengine_url = https://e.example:8443\nusername=admin@ovirt@internalsso\n\
-                    password = p#a;s s%word\nsecure = no\n[other]\nusername: x@y\n[prod]\nUserName = z\n";
-        let prod = section(text, "Prod").unwrap();
-        assert_eq!(prod.get("engine_url"), Some("https://e.example:8443"));
-        assert_eq!(prod.get("username"), Some("admin@ovirt@internalsso"));
-        assert_eq!(prod.get("password"), Some("p#a;s s%word"));
-        assert_eq!(prod.flag("secure").unwrap(), Some(false));
-        assert_eq!(section(text, "other").unwrap().get("username"), Some("x@y"));
-        assert_eq!(section(text, "prod").unwrap().get("username"), Some("z"));
-        let error = section(text, "missing").unwrap_err().to_string();
-        assert!(error.contains("[missing]") && error.contains("other"), "{error}");
-    }
-
-    /// The map of a section has no order: chance would decide which of the two is taken.
-    #[test]
-    fn a_key_that_is_there_twice_is_refused() {
-        let text = "[DEFAULT]\nusername = x\n[a]\nUsername = y\nusername = z\n[b]\nUSERNAME = w\n";
-        let error = section(text, "a").unwrap_err().to_string();
-        assert!(error.contains("username"), "{error}");
-        assert_eq!(section(text, "b").unwrap().get("username"), Some("w"));
-    }
-
-    #[test]
-    fn a_password_file_that_others_can_read_is_refused_with_the_remedy() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("password");
-        fs::write(&path, "open sesame\n").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        let error = password_of_file(&path).unwrap_err().to_string();
-        assert!(error.contains("chmod 600"), "{error}");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(password_of_file(&path).unwrap().expose(), "open sesame");
-    }
-
-    #[test]
-    fn options_beat_the_file() {
-        let file = section("[a]\ncafile = /etc/ca.pem\n", "a").unwrap();
-        assert_eq!(
-            trust(None, false, &file).unwrap(),
-            Trust::CaFile("/etc/ca.pem".into())
-        );
-        assert_eq!(trust(None, true, &file).unwrap(), Trust::Insecure);
-        assert!(trust(Some("x".into()), true, &file).is_err());
-    }
-}
+mod tests;

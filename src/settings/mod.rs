@@ -6,6 +6,7 @@
 
 pub(crate) mod cli;
 pub(crate) mod config_file;
+mod config_path;
 pub(crate) mod memory;
 pub(crate) mod mount_helper;
 mod mount_options;
@@ -17,15 +18,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use self::cli::MountArgs;
+use self::cli::{LogTarget, MountArgs, Output};
 use self::config_file::{Section, engine_account, trust, variable};
 use self::memory::{Budgets, MIN_MEMORY_BYTES, Said};
 use self::values::parse_size;
 use crate::engine::{Account, Format, NewDisk, is_uuid};
 use crate::failure::{Exit, Failure};
 use crate::imageio::TransferUrl;
+use crate::logging::Place;
 use crate::output::tell;
 use crate::process::handover::Errand;
 use crate::process::memory_limit::memory_limit;
@@ -125,10 +128,14 @@ pub(crate) struct Settings {
     pub(crate) command: Vec<OsString>,
     /// One of `off`, `error`, `warn`, `info`, `debug`, `trace`.
     pub(crate) log_level: String,
-    /// The log file; stderr where there is none.
-    pub(crate) log_file: Option<PathBuf>,
-    /// Print statistics of each connection at the end.
-    pub(crate) stats: bool,
+    /// Where the log goes.
+    pub(crate) log: Place,
+    /// Print statistics of each connection at the end, in this form.
+    pub(crate) stats: Option<Output>,
+    /// The file that gets the number of the process that serves.
+    pub(crate) pid_file: Option<PathBuf>,
+    /// The file that gets figures for Prometheus.
+    pub(crate) metrics_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -141,7 +148,7 @@ impl Settings {
         }
         let absolute =
             |path: &Path| std::path::absolute(path).map_err(|e| usage(format!("{}: {e}", path.display())));
-        let section = Section::read(args.engine.config.as_deref())?;
+        let section = Section::read(&args.engine)?;
         let trusted = trust(args.engine.cafile.clone(), args.engine.insecure, &section)?;
         let disk = Choice::of(&args, &section)?;
         let read_only = args.read_only || matches!(disk, Choice::Snapshot(_));
@@ -154,9 +161,8 @@ impl Settings {
             None => trusted,
         };
         let budgets = budgets(&args)?;
-        let log_file = args
-            .log_file
-            .or_else(|| section.get("log_file").map(PathBuf::from));
+        let log = log_place(args.log_target, args.log_file.as_deref(), &section)?;
+        let absolute_if_given = |path: Option<PathBuf>| path.map(|path| absolute(&path)).transpose();
         Ok(Settings {
             mountpoint: absolute(&args.mountpoint)?,
             disk: DiskSettings {
@@ -183,8 +189,10 @@ impl Settings {
             for_mount8: args.for_mount8,
             command: args.command,
             log_level: log_level(args.log_level, &section)?,
-            log_file: log_file.map(|path| absolute(&path)).transpose()?,
+            log,
             stats: args.stats,
+            pid_file: absolute_if_given(args.pid_file)?,
+            metrics_file: absolute_if_given(args.metrics_file)?,
         })
     }
 }
@@ -235,6 +243,27 @@ fn log_level(given: Option<String>, section: &Section) -> Result<String, Failure
             "log_level = {other}: it takes error, warning, info, debug or trace"
         ))),
     }
+}
+
+/// The place of the log: what the command line says, else what the section says.
+fn log_place(target: Option<LogTarget>, file: Option<&Path>, section: &Section) -> Result<Place, Failure> {
+    let of_section = match (target, file, section.get("log_target")) {
+        (None, None, Some(text)) => Some(LogTarget::from_str(text, true).map_err(|_| {
+            usage(format!(
+                "log_target = {text}: it takes stderr, syslog or journald"
+            ))
+        })?),
+        _ => None,
+    };
+    let file_of_section = || section.get("log_file").map(Path::new);
+    let file = match (target.or(of_section), file.or_else(file_of_section)) {
+        (Some(LogTarget::Stderr), _) | (None, None) => return Ok(Place::Stderr),
+        (Some(LogTarget::Syslog), _) => return Ok(Place::Syslog),
+        (Some(LogTarget::Journald), _) => return Ok(Place::Journald),
+        (None, Some(file)) => file,
+    };
+    let absolute = std::path::absolute(file).map_err(|e| usage(format!("{}: {e}", file.display())))?;
+    Ok(Place::File(absolute))
 }
 
 /// The one disk that the user named.

@@ -329,6 +329,8 @@ mod tests {
             ("storage_domain=a", "--storage-domain=a"),
             ("insecure", "--insecure"),
             ("keep-on-failure", "--keep-on-failure"),
+            ("stats", "--stats"),
+            ("stats=json", "--stats=json"),
         ] {
             let args = ["rhv-mount", "-o", option].map(OsString::from);
             let expanded = crate::settings::cli::expand_mount_options(args.into()).unwrap();

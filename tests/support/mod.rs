@@ -12,6 +12,7 @@
 //!     disk        a ticket for an image: the disk that a test mounts
 //!     engine      the stand-in for the oVirt engine over a daemon of its own, with disks and transfers
 //!     foreground  a mount that stays in the foreground, and its signals
+//!     manager     a service manager that a mount tells how it goes
 //!
 //! Every value owns what it started and ends it when dropped, so a failing test leaves nothing behind.
 
@@ -28,6 +29,7 @@ pub mod disk;
 pub mod engine;
 pub mod foreground;
 pub mod image;
+pub mod manager;
 pub mod mount;
 pub mod redaction;
 pub mod run;

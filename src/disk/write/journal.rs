@@ -71,6 +71,13 @@ impl Journal {
         self.cost.iter().sum()
     }
 
+    /// Returns the bytes of data in it.
+    pub(crate) fn content(&self) -> u64 {
+        let entries = self.entries.values();
+        let data = entries.filter(|entry| matches!(*entry.held.payload, Payload::Data(_)));
+        data.map(|entry| entry.len).sum()
+    }
+
     /// Notes that connection `slot` has answered `payload` at `start`, whose oldest write has the number
     /// `seq`. Returns the buffers that are free now.
     pub(crate) fn note(

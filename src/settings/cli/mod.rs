@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
 use self::options::{Cli, Command};
-pub(crate) use self::options::{EngineArgs, MountArgs, Output, RecoverArgs};
+pub(crate) use self::options::{EngineArgs, LogTarget, MountArgs, Output, RecoverArgs};
 use super::{mount_options, source};
 use crate::failure::{Exit, Failure};
 use crate::secret::hide;

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 use crate::engine::Format;
 use crate::settings::values::{parse_connections, parse_mode, parse_size};
@@ -96,12 +97,23 @@ pub(super) enum Command {
 }
 
 /// The format in which facts are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Output {
     /// Lines for people.
     Text,
     /// JSON for programs.
     Json,
+}
+
+/// A place for the log that is no file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogTarget {
+    /// Standard error.
+    Stderr,
+    /// The syslog daemon of this machine.
+    Syslog,
+    /// The journal of systemd, with a field for each value.
+    Journald,
 }
 
 /// The options of a mount.
@@ -240,6 +252,9 @@ pub(crate) struct MountArgs {
     /// Stay in the foreground
     #[arg(short, long, help_heading = "Mount")]
     pub(crate) foreground: bool,
+    /// File that gets the number of the process that serves, from ready to the end
+    #[arg(long, value_name = "PATH", help_heading = "Mount")]
+    pub(crate) pid_file: Option<PathBuf>,
     /// Options as mount(8) writes them, separated by commas: ro, allow_other, uid=N, noatime, or any long
     /// option without its dashes
     #[arg(short = 'o', value_name = "OPTIONS", help_heading = "Mount")]
@@ -249,12 +264,26 @@ pub(crate) struct MountArgs {
     #[arg(long, value_name = "LEVEL", help_heading = "Output",
           value_parser = ["off", "error", "warn", "warning", "info", "debug", "trace"])]
     pub(crate) log_level: Option<String>,
-    /// Log to a file instead of stderr
+    /// Log to a file instead of stderr; a new file is begun when this one is moved away
     #[arg(long, value_name = "PATH", help_heading = "Output")]
     pub(crate) log_file: Option<PathBuf>,
-    /// Print what each connection did at the end
-    #[arg(long, help_heading = "Output")]
-    pub(crate) stats: bool,
+    /// Log to stderr, syslog or journald (with fields) instead of a file
+    #[arg(
+        long,
+        value_enum,
+        value_name = "PLACE",
+        conflicts_with = "log_file",
+        help_heading = "Output",
+        hide_possible_values = true
+    )]
+    pub(crate) log_target: Option<LogTarget>,
+    /// Print what each connection did at the end; --stats=json for programs. SIGUSR1 logs it at any time
+    #[arg(long, value_enum, value_name = "FORM", num_args = 0..=1, require_equals = true,
+          default_missing_value = "text", hide_possible_values = true, help_heading = "Output")]
+    pub(crate) stats: Option<Output>,
+    /// File that gets figures in Prometheus' text format, every 15 s and at the end
+    #[arg(long, value_name = "PATH", help_heading = "Output")]
+    pub(crate) metrics_file: Option<PathBuf>,
 
     /// Command to run on the file
     #[arg(last = true, value_name = "COMMAND")]
@@ -279,9 +308,12 @@ pub(crate) struct EngineArgs {
     /// Do not verify certificates [env: OVIRT_INSECURE]
     #[arg(long, help_heading = "Engine")]
     pub(crate) insecure: bool,
-    /// Section of ~/.config/ovirt-img.conf with values for the options that are not given
+    /// Section of ovirt-img.conf with values for the options that are not given
     #[arg(short, long, value_name = "SECTION", help_heading = "Engine")]
     pub(crate) config: Option<String>,
+    /// The file with that section [default: ~/.config/ovirt-img.conf, then /etc/ovirt-img.conf]
+    #[arg(long, value_name = "PATH", help_heading = "Engine")]
+    pub(crate) config_file: Option<PathBuf>,
 }
 
 /// The options of `recover`.

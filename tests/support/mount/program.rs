@@ -27,6 +27,10 @@ const VARIABLES: &[&str] = &[
     "OVIRT_PASSWORD",
     "OVIRT_CAFILE",
     "OVIRT_INSECURE",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "JOURNAL_STREAM",
     "HTTPS_PROXY",
     "https_proxy",
 ];

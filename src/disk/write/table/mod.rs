@@ -124,6 +124,12 @@ impl Table {
         self.cost - self.flights.iter().map(|f| f.payload.cost()).sum::<usize>()
     }
 
+    /// Returns the bytes of data in memory that are not known to be durable: those without an answer, and
+    /// those in the journal.
+    pub(crate) fn undurable_bytes(&self) -> u64 {
+        self.content as u64 + self.journal.content()
+    }
+
     /// Returns the number of the newest acknowledged write.
     pub(crate) fn last_seq(&self) -> u64 {
         self.last_seq

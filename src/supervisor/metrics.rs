@@ -1,0 +1,269 @@
+//! `--metrics-file`: figures in Prometheus' text format 0.0.4, for the textfile collector of node_exporter,
+//! which reads `*.prom` in its directory. The file is replaced as a whole, so nobody reads half of one. It
+//! stays after the end, with the exit code: a job that failed can be alerted on. It has no secret, and all
+//! may read it, since the collector is another user.
+//!
+//! Names follow prometheus.io/docs/practices/naming: the unit and, for what only grows, `_total` at the end.
+//! Every sample has the mountpoint as a label, so that files of several mounts do not collide.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::{Display, Write as _};
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::Stage;
+use crate::logging::plain;
+use crate::open_disk::DiskStatus;
+use crate::pool::{Figures, OpFigures};
+use crate::process::rights;
+use crate::secret::clean;
+
+/// The states of a mount, of which one has the value 1.
+const STATES: [&str; 5] = ["opening", "mounted", "flushing", "finalizing", "ended"];
+
+/// How a mount stands at one moment.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Picture {
+    pub(super) mountpoint: String,
+    pub(super) stage: Option<Stage>,
+    pub(super) began: Option<SystemTime>,
+    /// Each disk with the figures of its connections; none while it is opened.
+    pub(super) disks: Vec<(DiskStatus, Vec<Figures>)>,
+}
+
+/// Writes the file anew. What this thread may not do, the one with root's capabilities does: the directory is
+/// the collector's.
+pub(super) fn write(path: &Path, picture: &Picture) -> io::Result<()> {
+    let text = text(picture);
+    match replace(path, &text) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let path = path.to_owned();
+            rights::with(move || replace(&path, &text))
+        }
+        other => other,
+    }
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    // The collector does not read a name that does not end in .prom.
+    let mut beside = OsString::from(".");
+    beside.push(name);
+    beside.push(format!(".{}", std::process::id()));
+    let beside = path.with_file_name(beside);
+    let written = || {
+        let _ = fs::remove_file(&beside);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        // Whatever the umask.
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        fs::rename(&beside, path)
+    };
+    written().inspect_err(|_| drop(fs::remove_file(&beside)))
+}
+
+/// The text of a file.
+fn text(picture: &Picture) -> String {
+    let mut page = Page {
+        text: String::new(),
+        mountpoint: &picture.mountpoint,
+    };
+    let began = picture
+        .began
+        .and_then(|began| began.duration_since(UNIX_EPOCH).ok());
+    page.family(
+        "start_time_seconds",
+        "gauge",
+        "When the mount began, in seconds since 1970.",
+    );
+    page.sample("start_time_seconds", &[], began.unwrap_or_default().as_secs_f64());
+    page.family(
+        "state",
+        "gauge",
+        "The state of the mount: 1 for the one that it is in.",
+    );
+    let (now, code) = match &picture.stage {
+        None | Some(Stage::Opening) => ("opening", None),
+        Some(Stage::Mounted) => ("mounted", None),
+        Some(Stage::Flushing) => ("flushing", None),
+        Some(Stage::Finalizing) => ("finalizing", None),
+        Some(Stage::Ended(code, _)) => ("ended", Some(*code)),
+    };
+    for state in STATES {
+        page.sample("state", &[("state", state)], u8::from(state == now));
+    }
+    if let Some(code) = code {
+        page.family(
+            "exit_code",
+            "gauge",
+            "The exit code of a mount that has ended: 0 when all data is safe.",
+        );
+        page.sample("exit_code", &[], code);
+    }
+    if let Some((disk, connections)) = picture.disks.first() {
+        page.disk(disk);
+        page.requests(connections);
+    }
+    page.text
+}
+
+struct Page<'a> {
+    text: String,
+    mountpoint: &'a str,
+}
+
+impl Page<'_> {
+    fn disk(&mut self, disk: &DiskStatus) {
+        self.family(
+            "info",
+            "gauge",
+            "The disk, the server and the program; the value is 1.",
+        );
+        let labels = [
+            ("disk", disk.disk_name.as_deref().unwrap_or_default()),
+            ("disk_id", disk.disk_id.as_deref().unwrap_or_default()),
+            ("host", disk.host.as_str()),
+            ("transport", disk.transport.as_str()),
+            ("read_only", if disk.read_only { "true" } else { "false" }),
+            ("version", env!("CARGO_PKG_VERSION")),
+        ];
+        self.sample("info", &labels, 1);
+        let gauges = [
+            ("disk_size_bytes", disk.disk_size, "Size of the disk."),
+            (
+                "file_size_bytes",
+                disk.file_size,
+                "Size of the file, which a truncate changes.",
+            ),
+            ("connections", disk.connections as u64, "Connections to imageio."),
+            (
+                "unflushed_bytes",
+                disk.bytes_unflushed,
+                "Acknowledged data that is not known to be on the storage.",
+            ),
+            (
+                "failed",
+                disk.failure.is_some().into(),
+                "1 when acknowledged data may be lost.",
+            ),
+        ];
+        for (name, value, help) in gauges {
+            self.family(name, "gauge", help);
+            self.sample(name, &[], value);
+        }
+        let help = "Connections that were lost or given up, and replaced.";
+        self.family("connections_replaced_total", "counter", help);
+        self.sample("connections_replaced_total", &[], disk.replaced);
+    }
+
+    /// The sums over all connections.
+    fn requests(&mut self, connections: &[Figures]) {
+        let mut sums: BTreeMap<&str, OpFigures> = BTreeMap::new();
+        for (operation, figures) in connections.iter().flat_map(|connection| &connection.operations) {
+            let sum = sums.entry(*operation).or_default();
+            sum.ops += figures.ops;
+            sum.errors += figures.errors;
+            sum.seconds += figures.seconds;
+            sum.bytes += figures.bytes;
+        }
+        let mut family = |name: &str, help: &str, value: fn(&OpFigures) -> f64| {
+            self.family(name, "counter", help);
+            for (operation, sum) in &sums {
+                self.sample(name, &[("operation", *operation)], value(sum));
+            }
+        };
+        family("requests_total", "Requests to imageio that succeeded.", |sum| {
+            sum.ops as f64
+        });
+        let help = "Requests to imageio that failed, repeated ones included.";
+        family("request_errors_total", help, |sum| sum.errors as f64);
+        let help = "Time that requests to imageio took, over all connections.";
+        family("request_seconds_total", help, |sum| sum.seconds);
+        let help = "Bytes that requests moved, or made zero.";
+        family("request_bytes_total", help, |sum| sum.bytes as f64);
+    }
+
+    /// Begins the samples of one name; `kind` is `gauge` or `counter`.
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(
+            self.text,
+            "# HELP rhv_mount_{name} {help}\n# TYPE rhv_mount_{name} {kind}"
+        );
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        let _ = write!(
+            self.text,
+            "rhv_mount_{name}{{mountpoint=\"{}\"",
+            label(self.mountpoint)
+        );
+        for (key, value) in labels {
+            let _ = write!(self.text, ",{key}=\"{}\"", label(value));
+        }
+        let _ = writeln!(self.text, "}} {value}");
+    }
+}
+
+/// Returns a text as the value of a label, between quotes.
+fn label(text: &str) -> String {
+    plain(&clean(text)).replace('\\', r"\\").replace('"', "\\\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_disks_and_paths_cannot_break_a_sample() {
+        let disk = DiskStatus {
+            disk_name: Some("a\"} 1\nb\\".to_owned()),
+            ..DiskStatus::default()
+        };
+        let picture = Picture {
+            mountpoint: "/mnt/\"x\"".to_owned(),
+            disks: vec![(disk, vec![])],
+            ..Picture::default()
+        };
+        let text = text(&picture);
+        assert!(
+            text.contains(r#"rhv_mount_info{mountpoint="/mnt/\"x\"",disk="a\"} 1 b\\",disk_id="""#),
+            "{text}"
+        );
+        let ours = |line: &str| line.starts_with("# ") || line.starts_with("rhv_mount_");
+        assert!(text.lines().all(ours), "{text}");
+    }
+
+    #[test]
+    fn the_file_is_replaced_as_a_whole_and_all_may_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.prom");
+        for stage in [Stage::Opening, Stage::Ended(7, None)] {
+            let picture = Picture {
+                stage: Some(stage),
+                ..Picture::default()
+            };
+            write(&path, &picture).unwrap();
+        }
+        assert!(
+            fs::read_to_string(&path)
+                .unwrap()
+                .contains("rhv_mount_exit_code{mountpoint=\"\"} 7\n")
+        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
+        let nowhere = dir.path().join("missing/disk.prom");
+        assert!(write(&nowhere, &Picture::default()).is_err());
+    }
+}

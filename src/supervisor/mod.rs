@@ -1,0 +1,288 @@
+//! Tells those who look after a mount how it goes, from the first connection to the outcome.
+//!
+//! ```text
+//! a service manager     a line for people, READY, STOPPING, more time, watchdog     process/notify
+//! node_exporter         a file with figures, every 15 s and at the end              metrics
+//! SIGUSR1               statistics in the log                                       statistics
+//! ```
+//!
+//! One thread, "reports", does all of this, in the order in which it is asked: a slow reader of one of them
+//! holds up no other work, and the end of the mount waits for it for seconds at most. The main thread says
+//! which [`Stage`] has begun; the figures are the disks' own, which the thread looks at but does not keep
+//! alive. A watchdog hears of this process only after such a look: a disk whose locks are stuck is not told
+//! as alive. A storage that is slow, or an engine that is away, has limits of its own and is no reason to
+//! kill a mount that holds data, so no look goes through the mount or over the network.
+
+mod metrics;
+pub(crate) mod statistics;
+mod words;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use parking_lot::Mutex;
+use tracing::{info, warn};
+
+use self::metrics::Picture;
+use crate::failure::{Exit, Failure};
+use crate::logging::STATISTICS;
+use crate::open_disk::OpenDisk;
+use crate::process::handover::Role;
+use crate::process::notify::{self, Word};
+use crate::process::spawn;
+use crate::settings::Settings;
+use crate::settings::cli::Output;
+
+/// How often the figures are looked at for the line that people read.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often that is done while the mount begins or ends. A manager counts anew when the command that stops a
+/// unit has ended, so the next request for time has to come before a short limit is over.
+const STEP_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often the file with the figures is written. Prometheus asks every 15 s by custom, every minute by
+/// default.
+const METRICS_INTERVAL: Duration = Duration::from_secs(15);
+
+/// The time for which a manager is asked at each look while the mount begins or ends, which both have limits
+/// of their own.
+const MORE_TIME: Duration = Duration::from_secs(60);
+
+/// A part of the life of a mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The disk is looked for or made, and connected.
+    Opening,
+    /// The file can be used.
+    Mounted,
+    /// The last data is on its way to the storage.
+    Flushing,
+    /// The transfers are being ended.
+    Finalizing,
+    /// All is over, with this exit code, and the message where it ended badly.
+    Ended(u8, Option<String>),
+}
+
+/// Work for the thread.
+enum Ask {
+    Watch(Vec<Weak<OpenDisk>>),
+    Enter(Stage),
+    Statistics,
+}
+
+/// See the head of this file.
+pub(crate) struct Supervisor {
+    asks: Sender<Ask>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Supervisor {
+    /// Begins to tell of a mount that is about to be opened. Fails where the file with the figures can't be
+    /// written, and where there is no thread.
+    pub(crate) fn start(settings: &Settings, role: Role) -> Result<Supervisor, Failure> {
+        let mut reports = Reports {
+            mountpoint: settings.mountpoint.clone(),
+            stage: Stage::Opening,
+            began: SystemTime::now(),
+            entered: Instant::now(),
+            disks: Vec::new(),
+            last: Picture::default(),
+            metrics: settings.metrics_file.clone(),
+            metrics_written: Instant::now(),
+            metrics_failed: false,
+            form: settings.stats.unwrap_or(Output::Text),
+            manager: notify::is_wanted(),
+            is_heard: role == Role::Foreground,
+            status: String::new(),
+            watchdog: notify::watchdog_period(),
+        };
+        if let Some(path) = reports.metrics.clone() {
+            metrics::write(&path, &reports.picture()).map_err(|e| {
+                let message = format!("cannot write --metrics-file {}: {e}", path.display());
+                Failure::text(Exit::Usage, message)
+            })?;
+        }
+        let (asks, inbox) = unbounded();
+        let thread = spawn("reports", move || reports.run(&inbox))?;
+        Ok(Supervisor {
+            asks,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Takes the figures from `disks` from now on.
+    pub(crate) fn watch<'a>(&self, disks: impl Iterator<Item = &'a Arc<OpenDisk>>) {
+        self.ask(Ask::Watch(disks.map(Arc::downgrade).collect()));
+    }
+
+    /// Tells that `stage` has begun.
+    pub(crate) fn enter(&self, stage: Stage) {
+        self.ask(Ask::Enter(stage));
+    }
+
+    /// Writes the statistics to the log.
+    pub(crate) fn log_statistics(&self) {
+        self.ask(Ask::Statistics);
+    }
+
+    /// Tells how it ended, and returns when that is told, or could not be. A second call does nothing.
+    pub(crate) fn end(&self, code: u8, message: Option<String>) {
+        self.enter(Stage::Ended(code, message));
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
+    }
+
+    fn ask(&self, ask: Ask) {
+        // Once it has ended, nobody wants to know any more.
+        let _ = self.asks.send(ask);
+    }
+}
+
+/// The thread's own state.
+struct Reports {
+    mountpoint: PathBuf,
+    stage: Stage,
+    began: SystemTime,
+    /// When the stage began.
+    entered: Instant,
+    disks: Vec<Weak<OpenDisk>>,
+    /// The last figures of the disks, for when they are gone.
+    last: Picture,
+    metrics: Option<PathBuf>,
+    metrics_written: Instant,
+    /// The file could not be written, and that is told.
+    metrics_failed: bool,
+    form: Output,
+    /// There is a service manager.
+    manager: bool,
+    /// The manager listens to this process.
+    is_heard: bool,
+    /// What it was last told.
+    status: String,
+    watchdog: Option<Duration>,
+}
+
+impl Reports {
+    fn run(mut self, inbox: &Receiver<Ask>) {
+        self.enter(Stage::Opening);
+        let nobody_looks = !self.manager && self.metrics.is_none();
+        let mut due = Instant::now() + self.period();
+        loop {
+            let ask = match nobody_looks {
+                true => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                false => inbox.recv_deadline(due),
+            };
+            match ask {
+                Ok(Ask::Watch(disks)) => self.disks = disks,
+                Ok(Ask::Statistics) => self.log_statistics(),
+                Ok(Ask::Enter(stage)) => {
+                    self.enter(stage);
+                    if matches!(self.stage, Stage::Ended(..)) {
+                        return;
+                    }
+                    due = Instant::now() + self.period();
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    due = Instant::now() + self.period();
+                    let picture = self.picture();
+                    self.notify(&picture, &[]);
+                    if self.metrics_written.elapsed() >= METRICS_INTERVAL {
+                        self.write_metrics(&picture);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// True while the mount begins or ends.
+    fn is_on_its_way(&self) -> bool {
+        matches!(self.stage, Stage::Opening | Stage::Flushing | Stage::Finalizing)
+    }
+
+    /// The time to the next look.
+    fn period(&self) -> Duration {
+        let period = match self.is_on_its_way() {
+            true => STEP_INTERVAL,
+            false => LOOK_INTERVAL,
+        };
+        self.watchdog.map_or(period, |watchdog| watchdog.min(period))
+    }
+
+    fn enter(&mut self, stage: Stage) {
+        let first: &[Word<'_>] = match &stage {
+            // The launcher has said so.
+            Stage::Mounted if !self.is_heard => &[],
+            Stage::Mounted => &[Word::Ready],
+            Stage::Flushing => &[Word::Stopping],
+            _ => &[],
+        };
+        self.is_heard |= stage == Stage::Mounted;
+        self.stage = stage;
+        self.entered = Instant::now();
+        let picture = self.picture();
+        self.notify(&picture, first);
+        self.write_metrics(&picture);
+    }
+
+    /// Looks at the disks. Where they are gone, the last look counts.
+    fn picture(&mut self) -> Picture {
+        let disks: Vec<Arc<OpenDisk>> = self.disks.iter().filter_map(Weak::upgrade).collect();
+        if !disks.is_empty() {
+            self.last.disks = disks.iter().map(|disk| (disk.status(), disk.figures())).collect();
+        }
+        self.last.mountpoint = self.mountpoint.display().to_string();
+        self.last.began = Some(self.began);
+        self.last.stage = Some(self.stage.clone());
+        self.last.clone()
+    }
+
+    fn notify(&mut self, picture: &Picture, first: &[Word<'_>]) {
+        if !self.manager || !self.is_heard {
+            return;
+        }
+        let status = words::line(picture, self.entered.elapsed());
+        let mut words = first.to_vec();
+        if status != self.status {
+            words.push(Word::Status(&status));
+        }
+        if self.is_on_its_way() {
+            words.push(Word::ExtendTimeout(MORE_TIME));
+        }
+        if self.watchdog.is_some() {
+            words.push(Word::Watchdog);
+        }
+        notify::tell(&words);
+        self.status = status;
+    }
+
+    fn write_metrics(&mut self, picture: &Picture) {
+        let Some(path) = &self.metrics else {
+            return;
+        };
+        self.metrics_written = Instant::now();
+        match metrics::write(path, picture) {
+            Ok(()) => self.metrics_failed = false,
+            Err(e) => {
+                if !self.metrics_failed {
+                    warn!("the file of metrics {} cannot be written: {e}", path.display());
+                }
+                self.metrics_failed = true;
+            }
+        }
+    }
+
+    fn log_statistics(&mut self) {
+        let picture = self.picture();
+        let summary = words::line(&picture, self.entered.elapsed());
+        info!(target: STATISTICS, "{}: {summary}", self.mountpoint.display());
+        let disks: Vec<Arc<OpenDisk>> = self.disks.iter().filter_map(Weak::upgrade).collect();
+        for line in statistics::lines(disks.iter(), self.form) {
+            info!(target: STATISTICS, "{line}");
+        }
+    }
+}
