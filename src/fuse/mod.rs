@@ -11,6 +11,7 @@
 mod attr;
 mod errno;
 mod session;
+pub(crate) mod system;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;

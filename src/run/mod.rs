@@ -17,6 +17,7 @@ mod umount;
 use std::process::ExitCode;
 
 use crate::failure::{Exit, Failure};
+use crate::fuse::system;
 use crate::output::{self, tell};
 use crate::process::handover::{self, Role};
 use crate::process::privacy;
@@ -41,6 +42,7 @@ pub fn main() -> ExitCode {
 fn act() -> Result<u8, Failure> {
     match Action::parse(std::env::args_os().collect())? {
         Action::Mount(args) => {
+            system::check()?;
             let settings = Settings::gather(*args)?;
             let role = match settings.foreground || !settings.command.is_empty() {
                 true => Role::Foreground,

@@ -9,6 +9,7 @@
 mod answers;
 mod attributes;
 mod bad_servers;
+mod bare_system;
 mod command;
 mod endings;
 mod endless;
