@@ -12,6 +12,7 @@
 //! record       finding it again           close    ends the disks and tells the outcome
 //! control      `umount` and `status`      command  `-- COMMAND`
 //! ready        what "mounted" means       holders  who keeps a mount from its end
+//!                                         loops    and the loop devices among them
 //! ```
 //!
 //! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session, COMMAND and the end
@@ -22,6 +23,7 @@ mod close;
 mod command;
 pub(crate) mod control;
 pub(crate) mod holders;
+mod loops;
 pub(crate) mod mount_table;
 pub(crate) mod mountpoint;
 mod open;
