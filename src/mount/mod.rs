@@ -204,17 +204,21 @@ impl Mount {
     }
 
     fn status(&self) -> Status {
-        let phase = match self.ending.load(Ordering::Relaxed) {
-            true => "ending",
-            false => "mounted",
+        let detached = self
+            .numbers
+            .get()
+            .copied()
+            .filter(|held| !mount_table::is_in_tree(*held));
+        let phase = match (self.ending.load(Ordering::Relaxed), detached) {
+            (true, _) => "ending",
+            (false, Some(_)) => "detached",
+            (false, None) => "mounted",
         };
+        let Mountpoint { path, file, .. } = &self.mountpoint;
         Status {
-            mountpoint: self.mountpoint.path.display().to_string(),
-            file: self.mountpoint.file.display().to_string(),
-            pid: std::process::id(),
-            phase: phase.to_owned(),
+            held: detached.filter(|_| phase == "detached"),
             earlier: self.place.earlier(),
-            disk: self.disks[0].disk.status(),
+            ..Status::of(path, file, std::process::id(), phase, self.disks[0].disk.status())
         }
     }
 }

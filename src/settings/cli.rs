@@ -184,7 +184,10 @@ pub(crate) struct MountArgs {
     pub(crate) mode: Option<u16>,
     /// Name of the file when MOUNTPOINT is a directory
     #[arg(long, value_name = "NAME", default_value = "disk", help_heading = "Mount")]
-    pub(crate) file_name: String,
+    pub(crate) file_name: OsString,
+    /// Remove a dead mount of rhv-mount that is in the way: one whose process was killed
+    #[arg(long, help_heading = "Mount")]
+    pub(crate) remount: bool,
     /// Mount over a directory that is not empty
     #[arg(long, hide = true)]
     pub(crate) nonempty: bool,

@@ -295,7 +295,9 @@ pub(crate) fn trust(
         let off = variable("OVIRT_INSECURE")
             .map(|text| yes_or_no("OVIRT_INSECURE", &text))
             .transpose()?;
-        (variable("OVIRT_CAFILE").map(PathBuf::from), off.unwrap_or(false))
+        // A path need not be UTF-8, as `variable` wants it.
+        let cafile = std::env::var_os("OVIRT_CAFILE").filter(|path| !path.is_empty());
+        (cafile.map(PathBuf::from), off.unwrap_or(false))
     };
     match (cafile, insecure) {
         (Some(path), true) => Err(ConfigError::Value(format!(

@@ -12,6 +12,7 @@ pub(crate) mod values;
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -94,6 +95,7 @@ pub(crate) struct DiskSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Settings {
     /// An absolute path.
+    #[serde(with = "crate::path_bytes")]
     pub(crate) mountpoint: PathBuf,
     /// The disk to show there.
     pub(crate) disk: DiskSettings,
@@ -118,6 +120,7 @@ pub(crate) struct Settings {
     /// One of `off`, `error`, `warn`, `info`, `debug`, `trace`.
     pub(crate) log_level: String,
     /// The log file; stderr where there is none.
+    #[serde(with = "crate::path_bytes::option")]
     pub(crate) log_file: Option<PathBuf>,
     /// Print statistics of each connection at the end.
     pub(crate) stats: bool,
@@ -127,7 +130,8 @@ impl Settings {
     /// Checks `args`, adds the configuration file and the environment, and asks for a password where it must.
     pub(crate) fn gather(args: MountArgs) -> Result<Settings, Failure> {
         let file_name = &args.file_name;
-        let is_a_name = !matches!(file_name.as_str(), "" | "." | "..") && !file_name.contains('/');
+        let is_a_name =
+            !matches!(file_name.as_bytes(), b"" | b"." | b"..") && !file_name.as_bytes().contains(&b'/');
         if !is_a_name || file_name.len() > MAX_NAME_BYTES {
             return Err(usage(format!("--file-name {file_name:?} is not a file name")));
         }
@@ -163,7 +167,7 @@ impl Settings {
             uid: args.uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
             gid: args.gid.unwrap_or_else(|| nix::unistd::getegid().as_raw()),
             mode: args.mode.unwrap_or(if read_only { 0o400 } else { 0o600 }),
-            file_name: args.file_name.into(),
+            file_name: args.file_name,
             nonempty: args.nonempty,
             kernel_options: args.kernel_option,
             foreground: args.foreground,

@@ -37,6 +37,7 @@ mod server_itself;
 mod short_lives;
 mod slow_storage;
 mod sticky_errors;
+mod strange_paths;
 #[path = "../support/mod.rs"]
 mod support;
 mod survived;
