@@ -111,6 +111,8 @@ pub(crate) struct Settings {
     pub(crate) file_name: OsString,
     /// Mount over a directory that is not empty.
     pub(crate) nonempty: bool,
+    /// Remove a dead mount that is in the way.
+    pub(crate) remount: bool,
     /// Mount flags for the kernel.
     pub(crate) kernel_options: Vec<String>,
     /// Stay in the foreground.
@@ -169,6 +171,7 @@ impl Settings {
             mode: args.mode.unwrap_or(if read_only { 0o400 } else { 0o600 }),
             file_name: args.file_name,
             nonempty: args.nonempty,
+            remount: args.remount,
             kernel_options: args.kernel_option,
             foreground: args.foreground,
             command: args.command,

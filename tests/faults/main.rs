@@ -29,6 +29,7 @@ mod odd_end;
 mod owner;
 mod reads;
 mod redaction;
+mod remount;
 mod requests;
 mod rig;
 mod rights;
