@@ -7,10 +7,14 @@
 //! (`transfer::note`), `ca` asks the engine for its certificate.
 
 mod ca;
+mod claim;
+mod forget;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod left_behind;
 mod recover;
+mod remains;
+mod sessions;
 mod status;
 mod umount;
 

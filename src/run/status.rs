@@ -1,10 +1,16 @@
-//! `rhv-mount status`: what is mounted here, from the processes that serve it.
+//! `rhv-mount status`: what is mounted here, from the processes that serve it; and what runs have left behind
+//! that ended otherwise, from their notes (see `remains`).
+//!
+//! In JSON, all of it is one array, and what was asked for by its path is one object: a mount, or, where
+//! nothing is mounted there, what is left.
 
 use std::io;
 use std::path::Path;
 
 use nix::unistd::Uid;
+use serde::Serialize;
 
+use super::remains::{self, Remains};
 use crate::failure::{Exit, Failure};
 use crate::mount::control::{self, Status};
 use crate::mount::holders::holders;
@@ -18,7 +24,15 @@ use crate::process::runtime_directory;
 use crate::settings::cli::Output;
 use crate::shell;
 
-/// Prints what is mounted on `path`, or everything that is mounted.
+/// What there is to be told of one mountpoint.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Entry<'a> {
+    Mount(&'a Status),
+    Left(&'a Remains),
+}
+
+/// Prints what is mounted on `path` or left behind of a mount there, or all of it.
 pub(super) fn status(path: Option<&Path>, output: Output) -> Result<u8, Failure> {
     let wanted = match path {
         Some(path) => Some(
@@ -42,7 +56,8 @@ pub(super) fn status(path: Option<&Path>, output: Output) -> Result<u8, Failure>
     if let Some(wanted) = &wanted {
         all.retain(|status| status.is_about(wanted));
     }
-    if let (Some(wanted), true) = (&wanted, all.is_empty()) {
+    let left = remains::all(wanted.as_deref());
+    if let (Some(wanted), true, true) = (&wanted, all.is_empty(), left.is_empty()) {
         return Err(Failure::text(
             Exit::Mount,
             format!("no rhv-mount disk is mounted on {}", wanted.display()),
@@ -50,15 +65,18 @@ pub(super) fn status(path: Option<&Path>, output: Output) -> Result<u8, Failure>
     }
     match output {
         Output::Json => {
-            let json = match (&wanted, all.first()) {
+            let entries = all.iter().map(Entry::Mount).chain(left.iter().map(Entry::Left));
+            let entries: Vec<Entry<'_>> = entries.collect();
+            let json = match (&wanted, entries.first()) {
                 (Some(_), Some(one)) => serde_json::to_string_pretty(one),
-                _ => serde_json::to_string_pretty(&all),
+                _ => serde_json::to_string_pretty(&entries),
             };
             let json = json.map_err(|e| Failure::text(Exit::Other, e))?;
             print(&format!("{}\n", plain_json(&json)))?;
         }
         Output::Text => {
-            let all = all.iter().map(text).collect::<Vec<_>>().join("\n");
+            let all = all.iter().map(text).chain(left.iter().map(Remains::text));
+            let all = all.collect::<Vec<_>>().join("\n");
             // Names are the engine's, and another user's process may say anything.
             print(&all.replace(|c: char| c.is_control() && c != '\n', " "))?;
         }

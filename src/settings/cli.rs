@@ -54,7 +54,7 @@ enum Command {
         /// Path where the disk is mounted
         mountpoint: PathBuf,
     },
-    /// Tell what is mounted here
+    /// Tell what is mounted here, and what killed or failed runs have left behind
     Status {
         /// Only this mount
         mountpoint: Option<PathBuf>,
@@ -62,7 +62,7 @@ enum Command {
         #[arg(short, long, value_enum, default_value = "text")]
         output: Output,
     },
-    /// End a transfer that a killed rhv-mount left behind
+    /// End what killed or failed runs of rhv-mount have left behind
     Recover(RecoverArgs),
     /// Print the engine's CA certificate and its fingerprint, to be checked and saved
     Ca {
@@ -244,15 +244,19 @@ pub(crate) struct EngineArgs {
 /// The options of `recover`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RecoverArgs {
-    /// Only this mount
-    pub(crate) mountpoint: Option<PathBuf>,
+    /// Only what is left of this mount, or this transfer
+    #[arg(value_name = "MOUNTPOINT|TRANSFER")]
+    pub(crate) which: Option<PathBuf>,
     /// Finalize: keep the data that arrived; never removes a disk [default]
-    #[arg(long, conflicts_with = "cancel")]
+    #[arg(long, conflicts_with_all = ["cancel", "forget"])]
     pub(crate) finalize: bool,
     /// Discard the data that arrived and remove the disk that was made for it; refused for a disk that
     /// existed before
-    #[arg(long)]
+    #[arg(long, conflicts_with = "forget")]
     pub(crate) cancel: bool,
+    /// End nothing, and drop the note of it: for an engine that is gone for good
+    #[arg(long)]
+    pub(crate) forget: bool,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::cli::MountArgs;
-use self::config_file::{Section, engine_account, trust, variable};
+use self::config_file::{LoginPlaces, Section, engine_account, trust, variable};
 use self::memory::{Budgets, MIN_MEMORY_BYTES, Said};
 use self::values::parse_size;
 use crate::engine::{Account, Format, NewDisk, is_uuid};
@@ -51,6 +51,8 @@ pub(crate) enum Source {
 pub(crate) struct EngineSource {
     /// The engine and the user.
     pub(crate) account: Account,
+    /// The places from which the login came.
+    pub(crate) login: LoginPlaces,
     pub(crate) wanted: Wanted,
     /// Connect through the engine's proxy.
     pub(crate) proxy: bool,
@@ -290,6 +292,7 @@ impl Choice {
         }
         Ok(Source::Engine(Box::new(EngineSource {
             account: engine_account(&args.engine, section, trust.clone())?,
+            login: LoginPlaces::of(&args.engine, section),
             wanted,
             proxy: args.proxy,
             keep_on_failure: args.keep_on_failure,

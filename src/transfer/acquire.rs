@@ -10,7 +10,7 @@ use tracing::{debug, info};
 use super::OwnTransfer;
 use super::end::Stake;
 use super::life::Life;
-use super::note::Note;
+use super::note::{Cause, Note};
 use super::note_file::NoteFile;
 use crate::engine::{
     self, Direction, Engine, Format, Interrupt, Mark, Order, Subject, Transfer, this_hardware,
@@ -41,6 +41,7 @@ pub(super) fn acquire(
         snapshot: matches!(source.wanted, Wanted::Snapshot(_)),
         created: matches!(source.wanted, Wanted::New(_)),
         mark: Some(mark),
+        login: source.login.clone(),
         ..Note::of(mountpoint, &source.account, direction)
     })?;
     let started = start(&engine, source, &mut subject, &mut file, mark, interrupt);
@@ -191,6 +192,12 @@ fn take_back(
         engine.logout();
         return failure;
     };
+    file.amend(|note| {
+        note.cause = match remove {
+            true => Cause::NotRemoved,
+            false => Cause::StartFailed,
+        };
+    });
     let note = &file.note;
     let over = |id: &String| engine.transfer(id).is_ok_and(|t| t.is_none_or(|t| !t.is_open()));
     if !remove && note.transfer.as_ref().is_some_and(over) {

@@ -37,6 +37,7 @@ use self::end::Closing;
 pub(crate) use self::end::Verdict;
 use self::head::Danger;
 use self::life::{Course, Life};
+use self::note::Cause;
 use self::renewal::Renewal;
 use crate::engine::{Direction, Engine, Interrupt, Order, Subject};
 use crate::failure::{Exit, Failure};
@@ -132,6 +133,14 @@ impl OwnTransfer {
     /// Returns the warning about a head that was there before anything was written.
     pub(crate) fn head_warning(&self, danger: &Danger) -> String {
         head::warning(&self.shown, danger)
+    }
+
+    /// Notes, for whoever wants the disk next, that the end has begun. A renewal that is at work keeps the
+    /// note for itself: it gives up soon, and [`Self::end`] notes the same.
+    pub(crate) fn note_ending(&self) {
+        if let Some(mut turn) = self.life.try_turn() {
+            turn.note().amend(|note| note.cause = Cause::Ending);
+        }
     }
 
     /// Returns what keeps the transfer from being finalized.
