@@ -9,6 +9,7 @@
 //! fate      whether there is to be another one
 //! end       the table of ends: finalize, remove the disk, or leave the transfer paused
 //! head      the first bytes of a disk that a killed mount has left
+//! holder    who has a disk that another mount wants
 //! note      the facts from which `recover` finds a transfer that this process could not end
 //! note_file the file with them, and its lock, which says that this process lives
 //! ```
@@ -23,6 +24,7 @@ mod acquire;
 mod end;
 mod fate;
 pub(crate) mod head;
+mod holder;
 mod life;
 pub(crate) mod note;
 pub(crate) mod note_file;
