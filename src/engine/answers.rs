@@ -92,8 +92,14 @@ impl Meaning {
     fn of(status: u16, words: &str) -> Meaning {
         match status {
             503 => Meaning::NotPerformed,
-            // "The following disks are locked": the engine has no code for this fault.
-            409 if words.to_lowercase().contains("locked") => Meaning::Locked,
+            // "The following disks are locked", and for a moment after that "Disk X is being transferred": the
+            // engine has no code for these faults.
+            409 if ["locked", "is being transferred"]
+                .iter()
+                .any(|said| words.to_lowercase().contains(said)) =>
+            {
+                Meaning::Locked
+            }
             _ => Meaning::Final,
         }
     }
@@ -110,6 +116,11 @@ mod tests {
         let locked = "Operation Failed: Cannot transfer image: The following disks are Locked: web01";
         for (status, words, meaning) in [
             (409, locked, Meaning::Locked),
+            (
+                409,
+                "Cannot transfer image: Disk web01 is being transferred",
+                Meaning::Locked,
+            ),
             (400, locked, Meaning::Final),
             (409, "the VM is running", Meaning::Final),
             (503, "starting", Meaning::NotPerformed),

@@ -7,10 +7,15 @@ use serde_json::Value;
 use super::address::{query, quoted};
 use super::json::{list, number, text};
 use super::{Engine, Error, Patience};
+use crate::logging::plain;
+use crate::output::tell;
 
 /// Upper bound on the wait for a lock that may end soon: the engine releases it seconds after the disk is
 /// `ok`.
 pub(super) const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
+
+/// A lock that is gone so soon is not told of.
+pub(super) const QUIET_LOCK_WAIT: Duration = Duration::from_millis(300);
 
 /// A disk as the engine describes it.
 #[derive(Debug, Clone)]
@@ -43,6 +48,11 @@ impl Disk {
                 .first()
                 .and_then(|d| text(d, "id")),
         })
+    }
+
+    /// True while a transfer or another operation of the engine has the disk.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.status == "locked"
     }
 
     /// The disk for messages.
@@ -78,9 +88,7 @@ impl Engine {
         if let Some(disk) = by_id {
             return Ok(disk);
         }
-        let found = self.disks(&format!("name={}", quoted(wanted)))?;
-        // The engine's search has wildcards and may ignore case.
-        let mut same: Vec<Disk> = found.into_iter().filter(|disk| disk.name == wanted).collect();
+        let mut same = self.disks_named(wanted)?;
         match (same.pop(), same.len()) {
             (Some(disk), 0) => Ok(disk),
             (Some(disk), _) => {
@@ -94,6 +102,14 @@ impl Engine {
             }
             (None, _) => Err(Error::Unfit(self.no_such_disk(wanted))),
         }
+    }
+
+    /// Returns the disks with this name, of which there may be several.
+    pub(crate) fn disks_named(&self, name: &str) -> Result<Vec<Disk>, Error> {
+        let mut found = self.disks(&format!("name={}", quoted(name)))?;
+        // The engine's search has wildcards and may ignore case.
+        found.retain(|disk| disk.name == name);
+        Ok(found)
     }
 
     /// The message for a name that no disk has, with the names of some disks.
@@ -129,9 +145,11 @@ impl Engine {
         Ok(list(&found, "disk").iter().filter_map(Disk::of).collect())
     }
 
-    /// Waits until `disk` is unlocked. An illegal disk is an error.
-    pub(crate) fn wait_for_disk(&self, mut disk: Disk) -> Result<Disk, Error> {
+    /// Waits until `disk` is unlocked, and tells who has it, and how long it is waited for, unless that is
+    /// over at once. The caller may know the `holder`; else the engine is asked. An illegal disk is an error.
+    pub(crate) fn wait_for_disk(&self, mut disk: Disk, holder: Option<&str>) -> Result<Disk, Error> {
         let mut patience = Patience::new(MAX_LOCK_WAIT, self.interrupt());
+        let mut told = false;
         loop {
             match disk.status.as_str() {
                 "locked" => {}
@@ -144,21 +162,44 @@ impl Engine {
                 }
                 _ => return Ok(disk),
             }
+            if !told && patience.waited() >= QUIET_LOCK_WAIT {
+                told = true;
+                tell(format_args!(
+                    "disk {} is locked: {}; waiting for it, for {} s at most",
+                    plain(&disk.shown()),
+                    self.holder(&disk.id, holder)?,
+                    MAX_LOCK_WAIT.as_secs()
+                ));
+            }
             if !patience.pause()? {
-                let owner = match self.open_transfers(&disk.id)?.pop() {
-                    Some(transfer) => format!(
-                        "transfer {} ({}, {}) has it; end that one first, with `rhv-mount recover` if a \
-                         killed rhv-mount has started it",
-                        transfer.id, transfer.direction, transfer.phase
-                    ),
-                    None => "another operation has it; try again when that has ended".to_owned(),
-                };
-                return Err(Error::Unfit(format!("disk {} is locked: {owner}", disk.shown())));
+                return Err(Error::Unfit(format!(
+                    "disk {} is locked: {}, and it is not free after {} s; try again when that has ended",
+                    disk.shown(),
+                    self.holder(&disk.id, holder)?,
+                    MAX_LOCK_WAIT.as_secs()
+                )));
             }
             disk = self
                 .disk(&disk.id)?
                 .ok_or_else(|| Error::Unfit(format!("disk {} was removed", disk.id)))?;
         }
+    }
+
+    /// Says who has a locked disk: `known`, else the transfer that the engine names.
+    fn holder(&self, disk: &str, known: Option<&str>) -> Result<String, Error> {
+        if let Some(known) = known {
+            return Ok(known.to_owned());
+        }
+        Ok(match self.open_transfers(disk)?.pop() {
+            Some(transfer) => format!(
+                "transfer {} ({}, {}, on host {}) has it",
+                transfer.id,
+                transfer.direction,
+                transfer.phase,
+                transfer.host.as_deref().unwrap_or("unknown")
+            ),
+            None => "no transfer has it, so another operation of the engine does".to_owned(),
+        })
     }
 }
 

@@ -59,10 +59,7 @@ pub(crate) enum Error {
         message: String,
     },
     /// A front end answered in the engine's place.
-    #[error(
-        "{what}: no answer from the engine {url}, but HTTP {status}{page} from what is in front of it (its \
-         web server, or a proxy); is the engine up, and the URL right?"
-    )]
+    #[error("{}", front_end(what, url, *status, page))]
     FrontEnd {
         what: String,
         url: String,
@@ -81,10 +78,7 @@ pub(crate) enum Error {
         target: String,
     },
     /// The engine answered with an error status.
-    #[error(
-        "{what} failed: {message} (HTTP {status}, correlation id {correlation}; engine.log says more under \
-         that id)"
-    )]
+    #[error("{}", fault(what, *status, message, correlation))]
     Fault {
         what: String,
         /// The HTTP status.
@@ -127,6 +121,36 @@ pub(crate) enum Error {
     /// A signal ended a wait.
     #[error("interrupted by a signal")]
     Interrupted,
+}
+
+/// The message about an answer of a front end. 503 is what it sends while it has no engine behind it.
+fn front_end(what: &str, url: &str, status: u16, page: &str) -> String {
+    match status {
+        503 => format!(
+            "{what}: engine unavailable: {url} answers HTTP 503{page}; it starts, or is in maintenance: try \
+             again later"
+        ),
+        _ => format!(
+            "{what}: no answer from the engine {url}, but HTTP {status}{page} from what is in front of it \
+             (its web server, or a proxy); is the engine up, and the URL right?"
+        ),
+    }
+}
+
+/// The message about an error of the engine's own.
+fn fault(what: &str, status: u16, message: &str, correlation: &str) -> String {
+    let said = match message {
+        "" => "no reason given",
+        said => said,
+    };
+    let failed = match status {
+        503 => "failed: engine unavailable, try again later",
+        _ => "failed",
+    };
+    format!(
+        "{what} {failed}: {said} (HTTP {status}, correlation id {correlation}; engine.log says more under \
+         that id)"
+    )
 }
 
 /// The advice about a certificate of the engine at `url` that is refused.

@@ -119,7 +119,7 @@ pub fn engine_answers(data: &[u8]) {
                 .map(|disk| assert_eq!(disk.name, "web01")),
             b'w' => match engine.disk(DISK) {
                 Ok(Some(disk)) => engine
-                    .wait_for_disk(disk)
+                    .wait_for_disk(disk, None)
                     .map(|disk| assert_ne!(disk.status, "locked")),
                 other => other.map(drop),
             },

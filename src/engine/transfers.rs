@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::info;
 
+use super::disks::{MAX_LOCK_WAIT, QUIET_LOCK_WAIT};
 use super::json::{list, number, text};
 use super::wire::Effect;
 use super::{Direction, Engine, Error, Interrupt, Patience, Phase};
 use crate::logging::plain;
+use crate::output::tell;
 
 /// Least number of seconds without activity until the engine pauses a transfer. It must not be 0: imageio
 /// takes that for "no waiting at all" and drops connections. virt-v2v uses the same number.
@@ -26,9 +28,6 @@ const MAX_LOOKS_FOR_URLS: u32 = 20;
 
 /// The pause before each of these looks.
 const URL_PAUSE: Duration = Duration::from_millis(100);
-
-/// Upper bound on the wait for another operation's lock on the disk.
-const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
 
 /// Upper bound on the time until an action shows an effect; after it the action was lost. The engine looks at
 /// a busy transfer every 10 s.
@@ -175,6 +174,7 @@ impl Engine {
         let mut patience = Patience::new(MAX_LOCK_WAIT, self.interrupt());
         // A request was on its way, and nobody has said what became of it.
         let mut unanswered = false;
+        let mut told = false;
         loop {
             let error = match self.post(&what, Effect::Creation, "/imagetransfers", &body) {
                 Ok(Some(value)) => match Transfer::of(&value) {
@@ -194,6 +194,13 @@ impl Engine {
                         Subject::Disk(_) => true,
                         Subject::Snapshot(_) => !unanswered,
                     };
+            if !told && error.is_locked() && patience.waited() >= QUIET_LOCK_WAIT {
+                told = true;
+                tell(format_args!(
+                    "{error}. Trying again, for {} s at most",
+                    MAX_LOCK_WAIT.as_secs()
+                ));
+            }
             let unclear = |error: Error| match unanswered {
                 true => Error::Unclear(error.to_string()),
                 false => error,

@@ -20,6 +20,7 @@ mod callers;
 mod errno;
 mod operations;
 mod session;
+pub(crate) mod system;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

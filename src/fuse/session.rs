@@ -18,7 +18,7 @@ use nix::mount::{MntFlags, MsFlags, umount2};
 use thiserror::Error;
 
 use super::attr::{Inodes, Tree};
-use super::{DiskFs, OpenFiles};
+use super::{DiskFs, OpenFiles, system};
 use crate::failure::{Exit, Failure};
 use crate::process::rights;
 
@@ -252,12 +252,8 @@ fn explain(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.trim();
     match error.kind() {
-        io::ErrorKind::NotFound if !Path::new("/dev/fuse").exists() => {
-            "there is no /dev/fuse; load the kernel module with `modprobe fuse`".into()
-        }
-        io::ErrorKind::NotFound => {
-            format!("{text}; mounting as an ordinary user needs fusermount3 (package fuse3)")
-        }
+        io::ErrorKind::NotFound if !Path::new("/dev/fuse").exists() => system::NO_DEV_FUSE.into(),
+        io::ErrorKind::NotFound => format!("{text}; {}", system::NO_FUSERMOUNT),
         _ if text.contains("user_allow_other") => {
             "--allow-other (or -o allow_root) needs the line user_allow_other in /etc/fuse.conf".into()
         }
@@ -303,9 +299,10 @@ fn unmount_as_user(path: &Path, lazy: bool) -> Result<(), MountError> {
     let mut command = Command::new("fusermount3");
     command.env_remove("OVIRT_PASSWORD");
     command.arg("-u").args(lazy.then_some("-z")).arg("--").arg(path);
-    let output = command
-        .output()
-        .map_err(|e| fail(format!("cannot run fusermount3 (package fuse3): {e}")))?;
+    let output = command.output().map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => fail(system::NO_FUSERMOUNT.to_owned()),
+        _ => fail(format!("cannot run fusermount3: {e}")),
+    })?;
     let words = String::from_utf8_lossy(&output.stderr);
     match output.status.success() {
         true => Ok(()),

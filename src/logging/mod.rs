@@ -47,7 +47,7 @@ pub(crate) enum Place {
     /// Standard error, as long as the process has one: a mount in the background has none.
     Stderr,
     /// A file, which is appended to.
-    File(PathBuf),
+    File(#[serde(with = "crate::path_bytes")] PathBuf),
     /// The syslog daemon of this machine, as the facility daemon.
     Syslog,
     /// The journal of systemd, with a field for each value.

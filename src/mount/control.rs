@@ -6,7 +6,9 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::socket::sockopt::{PeerCredentials, SendTimeout};
@@ -14,8 +16,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, 
 use nix::sys::time::{TimeVal, TimeValLike};
 use serde::{Deserialize, Serialize};
 
-use super::record::{Ending, Place};
+use super::record::{Ending, Held, Place};
 use crate::open_disk::DiskStatus;
+use crate::path_bytes::bytes_beside_text;
 
 /// Longest wait for an answer about the status. An answer to a request to unmount takes as long as the data.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,17 +44,57 @@ pub(crate) enum Ask {
 /// The state of a mount. The names are those of `status -o json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Status {
+    /// The path for people: U+FFFD stands for bytes that are not UTF-8.
     pub(crate) mountpoint: String,
+    /// The path as it is, where it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mountpoint_bytes: Option<Vec<u8>>,
+    /// Both also for the file.
     pub(crate) file: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) file_bytes: Option<Vec<u8>>,
     pub(crate) pid: u32,
-    /// `mounted`, `ending`, `silent` (the process is there and does not answer), `dead` (it was killed), or
-    /// `failed`: it has ended badly, and nobody has heard of it yet.
+    /// `mounted`, `ending`, `detached` (it is out of the tree, and a program still has the file open),
+    /// `silent` (the process is there and does not answer), `dead` (it was killed), or `failed`: it has ended
+    /// badly, and nobody has heard of it yet.
     pub(crate) phase: String,
+    /// The numbers of a detached file system, for the one who looks for its holders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) held: Option<Held>,
+    /// Those who hold a detached mount, as the one who asks finds them.
+    #[serde(default, skip_deserializing, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) holders: Vec<String>,
     /// The bad end of an earlier mount on the same path that nobody has heard of yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) earlier: Option<String>,
     #[serde(flatten)]
     pub(crate) disk: DiskStatus,
+}
+
+impl Status {
+    /// The status of a mount in `phase`; `pid` is 0 where no process is known.
+    pub(crate) fn of(mountpoint: &Path, file: &Path, pid: u32, phase: &str, disk: DiskStatus) -> Status {
+        Status {
+            mountpoint: mountpoint.display().to_string(),
+            mountpoint_bytes: bytes_beside_text(mountpoint),
+            file: file.display().to_string(),
+            file_bytes: bytes_beside_text(file),
+            pid,
+            phase: phase.to_owned(),
+            held: None,
+            holders: vec![],
+            earlier: None,
+            disk,
+        }
+    }
+
+    /// True when `path` is the mountpoint or the file.
+    pub(crate) fn is_about(&self, path: &Path) -> bool {
+        let is = |text: &str, bytes: &Option<Vec<u8>>| {
+            path.as_os_str().as_bytes() == bytes.as_deref().unwrap_or(text.as_bytes())
+        };
+        is(&self.mountpoint, &self.mountpoint_bytes) || is(&self.file, &self.file_bytes)
+    }
 }
 
 /// Listens on the place's socket; one that nobody listens on any more is replaced.

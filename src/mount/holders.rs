@@ -1,5 +1,5 @@
-//! Finds who holds a mount that cannot end: the programs that have its file open, and the other places where
-//! its file system is mounted (a bind mount, a container).
+//! Finds who holds a mount that cannot end: the programs that have its file open, the loop devices over it,
+//! and the other places where its file system is mounted (a bind mount, a container).
 //!
 //! The process that asks for the end looks, with the rights of its user: the one that serves the mount may
 //! not look into other processes. No file is touched, since one of another mount may be on a server that
@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::loops;
 use super::mount_table::mounts_of;
 use super::record::Held;
 
@@ -56,7 +57,8 @@ pub(crate) fn holders(held: Held) -> Vec<String> {
             lines.insert(format!("{who} is in the directory"));
         }
     }
-    lines.into_iter().take(MAX_NAMED).collect()
+    let devices = loops::over(held);
+    devices.into_iter().chain(lines).take(MAX_NAMED).collect()
 }
 
 /// True when the process with this directory in `/proc` has a file of the file system open.

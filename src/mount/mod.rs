@@ -13,7 +13,7 @@
 //! control      `umount` and `status`      command  `-- COMMAND`
 //! asks         hears those who want that
 //! ready        what "mounted" means       holders  who keeps a mount from its end
-//! umount_table lets umount(8) wait for the end
+//! umount_table lets umount(8) wait        loops    and the loop devices among them
 //! ```
 //!
 //! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session, COMMAND and the end
@@ -25,6 +25,7 @@ mod close;
 mod command;
 pub(crate) mod control;
 pub(crate) mod holders;
+mod loops;
 pub(crate) mod mount_table;
 pub(crate) mod mountpoint;
 mod open;
@@ -243,17 +244,21 @@ impl Mount {
     }
 
     fn status(&self) -> Status {
-        let phase = match self.ending.load(Ordering::Relaxed) {
-            true => "ending",
-            false => "mounted",
+        let detached = self
+            .numbers
+            .get()
+            .copied()
+            .filter(|held| !mount_table::is_in_tree(*held));
+        let phase = match (self.ending.load(Ordering::Relaxed), detached) {
+            (true, _) => "ending",
+            (false, Some(_)) => "detached",
+            (false, None) => "mounted",
         };
+        let Mountpoint { path, file, .. } = &self.mountpoint;
         Status {
-            mountpoint: self.mountpoint.path.display().to_string(),
-            file: self.mountpoint.file.display().to_string(),
-            pid: std::process::id(),
-            phase: phase.to_owned(),
+            held: detached.filter(|_| phase == "detached"),
             earlier: self.place.earlier(),
-            disk: self.disks[0].disk.status(),
+            ..Status::of(path, file, std::process::id(), phase, self.disks[0].disk.status())
         }
     }
 }

@@ -5,11 +5,15 @@
 //! that cannot be avoided is made by a thread that nobody waits for longer than [`LOOK_LIMIT`].
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use crossbeam::channel::bounded;
+use nix::sys::statfs::statfs;
 
 use super::record::Held;
 
@@ -24,13 +28,13 @@ pub(crate) fn is_mounted(path: &Path) -> bool {
 /// True when what is seen at exactly this path is an rhv-mount file system: nothing is mounted over it.
 pub(crate) fn is_on_top(path: &Path) -> bool {
     let table = read_table();
-    let table = String::from_utf8_lossy(&table);
-    let top = table.lines().rev().find_map(|line| {
-        let (mount, kind) = line.split_once(" - ")?;
-        let target = mount.split(' ').nth(4).map(unescape)?;
-        (Path::new(&target) == path).then_some(kind)
-    });
-    top.is_some_and(|kind| kind.starts_with("fuse.rhv-mount "))
+    let top = lines(&table).rev().find(|line| line.path == path);
+    top.is_some_and(|line| line.is_ours())
+}
+
+/// True while the mount with the numbers `held` is in the tree, on whatever path.
+pub(super) fn is_in_tree(held: Held) -> bool {
+    lines(&read_table()).any(|line| line.numbers == held)
 }
 
 /// Returns the user who mounted the rhv-mount file system on exactly this path, dead or alive.
@@ -45,50 +49,75 @@ pub(super) fn numbers_of(path: &Path) -> Option<Held> {
 
 /// Finds the owner in the content of the table.
 pub(crate) fn owner_in(table: &[u8], path: &Path) -> Option<u32> {
-    find_in(table, path, |_, kind| {
-        let options = kind.split(' ').nth(1)?;
-        let user = options.split(',').find_map(|o| o.strip_prefix("user_id="))?;
-        user.parse().ok()
+    topmost(table, path, |line| {
+        let user = line
+            .options
+            .split(|byte| *byte == b',')
+            .find_map(|option| option.strip_prefix(b"user_id="))?;
+        number(user)
     })
 }
 
 fn numbers_in(table: &[u8], path: &Path) -> Option<Held> {
-    find_in(table, path, |mount, _| {
-        let fields: Vec<&str> = mount.split(' ').take(3).collect();
-        let (major, minor) = fields.get(2)?.split_once(':')?;
-        Some(Held {
-            device: (major.parse().ok()?, minor.parse().ok()?),
-            mount: fields.first()?.parse().ok()?,
-        })
-    })
+    topmost(table, path, |line| Some(line.numbers))
 }
 
-/// Asks `pick` for a fact about the topmost mount of ours on `path`: it gets the part of the line before the
-/// dash, and source and options of the file system. Other mounts may have any bytes in their paths; ours are
-/// UTF-8.
-fn find_in<T>(table: &[u8], path: &Path, pick: impl Fn(&str, &str) -> Option<T>) -> Option<T> {
-    let table = String::from_utf8_lossy(table);
-    table.lines().rev().find_map(|line| {
-        let (mount, kind) = line.split_once(" - ")?;
-        let target = mount.split(' ').nth(4).map(unescape)?;
-        let kind = kind.strip_prefix("fuse.rhv-mount ")?;
-        (Path::new(&target) == path).then(|| pick(mount, kind))?
-    })
+/// Asks `pick` for a fact about the topmost mount of ours on `path` of which it knows one.
+fn topmost<T>(table: &[u8], path: &Path, pick: impl Fn(&Line<'_>) -> Option<T>) -> Option<T> {
+    let mut ours = lines(table)
+        .rev()
+        .filter(|line| line.is_ours() && line.path == path);
+    ours.find_map(|line| pick(&line))
 }
 
 /// Returns device number and path of every mount in the content of a table, by the number of the mount.
 pub(super) fn mounts_of(table: &[u8]) -> HashMap<u64, ((u64, u64), PathBuf)> {
-    let table = String::from_utf8_lossy(table);
-    let mounts = table.lines().filter_map(|line| {
-        let fields: Vec<&str> = line.split(' ').take(5).collect();
-        let [number, _, device, _, path] = fields[..] else {
+    let mounts = lines(table).map(|line| (line.numbers.mount, (line.numbers.device, line.path)));
+    mounts.collect()
+}
+
+/// A line of the table, see proc_pid_mountinfo(5). Paths and sources are any bytes.
+struct Line<'a> {
+    numbers: Held,
+    path: PathBuf,
+    /// The type of the file system.
+    kind: &'a [u8],
+    /// The options of the file system.
+    options: &'a [u8],
+}
+
+impl<'a> Line<'a> {
+    fn of(line: &'a [u8]) -> Option<Line<'a>> {
+        const DASH: &[u8] = b" - ";
+        let dash = line.windows(DASH.len()).position(|three| three == DASH)?;
+        let fields: Vec<&[u8]> = line[..dash].split(|byte| *byte == b' ').take(5).collect();
+        let [mount, _, device, _, path] = fields[..] else {
             return None;
         };
-        let (major, minor) = device.split_once(':')?;
-        let device = (major.parse().ok()?, minor.parse().ok()?);
-        Some((number.parse().ok()?, (device, PathBuf::from(unescape(path)))))
-    });
-    mounts.collect()
+        let colon = device.iter().position(|byte| *byte == b':')?;
+        let mut system = line[dash + DASH.len()..].split(|byte| *byte == b' ');
+        Some(Line {
+            numbers: Held {
+                device: (number(&device[..colon])?, number(&device[colon + 1..])?),
+                mount: number(mount)?,
+            },
+            path: unescape(path),
+            kind: system.next()?,
+            options: system.nth(1).unwrap_or_default(),
+        })
+    }
+
+    fn is_ours(&self) -> bool {
+        self.kind == b"fuse.rhv-mount"
+    }
+}
+
+fn lines(table: &[u8]) -> impl DoubleEndedIterator<Item = Line<'_>> {
+    table.split(|byte| *byte == b'\n').filter_map(Line::of)
+}
+
+fn number<T: FromStr>(digits: &[u8]) -> Option<T> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 fn read_table() -> Vec<u8> {
@@ -101,7 +130,8 @@ pub(crate) fn is_dead(path: &Path) -> bool {
     let (done, looked) = bounded(1);
     let path = path.to_owned();
     let look = move || {
-        let error = fs::metadata(path).err();
+        // The kernel may remember the attributes of a file for a while; it asks anew for the file system's.
+        let error = fs::metadata(&path).and_then(|_| Ok(statfs(&path)?)).err();
         let _ = done.send(error.and_then(|e| e.raw_os_error()) == Some(libc::ENOTCONN));
     };
     let spawned = std::thread::Builder::new().spawn(look);
@@ -109,35 +139,43 @@ pub(crate) fn is_dead(path: &Path) -> bool {
 }
 
 /// Reads a path as the kernel writes it: blanks are `\040`.
-fn unescape(text: &str) -> String {
-    let mut parts = text.split('\\');
-    let mut out = parts.next().unwrap_or_default().as_bytes().to_vec();
-    for part in parts {
-        match part
-            .get(..3)
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok())
-        {
-            Some(byte) => {
-                out.push(byte);
-                out.extend(&part.as_bytes()[3..]);
-            }
-            None => {
-                out.push(b'\\');
-                out.extend(part.as_bytes());
-            }
-        }
+fn unescape(text: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, after)) = rest.split_first() {
+        let code = after.get(..3).filter(|_| byte == b'\\').and_then(octal);
+        out.push(code.unwrap_or(byte));
+        rest = if code.is_some() { &after[3..] } else { after };
     }
-    String::from_utf8_lossy(&out).into_owned()
+    OsString::from_vec(out).into()
+}
+
+fn octal(digits: &[u8]) -> Option<u8> {
+    let is_octal = digits.iter().all(|digit| (b'0'..=b'7').contains(digit));
+    let text = std::str::from_utf8(digits).ok().filter(|_| is_octal)?;
+    u8::from_str_radix(text, 8).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
     fn blanks_in_mount_paths_are_read_back() {
-        assert_eq!(unescape(r"/mnt/a\040b\134c"), r"/mnt/a b\c");
-        assert_eq!(unescape(r"/mnt/\9x"), r"/mnt/\9x");
+        assert_eq!(unescape(br"/mnt/a\040b\134c"), Path::new(r"/mnt/a b\c"));
+        assert_eq!(unescape(br"/mnt/\9x"), Path::new(r"/mnt/\9x"));
+        assert_eq!(unescape(br"/mnt/\777\04"), Path::new(r"/mnt/\777\04"));
+    }
+
+    #[test]
+    fn a_mount_whose_path_is_not_utf_8_is_found() {
+        let path = Path::new(OsStr::from_bytes(b"/mnt/caf\xe9 1"));
+        let table = b"3 2 0:2 / /mnt/caf\xe9\\0401 rw - fuse.rhv-mount r\xe9 rw,user_id=7\n";
+        assert_eq!(owner_in(table, path), Some(7));
+        assert_eq!(mounts_of(table)[&3].1, path);
     }
 
     #[test]

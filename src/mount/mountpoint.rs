@@ -7,17 +7,20 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, Uid, access};
 use parking_lot::Mutex;
 use tracing::warn;
 
-use super::mount_table::is_mounted;
+use super::mount_table::{is_dead, is_mounted, mounted_by};
+use super::record::Place;
 use crate::disk::Disk;
 use crate::failure::{Exit, Failure};
-use crate::fuse::Tree;
+use crate::fuse::{Tree, unmount};
+use crate::output::tell;
 use crate::process::rights;
-use crate::process::runtime_directory::key_of;
+use crate::process::runtime_directory::{self, key_of};
 use crate::settings::Settings;
+use crate::shell;
 
 /// A path that can be mounted on. A file made for it is removed when this is dropped.
 #[derive(Debug)]
@@ -40,18 +43,15 @@ impl Mountpoint {
     /// Checks `settings.mountpoint`, and makes the file where there is nothing.
     pub(crate) fn prepare(settings: &Settings) -> Result<Self, Failure> {
         let path = canonical(&settings.mountpoint).map_err(|e| refuse(&settings.mountpoint, e))?;
-        let shown = path.display();
-        let meta = fs::metadata(&path);
-        if meta
+        let shown = shell::word(&path);
+        let mut meta = fs::metadata(&path);
+        while meta
             .as_ref()
             .is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN))
+            || is_mounted(&path) && is_dead(&path)
         {
-            return Err(refuse(
-                &path,
-                format!(
-                    "a mount whose process died is in the way; remove it with `rhv-mount umount {shown}`"
-                ),
-            ));
+            clear_dead_mount(&path, settings.remount)?;
+            meta = fs::metadata(&path);
         }
         if is_mounted(&path) {
             return Err(refuse(
@@ -149,6 +149,48 @@ impl Drop for Mountpoint {
     fn drop(&mut self) {
         self.remove_made();
     }
+}
+
+/// Takes a mount whose process is gone out of the way, where `wanted`, with what it has left beside the tree.
+fn clear_dead_mount(path: &Path, wanted: bool) -> Result<(), Failure> {
+    let shown = shell::word(path);
+    let Some(owner) = mounted_by(path) else {
+        return Err(refuse(
+            path,
+            format!(
+                "a mount of another program whose process died is in the way; remove it with `fusermount3 \
+                 -uz {shown}`, or as root with `umount -l {shown}`"
+            ),
+        ));
+    };
+    if !wanted {
+        return Err(refuse(
+            path,
+            format!(
+                "a mount whose process died is in the way; remove it with `rhv-mount umount {shown}`, or \
+                 mount with --remount"
+            ),
+        ));
+    }
+    unmount(path, true)?;
+    let directory = runtime_directory::directory_of(Uid::from_raw(owner)).ok();
+    let place = directory.map(|directory| Place::of(&directory, path));
+    let record = place.as_ref().and_then(Place::record);
+    if let Some(place) = place.filter(|place| !place.is_served()) {
+        place.clear();
+        if record.as_ref().is_some_and(|record| record.created) {
+            remove_placeholder(path);
+        }
+    }
+    let lost = match record.is_some_and(|record| record.read_only) {
+        true => "",
+        false => "; what was written to it since the last fsync may be lost",
+    };
+    tell(format_args!(
+        "WARNING: {}: the dead mount is removed (--remount){lost}",
+        path.display()
+    ));
+    Ok(())
 }
 
 /// Removes a file that was made to be mounted on. A file that has content, or that somebody has open and may

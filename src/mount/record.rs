@@ -26,6 +26,7 @@ const MAX_FILE_BYTES: u64 = 64 << 10;
 /// The record of a mount, which outlives the process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
+    #[serde(with = "crate::path_bytes")]
     pub(crate) mountpoint: PathBuf,
     pub(crate) pid: u32,
     /// The mountpoint is a file that we made.
@@ -42,7 +43,11 @@ pub(crate) struct Ending {
     #[serde(default)]
     pub(crate) stats: Vec<String>,
     /// The canonical path of the mountpoint, in a file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::path_bytes::option"
+    )]
     pub(crate) mountpoint: Option<PathBuf>,
     /// More to be told: a bad outcome of an earlier mount on the same path.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -101,6 +101,9 @@ impl Ending {
         (retry_time, timeout): (Duration, Duration),
         report: impl Fn(Step) + Send + Sync + 'static,
     ) -> Ending {
+        if let Some(transfer) = &disk.transfer {
+            transfer.note_ending();
+        }
         let report: Arc<dyn Fn(Step) + Send + Sync> = Arc::new(report);
         let (closed, tell) = (disk.disk.clone(), report.clone());
         let close = |disk: &Disk| {

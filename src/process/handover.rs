@@ -93,7 +93,7 @@ fn again<T: Errand>(role: Role, settings: &T) -> Result<(Command, OwnedFd), Fail
     let handover = Handover { role, settings };
     let json = serde_json::to_vec(&handover)
         .map(Zeroizing::new)
-        .map_err(|e| Failure::text(Exit::Usage, format!("a path is not valid UTF-8: {e}")))?;
+        .map_err(|e| failed("cannot write the settings", e))?;
     let copy = memory.try_clone().map_err(|e| failed("memory file", e))?;
     File::from(copy)
         .write_all(&json)

@@ -60,7 +60,7 @@ fn definition_with_candidates() -> Command {
         })
     };
     let of_remains = |command: Command| {
-        command.mut_arg("mountpoint", |arg| {
+        command.mut_arg("which", |arg| {
             arg.add(ArgValueCandidates::new(|| candidates(left_behind())))
         })
     };

@@ -34,7 +34,7 @@ pub fn notes(data: &[u8]) {
 /// that never ends is given up on, and the status of another user's process is shown in the lines that we
 /// write.
 pub fn control_messages(data: &[u8]) {
-    const LINES: usize = 12;
+    const LINES: usize = 14;
     const AHEAD: usize = 8 << 10;
     fn read<T: DeserializeOwned>(data: &[u8]) -> Option<T> {
         let pieces = Pieces::new(data);

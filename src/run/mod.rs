@@ -11,11 +11,15 @@
 //! (`settings::mount_helper`).
 
 mod ca;
+mod claim;
 pub(crate) mod completion;
+mod forget;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod left_behind;
 mod recover;
+mod remains;
+mod sessions;
 mod status;
 mod umount;
 
@@ -28,6 +32,7 @@ use signal_hook::consts::SIGUSR1;
 
 use self::umount::Manner;
 use crate::failure::{Exit, Failure};
+use crate::fuse::system;
 use crate::logging;
 use crate::mount::mount_table::is_mounted;
 use crate::mount::umount_table::Line;
@@ -112,6 +117,7 @@ fn answer(call: Call) -> Result<u8, Failure> {
 
 /// Becomes the process that mounts; returns only if that fails.
 fn mount(args: MountArgs) -> Result<u8, Failure> {
+    system::check()?;
     let settings = Settings::gather(args)?;
     let role = match settings.foreground || !settings.command.is_empty() {
         true => Role::Foreground,

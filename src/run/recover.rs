@@ -1,64 +1,127 @@
-//! `rhv-mount recover`: ends the transfers that killed mounts left. Nothing is deleted unless `--cancel` asks
-//! for it, and then only a disk that was made for that mount. A mount that may be in use is left alone: see
-//! [`Note::owner`].
+//! `rhv-mount recover`: ends the transfers that killed or failed mounts have left. Nothing is deleted unless
+//! `--cancel` asks for it, and then only a disk that was made for that mount. A mount that may be in use is
+//! left alone: see [`Note::owner`].
+//!
+//! It tells first what it found and what it will do. An engine that can't be logged in to is skipped, and the
+//! others' transfers are ended; the exit code tells.
 
 use std::path::Path;
 
-use super::left_behind::{Cost, Left, asked_for, clear_place, cost, left};
-use crate::engine::{Direction, Engine, Interrupt, Phase, Transfer, address};
+use super::claim::{claim, remove_dead_mount};
+use super::forget::forget;
+use super::left_behind::{Cost, Left, asked_for, cost, left};
+use super::remains::happened;
+use super::sessions::Sessions;
+use crate::engine::{Direction, Engine, Interrupt, Phase, Transfer, is_uuid};
 use crate::failure::{Exit, Failure};
-use crate::fuse::unmount;
 use crate::logging::plain;
-use crate::mount::control;
-use crate::mount::mount_table::{is_dead, is_mounted};
 use crate::mount::mountpoint::canonical;
-use crate::mount::record::Place;
 use crate::output::{report, tell};
-use crate::process::runtime_directory;
 use crate::settings::cli::RecoverArgs;
-use crate::settings::config_file::{ConfigError, Section, engine_account, trust, variable};
 use crate::transfer::head;
 use crate::transfer::note::{Note, Owner};
 use crate::transfer::note_file::NoteFile;
 
-/// Ends the transfers that `args` names. The exit code is that of the first failure.
+/// Ends the transfers that `args` names, after it has told what it found and what it will do. The exit code
+/// is that of the first failure.
 pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
-    let mountpoint = args
-        .mountpoint
-        .as_deref()
-        .map(|path| canonical(path).unwrap_or_else(|_| path.to_owned()));
-    let left = NoteFile::all(mountpoint.as_deref());
+    let left = select(args.which.as_deref());
     if left.is_empty() {
-        match &args.mountpoint {
-            Some(path) => report(format_args!(
+        match &args.which {
+            Some(which) => report(format_args!(
                 "nothing is left behind of a mount on {}",
-                path.display()
+                which.display()
             )),
             None => report("nothing is left behind"),
         }
         return Ok(Exit::Done as u8);
     }
-    let (mut code, mut refused) = (Exit::Done as u8, Vec::new());
+    for file in &left {
+        report(plan(file, args));
+    }
+    if args.forget && args.which.is_none() && left.len() > 1 {
+        return Err(Failure::text(
+            Exit::Usage,
+            format!(
+                "--forget drops one note, and there are {}: name the mountpoint or the transfer",
+                left.len()
+            ),
+        ));
+    }
+    let mut code = Exit::Done as u8;
+    let mut sessions = Sessions::default();
     for mut file in left {
-        let account = (file.note.engine_url.clone(), file.note.username.clone());
-        if refused.contains(&account) {
-            let shown = file.note.mountpoint.display();
-            tell(format_args!("{shown}: not tried, since the login was refused"));
-            continue;
-        }
-        if let Err(failure) = end(&mut file, args) {
-            if failure.exit == Exit::Login {
-                // Another attempt for each note could lock the account.
-                refused.push(account);
-            }
+        let ended = match args.forget {
+            true => forget(&mut file, args),
+            false => end(&mut file, args, &mut sessions),
+        };
+        if let Err(failure) = ended {
             tell(&failure);
             code = if code == 0 { failure.exit as u8 } else { code };
         }
     }
+    sessions.logout();
     Ok(code)
 }
 
-fn end(file: &mut NoteFile, args: &RecoverArgs) -> Result<(), Failure> {
+/// Returns the notes of the mountpoint or the transfer `which`, or all that nobody is at work on.
+fn select(which: Option<&Path>) -> Vec<NoteFile> {
+    let mut all = NoteFile::all(None);
+    let Some(which) = which else {
+        // A mount at work has left nothing.
+        all.retain(|file| !matches!(file.owner(), Owner::AtWork | Owner::Elsewhere));
+        return all;
+    };
+    if let Some(id) = which.to_str().filter(|text| is_uuid(text)) {
+        let is_it = |file: &NoteFile| {
+            let transfer = file.note.transfer.as_deref();
+            transfer.is_some_and(|transfer| transfer.eq_ignore_ascii_case(id))
+        };
+        if all.iter().any(is_it) {
+            all.retain(is_it);
+            return all;
+        }
+    }
+    let mountpoint = canonical(which).unwrap_or_else(|_| which.to_owned());
+    all.retain(|file| file.note.mountpoint == mountpoint);
+    all
+}
+
+/// One line about what is left, and what will be done about it.
+fn plan(file: &NoteFile, args: &RecoverArgs) -> String {
+    let note = &file.note;
+    let owner = file.owner();
+    let (what, will) = match owner {
+        Owner::AtWork | Owner::Elsewhere => (
+            format!("process {} serves it", note.pid),
+            "it is left alone".to_owned(),
+        ),
+        _ => (happened(note, owner).1, will_do(note, owner, args)),
+    };
+    plain(&format!(
+        "{}: transfer {} ({}) of disk {} ({}) of {}: {what}; {will}",
+        note.mountpoint.display(),
+        note.transfer.as_deref().unwrap_or("(unknown)"),
+        note.direction,
+        note.disk_id,
+        note.disk_name,
+        note.engine_url
+    ))
+}
+
+fn will_do(note: &Note, owner: Owner, args: &RecoverArgs) -> String {
+    let sure = owner == Owner::Gone || args.finalize || args.cancel || args.forget;
+    let will = match (args.forget, cost(note, args.cancel)) {
+        _ if !sure => "it is left alone without --finalize or --cancel",
+        (true, _) => "its note will be dropped, and nothing else",
+        (false, Cost::Nothing) => "it will be finalized, and the disk kept",
+        (false, Cost::DiskOfOurs) => "it will be cancelled, and the disk, which was made for it, removed",
+        (false, Cost::DiskThatWasThere) => "it can't be cancelled without the loss of a disk that was there",
+    };
+    will.to_owned()
+}
+
+fn end(file: &mut NoteFile, args: &RecoverArgs, sessions: &mut Sessions) -> Result<(), Failure> {
     if !claim(file, args)? {
         return Ok(());
     }
@@ -78,9 +141,9 @@ fn end(file: &mut NoteFile, args: &RecoverArgs) -> Result<(), Failure> {
             ));
         }
     };
-    let engine = login(note, args)?;
+    let engine = sessions.of(note, args)?;
     remove_dead_mount(note)?;
-    match find(&engine, note)? {
+    match find(engine, note)? {
         Found::Open(transfer, sure) => {
             report(format_args!(
                 "{shown}: transfer {} ({}, {}) of {disk} on host {}",
@@ -93,7 +156,7 @@ fn end(file: &mut NoteFile, args: &RecoverArgs) -> Result<(), Failure> {
                 return Err(Failure::text(
                     Exit::Transfer,
                     format!(
-                        "{shown}: the mount was killed before it knew its transfer, so this one{} may be \
+                        "{shown}: the mount was gone before it knew its transfer, so this one{} may be \
                          somebody else's: if it is not, end it with --finalize",
                         match note.is_proven(&transfer) {
                             true => ", which has the mark of its request,",
@@ -102,72 +165,12 @@ fn end(file: &mut NoteFile, args: &RecoverArgs) -> Result<(), Failure> {
                     ),
                 ));
             }
-            end_transfer(&engine, note, &transfer, &disk, destructive, args.finalize)?;
+            end_transfer(engine, note, &transfer, &disk, destructive, args.finalize)?;
         }
-        Found::Ended(phase) => ended(&engine, file, &disk, phase, destructive)?,
+        Found::Ended(phase) => ended(engine, file, &disk, phase, destructive)?,
     }
     file.remove();
-    engine.logout();
     Ok(())
-}
-
-/// Makes this process the owner of the note, unless the mount may be in use. False when there is nothing left
-/// to end.
-fn claim(file: &mut NoteFile, args: &RecoverArgs) -> Result<bool, Failure> {
-    let owner = file.claim().map_err(|e| {
-        let text = format!("the note of a mount, {}, cannot be used: {e}", file.shown());
-        Failure::text(Exit::Other, text)
-    })?;
-    let Note {
-        mountpoint,
-        pid,
-        machine,
-        transfer,
-        ..
-    } = &file.note;
-    let shown = mountpoint.display();
-    let why = match owner {
-        None => {
-            report(format_args!(
-                "{shown}: another `rhv-mount recover` has ended it meanwhile"
-            ));
-            return Ok(false);
-        }
-        Some(Owner::Gone | Owner::Unknown) if serves(mountpoint, transfer.as_deref()) => {
-            format!("{shown} is served by a process that answers; end it with `rhv-mount umount {shown}`")
-        }
-        Some(Owner::Gone) => return Ok(true),
-        Some(Owner::Unknown) if args.finalize || args.cancel => return Ok(true),
-        Some(Owner::AtWork) => {
-            format!("{shown} is served by process {pid}; end it with `rhv-mount umount {shown}`")
-        }
-        Some(Owner::Elsewhere) => format!(
-            "{shown} is served by process {pid} of another container or machine (its name was {machine}), or \
-             is being recovered there; end it there with `rhv-mount umount {shown}`"
-        ),
-        Some(Owner::Busy) => format!(
-            "{shown} is being recovered by another `rhv-mount recover`, or process {pid}, which served it, \
-             is not gone yet; try again later"
-        ),
-        Some(Owner::Foreign) => {
-            format!("{shown} was mounted on {machine}: only there it is known whether it is still in use")
-        }
-        Some(Owner::Unknown) => format!(
-            "it is not known whether {shown} is served by process {pid} of another container, or of another \
-             machine with the name {machine}: nothing on the file system of {} tells; if it is not, end it \
-             with --finalize, or remove a disk that was made for it with --cancel",
-            file.shown()
-        ),
-    };
-    Err(Failure::text(Exit::Mount, why))
-}
-
-/// True when the process that listens at the mountpoint's place has `transfer`. A lock says the same, unless
-/// somebody has replaced the file that it is on.
-fn serves(mountpoint: &Path, transfer: Option<&str>) -> bool {
-    let place = runtime_directory::directory().map(|directory| Place::of(&directory, mountpoint));
-    let status = place.and_then(|place| control::ask_status(&place));
-    status.is_ok_and(|status| transfer.is_some() && status.disk.transfer.as_deref() == transfer)
 }
 
 fn end_transfer(
@@ -202,29 +205,14 @@ fn end_transfer(
     Ok(())
 }
 
-/// Returns what is not known about the bytes of a mount that was killed.
+/// Returns what is not known about the bytes of a mount that was killed, or that has lost some.
 fn doubt(note: &Note) -> &'static str {
     match note.direction {
-        Direction::Upload => {
+        Direction::Upload if !note.all_arrived => {
             ". Bytes written after the last fsync may be missing: write the image again if you are not sure"
         }
-        Direction::Download => "",
+        Direction::Upload | Direction::Download => "",
     }
-}
-
-/// Removes what a killed mount left in the tree, and its record.
-fn remove_dead_mount(note: &Note) -> Result<(), Failure> {
-    if is_mounted(&note.mountpoint) && is_dead(&note.mountpoint) {
-        unmount(&note.mountpoint, true)?;
-        report(format_args!(
-            "{}: the dead mount is removed",
-            note.mountpoint.display()
-        ));
-    }
-    if let Ok(directory) = runtime_directory::directory() {
-        clear_place(&Place::of(&directory, &note.mountpoint), note);
-    }
-    Ok(())
 }
 
 /// The note of a transfer in the engine.
@@ -328,53 +316,5 @@ fn ended(
                 ),
             ))
         }
-    }
-}
-
-/// The mount's own engine, user and trust, where nothing else is said.
-fn login(note: &Note, args: &RecoverArgs) -> Result<Engine, Failure> {
-    let section = Section::read(&args.engine)?;
-    let mut given = args.engine.clone();
-    // A password is for the engine that it was given with.
-    let named = given
-        .engine_url
-        .clone()
-        .or_else(|| section.get("engine_url").map(str::to_owned));
-    if let Some(url) = named.or_else(|| variable("OVIRT_URL")) {
-        check_engine(note, &url)?;
-    }
-    given.engine_url = Some(note.engine_url.clone());
-    given.username.get_or_insert_with(|| note.username.clone());
-    let said = given.cafile.is_some() || given.insecure || given.config.is_some();
-    let trust = match said {
-        true => trust(given.cafile.clone(), given.insecure, &section)?,
-        false => note.trust.clone(),
-    };
-    let account = engine_account(&given, &section, trust).map_err(|e| match e {
-        missing @ ConfigError::Missing { .. } => Failure::text(
-            Exit::Usage,
-            format!(
-                "transfer {} is to be ended, and {missing}",
-                note.transfer.as_deref().unwrap_or("(unknown)")
-            ),
-        ),
-        other => other.into(),
-    })?;
-    Ok(Engine::login(&account, &Interrupt::default())?)
-}
-
-/// Refuses the URL of another engine: the transfer is not there, and a password is for the engine that it was
-/// given with.
-fn check_engine(note: &Note, url: &str) -> Result<(), Failure> {
-    match address(url)? == note.engine_url {
-        true => Ok(()),
-        false => Err(Failure::text(
-            Exit::Usage,
-            format!(
-                "the transfer of {} belongs to the engine {}, not to {url}: name that one with --engine-url",
-                note.mountpoint.display(),
-                note.engine_url
-            ),
-        )),
     }
 }

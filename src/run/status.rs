@@ -1,12 +1,19 @@
-//! `rhv-mount status`: what is mounted here, from the processes that serve it.
+//! `rhv-mount status`: what is mounted here, from the processes that serve it; and what runs have left behind
+//! that ended otherwise, from their notes (see `remains`).
+//!
+//! In JSON, all of it is one array, and what was asked for by its path is one object: a mount, or, where
+//! nothing is mounted there, what is left.
 
 use std::io;
 use std::path::Path;
 
 use nix::unistd::Uid;
+use serde::Serialize;
 
+use super::remains::{self, Remains};
 use crate::failure::{Exit, Failure};
 use crate::mount::control::{self, Status};
+use crate::mount::holders::holders;
 use crate::mount::mount_table::{is_dead, mounted_by};
 use crate::mount::mountpoint::canonical;
 use crate::mount::record::{self, Place};
@@ -15,8 +22,17 @@ use crate::output::print;
 use crate::process::identity::why_silent;
 use crate::process::runtime_directory;
 use crate::settings::cli::Output;
+use crate::shell;
 
-/// Prints what is mounted on `path`, or everything that is mounted.
+/// What there is to be told of one mountpoint.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Entry<'a> {
+    Mount(&'a Status),
+    Left(&'a Remains),
+}
+
+/// Prints what is mounted on `path` or left behind of a mount there, or all of it.
 pub(super) fn status(path: Option<&Path>, output: Output) -> Result<u8, Failure> {
     let wanted = match path {
         Some(path) => Some(
@@ -24,14 +40,24 @@ pub(super) fn status(path: Option<&Path>, output: Output) -> Result<u8, Failure>
         ),
         None => None,
     };
+    // The path names the mountpoint, or the file in it. Others are not asked: one that is stuck takes its time.
+    let in_directory = |dir: &Path| match &wanted {
+        Some(path) => path
+            .ancestors()
+            .take(2)
+            .map(|path| Place::of(dir, path))
+            .collect(),
+        None => record::places(dir),
+    };
     let places = runtime_directory::directories()
         .into_iter()
-        .flat_map(|(user, dir)| record::places(&dir).into_iter().map(move |place| (user, place)));
+        .flat_map(|(user, dir)| in_directory(&dir).into_iter().map(move |place| (user, place)));
     let mut all: Vec<Status> = places.filter_map(|(user, place)| look(user, &place)).collect();
     if let Some(wanted) = &wanted {
-        all.retain(|status| Path::new(&status.mountpoint) == wanted || Path::new(&status.file) == wanted);
+        all.retain(|status| status.is_about(wanted));
     }
-    if let (Some(wanted), true) = (&wanted, all.is_empty()) {
+    let left = remains::all(wanted.as_deref());
+    if let (Some(wanted), true, true) = (&wanted, all.is_empty(), left.is_empty()) {
         return Err(Failure::text(
             Exit::Mount,
             format!("no rhv-mount disk is mounted on {}", wanted.display()),
@@ -39,15 +65,18 @@ pub(super) fn status(path: Option<&Path>, output: Output) -> Result<u8, Failure>
     }
     match output {
         Output::Json => {
-            let json = match (&wanted, all.first()) {
+            let entries = all.iter().map(Entry::Mount).chain(left.iter().map(Entry::Left));
+            let entries: Vec<Entry<'_>> = entries.collect();
+            let json = match (&wanted, entries.first()) {
                 (Some(_), Some(one)) => serde_json::to_string_pretty(one),
-                _ => serde_json::to_string_pretty(&all),
+                _ => serde_json::to_string_pretty(&entries),
             };
             let json = json.map_err(|e| Failure::text(Exit::Other, e))?;
             print(&format!("{}\n", plain_json(&json)))?;
         }
         Output::Text => {
-            let all = all.iter().map(text).collect::<Vec<_>>().join("\n");
+            let all = all.iter().map(text).chain(left.iter().map(Remains::text));
+            let all = all.collect::<Vec<_>>().join("\n");
             // Names are the engine's, and another user's process may say anything.
             print(&all.replace(|c: char| c.is_control() && c != '\n', " "))?;
         }
@@ -59,19 +88,25 @@ pub(super) fn status(path: Option<&Path>, output: Output) -> Result<u8, Failure>
 /// socket any more; silence is no death. A record without a mount is only a file that a killed process left.
 fn look(user: Uid, place: &Place) -> Option<Status> {
     let error = match control::ask_status(place) {
-        Ok(status) => return Some(status),
+        Ok(mut status) => {
+            status.holders = status.held.take().map(holders).unwrap_or_default();
+            return Some(status);
+        }
         Err(e) => e,
     };
     let record = place.record();
     let Some(record) = record.filter(|r| mounted_by(&r.mountpoint) == Some(user.as_raw())) else {
         return failed(place);
     };
-    let mountpoint = record.mountpoint.display().to_string();
+    let mountpoint = &record.mountpoint;
     let nobody_listens = error.kind() == io::ErrorKind::ConnectionRefused;
     let (phase, why) = match nobody_listens || is_dead(&record.mountpoint) {
         true => (
             "dead",
-            format!("its process was killed; remove it with `rhv-mount umount {mountpoint}`"),
+            format!(
+                "its process was killed; remove it with `rhv-mount umount {}`",
+                shell::word(mountpoint)
+            ),
         ),
         false if control::is_silent(&error) => {
             let pid = control::process_of(place).unwrap_or(record.pid);
@@ -85,32 +120,22 @@ fn look(user: Uid, place: &Place) -> Option<Status> {
         ..DiskStatus::default()
     };
     Some(Status {
-        file: mountpoint.clone(),
-        mountpoint,
-        pid: record.pid,
-        phase: phase.to_owned(),
         earlier: place.earlier(),
-        disk,
+        ..Status::of(mountpoint, mountpoint, record.pid, phase, disk)
     })
 }
 
 /// A mount that has ended badly, where nobody has heard of it yet.
 fn failed(place: &Place) -> Option<Status> {
-    let mountpoint = place.ending()?.mountpoint?.display().to_string();
+    let mountpoint = place.ending()?.mountpoint?;
+    let again = shell::word(&mountpoint);
     let disk = DiskStatus {
         failure: place
             .earlier()
-            .map(|words| format!("{words} (`rhv-mount umount {mountpoint}` says it once more)")),
+            .map(|words| format!("{words} (`rhv-mount umount {again}` says it once more)")),
         ..DiskStatus::default()
     };
-    Some(Status {
-        file: mountpoint.clone(),
-        mountpoint,
-        pid: 0,
-        phase: "failed".to_owned(),
-        earlier: None,
-        disk,
-    })
+    Some(Status::of(&mountpoint, &mountpoint, 0, "failed", disk))
 }
 
 pub(super) fn text(status: &Status) -> String {
@@ -149,6 +174,16 @@ pub(super) fn text(status: &Status) -> String {
             },
             disk.errors,
         );
+    }
+    if status.phase == "detached" {
+        out += &format!(
+            "  in use       it is unmounted, and ends when whoever still holds it lets go; `kill {}` ends it \
+             all the same\n",
+            status.pid
+        );
+    }
+    for holder in &status.holders {
+        out += &format!("  held         {}\n", plain(holder));
     }
     if let (Some(id), Some(name)) = (&disk.disk_id, &disk.disk_name) {
         out += &format!("  disk         {} ({})\n", plain(id), plain(name));

@@ -1,7 +1,10 @@
 //! `rhv-mount umount`: asks the process that serves a mount to end it, and waits for the outcome. Where that
 //! process was killed, it removes what is left in the tree and says what that means for the data.
 
+use std::io;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::unistd::{Uid, geteuid};
 
@@ -14,8 +17,9 @@ use crate::mount::mountpoint::{canonical, remove_placeholder};
 use crate::mount::record::{Ending, Place};
 use crate::mount::umount_table::Line;
 use crate::output::{tell, tell_plainly};
-use crate::process::identity::why_silent;
+use crate::process::identity::{DYING_LIMIT, why_silent};
 use crate::process::runtime_directory;
+use crate::transfer::note::Owner;
 use crate::transfer::note_file::NoteFile;
 
 /// How a mount leaves the tree, before its end is waited for.
@@ -32,7 +36,22 @@ pub(super) enum Manner {
 /// Ends the mount on `path` and waits for the outcome, which is the exit code.
 pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
     let shown = path.display();
-    let not_mounted = || Failure::text(Exit::Mount, format!("no rhv-mount disk is mounted on {shown}"));
+    let not_mounted = || {
+        let left = canonical(path).map(|path| NoteFile::all(Some(&path)));
+        let left = left.unwrap_or_default();
+        let hint = match left.iter().find(|file| file.owner() == Owner::Gone) {
+            Some(file) => format!(
+                "; a mount there has left its transfer: {}; end it with `{}`",
+                file.note.cause.words(),
+                file.note.recover_line(left.len() == 1)
+            ),
+            None => String::new(),
+        };
+        Failure::text(
+            Exit::Mount,
+            format!("no rhv-mount disk is mounted on {shown}{hint}"),
+        )
+    };
     // The path of the disk names the mount as well as its directory does.
     let path = match std::path::absolute(path) {
         // A look at a mount whose process is stuck would be stuck too.
@@ -44,7 +63,7 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
         Some(parent) if !is_mounted(&path) && is_mounted(parent) => parent.to_owned(),
         _ => path,
     };
-    let owner = mounted_by(&path).map(Uid::from_raw);
+    let owner = mounted_by(&path).map(Uid::from_raw).or_else(|| served_by(&path));
     let user = owner.unwrap_or_else(geteuid);
     if user != geteuid() && !geteuid().is_root() {
         return Err(Failure::text(
@@ -114,7 +133,7 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
     if has_ended(&path, &place) {
         return Ok(Exit::Done as u8);
     }
-    if !is_dead(&path) {
+    if !dies(&path, &error) {
         return Err(Failure::text(
             Exit::Mount,
             format!(
@@ -130,6 +149,34 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
 /// True when the mount on `path` is gone, and its process has taken its record away, as it does at the end.
 fn has_ended(path: &Path, place: &Place) -> bool {
     !is_mounted(path) && place.record().is_none()
+}
+
+/// Returns the user whose process serves a mount that is out of the tree, where that is not this user.
+fn served_by(path: &Path) -> Option<Uid> {
+    let served = |directory: &Path| Place::of(directory, path).is_served();
+    // This user's own comes first.
+    let mut all = runtime_directory::directories().into_iter();
+    let found = all.find(|(_, directory)| served(directory));
+    found.map(|(user, _)| user).filter(|user| *user != geteuid())
+}
+
+/// True when the mount on `path` is dead, or about to be: a killed process, at whose socket nobody listens any
+/// more, takes a moment to let go of its files.
+fn dies(path: &Path, error: &io::Error) -> bool {
+    let limit = match error.kind() {
+        io::ErrorKind::ConnectionRefused => DYING_LIMIT,
+        _ => Duration::ZERO,
+    };
+    let until = Instant::now() + limit;
+    loop {
+        if is_dead(path) {
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        sleep(Duration::from_millis(20));
+    }
 }
 
 /// Removes what a process left that was killed before or while it was asked, and says what that means.

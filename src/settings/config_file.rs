@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use configparser::ini::{Ini, IniDefault};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -75,10 +76,42 @@ impl From<ConfigError> for Failure {
     }
 }
 
+/// A section of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    #[serde(with = "crate::path_bytes")]
+    pub(crate) file: PathBuf,
+    pub(crate) section: String,
+}
+
+/// The places from which a login came, so that `recover` can log in again without asking; they hold no
+/// secret.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LoginPlaces {
+    #[serde(default)]
+    pub(crate) section: Option<Origin>,
+    #[serde(default, with = "crate::path_bytes::option")]
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+impl LoginPlaces {
+    /// The places from which [`engine_account`] takes it.
+    pub(crate) fn of(args: &EngineArgs, section: &Section) -> LoginPlaces {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let password_file = args.password_file.as_ref().map(absolute);
+        LoginPlaces {
+            section: section.origin.clone(),
+            // A pipe can't be read again.
+            password_file: password_file.filter(|path| path.is_file()),
+        }
+    }
+}
+
 /// The chosen section of the file; empty when none was chosen.
 #[derive(Debug, Default)]
 pub(crate) struct Section {
     values: HashMap<String, Zeroizing<String>>,
+    origin: Option<Origin>,
 }
 
 impl Section {
@@ -118,7 +151,8 @@ impl Section {
         }
     }
 
-    fn of_file(path: &Path, name: &str) -> Result<Section, ConfigError> {
+    /// Reads section `name` of the file `path`.
+    pub(crate) fn of_file(path: &Path, name: &str) -> Result<Section, ConfigError> {
         let refuse = |why: String| ConfigError::File {
             path: path.to_owned(),
             why,
@@ -168,7 +202,11 @@ impl Section {
         if let Some(password) = values.get("password") {
             hide(password);
         }
-        Ok(Section { values })
+        let origin = Some(Origin {
+            file: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            section: name.to_owned(),
+        });
+        Ok(Section { values, origin })
     }
 
     /// Returns the value of a key.
@@ -352,7 +390,9 @@ pub(crate) fn trust(
         let off = variable("OVIRT_INSECURE")
             .map(|text| yes_or_no("OVIRT_INSECURE", &text))
             .transpose()?;
-        (variable("OVIRT_CAFILE").map(PathBuf::from), off.unwrap_or(false))
+        // A path need not be UTF-8, as `variable` wants it.
+        let cafile = std::env::var_os("OVIRT_CAFILE").filter(|path| !path.is_empty());
+        (cafile.map(PathBuf::from), off.unwrap_or(false))
     };
     match (cafile, insecure) {
         (Some(path), true) => Err(ConfigError::Value(format!(

@@ -15,6 +15,7 @@ pub(crate) mod values;
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use self::cli::{LogTarget, MountArgs, Output};
-use self::config_file::{Section, engine_account, trust, variable};
+use self::config_file::{LoginPlaces, Section, engine_account, trust, variable};
 use self::memory::{Budgets, MIN_MEMORY_BYTES, Said};
 use self::values::parse_size;
 use crate::engine::{Account, Format, NewDisk, is_uuid};
@@ -55,6 +56,8 @@ pub(crate) enum Source {
 pub(crate) struct EngineSource {
     /// The engine and the user.
     pub(crate) account: Account,
+    /// The places from which the login came.
+    pub(crate) login: LoginPlaces,
     pub(crate) wanted: Wanted,
     /// Connect through the engine's proxy.
     pub(crate) proxy: bool,
@@ -99,6 +102,7 @@ pub(crate) struct DiskSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Settings {
     /// An absolute path.
+    #[serde(with = "crate::path_bytes")]
     pub(crate) mountpoint: PathBuf,
     /// The disk to show there.
     pub(crate) disk: DiskSettings,
@@ -118,6 +122,8 @@ pub(crate) struct Settings {
     pub(crate) file_name: OsString,
     /// Mount over a directory that is not empty.
     pub(crate) nonempty: bool,
+    /// Remove a dead mount that is in the way.
+    pub(crate) remount: bool,
     /// Mount flags for the kernel.
     pub(crate) kernel_options: Vec<String>,
     /// Stay in the foreground.
@@ -133,8 +139,10 @@ pub(crate) struct Settings {
     /// Print statistics of each connection at the end, in this form.
     pub(crate) stats: Option<Output>,
     /// The file that gets the number of the process that serves.
+    #[serde(with = "crate::path_bytes::option")]
     pub(crate) pid_file: Option<PathBuf>,
     /// The file that gets figures for Prometheus.
+    #[serde(with = "crate::path_bytes::option")]
     pub(crate) metrics_file: Option<PathBuf>,
 }
 
@@ -142,7 +150,8 @@ impl Settings {
     /// Checks `args`, adds the configuration file and the environment, and asks for a password where it must.
     pub(crate) fn gather(args: MountArgs) -> Result<Settings, Failure> {
         let file_name = &args.file_name;
-        let is_a_name = !matches!(file_name.as_str(), "" | "." | "..") && !file_name.contains('/');
+        let is_a_name =
+            !matches!(file_name.as_bytes(), b"" | b"." | b"..") && !file_name.as_bytes().contains(&b'/');
         if !is_a_name || file_name.len() > MAX_NAME_BYTES {
             return Err(usage(format!("--file-name {file_name:?} is not a file name")));
         }
@@ -182,8 +191,9 @@ impl Settings {
             mode,
             directory_mode: args.dmask.or(args.umask).map(|mask| 0o777 & !mask),
             shown_source,
-            file_name: args.file_name.into(),
+            file_name: args.file_name,
             nonempty: args.nonempty,
+            remount: args.remount,
             kernel_options: args.kernel_option,
             foreground: args.foreground,
             for_mount8: args.for_mount8,
@@ -377,6 +387,7 @@ impl Choice {
         }
         Ok(Source::Engine(Box::new(EngineSource {
             account: engine_account(&args.engine, section, trust.clone())?,
+            login: LoginPlaces::of(&args.engine, section),
             wanted,
             proxy: args.proxy,
             keep_on_failure: args.keep_on_failure,

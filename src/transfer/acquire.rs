@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use tracing::{debug, info};
 
-use super::OwnTransfer;
 use super::end::Stake;
 use super::life::Life;
-use super::note::Note;
+use super::note::{Cause, Note};
 use super::note_file::NoteFile;
+use super::{OwnTransfer, holder};
 use crate::engine::{
     self, Direction, Engine, Format, Interrupt, Mark, Order, Subject, Transfer, this_hardware,
 };
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
+use crate::output::tell;
 use crate::settings::{EngineSource, Wanted};
 
 /// Logs in, finds or makes the disk, and starts the transfer. What was made is taken back when that
@@ -29,7 +30,7 @@ pub(super) fn acquire(
     interrupt: &Interrupt,
 ) -> Result<OwnTransfer, Failure> {
     let engine = Engine::login(&source.account, interrupt)?;
-    let mut subject = Prepared::of(&engine, source)?;
+    let mut subject = Prepared::of(&engine, source, read_only)?;
     let direction = match read_only {
         true => Direction::Download,
         false => Direction::Upload,
@@ -41,6 +42,7 @@ pub(super) fn acquire(
         snapshot: matches!(source.wanted, Wanted::Snapshot(_)),
         created: matches!(source.wanted, Wanted::New(_)),
         mark: Some(mark),
+        login: source.login.clone(),
         ..Note::of(mountpoint, &source.account, direction)
     })?;
     let started = start(&engine, source, &mut subject, &mut file, mark, interrupt);
@@ -80,10 +82,15 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn of(engine: &Engine, source: &EngineSource) -> Result<Prepared, Failure> {
+    fn of(engine: &Engine, source: &EngineSource, read_only: bool) -> Result<Prepared, Failure> {
         Ok(match &source.wanted {
             Wanted::Existing(wanted) => {
-                let disk = engine.wait_for_disk(engine.find_disk(wanted)?)?;
+                let disk = engine.find_disk(wanted)?;
+                let holder = match disk.is_locked() {
+                    true => holder::look(engine, &disk.id, &disk.name, read_only)?,
+                    false => None,
+                };
+                let disk = engine.wait_for_disk(disk, holder.as_deref())?;
                 let storage_domain = this_hardware()
                     .and(disk.storage_domain.as_deref())
                     .and_then(|id| engine.storage_domain_name(id));
@@ -95,21 +102,47 @@ impl Prepared {
                     is_there: true,
                 }
             }
-            Wanted::Snapshot(id) => Prepared {
-                id: id.clone(),
-                name: "disk snapshot".to_owned(),
-                raw: false,
-                storage_domain: None,
-                is_there: true,
-            },
-            Wanted::New(new) => Prepared {
-                id: engine.prepare_disk(new)?,
-                name: new.name.clone(),
-                raw: new.format == Format::Raw,
-                storage_domain: Some(new.storage_domain.clone()),
-                is_there: false,
-            },
+            Wanted::Snapshot(id) => {
+                let name = "disk snapshot".to_owned();
+                holder::look(engine, id, &name, read_only)?;
+                Prepared {
+                    id: id.clone(),
+                    name,
+                    raw: false,
+                    storage_domain: None,
+                    is_there: true,
+                }
+            }
+            Wanted::New(new) => {
+                let id = engine.prepare_disk(new)?;
+                warn_of_namesakes(engine, &new.name);
+                Prepared {
+                    id,
+                    name: new.name.clone(),
+                    raw: new.format == Format::Raw,
+                    storage_domain: Some(new.storage_domain.clone()),
+                    is_there: false,
+                }
+            }
         })
+    }
+}
+
+/// The engine permits several disks of one name. A script that runs twice may not want that, and then neither
+/// disk can be selected by its name.
+fn warn_of_namesakes(engine: &Engine, name: &str) {
+    // The creation itself says what is wrong with the engine.
+    let there = engine.disks_named(name).unwrap_or_default();
+    if let Some(first) = there.first() {
+        tell(plain(&format!(
+            "WARNING: there is a disk {name} already ({}{}); the new one gets the same name, so that --disk \
+             wants an id from now on",
+            first.id,
+            match there.len() {
+                1 => String::new(),
+                n => format!(", and {} more", n - 1),
+            }
+        )));
     }
 }
 
@@ -191,6 +224,12 @@ fn take_back(
         engine.logout();
         return failure;
     };
+    file.amend(|note| {
+        note.cause = match remove {
+            true => Cause::NotRemoved,
+            false => Cause::StartFailed,
+        };
+    });
     let note = &file.note;
     let over = |id: &String| engine.transfer(id).is_ok_and(|t| t.is_none_or(|t| !t.is_open()));
     if !remove && note.transfer.as_ref().is_some_and(over) {

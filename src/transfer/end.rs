@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use super::head::Danger;
 use super::life::{Stage, Start, Turn};
+use super::note::Cause;
 use super::renewal::find_unanswered;
 use super::{OwnTransfer, head};
 use crate::engine::{self, Interrupt, Patience, Phase, Transfer};
@@ -99,6 +100,10 @@ impl<'a> Closing<'a> {
     /// Ends the transfer as the table says. What is left after that is `recover`'s, even before this process
     /// is gone.
     pub(super) fn run(mut self, verdict: Verdict) -> Result<(), Failure> {
+        self.turn.note().amend(|note| {
+            note.cause = Cause::Ending;
+            note.all_arrived = verdict != Verdict::Lost;
+        });
         let ended = self.end(verdict);
         self.turn.note().leave();
         ended
@@ -146,8 +151,9 @@ impl<'a> Closing<'a> {
         }
         let found = self.own.engine.transfer(&id);
         let gone = found.is_ok_and(|found| found.is_none_or(|transfer| !transfer.is_open()));
-        if gone {
-            self.turn.note().remove();
+        match gone {
+            true => self.turn.note().remove(),
+            false => self.note_cause(Cause::FinalizeFailed),
         }
         Err(self.not_finalized(&id, &error, gone))
     }
@@ -165,6 +171,7 @@ impl<'a> Closing<'a> {
                 Ok(_) => return Ok(()),
             };
             if !(error.is_passing() && patience.pause().unwrap_or(false)) {
+                self.note_cause(Cause::StartUnclear);
                 return Err(Failure::text(
                     self.exit_of_a_bad_end(),
                     format!(
@@ -196,15 +203,17 @@ impl<'a> Closing<'a> {
                 self.let_go();
                 Ok(())
             }
-            Err(e) => Err(Failure::text(
-                Exit::Transfer,
-                format!(
-                    "{e}; {} was made for this run and may be there still: `rhv-mount recover --cancel {}` \
-                     removes it",
-                    self.own.shown,
-                    self.turn.note().note.mountpoint.display()
-                ),
-            )),
+            Err(e) => {
+                self.note_cause(Cause::NotRemoved);
+                Err(Failure::text(
+                    Exit::Transfer,
+                    format!(
+                        "{e}; {} was made for this run and may be there still: `{}` removes it",
+                        self.own.shown,
+                        self.turn.note().note.recover_line(true)
+                    ),
+                ))
+            }
         }
     }
 
@@ -237,6 +246,7 @@ impl<'a> Closing<'a> {
         ) = self.own.engine.transfer(&id)
         {
             // Nothing is left to be paused, and what became of the disk is the engine's business.
+            self.note_cause(Cause::EndedByOthers);
             return Failure::text(
                 Exit::DataLoss,
                 format!(
@@ -247,6 +257,7 @@ impl<'a> Closing<'a> {
                 ),
             );
         }
+        self.note_cause(Cause::Paused);
         let paused = self.own.engine.pause(&id);
         if let Err(e) = &paused {
             warn!("{e}");
@@ -266,6 +277,7 @@ impl<'a> Closing<'a> {
     /// The engine would remove the disk if it were asked to finalize the upload.
     fn left_for_its_head(&mut self, danger: &Danger) -> Failure {
         let id = self.turn.id();
+        self.note_cause(Cause::OtherHead);
         let paused = self.own.engine.pause(&id);
         if let Err(e) = &paused {
             warn!("{e}");
@@ -303,6 +315,11 @@ impl<'a> Closing<'a> {
                 note.host_shown(),
             ),
         )
+    }
+
+    /// Notes why the transfer is left, for `status` and the next mount.
+    fn note_cause(&mut self, cause: Cause) {
+        self.turn.note().amend(|note| note.cause = cause);
     }
 
     /// Nothing of ours is left in the engine.

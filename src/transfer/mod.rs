@@ -9,6 +9,7 @@
 //! fate      whether there is to be another one
 //! end       the table of ends: finalize, remove the disk, or leave the transfer paused
 //! head      the first bytes of a disk that a killed mount has left
+//! holder    who has a disk that another mount wants
 //! note      the facts from which `recover` finds a transfer that this process could not end
 //! note_file the file with them, and its lock, which says that this process lives
 //! ```
@@ -23,6 +24,7 @@ mod acquire;
 mod end;
 mod fate;
 pub(crate) mod head;
+mod holder;
 mod life;
 pub(crate) mod note;
 pub(crate) mod note_file;
@@ -37,6 +39,7 @@ use self::end::Closing;
 pub(crate) use self::end::Verdict;
 use self::head::Danger;
 use self::life::{Course, Life};
+use self::note::Cause;
 use self::renewal::Renewal;
 use crate::engine::{Direction, Engine, Interrupt, Order, Subject};
 use crate::failure::{Exit, Failure};
@@ -132,6 +135,14 @@ impl OwnTransfer {
     /// Returns the warning about a head that was there before anything was written.
     pub(crate) fn head_warning(&self, danger: &Danger) -> String {
         head::warning(&self.shown, danger)
+    }
+
+    /// Notes, for whoever wants the disk next, that the end has begun. A renewal that is at work keeps the
+    /// note for itself: it gives up soon, and [`Self::end`] notes the same.
+    pub(crate) fn note_ending(&self) {
+        if let Some(mut turn) = self.life.try_turn() {
+            turn.note().amend(|note| note.cause = Cause::Ending);
+        }
     }
 
     /// Returns what keeps the transfer from being finalized.

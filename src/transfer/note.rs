@@ -3,7 +3,8 @@
 //! It is written before anything is made in the engine, so that the engine never holds something that nobody
 //! knows of; rewritten when the transfer has an id; removed when the transfer has ended. It outlives a
 //! reboot, and it holds no password, token or ticket. `note_file` keeps it, and keeps it locked while its
-//! process lives; [`Note::owner`] decides from the lock whether that process does.
+//! process lives; [`Note::owner`] decides from the lock whether that process does. A process that leaves a
+//! transfer on its own notes the [`Cause`]; one that was killed can't.
 
 use std::path::{Path, PathBuf};
 
@@ -11,12 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Account, Direction, Mark, Transfer};
 use crate::process::identity::{start_of, this_boot, this_machine, this_pid_namespace};
+use crate::settings::config_file::LoginPlaces;
+use crate::shell;
 use crate::trust::Trust;
 
 /// The facts about a transfer. The names of the fields are those in the file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Note {
     /// The canonical path of the mountpoint.
+    #[serde(with = "crate::path_bytes")]
     pub(crate) mountpoint: PathBuf,
     /// The process that serves it.
     pub(crate) pid: u32,
@@ -25,6 +29,9 @@ pub(crate) struct Note {
     pub(crate) engine_url: String,
     pub(crate) username: String,
     pub(crate) trust: Trust,
+    /// The places from which the login came.
+    #[serde(default)]
+    pub(crate) login: LoginPlaces,
     pub(crate) direction: Direction,
     /// The id of the disk, or of the snapshot.
     pub(crate) disk_id: String,
@@ -54,6 +61,12 @@ pub(crate) struct Note {
     /// The trust in imageio where it is not that in the engine; noted when the head is looked at.
     #[serde(default)]
     pub(crate) imageio_trust: Option<Trust>,
+    /// The reason why the transfer is left, once its process is gone.
+    #[serde(default)]
+    pub(crate) cause: Cause,
+    /// Every byte that was acknowledged is on the storage: the process had seen that before it was gone.
+    #[serde(default)]
+    pub(crate) all_arrived: bool,
     /// The machine that serves it, and since which boot: a home directory may be shared.
     pub(crate) machine: String,
     pub(crate) boot: String,
@@ -63,6 +76,65 @@ pub(crate) struct Note {
     /// Its process holds the lock of the file, and everybody who sees the file sees the lock.
     #[serde(default)]
     pub(crate) locked: bool,
+}
+
+/// Why a run has left its transfer behind. Notes of older versions have none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Cause {
+    /// The process has noted no reason, so it had no time for it.
+    #[default]
+    Killed,
+    /// The start has failed, and what was begun could not be taken back.
+    StartFailed,
+    /// The end had begun, and the process was gone before it was over: killed, or given up at a signal.
+    Ending,
+    /// The engine has not finalized the transfer.
+    FinalizeFailed,
+    /// Not every byte has arrived, and the transfer is left paused.
+    Paused,
+    /// Somebody else has ended the transfer before every byte had arrived.
+    EndedByOthers,
+    /// The disk begins like an image of another format, so that a finalize would have removed it.
+    OtherHead,
+    /// A disk that was made for the run was to be removed, and may be there still.
+    NotRemoved,
+    /// Whether another transfer was started in place of one that had lost its ticket.
+    StartUnclear,
+    /// A later version has noted a reason that this one does not know.
+    #[serde(other)]
+    Unheard,
+}
+
+impl Cause {
+    /// The name for programs: as in the note.
+    pub(crate) fn name(self) -> String {
+        let name = serde_json::to_value(self).ok();
+        name.and_then(|name| name.as_str().map(str::to_owned))
+            .unwrap_or_default()
+    }
+
+    /// The clause for people.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Cause::Killed => "its process was killed",
+            Cause::StartFailed => "it could not be mounted, and what was begun could not be taken back",
+            Cause::Ending => "it was unmounted, and its process was gone before the transfer had ended",
+            Cause::FinalizeFailed => "the engine has not finalized its transfer",
+            Cause::Paused => "not every byte has arrived, so its transfer was left paused",
+            Cause::EndedByOthers => {
+                "its transfer was ended, not by this mount, before every byte had arrived"
+            }
+            Cause::OtherHead => {
+                "its disk begins like an image of another format, so its transfer is not finalized"
+            }
+            Cause::NotRemoved => "its disk, which was made for it, could not be removed",
+            Cause::StartUnclear => {
+                "its transfer had lost its ticket, and whether another one was started is not known"
+            }
+            Cause::Unheard => "a later version of rhv-mount has left it",
+        }
+    }
 }
 
 /// The state of a note's lock.
@@ -105,6 +177,7 @@ impl Note {
             engine_url: account.url.clone(),
             username: account.username.clone(),
             trust: account.trust.clone(),
+            login: LoginPlaces::default(),
             direction,
             disk_id: String::new(),
             disk_name: String::new(),
@@ -118,6 +191,8 @@ impl Note {
             head: None,
             looked: false,
             imageio_trust: None,
+            cause: Cause::Killed,
+            all_arrived: false,
             machine: this_machine(),
             boot: this_boot(),
             namespace: this_pid_namespace(),
@@ -169,12 +244,45 @@ impl Note {
     pub(crate) fn host_shown(&self) -> &str {
         self.host.as_deref().unwrap_or("unknown")
     }
+
+    /// The command that ends what is left; `alone` among the notes of its mountpoint.
+    pub(crate) fn recover_line(&self, alone: bool) -> String {
+        let which = match &self.transfer {
+            Some(transfer) if !alone => transfer.clone(),
+            _ => shell::word(&self.mountpoint),
+        };
+        match self.cause {
+            Cause::NotRemoved => format!("rhv-mount recover --cancel {which}"),
+            _ => format!("rhv-mount recover {which}"),
+        }
+    }
+
+    /// True once the end of the mount has begun.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.cause != Cause::Killed
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::Phase;
+
+    /// A home directory may be shared by machines with different versions.
+    #[test]
+    fn a_note_of_an_older_and_of_a_later_version_is_read() {
+        let mut json = serde_json::to_value(Note::for_tests(Direction::Upload)).unwrap();
+        json["cause"] = "struck_by_lightning".into();
+        json["something_new"] = 1.into();
+        let later: Note = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(later.cause, Cause::Unheard);
+        for new in ["cause", "all_arrived", "login"] {
+            json.as_object_mut().unwrap().remove(new);
+        }
+        let older: Note = serde_json::from_value(json).unwrap();
+        assert_eq!((older.cause, older.all_arrived), (Cause::Killed, false));
+        assert_eq!(Cause::FinalizeFailed.name(), "finalize_failed");
+    }
 
     #[test]
     fn a_transfer_of_somebody_else_is_never_proven_to_be_ours() {

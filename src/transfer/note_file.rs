@@ -5,6 +5,9 @@
 //! locked before it gets that name, so whoever opens the name finds it locked at any time. It is created with
 //! O_EXCL: the remains of an earlier mount are not written over; nor is a later note, in case somebody has
 //! removed this one by hand.
+//!
+//! Its name is that of the mountpoint. What an earlier mount of *another* disk has left there keeps that
+//! name, and the note of the next mount stands beside it, under the names of mountpoint and disk.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,6 +17,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{User, geteuid};
+use tracing::warn;
 
 use super::note::{Lock, Note, Owner};
 use crate::engine::random_id;
@@ -71,16 +75,29 @@ impl NoteFile {
             .mode(0o700)
             .create(directory)
             .map_err(|e| refuse(directory, &e))?;
-        let path = directory.join(key_of(&note.mountpoint)).with_extension("json");
-        match write_new(&path, &mut note) {
-            Ok(file) => Ok(NoteFile {
-                path,
-                note,
-                file: Some(file),
-            }),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(in_the_way(&path, &note.mountpoint)),
-            Err(e) => Err(refuse(&path, &e)),
+        let of_mountpoint = key_of(&note.mountpoint);
+        let of_both = format!("{of_mountpoint}-{}", key_of(Path::new(&note.disk_id)));
+        let [path, beside] = [of_mountpoint, of_both].map(|name| directory.join(name + ".json"));
+        if beside.symlink_metadata().is_ok() {
+            return Err(in_the_way(&beside, &note.mountpoint));
         }
+        for path in [path, beside] {
+            match write_new(&path, &mut note) {
+                Ok(file) => {
+                    return Ok(NoteFile {
+                        path,
+                        note,
+                        file: Some(file),
+                    });
+                }
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(refuse(&path, &e)),
+                Err(_) if is_left_of_another_disk(&path, &note) => {}
+                Err(_) => return Err(in_the_way(&path, &note.mountpoint)),
+            }
+        }
+        // The two disks would have the same key.
+        let why = io::Error::from(io::ErrorKind::AlreadyExists);
+        Err(refuse(directory, &why))
     }
 
     /// Writes `note` anew; a crash leaves the old one or the new one.
@@ -99,6 +116,17 @@ impl NoteFile {
     pub(crate) fn remove(&self) {
         if !self.is_replaced() {
             let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    /// Changes the note where it is still there. One that can't be written tells less, and that is no reason
+    /// to fail.
+    pub(super) fn amend(&mut self, change: impl FnOnce(&mut Note)) {
+        change(&mut self.note);
+        let is_there = self.file.as_ref().is_some_and(|file| is_at(file, &self.path));
+        let written = if is_there { self.update() } else { Ok(()) };
+        if let Err(e) = written {
+            warn!("{e}");
         }
     }
 
@@ -166,6 +194,11 @@ impl NoteFile {
         paths.filter_map(read).filter(wanted).collect()
     }
 
+    /// Tells whose the note is at this moment; it is not taken.
+    pub(crate) fn owner(&self) -> Owner {
+        look(&self.path).map_or(Owner::Unknown, |(_, owner)| owner)
+    }
+
     /// The path of the file, for messages.
     pub(crate) fn shown(&self) -> std::path::Display<'_> {
         self.path.display()
@@ -187,30 +220,54 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
+/// Reads the note in `path`, and tells whose it is at this moment.
+fn look(path: &Path) -> io::Result<(Note, Owner)> {
+    let note = read(path)?;
+    let file = File::open(path)?;
+    let lock = match is_locked(&file) {
+        Ok(true) => Lock::Held,
+        Ok(false) => Lock::Free {
+            certain: is_certain(&file),
+        },
+        Err(_) => Lock::Unknown,
+    };
+    let owner = note.owner(lock);
+    Ok((note, owner))
+}
+
+/// True when the note in `path` is about another disk than `ours`, and no process that can be seen here
+/// serves that.
+fn is_left_of_another_disk(path: &Path, ours: &Note) -> bool {
+    let disk = |note: &Note| (note.engine_url.clone(), note.disk_id.clone());
+    look(path).is_ok_and(|(left, owner)| owner != Owner::AtWork && disk(&left) != disk(ours))
+}
+
 /// The note in `path` keeps a disk from being mounted on `mountpoint`.
 fn in_the_way(path: &Path, mountpoint: &Path) -> Failure {
     let shown = mountpoint.display();
-    let lock = || -> io::Result<Lock> {
-        let file = File::open(path)?;
-        Ok(match is_locked(&file) {
-            Ok(true) => Lock::Held,
-            Ok(false) => Lock::Free {
-                certain: is_certain(&file),
-            },
-            Err(_) => Lock::Unknown,
-        })
-    };
-    let why = match read(path).and_then(|note| Ok((note.owner(lock()?), note))) {
-        Ok((Owner::AtWork | Owner::Elsewhere, other)) => {
-            format!("process {} serves a disk there", other.pid)
-        }
-        Ok((Owner::Busy, _)) => format!(
+    let why = match look(path) {
+        Ok((other, Owner::AtWork)) => format!(
+            "process {} serves disk {} ({}) there",
+            other.pid, other.disk_id, other.disk_name
+        ),
+        Ok((other, Owner::Elsewhere)) => format!(
+            "process {} of another container or machine (its name is {}) serves disk {} ({}) on the same \
+             path",
+            other.pid, other.machine, other.disk_id, other.disk_name
+        ),
+        Ok((_, Owner::Busy)) => format!(
             "an earlier mount there is being recovered; wait until that is over, see `rhv-mount recover \
              {shown}`"
         ),
-        Ok((Owner::Gone | Owner::Foreign | Owner::Unknown, _)) => format!(
-            "an earlier mount there was killed and its transfer is not ended; see to it with \
-             `rhv-mount recover {shown}` first"
+        Ok((other, Owner::Gone)) => format!(
+            "an earlier mount of this disk there has left its transfer: {}; see to it with `{}` first",
+            other.cause.words(),
+            other.recover_line(true)
+        ),
+        Ok((other, Owner::Foreign | Owner::Unknown)) => format!(
+            "this disk was mounted on the same path by process {} of another container or machine (its name \
+             is {}), and nothing here tells whether that is at work; see `rhv-mount recover {shown}`",
+            other.pid, other.machine
         ),
         Err(e) => format!(
             "the note of an earlier mount, {}, is not readable: {e}",
@@ -252,6 +309,7 @@ fn write_beside(path: &Path, note: &mut Note) -> io::Result<(PathBuf, File)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::note::Cause;
     use super::*;
     use crate::engine::Direction;
 
@@ -315,6 +373,45 @@ mod tests {
         assert!(first.update().is_err());
         first.remove();
         assert!(is_at(second.file.as_ref().unwrap(), &second.path));
+    }
+
+    #[test]
+    fn what_is_left_of_another_disk_is_in_nobodys_way_and_what_is_left_of_this_one_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |disk: &str| Note {
+            disk_id: disk.to_owned(),
+            ..note()
+        };
+        let mut first = NoteFile::create_in(dir.path(), of("first")).unwrap();
+        assert!(
+            NoteFile::create_in(dir.path(), of("second")).is_err(),
+            "a process serves it"
+        );
+        from_elsewhere(&mut first);
+        let first_path = first.path.clone();
+        drop(first);
+        let mut second = NoteFile::create_in(dir.path(), of("second")).unwrap();
+        assert_ne!(second.path, first_path);
+        second.amend(|note| note.cause = Cause::Paused);
+        from_elsewhere(&mut second);
+        drop(second);
+        for disk in ["first", "second"] {
+            let refused = NoteFile::create_in(dir.path(), of(disk)).unwrap_err().to_string();
+            assert!(refused.contains("rhv-mount recover"), "{refused}");
+            assert_eq!(refused.contains("was killed"), disk == "first", "{refused}");
+        }
+        assert!(NoteFile::create_in(dir.path(), of("third")).is_ok());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+
+    /// Nobody may find a note again that its owner has removed.
+    #[test]
+    fn a_note_that_is_gone_is_not_amended() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = NoteFile::create_in(dir.path(), note()).unwrap();
+        file.remove();
+        file.amend(|note| note.cause = Cause::Paused);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     /// Without a lock that everybody sees, only the number of a process in its own namespace tells.

@@ -36,7 +36,7 @@ pub(crate) enum Trust {
     /// Servers with a certificate from a CA of the operating system.
     System,
     /// Servers with a certificate from a CA in this PEM file.
-    CaFile(PathBuf),
+    CaFile(#[serde(with = "crate::path_bytes")] PathBuf),
     /// All servers.
     Insecure,
 }

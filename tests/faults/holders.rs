@@ -93,6 +93,33 @@ fn umount_after_a_lazy_unmount_names_who_has_the_file_open_and_ends_when_it_is_c
 }
 
 #[test]
+fn status_tells_that_a_lazily_unmounted_mount_is_still_in_use_and_by_whom() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::start(settings(8 * MIB), &[]);
+    let target = rig.mount.mountpoint();
+    let file = rig.read_write();
+    let phase = || {
+        let json = rig.mount.status(&["-o", "json"]).ok().stdout;
+        let status: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        (status["phase"].clone(), status["holders"].to_string())
+    };
+    assert_eq!(phase().0, "mounted");
+    run(Command::new("umount").arg("-l").arg(target), 20).ok();
+    let process = format!("process {} ", std::process::id());
+    let (detached, holders) = phase();
+    assert_eq!(detached, "detached");
+    assert!(holders.contains(&process), "{holders}");
+    let shown = rig.mount.status(&[]).ok().stdout;
+    for said in ["detached", "it is unmounted", &process] {
+        assert!(shown.contains(said), "{said} is not in {shown}");
+    }
+    drop(file);
+    wait_until("the process has ended", 20, || rig.mount.pids().is_empty());
+}
+
+#[test]
 fn umount_waits_for_nobody_who_has_the_file_open_through_another_mount() {
     if !is_root() {
         return;

@@ -9,6 +9,7 @@
 mod answers;
 mod attributes;
 mod bad_servers;
+mod bare_system;
 mod command;
 mod completions;
 mod endings;
@@ -36,6 +37,7 @@ mod owner;
 mod pid_files;
 mod reads;
 mod redaction;
+mod remount;
 mod requests;
 mod rig;
 mod rights;
@@ -46,6 +48,7 @@ mod short_lives;
 mod slips;
 mod slow_storage;
 mod sticky_errors;
+mod strange_paths;
 #[path = "../support/mod.rs"]
 mod support;
 mod survived;

@@ -145,7 +145,13 @@ pub(crate) fn of_requests() -> Vec<Row> {
             .times(2)
             .requests(FINALIZE),
         row("unavailable", Old, FINE, &[], There).times(2).requests("sso"),
-        row("unavailable", Old, FAILED, &["503"], Untouched),
+        row(
+            "unavailable",
+            Old,
+            FAILED,
+            &["engine unavailable", "503"],
+            Untouched,
+        ),
         row("html_error", New, FINE, &[], Gone).times(1).requests("GET"),
         row("html_error", New, FAILED, &["500"], Gone),
         row("front_end", Old, FINE, &[], There).times(2).requests("GET"),

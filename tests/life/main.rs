@@ -19,6 +19,8 @@ mod existing;
 mod fault_table;
 mod faults;
 mod heads;
+mod left_behind;
+mod locked;
 mod old_engine;
 mod owners;
 mod pausing;

@@ -5,8 +5,9 @@ use crate::support::content::MIB;
 use crate::support::daemon::{Daemon, LocalSocket, Scheme};
 use crate::support::disk::Disk;
 use crate::support::image::{Backend, Content};
-use crate::support::mount::{Mount, MountKind};
+use crate::support::mount::{BINARY, Mount, MountKind};
 use crate::support::run::{is_root, scratch, sh};
+use std::path::Path;
 
 /// Makes a file system on the mounted file, writes and removes files, and records the checksums of those that
 /// stay.
@@ -43,6 +44,42 @@ const CHECK: &str = r#"
     mount -t ext4 -o loop,ro,noload "$image" "$point"
     (cd "$point" && sha256sum --quiet --check "$sums")
 "#;
+
+/// No process shows that the file is open: the kernel has it.
+const HOLD: &str = r#"
+    program=$1 mount=$2 file=$3 point=$4
+    PATH=$PATH:/usr/sbin:/sbin
+    device=$(losetup --find --show "$file")
+    trap 'umount "$point" 2>/dev/null || true; losetup -d "$device" 2>/dev/null || true' EXIT
+    refused() {
+        said=$("$program" umount "$mount" 2>&1) && exit 1
+        echo "$said"
+        grep -qF "$device" <<< "$said" && grep -qF "losetup -d $device" <<< "$said"
+    }
+    refused
+    mke2fs -q -t ext4 "$device"
+    mount -t ext4 "$device" "$point"
+    refused
+    grep -qF "umount $point" <<< "$said"
+    umount "$point"
+    losetup -d "$device"
+    trap - EXIT
+"#;
+
+#[test]
+fn a_loop_device_that_keeps_the_mount_is_named_with_what_detaches_it() {
+    if !is_root() {
+        return;
+    }
+    let daemon = Daemon::start(Scheme::Https, LocalSocket::None);
+    let disk = Disk::create(&daemon, Backend::Qcow2Nbd, 16 * MIB, Content::Used { seed: 9 });
+    let mount = Mount::start(disk.url(), disk.args(), MountKind::Directory);
+    let point = scratch();
+    let file = mount.file();
+    let args = [Path::new(BINARY), mount.mountpoint(), &file, point.path()];
+    sh(HOLD, args, 120).ok();
+    mount.umount().ok();
+}
 
 #[test]
 fn ext4_on_a_loop_device_over_the_mount_is_whole_on_the_server_side() {

@@ -63,11 +63,11 @@ pub(super) enum Command {
         #[command(flatten)]
         _engine: EngineArgs,
     },
-    /// Tell what is mounted here
+    /// Tell what is mounted here, and what killed or failed runs have left behind
     ///
     /// For each mount: disk, transfer, host, phase, connections, bytes and errors. It also lists mounts whose
-    /// process is gone, and those that ended badly without anybody having heard of it. Root sees the mounts
-    /// of all users.
+    /// process is gone, those that ended badly without anybody having heard of it, and the transfers that are
+    /// left, each with the command that ends it. Root sees the mounts of all users.
     Status {
         /// Only this mount
         mountpoint: Option<PathBuf>,
@@ -77,7 +77,7 @@ pub(super) enum Command {
         #[command(flatten)]
         _engine: EngineArgs,
     },
-    /// End a transfer that a killed rhv-mount left behind
+    /// End what killed or failed runs of rhv-mount have left behind
     ///
     /// A mount keeps a note of its transfer until that has ended. This logs in to the engine of each note,
     /// ends the transfer, so that the disk is free again, and tells what became of it. A mount that lives is
@@ -230,7 +230,10 @@ pub(crate) struct MountArgs {
     pub(crate) mode: Option<u16>,
     /// Name of the file when MOUNTPOINT is a directory
     #[arg(long, value_name = "NAME", default_value = "disk", help_heading = "Mount")]
-    pub(crate) file_name: String,
+    pub(crate) file_name: OsString,
+    /// Remove a dead mount of rhv-mount that is in the way: one whose process was killed
+    #[arg(long, help_heading = "Mount")]
+    pub(crate) remount: bool,
     /// Mount over a directory that is not empty
     #[arg(long, hide = true)]
     pub(crate) nonempty: bool,
@@ -319,15 +322,19 @@ pub(crate) struct EngineArgs {
 /// The options of `recover`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RecoverArgs {
-    /// Only this mount
-    pub(crate) mountpoint: Option<PathBuf>,
+    /// Only what is left of this mount, or this transfer
+    #[arg(value_name = "MOUNTPOINT|TRANSFER")]
+    pub(crate) which: Option<PathBuf>,
     /// Finalize: keep the data that arrived; never removes a disk [default]
-    #[arg(long, conflicts_with = "cancel")]
+    #[arg(long, conflicts_with_all = ["cancel", "forget"])]
     pub(crate) finalize: bool,
     /// Discard the data that arrived and remove the disk that was made for it; refused for a disk that
     /// existed before
-    #[arg(long)]
+    #[arg(long, conflicts_with = "forget")]
     pub(crate) cancel: bool,
+    /// End nothing, and drop the note of it: for an engine that is gone for good
+    #[arg(long)]
+    pub(crate) forget: bool,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 }

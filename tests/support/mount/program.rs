@@ -66,11 +66,12 @@ pub fn clean_environment(command: &mut Command) {
 
 /// True when the mount table has a mount at `path`.
 pub fn is_mounted(path: &Path) -> bool {
-    let table = fs::read_to_string("/proc/self/mountinfo").expect("read the mount table");
+    let table = fs::read("/proc/self/mountinfo").expect("read the mount table");
+    // Paths are any bytes.
     table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .any(|point| Path::new(point) == path)
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
+        .any(|point| point == path.as_os_str().as_encoded_bytes())
 }
 
 /// Returns the processes of the built program, or of a copy of it, that have `word` among their arguments.

@@ -1,0 +1,90 @@
+//! The right to end what a mount has left: its note becomes this process's, unless the mount may be in use.
+
+use std::path::Path;
+
+use super::left_behind::clear_place;
+use crate::failure::{Exit, Failure};
+use crate::fuse::unmount;
+use crate::mount::control;
+use crate::mount::mount_table::{is_dead, is_mounted};
+use crate::mount::record::Place;
+use crate::output::report;
+use crate::process::runtime_directory;
+use crate::settings::cli::RecoverArgs;
+use crate::transfer::note::{Note, Owner};
+use crate::transfer::note_file::NoteFile;
+
+/// Makes this process the owner of the note, unless the mount may be in use. False when there is nothing left
+/// to end.
+pub(super) fn claim(file: &mut NoteFile, args: &RecoverArgs) -> Result<bool, Failure> {
+    let owner = file.claim().map_err(|e| {
+        let text = format!("the note of a mount, {}, cannot be used: {e}", file.shown());
+        Failure::text(Exit::Other, text)
+    })?;
+    let Note {
+        mountpoint,
+        pid,
+        machine,
+        transfer,
+        ..
+    } = &file.note;
+    let shown = mountpoint.display();
+    let why = match owner {
+        None => {
+            report(format_args!(
+                "{shown}: another `rhv-mount recover` has ended it meanwhile"
+            ));
+            return Ok(false);
+        }
+        Some(Owner::Gone | Owner::Unknown) if serves(mountpoint, transfer.as_deref()) => {
+            format!("{shown} is served by a process that answers; end it with `rhv-mount umount {shown}`")
+        }
+        Some(Owner::Gone) => return Ok(true),
+        Some(Owner::Unknown) if args.finalize || args.cancel => return Ok(true),
+        Some(Owner::Unknown | Owner::Foreign) if args.forget => return Ok(true),
+        Some(Owner::AtWork) => {
+            format!("{shown} is served by process {pid}; end it with `rhv-mount umount {shown}`")
+        }
+        Some(Owner::Elsewhere) => format!(
+            "{shown} is served by process {pid} of another container or machine (its name was {machine}), or \
+             is being recovered there; end it there with `rhv-mount umount {shown}`"
+        ),
+        Some(Owner::Busy) => format!(
+            "{shown} is being recovered by another `rhv-mount recover`, or process {pid}, which served it, \
+             is not gone yet; try again later"
+        ),
+        Some(Owner::Foreign) => {
+            format!("{shown} was mounted on {machine}: only there it is known whether it is still in use")
+        }
+        Some(Owner::Unknown) => format!(
+            "it is not known whether {shown} is served by process {pid} of another container, or of another \
+             machine with the name {machine}: nothing on the file system of {} tells; if it is not, end it \
+             with --finalize, or remove a disk that was made for it with --cancel",
+            file.shown()
+        ),
+    };
+    Err(Failure::text(Exit::Mount, why))
+}
+
+/// True when the process that listens at the mountpoint's place has `transfer`. A lock says the same, unless
+/// somebody has replaced the file that it is on.
+fn serves(mountpoint: &Path, transfer: Option<&str>) -> bool {
+    let place = runtime_directory::directory().map(|directory| Place::of(&directory, mountpoint));
+    let status = place.and_then(|place| control::ask_status(&place));
+    status.is_ok_and(|status| transfer.is_some() && status.disk.transfer.as_deref() == transfer)
+}
+
+/// Removes what a killed mount left in the tree, and its record.
+pub(super) fn remove_dead_mount(note: &Note) -> Result<(), Failure> {
+    if is_mounted(&note.mountpoint) && is_dead(&note.mountpoint) {
+        unmount(&note.mountpoint, true)?;
+        report(format_args!(
+            "{}: the dead mount is removed",
+            note.mountpoint.display()
+        ));
+    }
+    if let Ok(directory) = runtime_directory::directory() {
+        clear_place(&Place::of(&directory, &note.mountpoint), note);
+    }
+    Ok(())
+}

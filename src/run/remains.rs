@@ -1,0 +1,108 @@
+//! The transfers that runs have left behind, from their notes, as `status` shows them: the disk, the
+//! transfer, what has happened, and the command that ends it. The engine is not asked.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::engine::Direction;
+use crate::logging::plain;
+use crate::path_bytes::bytes_beside_text;
+use crate::transfer::note::{Note, Owner};
+use crate::transfer::note_file::NoteFile;
+
+/// One transfer. The names are those of `status -o json`.
+#[derive(Debug, Serialize)]
+pub(super) struct Remains {
+    /// The path for people: U+FFFD stands for bytes that are not UTF-8.
+    mountpoint: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mountpoint_bytes: Option<Vec<u8>>,
+    /// Always `left`.
+    phase: &'static str,
+    /// A name of [`Cause`](crate::transfer::note::Cause), or `unknown` where another machine would have to
+    /// tell, or `in_recovery`.
+    happened: String,
+    /// The same for people.
+    failure: String,
+    read_only: bool,
+    disk_id: String,
+    disk_name: String,
+    /// Absent where the run was killed before it knew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transfer: Option<String>,
+    engine_url: String,
+    /// The command that ends it, for a shell.
+    recover: String,
+    /// The path of the note.
+    note: String,
+}
+
+/// Returns what is left of mounts on `mountpoint`, or of all mounts.
+pub(super) fn all(mountpoint: Option<&Path>) -> Vec<Remains> {
+    let files = NoteFile::all(mountpoint);
+    let left: Vec<(&NoteFile, Owner)> = files
+        .iter()
+        .map(|file| (file, file.owner()))
+        .filter(|(_, owner)| !matches!(owner, Owner::AtWork | Owner::Elsewhere))
+        .collect();
+    let of = |(file, owner): &(&NoteFile, Owner)| {
+        let same_place = |(other, _): &&(&NoteFile, Owner)| other.note.mountpoint == file.note.mountpoint;
+        Remains::of(file, *owner, left.iter().filter(same_place).count() == 1)
+    };
+    left.iter().map(of).collect()
+}
+
+/// Says what has happened, in a word for programs and a clause for people.
+pub(super) fn happened(note: &Note, owner: Owner) -> (String, String) {
+    let Note { pid, machine, .. } = note;
+    match owner {
+        Owner::Busy => (
+            "in_recovery".to_owned(),
+            format!("a `rhv-mount recover` is at work on it, or process {pid} is about to be gone"),
+        ),
+        Owner::Foreign | Owner::Unknown => (
+            "unknown".to_owned(),
+            format!(
+                "it may be at work as process {pid} of machine {machine}, or of another container: nothing \
+                 here tells"
+            ),
+        ),
+        Owner::Gone | Owner::AtWork | Owner::Elsewhere => (note.cause.name(), note.cause.words().to_owned()),
+    }
+}
+
+impl Remains {
+    fn of(file: &NoteFile, owner: Owner, alone: bool) -> Remains {
+        let note = &file.note;
+        let (happened, failure) = happened(note, owner);
+        Remains {
+            mountpoint: note.mountpoint.display().to_string(),
+            mountpoint_bytes: bytes_beside_text(&note.mountpoint),
+            phase: "left",
+            happened,
+            failure,
+            read_only: note.direction == Direction::Download,
+            disk_id: note.disk_id.clone(),
+            disk_name: note.disk_name.clone(),
+            transfer: note.transfer.clone(),
+            engine_url: note.engine_url.clone(),
+            recover: note.recover_line(alone),
+            note: file.shown().to_string(),
+        }
+    }
+
+    /// The same in lines for people, each without control characters.
+    pub(super) fn text(&self) -> String {
+        let mode = if self.read_only { "read-only" } else { "read-write" };
+        let transfer = self.transfer.as_deref().unwrap_or("unknown");
+        let lines = [
+            self.mountpoint.clone(),
+            format!("  phase        left ({mode}): {}", self.failure),
+            format!("  disk         {} ({})", self.disk_id, self.disk_name),
+            format!("  transfer     {transfer} of {}", self.engine_url),
+            format!("  recover      {}", self.recover),
+        ];
+        lines.map(|line| plain(&line) + "\n").concat()
+    }
+}

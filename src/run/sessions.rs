@@ -1,0 +1,118 @@
+//! The sessions of `recover` with the engines of the notes: each account logs in once, with the section and
+//! the password file that the mount had, unless something else is said.
+
+use crate::engine::{Engine, Interrupt, address};
+use crate::failure::{Exit, Failure};
+use crate::settings::cli::RecoverArgs;
+use crate::settings::config_file::{ConfigError, Section, engine_account, trust, variable};
+use crate::transfer::note::Note;
+
+/// The sessions with the engines of several notes. Nobody is asked for a password twice, and what has refused
+/// a login once is not asked again: another attempt for each note could lock the account.
+#[derive(Default)]
+pub(super) struct Sessions {
+    open: Vec<(Account, Engine)>,
+    refused: Vec<Account>,
+}
+
+/// The URL of an engine, and the name of a user.
+type Account = (String, String);
+
+impl Sessions {
+    /// The session for the transfer of `note`.
+    pub(super) fn of(&mut self, note: &Note, args: &RecoverArgs) -> Result<&Engine, Failure> {
+        let account = (note.engine_url.clone(), note.username.clone());
+        if self.refused.contains(&account) {
+            return Err(Failure::text(
+                Exit::Login,
+                format!(
+                    "{}: not tried, since the login to {} as {} has failed",
+                    note.mountpoint.display(),
+                    account.0,
+                    account.1
+                ),
+            ));
+        }
+        let at = match self.open.iter().position(|(open, _)| *open == account) {
+            Some(at) => at,
+            None => {
+                let engine = login(note, args).inspect_err(|_| self.refused.push(account.clone()))?;
+                self.open.push((account, engine));
+                self.open.len() - 1
+            }
+        };
+        Ok(&self.open[at].1)
+    }
+
+    /// Ends them all.
+    pub(super) fn logout(&self) {
+        self.open.iter().for_each(|(_, engine)| engine.logout());
+    }
+}
+
+/// The mount's own engine, user and trust, and the places from which its login came, where nothing else is
+/// said.
+fn login(note: &Note, args: &RecoverArgs) -> Result<Engine, Failure> {
+    let mut given = args.engine.clone();
+    let says_how = given.password_file.is_some() || variable("OVIRT_PASSWORD").is_some();
+    let (section, remembered) = match (&given.config, &note.login.section) {
+        (None, Some(origin)) => {
+            let file = given.config_file.as_ref().unwrap_or(&origin.file);
+            match Section::of_file(file, &origin.section) {
+                Ok(section) => (section, true),
+                Err(_) if says_how => (Section::default(), false),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        _ => (Section::read(&given)?, false),
+    };
+    let known_file = note.login.password_file.clone().filter(|path| path.exists());
+    let known_file = known_file.filter(|_| !says_how && section.get("password").is_none());
+    // A password is for the engine that it was given with: so is one in the environment, but not one that the
+    // mount had.
+    let has_own = remembered || known_file.is_some();
+    let named = given
+        .engine_url
+        .clone()
+        .or_else(|| section.get("engine_url").map(str::to_owned));
+    if let Some(url) = named.or_else(|| variable("OVIRT_URL").filter(|_| !has_own)) {
+        check_engine(note, &url)?;
+    }
+    if known_file.is_some() {
+        given.password_file = known_file;
+    }
+    given.engine_url = Some(note.engine_url.clone());
+    given.username.get_or_insert_with(|| note.username.clone());
+    let said = given.cafile.is_some() || given.insecure || given.config.is_some();
+    let trust = match said {
+        true => trust(given.cafile.clone(), given.insecure, &section)?,
+        false => note.trust.clone(),
+    };
+    let account = engine_account(&given, &section, trust).map_err(|e| match e {
+        missing @ ConfigError::Missing { .. } => Failure::text(
+            Exit::Usage,
+            format!(
+                "transfer {} is to be ended, and {missing}",
+                note.transfer.as_deref().unwrap_or("(unknown)")
+            ),
+        ),
+        other => other.into(),
+    })?;
+    Ok(Engine::login(&account, &Interrupt::default())?)
+}
+
+/// Refuses the URL of another engine: the transfer is not there, and a password is for the engine that it was
+/// given with.
+fn check_engine(note: &Note, url: &str) -> Result<(), Failure> {
+    match address(url)? == note.engine_url {
+        true => Ok(()),
+        false => Err(Failure::text(
+            Exit::Usage,
+            format!(
+                "the transfer of {} belongs to the engine {}, not to {url}: name that one with --engine-url",
+                note.mountpoint.display(),
+                note.engine_url
+            ),
+        )),
+    }
+}
