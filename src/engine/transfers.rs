@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::info;
 
+use super::effect::Effect;
 use super::json::{list, number, text};
-use super::wire::Effect;
 use super::{Direction, Engine, Error, Interrupt, Patience, Phase};
 use crate::logging::plain;
 

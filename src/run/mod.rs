@@ -10,8 +10,10 @@ mod ca;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod left_behind;
+mod list;
 mod recover;
 mod status;
+mod table;
 mod umount;
 
 use std::process::ExitCode;
@@ -59,6 +61,7 @@ fn act() -> Result<u8, Failure> {
         Action::Umount(path) => umount::umount(&path),
         Action::Status(path, output) => status::status(path.as_deref(), output),
         Action::Recover(args) => recover::recover(&args),
+        Action::List(args) => list::list(&args),
         Action::Ca(url) => ca::print(&url),
         Action::Print(text) => {
             output::print(&text)?;

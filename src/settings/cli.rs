@@ -64,6 +64,8 @@ enum Command {
     },
     /// End a transfer that a killed rhv-mount left behind
     Recover(RecoverArgs),
+    /// List what the engine has, with the ids that the other commands take
+    List(ListArgs),
     /// Print the engine's CA certificate and its fingerprint, to be checked and saved
     Ca {
         /// https://ENGINE
@@ -254,6 +256,39 @@ pub(crate) struct RecoverArgs {
     pub(crate) engine: EngineArgs,
 }
 
+/// The options of `list`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ListArgs {
+    /// The kind of objects
+    #[arg(value_enum)]
+    pub(crate) what: Listed,
+    /// Only what has this name or id, or a name that fits a pattern like 'web*'; snapshots by the name of
+    /// their disk or VM
+    pub(crate) name: Option<String>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+/// The objects that `list` knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Listed {
+    /// Disks, for --disk
+    #[value(alias = "disk")]
+    Disks,
+    /// Disk snapshots, for --disk-snapshot
+    #[value(alias = "snapshot")]
+    Snapshots,
+    /// Storage domains, for --storage-domain
+    #[value(alias = "domain")]
+    Domains,
+    /// VMs, with their disks and snapshots where one is named
+    #[value(alias = "vm")]
+    Vms,
+}
+
 /// The action that the user asked for.
 #[derive(Debug)]
 pub(crate) enum Action {
@@ -267,6 +302,8 @@ pub(crate) enum Action {
     Status(Option<PathBuf>, Output),
     /// End the transfers that killed mounts left behind.
     Recover(Box<RecoverArgs>),
+    /// List what the engine has.
+    List(Box<ListArgs>),
     /// Print the CA of this engine.
     Ca(String),
     /// Print this to stdout: help or version.
@@ -288,6 +325,7 @@ impl Action {
             (Some(Command::Umount { mountpoint }), _, _) => Action::Umount(mountpoint),
             (Some(Command::Status { mountpoint, output }), _, _) => Action::Status(mountpoint, output),
             (Some(Command::Recover(args)), _, _) => Action::Recover(Box::new(args)),
+            (Some(Command::List(args)), _, _) => Action::List(Box::new(args)),
             (Some(Command::Ca { engine_url }), _, _) => Action::Ca(engine_url),
             (None, Some(fd), _) => Action::Continue(fd),
             // In `-fo ro` clap has taken the list, and nobody would read it.
@@ -362,6 +400,21 @@ pub(super) mod tests {
         ));
         assert!(matches!(parse("rhv-mount umount /mnt"), Ok(Action::Umount(_))));
         assert_eq!(mount("rhv-mount ./status").mountpoint, PathBuf::from("./status"));
+    }
+
+    #[test]
+    fn a_list_has_a_name_an_output_and_an_engine() {
+        let Ok(Action::List(args)) = parse("rhv-mount list vms web* -o json -c prod") else {
+            panic!("no list");
+        };
+        assert_eq!((args.what, args.output), (Listed::Vms, Output::Json));
+        assert_eq!(
+            (args.name.as_deref(), args.engine.config.as_deref()),
+            (Some("web*"), Some("prod"))
+        );
+        let failure = parse("rhv-mount list hosts").unwrap_err();
+        assert!(failure.to_string().contains("snapshots"), "{failure}");
+        assert!(parse("rhv-mount list").is_err());
     }
 
     #[test]

@@ -18,6 +18,8 @@ mod existing;
 mod fault_table;
 mod faults;
 mod heads;
+mod listing;
+mod listing_of_vms;
 mod old_engine;
 mod owners;
 mod pausing;
