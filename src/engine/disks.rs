@@ -64,6 +64,20 @@ impl Disk {
     }
 }
 
+/// Returns the words of a message about a missing object that name some of those that exist.
+pub(super) fn there_are(mut names: Vec<String>) -> String {
+    const MAX_NAMES_SHOWN: usize = 10;
+    names.sort();
+    names.dedup();
+    let more = names.len().saturating_sub(MAX_NAMES_SHOWN);
+    names.truncate(MAX_NAMES_SHOWN);
+    match (names.is_empty(), more) {
+        (true, _) => "there are none that this user may see".to_owned(),
+        (false, 0) => format!("there are {}", names.join(", ")),
+        (false, more) => format!("there are {} and {more} more", names.join(", ")),
+    }
+}
+
 /// Returns true if `text` has the form of a UUID.
 pub(crate) fn is_uuid(text: &str) -> bool {
     let group = |(n, part): (usize, &str)| {
@@ -114,8 +128,7 @@ impl Engine {
 
     /// The message for a name that no disk has, with the names of some disks.
     fn no_such_disk(&self, wanted: &str) -> String {
-        const MAX_NAMES_SHOWN: usize = 10;
-        let mut names: Vec<String> = self
+        let names: Vec<String> = self
             .get("disks", "/disks?max=1000")
             .ok()
             .flatten()
@@ -127,16 +140,7 @@ impl Engine {
                     .collect()
             })
             .unwrap_or_default();
-        names.sort();
-        names.dedup();
-        let more = names.len().saturating_sub(MAX_NAMES_SHOWN);
-        names.truncate(MAX_NAMES_SHOWN);
-        let there = match (names.is_empty(), more) {
-            (true, _) => "there are none that this user may see".to_owned(),
-            (false, 0) => format!("there are {}", names.join(", ")),
-            (false, more) => format!("there are {} and {more} more", names.join(", ")),
-        };
-        format!("no disk {wanted} on {}: {there}", self.url())
+        format!("no disk {wanted} on {}: {}", self.url(), there_are(names))
     }
 
     fn disks(&self, search: &str) -> Result<Vec<Disk>, Error> {

@@ -134,6 +134,10 @@ pub fn engine_answers(data: &[u8]) {
                 Err(e) => Err(e),
             },
             b'f' => engine.finalize(DISK, Some(DISK), &engine.interrupt),
+            b'i' => engine.list_disks(None).map(drop),
+            b'm' => engine.list_domains(Some("data")).map(drop),
+            b'p' => engine.list_snapshots(Some("web*")).map(drop),
+            b'v' => engine.list_vms(Some("web")).map(drop),
             b'h' => engine.find_host("hardware", "data").map(drop),
             _ => Ok(()),
         };

@@ -1,7 +1,10 @@
 //! The conventions of the engine's JSON: numbers and booleans are strings, lists are wrapped in an object,
 //! and absent values have no key (oVirt REST API 4.x, from its JAXB adapters).
 
+use std::time::Duration;
+
 use serde_json::Value;
+use x509_cert::der::DateTime;
 
 pub(super) fn text(value: &Value, key: &str) -> Option<String> {
     value.get(key).and_then(Value::as_str).map(str::to_owned)
@@ -13,6 +16,27 @@ pub(super) fn number(value: &Value, key: &str) -> Option<u64> {
         Value::String(text) => text.parse().ok(),
         other => other.as_u64(),
     }
+}
+
+/// Reads a boolean that is a string or a JSON boolean.
+pub(super) fn flag(value: &Value, key: &str) -> Option<bool> {
+    match value.get(key)? {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_bool(),
+    }
+}
+
+/// Reads a date, which is a number of milliseconds since 1970, as `2026-11-28T18:35:14Z`.
+pub(super) fn date(value: &Value, key: &str) -> Option<String> {
+    let since_1970 = Duration::from_millis(number(value, key)?);
+    // Certificates have the same calendar.
+    let date = DateTime::from_unix_duration(since_1970).ok()?;
+    Some(date.to_string())
+}
+
+/// Returns the id of the object under `key`, as in `{"vm": {"id": ...}}`.
+pub(super) fn reference(value: &Value, key: &str) -> Option<String> {
+    text(value.get(key)?, "id")
 }
 
 /// Returns the elements of `{key: [...]}`; an empty list is sent as `{}`.
@@ -49,6 +73,20 @@ mod tests {
         assert_eq!(number(disk, "actual_size"), Some(5));
         assert_eq!(number(disk, "id"), None);
         assert!(list(&json!({}), "disk").is_empty());
+    }
+
+    #[test]
+    fn booleans_come_as_strings_and_dates_as_milliseconds() {
+        let snapshot = json!({"a": "true", "b": false, "c": "yes", "date": 1_609_459_200_123_u64,
+            "never": u64::MAX, "disk": {"id": "d"}});
+        assert_eq!(
+            ["a", "b", "c", "d"].map(|key| flag(&snapshot, key)),
+            [Some(true), Some(false), None, None]
+        );
+        assert_eq!(date(&snapshot, "date").as_deref(), Some("2021-01-01T00:00:00Z"));
+        assert_eq!((date(&snapshot, "a"), date(&snapshot, "never")), (None, None));
+        assert_eq!(reference(&snapshot, "disk").as_deref(), Some("d"));
+        assert_eq!(reference(&snapshot, "date"), None);
     }
 
     #[test]

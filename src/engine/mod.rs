@@ -14,11 +14,13 @@
 //! agent            the HTTP client with its timeouts
 //! transport        TCP, proxy and TLS below it
 //! ca               fetches the CA certificate before anything is trusted
+//! effect           the kinds of requests, and the bounds on their answers
 //! wire             requests and their repetition
 //! answers          tells the engine's answers from a front end's
 //! opening          the patience with an engine that starts
 //! login            the session's token
 //! json             the engine's conventions in JSON
+//! listing          lists what there is, with ids, for people and programs
 //! error            the errors, and the meaning of a fault
 //! patience         pauses, limits and signals
 //! disks            finds disks and waits for them
@@ -35,12 +37,14 @@ mod agent;
 mod answers;
 mod ca;
 mod disks;
+mod effect;
 mod endings;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod hosts;
 mod json;
+mod listing;
 mod login;
 mod new_disks;
 mod opening;
@@ -56,6 +60,9 @@ pub(crate) use self::ca::certificate;
 pub(crate) use self::disks::is_uuid;
 pub(crate) use self::error::Error;
 pub(crate) use self::hosts::this_hardware;
+pub(crate) use self::listing::{
+    AttachedDisk, ListedDisk, ListedDomain, ListedSnapshot, ListedVm, VmSnapshot,
+};
 pub(crate) use self::new_disks::{Format, NewDisk};
 pub(crate) use self::patience::{Interrupt, Patience};
 pub(crate) use self::phase::{Direction, Phase};

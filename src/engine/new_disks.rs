@@ -9,8 +9,8 @@ use serde_json::json;
 use tracing::info;
 
 use super::disks::{Disk, MAX_LOCK_WAIT};
+use super::effect::Effect;
 use super::json::text;
-use super::wire::Effect;
 use super::{Engine, Error, Patience};
 
 /// Upper bound on the wait until a new disk is unlocked. Preallocation takes long.

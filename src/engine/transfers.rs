@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::disks::{MAX_LOCK_WAIT, QUIET_LOCK_WAIT};
+use super::effect::Effect;
 use super::json::{list, number, text};
-use super::wire::Effect;
 use super::{Direction, Engine, Error, Interrupt, Patience, Phase};
 use crate::logging::plain;
 use crate::output::tell;

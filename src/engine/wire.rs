@@ -27,20 +27,14 @@ use ureq::Agent;
 use ureq::http::header;
 use url::Url;
 
-use super::agent::{ANSWER_TIMEOUT, agent, distrust};
+use super::agent::{agent, distrust};
+use super::effect::{Effect, MAX_ANSWER_BYTES};
 use super::opening::Opening;
 use super::{Error, Interrupt, Patience};
 use crate::logging::plain;
 use crate::secret::{Secret, clean, hide};
 use crate::trust::Trust;
 use crate::zone;
-
-/// Upper bound on a creation: the engine prepares a transfer on its host before it answers the request that
-/// starts it.
-const CREATION_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// Upper bound on the body of an answer.
-const MAX_ANSWER_BYTES: u64 = 16 << 20;
 
 /// Upper bound on the logins for one request. More than one may be needed, since the requests of other
 /// threads may use up the new session first.
@@ -61,15 +55,6 @@ pub(crate) struct Account {
     pub(crate) username: String,
     pub(crate) password: Secret,
     pub(crate) trust: Trust,
-}
-
-/// The effect of a request that the engine performs twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Effect {
-    /// A second request changes nothing.
-    Idempotent,
-    /// A second request makes a second object.
-    Creation,
 }
 
 /// A session with an engine, shared by several threads.
@@ -146,6 +131,11 @@ impl Engine {
         self.call(what, Effect::Idempotent, "GET", path, None)
     }
 
+    /// Gets a list that may be as long as the engine is large.
+    pub(super) fn get_list(&self, what: &str, path: &str) -> Result<Option<Value>, Error> {
+        self.call(what, Effect::Listing, "GET", path, None)
+    }
+
     pub(super) fn delete(&self, what: &str, path: &str) -> Result<Option<Value>, Error> {
         self.call(what, Effect::Idempotent, "DELETE", path, None)
     }
@@ -191,12 +181,12 @@ impl Engine {
             let token = self.token.lock().clone();
             let answer = self.send(method, path, body, token.as_ref(), effect);
             let unsent = effect == Effect::Creation && answer.as_ref().is_err_and(is_unsent);
-            let error = match self.read(what, answer) {
+            let error = match self.read_up_to(effect.byte_limit(), what, answer) {
                 Ok((401, _)) if renewals < MAX_RENEWALS => {
                     info!("the engine session has ended, logging in again");
                     self.renew(token.as_ref()).map_err(|e| match effect {
                         Effect::Creation => e.nothing_made(),
-                        Effect::Idempotent => e,
+                        Effect::Idempotent | Effect::Listing => e,
                     })?;
                     renewals += 1;
                     continue;
@@ -222,7 +212,7 @@ impl Engine {
             };
             engine_seen = false;
             let may_repeat = match effect {
-                Effect::Idempotent => error.is_passing(),
+                Effect::Idempotent | Effect::Listing => error.is_passing(),
                 Effect::Creation => error.is_not_performed(),
             };
             if !may_repeat {
@@ -230,7 +220,7 @@ impl Engine {
             }
             self.pause_after(error, &mut patience).map_err(|e| match effect {
                 Effect::Creation => e.nothing_made(),
-                Effect::Idempotent => e,
+                Effect::Idempotent | Effect::Listing => e,
             })?;
             renewals = 0;
         }
@@ -268,10 +258,7 @@ impl Engine {
             bearer.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, bearer);
         }
-        let limit = match effect {
-            Effect::Idempotent => ANSWER_TIMEOUT,
-            Effect::Creation => CREATION_TIMEOUT,
-        };
+        let limit = effect.time_limit();
         match body {
             Some(body) => {
                 let request = request
@@ -296,6 +283,16 @@ impl Engine {
         what: &str,
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<(u16, Vec<u8>), Error> {
+        self.read_up_to(MAX_ANSWER_BYTES, what, answer)
+    }
+
+    /// Does the same with a body of up to `limit` bytes.
+    fn read_up_to(
+        &self,
+        limit: u64,
+        what: &str,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<(u16, Vec<u8>), Error> {
         let mut answer = answer.map_err(|e| self.broken(what, &e))?;
         let status = answer.status().as_u16();
         if (300..400).contains(&status) {
@@ -314,15 +311,17 @@ impl Engine {
                 target: plain(&host),
             });
         }
-        let body = answer
-            .body_mut()
-            .with_config()
-            .limit(MAX_ANSWER_BYTES)
-            .read_to_vec();
+        let body = answer.body_mut().with_config().limit(limit).read_to_vec();
         match body {
             Ok(body) => Ok((status, body)),
+            Err(ureq::Error::BodyExceedsLimit(_)) if limit > MAX_ANSWER_BYTES => Err(Error::Unfit(format!(
+                "{what}: the engine {} has more than {} MiB of them; ask for fewer, by a name or a pattern \
+                 like 'web*'",
+                self.url(),
+                limit >> 20
+            ))),
             Err(ureq::Error::BodyExceedsLimit(_)) => {
-                Err(self.nonsense(what, format!("an answer of more than {MAX_ANSWER_BYTES} bytes")))
+                Err(self.nonsense(what, format!("an answer of more than {limit} bytes")))
             }
             Err(e) => Err(self.broken(what, &e)),
         }

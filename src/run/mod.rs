@@ -17,10 +17,12 @@ mod forget;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod left_behind;
+mod list;
 mod recover;
 mod remains;
 mod sessions;
 mod status;
+mod table;
 mod umount;
 
 use std::ffi::OsString;
@@ -83,6 +85,7 @@ fn act(args: Vec<OsString>) -> Result<u8, Failure> {
         Action::Umount(path) => umount::umount(&path, Manner::InOrder),
         Action::Status(path, output) => status::status(path.as_deref(), output),
         Action::Recover(args) => recover::recover(&args),
+        Action::List(args) => list::list(&args),
         Action::Ca(url) => ca::print(&url),
         Action::Print(text) => {
             output::print(&text)?;

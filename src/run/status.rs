@@ -208,7 +208,7 @@ pub(super) fn text(status: &Status) -> String {
 }
 
 /// Control characters are legal in JSON from DEL on; a terminal obeys them.
-fn plain_json(json: &str) -> String {
+pub(super) fn plain_json(json: &str) -> String {
     json.chars().fold(String::new(), |mut out, c| {
         match c.is_control() && c != '\n' {
             true => out += &format!("\\u{:04x}", c as u32),

@@ -235,7 +235,9 @@ fn parser() -> Ini {
 /// Returns the names of the sections in the files of this user and of the system; none of one that can't be
 /// used.
 pub(crate) fn sections() -> Vec<String> {
-    let texts = places().into_iter().filter_map(|file| fs::read_to_string(file).ok());
+    let texts = places()
+        .into_iter()
+        .filter_map(|file| fs::read_to_string(file).ok());
     let parsed = texts.filter_map(|text| parser().read(text).ok());
     let names = parsed.flat_map(|sections| sections.into_keys());
     names.filter(|name| name != COMMON).collect()

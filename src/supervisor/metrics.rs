@@ -228,13 +228,13 @@ mod tests {
             ..DiskStatus::default()
         };
         let picture = Picture {
-            mountpoint: "/mnt/\"x\"".to_owned(),
+            mountpoint: "/mnt/\"b c\"".to_owned(),
             disks: vec![(disk, vec![])],
             ..Picture::default()
         };
         let text = text(&picture);
         assert!(
-            text.contains(r#"rhv_mount_info{mountpoint="/mnt/\"x\"",disk="a\"} 1 b\\",disk_id="""#),
+            text.contains(r#"rhv_mount_info{mountpoint="/mnt/\"b c\"",disk="a\"} 1 b\\",disk_id="""#),
             "{text}"
         );
         let ours = |line: &str| line.starts_with("# ") || line.starts_with("rhv_mount_");

@@ -48,6 +48,7 @@ class Api:
         self._world = world
         self._ca_file = ca_file
         surroundings, disks, transfers, jobs = world.directory, world.disks, world.transfers, world.jobs
+        vms = world.vms
         self._routes = [
             (method, re.compile(f"{PREFIX}{pattern}/?$"), function)
             for method, pattern, function in (
@@ -57,7 +58,7 @@ class Api:
                 (
                     "GET",
                     "/storagedomains/([^/]+)/disksnapshots",
-                    lambda request, one: self._domain_snapshots(one),
+                    lambda request, one: self._domain_snapshots(request, one),
                 ),
                 ("GET", "/datacenters", lambda request: surroundings.list_data_centers(request.query)),
                 ("GET", "/datacenters/([^/]+)", lambda request, one: surroundings.show_data_center(one)),
@@ -72,12 +73,30 @@ class Api:
                 ("GET", "/jobs/([^/]+)", lambda request, one: jobs.show(one)),
                 ("GET", "/disks", lambda request: disks.list(request.query)),
                 ("POST", "/disks", self._create_disk),
-                ("GET", "/disks/([^/]+)", lambda request, one: disks.show(disks.get(one))),
+                ("GET", "/disks/([^/]+)", lambda request, one: disks.show_alone(disks.get(one))),
                 ("DELETE", "/disks/([^/]+)", self._delete_disk),
                 (
                     "GET",
                     "/disks/([^/]+)/disksnapshots",
-                    lambda request, one: disks.list_snapshots(disk_id=one),
+                    lambda request, one: self._disk_snapshots(request, one),
+                ),
+                ("GET", "/vms", lambda request: vms.list(request.query)),
+                ("GET", "/vms/([^/]+)", lambda request, one: vms.show(one, request.query)),
+                (
+                    "GET",
+                    "/vms/([^/]+)/diskattachments",
+                    lambda request, one: vms.list_attachments(one, request.query),
+                ),
+                ("GET", "/vms/([^/]+)/snapshots", lambda request, one: vms.list_snapshots(one)),
+                (
+                    "GET",
+                    "/vms/([^/]+)/snapshots/([^/]+)",
+                    lambda request, one, snapshot: vms.show_snapshot(one, snapshot),
+                ),
+                (
+                    "GET",
+                    "/vms/([^/]+)/snapshots/([^/]+)/disks",
+                    lambda request, one, snapshot: vms.list_snapshot_disks(one, snapshot),
                 ),
                 ("GET", "/imagetransfers", lambda request: transfers.list()),
                 ("POST", "/imagetransfers", self._create_transfer),
@@ -132,9 +151,14 @@ class Api:
     def _domain(self, domain_id):
         return self._world.directory.show_domain(self._world.directory.storage_domain(domain_id))
 
-    def _domain_snapshots(self, domain_id):
+    def _domain_snapshots(self, request, domain_id):
         self._world.directory.storage_domain(domain_id)
-        return self._world.disks.list_snapshots(domain_id=domain_id)
+        return self._world.disks.list_snapshots(request.query, domain_id=domain_id)
+
+    def _disk_snapshots(self, request, disk_id):
+        if not self._world.options.disks_list_snapshots:
+            raise NotFound
+        return self._world.disks.list_snapshots(request.query, disk_id=disk_id)
 
     def _create_disk(self, request):
         return Answer.json(202, self._world.disks.create(request.json(), request.correlation_id))

@@ -1,11 +1,13 @@
 """The control socket: plain HTTP with JSON on a unix socket, for tests.
 
-    GET    /state       {"disks": [...], "transfers": [...], "sessions": [...], "jobs": [...],
-                        "switches": {...}, "secrets": [...]}
+    GET    /state       {"disks": [...], "vms": [...], "transfers": [...], "sessions": [...],
+                        "jobs": [...], "switches": {...}, "secrets": [...]}
     POST   /switches    {"switch": NAME, "value": V, "times": N, "after": N, "match": RE}; only NAME is needed
     DELETE /switches    clears all of them
     POST   /disks       adds an existing disk, and answers with it as in /state
     POST   /disks/ID    changes `status`, `name`, `vm` or `vm_up` of a disk
+    POST   /vms         adds VMs, a list of {"name": N, "id": ID, "status": "down"}; only `name` is needed.
+                        A VM that a disk names is there without
     POST   /storage     restarts every qemu-nbd that has ended by itself
 
 An act (`pause_now`, ...) is posted like a switch. Its `value` may select one transfer, by the id of the
@@ -45,7 +47,8 @@ class Control(socketserver.ThreadingUnixStreamServer):
 
     def state(self):
         world = self.world
-        parts = {name: getattr(world, name).dump() for name in ("disks", "transfers", "jobs", "switches")}
+        names = ("disks", "vms", "transfers", "jobs", "switches")
+        parts = {name: getattr(world, name).dump() for name in names}
         return {**parts, "sessions": world.sso.dump(), "secrets": [*world.tickets, *world.sso.tokens()]}
 
     def switch(self, order):
@@ -123,6 +126,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return {}
         if call == "POST /disks":
             return control.disk(control.world.disks.add_existing(order))
+        if call == "POST /vms":
+            return [control.world.vms.add(spec) for spec in order]
         if call == "POST /storage":
             return {"met": control.restart_storage()}
         if call.startswith("POST /disks/"):

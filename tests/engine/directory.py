@@ -1,8 +1,8 @@
 """Storage domains, data centers and hosts. They are fixed at the start.
 
 The syntax of a domain is NAME=TYPE[,detached][,maintenance]; TYPE is nfs, localfs, glusterfs (file) or iscsi,
-fcp (block). A detached domain belongs to no data center. As in the engine, a domain shows its status only
-below its data center.
+fcp (block). A detached domain belongs to no data center. As in the engine, a domain that is
+attached shows its status only below its data center.
 """
 
 import uuid
@@ -16,7 +16,7 @@ BLOCK_TYPES = ("iscsi", "fcp")
 _NAMESPACE = uuid.UUID("6b6d1c52-0b27-4e5a-9a51-5b52f3b6a0de")
 
 
-def _stable_id(text):
+def stable_id(text):
     """Returns an id that is the same in every run, so that a test can contain it."""
     return str(uuid.uuid5(_NAMESPACE, text))
 
@@ -38,7 +38,7 @@ class Domain:
 
     @property
     def id(self):
-        return _stable_id(f"domain {self.name}")
+        return stable_id(f"domain {self.name}")
 
     @property
     def is_block(self):
@@ -52,7 +52,7 @@ class Named:
 
     @property
     def id(self):
-        return _stable_id(f"{self.kind} {self.name}")
+        return stable_id(f"{self.kind} {self.name}")
 
 
 class Directory:
@@ -118,6 +118,7 @@ class Directory:
             "storage_format": "v5",
             "available": 500 << 30,
             "used": 20 << 30,
+            "status": None if domain.attached else "unattached",
             **attached,
         }
 

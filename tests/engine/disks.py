@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import images
 from directory import Domain
 from search import select
+from vms import snapshot_id_of
 from wire import NotFound, Refused, boolean, choice, identifier, incomplete, integer, listing, new_id
 
 EXCLUSIVE, SHARED = "exclusive", "shared"
@@ -116,16 +117,17 @@ class Disks:
             return {"id": disk.id, "name": disk.name, "alias": disk.name, "status": disk.status}
 
         with self.lock:
-            found = select(self._disks.values(), facts, query)
+            found = select(self._disks.values(), facts, query, has_pages=False)
             return listing("disk", [self.show(disk) for disk in found])
 
-    def list_snapshots(self, disk_id=None, domain_id=None):
+    def list_snapshots(self, query, disk_id=None, domain_id=None):
+        """Lists the volumes below the active ones; with `include_active`, these too."""
         with self.lock:
             disks = [self.get(disk_id)] if disk_id else self._disks.values()
             disks = [one for one in disks if domain_id in (None, one.domain.id)]
-            return listing(
-                "disk_snapshot", [self._show_snapshot(one) for disk in disks for one in disk.snapshots]
-            )
+            active = query.get("include_active", "false") in ("", "true")
+            volumes = [volume for disk in disks for volume in self._volumes(disk, active)]
+            return listing("disk_snapshot", volumes)
 
     # other commands
 
@@ -134,6 +136,10 @@ class Disks:
         if disk is None:
             raise NotFound
         return disk
+
+    def all(self):
+        with self.lock:
+            return list(self._disks.values())
 
     def find(self, disk_id):
         return self._disks.get(disk_id)
@@ -205,6 +211,11 @@ class Disks:
 
     # representations
 
+    def show_alone(self, disk):
+        """Shows a disk with the VM that it is attached to, which no list of disks tells."""
+        vm = self._world.vms.of_disk(disk)
+        return {**self.show(disk), "vms": {"vm": [{"id": vm.id}]} if vm else None}
+
     def show(self, disk):
         exists = os.path.exists(disk.path)
         allocated = images.allocated(disk.path) if exists else 0
@@ -230,7 +241,7 @@ class Disks:
             "shareable": False,
             "wipe_after_delete": False,
             "storage_domains": {"storage_domain": [{"id": disk.domain.id}]},
-            "vms": {"vm": [{"id": disk.vm}]} if disk.vm else None,
+            "snapshot": {"id": self._vm_snapshot(disk, None)},
         }
 
     def dump(self):
@@ -245,20 +256,39 @@ class Disks:
                 for disk in self._disks.values()
             ]
 
-    def _show_snapshot(self, snapshot):
+    def _vm_snapshot(self, disk, number):
+        vm = self._world.vms.of_disk(disk)
+        return snapshot_id_of(vm.name if vm else disk.id, number)
+
+    def _volumes(self, disk, active):
+        """Shows the disk's snapshots, oldest first, and its `active` volume if asked for."""
+        volumes = list(enumerate(disk.snapshots))
+        if active:
+            volumes.append((None, disk))
+        ids = [one.id for one in disk.snapshots]
+        parents = dict(zip([*ids, disk.image_id], [None, *ids]))
+        shown = []
+        for number, volume in volumes:
+            own = disk.image_id if number is None else volume.id
+            vm_snapshot = {"id": self._vm_snapshot(disk, number)}
+            parent = {"id": parents[own]} if parents[own] else None
+            shown.append({**self._show_volume(disk, volume, own), "snapshot": vm_snapshot, "parent": parent})
+        return shown
+
+    def _show_volume(self, disk, volume, volume_id):
         return {
-            "href": f"/ovirt-engine/api/disks/{snapshot.disk_id}/disksnapshots/{snapshot.id}",
-            "id": snapshot.id,
-            "alias": snapshot.name,
-            "status": snapshot.status,
-            "format": snapshot.format,
-            "sparse": snapshot.sparse,
-            "provisioned_size": snapshot.size,
-            "actual_size": images.allocated(snapshot.path),
-            "image_id": snapshot.image_id,
+            "href": f"/ovirt-engine/api/disks/{disk.id}/disksnapshots/{volume_id}",
+            "id": volume_id,
+            "name": disk.name,
+            "alias": disk.name,
+            "status": volume.status,
+            "format": volume.format,
+            "sparse": volume.sparse,
+            "provisioned_size": volume.size,
+            "actual_size": images.allocated(volume.path),
             "storage_type": "image",
-            "disk": {"id": snapshot.disk_id},
-            "storage_domains": {"storage_domain": [{"id": snapshot.domain.id}]},
+            "disk": {"id": disk.id},
+            "storage_domains": {"storage_domain": [{"id": volume.domain.id}]},
         }
 
     # parts of a new disk

@@ -63,7 +63,8 @@ without a value.
     ticket_remove       (act) the daemon loses the ticket, and the engine does not know yet
 
 The answer to POST /imagetransfers counts for unknown_phase, url_missing and url_host as a GET does. An engine
-version below 4.4.7 (--engine-version) forgets a transfer as soon as it has ended.
+version below 4.4.7 (--engine-version) forgets a transfer as soon as it has ended; below 4.4.4 a disk does not
+list its snapshots, only its storage domain does.
 """
 
 import argparse
@@ -87,6 +88,7 @@ from server import Server
 from sso import Sso
 from switches import Switches
 from transfers import Transfers
+from vms import Vms
 from world import Options, World
 
 USERS = {"admin@internal": "secret", "admin@ovirt@internalsso": "secret"}
@@ -174,6 +176,7 @@ def build_world(arguments, directory):
     )
     world.disks = Disks(world)
     world.transfers = Transfers(world)
+    world.vms = Vms(world)
     return world
 
 

@@ -28,6 +28,11 @@ class Options:
         return [*(numbers + [0, 0, 0])[:3], int(tail.partition(".")[0] or 0)]
 
     @property
+    def disks_list_snapshots(self):
+        """Tells whether a disk lists its own snapshots, and not only its storage domain, as from 4.4.4 on."""
+        return self.version[:3] >= [4, 4, 4]
+
+    @property
     def drops_ended_transfers(self):
         """Tells whether a transfer is gone as soon as it has ended, as before 4.4.7."""
         return self.version[:3] < [4, 4, 7]
@@ -46,4 +51,5 @@ class World:
     sso: object
     disks: object = field(default=None)
     transfers: object = field(default=None)
+    vms: object = field(default=None)
     tickets: list = field(default_factory=list)  # every ticket that was ever given out

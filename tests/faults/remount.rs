@@ -27,7 +27,7 @@ fn a_dead_mount_is_removed_by_remount_and_by_no_mount_without_it() {
         assert!(fs::read(dead.file()).unwrap() == pattern(9, 4 * MIB as usize));
         rhv_mount(None, [Path::new("umount"), point]).ok();
         assert_eq!(point.exists(), kind != MountKind::New, "{kind:?}: the mountpoint");
-        let clean = rhv_mount(Some(&url), [Path::new("-o"), Path::new("remount"), point]).ok();
+        let clean = rhv_mount(Some(&url), [Path::new("--remount"), point]).ok();
         assert_eq!(clean.stderr, "", "{kind:?}: nothing was in the way");
         rhv_mount(None, [Path::new("umount"), point]).ok();
     }

@@ -20,6 +20,8 @@ mod fault_table;
 mod faults;
 mod heads;
 mod left_behind;
+mod listing;
+mod listing_of_vms;
 mod locked;
 mod old_engine;
 mod owners;

@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
 use self::options::{Cli, Command};
-pub(crate) use self::options::{EngineArgs, LogTarget, MountArgs, Output, RecoverArgs};
+pub(crate) use self::options::{EngineArgs, ListArgs, Listed, LogTarget, MountArgs, Output, RecoverArgs};
 use super::{mount_options, source};
 use crate::failure::{Exit, Failure};
 use crate::secret::hide;
@@ -32,6 +32,8 @@ pub(crate) enum Action {
     Status(Option<PathBuf>, Output),
     /// End the transfers that killed mounts left behind.
     Recover(Box<RecoverArgs>),
+    /// List what the engine has.
+    List(Box<ListArgs>),
     /// Print the CA of this engine.
     Ca(String),
     /// Print this to stdout: help or version.
@@ -64,6 +66,7 @@ impl Action {
                 _,
             ) => Action::Status(mountpoint, output),
             (Some(Command::Recover(args)), _, _) => Action::Recover(Box::new(args)),
+            (Some(Command::List(args)), _, _) => Action::List(Box::new(args)),
             (Some(Command::Ca { url, .. }), _, _) => Action::Ca(url),
             (None, Some(fd), _) => Action::Continue(fd),
             // In `-fo ro` clap has taken the list, and nobody would read it.
@@ -219,6 +222,21 @@ pub(super) mod tests {
             );
             assert_eq!(failure.exit, Exit::Usage);
         }
+    }
+
+    #[test]
+    fn a_list_has_a_name_an_output_and_an_engine() {
+        let Ok(Action::List(args)) = parse("rhv-mount list vms web* -o json -c prod") else {
+            panic!("no list");
+        };
+        assert_eq!((args.what, args.output), (Listed::Vms, Output::Json));
+        assert_eq!(
+            (args.name.as_deref(), args.engine.config.as_deref()),
+            (Some("web*"), Some("prod"))
+        );
+        let failure = parse("rhv-mount list hosts").unwrap_err();
+        assert!(failure.to_string().contains("snapshots"), "{failure}");
+        assert!(parse("rhv-mount list").is_err());
     }
 
     #[test]

@@ -83,6 +83,8 @@ pub(super) enum Command {
     /// ends the transfer, so that the disk is free again, and tells what became of it. A mount that lives is
     /// left alone.
     Recover(RecoverArgs),
+    /// List what the engine has, with the ids that the other commands take
+    List(ListArgs),
     /// Print the engine's CA certificate and its fingerprint, to be checked and saved
     ///
     /// The certificate goes to stdout, the fingerprints to stderr. It is fetched without verification:
@@ -337,4 +339,37 @@ pub(crate) struct RecoverArgs {
     pub(crate) forget: bool,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
+}
+
+/// The options of `list`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ListArgs {
+    /// The kind of objects
+    #[arg(value_enum)]
+    pub(crate) what: Listed,
+    /// Only what has this name or id, or a name that fits a pattern like 'web*'; snapshots by the name of
+    /// their disk or VM
+    pub(crate) name: Option<String>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+/// The objects that `list` knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Listed {
+    /// Disks, for --disk
+    #[value(alias = "disk")]
+    Disks,
+    /// Disk snapshots, for --disk-snapshot
+    #[value(alias = "snapshot")]
+    Snapshots,
+    /// Storage domains, for --storage-domain
+    #[value(alias = "domain")]
+    Domains,
+    /// VMs, with their disks and snapshots where one is named
+    #[value(alias = "vm")]
+    Vms,
 }

@@ -113,12 +113,11 @@ class OwnCa(EngineTest):
 class Representations(EngineTest):
     def test_numbers_are_strings_lists_are_wrapped_and_empty_lists_are_empty(self):
         self.assertEqual(self.ok(self.engine.call("GET", "/disks")), {})
-        disk = self.engine.old_disk(vm="vm1")
+        disk = self.engine.old_disk()
         shown = self.ok(self.engine.call("GET", "/disks"))["disk"][0]
         self.assertEqual(
             (shown["provisioned_size"], shown["sparse"], shown["id"]), (str(MIB), "true", disk["id"])
         )
-        self.assertEqual(shown["vms"], {"vm": [{"id": "vm1"}]})
         self.assertNotIn(None, shown.values())
         self.assertIsInstance(self.ok(self.engine.call("GET", ""))["time"], int)
 
@@ -130,14 +129,22 @@ class Representations(EngineTest):
             "/datacenters/x",
             "/jobs/x",
             "/storagedomains/x",
+            "/vms/x",
+            "/vms/x/diskattachments",
+            "/vms/x/snapshots",
+            "/disks/x/disksnapshots",
         ):
             self.assertEqual(self.engine.call("GET", path), (404, None))
 
     def test_searches(self):
-        for name, count in (("data", 1), ("nothing", 0), ("DATA", 0)):
-            found = self.ok(
-                self.engine.call("GET", f"/storagedomains?search=name%3D{name}&case_sensitive=true")
-            )
+        for name, case, count in (
+            ("data", "true", 1),
+            ("nothing", "true", 0),
+            ("DATA", "true", 0),
+            ("DATA", "false", 1),
+        ):
+            path = f"/storagedomains?search=name%3D{name}&case_sensitive={case}"
+            found = self.ok(self.engine.call("GET", path))
             self.assertEqual(len(found.get("storage_domain", [])), count)
             self.assertFalse([one for one in found.get("storage_domain", []) if "status" in one])
         self.assertIn(
@@ -147,7 +154,33 @@ class Representations(EngineTest):
         self.engine.old_disk()
         self.engine.old_disk()
         self.assertEqual(len(self.ok(self.engine.call("GET", "/disks?search=name%3Dold"))["disk"]), 2)
-        self.ok(self.engine.call("GET", "/disks?search=nonsense"), 400)
+        for search in ("nonsense", "name%3D%22it's%22"):
+            self.ok(self.engine.call("GET", f"/disks?search={search}"), 400)
+
+    def test_a_domain_without_a_data_center_shows_that_it_is_unattached(self):
+        found = self.ok(self.engine.call("GET", "/storagedomains"))["storage_domain"]
+        statuses = {one["name"]: one.get("status") for one in found}
+        self.assertEqual(statuses, {"data": None, "san": None, "lost": "unattached"})
+        center = found[0]["data_centers"]["data_center"][0]["id"]
+        below = self.ok(self.engine.call("GET", f"/datacenters/{center}/storagedomains"))
+        self.assertEqual({one["status"] for one in below["storage_domain"]}, {"active"})
+
+    def test_vms_have_pages_and_disks_have_none(self):
+        names = [f"n{number}" for number in range(5)]
+        self.ok(self.engine.control("POST", "/vms", [{"name": name} for name in reversed(names)]))
+        for name in names:
+            self.engine.old_disk(name=name)
+
+        def page(collection, number, search=""):
+            query = f"search={search}%20sortby%20name%20asc%20page%20{number}&max=2".replace("=%20", "=")
+            found = self.ok(self.engine.call("GET", f"/{collection}s?{query}")).get(collection, [])
+            return [one["name"] for one in found]
+
+        pages = [page("vm", number) for number in (1, 2, 3, 4)]
+        self.assertEqual(pages, [names[:2], names[2:4], names[4:], []])
+        self.assertEqual(page("vm", 1, "name%3Dn4"), ["n4"])
+        self.assertEqual([page("disk", number) for number in (1, 2)], [names[:2], []])
+        self.assertEqual(len(self.ok(self.engine.call("GET", "/disks?max=2"))["disk"]), 5)
 
     def test_jobs_are_found_by_correlation_id(self):
         body = {"name": "a", "format": "raw", "provisioned_size": "4096", "sparse": "true"}
@@ -157,6 +190,67 @@ class Representations(EngineTest):
         job = self.ok(self.engine.call("GET", "/jobs?search=correlation_id%3Dabc-1_"))["job"][0]
         self.assertEqual((job["status"], type(job["start_time"])), ("finished", int))
         self.assertIn("abc-1_", [one.get("correlation_id") for one in self.engine.log("request")])
+
+
+class Machines(EngineTest):
+    def test_a_vm_is_there_as_soon_as_a_disk_names_it(self):
+        first = self.engine.old_disk(name="a", vm="web")
+        self.engine.old_disk(name="b", vm="web", vm_up=False)
+        vm = self.ok(self.engine.call("GET", "/vms"))["vm"][0]
+        self.assertEqual((vm["name"], vm["status"]), ("web", "up"))
+        self.assertNotIn("disk_attachments", vm)
+        self.assertEqual(self.ok(self.engine.call("GET", f"/vms/{vm['id']}")), vm)
+        alone = self.ok(self.engine.call("GET", f"/disks/{first['id']}"))
+        self.assertEqual(alone["vms"], {"vm": [{"id": vm["id"]}]})
+        self.assertNotIn("vms", self.ok(self.engine.call("GET", "/disks"))["disk"][0])
+
+    def test_disks_of_a_vm_are_followed_on_request(self):
+        [vm] = self.ok(self.engine.control("POST", "/vms", [{"name": "web", "status": "up"}]))
+        disk = self.engine.old_disk(vm=vm["id"])
+        path = f"/vms/{vm['id']}/diskattachments"
+        plain = self.ok(self.engine.call("GET", path))["disk_attachment"][0]
+        self.assertEqual((plain["disk"], plain["bootable"]), ({"id": disk["id"]}, "true"))
+        followed = self.ok(self.engine.call("GET", f"{path}?follow=disk"))["disk_attachment"][0]
+        self.assertEqual(followed["disk"]["provisioned_size"], str(MIB))
+        listed = self.ok(self.engine.call("GET", "/vms?follow=disk_attachments"))["vm"][0]
+        self.assertEqual(listed["disk_attachments"]["disk_attachment"], [plain])
+
+    def test_a_snapshot_of_a_vm_has_another_id_than_the_volumes_of_its_disks(self):
+        disks = [self.engine.old_disk(name=name, vm="web", snapshots=2) for name in ("a", "b")]
+        vm = self.ok(self.engine.call("GET", "/vms"))["vm"][0]["id"]
+        snapshots = self.ok(self.engine.call("GET", f"/vms/{vm}/snapshots"))["snapshot"]
+        self.assertEqual([one["snapshot_type"] for one in snapshots], ["regular", "regular", "active"])
+        self.assertIsInstance(snapshots[0]["date"], int)
+        for disk in disks:
+            path = f"/disks/{disk['id']}/disksnapshots"
+            below = self.ok(self.engine.call("GET", path))["disk_snapshot"]
+            volumes = self.ok(self.engine.call("GET", f"{path}?include_active=true"))["disk_snapshot"]
+            self.assertEqual(volumes[:2], below)
+            ids = [one["id"] for one in volumes]
+            self.assertEqual(ids[2], self.engine.state("disks", disk["id"])["image_id"])
+            self.assertEqual([one.get("parent", {}).get("id") for one in volumes], [None, *ids[:2]])
+            shared = [one["snapshot"]["id"] for one in volumes]
+            self.assertEqual(shared, [one["id"] for one in snapshots])
+            self.assertFalse(set(ids) & set(shared))
+            self.assertNotIn("image_id", volumes[0])
+        path = f"/vms/{vm}/snapshots/{snapshots[1]['id']}"
+        self.assertEqual(self.ok(self.engine.call("GET", path)), snapshots[1])
+        at_that_time = self.ok(self.engine.call("GET", f"{path}/disks"))["disk"]
+        self.assertEqual([one["id"] for one in at_that_time], [one["id"] for one in disks])
+        self.assertEqual(
+            [one["image_id"] for one in at_that_time], [disk["snapshots"][1]["id"] for disk in disks]
+        )
+        self.assertEqual(self.engine.call("GET", f"/vms/{vm}/snapshots/{ids[0]}"), (404, None))
+
+    def test_a_storage_domain_lists_the_volumes_of_all_its_disks(self):
+        one = self.engine.old_disk(name="a", snapshots=1)
+        self.engine.old_disk(name="b")
+        found = self.ok(self.engine.call("GET", "/storagedomains?search=name%3Ddata"))
+        path = f"/storagedomains/{found['storage_domain'][0]['id']}/disksnapshots"
+        below = self.ok(self.engine.call("GET", path))["disk_snapshot"]
+        self.assertEqual([volume["disk"]["id"] for volume in below], [one["id"]])
+        volumes = self.ok(self.engine.call("GET", f"{path}?include_active=true"))["disk_snapshot"]
+        self.assertEqual(len(volumes), 3)
 
 
 class NewDisks(EngineTest):

@@ -20,6 +20,12 @@ impl Engine {
         serde_json::from_value(value).expect("the new disk")
     }
 
+    /// Adds VMs, a list of objects with a `name`; `tests/engine/control.py` knows more fields.
+    #[track_caller]
+    pub fn add_vms(&self, specs: &Value) {
+        self.control("POST", "/vms", Some(specs));
+    }
+
     #[track_caller]
     pub fn change_disk(&self, id: &str, spec: &Value) {
         self.control("POST", &format!("/disks/{id}"), Some(spec));
