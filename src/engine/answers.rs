@@ -92,8 +92,8 @@ impl Meaning {
     fn of(status: u16, words: &str) -> Meaning {
         match status {
             503 => Meaning::NotPerformed,
-            // "The following disks are locked", and for a moment after that "Disk X is being transferred": the
-            // engine has no code for these faults.
+            // "The following disks are locked", and for a moment after that "Disk X is being transferred":
+            // the engine has no code for these faults.
             409 if ["locked", "is being transferred"]
                 .iter()
                 .any(|said| words.to_lowercase().contains(said)) =>

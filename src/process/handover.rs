@@ -12,9 +12,9 @@
 //!     rhv-mount --settings-fd 4 /mnt                             ... the server, in a session of its own
 //! ```
 //!
-//! Under a service manager the launcher passes its part on to the server before it ends, and the manager waits
-//! for the end of its own children alone: systemd kills another one at once where it should be stopped. So a
-//! process in between starts the server there and ends, which makes the server a child of the manager's.
+//! Under a service manager the launcher passes its part on to the server before it ends, and the manager
+//! waits for the end of its own children alone: systemd kills another one at once where it should be stopped.
+//! So a process in between starts the server there and ends, which makes the server a child of the manager's.
 //!
 //! Nothing forks without exec, so there is no `unsafe` and no question of which threads survive.
 

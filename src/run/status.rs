@@ -40,7 +40,8 @@ pub(super) fn status(path: Option<&Path>, output: Output) -> Result<u8, Failure>
         ),
         None => None,
     };
-    // The path names the mountpoint, or the file in it. Others are not asked: one that is stuck takes its time.
+    // The path names the mountpoint, or the file in it. Others are not asked: one that is stuck takes its
+    // time.
     let in_directory = |dir: &Path| match &wanted {
         Some(path) => path
             .ancestors()

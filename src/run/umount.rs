@@ -160,8 +160,8 @@ fn served_by(path: &Path) -> Option<Uid> {
     found.map(|(user, _)| user).filter(|user| *user != geteuid())
 }
 
-/// True when the mount on `path` is dead, or about to be: a killed process, at whose socket nobody listens any
-/// more, takes a moment to let go of its files.
+/// True when the mount on `path` is dead, or about to be: a killed process, at whose socket nobody listens
+/// any more, takes a moment to let go of its files.
 fn dies(path: &Path, error: &io::Error) -> bool {
     let limit = match error.kind() {
         io::ErrorKind::ConnectionRefused => DYING_LIMIT,

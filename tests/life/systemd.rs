@@ -47,8 +47,8 @@ exec /lib/systemd/systemd --system --unit=test.target --machine-id=0123456789abc
     --log-target=console --log-level=notice --show-status=no
 "#;
 
-/// Works on a mount in each form of a unit, and stops it; the last one is left for the shutdown. The stop of a
-/// unit takes longer than the time that it has, because the engine does.
+/// Works on a mount in each form of a unit, and stops it; the last one is left for the shutdown. The stop of
+/// a unit takes longer than the time that it has, because the engine does.
 const DRIVE: &str = r#"
 at_work() {
     systemctl start "$1"
