@@ -10,8 +10,9 @@ use crate::engine::{
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
 use crate::output::print;
+use crate::settings::account::{engine_account, trust};
 use crate::settings::cli::{ListArgs, Listed, Output};
-use crate::settings::config_file::{Section, engine_account, trust};
+use crate::settings::config_file::Section;
 
 /// Prints the objects that `args` asks for.
 pub(super) fn list(args: &ListArgs) -> Result<u8, Failure> {

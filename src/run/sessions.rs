@@ -3,8 +3,9 @@
 
 use crate::engine::{Engine, Interrupt, address};
 use crate::failure::{Exit, Failure};
+use crate::settings::account::{engine_account, trust, variable};
 use crate::settings::cli::RecoverArgs;
-use crate::settings::config_file::{ConfigError, Section, engine_account, trust, variable};
+use crate::settings::config_file::{ConfigError, Section};
 use crate::transfer::note::Note;
 
 /// The sessions with the engines of several notes. Nobody is asked for a password twice, and what has refused

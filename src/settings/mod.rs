@@ -4,6 +4,8 @@
 //! `process::handover`), and are serialised for that; the second process takes no setting from its
 //! environment.
 
+pub(crate) mod account;
+mod choice;
 pub(crate) mod cli;
 pub(crate) mod config_file;
 mod config_path;
@@ -14,7 +16,6 @@ mod source;
 pub(crate) mod values;
 
 use std::ffi::OsString;
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,11 +23,12 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use self::account::{LoginPlaces, trust};
+use self::choice::Choice;
 use self::cli::{LogTarget, MountArgs, Output};
-use self::config_file::{LoginPlaces, Section, engine_account, trust, variable};
+use self::config_file::Section;
 use self::memory::{Budgets, MIN_MEMORY_BYTES, Said};
-use self::values::parse_size;
-use crate::engine::{Account, Format, NewDisk, is_uuid};
+use crate::engine::{Account, NewDisk};
 use crate::failure::{Exit, Failure};
 use crate::imageio::TransferUrl;
 use crate::logging::Place;
@@ -274,164 +276,6 @@ fn log_place(target: Option<LogTarget>, file: Option<&Path>, section: &Section) 
     };
     let absolute = std::path::absolute(file).map_err(|e| usage(format!("{}: {e}", file.display())))?;
     Ok(Place::File(absolute))
-}
-
-/// The one disk that the user named.
-enum Choice {
-    Url(String),
-    UrlFile(PathBuf),
-    Disk(String),
-    Snapshot(String),
-    Create(String),
-}
-
-impl Choice {
-    /// Takes the disk from the command line, else from the configuration file, else from the environment.
-    /// Each may name one disk.
-    fn of(args: &MountArgs, section: &Section) -> Result<Choice, Failure> {
-        let named = |get: &dyn Fn(&str) -> Option<String>| {
-            [
-                get("transfer_url").map(Choice::Url),
-                get("transfer_url_file").map(PathBuf::from).map(Choice::UrlFile),
-                get("disk").map(Choice::Disk),
-                get("disk_snapshot").map(Choice::Snapshot),
-                get("create").map(Choice::Create),
-            ]
-        };
-        let given = [
-            args.transfer_url.clone().map(Choice::Url),
-            args.transfer_url_file.clone().map(Choice::UrlFile),
-            args.disk.clone().map(Choice::Disk),
-            args.disk_snapshot.clone().map(Choice::Snapshot),
-            args.create.clone().map(Choice::Create),
-        ];
-        if let Some(source) = args.source.as_ref().filter(|source| *source != source::NONE) {
-            match given
-                .iter()
-                .flatten()
-                .find(|choice| choice.name() != Some(source.as_str()))
-            {
-                None if given.iter().all(Option::is_none) => return Ok(Choice::Disk(source.clone())),
-                None => {}
-                Some(other) => {
-                    return Err(usage(format!(
-                        "two disks are named: SOURCE {source}, and another one by {option}; give SOURCE \
-                         `{none}`, or no {option}",
-                        none = source::NONE,
-                        option = other.option()
-                    )));
-                }
-            }
-        }
-        let of_file = named(&|key| section.get(key).map(str::to_owned));
-        let of_environment = named(&|key| variable(&format!("RHV_MOUNT_{}", key.to_uppercase())));
-        let places = [
-            ("on the command line", given),
-            ("in the section of ovirt-img.conf", of_file),
-            ("in the environment", of_environment),
-        ];
-        for (place, choices) in places {
-            let mut choices = choices.into_iter().flatten();
-            match (choices.next(), choices.next()) {
-                (Some(one), None) => return Ok(one),
-                (Some(_), Some(_)) => return Err(usage(format!("two disks are named {place}: name one"))),
-                (None, _) => {}
-            }
-        }
-        Err(usage(format!(
-            "which disk? name one with SOURCE, --disk, --disk-snapshot or --create, or give a transfer URL \
-             (https://HOST:54322/images/TICKET) with --transfer-url-file, {URL_VARIABLE} or --transfer-url"
-        )))
-    }
-
-    /// The name or id that the user gave; the URL of a transfer is a secret and no name.
-    fn name(&self) -> Option<&str> {
-        match self {
-            Choice::Url(_) | Choice::UrlFile(_) => None,
-            Choice::Disk(name) | Choice::Snapshot(name) | Choice::Create(name) => Some(name),
-        }
-    }
-
-    /// The option that makes this choice.
-    fn option(&self) -> &'static str {
-        match self {
-            Choice::Url(_) => "--transfer-url",
-            Choice::UrlFile(_) => "--transfer-url-file",
-            Choice::Disk(_) => "--disk",
-            Choice::Snapshot(_) => "--disk-snapshot",
-            Choice::Create(_) => "--create",
-        }
-    }
-
-    fn source(self, args: &MountArgs, section: &Section, trust: &Trust) -> Result<Source, Failure> {
-        let wanted = match self {
-            Choice::Url(url) => return Ok(Source::Transfer(TransferUrl::parse(&url)?)),
-            Choice::UrlFile(path) => {
-                let text = fs::read_to_string(&path)
-                    .map_err(|e| usage(format!("cannot read --transfer-url-file {}: {e}", path.display())))?;
-                return Ok(Source::Transfer(TransferUrl::parse(&text)?));
-            }
-            Choice::Disk(name) => Wanted::Existing(name),
-            Choice::Snapshot(id) => Wanted::Snapshot(id),
-            Choice::Create(name) => Wanted::New(new_disk(name, args, section)?),
-        };
-        if !matches!(wanted, Wanted::New(_))
-            && (args.size.is_some()
-                || args.storage_domain.is_some()
-                || args.format.is_some()
-                || args.disk_id.is_some())
-        {
-            return Err(usage(
-                "--size, --storage-domain, --format and --disk-id are for --create",
-            ));
-        }
-        Ok(Source::Engine(Box::new(EngineSource {
-            account: engine_account(&args.engine, section, trust.clone())?,
-            login: LoginPlaces::of(&args.engine, section),
-            wanted,
-            proxy: args.proxy,
-            keep_on_failure: args.keep_on_failure,
-        })))
-    }
-}
-
-fn new_disk(name: String, args: &MountArgs, section: &Section) -> Result<NewDisk, Failure> {
-    if args.read_only {
-        return Err(usage(
-            "--create beside --read-only: a new disk has nothing to read",
-        ));
-    }
-    let other = |key: &str| {
-        let value = section.get(key).map(str::to_owned);
-        value.or_else(|| variable(&format!("RHV_MOUNT_{}", key.to_uppercase())))
-    };
-    let size = match (args.size, other("size")) {
-        (Some(size), _) => size,
-        (None, Some(text)) => parse_size(&text).map_err(|e| usage(format!("size {text}: {e}")))?,
-        (None, None) => return Err(usage("--create needs --size")),
-    };
-    if size == 0 {
-        return Err(usage("--size 0: a disk needs a size"));
-    }
-    let id = args.disk_id.clone().or_else(|| other("disk_id"));
-    if let Some(id) = id.as_ref().filter(|id| !is_uuid(id)) {
-        return Err(usage(format!("--disk-id {id} is not a UUID")));
-    }
-    let format = match (args.format, other("format").as_deref()) {
-        (Some(format), _) => format,
-        (None, None | Some("raw")) => Format::Raw,
-        (None, Some("qcow2")) => Format::Qcow2,
-        (None, Some(text)) => return Err(usage(format!("format {text}: it takes raw or qcow2"))),
-    };
-    let storage_domain = args.storage_domain.clone().or_else(|| other("storage_domain"));
-    Ok(NewDisk {
-        name,
-        size,
-        storage_domain: storage_domain.ok_or_else(|| usage("--create needs --storage-domain"))?,
-        format,
-        preallocated: args.preallocated || section.flag("preallocated")?.unwrap_or(false),
-        id,
-    })
 }
 
 impl Errand for Settings {

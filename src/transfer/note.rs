@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Account, Direction, Mark, Transfer};
 use crate::process::identity::{start_of, this_boot, this_machine, this_pid_namespace};
-use crate::settings::config_file::LoginPlaces;
+use crate::settings::account::LoginPlaces;
 use crate::shell;
 use crate::trust::Trust;
 

@@ -79,26 +79,3 @@ fn a_key_that_is_there_twice_is_refused() {
     assert!(error.contains("username"), "{error}");
     assert_eq!(section(text, "b").unwrap().get("username"), Some("w"));
 }
-
-#[test]
-fn a_password_file_that_others_can_read_is_refused_with_the_remedy() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("password");
-    fs::write(&path, "open sesame\n").unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-    let error = password_of_file(&path).unwrap_err().to_string();
-    assert!(error.contains("chmod 600"), "{error}");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(password_of_file(&path).unwrap().expose(), "open sesame");
-}
-
-#[test]
-fn options_beat_the_file() {
-    let file = section("[a]\ncafile = /etc/ca.pem\n", "a").unwrap();
-    assert_eq!(
-        trust(None, false, &file).unwrap(),
-        Trust::CaFile("/etc/ca.pem".into())
-    );
-    assert_eq!(trust(None, true, &file).unwrap(), Trust::Insecure);
-    assert!(trust(Some("x".into()), true, &file).is_err());
-}

@@ -1,0 +1,177 @@
+//! The one disk that the user named: on the command line, in the configuration file or in the environment.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::account::{LoginPlaces, engine_account, variable};
+use super::cli::MountArgs;
+use super::config_file::Section;
+use super::values::parse_size;
+use super::{EngineSource, Source, URL_VARIABLE, Wanted, source, usage};
+use crate::engine::{Format, NewDisk, is_uuid};
+use crate::failure::Failure;
+use crate::imageio::TransferUrl;
+use crate::trust::Trust;
+
+/// The one disk that the user named.
+pub(super) enum Choice {
+    Url(String),
+    UrlFile(PathBuf),
+    Disk(String),
+    Snapshot(String),
+    Create(String),
+}
+
+impl Choice {
+    /// Takes the disk from the command line, else from the configuration file, else from the environment.
+    /// Each may name one disk.
+    pub(super) fn of(args: &MountArgs, section: &Section) -> Result<Choice, Failure> {
+        let named = |get: &dyn Fn(&str) -> Option<String>| {
+            [
+                get("transfer_url").map(Choice::Url),
+                get("transfer_url_file").map(PathBuf::from).map(Choice::UrlFile),
+                get("disk").map(Choice::Disk),
+                get("disk_snapshot").map(Choice::Snapshot),
+                get("create").map(Choice::Create),
+            ]
+        };
+        let given = [
+            args.transfer_url.clone().map(Choice::Url),
+            args.transfer_url_file.clone().map(Choice::UrlFile),
+            args.disk.clone().map(Choice::Disk),
+            args.disk_snapshot.clone().map(Choice::Snapshot),
+            args.create.clone().map(Choice::Create),
+        ];
+        if let Some(source) = args.source.as_ref().filter(|source| *source != source::NONE) {
+            match given
+                .iter()
+                .flatten()
+                .find(|choice| choice.name() != Some(source.as_str()))
+            {
+                None if given.iter().all(Option::is_none) => return Ok(Choice::Disk(source.clone())),
+                None => {}
+                Some(other) => {
+                    return Err(usage(format!(
+                        "two disks are named: SOURCE {source}, and another one by {option}; give SOURCE \
+                         `{none}`, or no {option}",
+                        none = source::NONE,
+                        option = other.option()
+                    )));
+                }
+            }
+        }
+        let of_file = named(&|key| section.get(key).map(str::to_owned));
+        let of_environment = named(&|key| variable(&format!("RHV_MOUNT_{}", key.to_uppercase())));
+        let places = [
+            ("on the command line", given),
+            ("in the section of ovirt-img.conf", of_file),
+            ("in the environment", of_environment),
+        ];
+        for (place, choices) in places {
+            let mut choices = choices.into_iter().flatten();
+            match (choices.next(), choices.next()) {
+                (Some(one), None) => return Ok(one),
+                (Some(_), Some(_)) => return Err(usage(format!("two disks are named {place}: name one"))),
+                (None, _) => {}
+            }
+        }
+        Err(usage(format!(
+            "which disk? name one with SOURCE, --disk, --disk-snapshot or --create, or give a transfer URL \
+             (https://HOST:54322/images/TICKET) with --transfer-url-file, {URL_VARIABLE} or --transfer-url"
+        )))
+    }
+
+    /// The name or id that the user gave; the URL of a transfer is a secret and no name.
+    pub(super) fn name(&self) -> Option<&str> {
+        match self {
+            Choice::Url(_) | Choice::UrlFile(_) => None,
+            Choice::Disk(name) | Choice::Snapshot(name) | Choice::Create(name) => Some(name),
+        }
+    }
+
+    /// The option that makes this choice.
+    fn option(&self) -> &'static str {
+        match self {
+            Choice::Url(_) => "--transfer-url",
+            Choice::UrlFile(_) => "--transfer-url-file",
+            Choice::Disk(_) => "--disk",
+            Choice::Snapshot(_) => "--disk-snapshot",
+            Choice::Create(_) => "--create",
+        }
+    }
+
+    pub(super) fn source(
+        self,
+        args: &MountArgs,
+        section: &Section,
+        trust: &Trust,
+    ) -> Result<Source, Failure> {
+        let wanted = match self {
+            Choice::Url(url) => return Ok(Source::Transfer(TransferUrl::parse(&url)?)),
+            Choice::UrlFile(path) => {
+                let text = fs::read_to_string(&path)
+                    .map_err(|e| usage(format!("cannot read --transfer-url-file {}: {e}", path.display())))?;
+                return Ok(Source::Transfer(TransferUrl::parse(&text)?));
+            }
+            Choice::Disk(name) => Wanted::Existing(name),
+            Choice::Snapshot(id) => Wanted::Snapshot(id),
+            Choice::Create(name) => Wanted::New(new_disk(name, args, section)?),
+        };
+        if !matches!(wanted, Wanted::New(_))
+            && (args.size.is_some()
+                || args.storage_domain.is_some()
+                || args.format.is_some()
+                || args.disk_id.is_some())
+        {
+            return Err(usage(
+                "--size, --storage-domain, --format and --disk-id are for --create",
+            ));
+        }
+        Ok(Source::Engine(Box::new(EngineSource {
+            account: engine_account(&args.engine, section, trust.clone())?,
+            login: LoginPlaces::of(&args.engine, section),
+            wanted,
+            proxy: args.proxy,
+            keep_on_failure: args.keep_on_failure,
+        })))
+    }
+}
+
+fn new_disk(name: String, args: &MountArgs, section: &Section) -> Result<NewDisk, Failure> {
+    if args.read_only {
+        return Err(usage(
+            "--create beside --read-only: a new disk has nothing to read",
+        ));
+    }
+    let other = |key: &str| {
+        let value = section.get(key).map(str::to_owned);
+        value.or_else(|| variable(&format!("RHV_MOUNT_{}", key.to_uppercase())))
+    };
+    let size = match (args.size, other("size")) {
+        (Some(size), _) => size,
+        (None, Some(text)) => parse_size(&text).map_err(|e| usage(format!("size {text}: {e}")))?,
+        (None, None) => return Err(usage("--create needs --size")),
+    };
+    if size == 0 {
+        return Err(usage("--size 0: a disk needs a size"));
+    }
+    let id = args.disk_id.clone().or_else(|| other("disk_id"));
+    if let Some(id) = id.as_ref().filter(|id| !is_uuid(id)) {
+        return Err(usage(format!("--disk-id {id} is not a UUID")));
+    }
+    let format = match (args.format, other("format").as_deref()) {
+        (Some(format), _) => format,
+        (None, None | Some("raw")) => Format::Raw,
+        (None, Some("qcow2")) => Format::Qcow2,
+        (None, Some(text)) => return Err(usage(format!("format {text}: it takes raw or qcow2"))),
+    };
+    let storage_domain = args.storage_domain.clone().or_else(|| other("storage_domain"));
+    Ok(NewDisk {
+        name,
+        size,
+        storage_domain: storage_domain.ok_or_else(|| usage("--create needs --storage-domain"))?,
+        format,
+        preallocated: args.preallocated || section.flag("preallocated")?.unwrap_or(false),
+        id,
+    })
+}
