@@ -171,7 +171,7 @@ impl Engine {
                 tell(format_args!(
                     "disk {} is locked: {}; waiting for it, for {} s at most",
                     plain(&disk.shown()),
-                    self.holder(&disk.id, holder)?,
+                    self.holder(&disk.id, holder),
                     MAX_LOCK_WAIT.as_secs()
                 ));
             }
@@ -179,7 +179,7 @@ impl Engine {
                 return Err(Error::Unfit(format!(
                     "disk {} is locked: {}, and it is not free after {} s; try again when that has ended",
                     disk.shown(),
-                    self.holder(&disk.id, holder)?,
+                    self.holder(&disk.id, holder),
                     MAX_LOCK_WAIT.as_secs()
                 )));
             }
@@ -190,20 +190,21 @@ impl Engine {
     }
 
     /// Says who has a locked disk: `known`, else the transfer that the engine names.
-    fn holder(&self, disk: &str, known: Option<&str>) -> Result<String, Error> {
+    fn holder(&self, disk: &str, known: Option<&str>) -> String {
         if let Some(known) = known {
-            return Ok(known.to_owned());
+            return known.to_owned();
         }
-        Ok(match self.open_transfers(disk)?.pop() {
-            Some(transfer) => format!(
+        match self.open_transfers(disk).map(|mut open| open.pop()) {
+            Ok(Some(transfer)) => format!(
                 "transfer {} ({}, {}, on host {}) has it",
                 transfer.id,
                 transfer.direction,
                 transfer.phase,
                 transfer.host.as_deref().unwrap_or("unknown")
             ),
-            None => "no transfer has it, so another operation of the engine does".to_owned(),
-        })
+            Ok(None) => "no transfer has it, so another operation of the engine does".to_owned(),
+            Err(e) => format!("by whom is not known ({e})"),
+        }
     }
 }
 

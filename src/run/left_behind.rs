@@ -59,6 +59,9 @@ pub(super) enum Left<'a> {
     ToRemove,
     /// Its removal is asked for, and its transfer has ended well.
     EndedWell,
+    /// Its removal is asked for, and nobody knows whether it was made for the mount: the user had chosen its id,
+    /// and the engine has never shown it to the mount.
+    MayBeOthers,
     /// It can be used.
     Free,
     /// It was made for the mount, and is not there.
@@ -80,8 +83,10 @@ pub(super) fn left<'a>(
 ) -> Left<'a> {
     let failed = phase == Some(&Phase::Failed) || (phase.is_none() && status == Some("illegal"));
     let never_started = note.transfer.is_none() || note.renewing;
+    let never_shown = note.id_given && note.transfer.is_none() && !note.asked;
     match status {
         Some("locked") => Left::Locked,
+        Some(_) if destructive && never_shown => Left::MayBeOthers,
         Some(_) if destructive && (failed || never_started) => Left::ToRemove,
         Some("ok") if destructive => Left::EndedWell,
         Some("ok") => Left::Free,
@@ -162,6 +167,17 @@ mod tests {
             left(&renewing, Some(&Phase::Finished), Some("ok"), true),
             Left::ToRemove
         );
+        let mut unanswered = Note {
+            transfer: None,
+            asked: false,
+            ..ours.clone()
+        };
+        assert_eq!(left(&unanswered, None, Some("ok"), true), Left::ToRemove);
+        unanswered.id_given = true;
+        assert_eq!(left(&unanswered, None, Some("ok"), true), Left::MayBeOthers);
+        assert_eq!(left(&unanswered, None, None, true), Left::GoneAsAsked);
+        unanswered.asked = true;
+        assert_eq!(left(&unanswered, None, Some("ok"), true), Left::ToRemove);
         let existing = note(Direction::Upload);
         assert_eq!(left(&existing, None, None, false), Left::Gone);
         assert_eq!(

@@ -39,12 +39,14 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
     for file in &left {
         report(plan(file, args));
     }
-    if args.forget && args.which.is_none() && left.len() > 1 {
+    if let Some(option) = one_at_a_time(args).filter(|_| left.len() > 1) {
+        let names: Vec<&str> = left.iter().map(|file| name_of(&file.note)).collect();
         return Err(Failure::text(
             Exit::Usage,
             format!(
-                "--forget drops one note, and there are {}: name the mountpoint or the transfer",
-                left.len()
+                "{option} is for one of them: name it instead of a mountpoint, by its transfer, or by its disk \
+                 where no transfer is known: {}",
+                names.join(", ")
             ),
         ));
     }
@@ -64,7 +66,23 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// Returns the notes of the mountpoint or the transfer `which`, or all that nobody is at work on.
+/// The option by which the user vouches for what can't be seen. That is said of one transfer, and a mountpoint
+/// may have been that of several disks.
+fn one_at_a_time(args: &RecoverArgs) -> Option<&'static str> {
+    match args.which {
+        _ if args.forget => Some("--forget"),
+        Some(_) if args.finalize => Some("--finalize"),
+        Some(_) if args.cancel => Some("--cancel"),
+        _ => None,
+    }
+}
+
+/// The id by which `recover` takes what is left: that of the transfer, or of the disk while there is none.
+fn name_of(note: &Note) -> &str {
+    note.transfer.as_deref().unwrap_or(&note.disk_id)
+}
+
+/// Returns the notes of the mountpoint, the transfer or the disk `which`, or all that nobody is at work on.
 fn select(which: Option<&Path>) -> Vec<NoteFile> {
     let mut all = NoteFile::all(None);
     let Some(which) = which else {
@@ -73,10 +91,7 @@ fn select(which: Option<&Path>) -> Vec<NoteFile> {
         return all;
     };
     if let Some(id) = which.to_str().filter(|text| is_uuid(text)) {
-        let is_it = |file: &NoteFile| {
-            let transfer = file.note.transfer.as_deref();
-            transfer.is_some_and(|transfer| transfer.eq_ignore_ascii_case(id))
-        };
+        let is_it = |file: &NoteFile| name_of(&file.note).eq_ignore_ascii_case(id);
         if all.iter().any(is_it) {
             all.retain(is_it);
             return all;
@@ -84,6 +99,11 @@ fn select(which: Option<&Path>) -> Vec<NoteFile> {
     }
     let mountpoint = canonical(which).unwrap_or_else(|_| which.to_owned());
     all.retain(|file| file.note.mountpoint == mountpoint);
+    // A mount at work, of another disk on the same path, is told of only where there is nothing else.
+    let is_left = |file: &NoteFile| !matches!(file.owner(), Owner::AtWork | Owner::Elsewhere);
+    if all.iter().any(is_left) {
+        all.retain(is_left);
+    }
     all
 }
 
@@ -278,6 +298,13 @@ fn ended(
             report(format_args!(
                 "{shown}: the transfer has ended well; {disk} is kept, remove it in the engine if you don't \
                  want it"
+            ));
+            Ok(())
+        }
+        Left::MayBeOthers => {
+            report(format_args!(
+                "{shown}: no transfer is open; {disk} has the id that was given with --disk-id, and whether it \
+                 was made for this mount is not known: it is kept, remove it in the engine if you don't want it"
             ));
             Ok(())
         }

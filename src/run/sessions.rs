@@ -22,7 +22,8 @@ type Account = (String, String);
 impl Sessions {
     /// The session for the transfer of `note`.
     pub(super) fn of(&mut self, note: &Note, args: &RecoverArgs) -> Result<&Engine, Failure> {
-        let account = (note.engine_url.clone(), note.username.clone());
+        let username = args.engine.username.as_ref().unwrap_or(&note.username);
+        let account = (note.engine_url.clone(), username.clone());
         if self.refused.contains(&account) {
             return Err(Failure::text(
                 Exit::Login,
@@ -55,7 +56,12 @@ impl Sessions {
 /// said.
 fn login(note: &Note, args: &RecoverArgs) -> Result<Engine, Failure> {
     let mut given = args.engine.clone();
-    let says_how = given.password_file.is_some() || variable("OVIRT_PASSWORD").is_some();
+    // A password is for the engine that it was given with.
+    let of_environment = variable("OVIRT_PASSWORD").is_some();
+    let other_engine = variable("OVIRT_URL")
+        .filter(|_| given.engine_url.is_none())
+        .filter(|url| address(url).map_or(true, |url| url != note.engine_url));
+    let says_how = given.password_file.is_some() || of_environment && other_engine.is_none();
     let (section, remembered) = match (&given.config, &note.login.section) {
         (None, Some(origin)) => {
             let file = given.config_file.as_ref().unwrap_or(&origin.file);
@@ -69,9 +75,14 @@ fn login(note: &Note, args: &RecoverArgs) -> Result<Engine, Failure> {
     };
     let known_file = note.login.password_file.clone().filter(|path| path.exists());
     let known_file = known_file.filter(|_| !says_how && section.get("password").is_none());
-    // A password is for the engine that it was given with: so is one in the environment, but not one that the
-    // mount had.
     let has_own = remembered || known_file.is_some();
+    let takes_it_from_there = of_environment
+        && given.password_file.is_none()
+        && known_file.is_none()
+        && section.get("password").is_none();
+    if let Some(url) = other_engine.filter(|_| takes_it_from_there) {
+        check_engine(note, &url)?;
+    }
     let named = given
         .engine_url
         .clone()
@@ -83,7 +94,12 @@ fn login(note: &Note, args: &RecoverArgs) -> Result<Engine, Failure> {
         given.password_file = known_file;
     }
     given.engine_url = Some(note.engine_url.clone());
-    given.username.get_or_insert_with(|| note.username.clone());
+    if given.username.is_none() {
+        let of_section = section.get("username").filter(|_| given.config.is_some());
+        let of_environment = variable("OVIRT_USERNAME").filter(|_| takes_it_from_there);
+        let named = of_section.map(str::to_owned).or(of_environment);
+        given.username = Some(named.unwrap_or_else(|| note.username.clone()));
+    }
     let said = given.cafile.is_some() || given.insecure || given.config.is_some();
     let trust = match said {
         true => trust(given.cafile.clone(), given.insecure, &section)?,

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tracing::{debug, info};
@@ -41,6 +42,7 @@ pub(super) fn acquire(
         disk_name: subject.name.clone(),
         snapshot: matches!(source.wanted, Wanted::Snapshot(_)),
         created: matches!(source.wanted, Wanted::New(_)),
+        id_given: matches!(&source.wanted, Wanted::New(new) if new.id.is_some()),
         mark: Some(mark),
         login: source.login.clone(),
         ..Note::of(mountpoint, &source.account, direction)
@@ -66,6 +68,7 @@ pub(super) fn acquire(
         },
         retry_time,
         giving_up: Interrupt::default(),
+        is_to_end: AtomicBool::new(false),
         life: Life::new(transfer, file),
     })
 }

@@ -4,7 +4,9 @@
 //! The engine gives a disk to one transfer at a time, whatever its direction (`diskImagesNotLocked`): a
 //! second mount is refused at once, where nothing will end the first one by itself.
 
-use super::note::{Note, Owner};
+use tracing::info;
+
+use super::note::{Cause, Note, Owner};
 use super::note_file::NoteFile;
 use crate::engine::{self, Direction, Engine, Transfer};
 use crate::failure::{Exit, Failure};
@@ -21,7 +23,15 @@ pub(super) fn look(
 ) -> Result<Option<String>, Failure> {
     let about_it = |file: &NoteFile| file.note.engine_url == engine.url() && file.note.disk_id == id;
     for file in NoteFile::all(None).iter().filter(|file| about_it(file)) {
-        let Some(transfer) = open_transfer(engine, &file.note)? else {
+        // It is asked for a message only: a disk that is locked is waited for in any case.
+        let found = match open_transfer(engine, &file.note) {
+            Err(e @ engine::Error::Interrupted) => return Err(e.into()),
+            found => found.unwrap_or_else(|e| {
+                info!("who has the disk is not known: {e}");
+                None
+            }),
+        };
+        let Some(transfer) = found else {
             continue;
         };
         let owner = file.owner();
@@ -57,8 +67,14 @@ fn open_transfer(engine: &Engine, note: &Note) -> Result<Option<Transfer>, engin
 /// Says who has the disk, where its transfer is about to end.
 fn lets_go_soon(note: &Note, owner: Owner) -> Option<String> {
     let shown = note.mountpoint.display();
+    // Where nobody can tell, the note's word is taken, for as long as a lock is waited for.
+    let says_so = match owner {
+        Owner::AtWork | Owner::Elsewhere => note.is_ending(),
+        Owner::Foreign | Owner::Unknown => note.cause == Cause::Ending,
+        Owner::Gone | Owner::Busy => false,
+    };
     match owner {
-        Owner::AtWork | Owner::Elsewhere if note.is_ending() => Some(format!(
+        _ if says_so => Some(format!(
             "process {}, which had it mounted on {shown}, is bringing the last data home",
             note.pid
         )),

@@ -32,13 +32,14 @@ mod renewal;
 mod watch;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{OnceLock, Weak};
 use std::time::Duration;
 
 use self::end::Closing;
 pub(crate) use self::end::Verdict;
 use self::head::Danger;
-use self::life::{Course, Life};
+use self::life::{Course, Life, Turn};
 use self::note::Cause;
 use self::renewal::Renewal;
 use crate::engine::{Direction, Engine, Interrupt, Order, Subject};
@@ -68,6 +69,8 @@ pub(crate) struct OwnTransfer {
     retry_time: Duration,
     /// Set when the end begins: a renewal that is under way gives up.
     giving_up: Interrupt,
+    /// The mount has begun to end, and the note is to say so.
+    is_to_end: AtomicBool,
     life: Life,
 }
 
@@ -137,10 +140,18 @@ impl OwnTransfer {
         head::warning(&self.shown, danger)
     }
 
-    /// Notes, for whoever wants the disk next, that the end has begun. A renewal that is at work keeps the
-    /// note for itself: it gives up soon, and [`Self::end`] notes the same.
+    /// Notes, for whoever wants the disk next, that the end has begun. Where the watcher has the note at this
+    /// moment, it does so. A renewal that is at work keeps it for itself: it gives up soon, and [`Self::end`]
+    /// notes the same.
     pub(crate) fn note_ending(&self) {
+        self.is_to_end.store(true, Ordering::Relaxed);
         if let Some(mut turn) = self.life.try_turn() {
+            self.note_if_ending(&mut turn);
+        }
+    }
+
+    fn note_if_ending(&self, turn: &mut Turn<'_>) {
+        if self.is_to_end.load(Ordering::Relaxed) && !turn.note().note.is_ending() {
             turn.note().amend(|note| note.cause = Cause::Ending);
         }
     }

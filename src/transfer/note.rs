@@ -40,6 +40,9 @@ pub(crate) struct Note {
     pub(crate) snapshot: bool,
     /// The disk was made for this mount.
     pub(crate) created: bool,
+    /// The user has chosen the id of the disk that was to be made, so it may be somebody else's.
+    #[serde(default)]
+    pub(crate) id_given: bool,
     /// The engine was asked for a transfer; it may have started one although we have no id.
     pub(crate) asked: bool,
     /// The mark of the request; notes of older versions have none.
@@ -183,6 +186,7 @@ impl Note {
             disk_name: String::new(),
             snapshot: false,
             created: false,
+            id_given: false,
             asked: false,
             mark: None,
             transfer: None,

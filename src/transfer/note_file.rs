@@ -30,6 +30,9 @@ use crate::process::runtime_directory::{self, key_of};
 /// The pause between two looks at a lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
+/// Upper bound on the looks at a note that is rewritten all the time; a note is rewritten a few times in all.
+const MAX_LOOKS: u32 = 100;
+
 /// A note on disk.
 #[derive(Debug)]
 pub(crate) struct NoteFile {
@@ -161,7 +164,10 @@ impl NoteFile {
                 sleep(LOCK_PAUSE);
                 continue;
             }
-            self.note = read(&self.path)?;
+            self.note = match read(&self.path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                note => note?,
+            };
             match self.note.owner(lock) {
                 // A process that is about to be gone holds its lock to the end.
                 Owner::Busy | Owner::Elsewhere if Instant::now() < until => sleep(LOCK_PAUSE),
@@ -222,17 +228,24 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 /// Reads the note in `path`, and tells whose it is at this moment.
 fn look(path: &Path) -> io::Result<(Note, Owner)> {
-    let note = read(path)?;
-    let file = File::open(path)?;
-    let lock = match is_locked(&file) {
-        Ok(true) => Lock::Held,
-        Ok(false) => Lock::Free {
-            certain: is_certain(&file),
-        },
-        Err(_) => Lock::Unknown,
-    };
-    let owner = note.owner(lock);
-    Ok((note, owner))
+    let mut looks = 0;
+    loop {
+        let file = File::open(path)?;
+        let note = read(path)?;
+        let lock = match is_locked(&file) {
+            Ok(true) => Lock::Held,
+            Ok(false) => Lock::Free {
+                certain: is_certain(&file),
+            },
+            Err(_) => Lock::Unknown,
+        };
+        // The owner puts another file in its place, which is locked, before it lets go of this one.
+        looks += 1;
+        if lock == Lock::Held || is_at(&file, path) || looks == MAX_LOOKS {
+            let owner = note.owner(lock);
+            return Ok((note, owner));
+        }
+    }
 }
 
 /// True when the note in `path` is about another disk than `ours`, and no process that can be seen here

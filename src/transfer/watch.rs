@@ -12,7 +12,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::OwnTransfer;
-use super::life::Seen;
+use super::life::{Seen, Turn};
 use crate::engine::{self, Phase};
 use crate::failure::Failure;
 use crate::process::spawn;
@@ -38,9 +38,16 @@ pub(super) fn watch(transfer: Weak<OwnTransfer>, touch: impl Fn() + Send + 'stat
 fn look(own: &OwnTransfer, touch: &impl Fn()) -> ControlFlow<()> {
     // The engine's limit may be shorter than the one that it was asked for.
     touch();
-    let Some(turn) = own.life.try_turn() else {
+    let Some(mut turn) = own.life.try_turn() else {
         return ControlFlow::Continue(());
     };
+    own.note_if_ending(&mut turn);
+    let flow = look_at(own, &turn);
+    own.note_if_ending(&mut turn);
+    flow
+}
+
+fn look_at(own: &OwnTransfer, turn: &Turn<'_>) -> ControlFlow<()> {
     let id = turn.id();
     let phase = match own.engine.transfer(&id) {
         Ok(Some(transfer)) => transfer.phase,

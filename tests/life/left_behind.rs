@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use crate::existing::{expected, write_and_sync};
 use crate::recovering::recover;
 use crate::rig::{
-    DATA_MAY_BE_LOST, DONE, ENGINE_FAILED, LOGIN_REFUSED, assert_free, assert_nothing_deleted, assert_told,
-    create, existing, over, point, state_file, used_disk,
+    DATA_MAY_BE_LOST, DONE, ENGINE_FAILED, LOGIN_REFUSED, USAGE, assert_free, assert_nothing_deleted,
+    assert_told, create, existing, over, point, state_file, used_disk,
 };
 use crate::support::content::MIB;
 use crate::support::engine::{Engine, PASSWORD, USER, write_private};
@@ -179,6 +179,11 @@ fn what_is_left_of_one_disk_does_not_block_the_mountpoint_of_another() {
             one.expect("status tells of it")["recover"],
             format!("rhv-mount recover {transfer}")
         );
+    }
+    // What the user vouches for is one of them, and a mountpoint does not say which.
+    for option in ["--finalize", "--cancel", "--forget"] {
+        let ran = recover(&engine, &[option], Some(&point));
+        assert_told(&ran, &[USAGE], &[option, &transfers[0], &transfers[1]]);
     }
     let ran = recover(&engine, &[], Some(Path::new(&transfers[0]))).ok();
     assert!(!ran.stdout.contains("web02"), "{ran}");
