@@ -44,6 +44,19 @@ impl Mountpoint {
     pub(crate) fn prepare(settings: &Settings) -> Result<Self, Failure> {
         let path = canonical(&settings.mountpoint).map_err(|e| refuse(&settings.mountpoint, e))?;
         let shown = shell::word(&path);
+        let in_use = || {
+            refuse(
+                &path,
+                format!(
+                    "a disk is already mounted there; see `rhv-mount status {shown}`, end it with `rhv-mount \
+                     umount {shown}`"
+                ),
+            )
+        };
+        // A look at a mount whose process is stuck would be stuck too.
+        if is_mounted(&path) && !is_dead(&path) {
+            return Err(in_use());
+        }
         let mut meta = fs::metadata(&path);
         while meta
             .as_ref()
@@ -54,13 +67,7 @@ impl Mountpoint {
             meta = fs::metadata(&path);
         }
         if is_mounted(&path) {
-            return Err(refuse(
-                &path,
-                format!(
-                    "a disk is already mounted there; see `rhv-mount status {shown}`, end it with `rhv-mount \
-                     umount {shown}`"
-                ),
-            ));
+            return Err(in_use());
         }
         let (is_directory, made) = match meta {
             Ok(meta) if meta.is_dir() => (true, None),
@@ -233,10 +240,16 @@ pub(crate) fn remove_placeholder(path: &Path) {
 /// Returns the path with the links of its directory resolved. The last part is resolved only where that is
 /// possible: it may not exist, or be a dead mount that nothing can look at.
 pub(crate) fn canonical(path: &Path) -> io::Result<PathBuf> {
+    // Without a slash at the end.
+    let whole: PathBuf = std::path::absolute(path)?.components().collect();
+    // A look into a mount whose process is stuck would be stuck too, and the table of mounts has no links.
+    if is_mounted(&whole) || whole.parent().is_some_and(is_mounted) {
+        return Ok(whole);
+    }
     if let Ok(whole) = fs::canonicalize(path) {
         return Ok(whole);
     }
-    let path = std::path::absolute(path)?;
+    let path = whole;
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(path);
     };

@@ -2,7 +2,7 @@
 //! process was killed, it removes what is left in the tree and says what that means for the data.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,8 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
         )
     };
     // The path of the disk names the mount as well as its directory does.
-    let path = match std::path::absolute(path) {
+    let whole = std::path::absolute(path).map(|path| path.components().collect::<PathBuf>());
+    let path = match whole {
         // A look at a mount whose process is stuck would be stuck too.
         Ok(path) if is_mounted(&path) => path,
         Ok(path) if path.parent().is_some_and(is_mounted) => path.parent().unwrap_or(&path).to_owned(),
@@ -108,6 +109,12 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
                 .take_ending()
                 .map_or(Exit::Done as u8, |ending| hear(&ending)));
         }
+        Ok(None) if place.is_served() => {
+            return Err(Failure::text(
+                Exit::Mount,
+                format!("the process that serves {shown} has not heard the question; try again"),
+            ));
+        }
         Ok(None) => return clear_up(&path, &place),
         Err(e) if control::is_silent(&e) => {
             let recorded = || place.record().map_or(0, |record| record.pid);
@@ -133,6 +140,11 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
     if has_ended(&path, &place) {
         return Ok(Exit::Done as u8);
     }
+    // These have taken a dead mount out of the tree already.
+    let nobody_listens = error.kind() == io::ErrorKind::ConnectionRefused;
+    if manner != Manner::InOrder && nobody_listens && !is_mounted(&path) {
+        return clear_up(&path, &place);
+    }
     if !dies(&path, &error) {
         return Err(Failure::text(
             Exit::Mount,
@@ -146,9 +158,12 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
     clear_up(&path, &place)
 }
 
-/// True when the mount on `path` is gone, and its process has taken its record away, as it does at the end.
+/// True when the mount on `path` is gone, and its process has taken its record and its socket away, as it does
+/// at the end. Somebody else may have removed the record alone: /tmp is cleaned of old files.
 fn has_ended(path: &Path, place: &Place) -> bool {
-    !is_mounted(path) && place.record().is_none()
+    let socket = place.socket().symlink_metadata();
+    let is_gone = socket.is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+    !is_mounted(path) && place.record().is_none() && is_gone
 }
 
 /// Returns the user whose process serves a mount that is out of the tree, where that is not this user.

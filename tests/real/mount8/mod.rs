@@ -12,10 +12,12 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rig::{Helpers, Point, assert_free, engine, login, source};
 
 use crate::support::engine::{PASSWORD, state_directory};
-use crate::support::mount::is_mounted;
+use crate::support::mount::{is_mounted, processes_with};
 use crate::support::redaction::assert_shows_none;
 use crate::support::run::{Ran, is_root, run, scratch, sh};
 
@@ -121,6 +123,31 @@ fn umount_l_leaves_the_tree_at_once_and_waits_for_nobody_who_has_the_file_open()
     drop(open);
     point.await_end();
     assert_free(&engine, &source);
+}
+
+/// `umount -l` is the usual remedy. It takes the dead mount out of the tree before anybody can look at it.
+#[test]
+fn umount_l_and_f_of_a_dead_mount_say_that_data_may_be_lost() {
+    if !is_root() {
+        return;
+    }
+    for flag in ["-l", "-f"] {
+        let (engine, helpers, dir) = (engine(), Helpers::new(), scratch());
+        let point = Point::new(dir.path());
+        let options = format!("helper={},{}", helpers.0, login(&engine));
+        mount8(["-t", &helpers.0, "-o", &options, "web01", point.shown()]).ok();
+        copy(&source(dir.path()), &point.disk());
+        for pid in processes_with(point.0.as_os_str()) {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill the mount");
+        }
+        point.await_end();
+        let mut umount = bare(&format!("/sbin/umount.{}", helpers.0));
+        let ran = run(umount.arg(flag).arg(&point.0), 60);
+        assert_eq!(ran.code, Some(MOUNT_FAILURE), "{ran}");
+        assert!(ran.stderr.contains("may be lost"), "{ran}");
+        assert!(ran.stderr.contains("rhv-mount recover"), "{ran}");
+        assert!(!is_mounted(&point.0));
+    }
 }
 
 #[test]
