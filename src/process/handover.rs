@@ -24,6 +24,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -34,6 +35,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
+use tracing::info;
 use zeroize::Zeroizing;
 
 use super::notify::{self, Word};
@@ -151,7 +153,8 @@ pub(crate) fn receive<T: Errand>(fd: i32) -> Result<(Role, T), Failure> {
 /// Starts the server in the background. Returns 0 when it is ready, and its exit code when it failed; the
 /// server has said why.
 pub(crate) fn launch(settings: &impl Errand) -> Result<u8, Failure> {
-    let under_manager = notify::is_wanted();
+    // A mount in the background would take the place of the service that has started it.
+    let under_manager = notify::is_wanted() && notify::is_for_us();
     let (mut command, memory) = again(
         match under_manager {
             true => Role::Between,
@@ -160,7 +163,10 @@ pub(crate) fn launch(settings: &impl Errand) -> Result<u8, Failure> {
         settings,
     )?;
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    notify::pass_on(&mut command);
+    match under_manager {
+        true => notify::pass_on(&mut command),
+        false => notify::keep_from(&mut command),
+    }
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1]).map_err(|e| failed("cannot catch signals", e))?;
     let mut server = privacy::as_before(|| command.spawn()).map_err(not_started)?;
@@ -192,9 +198,11 @@ pub(crate) fn launch(settings: &impl Errand) -> Result<u8, Failure> {
         return Ok(Exit::Done as u8);
     }
     if under_manager {
+        // A server that ended well without being ready has failed all the same.
         let code = line
             .strip_prefix(ENDED)
-            .and_then(|code| code.trim_start().parse().ok());
+            .and_then(|code| code.trim_start().parse().ok())
+            .filter(|code| *code != 0);
         return code.ok_or_else(|| {
             let message = format!(
                 "the background process {pid} was killed, or ended without a word, before the disk was mounted"
@@ -251,6 +259,10 @@ fn server_of(between: &mut Child, words: &mut impl BufRead) -> Result<u32, Failu
 
 /// Starts the server for the launcher, tells its number, and lets it wait for the end of this process.
 pub(crate) fn start_apart(settings: &impl Errand) -> Result<u8, Failure> {
+    // A signal of the terminal's is the launcher's to pass on; this process has to tell the number.
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let _ = signal_hook::flag::register(signal, Arc::default());
+    }
     let (mut command, memory) = again(Role::Background, settings)?;
     // The server's first line must come after the number, so it waits for the end of this process.
     command.stdin(Stdio::piped());
@@ -281,6 +293,7 @@ pub(crate) fn detach() -> Result<(), Failure> {
 /// Tells the launcher that the file is usable, and lets go of its terminal. An error means that the launcher
 /// is gone: nobody wants the mount any more.
 pub(crate) fn tell_ready() -> std::io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{READY}")?;
     out.flush()?;
@@ -289,9 +302,11 @@ pub(crate) fn tell_ready() -> std::io::Result<()> {
         let mut launcher = [PollFd::new(out.as_fd(), PollFlags::empty())];
         while poll(&mut launcher, PollTimeout::from(LAUNCHER_MS)) == Err(Errno::EINTR) {}
     }
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    dup2_stdin(&null)?;
-    dup2_stdout(&null)?;
-    dup2_stderr(&null)?;
+    // From here on the mount is wanted, and a stream that stays open is no reason to end it.
+    for moved in [dup2_stdin(&null), dup2_stdout(&null), dup2_stderr(&null)] {
+        if let Err(e) = moved {
+            info!("a stream of the launcher's stays open: {e}");
+        }
+    }
     Ok(())
 }

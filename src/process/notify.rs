@@ -32,6 +32,9 @@ const WATCHDOG_TIME: &str = "WATCHDOG_USEC";
 /// The variable that holds the number of the process that the watchdog is for.
 const WATCHDOG_PROCESS: &str = "WATCHDOG_PID";
 
+/// The variable that holds the number of the process that systemd has started.
+const STARTED: &str = "SYSTEMD_EXEC_PID";
+
 /// Longest wait for a manager that does not read.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -66,6 +69,13 @@ impl fmt::Display for Word<'_> {
     }
 }
 
+/// True where the manager has started this process itself, as far as it says (systemd 248 and later do); its
+/// socket is inherited by every program below.
+pub(crate) fn is_for_us() -> bool {
+    let process = env::var(STARTED).ok();
+    process.is_none_or(|process| process.parse() == Ok(std::process::id()))
+}
+
 /// True when a service manager wants to be told.
 pub(crate) fn is_wanted() -> bool {
     address().is_some()
@@ -94,6 +104,7 @@ pub(crate) fn watchdog_period() -> Option<Duration> {
 /// Lets the process that `command` starts serve in this one's place: what the watchdog asked of this process,
 /// it asks of that one.
 pub(crate) fn pass_on(command: &mut Command) {
+    command.env_remove(STARTED);
     if is_watched(env::var(WATCHDOG_PROCESS).ok().as_deref()) {
         command.env_remove(WATCHDOG_PROCESS);
     }

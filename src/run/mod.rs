@@ -136,12 +136,10 @@ fn go_on(role: Role, settings: Settings) -> Result<u8, Failure> {
         Role::Foreground => serve(settings, role),
         Role::Background => {
             handover::detach()?;
-            let served = serve(settings, role);
-            let code = served
-                .as_ref()
-                .map_or_else(|failure| failure.exit as u8, |code| *code);
+            // The manager may end all processes once the launcher has heard the code.
+            let code = code(serve(settings, role));
             handover::tell_ended(code);
-            served
+            Ok(code)
         }
     }
 }

@@ -94,7 +94,8 @@ impl Supervisor {
             metrics_written: Instant::now(),
             metrics_failed: false,
             form: settings.stats.unwrap_or(Output::Text),
-            manager: notify::is_wanted(),
+            // A program that runs a COMMAND over a disk is not the service.
+            manager: notify::is_wanted() && (notify::is_for_us() || settings.command.is_empty()),
             is_heard: role == Role::Foreground,
             status: String::new(),
             watchdog: notify::watchdog_period(),

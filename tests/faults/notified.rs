@@ -113,6 +113,26 @@ fn the_background_form_says_which_process_serves_before_that_process_speaks() {
     assert_no_secret(&words);
 }
 
+/// Programs below a service have the manager's socket, too.
+#[test]
+fn a_mount_that_somebody_elses_service_has_started_does_not_speak_for_it() {
+    let (server, manager) = (server(), Manager::start());
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let trace = Trace::of(&server.url());
+    let below = || {
+        let mut command = command(&server, &manager, &trace, &[], &target);
+        // The number of a process that is no mount.
+        command.env("SYSTEMD_EXEC_PID", std::process::id().to_string());
+        command
+    };
+    run(&mut below(), 60).ok();
+    assert!(is_mounted(&target));
+    rhv_mount(None, [Path::new("umount"), &target]).ok();
+    run(below().args(["--", "true"]), 60).ok();
+    assert!(manager.messages().is_empty(), "{:?}", manager.messages());
+}
+
 #[test]
 fn the_background_form_fails_with_the_same_code_and_reason_with_a_manager_as_without() {
     let (server, manager, dir) = (server(), Manager::start(), scratch());
