@@ -39,8 +39,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use crossbeam::channel::{Sender, unbounded};
+use crossbeam::channel::{Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -59,6 +60,9 @@ use crate::process::pid_file::PidFile;
 use crate::process::{limits, rights, spawn};
 use crate::settings::Settings;
 use crate::supervisor::{Stage, Supervisor};
+
+/// Longest wait at the end of a mount for the file system of the file with the process's number.
+const PID_FILE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// An event that the main thread waits for.
 enum Event {
@@ -238,8 +242,17 @@ impl Mount {
     }
 
     fn remove_pid_file(&self) {
-        if let Some(file) = self.pid_file.get().cloned() {
-            rights::with(move || file.remove());
+        let Some(file) = self.pid_file.get().cloned() else {
+            return;
+        };
+        // Its file system may hang, and others wait for the outcome.
+        let (done, removed) = bounded(1);
+        let remove = move || {
+            file.remove();
+            let _ = done.send(());
+        };
+        if rights::with(|| spawn("pid file", remove)).is_ok() {
+            let _ = removed.recv_timeout(PID_FILE_PATIENCE);
         }
     }
 

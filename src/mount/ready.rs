@@ -25,9 +25,9 @@ use crate::settings::DiskSettings;
 const LOOK_LIMIT: Duration = Duration::from_secs(60);
 
 /// Threads of a mount beside those of the file system and of the connections, and the processes that it
-/// starts: rights, reports, signals, control, session, callers, open, look, spare, extents, watch, renewal,
+/// starts: rights, reports, metrics, signals, control, session, callers, open, look, spare, extents, watch, renewal,
 /// close, finalize, command; COMMAND and fusermount3.
-const OWN_THREADS: usize = 17;
+const OWN_THREADS: usize = 18;
 
 /// Threads for each connection: writer, prefetch, keeper; and the one that dials it or, later, flushes it.
 const THREADS_PER_CONNECTION: usize = 4;

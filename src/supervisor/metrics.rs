@@ -13,13 +13,16 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossbeam::channel::bounded;
 
 use super::Stage;
 use crate::logging::plain;
 use crate::open_disk::DiskStatus;
 use crate::pool::{Figures, OpFigures};
-use crate::process::rights;
+use crate::process::{rights, spawn};
 use crate::secret::clean;
 
 /// The states of a mount, of which one has the value 1.
@@ -35,17 +38,32 @@ pub(super) struct Picture {
     pub(super) disks: Vec<(DiskStatus, Vec<Figures>)>,
 }
 
-/// Writes the file anew. What this thread may not do, the one with root's capabilities does: the directory is
-/// the collector's.
+/// Longest wait for the file system of the file. It may hang, and nothing else may hang with it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A file is being written.
+static UNDER_WAY: AtomicBool = AtomicBool::new(false);
+
+/// Writes the file anew, in a thread that has root's capabilities, since the directory is the collector's.
+/// Fails with `TimedOut` where that takes longer than [`PATIENCE`], and at once while an earlier one has not
+/// ended.
 pub(super) fn write(path: &Path, picture: &Picture) -> io::Result<()> {
-    let text = text(picture);
-    match replace(path, &text) {
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            let path = path.to_owned();
-            rights::with(move || replace(&path, &text))
-        }
-        other => other,
+    if UNDER_WAY.swap(true, Ordering::AcqRel) {
+        return Err(io::ErrorKind::TimedOut.into());
     }
+    let (done, written) = bounded(1);
+    let (text, path) = (text(picture), path.to_owned());
+    let write = move || {
+        let result = replace(&path, &text);
+        UNDER_WAY.store(false, Ordering::Release);
+        let _ = done.send(result);
+    };
+    if let Err(e) = rights::with(|| spawn("metrics", write)) {
+        UNDER_WAY.store(false, Ordering::Release);
+        return Err(io::Error::other(e.to_string()));
+    }
+    let written = written.recv_timeout(PATIENCE);
+    written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {
