@@ -23,10 +23,10 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use self::account::{LoginPlaces, trust};
+use self::account::{LoginPlaces, trust, variable};
 use self::choice::Choice;
 use self::cli::{LogTarget, MountArgs, Output};
-use self::config_file::Section;
+use self::config_file::{Section, yes_or_no};
 use self::memory::{Budgets, MIN_MEMORY_BYTES, Said};
 use crate::engine::{Account, NewDisk};
 use crate::failure::{Exit, Failure};
@@ -160,6 +160,10 @@ impl Settings {
         let absolute =
             |path: &Path| std::path::absolute(path).map_err(|e| usage(format!("{}: {e}", path.display())));
         let section = Section::read(&args.engine)?;
+        let args = MountArgs {
+            read_only: args.read_only || read_only_elsewhere(&section)?,
+            ..args
+        };
         let trusted = trust(args.engine.cafile.clone(), args.engine.insecure, &section)?;
         let disk = Choice::of(&args, &section)?;
         let read_only = args.read_only || matches!(disk, Choice::Snapshot(_));
@@ -211,6 +215,20 @@ impl Settings {
 
 fn usage(text: impl std::fmt::Display) -> Failure {
     Failure::text(Exit::Usage, text)
+}
+
+/// Tells whether the section, or else the environment, asks for a mount that refuses writes.
+fn read_only_elsewhere(section: &Section) -> Result<bool, Failure> {
+    const VARIABLE: &str = "RHV_MOUNT_READ_ONLY";
+    let of_environment = || {
+        variable(VARIABLE)
+            .map(|text| yes_or_no(VARIABLE, &text))
+            .transpose()
+    };
+    Ok(match section.flag("read_only")? {
+        Some(asked) => asked,
+        None => of_environment()?.unwrap_or(false),
+    })
 }
 
 /// Decides the permission bits of the file. As for a process with that umask, a mask leaves it no execute
@@ -290,5 +308,22 @@ impl Errand for Settings {
             Source::Transfer(url) => hide(url.ticket()),
             Source::Engine(source) => hide(source.account.password.expose()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_can_ask_for_a_mount_that_refuses_writes() {
+        for (line, read_only) in [("read_only = yes", true), ("read_only = no", false), ("", false)] {
+            let text = format!("[a]\nusername = x\n{line}\n");
+            let section = Section::of_text(text, Path::new("ovirt-img.conf"), "a").unwrap();
+            assert_eq!(read_only_elsewhere(&section).unwrap(), read_only, "{line}");
+        }
+        let text = "[a]\nread_only = perhaps\n".to_owned();
+        let section = Section::of_text(text, Path::new("ovirt-img.conf"), "a").unwrap();
+        assert!(read_only_elsewhere(&section).is_err());
     }
 }

@@ -148,9 +148,16 @@ pub(super) fn known(list: &str, command: &Command) -> String {
     let keep = |option: &&str| match fate(option, command) {
         Fate::Ours(_) | Fate::Ignored => true,
         Fate::Refused(_) => *option == REMOUNT,
-        Fate::Unknown => false,
+        // One of ours in a wrong form is refused later: without it the mount would be another one.
+        Fate::Unknown => is_named_like_ours(option, command),
     };
     split(list).into_iter().filter(keep).collect::<Vec<_>>().join(",")
+}
+
+/// True where the name of `option` is that of one of ours.
+fn is_named_like_ours(option: &str, command: &Command) -> bool {
+    let name = option.split('=').next().unwrap_or(option).replace('_', "-");
+    name == "ro" || command.get_arguments().any(|arg| arg.get_long() == Some(&name))
 }
 
 /// Splits a list at the commas outside of quotes, as mount(8) does: a security context may hold commas.
@@ -318,9 +325,9 @@ mod tests {
 
     #[test]
     fn a_sloppy_list_is_left_with_what_is_known() {
-        let list = "ro,frobnicate,auto_unmount,_netdev,uid=7,remount";
+        let list = "ro,frobnicate,auto_unmount,_netdev,uid=7,remount,read_only=yes";
         let known = crate::settings::cli::known_mount_options(list);
-        assert_eq!(known, "ro,_netdev,uid=7,remount");
+        assert_eq!(known, "ro,_netdev,uid=7,remount,read_only=yes");
     }
 
     #[test]

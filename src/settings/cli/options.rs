@@ -174,7 +174,7 @@ pub(crate) struct MountArgs {
     /// Keep the new disk even when the run fails
     #[arg(long, help_heading = "Disk")]
     pub(crate) keep_on_failure: bool,
-    /// Refuse writes; works with an upload and with a download transfer
+    /// Refuse writes; works with an upload and with a download transfer [env: RHV_MOUNT_READ_ONLY]
     #[arg(long, help_heading = "Disk")]
     pub(crate) read_only: bool,
 
