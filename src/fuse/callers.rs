@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::sleep;
@@ -216,14 +217,32 @@ fn own_id() -> std::ffi::OsString {
 
 /// True when `thread` is on its way out: it was killed, or it ends and closes its files.
 fn dies(thread: u32) -> bool {
-    let read = |name| fs::read_to_string(format!("/proc/{thread}/{name}")).unwrap_or_default();
-    is_exiting(&read("stat")) || is_killed(&read("status"))
+    let of = |name: &str| text(Path::new(&format!("/proc/{thread}/{name}")));
+    let stat = of("stat");
+    // The first thread of a process may end before the others do, and what it has begun goes on.
+    let is_zombie = behind_name(&stat).trim_start().starts_with('Z');
+    let all_exit = || {
+        let tasks = fs::read_dir(format!("/proc/{thread}/task"));
+        let mut tasks = tasks.into_iter().flatten().flatten();
+        tasks.all(|task| is_exiting(&text(&task.path().join("stat"))))
+    };
+    is_exiting(&stat) && (!is_zombie || all_exit()) || is_killed(&of("status"))
 }
 
-/// Reads the flags out of /proc/PID/stat, whose second field is a name in brackets.
+/// Returns what is in a file of /proc; the name of a process is any bytes.
+fn text(path: &Path) -> String {
+    let bytes = fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Returns what follows the name of the process in /proc/PID/stat, which is in brackets.
+fn behind_name(stat: &str) -> &str {
+    stat.rsplit_once(')').map_or("", |(_, rest)| rest)
+}
+
+/// Reads the flags out of /proc/PID/stat.
 fn is_exiting(stat: &str) -> bool {
-    let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let flags = behind_name.split_whitespace().nth(6);
+    let flags = behind_name(stat).split_whitespace().nth(6);
     flags.and_then(|flags| flags.parse::<u64>().ok()).unwrap_or(0) & EXITING != 0
 }
 
@@ -255,6 +274,26 @@ mod tests {
         assert!(is_exiting(&stat(0x0040_0004)));
         assert!(!is_exiting(&stat(0x0040_0000)));
         assert!(!is_exiting("") && !is_killed(""));
+    }
+
+    /// Its first thread has ended, and shows as a zombie for as long as the other one lives.
+    #[test]
+    fn a_process_whose_first_thread_has_ended_is_not_dying() {
+        let script = "import ctypes, threading, time\n\
+                      threading.Thread(target=time.sleep, args=(600,)).start()\n\
+                      ctypes.CDLL(None).pthread_exit(None)";
+        let mut child = Command::new("python3").args(["-c", script]).spawn().unwrap();
+        let stat = || text(Path::new(&format!("/proc/{}/stat", child.id())));
+        while !behind_name(&stat()).trim_start().starts_with('Z') {
+            assert!(!stat().is_empty());
+            std::thread::yield_now();
+        }
+        assert!(is_exiting(&stat()) && !dies(child.id()));
+        child.kill().unwrap();
+        while !dies(child.id()) {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
     }
 
     /// The fields are where this kernel has them.
