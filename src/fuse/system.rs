@@ -52,9 +52,9 @@ fn missing(root: &Path, is_root: bool, path: Option<impl AsRef<OsStr>>) -> Optio
         return Some(NO_DEV_FUSE);
     }
     let has_program = || {
-        let in_path = path.as_ref().is_some_and(|path| {
-            env::split_paths(path).any(|directory| directory.join("fusermount3").is_file())
-        });
+        // Without the variable a program is looked for in these (execvp(3)).
+        let path = path.as_ref().map_or(OsStr::new("/bin:/usr/bin"), AsRef::as_ref);
+        let in_path = env::split_paths(path).any(|directory| directory.join("fusermount3").is_file());
         in_path || env::var_os(FUSERMOUNT_VARIABLE).is_some()
     };
     (!is_root && !has_program()).then_some(NO_FUSERMOUNT)
