@@ -17,6 +17,7 @@ use crate::mount::record;
 use crate::process::runtime_directory;
 use crate::settings::cli::definition;
 use crate::settings::config_file::sections;
+use crate::shell;
 use crate::transfer::note_file::NoteFile;
 
 /// The environment variable by which a shell asks; its value is the shell's name.
@@ -70,9 +71,10 @@ fn definition_with_candidates() -> Command {
         .mut_subcommand("recover", |recover| of_config(of_remains(recover)))
 }
 
-/// Makes candidates of names that have no line break, which no shell could take.
+/// Makes candidates of the names that need no quotes. The script for bash puts a word into the command line as
+/// it is, and for root some of them are other users' words.
 fn candidates(mut names: Vec<String>) -> Vec<CompletionCandidate> {
-    names.retain(|name| !name.contains(char::is_control));
+    names.retain(|name| shell::word(name) == *name);
     names.sort();
     names.dedup();
     names.into_iter().map(CompletionCandidate::new).collect()
