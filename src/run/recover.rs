@@ -50,6 +50,20 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
             ),
         ));
     }
+    let mut engines: Vec<&str> = left.iter().map(|file| file.note.engine_url.as_str()).collect();
+    engines.sort_unstable();
+    engines.dedup();
+    // A password is for one engine.
+    if args.engine.password_file.is_some() && args.engine.engine_url.is_none() && engines.len() > 1 {
+        return Err(Failure::text(
+            Exit::Usage,
+            format!(
+                "--password-file is for one engine, and these are of several: name it with --engine-url, one \
+                 of {}",
+                engines.join(", ")
+            ),
+        ));
+    }
     let mut code = Exit::Done as u8;
     let mut sessions = Sessions::default();
     for mut file in left {

@@ -33,6 +33,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Upper bound on the looks at a note that is rewritten all the time; a note is rewritten a few times in all.
 const MAX_LOOKS: u32 = 100;
 
+/// The way out where a note can't be read.
+const UNREADABLE: &str = "see in the engine that its transfer has ended, and remove the file then";
+
 /// A note on disk.
 #[derive(Debug)]
 pub(crate) struct NoteFile {
@@ -192,7 +195,10 @@ impl NoteFile {
                 file: None,
             }),
             Err(e) => {
-                tell(format_args!("{} is not readable: {e}", path.display()));
+                tell(format_args!(
+                    "{} is not readable: {e}; {UNREADABLE}",
+                    path.display()
+                ));
                 None
             }
         };
@@ -283,7 +289,7 @@ fn in_the_way(path: &Path, mountpoint: &Path) -> Failure {
             other.pid, other.machine
         ),
         Err(e) => format!(
-            "the note of an earlier mount, {}, is not readable: {e}",
+            "the note of an earlier mount, {}, is not readable: {e}; {UNREADABLE}",
             path.display()
         ),
     };

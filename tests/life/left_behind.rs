@@ -206,6 +206,14 @@ fn an_engine_that_refuses_the_login_is_skipped_and_the_others_transfers_are_ende
         mount_on(engine, "web01", &point).ok();
         kill_and_clear(&point);
     }
+    let password = engines[0].password_file();
+    let option = Path::new("--password-file");
+    let ran = rhv_mount(None, [Path::new("recover"), option, &password, &point]);
+    assert_told(
+        &ran,
+        &[USAGE],
+        &["--engine-url", engines[0].url(), engines[1].url()],
+    );
     for (away, there) in [(0, 1), (1, 0)] {
         if there == 1 {
             engines[away].switch(&json!({"switch": "login_refused", "value": "access_denied"}));
