@@ -10,6 +10,8 @@
 
 mod man;
 #[cfg(test)]
+mod semantics;
+#[cfg(test)]
 mod tests;
 
 use std::fs;

@@ -113,6 +113,12 @@ fn code(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// The fenced blocks of a Markdown text.
+fn fenced(text: &str) -> String {
+    let blocks = text.split("```").skip(1).step_by(2);
+    blocks.collect::<Vec<_>>().join("\n")
+}
+
 #[test]
 fn the_short_help_is_one_page_and_the_long_one_is_whole() {
     let short = printed("rhv-mount -h");
@@ -138,9 +144,10 @@ fn the_short_help_is_one_page_and_the_long_one_is_whole() {
 }
 
 #[test]
-fn every_command_line_in_help_manual_and_readme_is_one() {
+fn every_command_line_in_help_manual_readme_and_recipes_is_one() {
     let mut lines = command_lines(&printed("rhv-mount -h"));
     lines.extend(command_lines(&code(&document("README.md"))));
+    lines.extend(command_lines(&fenced(&document("docs/recipes.md"))));
     for (_, page) in pages() {
         let blocks = page.split("\n.EX\n").skip(1);
         lines.extend(blocks.flat_map(|block| command_lines(block.split("\n.EE").next().unwrap())));

@@ -33,6 +33,7 @@ mod model;
 mod mountpoints;
 mod notified;
 mod odd_end;
+mod one_file;
 mod owner;
 mod pid_files;
 mod reads;

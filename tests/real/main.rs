@@ -16,4 +16,5 @@ mod loopdev;
 mod mount8;
 mod mountpoints;
 mod read_out;
+mod recipes;
 mod tools;
