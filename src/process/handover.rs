@@ -194,7 +194,9 @@ pub(crate) fn launch(settings: &impl Errand) -> Result<u8, Failure> {
     let _ = words.read_line(&mut line);
     let line = line.trim_end();
     if line == READY {
-        notify::tell(&[Word::MainPid(pid.as_raw() as u32), Word::Ready]);
+        if under_manager {
+            notify::tell(&[Word::MainPid(pid.as_raw() as u32), Word::Ready]);
+        }
         return Ok(Exit::Done as u8);
     }
     if under_manager {
