@@ -35,15 +35,17 @@ fn mounts_are_offered_to_umount_and_status_and_sections_to_c() {
     let rig = Rig::start(settings(MIB), &[]);
     let point = rig.mount.mountpoint().to_str().unwrap();
     let config = scratch();
-    let file = "[DEFAULT]\nusername = a@b\n[test lab]\nsecure = no\n[prod]\npassword = not-shown\n";
-    fs::write(config.path().join("ovirt-img.conf"), file).unwrap();
+    let file = "[DEFAULT]\nusername = a@b\n[lab]\nsecure = no\n[prod]\npassword = not-shown\n";
+    // Bash would put these words into the command line as they are.
+    let unquoted = "[test lab]\n[x;reboot]\n[$(reboot)]\n";
+    fs::write(config.path().join("ovirt-img.conf"), format!("{file}{unquoted}")).unwrap();
     let offered = |words: &[&str]| offered(words, config.path());
     for name in ["umount", "status", "unmount"] {
         assert!(offered(&["rhv-mount", name, ""]).contains(&point.to_owned()));
         let begun = &point[..point.len() - 1];
         assert_eq!(offered(&["rhv-mount", "-c", "prod", name, begun]), [point]);
     }
-    assert_eq!(offered(&["rhv-mount", "-c", ""]), ["prod", "test lab"]);
+    assert_eq!(offered(&["rhv-mount", "-c", ""]), ["lab", "prod"]);
     assert_eq!(offered(&["rhv-mount", "recover", "--config", "p"]), ["prod"]);
     assert_eq!(offered(&["rhv-mount", "reco"]), ["recover"]);
     let directory = format!("{}/", config.path().display());
