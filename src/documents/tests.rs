@@ -31,7 +31,7 @@ fn parse(line: &str) -> Action {
     Action::parse(args).unwrap_or_else(|e| panic!("{line}: {e}"))
 }
 
-/// What `line` prints.
+/// Returns the text that `line` prints.
 fn printed(line: &str) -> String {
     match parse(line) {
         Action::Print(text) => text,

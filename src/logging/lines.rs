@@ -65,7 +65,7 @@ impl LogFile {
     fn write(&mut self, line: &[u8]) {
         if self.looked.elapsed() >= LOOK_INTERVAL {
             self.looked = Instant::now();
-            // Where no new one can be made, the old one goes on.
+            // The old one goes on if no new one can be made.
             if let Some(file) = self.was_moved().then(|| open(&self.path).ok()).flatten() {
                 self.file = file;
             }

@@ -25,8 +25,8 @@ use crate::settings::DiskSettings;
 const LOOK_LIMIT: Duration = Duration::from_secs(60);
 
 /// Threads of a mount beside those of the file system and of the connections, and the processes that it
-/// starts: rights, reports, metrics, signals, control, session, callers, open, look, spare, extents, watch, renewal,
-/// close, finalize, command; COMMAND and fusermount3.
+/// starts: rights, reports, metrics, signals, control, session, callers, open, look, spare, extents, watch,
+/// renewal, close, finalize, command; COMMAND and fusermount3.
 const OWN_THREADS: usize = 18;
 
 /// Threads for each connection: writer, prefetch, keeper; and the one that dials it or, later, flushes it.

@@ -42,7 +42,7 @@ struct Counter {
     bytes: AtomicU64,
 }
 
-/// What one connection did, for programs; the names are those of `--stats=json`.
+/// The work of one connection, for programs; the names are those of `--stats=json`.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Figures {
     /// Time since the mount began.

@@ -207,7 +207,8 @@ pub(crate) fn launch(settings: &impl Errand) -> Result<u8, Failure> {
             .filter(|code| *code != 0);
         return code.ok_or_else(|| {
             let message = format!(
-                "the background process {pid} was killed, or ended without a word, before the disk was mounted"
+                "the background process {pid} was killed, or ended without a word, before the disk was \
+                 mounted"
             );
             Failure::text(Exit::Other, message)
         });

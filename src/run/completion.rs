@@ -71,8 +71,8 @@ fn definition_with_candidates() -> Command {
         .mut_subcommand("recover", |recover| of_config(of_remains(recover)))
 }
 
-/// Makes candidates of the names that need no quotes. The script for bash puts a word into the command line as
-/// it is, and for root some of them are other users' words.
+/// Makes candidates of the names that need no quotes. The script for bash puts a word into the command line
+/// as it is, and for root some of them are other users' words.
 fn candidates(mut names: Vec<String>) -> Vec<CompletionCandidate> {
     names.retain(|name| shell::word(name) == *name);
     names.sort();
@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
 
-    /// What is offered for the last word of `line`.
+    /// Returns the offers for the last word of `line`.
     fn offered(line: &str) -> Vec<String> {
         let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
         let last = words.len() - 1;

@@ -59,8 +59,8 @@ pub(super) enum Left<'a> {
     ToRemove,
     /// Its removal is asked for, and its transfer has ended well.
     EndedWell,
-    /// Its removal is asked for, and nobody knows whether it was made for the mount: the user had chosen its id,
-    /// and the engine has never shown it to the mount.
+    /// Its removal is asked for, and nobody knows whether it was made for the mount: the user had chosen its
+    /// id, and the engine has never shown it to the mount.
     MayBeOthers,
     /// It can be used.
     Free,

@@ -44,8 +44,8 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
         return Err(Failure::text(
             Exit::Usage,
             format!(
-                "{option} is for one of them: name it instead of a mountpoint, by its transfer, or by its disk \
-                 where no transfer is known: {}",
+                "{option} is for one of them: name it instead of a mountpoint, by its transfer, or by its \
+                 disk where no transfer is known: {}",
                 names.join(", ")
             ),
         ));
@@ -80,8 +80,8 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// The option by which the user vouches for what can't be seen. That is said of one transfer, and a mountpoint
-/// may have been that of several disks.
+/// The option by which the user vouches for what can't be seen. That is said of one transfer, and a
+/// mountpoint may have been that of several disks.
 fn one_at_a_time(args: &RecoverArgs) -> Option<&'static str> {
     match args.which {
         _ if args.forget => Some("--forget"),
@@ -317,8 +317,9 @@ fn ended(
         }
         Left::MayBeOthers => {
             report(format_args!(
-                "{shown}: no transfer is open; {disk} has the id that was given with --disk-id, and whether it \
-                 was made for this mount is not known: it is kept, remove it in the engine if you don't want it"
+                "{shown}: no transfer is open; {disk} has the id that was given with --disk-id, and whether \
+                 it was made for this mount is not known: it is kept, remove it in the engine if you don't \
+                 want it"
             ));
             Ok(())
         }

@@ -24,7 +24,7 @@ use crate::process::runtime_directory;
 use crate::settings::cli::Output;
 use crate::shell;
 
-/// What there is to be told of one mountpoint.
+/// One thing to be told of a mountpoint.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Entry<'a> {

@@ -158,8 +158,8 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
     clear_up(&path, &place)
 }
 
-/// True when the mount on `path` is gone, and its process has taken its record and its socket away, as it does
-/// at the end. Somebody else may have removed the record alone: /tmp is cleaned of old files.
+/// True when the mount on `path` is gone, and its process has taken its record and its socket away, as it
+/// does at the end. Somebody else may have removed the record alone: /tmp is cleaned of old files.
 fn has_ended(path: &Path, place: &Place) -> bool {
     let socket = place.socket().symlink_metadata();
     let is_gone = socket.is_err_and(|e| e.kind() == io::ErrorKind::NotFound);

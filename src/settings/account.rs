@@ -1,5 +1,5 @@
-//! The engine, the user and the trust of a run, put together from options, configuration file, environment and,
-//! on a terminal, a prompt.
+//! The engine, the user and the trust of a run, put together from options, configuration file, environment
+//! and, on a terminal, a prompt.
 
 use std::fs;
 use std::io::IsTerminal;

@@ -136,7 +136,7 @@ pub(crate) struct Settings {
     pub(crate) command: Vec<OsString>,
     /// One of `off`, `error`, `warn`, `info`, `debug`, `trace`.
     pub(crate) log_level: String,
-    /// Where the log goes.
+    /// The place of the log.
     pub(crate) log: Place,
     /// Print statistics of each connection at the end, in this form.
     pub(crate) stats: Option<Output>,

@@ -80,7 +80,7 @@ const SUBTYPE: &str = "rhv-mount";
 /// Long options that no list has: fstab is no place for a secret, and the others are not for users.
 const NOT_IN_A_LIST: [&str; 3] = ["transfer-url", "kernel-option", "settings-fd"];
 
-/// What an option of a list comes to.
+/// The fate of an option in a list.
 enum Fate {
     /// The long option.
     Ours(String),

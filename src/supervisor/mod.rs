@@ -162,7 +162,7 @@ struct Reports {
     manager: bool,
     /// The manager listens to this process.
     is_heard: bool,
-    /// What it was last told.
+    /// The line that it was last told.
     status: String,
     watchdog: Option<Duration>,
 }

@@ -1,5 +1,5 @@
-//! Who has a disk that another mount wants: a mount of this user's, which its note names, and which the
-//! engine confirms. Everybody else is the engine's to name (`engine::disks`).
+//! Names the one who has a disk that another mount wants: a mount of this user's, which its note names, and
+//! which the engine confirms. Everybody else is the engine's to name (`engine::disks`).
 //!
 //! The engine gives a disk to one transfer at a time, whatever its direction (`diskImagesNotLocked`): a
 //! second mount is refused at once, where nothing will end the first one by itself.
@@ -67,7 +67,7 @@ fn open_transfer(engine: &Engine, note: &Note) -> Result<Option<Transfer>, engin
 /// Says who has the disk, where its transfer is about to end.
 fn lets_go_soon(note: &Note, owner: Owner) -> Option<String> {
     let shown = note.mountpoint.display();
-    // Where nobody can tell, the note's word is taken, for as long as a lock is waited for.
+    // The note's word is taken if nobody can tell, for as long as a lock is waited for.
     let says_so = match owner {
         Owner::AtWork | Owner::Elsewhere => note.is_ending(),
         Owner::Foreign | Owner::Unknown => note.cause == Cause::Ending,
@@ -93,7 +93,8 @@ fn held(note: &Note, owner: Owner, read_only: bool) -> String {
     let one_at_a_time = match read_only && note.direction == Direction::Download {
         true => {
             "the engine gives a disk to one transfer at a time, also to read it. Read it there \
-             (--allow-other lets other users do so), mount a snapshot of it (--disk-snapshot), or end that mount"
+             (--allow-other lets other users do so), mount a snapshot of it (--disk-snapshot), or end that \
+             mount"
         }
         false => "the engine gives a disk to one transfer at a time. Use it there, or end that mount",
     };

@@ -1,4 +1,4 @@
-//! What bash offers when TAB is pressed, by the script that the built program prints.
+//! The offers of bash when TAB is pressed, by the script that the built program prints.
 
 use crate::rig::{MIB, Rig, settings};
 use crate::support::mount::{BINARY, clean_environment};

@@ -1,4 +1,4 @@
-//! Where the log goes, what SIGUSR1 adds to it, and the same figures for programs.
+//! The places of the log, what SIGUSR1 adds to it, and the same figures for programs.
 
 use crate::rig::{MIB, Rig, TICKET, pattern, settings};
 use crate::server::{Action, Fault, Server, Verb};
@@ -130,7 +130,7 @@ fn a_place_for_the_log_that_does_not_exist_is_named() {
     }
 }
 
-/// What a mount sent to the daemon at `socket` until `done`.
+/// Returns the lines that a mount sent to the daemon at `socket` until `done`.
 fn received(socket: &UnixDatagram, done: &AtomicBool) -> Vec<String> {
     socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     let (mut all, mut record) = (Vec::new(), vec![0; 256 << 10]);

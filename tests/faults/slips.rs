@@ -45,7 +45,7 @@ fn a_path_that_is_there_is_a_mountpoint_though_it_is_nearly_a_subcommand() {
         assert!(fs::read(&disk).unwrap() == pattern(9, MIB as usize));
         rhv_mount(None, [Path::new("umount"), point]).ok();
     }
-    // Of two words the first one is no mountpoint.
+    // The first one of two words is no mountpoint.
     let ran = within(dir.path(), &server.url(), &["statu", "umont"]);
     assert_eq!(ran.code, Some(USAGE), "{ran}");
     assert!(ran.stderr.contains("did you mean `status`"), "{ran}");

@@ -1,4 +1,4 @@
-//! Where the configuration file is looked for, and which file with a password is taken.
+//! The places in which the configuration file is looked for, and which file with a password is taken.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! What killed and failed runs leave behind: `status` tells it with the command that ends it, it blocks
+//! Killed and failed runs leave something behind: `status` tells it with the command that ends it, it blocks
 //! nobody else's mountpoint, and `recover` ends it without asking for anything again.
 
 use std::ffi::{OsStr, OsString};
@@ -180,7 +180,7 @@ fn what_is_left_of_one_disk_does_not_block_the_mountpoint_of_another() {
             format!("rhv-mount recover {transfer}")
         );
     }
-    // What the user vouches for is one of them, and a mountpoint does not say which.
+    // The user vouches for one of them, and a mountpoint does not say which.
     for option in ["--finalize", "--cancel", "--forget"] {
         let ran = recover(&engine, &[option], Some(&point));
         assert_told(&ran, &[USAGE], &[option, &transfers[0], &transfers[1]]);

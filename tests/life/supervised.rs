@@ -1,5 +1,6 @@
 //! A service manager hears of the engine's part too: transfers that are finalized or resumed.
 
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -14,20 +15,23 @@ use crate::support::manager::{Manager, assert_in_order};
 use crate::support::redaction::shows;
 use crate::support::run::wait_until;
 
+/// Mounts `web01` on `point` under `manager`, and waits until it is told as ready.
+fn mounted(engine: &Engine, manager: &Manager, point: &Path) -> Foreground {
+    let mut program = engine.program();
+    program.args(engine.args()).args(existing("web01"));
+    program.arg("-f").arg(point);
+    let mount = Foreground::spawn(program.env("NOTIFY_SOCKET", manager.address()));
+    manager.wait_for("READY=1", 60);
+    mount
+}
+
 #[test]
 fn a_finalize_that_takes_its_time_is_told_and_given_time() {
     let engine = Engine::start();
     let (disk, content) = used_disk(&engine, "web01", "raw");
     let manager = Manager::start();
     let point = point(&engine, "web01");
-    let mut program = engine.program();
-    program
-        .args(engine.args())
-        .args(existing("web01"))
-        .arg("-f")
-        .arg(&point);
-    let mut mount = Foreground::spawn(program.env("NOTIFY_SOCKET", manager.address()));
-    manager.wait_for("READY=1", 60);
+    let mut mount = mounted(&engine, &manager, &point);
     write_and_sync(&point, 0, MIB, 81);
     let transfer = engine.transfer().id;
     manager.wait_for(&format!("STATUS=web01 on {}", point.display()), 30);
@@ -64,14 +68,7 @@ fn a_transfer_that_is_not_as_it_should_be_is_in_the_status() {
     used_disk(&engine, "web01", "raw");
     let manager = Manager::start();
     let point = point(&engine, "web01");
-    let mut program = engine.program();
-    program
-        .args(engine.args())
-        .args(existing("web01"))
-        .arg("-f")
-        .arg(&point);
-    let mut mount = Foreground::spawn(program.env("NOTIFY_SOCKET", manager.address()));
-    manager.wait_for("READY=1", 60);
+    let mut mount = mounted(&engine, &manager, &point);
     engine.switch(&json!({"switch": "resume_fails"}));
     engine.switch(&json!({"switch": "pause_now"}));
     wait_until("the pause is told", 60, || {

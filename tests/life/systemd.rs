@@ -156,7 +156,8 @@ fn units_wait_for_the_disk_at_the_start_and_for_its_bytes_at_the_end_and_at_a_sh
         let options = format!("MOUNTPOINT={}\n", dir.join(name).display());
         fs::write(dir.join(format!("default/rhv-mount-{name}")), options).expect("write options");
         config += &format!(
-            "[{name}]\nengine_url = {}\nusername = {USER}\npassword = {PASSWORD}\ncafile = {}\ndisk = {name}\n",
+            "[{name}]\nengine_url = {}\nusername = {USER}\npassword = {PASSWORD}\ncafile = {}\n\
+             disk = {name}\n",
             engine.url(),
             engine.cafile().display()
         );

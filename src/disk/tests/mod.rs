@@ -1,6 +1,8 @@
 //! The disk over a pool over a server in memory ([`remote::memory`](crate::remote::memory)).
 
 #[cfg(not(feature = "shuttle"))]
+mod callers;
+#[cfg(not(feature = "shuttle"))]
 mod heads;
 #[cfg(not(feature = "shuttle"))]
 mod model;

@@ -65,7 +65,7 @@ fn a_disk_shows_as_the_source_by_its_name_or_id_however_it_was_named() {
     }
 }
 
-/// What people write in fstab, for mount(8) or after `-o` of a program of libfuse.
+/// The options that people write in fstab, for mount(8) or after `-o` of a program of libfuse.
 const WRITTEN: &str = "defaults,rw,_netdev,nofail,noauto,user,users,owner,group,x-systemd.automount,x-foo=1,\
                        X-mount.mkdir=755,comment=x,subtype=rhv-mount,fsname=a\\b,sync,dirsync,lazytime,\
                        strictatime,nodiratime,relatime,nosuid,nodev,noexec,max_read=65536,attr_timeout=1,\
