@@ -59,6 +59,7 @@ use crate::process::handover::Role;
 use crate::process::pid_file::PidFile;
 use crate::process::{limits, rights, spawn};
 use crate::settings::Settings;
+use crate::shell;
 use crate::supervisor::{Stage, Supervisor};
 
 /// Longest wait at the end of a mount for the file system of the file with the process's number.
@@ -140,9 +141,11 @@ fn serve_watched(settings: Settings, role: Role, supervisor: &Arc<Supervisor>) -
         .mount(listener, events.clone())
         .inspect_err(|_| mount.place.clear())?;
     if let Some(earlier) = mount.place.earlier() {
-        let shown = mount.mountpoint.path.display();
+        let path = &mount.mountpoint.path;
         tell(format_args!(
-            "WARNING: {shown}: {earlier} (`rhv-mount umount` says it once more)"
+            "WARNING: {}: {earlier} (`rhv-mount umount {}` says it once more)",
+            path.display(),
+            shell::word(path)
         ));
     }
     rights::settle();

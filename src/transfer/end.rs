@@ -176,11 +176,11 @@ impl<'a> Closing<'a> {
                     self.exit_of_a_bad_end(),
                     format!(
                         "transfer {} of {} lost its ticket and was finalized, and whether another one was \
-                         started is not known: {error}; the disk may be locked, `rhv-mount recover {}` looks \
-                         for it and ends it",
+                         started is not known: {error}; the disk may be locked, `{}` looks for it and ends \
+                         it",
                         self.turn.id(),
                         self.own.shown,
-                        self.turn.note().note.mountpoint.display()
+                        self.turn.note().note.recover_line()
                     ),
                 ));
             }
@@ -210,7 +210,7 @@ impl<'a> Closing<'a> {
                     format!(
                         "{e}; {} was made for this run and may be there still: `{}` removes it",
                         self.own.shown,
-                        self.turn.note().note.recover_line(true)
+                        self.turn.note().note.recover_line()
                     ),
                 ))
             }
@@ -236,7 +236,7 @@ impl<'a> Closing<'a> {
     fn leave_paused(&mut self) -> Failure {
         let id = self.turn.id();
         let note = self.turn.note().note.clone();
-        let (host, mountpoint) = (note.host_shown(), note.mountpoint.display());
+        let host = note.host_shown();
         if let Ok(
             None
             | Some(Transfer {
@@ -251,9 +251,9 @@ impl<'a> Closing<'a> {
                 Exit::DataLoss,
                 format!(
                     "transfer {id} of {} on host {host} was ended, not by this mount, before every byte had \
-                     arrived: look at the disk in the engine; `rhv-mount recover {mountpoint}` tells how it \
-                     is",
+                     arrived: look at the disk in the engine; `{}` tells how it is",
                     self.own.shown,
+                    note.recover_line()
                 ),
             );
         }
@@ -266,10 +266,11 @@ impl<'a> Closing<'a> {
             Exit::DataLoss,
             format!(
                 "transfer {id} of {} on host {host} is left {}, since not every byte arrived: the disk is \
-                 kept, locked. Mount it again after `rhv-mount recover --finalize {mountpoint}`, which frees \
-                 it with what has arrived, and write the image once more",
+                 kept, locked. Mount it again after `{}`, which frees it with what has arrived, and write \
+                 the image once more",
                 self.own.shown,
                 if paused.is_ok() { "paused" } else { "open" },
+                note.recover_with("--finalize")
             ),
         )
     }
@@ -297,15 +298,13 @@ impl<'a> Closing<'a> {
 
     fn not_finalized(&mut self, id: &str, error: &engine::Error, gone: bool) -> Failure {
         let note = self.turn.note().note.clone();
-        let mountpoint = note.mountpoint.display();
+        let again = note.recover_line();
         let next = match (gone, error) {
             (true, _) => "look at the disk in the engine before you use it".to_owned(),
             (false, engine::Error::Interrupted) => {
-                format!("gave up waiting on a signal; `rhv-mount recover {mountpoint}` waits for it again")
+                format!("gave up waiting on a signal; `{again}` waits for it again")
             }
-            (false, _) => {
-                format!("the disk may be locked; `rhv-mount recover {mountpoint}` tries again")
-            }
+            (false, _) => format!("the disk may be locked; `{again}` tries again"),
         };
         Failure::text(
             self.exit_of_a_bad_end(),

@@ -25,6 +25,7 @@ mod listing_of_vms;
 mod locked;
 mod old_engine;
 mod owners;
+mod pasted;
 mod pausing;
 mod recovering;
 mod refusals;
