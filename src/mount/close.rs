@@ -75,6 +75,7 @@ fn ending(mount: &Mount, failures: &[Failure], cut_off: bool) -> Ending {
         mountpoint: Some(mount.mountpoint.path.clone()),
         notes: cut_off.then(|| CUT_OFF.to_owned()).into_iter().collect(),
         held: mount.numbers.get().copied().filter(|_| cut_off),
+        detached: false,
         stats: match mount.settings.stats {
             Some(form) => statistics::lines(mount.disks(), form),
             None => Vec::new(),

@@ -56,6 +56,7 @@ use crate::fuse::{self, MountOptions, OpenFiles};
 use crate::open_disk::{OpenDisk, Step};
 use crate::output::tell;
 use crate::process::handover::Role;
+use crate::process::identity::this_pid_namespace;
 use crate::process::pid_file::PidFile;
 use crate::process::{limits, rights, spawn};
 use crate::settings::Settings;
@@ -192,6 +193,7 @@ impl Mount {
         let record = Record {
             mountpoint: self.mountpoint.path.clone(),
             pid: std::process::id(),
+            namespace: this_pid_namespace(),
             created: self.mountpoint.is_made(),
             read_only: self.settings.disk.read_only,
         };

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Uid, geteuid};
 
+use super::status::ends_all_the_same;
 use crate::failure::{Exit, Failure};
 use crate::fuse::{abort, unmount};
 use crate::mount::control;
@@ -95,6 +96,9 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
         Ok(Some(mut ending)) => {
             // A refusal is no outcome, and has no mountpoint. A bad outcome was kept in case that nobody
             // hears it.
+            if ending.detached {
+                ending.notes.push(ends_all_the_same(control::process_of(&place)));
+            }
             if ending.mountpoint.is_some() {
                 let earlier = place.take_earlier_than(Some(&ending));
                 ending.notes.extend(earlier);
@@ -118,14 +122,17 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
         }
         Ok(None) => return clear_up(&path, &place),
         Err(e) if control::is_silent(&e) => {
-            let recorded = || place.record().map_or(0, |record| record.pid);
-            let pid = control::process_of(&place).unwrap_or_else(recorded);
+            let pid = control::process_of(&place);
+            let gives_up = match pid {
+                Some(pid) => format!("`kill {pid}` twice makes it give up"),
+                None => "the signal SIGTERM, twice and sent there, makes it give up".to_owned(),
+            };
             return Err(Failure::text(
                 Exit::DataLoss,
                 format!(
                     "the process that serves {shown} does not answer, not even with its status ({}): what \
                      was written since the last fsync may not be on the storage. It ends as soon as it goes \
-                     on; `kill {pid}` twice makes it give up",
+                     on; {gives_up}",
                     why_silent(pid)
                 ),
             ));

@@ -12,6 +12,7 @@ mod bad_servers;
 mod bare_system;
 mod command;
 mod completions;
+mod containers;
 mod endings;
 mod endless;
 mod extents;
