@@ -227,7 +227,7 @@ fn end_transfer(
             format!(
                 "{shown}: transfer {} of {disk} is not finalized: {}",
                 transfer.id,
-                head::way_out(&danger, &note.mountpoint)
+                head::way_out(&danger, note)
             ),
         ));
     }

@@ -9,7 +9,7 @@
 //! | download     | finalize     | finalize       | finalize     | finalize    |
 //!
 //! A finalize is not sent for a raw disk that begins like an image of another format: the engine would remove
-//! it. Such a transfer is left paused instead.
+//! it. Such a transfer is left paused instead, and so is that of a raw disk at which nobody could look.
 //!
 //! [`end_for`] is this table. [`Closing::run`] is called once, by the thread "finalize" or by a drop, and
 //! waits for the engine within the engine's own limits; `interrupt` cuts a finalize short, but never a
@@ -114,7 +114,7 @@ impl<'a> Closing<'a> {
         let between = matches!(self.turn.stage(), Stage::Between { .. });
         match end_for(self.own.stake, verdict) {
             End::Finalize if between => self.finalize(),
-            End::Finalize => match self.own.head_in_the_way() {
+            End::Finalize => match self.head_in_the_way() {
                 Some(danger) => Err(self.left_for_its_head(&danger)),
                 None => self.finalize(),
             },
@@ -275,25 +275,29 @@ impl<'a> Closing<'a> {
         )
     }
 
-    /// The engine would remove the disk if it were asked to finalize the upload.
-    fn left_for_its_head(&mut self, danger: &Danger) -> Failure {
-        let id = self.turn.id();
-        self.note_cause(Cause::OtherHead);
-        let paused = self.own.engine.pause(&id);
-        if let Err(e) = &paused {
-            warn!("{e}");
+    /// Returns why the engine might remove the disk if it were asked to finalize the upload. A disk that could
+    /// not be opened is looked at now: two servers lead to it, and only one of them may have failed.
+    fn head_in_the_way(&mut self) -> Option<Danger> {
+        let danger = match self.own.head.get() {
+            Some(question) => question(),
+            None => self.own.minds_the_head().then_some(Danger::Unseen),
+        };
+        if danger != Some(Danger::Unseen) {
+            return danger;
         }
-        let note = self.turn.note().note.clone();
-        Failure::text(
-            Exit::DataLoss,
-            format!(
-                "transfer {id} of {} on host {} is left {} and not finalized: {}",
-                self.own.shown,
-                note.host_shown(),
-                if paused.is_ok() { "paused" } else { "open" },
-                head::way_out(danger, &note.mountpoint),
-            ),
-        )
+        let transfer = self.turn.stage().transfer().clone();
+        let seen = head::in_the_way(&self.own.engine, &self.turn.note().note, &transfer, false);
+        seen.unwrap_or_else(|e| {
+            info!("{e}");
+            danger
+        })
+    }
+
+    /// The engine would remove the disk if it were asked to finalize the upload, or might.
+    fn left_for_its_head(&mut self, danger: &Danger) -> Failure {
+        self.note_cause(danger.cause());
+        let (id, note) = (self.turn.id(), &self.turn.note().note);
+        Failure::text(Exit::DataLoss, head::leave(&self.own.engine, note, &id, danger))
     }
 
     fn not_finalized(&mut self, id: &str, error: &engine::Error, gone: bool) -> Failure {

@@ -61,7 +61,7 @@ pub(crate) struct Note {
     /// The head of the raw disk was looked at, and writes of such a head are refused since.
     #[serde(default)]
     pub(crate) looked: bool,
-    /// The trust in imageio where it is not that in the engine; noted when the head is looked at.
+    /// The trust in imageio where it is not that in the engine.
     #[serde(default)]
     pub(crate) imageio_trust: Option<Trust>,
     /// The reason why the transfer is left, once its process is gone.
@@ -100,6 +100,8 @@ pub(crate) enum Cause {
     EndedByOthers,
     /// The disk begins like an image of another format, so that a finalize would have removed it.
     OtherHead,
+    /// Nobody could look at the first bytes of the disk, so that a finalize might have removed it.
+    HeadUnseen,
     /// A disk that was made for the run was to be removed, and may be there still.
     NotRemoved,
     /// Whether another transfer was started in place of one that had lost its ticket.
@@ -130,6 +132,9 @@ impl Cause {
             }
             Cause::OtherHead => {
                 "its disk begins like an image of another format, so its transfer is not finalized"
+            }
+            Cause::HeadUnseen => {
+                "nobody could look at the first bytes of its disk, so its transfer is not finalized"
             }
             Cause::NotRemoved => "its disk, which was made for it, could not be removed",
             Cause::StartUnclear => {

@@ -41,4 +41,5 @@ mod supervised;
 mod systemd;
 mod talking;
 mod unread;
+mod unseen;
 mod waiting;
