@@ -24,6 +24,7 @@ mod listing;
 mod listing_of_vms;
 mod locked;
 mod old_engine;
+mod other_engine;
 mod owners;
 mod pasted;
 mod pausing;
