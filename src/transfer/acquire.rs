@@ -14,7 +14,7 @@ use super::note::{Cause, Note};
 use super::note_file::NoteFile;
 use super::{OwnTransfer, head, holder};
 use crate::engine::{
-    self, Direction, Engine, Format, Interrupt, Mark, Order, Subject, Transfer, this_hardware,
+    self, Direction, Engine, Format, Interrupt, Mark, Order, Subject, Transfer, is_uuid, this_hardware,
 };
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
@@ -106,6 +106,11 @@ impl Prepared {
                 }
             }
             Wanted::Snapshot(id) => {
+                // A name or a description is nothing that the engine would look for.
+                if !is_uuid(id) {
+                    let meant = engine.disk_snapshot_meant(id)?.unwrap_or_default();
+                    return Err(engine::Error::Unfit(meant).into());
+                }
                 let name = "disk snapshot".to_owned();
                 holder::look(engine, id, &name, read_only)?;
                 Prepared {
@@ -188,9 +193,10 @@ fn start(
     };
     file.note.asked = true;
     file.update()?;
-    let transfer = engine.start_transfer(&order).inspect_err(|e| {
+    let transfer = engine.start_transfer(&order).map_err(|e| {
         // Only a request that was on its way, and got no answer, may have started one.
         file.note.asked = matches!(e, engine::Error::Unclear(_));
+        explained(engine, &order, e)
     })?;
     file.note.transfer = Some(transfer.id.clone());
     file.note.host.clone_from(&transfer.host);
@@ -209,6 +215,18 @@ fn start(
         ));
     }
     Ok((order, transfer))
+}
+
+/// Adds to the refusal of a disk snapshot what the word for it means, where that is another thing.
+fn explained(engine: &Engine, order: &Order, error: engine::Error) -> engine::Error {
+    let meant = match &order.subject {
+        Subject::Snapshot(id) if error.is_refusal() => engine.disk_snapshot_meant(id).ok().flatten(),
+        _ => None,
+    };
+    match meant {
+        Some(meant) => engine::Error::Unfit(format!("{error}. {meant}")),
+        None => error,
+    }
 }
 
 /// Nothing was written: frees the disk, or removes it where it was made here. Where it is not known what the
