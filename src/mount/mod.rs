@@ -35,6 +35,7 @@ pub(crate) mod umount_table;
 mod wait;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +43,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam::channel::{Sender, bounded, unbounded};
+use nix::fcntl::Flock;
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -89,6 +91,8 @@ struct Mount {
     /// At least one disk.
     disks: Vec<MountedDisk>,
     place: Place,
+    /// The files at the place stay while this is there, however old they are.
+    _kept: Option<Flock<File>>,
     open_files: OpenFiles,
     /// The numbers of the file system, once it is mounted.
     numbers: OnceLock<Held>,

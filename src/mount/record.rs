@@ -194,16 +194,22 @@ impl Place {
     }
 }
 
-/// The place of every record, and of every outcome without one, in `directory`.
+/// The place of every record, and of every socket and outcome without one, in `directory`: somebody may have
+/// removed the record alone.
 pub(crate) fn places(directory: &Path) -> Vec<Place> {
     let entries = fs::read_dir(directory)
         .into_iter()
         .flatten()
         .flatten()
         .map(|entry| entry.path());
-    let files = entries.filter(|path| path.extension().is_some_and(|e| e == "json" || e == "failed"));
+    let files = entries.filter(|path| is_of_place(path));
     let stems: BTreeSet<PathBuf> = files.map(|path| path.with_extension("")).collect();
     stems.into_iter().map(|stem| Place { stem }).collect()
+}
+
+fn is_of_place(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("json" | "sock" | "failed"))
 }
 
 #[cfg(test)]
@@ -269,5 +275,10 @@ mod tests {
             fs::metadata(place.stem.with_extension("json")).unwrap().mode() & 0o777,
             0o600
         );
+        // Somebody has removed the record of a mount at work.
+        fs::remove_file(place.stem.with_extension("json")).unwrap();
+        assert_eq!(places(dir.path()).len(), 0);
+        fs::write(place.socket(), "").unwrap();
+        assert_eq!(places(dir.path()).len(), 1);
     }
 }

@@ -6,6 +6,7 @@
 
 #![allow(unreachable_pub, reason = "nothing in a test crate is reachable from outside")]
 
+mod aged;
 mod answers;
 mod attributes;
 mod bad_servers;
