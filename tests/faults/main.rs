@@ -22,6 +22,7 @@ mod features;
 mod fetched;
 mod few_connections;
 mod flush_promise;
+mod hanging;
 mod heads;
 mod holders;
 mod hostile;
