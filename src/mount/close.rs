@@ -98,7 +98,7 @@ fn tell(mount: &Mount, ending: &Ending, code: u8, waiting: Vec<UnixStream>) {
         output::tell_plainly(line);
     }
     mount.place.clear();
-    // Before anybody is told that all is over; the drop of the mountpoint would come too late.
+    // It goes before anybody is told that all is over; the drop of the mountpoint would come too late.
     mount.mountpoint.remove_made();
     mount.supervisor.end(code, ending.message.clone());
     mount.remove_pid_file();
