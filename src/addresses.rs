@@ -197,7 +197,7 @@ impl Attempts {
             .iter()
             .map(|(_, socket)| PollFd::new(socket.as_fd(), PollFlags::POLLOUT))
             .collect();
-        // A millisecond more: the time is cut down to whole ones.
+        // It is a millisecond more, since the time is cut down to whole ones.
         let time = PollTimeout::try_from(time + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         // An interrupted poll has found nothing, and is repeated.
         let _ = poll(&mut fds, time);

@@ -189,6 +189,11 @@ impl Error {
         self.meaning() == Some(Meaning::Locked)
     }
 
+    /// Returns true for an answer of the engine's own that a repetition would get again.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.meaning() == Some(Meaning::Final)
+    }
+
     /// Returns true if the time for an answer ran out.
     pub(crate) fn is_late(&self) -> bool {
         match self {

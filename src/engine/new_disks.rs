@@ -95,7 +95,7 @@ impl Engine {
             "name": new.name,
             "format": if new.format == Format::Raw { "raw" } else { "cow" },
             "provisioned_size": new.size.to_string(),
-            // Sent always: its default depends on the type of the storage.
+            // It is always sent: its default depends on the type of the storage.
             "sparse": (!new.preallocated).to_string(),
             "content_type": "data",
             "storage_domains": {"storage_domain": [{"name": new.storage_domain}]},

@@ -153,7 +153,7 @@ impl Engine {
     /// Waits before another attempt after one failed with `error`; returns the error when there shall be
     /// none.
     pub(super) fn pause_after(&self, error: Error, patience: &mut Patience<'_>) -> Result<(), Error> {
-        // No repetition after a timeout: the caller decides whether to wait that long again.
+        // A timeout is not repeated here: the caller decides whether to wait that long again.
         if error.is_late() {
             return Err(error);
         }

@@ -9,7 +9,7 @@ pub(super) fn errno(error: &DiskError) -> Errno {
     match error {
         // A block device answers so at its end.
         DiskError::NoSpace { .. } => Errno::ENOSPC,
-        // lseek(2): no data or hole at or after the offset.
+        // By lseek(2), this says that no data or hole is at or after the offset.
         DiskError::NoSuchOffset => Errno::ENXIO,
         DiskError::ReadOnly => Errno::EROFS,
         // The rest of the disk may be written, so it is neither read-only nor broken.

@@ -188,7 +188,7 @@ mod tests {
     fn the_other_end_is_found_with_its_process() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(address) else {
-                // No IPv6 here.
+                // This machine has no IPv6.
                 continue;
             };
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -63,7 +63,7 @@ impl TlsStream {
             };
             step.map_err(|e| Broken::Connect(e.to_string()))?;
             session.process_new_packets().map_err(|e| {
-                // Best effort: the alert tells the server the reason.
+                // The alert tells the server the reason; nothing depends on that.
                 let _ = session.write_tls(socket.get_mut());
                 match Distrust::in_error(&e) {
                     Some(distrust) => Broken::Trust(distrust),

@@ -48,7 +48,7 @@ impl Connector for OneShot {
     type Out = Wire;
 
     fn connect(&self, _: &ConnectionDetails, _: Option<()>) -> Result<Option<Wire>, ureq::Error> {
-        // No new connection, but the one that ureq has left for the body of the last answer.
+        // It is no new connection, but the one that ureq has left for the body of the last answer.
         if let Some(line) = self.lines.take_kept() {
             return Ok(Some(self.over(line)));
         }

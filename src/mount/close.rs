@@ -75,6 +75,7 @@ fn ending(mount: &Mount, failures: &[Failure], cut_off: bool) -> Ending {
         mountpoint: Some(mount.mountpoint.path.clone()),
         notes: cut_off.then(|| CUT_OFF.to_owned()).into_iter().collect(),
         held: mount.numbers.get().copied().filter(|_| cut_off),
+        detached: false,
         stats: match mount.settings.stats {
             Some(form) => statistics::lines(mount.disks(), form),
             None => Vec::new(),
@@ -97,7 +98,7 @@ fn tell(mount: &Mount, ending: &Ending, code: u8, waiting: Vec<UnixStream>) {
         output::tell_plainly(line);
     }
     mount.place.clear();
-    // Before anybody is told that all is over; the drop of the mountpoint would come too late.
+    // It goes before anybody is told that all is over; the drop of the mountpoint would come too late.
     mount.mountpoint.remove_made();
     mount.supervisor.end(code, ending.message.clone());
     mount.remove_pid_file();

@@ -53,6 +53,8 @@ pub(crate) struct Status {
     pub(crate) file: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) file_bytes: Option<Vec<u8>>,
+    /// The process that serves it, with its number in the PID namespace of the one who asks; 0 where it has
+    /// none there, as from outside of its container, or where no process is known.
     pub(crate) pid: u32,
     /// `mounted`, `ending`, `detached` (it is out of the tree, and a program still has the file open),
     /// `silent` (the process is there and does not answer), `dead` (it was killed), or `failed`: it has ended
@@ -72,7 +74,7 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    /// The status of a mount in `phase`; `pid` is 0 where no process is known.
+    /// The status of a mount in `phase`.
     pub(crate) fn of(mountpoint: &Path, file: &Path, pid: u32, phase: &str, disk: DiskStatus) -> Status {
         Status {
             mountpoint: mountpoint.display().to_string(),
@@ -118,7 +120,11 @@ pub(crate) fn answer(mut stream: UnixStream, value: &impl Serialize) {
 pub(crate) fn ask_status(place: &Place) -> io::Result<Status> {
     let stream = ask(place, Ask::Status)?;
     stream.set_read_timeout(Some(STATUS_TIMEOUT))?;
-    read_line(BufReader::new(&stream))
+    let status: Status = read_line(BufReader::new(&stream))?;
+    Ok(Status {
+        pid: peer(&stream).unwrap_or(0),
+        ..status
+    })
 }
 
 /// Asks the mount at `place` to end, and waits until it has; calls `still` once when that takes its time.
@@ -155,11 +161,18 @@ pub(crate) fn is_silent(error: &io::Error) -> bool {
 }
 
 /// Returns the process that serves `place`, with its number in this process's own PID namespace; `None` where
-/// it has none there, or cannot be asked.
+/// it has none there.
 pub(crate) fn process_of(place: &Place) -> Option<u32> {
     // The kernel takes a connection for a process that is stopped, until as many wait as it keeps.
-    let stream = connect(place, SockFlag::SOCK_NONBLOCK).ok()?;
-    let peer = getsockopt(&stream, PeerCredentials).ok()?;
+    match connect(place, SockFlag::SOCK_NONBLOCK) {
+        Ok(stream) => peer(&stream),
+        Err(_) => place.record()?.pid_here(),
+    }
+}
+
+/// Returns the process that listens at the other end; the kernel has no number for one that can't be seen.
+fn peer(stream: &UnixStream) -> Option<u32> {
+    let peer = getsockopt(stream, PeerCredentials).ok()?;
     u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0)
 }
 

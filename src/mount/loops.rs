@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::mount_table::mounts_of;
 use super::record::Held;
+use crate::shell;
 
 /// Returns a line for each loop device over a file of the file system `held`, with what detaches it.
 pub(super) fn over(held: Held) -> Vec<String> {
@@ -26,9 +27,10 @@ pub(super) fn over(held: Held) -> Vec<String> {
             let used = mounts.iter().find(|(device, _)| numbers.contains(device));
             Some(match used {
                 Some((_, path)) => format!(
-                    "the loop device {device} has the file open, and is mounted on {0}: `umount {0}`, then \
+                    "the loop device {device} has the file open, and is mounted on {}: `umount {}`, then \
                      `losetup -d {device}`",
-                    path.display()
+                    path.display(),
+                    shell::word(path)
                 ),
                 None => {
                     format!("the loop device {device} has the file open: `losetup -d {device}` detaches it")

@@ -35,6 +35,7 @@ pub(crate) mod umount_table;
 mod wait;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +43,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam::channel::{Sender, bounded, unbounded};
+use nix::fcntl::Flock;
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -56,9 +58,11 @@ use crate::fuse::{self, MountOptions, OpenFiles};
 use crate::open_disk::{OpenDisk, Step};
 use crate::output::tell;
 use crate::process::handover::Role;
+use crate::process::identity::this_pid_namespace;
 use crate::process::pid_file::PidFile;
 use crate::process::{limits, rights, spawn};
 use crate::settings::Settings;
+use crate::shell;
 use crate::supervisor::{Stage, Supervisor};
 
 /// Longest wait at the end of a mount for the file system of the file with the process's number.
@@ -87,6 +91,8 @@ struct Mount {
     /// At least one disk.
     disks: Vec<MountedDisk>,
     place: Place,
+    /// The files at the place stay while this is there, however old they are.
+    _kept: Option<Flock<File>>,
     open_files: OpenFiles,
     /// The numbers of the file system, once it is mounted.
     numbers: OnceLock<Held>,
@@ -140,9 +146,11 @@ fn serve_watched(settings: Settings, role: Role, supervisor: &Arc<Supervisor>) -
         .mount(listener, events.clone())
         .inspect_err(|_| mount.place.clear())?;
     if let Some(earlier) = mount.place.earlier() {
-        let shown = mount.mountpoint.path.display();
+        let path = &mount.mountpoint.path;
         tell(format_args!(
-            "WARNING: {shown}: {earlier} (`rhv-mount umount` says it once more)"
+            "WARNING: {}: {earlier} (`rhv-mount umount {}` says it once more)",
+            path.display(),
+            shell::word(path)
         ));
     }
     rights::settle();
@@ -189,6 +197,7 @@ impl Mount {
         let record = Record {
             mountpoint: self.mountpoint.path.clone(),
             pid: std::process::id(),
+            namespace: this_pid_namespace(),
             created: self.mountpoint.is_made(),
             read_only: self.settings.disk.read_only,
         };

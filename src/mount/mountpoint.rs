@@ -240,7 +240,7 @@ pub(crate) fn remove_placeholder(path: &Path) {
 /// Returns the path with the links of its directory resolved. The last part is resolved only where that is
 /// possible: it may not exist, or be a dead mount that nothing can look at.
 pub(crate) fn canonical(path: &Path) -> io::Result<PathBuf> {
-    // Without a slash at the end.
+    // The components have no slash at the end.
     let whole: PathBuf = std::path::absolute(path)?.components().collect();
     // A look into a mount whose process is stuck would be stuck too, and the table of mounts has no links.
     if is_mounted(&whole) || whole.parent().is_some_and(is_mounted) {

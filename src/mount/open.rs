@@ -49,6 +49,7 @@ pub(super) fn open_unless_interrupted(
     };
     Ok(Mount {
         place: Place::of(&directory, &mountpoint.path),
+        _kept: runtime_directory::keep(),
         settings,
         mountpoint,
         disks: vec![disk],

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::process::identity::this_pid_namespace;
 use crate::process::runtime_directory::key_of;
 
 /// Upper bound on the bad outcomes that are kept beside the last one.
@@ -29,9 +30,20 @@ pub(crate) struct Record {
     #[serde(with = "crate::path_bytes")]
     pub(crate) mountpoint: PathBuf,
     pub(crate) pid: u32,
+    /// Its PID namespace, in which `pid` means something; empty in records of older versions.
+    #[serde(default)]
+    pub(crate) namespace: String,
     /// The mountpoint is a file that we made.
     pub(crate) created: bool,
     pub(crate) read_only: bool,
+}
+
+impl Record {
+    /// The number of the process, where it means that process here too.
+    pub(crate) fn pid_here(&self) -> Option<u32> {
+        let is_here = self.namespace.is_empty() || self.namespace == this_pid_namespace();
+        is_here.then_some(self.pid)
+    }
 }
 
 /// The outcome of a mount.
@@ -55,6 +67,9 @@ pub(crate) struct Ending {
     /// The file system that somebody holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) held: Option<Held>,
+    /// The mount is out of the tree and goes on, since its file is open. A signal ends it all the same.
+    #[serde(default)]
+    pub(crate) detached: bool,
 }
 
 /// The numbers by which a mounted file system is known.
@@ -179,16 +194,22 @@ impl Place {
     }
 }
 
-/// The place of every record, and of every outcome without one, in `directory`.
+/// The place of every record, and of every socket and outcome without one, in `directory`: somebody may have
+/// removed the record alone.
 pub(crate) fn places(directory: &Path) -> Vec<Place> {
     let entries = fs::read_dir(directory)
         .into_iter()
         .flatten()
         .flatten()
         .map(|entry| entry.path());
-    let files = entries.filter(|path| path.extension().is_some_and(|e| e == "json" || e == "failed"));
+    let files = entries.filter(|path| is_of_place(path));
     let stems: BTreeSet<PathBuf> = files.map(|path| path.with_extension("")).collect();
     stems.into_iter().map(|stem| Place { stem }).collect()
+}
+
+fn is_of_place(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("json" | "sock" | "failed"))
 }
 
 #[cfg(test)]
@@ -209,6 +230,7 @@ mod tests {
                 mountpoint: None,
                 notes: vec![],
                 held: None,
+                detached: false,
             };
             place.write_ending(&ending).unwrap();
         }
@@ -222,12 +244,27 @@ mod tests {
     }
 
     #[test]
+    fn the_number_of_a_process_means_nothing_in_another_pid_namespace() {
+        let of = |namespace: String| Record {
+            mountpoint: "/mnt/disk".into(),
+            pid: 7,
+            namespace,
+            created: false,
+            read_only: false,
+        };
+        assert_eq!(of(this_pid_namespace()).pid_here(), Some(7));
+        assert_eq!(of("pid:[1]".to_owned()).pid_here(), None);
+        assert_eq!(of(String::new()).pid_here(), Some(7), "of an older version");
+    }
+
+    #[test]
     fn records_are_private_and_listed() {
         let dir = tempfile::tempdir().unwrap();
         let place = Place::of(dir.path(), Path::new("/mnt/disk"));
         let record = Record {
             mountpoint: "/mnt/disk".into(),
             pid: 1,
+            namespace: String::new(),
             created: false,
             read_only: false,
         };
@@ -238,5 +275,10 @@ mod tests {
             fs::metadata(place.stem.with_extension("json")).unwrap().mode() & 0o777,
             0o600
         );
+        // Somebody has removed the record of a mount at work.
+        fs::remove_file(place.stem.with_extension("json")).unwrap();
+        assert_eq!(places(dir.path()).len(), 0);
+        fs::write(place.socket(), "").unwrap();
+        assert_eq!(places(dir.path()).len(), 1);
     }
 }

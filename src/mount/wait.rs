@@ -150,7 +150,7 @@ pub(super) fn wait(
                 None if mount.open_files.any() => {
                     deadline = None;
                     let waiting = ended.waiting.drain(..);
-                    waiting.for_each(|stream| refuse(mount, stream, in_use(mount)));
+                    waiting.for_each(|stream| control::answer(stream, &in_use(mount)));
                 }
                 None => {
                     ended.cut_off = true;
@@ -198,14 +198,14 @@ fn leave_soon(mount: &Mount) -> Option<MountError> {
     }
 }
 
-/// Says why a mount that has left the tree does not end.
-fn in_use(mount: &Mount) -> String {
+/// Says why a mount that has left the tree does not end. The one who asks knows what to call this process.
+fn in_use(mount: &Mount) -> Ending {
     let shown = mount.mountpoint.path.display();
-    let pid = std::process::id();
-    format!(
-        "{shown} is unmounted, and a program still has the file open: close it and try again, or let `kill \
-         {pid}` end the mount all the same"
-    )
+    let why = format!("{shown} is unmounted, and a program still has the file open: close it and try again");
+    Ending {
+        detached: true,
+        ..refusal(mount, why)
+    }
 }
 
 /// Says why COMMAND may have failed: it wrote past the end of a disk.
@@ -221,15 +221,19 @@ fn tell_of_overflow(mount: &Mount) {
 }
 
 fn refuse(mount: &Mount, stream: UnixStream, why: impl ToString) {
-    let refusal = Ending {
+    control::answer(stream, &refusal(mount, why));
+}
+
+fn refusal(mount: &Mount, why: impl ToString) -> Ending {
+    Ending {
         code: Exit::Mount as u8,
         message: Some(why.to_string()),
         stats: vec![],
         mountpoint: None,
         notes: vec![],
         held: mount.numbers.get().copied(),
-    };
-    control::answer(stream, &refusal);
+        detached: false,
+    }
 }
 
 fn watch(mut child: Child, events: Sender<Event>) -> Result<Pid, Failure> {

@@ -228,17 +228,16 @@ impl Ending {
 
     fn left_open(&self) -> Failure {
         let transfer = self.disk.transfer.as_ref();
-        let id = transfer.map(|transfer| transfer.id()).unwrap_or_default();
+        let (id, again) = transfer
+            .map(|transfer| (transfer.id(), transfer.recover_line()))
+            .unwrap_or_default();
         let exit = match self.disk.disk.is_read_only() {
             true => Exit::Transfer,
             false => Exit::DataLoss,
         };
         Failure::text(
             exit,
-            format!(
-                "gave up on a signal before transfer {id} had ended; `rhv-mount recover {}` ends it",
-                self.disk.mountpoint.display()
-            ),
+            format!("gave up on a signal before transfer {id} had ended; `{again}` ends it"),
         )
     }
 }

@@ -21,7 +21,6 @@ use crate::remote::Remote;
 use crate::settings::{DiskSettings, Source};
 use crate::transfer::OwnTransfer;
 use crate::transfer::head::Danger;
-use crate::trust::Trust;
 
 /// A ticket on which nothing happened for so long is touched at the next look at its transfer.
 const TICKET_QUIET: Duration = Duration::from_secs(1);
@@ -47,13 +46,7 @@ impl OpenDisk {
                 (None, image, first)
             }
             Source::Engine(source) => {
-                let transfer = OwnTransfer::acquire(
-                    source,
-                    settings.read_only,
-                    mountpoint,
-                    settings.retry_time,
-                    interrupt,
-                )?;
+                let transfer = OwnTransfer::acquire(source, settings, mountpoint, interrupt)?;
                 let (image, first) = open_own(settings, &transfer, source.proxy, interrupt)?;
                 (Some(Arc::new(transfer)), image, first)
             }
@@ -62,7 +55,7 @@ impl OpenDisk {
         let image = Arc::new(image);
         let guarded = transfer.as_ref().filter(|transfer| transfer.minds_the_head());
         let guarded = match guarded {
-            Some(transfer) => Some(look_at_head(transfer, &settings.trust, &image, &mut first)?),
+            Some(transfer) => Some(look_at_head(transfer, &image, &mut first)?),
             None => None,
         };
         let head = match &transfer {
@@ -164,7 +157,6 @@ type Opened = Arc<OnceLock<Arc<Disk>>>;
 /// without asking for the head. The disk answers for itself once it is set.
 fn look_at_head(
     transfer: &OwnTransfer,
-    trust: &Trust,
     image: &Image,
     first: &mut Client,
 ) -> Result<(Head, Opened), Failure> {
@@ -182,7 +174,7 @@ fn look_at_head(
         Some(disk) => disk.head_in_danger().map(like),
         None => unopened.clone(),
     });
-    transfer.note_head(before.as_ref(), trust)?;
+    transfer.note_head(before.as_ref())?;
     if let Some(danger) = &before {
         announce(&transfer.head_warning(danger));
     }

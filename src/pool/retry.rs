@@ -61,7 +61,7 @@ const AWAY_TIME: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 })
 /// Shortest wait for a new right, whatever the retry time is: an engine that is well needs about as long.
 pub(super) const MIN_RENEWAL_WAIT: Duration = Duration::from_secs(3);
 
-/// Until when an attempt without an answer may still be performed.
+/// The time until which an attempt without an answer may still be performed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Doubt {
     /// The connection broke: its server notices that, and the last request ends soon.

@@ -48,7 +48,7 @@ pub(crate) fn check(needs: Needs) -> Result<(), Failure> {
         threads.push(spawned.map_err(|e| too_few_threads(needs.threads, n, &e))?);
         Ok(())
     });
-    // Together with the stacks.
+    // The stacks still take their part of it.
     let enough = enough.and_then(|()| take_memory(needs.bytes));
     drop(hold);
     threads.into_iter().for_each(|thread| drop(thread.join()));

@@ -21,7 +21,10 @@ const MAX_BYTES: u64 = 32;
 #[derive(Debug, Error)]
 pub(crate) enum PidFileError {
     /// Another mount has it.
-    #[error("{path} is the PID file of process {pid}, which lives: give each mount a --pid-file of its own")]
+    #[error(
+        "{path} is the PID file of a mount whose process lives (it calls itself {pid}): give each mount a \
+         --pid-file of its own"
+    )]
     Taken { path: PathBuf, pid: String },
     /// Something else is there.
     #[error("{path} is there and is no PID file, so it is not replaced: give another --pid-file")]

@@ -1,10 +1,11 @@
 //! The directory in which the mounts of a user find each other, and the names of the files in it.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Uid, geteuid};
 
 /// The directory of user `uid`. It is not in `/run/user`, which goes when the user logs out: mounts stay
@@ -38,6 +39,14 @@ pub(crate) fn directory() -> io::Result<PathBuf> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
         _ => directory_of(geteuid()),
     }
+}
+
+/// Keeps the cleaners of old files away from this user's own directory, and from what is in it, as long as
+/// the value lives: systemd-tmpfiles leaves alone a directory that somebody has locked (tmpfiles.d(5),
+/// "Age"). `None` where there is no lock to be had; then `umount` does without the record.
+pub(crate) fn keep() -> Option<Flock<File>> {
+    let directory = File::open(directory().ok()?).ok()?;
+    Flock::lock(directory, FlockArg::LockSharedNonblock).ok()
 }
 
 /// The directories in which to look for mounts, each with its user: the user's own; root looks into

@@ -11,6 +11,7 @@ use crate::mount::record::Place;
 use crate::output::report;
 use crate::process::runtime_directory;
 use crate::settings::cli::RecoverArgs;
+use crate::shell;
 use crate::transfer::note::{Note, Owner};
 use crate::transfer::note_file::NoteFile;
 
@@ -21,14 +22,13 @@ pub(super) fn claim(file: &mut NoteFile, args: &RecoverArgs) -> Result<bool, Fai
         let text = format!("the note of a mount, {}, cannot be used: {e}", file.shown());
         Failure::text(Exit::Other, text)
     })?;
+    let note = &file.note;
     let Note {
-        mountpoint,
-        pid,
-        machine,
-        transfer,
-        ..
-    } = &file.note;
+        mountpoint, transfer, ..
+    } = note;
     let shown = mountpoint.display();
+    let umount = format!("`rhv-mount umount {}`", shell::word(mountpoint));
+    let process = || owner.map_or_else(String::new, |owner| note.process_shown(owner));
     let why = match owner {
         None => {
             report(format_args!(
@@ -37,30 +37,34 @@ pub(super) fn claim(file: &mut NoteFile, args: &RecoverArgs) -> Result<bool, Fai
             return Ok(false);
         }
         Some(Owner::Gone | Owner::Unknown) if serves(mountpoint, transfer.as_deref()) => {
-            format!("{shown} is served by a process that answers; end it with `rhv-mount umount {shown}`")
+            format!("{shown} is served by a process that answers; end it with {umount}")
         }
         Some(Owner::Gone) => return Ok(true),
         Some(Owner::Unknown) if args.finalize || args.cancel => return Ok(true),
         Some(Owner::Unknown | Owner::Foreign) if args.forget => return Ok(true),
         Some(Owner::AtWork) => {
-            format!("{shown} is served by process {pid}; end it with `rhv-mount umount {shown}`")
+            format!("{shown} is served by {}; end it with {umount}", process())
         }
         Some(Owner::Elsewhere) => format!(
-            "{shown} is served by process {pid} of another container or machine (its name was {machine}), or \
-             is being recovered there; end it there with `rhv-mount umount {shown}`"
+            "{shown} is served by {}, or is being recovered there; end it there with {umount}",
+            process()
         ),
         Some(Owner::Busy) => format!(
-            "{shown} is being recovered by another `rhv-mount recover`, or process {pid}, which served it, \
-             is not gone yet; try again later"
+            "{shown} is being recovered by another `rhv-mount recover`, or {}, which served it, is not gone \
+             yet; try again later",
+            process()
         ),
-        Some(Owner::Foreign) => {
-            format!("{shown} was mounted on {machine}: only there it is known whether it is still in use")
-        }
+        Some(Owner::Foreign) => format!(
+            "{shown} was mounted on {}: only there it is known whether it is still in use",
+            note.machine
+        ),
         Some(Owner::Unknown) => format!(
-            "it is not known whether {shown} is served by process {pid} of another container, or of another \
-             machine with the name {machine}: nothing on the file system of {} tells; if it is not, end it \
-             with --finalize, or remove a disk that was made for it with --cancel",
-            file.shown()
+            "it is not known whether {shown} is served by {}: nothing on the file system of {} tells; if it \
+             is not, end it with `{}`, or remove a disk that was made for it with `{}`",
+            process(),
+            file.shown(),
+            note.recover_with("--finalize"),
+            note.recover_with("--cancel")
         ),
     };
     Err(Failure::text(Exit::Mount, why))

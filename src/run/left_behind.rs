@@ -3,14 +3,18 @@
 
 use crate::engine::{Direction, Phase, Transfer};
 use crate::mount::mountpoint::remove_placeholder;
-use crate::mount::record::Place;
+use crate::mount::record::{Place, Record};
 use crate::transfer::note::Note;
 
 /// Removes the record of the dead mount, unless a later mount has taken the place: one by a transfer URL has
 /// no note that would keep it from that.
 pub(super) fn clear_place(place: &Place, note: &Note) {
     let record = place.record();
-    if place.is_served() || record.as_ref().is_some_and(|record| record.pid != note.pid) {
+    let is_anothers = |record: &Record| {
+        let other_namespace = !record.namespace.is_empty() && record.namespace != note.namespace;
+        record.pid != note.pid || other_namespace
+    };
+    if place.is_served() || record.as_ref().is_some_and(is_anothers) {
         return;
     }
     if record.is_some_and(|record| record.created) {
@@ -101,7 +105,6 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
-    use crate::mount::record::Record;
 
     /// A note of a mount with a transfer, to a disk that was there.
     fn note(direction: Direction) -> Note {
@@ -196,16 +199,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let note = note(Direction::Upload);
         let place = Place::of(dir.path(), &note.mountpoint);
-        let record = |pid| Record {
+        let record = |pid, namespace: &str| Record {
             mountpoint: note.mountpoint.clone(),
             pid,
+            namespace: namespace.to_owned(),
             created: false,
             read_only: false,
         };
-        place.write_record(&record(note.pid + 1)).unwrap();
-        clear_place(&place, &note);
-        assert!(place.record().is_some(), "it was another mount's");
-        place.write_record(&record(note.pid)).unwrap();
+        for (pid, namespace) in [(note.pid + 1, note.namespace.as_str()), (note.pid, "pid:[1]")] {
+            place.write_record(&record(pid, namespace)).unwrap();
+            clear_place(&place, &note);
+            assert!(place.record().is_some(), "it was another mount's");
+        }
+        place.write_record(&record(note.pid, &note.namespace)).unwrap();
         let listener = UnixListener::bind(place.socket()).unwrap();
         clear_place(&place, &note);
         assert!(

@@ -40,7 +40,7 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
         report(plan(file, args));
     }
     if let Some(option) = one_at_a_time(args).filter(|_| left.len() > 1) {
-        let names: Vec<&str> = left.iter().map(|file| name_of(&file.note)).collect();
+        let names: Vec<&str> = left.iter().map(|file| file.note.id()).collect();
         return Err(Failure::text(
             Exit::Usage,
             format!(
@@ -91,11 +91,6 @@ fn one_at_a_time(args: &RecoverArgs) -> Option<&'static str> {
     }
 }
 
-/// The id by which `recover` takes what is left: that of the transfer, or of the disk while there is none.
-fn name_of(note: &Note) -> &str {
-    note.transfer.as_deref().unwrap_or(&note.disk_id)
-}
-
 /// Returns the notes of the mountpoint, the transfer or the disk `which`, or all that nobody is at work on.
 fn select(which: Option<&Path>) -> Vec<NoteFile> {
     let mut all = NoteFile::all(None);
@@ -105,9 +100,12 @@ fn select(which: Option<&Path>) -> Vec<NoteFile> {
         return all;
     };
     if let Some(id) = which.to_str().filter(|text| is_uuid(text)) {
-        let is_it = |file: &NoteFile| name_of(&file.note).eq_ignore_ascii_case(id);
-        if all.iter().any(is_it) {
-            all.retain(is_it);
+        let is_it = |file: &NoteFile| file.note.id().eq_ignore_ascii_case(id);
+        // A message may have named the disk, while its transfer was being replaced.
+        let is_of_it = |file: &NoteFile| file.note.disk_id.eq_ignore_ascii_case(id);
+        let fits: [&dyn Fn(&NoteFile) -> bool; 2] = [&is_it, &is_of_it];
+        if let Some(fits) = fits.into_iter().find(|fits| all.iter().any(fits)) {
+            all.retain(fits);
             return all;
         }
     }
@@ -127,7 +125,7 @@ fn plan(file: &NoteFile, args: &RecoverArgs) -> String {
     let owner = file.owner();
     let (what, will) = match owner {
         Owner::AtWork | Owner::Elsewhere => (
-            format!("process {} serves it", note.pid),
+            format!("{} serves it", note.process_shown(owner)),
             "it is left alone".to_owned(),
         ),
         _ => (happened(note, owner).1, will_do(note, owner, args)),
@@ -229,7 +227,7 @@ fn end_transfer(
             format!(
                 "{shown}: transfer {} of {disk} is not finalized: {}",
                 transfer.id,
-                head::way_out(&danger, &note.mountpoint)
+                head::way_out(&danger, note)
             ),
         ));
     }

@@ -46,26 +46,26 @@ pub(super) fn all(mountpoint: Option<&Path>) -> Vec<Remains> {
         .map(|file| (file, file.owner()))
         .filter(|(_, owner)| !matches!(owner, Owner::AtWork | Owner::Elsewhere))
         .collect();
-    let of = |(file, owner): &(&NoteFile, Owner)| {
-        let same_place = |(other, _): &&(&NoteFile, Owner)| other.note.mountpoint == file.note.mountpoint;
-        Remains::of(file, *owner, left.iter().filter(same_place).count() == 1)
-    };
-    left.iter().map(of).collect()
+    left.iter()
+        .map(|(file, owner)| Remains::of(file, *owner))
+        .collect()
 }
 
 /// Says what has happened, in a word for programs and a clause for people.
 pub(super) fn happened(note: &Note, owner: Owner) -> (String, String) {
-    let Note { pid, machine, .. } = note;
     match owner {
         Owner::Busy => (
             "in_recovery".to_owned(),
-            format!("a `rhv-mount recover` is at work on it, or process {pid} is about to be gone"),
+            format!(
+                "a `rhv-mount recover` is at work on it, or {} is about to be gone",
+                note.process_shown(owner)
+            ),
         ),
         Owner::Foreign | Owner::Unknown => (
             "unknown".to_owned(),
             format!(
-                "it may be at work as process {pid} of machine {machine}, or of another container: nothing \
-                 here tells"
+                "it may be at work as {}: nothing here tells",
+                note.process_shown(owner)
             ),
         ),
         Owner::Gone | Owner::AtWork | Owner::Elsewhere => (note.cause.name(), note.cause.words().to_owned()),
@@ -73,7 +73,7 @@ pub(super) fn happened(note: &Note, owner: Owner) -> (String, String) {
 }
 
 impl Remains {
-    fn of(file: &NoteFile, owner: Owner, alone: bool) -> Remains {
+    fn of(file: &NoteFile, owner: Owner) -> Remains {
         let note = &file.note;
         let (happened, failure) = happened(note, owner);
         Remains {
@@ -87,7 +87,7 @@ impl Remains {
             disk_name: note.disk_name.clone(),
             transfer: note.transfer.clone(),
             engine_url: note.engine_url.clone(),
-            recover: note.recover_line(alone),
+            recover: note.recover_line(),
             note: file.shown().to_string(),
         }
     }

@@ -81,14 +81,18 @@ fn login(note: &Note, args: &RecoverArgs) -> Result<Engine, Failure> {
         && known_file.is_none()
         && section.get("password").is_none();
     if let Some(url) = other_engine.filter(|_| takes_it_from_there) {
-        check_engine(note, &url)?;
+        check_engine(note, &url, Place::EnvironmentWithPassword)?;
     }
+    let of_section = || section.get("engine_url").map(str::to_owned);
+    let of_variable = || variable("OVIRT_URL").filter(|_| !has_own);
     let named = given
         .engine_url
         .clone()
-        .or_else(|| section.get("engine_url").map(str::to_owned));
-    if let Some(url) = named.or_else(|| variable("OVIRT_URL").filter(|_| !has_own)) {
-        check_engine(note, &url)?;
+        .map(|url| (url, Place::Option))
+        .or_else(|| of_section().map(|url| (url, Place::Section)))
+        .or_else(|| of_variable().map(|url| (url, Place::Environment)));
+    if let Some((url, place)) = named {
+        check_engine(note, &url, place)?;
     }
     if known_file.is_some() {
         given.password_file = known_file;
@@ -118,17 +122,45 @@ fn login(note: &Note, args: &RecoverArgs) -> Result<Engine, Failure> {
     Ok(Engine::login(&account, &Interrupt::default())?)
 }
 
+/// The place that names an engine.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Option,
+    Section,
+    Environment,
+    /// The same, and the password comes from there too.
+    EnvironmentWithPassword,
+}
+
+impl Place {
+    /// Says what to do where it names another engine than `ours`, that of the transfer. No password that is
+    /// another engine's may go there.
+    fn cure(self, ours: &str) -> String {
+        match self {
+            Place::Option => format!("leave out --engine-url, or name {ours} with it"),
+            Place::Section => format!("give the section of {ours} with --config"),
+            Place::Environment => format!("to log in to {ours} all the same, name it with --engine-url"),
+            Place::EnvironmentWithPassword => format!(
+                "that is OVIRT_URL, and OVIRT_PASSWORD is its password. Give the one for {ours}, with \
+                 --engine-url {ours} --password-file PATH or in a section (--config), or unset both \
+                 variables to be asked for it"
+            ),
+        }
+    }
+}
+
 /// Refuses the URL of another engine: the transfer is not there, and a password is for the engine that it was
 /// given with.
-fn check_engine(note: &Note, url: &str) -> Result<(), Failure> {
+fn check_engine(note: &Note, url: &str, place: Place) -> Result<(), Failure> {
     match address(url)? == note.engine_url {
         true => Ok(()),
         false => Err(Failure::text(
             Exit::Usage,
             format!(
-                "the transfer of {} belongs to the engine {}, not to {url}: name that one with --engine-url",
+                "the transfer of {} belongs to the engine {}, not to {url}: {}",
                 note.mountpoint.display(),
-                note.engine_url
+                note.engine_url,
+                place.cure(&note.engine_url)
             ),
         )),
     }

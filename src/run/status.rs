@@ -110,8 +110,8 @@ fn look(user: Uid, place: &Place) -> Option<Status> {
             ),
         ),
         false if control::is_silent(&error) => {
-            let pid = control::process_of(place).unwrap_or(record.pid);
-            ("silent", format!("it does not answer: {}", why_silent(pid)))
+            let why = why_silent(control::process_of(place));
+            ("silent", format!("it does not answer: {why}"))
         }
         false => ("silent", format!("its process cannot be asked: {error}")),
     };
@@ -122,7 +122,13 @@ fn look(user: Uid, place: &Place) -> Option<Status> {
     };
     Some(Status {
         earlier: place.earlier(),
-        ..Status::of(mountpoint, mountpoint, record.pid, phase, disk)
+        ..Status::of(
+            mountpoint,
+            mountpoint,
+            record.pid_here().unwrap_or(0),
+            phase,
+            disk,
+        )
     })
 }
 
@@ -139,6 +145,24 @@ fn failed(place: &Place) -> Option<Status> {
     Some(Status::of(&mountpoint, &mountpoint, 0, "failed", disk))
 }
 
+/// Names a process; 0 stands for one that has no number here.
+fn process(pid: u32) -> String {
+    match pid {
+        0 => "a process of another container".to_owned(),
+        pid => format!("process {pid}"),
+    }
+}
+
+/// Says what ends a mount that is unmounted and in use, whose process has this number here.
+pub(super) fn ends_all_the_same(pid: Option<u32>) -> String {
+    match pid {
+        Some(pid) => format!("`kill {pid}` ends it all the same"),
+        None => {
+            "its process runs in another container, where the signal SIGTERM ends it all the same".to_owned()
+        }
+    }
+}
+
 pub(super) fn text(status: &Status) -> String {
     let disk = &status.disk;
     let plain = |text: &str| text.replace(char::is_control, " ");
@@ -150,7 +174,7 @@ pub(super) fn text(status: &Status) -> String {
     );
     out += &match status.phase.as_str() {
         "failed" => "\n".to_owned(),
-        _ => format!(" ({mode}, process {}, {} s)\n", status.pid, disk.seconds),
+        _ => format!(" ({mode}, {}, {} s)\n", process(status.pid), disk.seconds),
     };
     if !matches!(status.phase.as_str(), "dead" | "silent" | "failed") {
         out += &format!(
@@ -178,9 +202,8 @@ pub(super) fn text(status: &Status) -> String {
     }
     if status.phase == "detached" {
         out += &format!(
-            "  in use       it is unmounted, and ends when whoever still holds it lets go; `kill {}` ends it \
-             all the same\n",
-            status.pid
+            "  in use       it is unmounted, and ends when whoever still holds it lets go; {}\n",
+            ends_all_the_same(Some(status.pid).filter(|pid| *pid != 0))
         );
     }
     for holder in &status.holders {

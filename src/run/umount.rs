@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Uid, geteuid};
 
+use super::status::ends_all_the_same;
 use crate::failure::{Exit, Failure};
 use crate::fuse::{abort, unmount};
 use crate::mount::control;
@@ -19,6 +20,7 @@ use crate::mount::umount_table::Line;
 use crate::output::{tell, tell_plainly};
 use crate::process::identity::{DYING_LIMIT, why_silent};
 use crate::process::runtime_directory;
+use crate::shell;
 use crate::transfer::note::Owner;
 use crate::transfer::note_file::NoteFile;
 
@@ -43,7 +45,7 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
             Some(file) => format!(
                 "; a mount there has left its transfer: {}; end it with `{}`",
                 file.note.cause.words(),
-                file.note.recover_line(left.len() == 1)
+                file.note.recover_line()
             ),
             None => String::new(),
         };
@@ -94,6 +96,9 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
         Ok(Some(mut ending)) => {
             // A refusal is no outcome, and has no mountpoint. A bad outcome was kept in case that nobody
             // hears it.
+            if ending.detached {
+                ending.notes.push(ends_all_the_same(control::process_of(&place)));
+            }
             if ending.mountpoint.is_some() {
                 let earlier = place.take_earlier_than(Some(&ending));
                 ending.notes.extend(earlier);
@@ -117,14 +122,17 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
         }
         Ok(None) => return clear_up(&path, &place),
         Err(e) if control::is_silent(&e) => {
-            let recorded = || place.record().map_or(0, |record| record.pid);
-            let pid = control::process_of(&place).unwrap_or_else(recorded);
+            let pid = control::process_of(&place);
+            let gives_up = match pid {
+                Some(pid) => format!("`kill {pid}` twice makes it give up"),
+                None => "the signal SIGTERM, twice and sent there, makes it give up".to_owned(),
+            };
             return Err(Failure::text(
                 Exit::DataLoss,
                 format!(
                     "the process that serves {shown} does not answer, not even with its status ({}): what \
                      was written since the last fsync may not be on the storage. It ends as soon as it goes \
-                     on; `kill {pid}` twice makes it give up",
+                     on; {gives_up}",
                     why_silent(pid)
                 ),
             ));
@@ -150,8 +158,9 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
             Exit::Mount,
             format!(
                 "the process that serves {shown} cannot be asked over its socket {}: {error}; unmount with \
-                 `fusermount3 -u {shown}`, and wait until that process has ended",
-                place.socket().display()
+                 `fusermount3 -u {}`, and wait until that process has ended",
+                place.socket().display(),
+                shell::word(&path)
             ),
         ));
     }
@@ -206,13 +215,18 @@ fn clear_up(path: &Path, place: &Place) -> Result<u8, Failure> {
     if record.as_ref().is_some_and(|r| r.created) {
         remove_placeholder(path);
     }
-    let transfer = !NoteFile::all(Some(path)).is_empty();
+    let notes = NoteFile::all(Some(path));
+    let lines: Vec<String> = notes
+        .iter()
+        .map(|file| format!("`{}`", file.note.recover_line()))
+        .collect();
+    let recover = lines.join(" and ");
     match record {
-        Some(record) if record.read_only && transfer => Err(Failure::text(
+        Some(record) if record.read_only && !recover.is_empty() => Err(Failure::text(
             Exit::Transfer,
             format!(
-                "the process that served {0} was gone; the dead mount is removed, and its transfer holds the \
-                 disk: end it with `rhv-mount recover {0}`",
+                "the process that served {} was gone; the dead mount is removed, and its transfer holds the \
+                 disk: end it with {recover}",
                 path.display()
             ),
         )),
@@ -223,12 +237,9 @@ fn clear_up(path: &Path, place: &Place) -> Result<u8, Failure> {
                 "the process that served {} was gone; the dead mount is removed, but what was written \
                  since the last fsync may be lost: {}write the image again",
                 path.display(),
-                match transfer {
-                    true => format!(
-                        "end its transfer with `rhv-mount recover {}`, and ",
-                        path.display()
-                    ),
-                    false => String::new(),
+                match recover.as_str() {
+                    "" => String::new(),
+                    recover => format!("end its transfer with {recover}, and "),
                 }
             ),
         )),

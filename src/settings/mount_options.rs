@@ -23,7 +23,7 @@ use crate::failure::{Exit, Failure};
 
 /// Options without a value, or (with `=`) with one, that ask for nothing: see [`is_ignored`].
 const IGNORED: [&str; 4] = [
-    // For mount(8), systemd and the order of a boot, which have heeded them.
+    // These are for mount(8), systemd and the order of a boot, which have heeded them.
     "defaults auto noauto user user= nouser users owner noowner group nogroup _netdev nofail comment \
      comment= helper= uhelper= silent loud",
     // No mount of ours has devices or setuid programs, whether or not it is asked for them.
@@ -31,7 +31,8 @@ const IGNORED: [&str; 4] = [
     // The kernel keeps no access times for FUSE; the directory never changes, and holds no links.
     "atime diratime nodiratime relatime norelatime strictatime nostrictatime lazytime nolazytime dirsync \
      iversion noiversion nomand symfollow nosymfollow acl noacl user_xattr nouser_xattr",
-    // For libfuse: caches, threads and sizes, which are chosen here for one file that nobody else changes.
+    // These are for libfuse: caches, threads and sizes, which are chosen here for one file that nobody else
+    // changes.
     // The kernel checks permissions whenever others may come in.
     "default_permissions kernel_cache auto_cache noauto_cache ac_attr_timeout= attr_timeout= \
      entry_timeout= negative_timeout= direct_io hard_remove use_ino readdir_ino noforget remember= intr \
@@ -95,7 +96,7 @@ pub(super) fn expand(args: Vec<OsString>, command: &Command) -> Result<Vec<OsStr
     if args.get(1).is_some_and(|arg| is_subcommand(command, arg)) {
         return Ok(args);
     }
-    // Each argument, and the key of one that comes from a list.
+    // These are the arguments, each with the key of one that comes from a list.
     let mut out: Vec<(Option<String>, OsString)> = Vec::with_capacity(args.len());
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {

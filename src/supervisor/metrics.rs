@@ -81,7 +81,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
             .mode(0o644)
             .open(&beside)?;
         file.write_all(text.as_bytes())?;
-        // Whatever the umask.
+        // The umask may have taken this away.
         file.set_permissions(Permissions::from_mode(0o644))?;
         fs::rename(&beside, path)
     };

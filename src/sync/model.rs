@@ -158,7 +158,7 @@ impl Condvar {
         let mut timed_out = false;
         while !timed_out && woken.try_recv().is_err() {
             thread::yield_now();
-            // Not always at the first chance, so that other threads can act meanwhile.
+            // It does not always take the first chance, so that other threads can act meanwhile.
             timed_out = thread_rng().gen_ratio(1, 2) && self.forget(me);
         }
         if timed_out {

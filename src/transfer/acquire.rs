@@ -4,35 +4,34 @@
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use tracing::{debug, info};
 
 use super::end::Stake;
+use super::head::Danger;
 use super::life::Life;
 use super::note::{Cause, Note};
 use super::note_file::NoteFile;
-use super::{OwnTransfer, holder};
+use super::{OwnTransfer, head, holder};
 use crate::engine::{
-    self, Direction, Engine, Format, Interrupt, Mark, Order, Subject, Transfer, this_hardware,
+    self, Direction, Engine, Format, Interrupt, Mark, Order, Subject, Transfer, is_uuid, this_hardware,
 };
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
 use crate::output::tell;
-use crate::settings::{EngineSource, Wanted};
+use crate::settings::{DiskSettings, EngineSource, Wanted};
 
 /// Logs in, finds or makes the disk, and starts the transfer. What was made is taken back when that
 /// fails. `mountpoint` is the path under which `recover` finds what is left.
 pub(super) fn acquire(
     source: &EngineSource,
-    read_only: bool,
+    settings: &DiskSettings,
     mountpoint: &Path,
-    retry_time: Duration,
     interrupt: &Interrupt,
 ) -> Result<OwnTransfer, Failure> {
     let engine = Engine::login(&source.account, interrupt)?;
-    let mut subject = Prepared::of(&engine, source, read_only)?;
-    let direction = match read_only {
+    let mut subject = Prepared::of(&engine, source, settings.read_only)?;
+    let direction = match settings.read_only {
         true => Direction::Download,
         false => Direction::Upload,
     };
@@ -45,6 +44,7 @@ pub(super) fn acquire(
         id_given: matches!(&source.wanted, Wanted::New(new) if new.id.is_some()),
         mark: Some(mark),
         login: source.login.clone(),
+        imageio_trust: Some(settings.trust.clone()),
         ..Note::of(mountpoint, &source.account, direction)
     })?;
     let started = start(&engine, source, &mut subject, &mut file, mark, interrupt);
@@ -66,7 +66,7 @@ pub(super) fn acquire(
             (Wanted::New(_), Direction::Upload) => Stake::Made,
             (_, Direction::Upload) => Stake::ThereBefore,
         },
-        retry_time,
+        retry_time: settings.retry_time,
         giving_up: Interrupt::default(),
         is_to_end: AtomicBool::new(false),
         life: Life::new(transfer, file),
@@ -106,6 +106,11 @@ impl Prepared {
                 }
             }
             Wanted::Snapshot(id) => {
+                // A name or a description is nothing that the engine would look for.
+                if !is_uuid(id) {
+                    let meant = engine.disk_snapshot_meant(id)?.unwrap_or_default();
+                    return Err(engine::Error::Unfit(meant).into());
+                }
                 let name = "disk snapshot".to_owned();
                 holder::look(engine, id, &name, read_only)?;
                 Prepared {
@@ -188,9 +193,10 @@ fn start(
     };
     file.note.asked = true;
     file.update()?;
-    let transfer = engine.start_transfer(&order).inspect_err(|e| {
+    let transfer = engine.start_transfer(&order).map_err(|e| {
         // Only a request that was on its way, and got no answer, may have started one.
         file.note.asked = matches!(e, engine::Error::Unclear(_));
+        explained(engine, &order, e)
     })?;
     file.note.transfer = Some(transfer.id.clone());
     file.note.host.clone_from(&transfer.host);
@@ -211,6 +217,18 @@ fn start(
     Ok((order, transfer))
 }
 
+/// Adds to the refusal of a disk snapshot what the word for it means, where that is another thing.
+fn explained(engine: &Engine, order: &Order, error: engine::Error) -> engine::Error {
+    let meant = match &order.subject {
+        Subject::Snapshot(id) if error.is_refusal() => engine.disk_snapshot_meant(id).ok().flatten(),
+        _ => None,
+    };
+    match meant {
+        Some(meant) => engine::Error::Unfit(format!("{error}. {meant}")),
+        None => error,
+    }
+}
+
 /// Nothing was written: frees the disk, or removes it where it was made here. Where it is not known what the
 /// engine has done, the note stays, for `recover`. `is_there`: the engine has shown the disk.
 fn take_back(
@@ -222,72 +240,95 @@ fn take_back(
 ) -> Failure {
     let engine = engine.uninterrupted();
     let remove = file.note.created && !source.keep_on_failure;
-    let Err(e) = try_to_take_back(&engine, file, is_there, remove) else {
+    let found = find_ours(&engine, file, remove);
+    let Err(e) = found.and_then(|()| undo(&engine, &file.note, is_there, remove)) else {
         file.remove();
         engine.logout();
         return failure;
     };
     file.amend(|note| {
-        note.cause = match remove {
-            true => Cause::NotRemoved,
-            false => Cause::StartFailed,
+        note.cause = match (&e, remove) {
+            (NotUndone::Head(danger), _) => danger.cause(),
+            (NotUndone::Failed(_), true) => Cause::NotRemoved,
+            (NotUndone::Failed(_), false) => Cause::StartFailed,
         };
     });
     let note = &file.note;
     let over = |id: &String| engine.transfer(id).is_ok_and(|t| t.is_none_or(|t| !t.is_open()));
-    if !remove && note.transfer.as_ref().is_some_and(over) {
-        file.remove();
-        let text = format!("{failure}; {e}: look at disk {} in the engine", note.disk_id);
-        return Failure::text(failure.exit, text);
-    }
-    let how = match remove {
-        true => "recover --cancel",
-        false => "recover",
-    };
-    Failure::text(
-        failure.exit,
-        format!(
-            "{failure}; and what was begun is not taken back: {e}; `rhv-mount {how} {}` does it",
-            note.mountpoint.display()
+    let text = match e {
+        NotUndone::Head(danger) => {
+            let left = head::leave(&engine, note, note.id(), &danger);
+            format!("{failure}; and {left}")
+        }
+        NotUndone::Failed(e) if !remove && note.transfer.as_ref().is_some_and(over) => {
+            file.remove();
+            format!("{failure}; {e}: look at disk {} in the engine", note.disk_id)
+        }
+        NotUndone::Failed(e) => format!(
+            "{failure}; and what was begun is not taken back: {e}; `{}` does it",
+            note.recover_line()
         ),
-    )
+    };
+    Failure::text(failure.exit, text)
 }
 
-fn try_to_take_back(
-    engine: &Engine,
-    file: &mut NoteFile,
-    is_there: bool,
-    remove: bool,
-) -> Result<(), engine::Error> {
-    if file.note.transfer.is_none() && file.note.asked {
-        let open = engine.open_transfers(&file.note.disk_id)?;
-        match open.iter().find(|t| file.note.is_proven(t)) {
-            Some(ours) => {
-                file.note.transfer = Some(ours.id.clone());
-                // It only helps `recover`, which also finds the transfer without it.
-                let _ = file.update();
-            }
-            // A disk that was made here goes, and with it the start, if that is still to come.
-            None if remove => {}
-            None => return Err(engine::Error::Failed(not_found(&open))),
+/// The reason why what was begun stays as it is.
+enum NotUndone {
+    Failed(engine::Error),
+    /// The engine might remove a disk that is to stay.
+    Head(Danger),
+}
+
+impl From<engine::Error> for NotUndone {
+    fn from(error: engine::Error) -> Self {
+        NotUndone::Failed(error)
+    }
+}
+
+/// Looks for the transfer whose start got no answer.
+fn find_ours(engine: &Engine, file: &mut NoteFile, remove: bool) -> Result<(), NotUndone> {
+    if file.note.transfer.is_some() || !file.note.asked {
+        return Ok(());
+    }
+    let open = engine.open_transfers(&file.note.disk_id)?;
+    match open.iter().find(|t| file.note.is_proven(t)) {
+        Some(ours) => {
+            file.note.transfer = Some(ours.id.clone());
+            // It only helps `recover`, which also finds the transfer without it.
+            let _ = file.update();
         }
+        // A disk that was made here goes, and with it the start, if that is still to come.
+        None if remove => {}
+        None => return Err(engine::Error::Failed(not_found(&open)).into()),
     }
-    let note = &file.note;
-    let disk = (!note.snapshot).then_some(note.disk_id.as_str());
+    Ok(())
+}
+
+/// Ends the transfer, and with `remove` the disk.
+fn undo(engine: &Engine, note: &Note, is_there: bool, remove: bool) -> Result<(), NotUndone> {
     match (&note.transfer, remove) {
-        (Some(id), true) => engine.discard(id, &note.disk_id),
-        (Some(id), false) => engine.finalize(id, disk, &Interrupt::default()),
+        (Some(id), true) => engine.discard(id, &note.disk_id)?,
+        (Some(id), false) => {
+            let found = engine.transfer(id)?;
+            let danger = found.map(|transfer| head::in_the_way(engine, note, &transfer, false));
+            if let Some(danger) = danger.transpose()?.flatten() {
+                return Err(NotUndone::Head(danger));
+            }
+            let disk = (!note.snapshot).then_some(note.disk_id.as_str());
+            engine.finalize(id, disk, &Interrupt::default())?;
+        }
         (None, true) => match engine.disk(&note.disk_id)? {
-            Some(disk) => engine.remove_disk(&disk.id),
+            Some(disk) => engine.remove_disk(&disk.id)?,
             // The engine removes the disk of an upload that it could not start.
-            None if is_there => Ok(()),
-            None => Err(engine::Error::Failed(format!(
-                "disk {} may appear yet",
-                note.disk_id
-            ))),
+            None if is_there => {}
+            None => {
+                let text = format!("disk {} may appear yet", note.disk_id);
+                return Err(engine::Error::Failed(text).into());
+            }
         },
-        (None, false) => Ok(()),
+        (None, false) => {}
     }
+    Ok(())
 }
 
 /// Says what is known about a start that got no answer, where none of the `open` transfers of the disk is

@@ -9,7 +9,7 @@
 //! | download     | finalize     | finalize       | finalize     | finalize    |
 //!
 //! A finalize is not sent for a raw disk that begins like an image of another format: the engine would remove
-//! it. Such a transfer is left paused instead.
+//! it. Such a transfer is left paused instead, and so is that of a raw disk at which nobody could look.
 //!
 //! [`end_for`] is this table. [`Closing::run`] is called once, by the thread "finalize" or by a drop, and
 //! waits for the engine within the engine's own limits; `interrupt` cuts a finalize short, but never a
@@ -114,7 +114,7 @@ impl<'a> Closing<'a> {
         let between = matches!(self.turn.stage(), Stage::Between { .. });
         match end_for(self.own.stake, verdict) {
             End::Finalize if between => self.finalize(),
-            End::Finalize => match self.own.head_in_the_way() {
+            End::Finalize => match self.head_in_the_way() {
                 Some(danger) => Err(self.left_for_its_head(&danger)),
                 None => self.finalize(),
             },
@@ -176,11 +176,11 @@ impl<'a> Closing<'a> {
                     self.exit_of_a_bad_end(),
                     format!(
                         "transfer {} of {} lost its ticket and was finalized, and whether another one was \
-                         started is not known: {error}; the disk may be locked, `rhv-mount recover {}` looks \
-                         for it and ends it",
+                         started is not known: {error}; the disk may be locked, `{}` looks for it and ends \
+                         it",
                         self.turn.id(),
                         self.own.shown,
-                        self.turn.note().note.mountpoint.display()
+                        self.turn.note().note.recover_line()
                     ),
                 ));
             }
@@ -210,7 +210,7 @@ impl<'a> Closing<'a> {
                     format!(
                         "{e}; {} was made for this run and may be there still: `{}` removes it",
                         self.own.shown,
-                        self.turn.note().note.recover_line(true)
+                        self.turn.note().note.recover_line()
                     ),
                 ))
             }
@@ -236,7 +236,7 @@ impl<'a> Closing<'a> {
     fn leave_paused(&mut self) -> Failure {
         let id = self.turn.id();
         let note = self.turn.note().note.clone();
-        let (host, mountpoint) = (note.host_shown(), note.mountpoint.display());
+        let host = note.host_shown();
         if let Ok(
             None
             | Some(Transfer {
@@ -251,9 +251,9 @@ impl<'a> Closing<'a> {
                 Exit::DataLoss,
                 format!(
                     "transfer {id} of {} on host {host} was ended, not by this mount, before every byte had \
-                     arrived: look at the disk in the engine; `rhv-mount recover {mountpoint}` tells how it \
-                     is",
+                     arrived: look at the disk in the engine; `{}` tells how it is",
                     self.own.shown,
+                    note.recover_line()
                 ),
             );
         }
@@ -266,46 +266,49 @@ impl<'a> Closing<'a> {
             Exit::DataLoss,
             format!(
                 "transfer {id} of {} on host {host} is left {}, since not every byte arrived: the disk is \
-                 kept, locked. Mount it again after `rhv-mount recover --finalize {mountpoint}`, which frees \
-                 it with what has arrived, and write the image once more",
+                 kept, locked. Mount it again after `{}`, which frees it with what has arrived, and write \
+                 the image once more",
                 self.own.shown,
                 if paused.is_ok() { "paused" } else { "open" },
+                note.recover_with("--finalize")
             ),
         )
     }
 
-    /// The engine would remove the disk if it were asked to finalize the upload.
-    fn left_for_its_head(&mut self, danger: &Danger) -> Failure {
-        let id = self.turn.id();
-        self.note_cause(Cause::OtherHead);
-        let paused = self.own.engine.pause(&id);
-        if let Err(e) = &paused {
-            warn!("{e}");
+    /// Returns why the engine might remove the disk if it were asked to finalize the upload. A disk that could
+    /// not be opened is looked at now: two servers lead to it, and only one of them may have failed.
+    fn head_in_the_way(&mut self) -> Option<Danger> {
+        let danger = match self.own.head.get() {
+            Some(question) => question(),
+            None => self.own.minds_the_head().then_some(Danger::Unseen),
+        };
+        if danger != Some(Danger::Unseen) {
+            return danger;
         }
-        let note = self.turn.note().note.clone();
-        Failure::text(
-            Exit::DataLoss,
-            format!(
-                "transfer {id} of {} on host {} is left {} and not finalized: {}",
-                self.own.shown,
-                note.host_shown(),
-                if paused.is_ok() { "paused" } else { "open" },
-                head::way_out(danger, &note.mountpoint),
-            ),
-        )
+        let transfer = self.turn.stage().transfer().clone();
+        let seen = head::in_the_way(&self.own.engine, &self.turn.note().note, &transfer, false);
+        seen.unwrap_or_else(|e| {
+            info!("{e}");
+            danger
+        })
+    }
+
+    /// The engine would remove the disk if it were asked to finalize the upload, or might.
+    fn left_for_its_head(&mut self, danger: &Danger) -> Failure {
+        self.note_cause(danger.cause());
+        let (id, note) = (self.turn.id(), &self.turn.note().note);
+        Failure::text(Exit::DataLoss, head::leave(&self.own.engine, note, &id, danger))
     }
 
     fn not_finalized(&mut self, id: &str, error: &engine::Error, gone: bool) -> Failure {
         let note = self.turn.note().note.clone();
-        let mountpoint = note.mountpoint.display();
+        let again = note.recover_line();
         let next = match (gone, error) {
             (true, _) => "look at the disk in the engine before you use it".to_owned(),
             (false, engine::Error::Interrupted) => {
-                format!("gave up waiting on a signal; `rhv-mount recover {mountpoint}` waits for it again")
+                format!("gave up waiting on a signal; `{again}` waits for it again")
             }
-            (false, _) => {
-                format!("the disk may be locked; `rhv-mount recover {mountpoint}` tries again")
-            }
+            (false, _) => format!("the disk may be locked; `{again}` tries again"),
         };
         Failure::text(
             self.exit_of_a_bad_end(),

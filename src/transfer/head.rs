@@ -1,22 +1,27 @@
-//! The head of a raw disk whose upload is to be finalized without the mount that wrote it: the engine removes
-//! a raw disk that begins like an image of another format (see `disk::head`).
+//! The head of a raw disk whose upload is to be finalized by somebody who has not watched it: `recover`, or a
+//! run that could not open the disk. The engine removes a raw disk that begins like an image of another
+//! format (see `disk::head`), and a cancel removes it in any case. So the head is looked at over the transfer
+//! itself, and where nobody can do that, the transfer is left as it is.
 
 use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
-use tracing::info;
+use tracing::{info, warn};
 
-use super::note::Note;
+use super::note::{Cause, Note};
 use crate::disk::{HEAD_BYTES, ImageFormat, detect};
-use crate::engine::{self, Direction, Engine, Interrupt, Phase, Transfer};
+use crate::engine::{self, Direction, Engine, Interrupt, Patience, Phase, Transfer};
 use crate::failure::{Exit, Failure};
 use crate::imageio::{Endpoint, Image, TransferUrl};
+use crate::logging::plain;
 use crate::remote::Remote;
 use crate::trust::Trust;
 
 /// Longest silence of the server, which has 512 bytes to send.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest wait for a transfer that is not ready: two looks of the engine, 10 s apart.
+const READY_LIMIT: Duration = Duration::from_secs(25);
 
 /// The reason why the engine may remove the disk when it is asked to finalize the upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +30,16 @@ pub(crate) enum Danger {
     Like(String),
     /// Nobody could look at its first bytes.
     Unseen,
+}
+
+impl Danger {
+    /// The reason why the transfer is left then.
+    pub(super) fn cause(&self) -> Cause {
+        match self {
+            Danger::Like(_) => Cause::OtherHead,
+            Danger::Unseen => Cause::HeadUnseen,
+        }
+    }
 }
 
 impl fmt::Display for Danger {
@@ -43,17 +58,25 @@ impl fmt::Display for Danger {
     }
 }
 
-/// Returns why the upload that a killed mount has left must not be finalized. Where the disk can't be read,
-/// not even after a resume, which prolongs the ticket, the note tells what was there when it was mounted: the
-/// mount lets nobody write another such head. A mount that was killed before it had looked has left nothing
-/// that tells; with `at_all_costs` that is no reason.
+/// Returns why the upload `transfer`, which others than this process have had open or nobody, must not be
+/// finalized. Where the disk can't be read, not even after a resume, which prolongs the ticket, the note
+/// tells what was there when it was mounted: the mount lets nobody write another such head. A mount that was
+/// gone before it had looked has left nothing that tells; with `at_all_costs` that is no reason.
 pub(crate) fn in_the_way(
     engine: &Engine,
     note: &Note,
     transfer: &Transfer,
     at_all_costs: bool,
-) -> Result<Option<Danger>, Failure> {
+) -> Result<Option<Danger>, engine::Error> {
     if note.snapshot || note.direction == Direction::Download {
+        return Ok(None);
+    }
+    let may_wait = matches!(
+        transfer.phase,
+        Phase::Coming(_) | Phase::Transferring | Phase::Paused(_)
+    );
+    // Others end it already, whatever is asked for here.
+    if !may_wait {
         return Ok(None);
     }
     if !engine.disk(&note.disk_id)?.is_some_and(|disk| disk.raw) {
@@ -61,13 +84,13 @@ pub(crate) fn in_the_way(
     }
     let trust = note.imageio_trust.as_ref().unwrap_or(&note.trust);
     let mut seen = look(transfer, trust);
-    if let (Err(e), Phase::Paused(_)) = (&seen, &transfer.phase) {
+    if let (Err(e), Phase::Paused(_) | Phase::Coming(_)) = (&seen, &transfer.phase) {
         info!(
-            "resuming transfer {}, to read the head of its disk: {e}",
+            "the head of the disk of transfer {} is not to be read yet: {e}",
             transfer.id
         );
-        if let Ok(resumed) = resume(engine, transfer) {
-            seen = look(&resumed, trust);
+        if let Ok(ready) = make_ready(engine, transfer) {
+            seen = look(&ready, trust);
         }
     }
     Ok(match seen {
@@ -82,11 +105,40 @@ pub(crate) fn in_the_way(
     })
 }
 
-/// Resumes a transfer that is about to be ended, whoever has paused it.
-fn resume(engine: &Engine, transfer: &Transfer) -> Result<Transfer, engine::Error> {
-    engine.resume(&transfer.id)?;
-    let seen = engine.transfer(&transfer.id)?.unwrap_or_else(|| transfer.clone());
-    engine.wait_for_urls(engine.wait_for_transferring(seen)?, &Interrupt::default())
+/// Waits for a transfer that is about to be ended; one that is paused is resumed, whoever has paused it.
+fn make_ready(engine: &Engine, transfer: &Transfer) -> Result<Transfer, engine::Error> {
+    if matches!(transfer.phase, Phase::Paused(_)) {
+        engine.resume(&transfer.id)?;
+    }
+    let interrupt = Interrupt::default();
+    let mut patience = Patience::steady(READY_LIMIT, &interrupt);
+    loop {
+        let seen = engine.transfer(&transfer.id)?.unwrap_or_else(|| transfer.clone());
+        match &seen.phase {
+            Phase::Transferring => return engine.wait_for_urls(seen, &interrupt),
+            Phase::Coming(_) if patience.pause()? => {}
+            other => {
+                let text = format!("transfer {} is {other}", transfer.id);
+                return Err(engine::Error::Failed(text));
+            }
+        }
+    }
+}
+
+/// Pauses an upload that is not finalized for its head, and says so.
+pub(super) fn leave(engine: &Engine, note: &Note, id: &str, danger: &Danger) -> String {
+    let paused = engine.pause(id);
+    if let Err(e) = &paused {
+        warn!("{e}");
+    }
+    plain(&format!(
+        "transfer {id} of disk {} ({}) on host {} is left {} and not finalized: {}",
+        note.disk_id,
+        note.disk_name,
+        note.host_shown(),
+        if paused.is_ok() { "paused" } else { "open" },
+        way_out(danger, note)
+    ))
 }
 
 /// Reads the head of the disk that `transfer` has open, straight from the host or through the engine's proxy,
@@ -128,8 +180,8 @@ pub(super) fn warning(disk: &str, danger: &Danger) -> String {
 }
 
 /// Says what a finalize would do, and what can be done instead.
-pub(crate) fn way_out(danger: &Danger, mountpoint: &Path) -> String {
-    let recover = format!("`rhv-mount recover --finalize {}`", mountpoint.display());
+pub(crate) fn way_out(danger: &Danger, note: &Note) -> String {
+    let recover = format!("`{}`", note.recover_with("--finalize"));
     match danger {
         Danger::Like(_) => format!(
             "{danger}. It is kept, locked. Resume the transfer in the engine, write other bytes over the disk's \
@@ -137,8 +189,9 @@ pub(crate) fn way_out(danger: &Danger, mountpoint: &Path) -> String {
              {recover}; or let the engine's administrator unlock the disk (unlock_entity.sh)"
         ),
         Danger::Unseen => format!(
-            "{danger}. It is kept, locked. {recover} looks again; where it can't look either, it finalizes the \
-             upload all the same, since you say so"
+            "{danger}. It is kept, locked. `{}` looks again, once the host can be reached, and frees it; \
+             {recover} does so even where nobody can look, since you say that it begins like no image",
+            note.recover_line()
         ),
     }
 }

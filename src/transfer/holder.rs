@@ -75,12 +75,12 @@ fn lets_go_soon(note: &Note, owner: Owner) -> Option<String> {
     };
     match owner {
         _ if says_so => Some(format!(
-            "process {}, which had it mounted on {shown}, is bringing the last data home",
-            note.pid
+            "{}, which had it mounted on {shown}, is bringing the last data home",
+            note.process_shown(owner)
         )),
         Owner::Busy => Some(format!(
-            "what a mount on {shown} has left is being recovered, or process {} is about to be gone",
-            note.pid
+            "what a mount on {shown} has left is being recovered, or {} is about to be gone",
+            note.process_shown(owner)
         )),
         _ => None,
     }
@@ -89,7 +89,6 @@ fn lets_go_soon(note: &Note, owner: Owner) -> Option<String> {
 /// Says who has the disk, and what can be done.
 fn held(note: &Note, owner: Owner, read_only: bool) -> String {
     let shown = note.mountpoint.display();
-    let again = note.recover_line(true);
     let one_at_a_time = match read_only && note.direction == Direction::Download {
         true => {
             "the engine gives a disk to one transfer at a time, also to read it. Read it there \
@@ -106,19 +105,19 @@ fn held(note: &Note, owner: Owner, read_only: bool) -> String {
             shell::word(&note.mountpoint)
         ),
         Owner::Elsewhere => format!(
-            "it is mounted on {shown} by process {} of another container or machine (its name is {}), and \
-             {one_at_a_time} there",
-            note.pid, note.machine
+            "it is mounted on {shown} by {}, and {one_at_a_time} there",
+            note.process_shown(owner)
         ),
         Owner::Foreign | Owner::Unknown => format!(
-            "process {} of another container or machine (its name is {}) has mounted it on {shown}, and \
-             nothing here tells whether that is at work; if it is not, end its transfer there, or with \
-             `{again} --finalize`",
-            note.pid, note.machine
+            "{} has mounted it on {shown}, and nothing here tells whether that is at work; if it is not, end \
+             its transfer there, or with `{}`",
+            note.process_shown(owner),
+            note.recover_with("--finalize")
         ),
         Owner::Gone | Owner::Busy => format!(
-            "a mount on {shown} has left it: {}; end it with `{again}`",
-            note.cause.words()
+            "a mount on {shown} has left it: {}; end it with `{}`",
+            note.cause.words(),
+            note.recover_line()
         ),
     }
 }

@@ -8,7 +8,7 @@
 //! renewal   another transfer in place of one whose ticket has ended
 //! fate      whether there is to be another one
 //! end       the table of ends: finalize, remove the disk, or leave the transfer paused
-//! head      the first bytes of a disk that a killed mount has left
+//! head      the first bytes of a disk that this run could not open, or that a killed mount has left
 //! holder    who has a disk that another mount wants
 //! note      the facts from which `recover` finds a transfer that this process could not end
 //! note_file the file with them, and its lock, which says that this process lives
@@ -39,15 +39,14 @@ use std::time::Duration;
 use self::end::Closing;
 pub(crate) use self::end::Verdict;
 use self::head::Danger;
-use self::life::{Course, Life, Turn};
+use self::life::{Course, Life, Stage, Turn};
 use self::note::Cause;
 use self::renewal::Renewal;
 use crate::engine::{Direction, Engine, Interrupt, Order, Subject};
 use crate::failure::{Exit, Failure};
 use crate::imageio::{TicketState, TransferUrl};
 use crate::output::tell;
-use crate::settings::EngineSource;
-use crate::trust::Trust;
+use crate::settings::{DiskSettings, EngineSource};
 
 /// Returns why the engine might remove the disk now, if it were asked to finalize the upload.
 type HeadQuestion = Box<dyn Fn() -> Option<Danger> + Send + Sync>;
@@ -122,13 +121,12 @@ impl OwnTransfer {
         let _ = self.head.set(Box::new(question));
     }
 
-    /// Notes, for `recover`, that the head was looked at over a connection under `trust`, before anything was
-    /// written, and what it was detected as.
-    pub(crate) fn note_head(&self, head: Option<&Danger>, trust: &Trust) -> Result<(), Failure> {
+    /// Notes, for `recover`, that the head was looked at before anything was written, and what it was
+    /// detected as.
+    pub(crate) fn note_head(&self, head: Option<&Danger>) -> Result<(), Failure> {
         let mut turn = self.life.turn();
         let file = turn.note();
         file.note.looked = true;
-        file.note.imageio_trust = Some(trust.clone());
         if let Some(Danger::Like(format)) = head {
             file.note.head = Some(format.clone());
         }
@@ -167,16 +165,25 @@ impl OwnTransfer {
     }
 
     /// Logs in, finds or makes the disk, and starts the transfer. What was made is taken back when that
-    /// fails. `mountpoint` is the path under which `recover` finds what is left; `retry_time` is how long a
-    /// request of the data path waits before it fails.
+    /// fails. `mountpoint` is the path under which `recover` finds what is left; `settings` are those of the
+    /// data path.
     pub(crate) fn acquire(
         source: &EngineSource,
-        read_only: bool,
+        settings: &DiskSettings,
         mountpoint: &Path,
-        retry_time: Duration,
         interrupt: &Interrupt,
     ) -> Result<OwnTransfer, Failure> {
-        acquire::acquire(source, read_only, mountpoint, retry_time, interrupt)
+        acquire::acquire(source, settings, mountpoint, interrupt)
+    }
+
+    /// The command that ends what is left of it. While no transfer holds the disk, the disk names it.
+    pub(crate) fn recover_line(&self) -> String {
+        let stage = self.life.stage();
+        let id = match &stage {
+            Stage::Between { .. } => &self.disk.0,
+            _ => &stage.transfer().id,
+        };
+        format!("rhv-mount recover {id}")
     }
 
     /// Looks at the transfer every few seconds, in a thread of its own, until it has ended. `touch` counts as

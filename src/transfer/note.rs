@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Account, Direction, Mark, Transfer};
+use crate::engine::{Account, Direction, Mark, Transfer, is_uuid};
 use crate::process::identity::{start_of, this_boot, this_machine, this_pid_namespace};
 use crate::settings::account::LoginPlaces;
 use crate::shell;
@@ -61,7 +61,7 @@ pub(crate) struct Note {
     /// The head of the raw disk was looked at, and writes of such a head are refused since.
     #[serde(default)]
     pub(crate) looked: bool,
-    /// The trust in imageio where it is not that in the engine; noted when the head is looked at.
+    /// The trust in imageio where it is not that in the engine.
     #[serde(default)]
     pub(crate) imageio_trust: Option<Trust>,
     /// The reason why the transfer is left, once its process is gone.
@@ -100,6 +100,8 @@ pub(crate) enum Cause {
     EndedByOthers,
     /// The disk begins like an image of another format, so that a finalize would have removed it.
     OtherHead,
+    /// Nobody could look at the first bytes of the disk, so that a finalize might have removed it.
+    HeadUnseen,
     /// A disk that was made for the run was to be removed, and may be there still.
     NotRemoved,
     /// Whether another transfer was started in place of one that had lost its ticket.
@@ -130,6 +132,9 @@ impl Cause {
             }
             Cause::OtherHead => {
                 "its disk begins like an image of another format, so its transfer is not finalized"
+            }
+            Cause::HeadUnseen => {
+                "nobody could look at the first bytes of its disk, so its transfer is not finalized"
             }
             Cause::NotRemoved => "its disk, which was made for it, could not be removed",
             Cause::StartUnclear => {
@@ -249,15 +254,41 @@ impl Note {
         self.host.as_deref().unwrap_or("unknown")
     }
 
-    /// The command that ends what is left; `alone` among the notes of its mountpoint.
-    pub(crate) fn recover_line(&self, alone: bool) -> String {
-        let which = match &self.transfer {
-            Some(transfer) if !alone => transfer.clone(),
-            _ => shell::word(&self.mountpoint),
-        };
+    /// The command that ends what is left, for a shell.
+    pub(crate) fn recover_line(&self) -> String {
         match self.cause {
-            Cause::NotRemoved => format!("rhv-mount recover --cancel {which}"),
-            _ => format!("rhv-mount recover {which}"),
+            Cause::NotRemoved => self.recover_with("--cancel"),
+            _ => format!("rhv-mount recover {}", self.which()),
+        }
+    }
+
+    /// The same with an option.
+    pub(crate) fn recover_with(&self, option: &str) -> String {
+        format!("rhv-mount recover {option} {}", self.which())
+    }
+
+    /// The id by which `recover` takes what is left: that of the transfer, or of the disk while there is
+    /// none.
+    pub(crate) fn id(&self) -> &str {
+        self.transfer.as_deref().unwrap_or(&self.disk_id)
+    }
+
+    /// The word for `recover` that means this note alone: others may stand on the same mountpoint.
+    fn which(&self) -> String {
+        match is_uuid(self.id()) {
+            true => self.id().to_owned(),
+            false => shell::word(&self.mountpoint),
+        }
+    }
+
+    /// The process that it belongs to, for people: the number of one in another container means nothing here.
+    pub(crate) fn process_shown(&self, owner: Owner) -> String {
+        match owner {
+            Owner::AtWork | Owner::Busy | Owner::Gone => format!("process {}", self.pid),
+            Owner::Elsewhere | Owner::Foreign | Owner::Unknown => format!(
+                "process {} of another container or machine (its name is {})",
+                self.pid, self.machine
+            ),
         }
     }
 

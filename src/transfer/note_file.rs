@@ -265,28 +265,26 @@ fn is_left_of_another_disk(path: &Path, ours: &Note) -> bool {
 fn in_the_way(path: &Path, mountpoint: &Path) -> Failure {
     let shown = mountpoint.display();
     let why = match look(path) {
-        Ok((other, Owner::AtWork)) => format!(
-            "process {} serves disk {} ({}) there",
-            other.pid, other.disk_id, other.disk_name
+        Ok((other, owner @ (Owner::AtWork | Owner::Elsewhere))) => format!(
+            "{} serves disk {} ({}) on that path",
+            other.process_shown(owner),
+            other.disk_id,
+            other.disk_name
         ),
-        Ok((other, Owner::Elsewhere)) => format!(
-            "process {} of another container or machine (its name is {}) serves disk {} ({}) on the same \
-             path",
-            other.pid, other.machine, other.disk_id, other.disk_name
-        ),
-        Ok((_, Owner::Busy)) => format!(
-            "an earlier mount there is being recovered; wait until that is over, see `rhv-mount recover \
-             {shown}`"
+        Ok((other, Owner::Busy)) => format!(
+            "an earlier mount there is being recovered; wait until that is over, see `{}`",
+            other.recover_line()
         ),
         Ok((other, Owner::Gone)) => format!(
             "an earlier mount of this disk there has left its transfer: {}; see to it with `{}` first",
             other.cause.words(),
-            other.recover_line(true)
+            other.recover_line()
         ),
-        Ok((other, Owner::Foreign | Owner::Unknown)) => format!(
-            "this disk was mounted on the same path by process {} of another container or machine (its name \
-             is {}), and nothing here tells whether that is at work; see `rhv-mount recover {shown}`",
-            other.pid, other.machine
+        Ok((other, owner @ (Owner::Foreign | Owner::Unknown))) => format!(
+            "this disk was mounted on the same path by {}, and nothing here tells whether that is at work; \
+             see `{}`",
+            other.process_shown(owner),
+            other.recover_line()
         ),
         Err(e) => format!(
             "the note of an earlier mount, {}, is not readable: {e}; {UNREADABLE}",

@@ -6,12 +6,14 @@
 
 #![allow(unreachable_pub, reason = "nothing in a test crate is reachable from outside")]
 
+mod aged;
 mod answers;
 mod attributes;
 mod bad_servers;
 mod bare_system;
 mod command;
 mod completions;
+mod containers;
 mod endings;
 mod endless;
 mod extents;
@@ -20,6 +22,7 @@ mod features;
 mod fetched;
 mod few_connections;
 mod flush_promise;
+mod hanging;
 mod heads;
 mod holders;
 mod hostile;

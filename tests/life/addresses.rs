@@ -63,11 +63,12 @@ fn a_proxy_that_is_asked_for_and_does_not_answer_is_named() {
     assert!(engine.disks().is_empty(), "the new disk is left");
 }
 
-/// Nothing was written, so the existing disk is free again and its upload was not cancelled.
+/// Nothing was written, so the existing disk, which may begin like anything as a qcow2 disk, is free again,
+/// and its upload was not cancelled. `unseen` has the raw disks.
 #[test]
 fn a_host_and_a_proxy_that_do_not_answer_are_both_named() {
     let engine = Engine::with(["--proxy-url", "dead"]);
-    let (disk, content) = used_disk(&engine, "web01", "raw");
+    let (disk, content) = used_disk(&engine, "web01", "cow");
     engine.switch(&json!({"switch": "url_host", "value": "dead"}));
     let ran = over(&engine, &existing("web01"), "true");
     assert_told(&ran, &[CANNOT_CONNECT], &["refused", "127.0.0.1"]);

@@ -95,6 +95,9 @@ const FAILED: &[i32] = &[ENGINE_FAILED];
 const LOST: &[i32] = &[DATA_MAY_BE_LOST];
 const MENDED_OR_FAILED: &[i32] = &[DONE, ENGINE_FAILED, CANNOT_CONNECT];
 
+/// The remedy for a disk that is left because nobody could look at it.
+const LOOKS: &str = "looks again";
+
 const NEW_DISK: &str = "POST .*/disks$";
 const NEW_TRANSFER: &str = "POST .*/imagetransfers$";
 const FINALIZE: &str = "/finalize$";
@@ -209,14 +212,21 @@ pub(crate) fn of_transfers() -> Vec<Row> {
         row("transfer_fault", Old, FAILED, &["no host"], Gone).value(json!("failed")),
         row("stay_initializing", New, FINE, &[], Gone).value(json!(1.0)),
         row("stay_initializing", New, FAILED, &["initializing"], Gone),
-        row("stay_initializing", Old, FAILED, &["initializing"], Untouched),
+        // Nobody can look at the first bytes of a raw disk, so its upload is not finalized.
+        row("stay_initializing", Old, FAILED, &["initializing", LOOKS], There),
         row("paused_before_data", New, FAILED, &["paused_system"], Gone),
-        row("paused_before_data", Old, FAILED, &["paused_system"], Untouched),
+        row(
+            "paused_before_data",
+            Old,
+            FAILED,
+            &["paused_system", LOOKS],
+            There,
+        ),
         row("unknown_phase", New, FINE, &[], Gone).times(3),
         row("url_missing", New, FINE, &[], Gone),
         row("url_missing", Old, FINE, &[], There).value(json!("proxy_url")),
         row("url_missing", New, FAILED, &["url"], Gone).value(json!("both")),
-        row("url_missing", Old, FAILED, &["url"], Untouched).value(json!("both")),
+        row("url_missing", Old, FAILED, &["url", LOOKS], There).value(json!("both")),
         row("url_host", New, FINE, &["proxy"], Gone),
         row("url_host", Old, FINE, &["proxy"], There).value(json!("silent")),
         row("extend_stopped", Old, FINE, &[], There),

@@ -207,7 +207,7 @@ with open(sys.argv[1], "r+b") as f, mmap.mmap(f.fileno(), 4096) as m:
 }
 
 /// A disk whose first bytes are a guest's LUKS header already.
-fn encrypted(engine: &Engine) -> (DiskState, PathBuf) {
+pub(crate) fn encrypted(engine: &Engine) -> (DiskState, PathBuf) {
     let content = engine.dir().join("vault.content");
     let mut bytes = vec![7; SIZE as usize];
     bytes[..HEAD].copy_from_slice(&padded(LUKS));

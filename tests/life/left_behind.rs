@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ use crate::support::mount::{BINARY, Mount, Mounting, is_mounted, processes_with,
 use crate::support::run::{Ran, sh, wait_until};
 
 /// Mounts `disk` on `point` in the background.
-fn mount_on(engine: &Engine, disk: &str, point: &Path) -> Ran {
+pub(crate) fn mount_on(engine: &Engine, disk: &str, point: &Path) -> Ran {
     let mut args: Vec<OsString> = engine.args();
     args.extend(existing(disk).iter().map(OsString::from));
     args.push(point.into());
@@ -29,14 +29,19 @@ fn mount_on(engine: &Engine, disk: &str, point: &Path) -> Ran {
     engine.run(args, 60)
 }
 
-/// Kills the mount on `point`, and removes it from the tree.
-fn kill_and_clear(point: &Path) {
+/// Kills the mount on `point`.
+pub(crate) fn kill(point: &Path) {
     for pid in processes_with(point.as_os_str()) {
-        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill the mount");
+        signal::kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill the mount");
     }
     wait_until("the mount is gone", 20, || {
         processes_with(point.as_os_str()).is_empty()
     });
+}
+
+/// Kills the mount on `point`, and removes it from the tree.
+fn kill_and_clear(point: &Path) {
+    kill(point);
     let ran = rhv_mount(None, [Path::new("umount"), point]);
     assert_told(&ran, &[DATA_MAY_BE_LOST], &["rhv-mount recover"]);
     assert!(!is_mounted(point), "{ran}");
@@ -76,7 +81,7 @@ fn the_line_that_status_shows_ends_what_a_killed_mount_has_left_without_asking()
     mount.kill();
     let (one, text) = told_of(&transfer);
     let one = one.expect("status tells of it");
-    let line = format!("rhv-mount recover {}", mount.mountpoint().display());
+    let line = format!("rhv-mount recover {transfer}");
     for (key, value) in [
         ("happened", "killed"),
         ("disk_id", disk.id.as_str()),
@@ -131,7 +136,7 @@ fn a_finalize_that_failed_is_no_death() {
     let other = engine.dir().join("other.raw");
     for at in [&point, &other] {
         let ran = mount_on(&engine, "web01", at);
-        let line = format!("rhv-mount recover {}", point.display());
+        let line = format!("rhv-mount recover {}", engine.transfer().id);
         assert_told(&ran, &[ENGINE_FAILED], &["has not finalized", &line]);
         assert!(!ran.stderr.contains("killed"), "{ran}");
     }
@@ -300,12 +305,7 @@ fn a_mount_on_a_path_that_is_not_utf_8_is_told_and_recovered() {
     engine.run(args, 60).ok();
     write_and_sync(&point, MIB, MIB, 85);
     let transfer = engine.transfer().id;
-    for pid in processes_with(point.as_os_str()) {
-        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill the mount");
-    }
-    wait_until("the mount is gone", 20, || {
-        processes_with(point.as_os_str()).is_empty()
-    });
+    kill(&point);
     let one = told_of(&transfer).0.expect("status tells of it");
     assert_eq!(one["mountpoint_bytes"], json!(point.as_os_str().as_bytes()));
     let line = one["recover"].as_str().expect("a line").to_owned();

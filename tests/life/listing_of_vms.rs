@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::listing::{each, list, objects, table};
-use crate::rig::{ENGINE_FAILED, SIZE, over};
+use crate::rig::{ENGINE_FAILED, SIZE, assert_refused, over};
 use crate::support::content::{MIB, random_image};
 use crate::support::engine::Engine;
+
+/// An id that nothing has.
+const NOWHERE: &str = "0f3c2d4e-88f5-4a59-b1a9-3c6e2f1d7a60";
 
 /// Two disks of a VM, each with two snapshots, and their contents.
 pub(crate) fn machine(engine: &Engine) -> Vec<PathBuf> {
@@ -47,8 +50,25 @@ fn a_listed_disk_snapshot_is_what_the_mount_takes_and_a_vm_snapshot_is_not() {
     }
     let of_the_vm = listed[1]["vm_snapshot_id"].as_str().expect("an id").to_owned();
     assert_eq!(listed[4]["vm_snapshot_id"], *of_the_vm, "the disks share it");
-    let ran = over(&engine, &["--disk-snapshot".into(), of_the_vm], "true");
-    assert_eq!(ran.code, Some(ENGINE_FAILED), "{ran}");
+    // Whatever somebody takes for a disk snapshot is answered with those that may be meant.
+    let ids = each(&listed, "id");
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let disk = engine.disk("web_Disk2").expect("the disk").id;
+    let none = "not the id of a disk snapshot";
+    for (given, meant) in [
+        (of_the_vm.as_str(), [ids[1], ids[4], "a snapshot of a VM"]),
+        ("snapshot 1", [ids[1], ids[4], "a snapshot of a VM"]),
+        (&disk, [ids[3], ids[4], "a disk"]),
+        ("web_Disk2", [ids[3], ids[4], "a disk"]),
+        ("nothing", ["nothing", none, "their ids"]),
+        (NOWHERE, [NOWHERE, none, "their ids"]),
+    ] {
+        let ran = over(&engine, &["--disk-snapshot".into(), given.into()], "true");
+        let words = [&meant[..], &["rhv-mount list snapshots"]].concat();
+        assert_refused(&ran, &[ENGINE_FAILED], &words);
+        assert!(!ran.stderr.contains(ids[0]), "{ran}");
+    }
+    assert!(engine.state_files().is_empty());
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn a_disk_that_a_killed_mount_has_left_is_refused_with_the_line_that_ends_it() {
     let (disk, content) = used_disk(&engine, "web01", "raw");
     let first = engine.mounting(existing("web01")).start();
     first.kill();
-    let line = format!("`rhv-mount recover {}`", first.mountpoint().display());
+    let line = format!("`rhv-mount recover {}`", engine.transfer().id);
     let ran = over(&engine, &existing("web01"), "true");
     assert_refused(&ran, &[ENGINE_FAILED], &["was killed", &line]);
     assert_not_waited(&engine, &disk.id);

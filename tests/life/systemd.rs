@@ -54,7 +54,7 @@ at_work() {
     systemctl start "$1"
     # The process that serves speaks a moment after the launcher.
     [ "$2" = web03 ] || until systemctl show -p StatusText "$1" | grep -q "=$2 on"; do sleep 0.1; done
-    systemctl show -p ActiveState -p StatusText -p MainPID "$1"
+    systemctl show -p ActiveState -p StatusText -p MainPID -p NotifyAccess "$1"
     dd if="$dir/source-$2" of="$dir/$2/disk" conv=notrunc status=none
 }
 stopped() {
@@ -191,6 +191,8 @@ fn units_wait_for_the_disk_at_the_start_and_for_its_bytes_at_the_end_and_at_a_sh
         3,
         "{said}"
     );
+    // The packaged unit, in the foreground form, and one in the background form: only the main process is heard.
+    assert_eq!(said.matches("NotifyAccess=main").count(), 3, "{said}");
     for (name, told) in [
         ("web01", true),
         ("web02", true),

@@ -16,11 +16,13 @@
 //! disks      disks
 //! domains    storage domains
 //! snapshots  disk snapshots, told from the VM snapshots that they belong to
+//! meant      the disk snapshots that a wrong word may mean
 //! vms        VMs, their disks and their snapshots
 //! ```
 
 mod disks;
 mod domains;
+mod meant;
 mod snapshots;
 mod vms;
 

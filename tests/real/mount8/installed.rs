@@ -5,14 +5,17 @@
 
 use std::fs;
 use std::os::unix::fs::chown;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::rig::{Point, assert_free, engine, login, source, transfer};
+use tempfile::TempDir;
+
+use super::rig::{Point, assert_free, await_end, engine, login, source, transfer};
 use crate::support::daemon::{Daemon, LocalSocket, Scheme};
-use crate::support::mount::{BINARY, clean_environment, processes_with};
+use crate::support::disk::Disk;
+use crate::support::mount::{BINARY, clean_environment};
 use crate::support::redaction::{assert_shows_none, secret_of};
-use crate::support::run::{Ran, is_root, run, scratch, wait_until};
+use crate::support::run::{Ran, is_root, run, scratch};
 
 const NOBODY: u32 = 65534;
 
@@ -54,6 +57,43 @@ fn with_installed_helpers(dir: &Path, fstab: &str, body: &str, args: &[&Path]) -
     run(&mut command, 150)
 }
 
+/// A disk behind a transfer URL, the options that mount it, and an image to be copied there.
+struct Job {
+    disk: Disk,
+    options: String,
+    source: PathBuf,
+    point: Point,
+    dir: TempDir,
+    _daemon: Daemon,
+}
+
+impl Job {
+    fn new() -> Job {
+        let (daemon, dir) = (Daemon::start(Scheme::Https, LocalSocket::None), scratch());
+        let point = Point::new(dir.path());
+        let (disk, options) = transfer(&daemon, dir.path());
+        let source = source(dir.path());
+        Job {
+            disk,
+            options,
+            source,
+            point,
+            dir,
+            _daemon: daemon,
+        }
+    }
+
+    /// Checks that what has run showed no ticket, and that the disk holds the image once the mount has ended.
+    #[track_caller]
+    fn assert_copied(mut self, ran: &Ran) {
+        assert_shows_none(ran, &[secret_of(self.disk.url())]);
+        self.disk
+            .compare_with(&self.source)
+            .expect("the disk holds the copy");
+        self.point.await_end();
+    }
+}
+
 /// On a directory, umount(8) takes the mount for any `fuse` and has to be told of the helper; not with `-c`,
 /// as systemd calls it.
 #[test]
@@ -80,9 +120,7 @@ fn a_plain_umount_of_what_root_has_mounted_without_mount_waits_too() {
         let args = [Path::new(&options), &target, &disk, &source, Path::new(umount)];
         with_installed_helpers(dir.path(), "", body, &args).ok();
         assert_free(&engine, &source);
-        wait_until("the process has ended", 20, || {
-            processes_with(target.as_os_str()).is_empty()
-        });
+        await_end(&target);
         point.assert_no_line_left();
     }
 }
@@ -94,11 +132,11 @@ fn mount_of_libfuse_runs_it_with_options_of_its_own() {
     if !is_root() {
         return;
     }
-    let (daemon, dir) = (Daemon::start(Scheme::Https, LocalSocket::None), scratch());
-    let point = Point::new(dir.path());
-    let (mut disk, options) = transfer(&daemon, dir.path());
-    let source = source(dir.path());
-    let options = format!("{options},fsname=a disk,subtype=rhv-mount,attr_timeout=5,kernel_cache");
+    let job = Job::new();
+    let options = format!(
+        "{},fsname=a disk,subtype=rhv-mount,attr_timeout=5,kernel_cache",
+        job.options
+    );
     let body = r#"
         rm "$sbin/mount.fuse.rhv-mount"; ln -s "$bin" "$sbin/rhv-mount"
         env -i /usr/bin/mount -t fuse.rhv-mount -o "$1" none "$2"
@@ -106,12 +144,10 @@ fn mount_of_libfuse_runs_it_with_options_of_its_own() {
         cat "$3" > "$2/disk"
         env -i /usr/bin/umount "$2"
     "#;
-    let args = [Path::new(&options), &point.0, &source];
-    let ran = with_installed_helpers(dir.path(), "", body, &args).ok();
-    assert_shows_none(&ran, &[secret_of(disk.url())]);
+    let args = [Path::new(&options), &job.point.0, &job.source];
+    let ran = with_installed_helpers(job.dir.path(), "", body, &args).ok();
     assert_eq!(ran.stdout.trim(), r"a\x20disk fuse.rhv-mount");
-    disk.compare_with(&source).expect("the disk holds the copy");
-    point.await_end();
+    job.assert_copied(&ran);
 }
 
 #[test]
@@ -119,14 +155,12 @@ fn an_ordinary_user_mounts_and_unmounts_what_fstab_lets_users_mount() {
     if !is_root() {
         return;
     }
-    let (daemon, dir) = (Daemon::start(Scheme::Https, LocalSocket::None), scratch());
-    let point = Point::new(dir.path());
-    let (mut disk, options) = transfer(&daemon, dir.path());
-    let source = source(dir.path());
-    chown(&point.0, Some(NOBODY), Some(NOBODY)).expect("give it to nobody");
+    let job = Job::new();
+    chown(&job.point.0, Some(NOBODY), Some(NOBODY)).expect("give it to nobody");
     let fstab = format!(
-        "none {} rhv-mount noauto,user,allow_root,{options} 0 0\n",
-        point.shown()
+        "none {} rhv-mount noauto,user,allow_root,{} 0 0\n",
+        job.point.shown(),
+        job.options
     );
     let body = r#"
         as_nobody() { setpriv --reuid 65534 --regid 65534 --clear-groups env -i "$@"; }
@@ -138,13 +172,12 @@ fn an_ordinary_user_mounts_and_unmounts_what_fstab_lets_users_mount() {
         as_nobody /usr/bin/umount "$1"
         if grep -F " $1 " /proc/self/mountinfo; then exit 9; fi
     "#;
-    let ran = with_installed_helpers(dir.path(), &fstab, body, &[&point.0, &source]).ok();
+    let args: [&Path; 2] = [&job.point.0, &job.source];
+    let ran = with_installed_helpers(job.dir.path(), &fstab, body, &args).ok();
     let shown = ran.stdout.split_whitespace().collect::<Vec<_>>();
     assert_eq!(shown[..2], ["none", "fuse.rhv-mount"], "{ran}");
     for option in ["noexec", "nosuid", "nodev", "user_id=65534"] {
         assert!(shown[2].split(',').any(|one| one == option), "{option}: {ran}");
     }
-    assert_shows_none(&ran, &[secret_of(disk.url())]);
-    disk.compare_with(&source).expect("the disk holds the copy");
-    point.await_end();
+    job.assert_copied(&ran);
 }

@@ -85,10 +85,15 @@ impl Point {
     }
 
     pub(super) fn await_end(&self) {
-        wait_until("the process has ended", 20, || {
-            processes_with(self.0.as_os_str()).is_empty()
-        });
+        await_end(&self.0);
     }
+}
+
+/// Waits until no process of the mount on `target` is left.
+pub(super) fn await_end(target: &Path) {
+    wait_until("the process has ended", 20, || {
+        processes_with(target.as_os_str()).is_empty()
+    });
 }
 
 impl Drop for Point {

@@ -1,0 +1,151 @@
+//! A raw disk that was there before and that could not be opened: nobody has seen its first bytes. The engine
+//! removes it on a cancel, and on a finalize where it begins like an image. So its transfer is finalized only
+//! after a look, by the same run or by `recover`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::heads::encrypted;
+use crate::recovering::recover;
+use crate::rig::{
+    CANNOT_CONNECT, DATA_MAY_BE_LOST, ENGINE_FAILED, assert_free, assert_nothing_deleted, assert_told,
+    existing, over, point, state_file, used_disk,
+};
+use crate::support::engine::{DiskState, Engine};
+use crate::support::foreground::Foreground;
+use crate::support::mount::rhv_mount;
+use crate::support::run::{Ran, text, wait_until};
+
+/// The ways in which nobody gets at the disk, and the exit code of each.
+fn out_of_reach() -> [(Value, i32); 2] {
+    [
+        (json!({"switch": "url_host", "value": "dead"}), CANNOT_CONNECT),
+        (json!({"switch": "url_missing", "value": "both"}), ENGINE_FAILED),
+    ]
+}
+
+#[track_caller]
+fn assert_left(engine: &Engine, disk: &DiskState, point: &Path, ran: &Ran, code: i32) {
+    let words = [
+        &disk.id,
+        "not finalized",
+        "could not be read",
+        "rhv-mount recover",
+    ];
+    assert_told(ran, &[code], &words);
+    assert!(
+        engine.requests("POST", "/finalize").is_empty(),
+        "it was finalized: {ran}"
+    );
+    assert_nothing_deleted(engine);
+    assert!(engine.disk(&disk.id).is_some(), "the disk is gone: {ran}");
+    let note = state_file(point).unwrap_or_else(|| panic!("nothing is left for recover: {ran}"));
+    assert!(text(&note).contains("\"head_unseen\""), "{}", text(&note));
+}
+
+/// Neither the host nor the proxy can be reached.
+fn engine_and(disk: fn(&Engine) -> (DiskState, PathBuf)) -> (Engine, DiskState, PathBuf) {
+    let engine = Engine::with(["--proxy-url", "dead"]);
+    let (disk, content) = disk(&engine);
+    (engine, disk, content)
+}
+
+#[test]
+fn a_raw_disk_that_nobody_has_looked_at_is_left_until_recover_can_look() {
+    for (order, code) in out_of_reach() {
+        let (engine, disk, content) = engine_and(|engine| used_disk(engine, "web01", "raw"));
+        let point = point(&engine, "web01");
+        engine.switch(&order);
+        let ran = over(&engine, &existing("web01"), "true");
+        assert_left(&engine, &disk, &point, &ran, code);
+        assert_eq!(engine.transfer().phase, "paused_user");
+        let status = rhv_mount(None, ["status"]).ok().stdout;
+        assert!(
+            status.contains("nobody could look at the first bytes"),
+            "{status}"
+        );
+        let ran = recover(&engine, &[], Some(&point));
+        assert_left(&engine, &disk, &point, &ran, DATA_MAY_BE_LOST);
+        engine.clear_switches();
+        recover(&engine, &[], Some(&point)).ok();
+        assert_free(&engine, &disk.id, &content);
+        assert_nothing_deleted(&engine);
+        assert!(engine.state_files().is_empty());
+    }
+}
+
+#[test]
+fn a_raw_disk_that_begins_like_an_image_outlives_a_start_that_failed() {
+    for (order, code) in out_of_reach() {
+        let (engine, disk, _) = engine_and(encrypted);
+        let point = point(&engine, "vault");
+        engine.switch(&order);
+        let ran = over(&engine, &existing("vault"), "true");
+        assert_left(&engine, &disk, &point, &ran, code);
+        engine.clear_switches();
+        let ran = recover(&engine, &["--finalize"], Some(&point));
+        assert_told(
+            &ran,
+            &[DATA_MAY_BE_LOST],
+            &["luks", "would remove", "not finalized"],
+        );
+        assert!(engine.requests("POST", "/finalize").is_empty(), "{ran}");
+        assert!(engine.disk(&disk.id).is_some() && state_file(&point).is_some());
+    }
+}
+
+/// The user says that it begins like no image.
+#[test]
+fn recover_finalizes_a_disk_that_nobody_can_look_at_on_request() {
+    let (engine, disk, content) = engine_and(|engine| used_disk(engine, "web01", "raw"));
+    let point = point(&engine, "web01");
+    engine.switch(&json!({"switch": "url_host", "value": "dead"}));
+    over(&engine, &existing("web01"), "true");
+    recover(&engine, &["--finalize"], Some(&point)).ok();
+    assert_free(&engine, &disk.id, &content);
+    assert!(engine.state_files().is_empty());
+}
+
+/// The proxy that was asked for is dead, and the host is not: the last look goes straight there.
+#[test]
+fn a_disk_that_another_route_leads_to_is_looked_at_and_freed() {
+    let (engine, disk, content) = engine_and(|engine| used_disk(engine, "web01", "raw"));
+    let mut args = existing("web01");
+    args.push("--proxy".into());
+    let ran = over(&engine, &args, "true");
+    assert_told(&ran, &[CANNOT_CONNECT], &["proxy", "refused"]);
+    assert_free(&engine, &disk.id, &content);
+    assert!(engine.state_files().is_empty(), "{ran}");
+    let (vault, _) = encrypted(&engine);
+    args[1] = "vault".into();
+    let ran = over(&engine, &args, "true");
+    assert_told(&ran, &[CANNOT_CONNECT], &["luks", "not finalized", &vault.id]);
+    assert!(engine.disk(&vault.id).is_some(), "the disk is gone: {ran}");
+    assert_nothing_deleted(&engine);
+}
+
+/// The transfer is not ready when the signal comes, and soon after it is.
+#[test]
+fn a_signal_during_the_start_waits_for_the_look_and_frees_the_disk() {
+    let engine = Engine::start();
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    engine.switch(&json!({"switch": "stay_initializing", "value": 3, "times": 1}));
+    let point = point(&engine, "web01");
+    let mut program = engine.program();
+    program.args(engine.args()).args(existing("web01"));
+    program.arg("--foreground").arg(&point);
+    let mut mount = Foreground::spawn(&mut program);
+    wait_until("the transfer is started", 20, || !engine.transfers().is_empty());
+    sleep(Duration::from_millis(300));
+    mount.signal(Signal::SIGINT);
+    assert_ne!(mount.wait(60).code(), Some(0));
+    assert_free(&engine, &disk.id, &content);
+    assert_nothing_deleted(&engine);
+    assert!(engine.state_files().is_empty(), "{}", mount.stderr());
+    assert!(fs::symlink_metadata(&point).is_err());
+}
