@@ -32,7 +32,8 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    /// Every code with its meaning, in the words of the help, the manual and the README, which tests compare.
+    /// Every code with its meaning, in the words of the help, the manual and `docs/usage.md`; tests compare
+    /// them.
     pub(crate) const MEANINGS: [(Exit, &str); 8] = [
         (Exit::Done, "done: every acknowledged byte is on the storage"),
         (Exit::Other, "anything else"),

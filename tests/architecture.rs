@@ -5,24 +5,21 @@
 //! and child are apart: a folder's `mod.rs` belongs to the folder as a whole and is no sibling of the files
 //! in it. Tests and fuzz targets, which reach everywhere, do not count.
 
+mod source;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
 
 use syn::visit::{self, Visit};
-use syn::{Attribute, Item, ItemMod, ItemUse, UseTree};
+use syn::{Item, ItemMod, ItemUse, UseTree};
 
-/// The path of a module: `["disk", "write"]` for `src/disk/write/mod.rs`, nothing for `src/lib.rs`.
-type Module = Vec<String>;
+use source::{Module, is_for_tests, library};
 
 /// The arrows of one level: the modules that each module names.
 type Arrows = BTreeMap<Module, BTreeSet<Module>>;
 
 #[test]
 fn no_modules_depend_on_each_other_in_a_circle() {
-    let sources = sources_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
-    assert!(sources.len() > 50, "only {} sources were found", sources.len());
-    let circles = circles(&sources);
+    let circles = circles(&library());
     assert!(circles.is_empty(), "circles of modules: {circles:#?}");
 }
 
@@ -54,27 +51,6 @@ fn a_circle_is_found_wherever_it_closes() {
         let found = circles(&tree(back, uses_a));
         assert_eq!(found, [vec!["a".to_owned(), "b".to_owned()]], "{back}");
     }
-}
-
-/// Every source file below `folder`, by its module.
-fn sources_below(folder: &Path) -> BTreeMap<Module, String> {
-    let mut sources = BTreeMap::new();
-    let mut folders = vec![(folder.to_owned(), Module::new())];
-    while let Some((folder, module)) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-            let inner = [module.clone(), vec![name.clone()]].concat();
-            if path.is_dir() {
-                folders.push((path, inner));
-            } else if name != "main" {
-                let own = matches!(name.as_str(), "mod" | "lib");
-                let module = if own { module.clone() } else { inner };
-                sources.insert(module, fs::read_to_string(path).unwrap());
-            }
-        }
-    }
-    sources
 }
 
 /// The modules that are left at each level when those that depend on nothing left are taken away again and
@@ -189,13 +165,4 @@ impl<'ast> Visit<'ast> for Names {
         self.add(&segments);
         visit::visit_path(self, path);
     }
-}
-
-/// True for code that only tests or fuzz targets have.
-fn is_for_tests(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|attribute| {
-        let list = attribute.meta.require_list();
-        let condition = list.map(|list| list.tokens.to_string()).unwrap_or_default();
-        attribute.path().is_ident("cfg") && condition.contains("test") && !condition.starts_with("not")
-    })
 }

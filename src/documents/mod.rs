@@ -2,8 +2,8 @@
 //!
 //! Names, synopses, descriptions and options come from the definition of the command line. What cannot be
 //! derived from it (EXAMPLES, EXIT STATUS, ENVIRONMENT, FILES, NOTES, SEE ALSO) is written by hand, in one
-//! file for each page in `docs/man`. The tests here compare all of it, the help and the README with the
-//! parser.
+//! file for each page in `docs/man`. The tests here compare all of it, the help, the README and
+//! `docs/usage.md` with the parser.
 //!
 //! This is a part of tests and of builds with the feature `documents`, and never of the program that is
 //! shipped: `examples/documents.rs` calls it, and `scripts/documents` calls that.

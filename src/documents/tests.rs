@@ -1,5 +1,5 @@
-//! Help, manual, completions and README are compared with the parser: where one of them says something else,
-//! a test here fails.
+//! Help, manual, completions, README and `docs/usage.md` are compared with the parser: where one of them says
+//! something else, a test here fails.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -113,10 +113,33 @@ fn code(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// The lines of a terminal in a picture, as `scripts/picture` draws them.
+fn drawn(picture: &str) -> String {
+    let texts = picture.lines().filter_map(|line| line.strip_suffix("</text>"));
+    let texts = texts.filter_map(|line| Some(line.rsplit_once('>')?.1.replace("&amp;", "&")));
+    texts.collect::<Vec<_>>().join("\n")
+}
+
 /// The fenced blocks of a Markdown text.
 fn fenced(text: &str) -> String {
     let blocks = text.split("```").skip(1).step_by(2);
     blocks.collect::<Vec<_>>().join("\n")
+}
+
+/// Writes each code that has two backquotes around it, and may have others in it, with one.
+fn with_single_quotes(text: &str) -> String {
+    let parts = |line: &str| {
+        let parts = line.split("``").enumerate().map(|(n, part)| match n % 2 {
+            0 => part.to_owned(),
+            _ => format!("`{}`", part.replace('`', "")),
+        });
+        parts.collect::<String>()
+    };
+    let lines = text.lines().map(|line| match line.starts_with("```") {
+        true => line.to_owned(),
+        false => parts(line),
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -144,10 +167,17 @@ fn the_short_help_is_one_page_and_the_long_one_is_whole() {
 }
 
 #[test]
-fn every_command_line_in_help_manual_readme_and_recipes_is_one() {
+fn every_command_line_in_help_manual_readme_usage_and_recipes_is_one() {
     let mut lines = command_lines(&printed("rhv-mount -h"));
-    lines.extend(command_lines(&code(&document("README.md"))));
-    lines.extend(command_lines(&fenced(&document("docs/recipes.md"))));
+    lines.extend(command_lines(&code(&document("docs/usage.md"))));
+    for name in ["README.md", "docs/recipes.md"] {
+        let found = command_lines(&fenced(&document(name)));
+        assert!(found.len() > 5, "{name}: {found:?}");
+        lines.extend(found);
+    }
+    let found = command_lines(&drawn(&document("docs/picture.svg")));
+    assert!(found.len() > 3, "the picture: {found:?}");
+    lines.extend(found);
     for (_, page) in pages() {
         let blocks = page.split("\n.EX\n").skip(1);
         lines.extend(blocks.flat_map(|block| command_lines(block.split("\n.EE").next().unwrap())));
@@ -215,6 +245,7 @@ fn every_option_that_a_document_names_is_there() {
         .collect();
     let mut seen = BTreeSet::new();
     for (name, text) in documents().into_iter().chain(pages()) {
+        let text = with_single_quotes(&text);
         let spans = text.split('`').skip(1).step_by(2);
         let ours = spans.filter(|span| span.starts_with("--") || span.starts_with("rhv-mount "));
         let mut parts: Vec<String> = ours.map(|span| span.replace('\n', " ")).collect();
@@ -234,11 +265,11 @@ fn every_option_that_a_document_names_is_there() {
 }
 
 #[test]
-fn the_readme_has_every_subcommand() {
-    let readme = code(&document("README.md"));
+fn the_page_about_the_use_has_every_subcommand() {
+    let page = code(&document("docs/usage.md"));
     for command in commands().iter().skip(1).filter(|one| !one.is_hide_set()) {
         let line = format!("rhv-mount {}", command.get_name());
-        assert!(readme.contains(&line), "{line}");
+        assert!(page.contains(&line), "{line}");
     }
 }
 
@@ -246,14 +277,14 @@ fn the_readme_has_every_subcommand() {
 fn an_exit_code_means_the_same_everywhere() {
     let help = printed("rhv-mount --help");
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-    let readme = document("README.md");
+    let usage = document("docs/usage.md");
     let (_, page) = pages().swap_remove(0);
     for (exit, meaning) in Exit::MEANINGS {
         let code = exit as u8;
         assert!(help.contains(&format!(" {code} {meaning}")), "{help}");
         assert!(
-            readme.contains(&format!("\n| {code} | {meaning} |\n")),
-            "{code} in README"
+            usage.contains(&format!("\n| {code} | {meaning} |\n")),
+            "{code} in docs/usage.md"
         );
         assert!(
             page.contains(&format!("\n.B {code}\n{meaning}\n")),

@@ -185,7 +185,7 @@ impl Engine {
             }
             disk = self
                 .disk(&disk.id)?
-                .ok_or_else(|| Error::Unfit(format!("disk {} was removed", disk.id)))?;
+                .ok_or_else(|| Error::Unfit(format!("disk {} was removed while it was locked", disk.id)))?;
         }
     }
 

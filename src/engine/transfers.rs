@@ -181,7 +181,7 @@ impl Engine {
                     Some(started) => return Ok(started),
                     None => self.nonsense(&what, "no transfer in the answer".into()),
                 },
-                Ok(None) => Error::Unfit("the disk is gone".into()),
+                Ok(None) => Error::Unfit(format!("{what}: it is gone, somebody has removed it")),
                 Err(error) => error,
             };
             unanswered |= error.may_have_made();

@@ -236,7 +236,8 @@ impl Dial for Image {
             let size = self.ask_size(&mut client)?;
             if size != self.size {
                 return Err(RemoteError::Protocol(format!(
-                    "the disk on {} has {size} bytes now instead of {}: it was changed by somebody else",
+                    "the disk on {} has {size} bytes now instead of {}: somebody else has resized it; unmount \
+                     it and mount it again",
                     client.host(),
                     self.size
                 )));

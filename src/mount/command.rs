@@ -25,18 +25,12 @@ pub(crate) fn start(command: &[OsString], file: &Path) -> Result<Child, (u8, Fai
     notify::keep_from(&mut command);
     // Root's command may be in a directory that only another user can look into.
     rights::with(move || limits::as_before(|| privacy::as_before(|| command.spawn()))).map_err(|e| {
-        let code = if e.kind() == io::ErrorKind::NotFound {
-            127
-        } else {
-            126
+        let (code, hint) = match e.kind() {
+            io::ErrorKind::NotFound => (127, "; is it installed, and in PATH?"),
+            _ => (126, ""),
         };
-        (
-            code,
-            Failure::text(
-                Exit::Other,
-                format!("cannot run {}: {e}", program.to_string_lossy()),
-            ),
-        )
+        let what = format!("cannot run {}: {e}{hint}", program.to_string_lossy());
+        (code, Failure::text(Exit::Other, what))
     })
 }
 

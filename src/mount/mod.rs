@@ -140,8 +140,11 @@ fn serve_watched(settings: Settings, role: Role, supervisor: &Arc<Supervisor>) -
     let mount = Arc::new(mount);
     supervisor.watch(mount.disks());
     let end_in_any_case = EndOnDrop(mount.disks().cloned().collect());
-    let listener = control::listen(&mount.place)
-        .map_err(|e| Failure::text(Exit::Other, format!("cannot listen for umount and status: {e}")))?;
+    let listener = control::listen(&mount.place).map_err(|e| {
+        let socket = mount.place.socket();
+        let what = format!("cannot listen for umount and status on {}: {e}", socket.display());
+        Failure::text(Exit::Other, what)
+    })?;
     let session = mount
         .mount(listener, events.clone())
         .inspect_err(|_| mount.place.clear())?;

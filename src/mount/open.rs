@@ -18,6 +18,10 @@ use crate::process::{runtime_directory, spawn};
 use crate::settings::{Settings, Source};
 use crate::supervisor::Supervisor;
 
+/// Says that the thread which opens the disk has panicked.
+const CONNECTING_FAILED: &str =
+    "internal error while connecting; report it with the log of --log-level debug (--log-file PATH)";
+
 /// Opens the disk in a thread of its own; a signal meanwhile ends that in order.
 pub(super) fn open_unless_interrupted(
     settings: Settings,
@@ -34,7 +38,7 @@ pub(super) fn open_unless_interrupted(
     })?;
     let disk = select! {
         recv(opened) -> disk => {
-            disk.map_err(|_| Failure::text(Exit::Other, "internal error while connecting"))??
+            disk.map_err(|_| Failure::text(Exit::Other, CONNECTING_FAILED))??
         }
         recv(inbox) -> _ => {
             interrupted.set();

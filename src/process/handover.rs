@@ -96,10 +96,12 @@ fn again<T: Errand>(role: Role, settings: &T) -> Result<(Command, OwnedFd), Fail
     let json = serde_json::to_vec(&handover)
         .map(Zeroizing::new)
         .map_err(|e| failed("cannot write the settings", e))?;
-    let copy = memory.try_clone().map_err(|e| failed("memory file", e))?;
+    let copy = memory
+        .try_clone()
+        .map_err(|e| failed("cannot fill the memory file", e))?;
     File::from(copy)
         .write_all(&json)
-        .map_err(|e| failed("memory file", e))?;
+        .map_err(|e| failed("cannot fill the memory file", e))?;
     let program = std::env::current_exe().map_err(|e| failed("cannot find my own program", e))?;
     let mut command = Command::new(program);
     command

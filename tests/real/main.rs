@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blocks;
 mod command;
 mod copy_matrix;
 mod failures;
@@ -16,5 +17,6 @@ mod loopdev;
 mod mount8;
 mod mountpoints;
 mod read_out;
+mod readme;
 mod recipes;
 mod tools;

@@ -1,14 +1,14 @@
 //! Runs the commands of `docs/recipes.md` as they stand there, and looks at the bytes that they have moved.
 //!
-//! Above each block of the document is a line that says what becomes of it: `<!-- run -->`, `<!-- run:
-//! FROM=TO, FROM=TO -->` with the texts that are replaced in it, or `*Not run by a test: REASON.*`. The
-//! blocks of a section run one after the other, each in a shell of its own, as root, in namespaces where the
-//! folders that they write into belong to the test.
+//! What becomes of each block says the line above it (`blocks.rs`). The blocks of a section run one after the
+//! other, each in a shell of its own, as root, in namespaces where the folders that they write into belong to
+//! the test.
 //!
 //! There, `prod` is a section of the configuration file, for an engine with the disks `web01`, `app01` and
 //! `app02`, which hold `before.raw`, and `db01` of a running VM, whose snapshot (`$snapshot`) holds
 //! `web01.raw`. The working directory has an image of a guest in several formats.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -17,11 +17,12 @@ use std::process::Command;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::blocks::{Fate, blocks, script_of};
 use crate::support::content::{MIB, compare, sparse_image};
 use crate::support::engine::{DiskState, Engine, PASSWORD, USER, write_private};
 use crate::support::mount::{BINARY, clean_environment};
 use crate::support::redaction::assert_shows_none;
-use crate::support::run::{Ran, is_root, run, scratch, sh, text, top};
+use crate::support::run::{Ran, is_root, run, scratch, sh, text};
 
 /// Size of the disks and images, in bytes.
 const SIZE: u64 = 32 * MIB;
@@ -61,88 +62,18 @@ const STAGE: &str = r#"
     bash -euxo pipefail "$2"
 "#;
 
-/// A block of code, its section, and what the line above it says.
-struct Block {
-    section: String,
-    fate: Fate,
-    text: String,
-}
-
-enum Fate {
-    Run(Vec<(String, String)>),
-    NotRun,
-}
-
-/// Reads the line above a block; panics with the line where it says neither.
-fn fate_of(line: &str) -> Fate {
-    let reason = line.strip_prefix("*Not run by a test: ");
-    if reason.is_some_and(|reason| reason.ends_with(".*")) {
-        return Fate::NotRun;
-    }
-    let marked = line
-        .strip_prefix("<!-- run")
-        .and_then(|it| it.strip_suffix(" -->"));
-    let marked = marked.unwrap_or_else(|| panic!("it does not say whether the block is run: {line:?}"));
-    let pairs = marked.trim_start_matches(':').split(',').map(str::trim);
-    let pairs = pairs.filter(|pair| !pair.is_empty()).map(|pair| {
-        let (from, to) = pair.split_once('=').expect("FROM=TO");
-        (from.to_owned(), to.to_owned())
-    });
-    Fate::Run(pairs.collect())
-}
-
-/// Returns the blocks of the document in their order.
-fn blocks() -> Vec<Block> {
-    let document = text(&top().join("docs/recipes.md"));
-    let mut blocks: Vec<Block> = Vec::new();
-    let (mut section, mut above, mut inside) = (String::new(), "", false);
-    for line in document.lines() {
-        match (line.starts_with("```"), inside) {
-            (true, false) => blocks.push(Block {
-                section: section.clone(),
-                fate: fate_of(above),
-                text: String::new(),
-            }),
-            (false, true) => {
-                let block = blocks.last_mut().expect("a block has begun");
-                block.text += &format!("{line}\n");
-            }
-            _ => {}
-        }
-        inside ^= line.starts_with("```");
-        if let Some(heading) = line.strip_prefix("## ").filter(|_| !inside) {
-            heading.clone_into(&mut section);
-        }
-        above = line;
-    }
-    assert!(!inside, "the last block has no end");
-    blocks
-}
-
-/// The blocks of a section that are run, as one script with a subshell for each of them.
-fn script_of(section: &str) -> String {
-    let mut script = String::new();
-    for block in blocks().iter().filter(|block| block.section == section) {
-        let Fate::Run(pairs) = &block.fate else { continue };
-        let replace = |text: String, (from, to): &(String, String)| {
-            assert!(text.contains(from), "{section}: there is no {from} in:\n{text}");
-            text.replace(from, to)
-        };
-        script += &format!("(\n{})\n", pairs.iter().fold(block.text.clone(), replace));
-    }
-    assert!(!script.is_empty(), "no block of {section} is run");
-    script
-}
+/// The document whose sections are run here.
+const RECIPES: &str = "docs/recipes.md";
 
 /// An engine with disks, and the folders of a test.
-struct World {
-    engine: Engine,
+pub(crate) struct World {
+    pub(crate) engine: Engine,
     dir: TempDir,
     snapshot: String,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (engine, dir) = (Engine::start(), scratch());
         let path = |name: &str| dir.path().join(name);
         for name in ["work", "bin", "root/srv"] {
@@ -181,7 +112,7 @@ impl World {
     }
 
     /// A file in the working directory of the commands.
-    fn work(&self, name: &str) -> PathBuf {
+    pub(crate) fn work(&self, name: &str) -> PathBuf {
         self.dir.path().join("work").join(name)
     }
 
@@ -190,17 +121,31 @@ impl World {
         self.dir.path().join("root").join(path.trim_start_matches('/'))
     }
 
-    fn perform(&self, section: &str) -> Ran {
-        let script = self.dir.path().join("script");
-        fs::write(&script, script_of(section)).expect("write the script");
+    fn perform_section(&self, section: &str) -> Ran {
+        let blocks = blocks(RECIPES);
+        let script = script_of(blocks.iter().filter(|block| block.section == section));
+        let config = self.engine.dir().join("config");
+        self.perform(
+            &script,
+            &[
+                ("XDG_CONFIG_HOME", config.as_os_str()),
+                ("snapshot", self.snapshot.as_ref()),
+            ],
+        )
+    }
+
+    /// Runs a script on the stage, with more variables in its environment, and checks that it leaves every
+    /// disk free.
+    pub(crate) fn perform(&self, script: &str, variables: &[(&str, &OsStr)]) -> Ran {
+        let place = self.dir.path().join("script");
+        fs::write(&place, script).expect("write the script");
         let mut command = Command::new("unshare");
         clean_environment(&mut command);
         command.args(["--mount", "--propagation", "private"]);
         command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
         command.args(["bash", "-euo", "pipefail", "-c", STAGE, "sh"]);
-        command.arg(self.dir.path()).arg(&script);
-        command.env("XDG_CONFIG_HOME", self.engine.dir().join("config"));
-        command.env("snapshot", &self.snapshot);
+        command.arg(self.dir.path()).arg(&place);
+        command.envs(variables.iter().copied());
         let ran = run(&mut command, 300).ok();
         let mut secrets = self.engine.secrets();
         secrets.push(PASSWORD.to_owned());
@@ -213,7 +158,7 @@ impl World {
     }
 
     #[track_caller]
-    fn assert_disk_holds(&self, disk: &str, image: &str) -> DiskState {
+    pub(crate) fn assert_disk_holds(&self, disk: &str, image: &str) -> DiskState {
         let found = self.engine.disk(disk);
         let found = found.unwrap_or_else(|| panic!("there is no disk {disk}"));
         let same = self.engine.compare(&found, &self.work(image));
@@ -236,7 +181,7 @@ fn make_partition(path: &Path) {
 
 /// Checks that a qcow2 file is whole, and holds the bytes of a raw one.
 #[track_caller]
-fn assert_same_as(raw: &Path, qcow2: &Path) {
+pub(crate) fn assert_same_as(raw: &Path, qcow2: &Path) {
     let mut command = Command::new("qemu-img");
     command.args(["compare", "-f", "raw", "-F", "qcow2"]);
     run(command.arg(raw).arg(qcow2), 60).ok();
@@ -253,7 +198,7 @@ macro_rules! recipes {
                     return;
                 }
                 let world = World::new();
-                let ran = world.perform($section);
+                let ran = world.perform_section($section);
                 let check: fn(&World, &Ran) = $check;
                 check(&world, &ran);
             }
@@ -352,7 +297,7 @@ fn assert_one_copy(world: &World) {
 
 #[test]
 fn every_block_is_run_or_says_why_not() {
-    let blocks = blocks();
+    let blocks = blocks(RECIPES);
     assert!(
         blocks.len() > 20,
         "{} blocks: the document was not parsed",
