@@ -33,6 +33,7 @@
 )]
 
 mod addresses;
+mod amounts;
 mod disk;
 #[cfg(any(test, feature = "documents"))]
 pub mod documents;

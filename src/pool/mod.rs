@@ -57,7 +57,7 @@ use self::lifespan::Lifespan;
 use self::overlap::Overlaps;
 pub(crate) use self::request::Answered;
 pub(crate) use self::retry::Doubt;
-pub(crate) use self::statistics::{ConnectionStatistics, Figures, Op, OpFigures, size as shown_size};
+pub(crate) use self::statistics::{ConnectionStatistics, Figures, Op, OpFigures};
 use crate::remote::{Dial, Remote, RemoteError};
 use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 

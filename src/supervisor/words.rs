@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::Stage;
 use super::metrics::Picture;
+use crate::amounts::size;
 use crate::open_disk::DiskStatus;
-use crate::pool::shown_size;
 
 /// Says what goes on in a stage that began `since` ago.
 pub(super) fn line(picture: &Picture, since: Duration) -> String {
@@ -18,7 +18,7 @@ pub(super) fn line(picture: &Picture, since: Duration) -> String {
             let disks: Vec<String> = disks().map(|disk| mounted(disk, &picture.mountpoint)).collect();
             disks.join("; ")
         }
-        Some(Stage::Flushing) => format!("flushing {}, {seconds} s", shown_size(unflushed() as f64)),
+        Some(Stage::Flushing) => format!("flushing {}, {seconds} s", size(unflushed())),
         Some(Stage::Finalizing) => {
             let transfers: Vec<&str> = disks().filter_map(|disk| disk.transfer.as_deref()).collect();
             match transfers.as_slice() {
@@ -34,7 +34,6 @@ pub(super) fn line(picture: &Picture, since: Duration) -> String {
 
 /// Says how a mounted disk stands: what moved, what waits, and whatever is not as it should be.
 fn mounted(disk: &DiskStatus, mountpoint: &str) -> String {
-    let size = |bytes: u64| shown_size(bytes as f64);
     let name = disk.disk_name.as_deref().unwrap_or("disk");
     let mut line = format!("{name} on {mountpoint}: {} read", size(disk.bytes_read));
     if !disk.read_only {
@@ -82,7 +81,7 @@ mod tests {
         let line = |stage| line(&picture(stage, disk.clone()), since);
         assert_eq!(
             line(Stage::Mounted),
-            "web01 on /mnt: 0.00 bytes read, 3.00 GiB written, 120.00 MiB not flushed, transfer resuming, \
+            "web01 on /mnt: 0 bytes read, 3.00 GiB written, 120.00 MiB not flushed, transfer resuming, \
              DATA MAY BE LOST: no space"
         );
         assert_eq!(line(Stage::Flushing), "flushing 120.00 MiB, 12 s");
