@@ -1,5 +1,5 @@
-//! Sizes for people, in one form everywhere: that of imageio's own log (`humansize`), so that both sides of a
-//! transfer can be compared line by line.
+//! Sizes and times for people, in one form everywhere. That of sizes is imageio's own (`humansize`), so that
+//! both sides of a transfer can be compared line by line.
 
 /// Returns a size in bytes in powers of 1024: `512 bytes`, `12.00 MiB`.
 pub(crate) fn size(bytes: u64) -> String {
@@ -12,6 +12,16 @@ pub(crate) fn size(bytes: u64) -> String {
         value /= 1024.0;
     }
     format!("{value:.2} PiB")
+}
+
+/// Returns a time in its two largest units: `38 s`, `12 min 5 s`, `3 h 20 min`.
+pub(crate) fn time(seconds: u64) -> String {
+    let (minutes, hours) = (seconds / 60, seconds / 3600);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{minutes} min {} s", seconds % 60),
+        _ => format!("{hours} h {} min", minutes % 60),
+    }
 }
 
 #[cfg(test)]
@@ -31,5 +41,21 @@ mod tests {
         ] {
             assert_eq!(size(bytes), shown, "{bytes}");
         }
+    }
+
+    #[test]
+    fn times_have_two_units_at_most() {
+        let shown = [0, 59, 60, 725, 3600, 12_059].map(time);
+        assert_eq!(
+            shown,
+            [
+                "0 s",
+                "59 s",
+                "1 min 0 s",
+                "12 min 5 s",
+                "1 h 0 min",
+                "3 h 20 min"
+            ]
+        );
     }
 }

@@ -58,6 +58,7 @@ mod settings;
 mod shell;
 mod supervisor;
 mod sync;
+mod terminal;
 mod transfer;
 mod trust;
 mod zone;

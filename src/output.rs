@@ -57,6 +57,17 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     }
 }
 
+/// Control characters are legal in JSON from DEL on; a terminal obeys them.
+pub(crate) fn plain_json(json: &str) -> String {
+    json.chars().fold(String::new(), |mut out, c| {
+        match c.is_control() && c != '\n' {
+            true => out += &format!("\\u{:04x}", c as u32),
+            false => out.push(c),
+        }
+        out
+    })
+}
+
 /// Stderr as the place of the log; a write never fails.
 #[derive(Debug)]
 pub(crate) struct Stderr;

@@ -146,7 +146,10 @@ fn serve_watched(settings: Settings, role: Role, supervisor: &Arc<Supervisor>) -
         ));
     }
     rights::settle();
-    mount.disks().for_each(|disk| disk.set_used());
+    for disk in mount.disks() {
+        disk.expect(mount.settings.expected.clone());
+        disk.set_used();
+    }
     let mut ended = wait::wait(&mount, &inbox, &events, role).unwrap_or_else(|failure| {
         tell(&failure);
         wait::leave_now(&mount);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 use super::OpenDisk;
+use super::course::Course;
 use crate::disk::{Disk, DiskOptions, HEAD_BYTES, Head, HeadRule, ImageFormat, detect};
 
 use crate::engine::Interrupt;
@@ -100,6 +101,7 @@ impl OpenDisk {
             disk,
             transfer,
             since: Instant::now(),
+            course: Course::begin(),
             _keeper: keeper,
         })
     }

@@ -323,6 +323,12 @@ impl Pool {
         self.outage.lock().as_ref().map(|outage| outage.since)
     }
 
+    /// Returns how long no connection has received an answer, where that is worth telling.
+    pub(crate) fn unanswered(&self) -> Option<Duration> {
+        let passed = self.outage().map(|since| since.elapsed());
+        passed.filter(|passed| *passed >= OUTAGE_TOLD_AFTER)
+    }
+
     /// Tells the user once of an outage that lasts, after a request has failed with `error`.
     fn tell_outage(&self, error: &RemoteError) {
         let mut outage = self.outage.lock();

@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use super::status::plain_json;
 use super::table::{Column, numbers, table, words};
 use crate::amounts;
 use crate::engine::{
@@ -10,7 +9,7 @@ use crate::engine::{
 };
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
-use crate::output::print;
+use crate::output::{plain_json, print};
 use crate::settings::account::{engine_account, trust};
 use crate::settings::cli::{ListArgs, Listed, Output};
 use crate::settings::config_file::Section;

@@ -9,6 +9,7 @@ mod choice;
 pub(crate) mod cli;
 pub(crate) mod config_file;
 mod config_path;
+mod expected;
 pub(crate) mod memory;
 pub(crate) mod mount_helper;
 mod mount_options;
@@ -134,6 +135,8 @@ pub(crate) struct Settings {
     pub(crate) for_mount8: bool,
     /// COMMAND and its arguments; empty where there is none.
     pub(crate) command: Vec<OsString>,
+    /// How much COMMAND may write, in bytes, the likeliest number first.
+    pub(crate) expected: Vec<u64>,
     /// One of `off`, `error`, `warn`, `info`, `debug`, `trace`.
     pub(crate) log_level: String,
     /// The place of the log.
@@ -177,9 +180,14 @@ impl Settings {
         };
         let budgets = budgets(&args)?;
         let log = log_place(args.log_target, args.log_file.as_deref(), &section)?;
+        let mountpoint = absolute(&args.mountpoint)?;
+        let expected = match read_only {
+            true => Vec::new(),
+            false => expected::wholes(&args.command, &mountpoint, &source),
+        };
         let absolute_if_given = |path: Option<PathBuf>| path.map(|path| absolute(&path)).transpose();
         Ok(Settings {
-            mountpoint: absolute(&args.mountpoint)?,
+            mountpoint,
             disk: DiskSettings {
                 source,
                 trust,
@@ -204,6 +212,7 @@ impl Settings {
             foreground: args.foreground,
             for_mount8: args.for_mount8,
             command: args.command,
+            expected,
             log_level: log_level(args.log_level, &section)?,
             log,
             stats: args.stats,

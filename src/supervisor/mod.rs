@@ -36,7 +36,7 @@ use crate::process::spawn;
 use crate::settings::Settings;
 use crate::settings::cli::Output;
 
-/// How often the figures are looked at for the line that people read.
+/// How often the figures are looked at, for the line that people read and for the speed that `status` tells.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often that is done while the mount begins or ends. A manager counts anew when the command that stops a
@@ -170,14 +170,9 @@ struct Reports {
 impl Reports {
     fn run(mut self, inbox: &Receiver<Ask>) {
         self.enter(Stage::Opening);
-        let nobody_looks = !self.manager && self.metrics.is_none();
         let mut due = Instant::now() + self.period();
         loop {
-            let ask = match nobody_looks {
-                true => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                false => inbox.recv_deadline(due),
-            };
-            match ask {
+            match inbox.recv_deadline(due) {
                 Ok(Ask::Watch(disks)) => self.disks = disks,
                 Ok(Ask::Statistics) => self.log_statistics(),
                 Ok(Ask::Enter(stage)) => {

@@ -10,7 +10,6 @@ use crate::open_disk::DiskStatus;
 /// Says what goes on in a stage that began `since` ago.
 pub(super) fn line(picture: &Picture, since: Duration) -> String {
     let disks = || picture.disks.iter().map(|(status, _)| status);
-    let unflushed = || disks().map(|disk| disk.bytes_unflushed).sum::<u64>();
     let seconds = since.as_secs();
     match &picture.stage {
         None | Some(Stage::Opening) => format!("opening the disk for {}", picture.mountpoint),
@@ -18,7 +17,7 @@ pub(super) fn line(picture: &Picture, since: Duration) -> String {
             let disks: Vec<String> = disks().map(|disk| mounted(disk, &picture.mountpoint)).collect();
             disks.join("; ")
         }
-        Some(Stage::Flushing) => format!("flushing {}, {seconds} s", size(unflushed())),
+        Some(Stage::Flushing) => flushing(picture, seconds),
         Some(Stage::Finalizing) => {
             let transfers: Vec<&str> = disks().filter_map(|disk| disk.transfer.as_deref()).collect();
             match transfers.as_slice() {
@@ -32,6 +31,14 @@ pub(super) fn line(picture: &Picture, since: Duration) -> String {
     }
 }
 
+fn flushing(picture: &Picture, seconds: u64) -> String {
+    let disks = || picture.disks.iter().map(|(status, _)| status);
+    let unflushed = size(disks().map(|disk| disk.bytes_unflushed).sum::<u64>());
+    let trouble: Vec<String> = disks().filter_map(DiskStatus::trouble).collect();
+    let parts = [format!("flushing {unflushed}"), format!("{seconds} s")];
+    parts.into_iter().chain(trouble).collect::<Vec<_>>().join(", ")
+}
+
 /// Says how a mounted disk stands: what moved, what waits, and whatever is not as it should be.
 fn mounted(disk: &DiskStatus, mountpoint: &str) -> String {
     let name = disk.disk_name.as_deref().unwrap_or("disk");
@@ -43,12 +50,8 @@ fn mounted(disk: &DiskStatus, mountpoint: &str) -> String {
             size(disk.bytes_unflushed)
         );
     }
-    match disk.transfer_phase.as_deref() {
-        None | Some("transferring") => {}
-        Some(phase) => line += &format!(", transfer {phase}"),
-    }
-    if let Some(failure) = &disk.failure {
-        line += &format!(", DATA MAY BE LOST: {failure}");
+    for more in disk.pace_shown().into_iter().chain(disk.trouble()) {
+        line += &format!(", {more}");
     }
     line
 }
@@ -79,12 +82,15 @@ mod tests {
         };
         let since = Duration::from_secs(12);
         let line = |stage| line(&picture(stage, disk.clone()), since);
+        let trouble = "transfer resuming, DATA MAY BE LOST: no space";
         assert_eq!(
             line(Stage::Mounted),
-            "web01 on /mnt: 0 bytes read, 3.00 GiB written, 120.00 MiB not flushed, transfer resuming, \
-             DATA MAY BE LOST: no space"
+            format!("web01 on /mnt: 0 bytes read, 3.00 GiB written, 120.00 MiB not flushed, {trouble}")
         );
-        assert_eq!(line(Stage::Flushing), "flushing 120.00 MiB, 12 s");
+        assert_eq!(
+            line(Stage::Flushing),
+            format!("flushing 120.00 MiB, 12 s, {trouble}")
+        );
         assert_eq!(line(Stage::Finalizing), "finalizing transfer t, 12 s");
         let lost = Stage::Ended(7, Some("data may be lost: x".to_owned()));
         assert_eq!(line(lost), "data may be lost: x");

@@ -68,15 +68,7 @@ pub(super) enum Command {
     /// For each mount: disk, transfer, host, phase, connections, bytes and errors. It also lists mounts whose
     /// process is gone, those that ended badly without anybody having heard of it, and the transfers that are
     /// left, each with the command that ends it. Root sees the mounts of all users.
-    Status {
-        /// Only this mount
-        mountpoint: Option<PathBuf>,
-        /// How to print it
-        #[arg(short, long, value_enum, default_value = "text")]
-        output: Output,
-        #[command(flatten)]
-        _engine: EngineArgs,
-    },
+    Status(StatusArgs),
     /// End what killed or failed runs of rhv-mount have left behind
     ///
     /// A mount keeps a note of its transfer until that has ended. This logs in to the engine of each note,
@@ -319,6 +311,21 @@ pub(crate) struct EngineArgs {
     /// The file with that section [default: ~/.config/ovirt-img.conf, then /etc/ovirt-img.conf]
     #[arg(long, value_name = "PATH", help_heading = "Engine")]
     pub(crate) config_file: Option<PathBuf>,
+}
+
+/// The options of `status`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StatusArgs {
+    /// Only this mount
+    pub(crate) mountpoint: Option<PathBuf>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+    /// Tell it again every second, until no such mount is left or ctrl-C; JSON is one object a line
+    #[arg(long)]
+    pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) _engine: EngineArgs,
 }
 
 /// The options of `recover`.
