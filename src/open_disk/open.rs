@@ -15,7 +15,7 @@ use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
 use crate::imageio::{self, Client, Endpoint, Image, TransferUrl};
 use crate::logging::announce;
-use crate::output::tell;
+use crate::output::{inform, tell};
 use crate::pool::{Keeper, Pool, USUAL_TIMEOUT};
 use crate::process::limits::no_thread;
 use crate::remote::Remote;
@@ -244,7 +244,7 @@ fn open_own(
     match (transfer.url(true)?, unreachable) {
         (Some(through), unreachable) => {
             if let Some(e) = &unreachable {
-                tell(format_args!(
+                inform(format_args!(
                     "{e}; going through the engine's proxy {}",
                     through.host()
                 ));

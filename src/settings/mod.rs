@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use self::account::{LoginPlaces, trust, variable};
 use self::choice::Choice;
-use self::cli::{LogTarget, MountArgs, Output};
+use self::cli::{LogTarget, MountArgs, Output, Progress};
 use self::config_file::{Section, yes_or_no};
 use self::memory::{Budgets, MIN_MEMORY_BYTES, Said};
 use crate::engine::{Account, NewDisk};
@@ -149,6 +149,10 @@ pub(crate) struct Settings {
     /// The file that gets figures for Prometheus.
     #[serde(with = "crate::path_bytes::option")]
     pub(crate) metrics_file: Option<PathBuf>,
+    /// How a mount in the foreground shows its progress.
+    pub(crate) progress: Progress,
+    /// Tell warnings and errors only.
+    pub(crate) quiet: bool,
 }
 
 impl Settings {
@@ -178,6 +182,13 @@ impl Settings {
             Some(path) => Trust::CaFile(absolute(path)?),
             None => trusted,
         };
+        let is_in_foreground = args.foreground || !args.command.is_empty();
+        if matches!(args.progress, Progress::Bar | Progress::Json) && !is_in_foreground {
+            return Err(usage(
+                "--progress shows a mount in the foreground: add --foreground or a COMMAND; one in the \
+                 background is followed by `rhv-mount status --follow`",
+            ));
+        }
         let budgets = budgets(&args)?;
         let log = log_place(args.log_target, args.log_file.as_deref(), &section)?;
         let mountpoint = absolute(&args.mountpoint)?;
@@ -218,6 +229,8 @@ impl Settings {
             stats: args.stats,
             pid_file: absolute_if_given(args.pid_file)?,
             metrics_file: absolute_if_given(args.metrics_file)?,
+            progress: args.progress,
+            quiet: args.quiet,
         })
     }
 }

@@ -39,5 +39,6 @@ mod staying;
 mod supervised;
 mod systemd;
 mod talking;
+mod told;
 mod unread;
 mod waiting;

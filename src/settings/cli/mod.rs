@@ -3,6 +3,7 @@
 //! `options` defines it; help, manual and completions are made from that. Before clap sees the arguments, the
 //! name of the subcommand comes to the front (`words`) and `-o` lists become long options (`mount_options`).
 
+mod forms;
 mod help;
 mod options;
 mod words;
@@ -13,10 +14,9 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
+pub(crate) use self::forms::{LogTarget, Output, Progress};
 use self::options::{Cli, Command};
-pub(crate) use self::options::{
-    EngineArgs, ListArgs, Listed, LogTarget, MountArgs, Output, RecoverArgs, StatusArgs,
-};
+pub(crate) use self::options::{EngineArgs, ListArgs, Listed, MountArgs, RecoverArgs, StatusArgs};
 use super::{mount_options, source};
 use crate::failure::{Exit, Failure};
 use crate::secret::hide;

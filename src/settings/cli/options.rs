@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::{Deserialize, Serialize};
 
+use super::forms::{LogTarget, Output, Progress};
 use crate::engine::Format;
 use crate::settings::values::{parse_connections, parse_mode, parse_size};
 
@@ -88,26 +88,6 @@ pub(super) enum Command {
         #[command(flatten)]
         _engine: EngineArgs,
     },
-}
-
-/// The format in which facts are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-pub(crate) enum Output {
-    /// Lines for people.
-    Text,
-    /// JSON for programs.
-    Json,
-}
-
-/// A place for the log that is no file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogTarget {
-    /// Standard error.
-    Stderr,
-    /// The syslog daemon of this machine.
-    Syslog,
-    /// The journal of systemd, with a field for each value.
-    Journald,
 }
 
 /// The options of a mount.
@@ -281,6 +261,21 @@ pub(crate) struct MountArgs {
     /// File that gets figures in Prometheus' text format, every 15 s and at the end
     #[arg(long, value_name = "PATH", help_heading = "Output")]
     pub(crate) metrics_file: Option<PathBuf>,
+
+    /// Show how the work goes: auto (a bar where a COMMAND runs on a terminal), bar, json (an object a line on
+    /// stderr) or none
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORM",
+        default_value = "auto",
+        help_heading = "Output",
+        hide_possible_values = true
+    )]
+    pub(crate) progress: Progress,
+    /// Print warnings and errors only, and no bar
+    #[arg(long, help_heading = "Output")]
+    pub(crate) quiet: bool,
 
     /// Command to run on the file
     #[arg(last = true, value_name = "COMMAND")]
