@@ -178,6 +178,29 @@ impl OpenDisk {
         }
     }
 
+    /// Says what the disk holds, and what becomes of it, where the work on it is stopped now; `over`: COMMAND
+    /// has failed, and does not only get a signal.
+    pub(crate) fn when_stopped(&self, over: bool) -> String {
+        let changed = self.is_changed();
+        match &self.transfer {
+            Some(transfer) => transfer.when_stopped(changed, over),
+            None if changed => format!(
+                "the disk on {} holds a mix of what was there and what was written: write the whole image \
+                 again",
+                self.host()
+            ),
+            None => format!("the disk on {} is unchanged", self.host()),
+        }
+    }
+
+    /// True once something was written, or made zero.
+    fn is_changed(&self) -> bool {
+        let changes =
+            |connection: &ConnectionStatistics| connection.ops(Op::Write) + connection.ops(Op::Zero) > 0;
+        let sent = self.pool.statistics().iter().any(changes);
+        sent || self.disk.given() > 0 || self.disk.undurable_bytes() > 0
+    }
+
     /// One line for each connection, as imageio's own log writes them.
     pub(crate) fn statistics(&self) -> Vec<String> {
         let connections = self.pool.statistics().iter().enumerate();

@@ -19,6 +19,7 @@ mod existing;
 mod fault_table;
 mod faults;
 mod heads;
+mod interrupted;
 mod left_behind;
 mod listing;
 mod listing_of_vms;
