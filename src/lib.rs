@@ -33,6 +33,7 @@
 )]
 
 mod addresses;
+mod amounts;
 mod disk;
 #[cfg(any(test, feature = "documents"))]
 pub mod documents;
@@ -57,6 +58,7 @@ mod settings;
 mod shell;
 mod supervisor;
 mod sync;
+mod terminal;
 mod transfer;
 mod trust;
 mod zone;

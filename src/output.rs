@@ -5,6 +5,9 @@
 //! a full pipe would block. Only where the text is all that was asked for (`status`, `ca`, `--help`) does
 //! [`print`] wait for the reader and report what failed; a reader that has gone away wanted no more.
 //!
+//! With `--progress json` each line on stderr is an object: a program reads them, and finds our messages
+//! between those about the progress.
+//!
 //! The library writes to these streams nowhere else, which two lints of clippy check.
 
 use std::fmt::Display;
@@ -16,6 +19,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
+use serde::Serialize;
 
 /// Longest wait for a reader who does not read, in milliseconds. After one such wait nobody is waited for
 /// until a line gets through.
@@ -31,14 +35,79 @@ static WRITING: Mutex<()> = Mutex::new(());
 /// Set while the reader of a stream does not read.
 static NOBODY_READS: AtomicBool = AtomicBool::new(false);
 
+/// Set once the lines on stderr are objects.
+static IN_OBJECTS: AtomicBool = AtomicBool::new(false);
+
+/// Set once only warnings and errors are told.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// A line that is no object by itself, for a program.
+#[derive(Serialize)]
+struct Said<'a> {
+    event: &'static str,
+    text: &'a str,
+}
+
+/// Makes each line on stderr an object from now on.
+pub(crate) fn tell_in_objects() {
+    IN_OBJECTS.store(true, Ordering::Relaxed);
+}
+
+/// Has [`inform`] tell nothing from now on.
+pub(crate) fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
 /// Writes a message to stderr, as one line that begins with the program's name.
 pub(crate) fn tell(message: impl Display) {
-    offer(&mut io::stderr(), &format!("rhv-mount: {message}\n"));
+    match IN_OBJECTS.load(Ordering::Relaxed) {
+        true => tell_as("message", &message.to_string()),
+        false => offer(&mut io::stderr(), &format!("rhv-mount: {message}\n")),
+    }
+}
+
+/// Does the same with a message that is neither a warning nor an error, unless `--quiet` is given.
+pub(crate) fn inform(message: impl Display) {
+    if !QUIET.load(Ordering::Relaxed) {
+        tell(message);
+    }
 }
 
 /// Writes a line of figures to stderr.
 pub(crate) fn tell_plainly(line: impl Display) {
-    offer(&mut io::stderr(), &format!("{line}\n"));
+    match IN_OBJECTS.load(Ordering::Relaxed) {
+        true => tell_as("message", &line.to_string()),
+        false => offer(&mut io::stderr(), &format!("{line}\n")),
+    }
+}
+
+fn tell_as(event: &'static str, text: &str) {
+    tell_object(&Said { event, text });
+}
+
+/// Writes an object to stderr, as one line.
+pub(crate) fn tell_object(object: &impl Serialize) {
+    if let Ok(json) = serde_json::to_string(object) {
+        offer(&mut io::stderr(), &format!("{}\n", plain_json(&json)));
+    }
+}
+
+/// Writes to the terminal at stderr, as it is: control sequences, and text that has none.
+pub(crate) fn draw(text: &str) {
+    if !IN_OBJECTS.load(Ordering::Relaxed) {
+        offer(&mut io::stderr(), text);
+    }
+}
+
+/// Control characters are legal in JSON from DEL on; a terminal obeys them.
+pub(crate) fn plain_json(json: &str) -> String {
+    json.chars().fold(String::new(), |mut out, c| {
+        match c.is_control() && c != '\n' {
+            true => out += &format!("\\u{:04x}", c as u32),
+            false => out.push(c),
+        }
+        out
+    })
 }
 
 /// Writes a line about a step of the work to stdout.
@@ -63,7 +132,13 @@ pub(crate) struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        offer_bytes(&mut io::stderr(), text);
+        match IN_OBJECTS.load(Ordering::Relaxed) {
+            true => {
+                let lines = String::from_utf8_lossy(text);
+                lines.lines().for_each(|line| tell_as("log", line));
+            }
+            false => offer_bytes(&mut io::stderr(), text),
+        }
         Ok(text.len())
     }
 

@@ -72,6 +72,7 @@ impl Disk {
             }
         }
         self.accepted(inner, admitted);
+        self.given.fetch_add(fits as u64, Ordering::Relaxed);
         Ok(fits)
     }
 

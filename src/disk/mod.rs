@@ -107,6 +107,8 @@ pub(crate) struct Disk {
     flushed: AtomicU64,
     /// Set once a write was refused or cut at the end of the disk.
     overflowed: AtomicBool,
+    /// Bytes that programs have written, those twice that were written twice.
+    given: AtomicU64,
     extents: Extents,
     head: Guard,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -149,6 +151,7 @@ impl Disk {
             rounds,
             flushed,
             overflowed: AtomicBool::new(false),
+            given: AtomicU64::new(0),
             extents,
             head,
             threads,
@@ -193,13 +196,23 @@ impl Disk {
         self.overflowed.load(Ordering::Relaxed)
     }
 
+    /// Returns how many bytes programs have written so far, those twice that were written twice.
+    pub(crate) fn given(&self) -> u64 {
+        self.given.load(Ordering::Relaxed)
+    }
+
     /// Returns how many bytes of the file take space on the storage, as far as is known now; never too few.
     pub(crate) fn allocated(&self) -> u64 {
         self.extents.known_soon();
+        self.data_bytes().unwrap_or_else(|| self.len())
+    }
+
+    /// Does the same without a wait; `None` while the extents are not known.
+    pub(crate) fn data_bytes(&self) -> Option<u64> {
         let inner = self.writes.lock();
         let behind_the_end = self.size - inner.len;
-        let zeros = inner.zeros.as_ref().map_or(0, |zeros| zeros.bytes());
-        inner.len - zeros.saturating_sub(behind_the_end).min(inner.len)
+        let zeros = inner.zeros.as_ref()?.bytes();
+        Some(inner.len - zeros.saturating_sub(behind_the_end).min(inner.len))
     }
 
     /// Returns how many bytes of the disk are free: those that hold no data. Where the server can't tell,

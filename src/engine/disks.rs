@@ -8,7 +8,7 @@ use super::address::{query, quoted};
 use super::json::{list, number, text};
 use super::{Engine, Error, Patience};
 use crate::logging::plain;
-use crate::output::tell;
+use crate::output::inform;
 
 /// Upper bound on the wait for a lock that may end soon: the engine releases it seconds after the disk is
 /// `ok`.
@@ -168,7 +168,7 @@ impl Engine {
             }
             if !told && patience.waited() >= QUIET_LOCK_WAIT {
                 told = true;
-                tell(format_args!(
+                inform(format_args!(
                     "disk {} is locked: {}; waiting for it, for {} s at most",
                     plain(&disk.shown()),
                     self.holder(&disk.id, holder),

@@ -7,10 +7,9 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use tracing::warn;
 
-use super::control;
 use super::record::Ending;
 use super::wait::Ended;
-use super::{Event, Mount};
+use super::{Event, Mount, control, interrupted};
 use crate::failure::{Exit, Failure};
 use crate::logging::announce_failure;
 use crate::open_disk::{self, OpenDisk, Work};
@@ -20,13 +19,16 @@ use crate::supervisor::{Stage, statistics};
 /// How often the way to the storage is looked at while the last data is on it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// A ctrl-C goes to COMMAND and to this process. Where the end of COMMAND came first, it is answered already.
+const SAME_KEY: Duration = Duration::from_secs(1);
+
 /// Told to `umount` when it had to go on although the FUSE session has not ended.
 const CUT_OFF: &str = "something still holds the file system, another mount of it or a request under way; \
                        it is cut off, and reading or writing through it is an error from now on";
 
-/// Ends each disk, and tells the outcome. The first signal that comes meanwhile only says what is
-/// happening anyway; the next ones give up, see [`open_disk::Ending::give_up`]. Returns the exit code:
-/// COMMAND's own failure, whatever became of the data (which is told), else the outcome's.
+/// Ends each disk, and tells the outcome. The first signal only says what is happening anyway, here or
+/// before; the next ones give up, see [`open_disk::Ending::give_up`]. Each is answered at once. Returns the
+/// exit code: COMMAND's own failure, whatever became of the data (which is told), else the outcome's.
 pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Event>, ended: &mut Ended) -> u8 {
     let work = match ended.command {
         Some(1..) => Work::Failed,
@@ -49,8 +51,19 @@ pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Even
         match inbox.recv_timeout(LOOK_INTERVAL) {
             Ok(Event::Disk(n, step)) => endings[n].step(step),
             Ok(Event::Umount(stream)) => ended.waiting.push(stream),
-            Ok(Event::Signal(_)) if !ended.signalled => ended.signalled = true,
-            Ok(Event::Signal(_)) => endings.iter_mut().for_each(open_disk::Ending::give_up),
+            Ok(Event::Signal(signal)) => {
+                if std::mem::replace(&mut ended.signalled, true) {
+                    endings.iter_mut().for_each(open_disk::Ending::give_up);
+                } else if ended
+                    .interrupted
+                    .take()
+                    .is_some_and(|told| told.elapsed() < SAME_KEY)
+                {
+                    continue;
+                }
+                let answers = endings.iter().filter_map(open_disk::Ending::answer);
+                answers.for_each(|answer| interrupted::tell(signal, &answer));
+            }
             Ok(Event::Unmounted | Event::CommandEnded(_)) => {}
             Err(RecvTimeoutError::Timeout) => endings.iter_mut().for_each(open_disk::Ending::look),
             Err(RecvTimeoutError::Disconnected) => {

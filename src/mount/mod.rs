@@ -14,6 +14,7 @@
 //! asks         hears those who want that
 //! ready        what "mounted" means       holders  who keeps a mount from its end
 //! umount_table lets umount(8) wait        loops    and the loop devices among them
+//! interrupted  answers a signal at once
 //! ```
 //!
 //! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session, COMMAND and the end
@@ -25,6 +26,7 @@ mod close;
 mod command;
 pub(crate) mod control;
 pub(crate) mod holders;
+mod interrupted;
 mod loops;
 pub(crate) mod mount_table;
 pub(crate) mod mountpoint;
@@ -157,7 +159,10 @@ fn serve_watched(settings: Settings, role: Role, supervisor: &Arc<Supervisor>) -
         ));
     }
     rights::settle();
-    mount.disks().for_each(|disk| disk.set_used());
+    for disk in mount.disks() {
+        disk.expect(mount.settings.expected.clone());
+        disk.set_used();
+    }
     let mut ended = wait::wait(&mount, &inbox, &events, role).unwrap_or_else(|failure| {
         tell(&failure);
         wait::leave_now(&mount);

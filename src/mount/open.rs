@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::mountpoint::Mountpoint;
 use super::record::Place;
-use super::{Event, Mount, MountedDisk};
+use super::{Event, Mount, MountedDisk, interrupted};
 use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
 use crate::fuse::OpenFiles;
@@ -32,7 +32,7 @@ pub(super) fn open_unless_interrupted(
     let (done, opened) = bounded(1);
     let (wanted, path) = (settings.disk.clone(), mountpoint.path.clone());
     let interrupt = Interrupt::default();
-    let interrupted = interrupt.clone();
+    let interruption = interrupt.clone();
     spawn("open", move || {
         drop(done.send(OpenDisk::open(&wanted, &path, &interrupt)))
     })?;
@@ -40,8 +40,15 @@ pub(super) fn open_unless_interrupted(
         recv(opened) -> disk => {
             disk.map_err(|_| Failure::text(Exit::Other, CONNECTING_FAILED))??
         }
-        recv(inbox) -> _ => {
-            interrupted.set();
+        recv(inbox) -> event => {
+            interruption.set();
+            if let (Ok(Event::Signal(signal)), Source::Engine(_)) = (event, &settings.disk.source) {
+                interrupted::tell(
+                    signal,
+                    "what was begun in the engine is taken back; the next signal leaves that to `rhv-mount \
+                     recover`",
+                );
+            }
             return Err(wait_until_taken_back(&settings.disk.source, opened, inbox));
         }
     };

@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::mount_table::is_mounted;
 use super::record::Ending;
-use super::{Event, Mount, command, control};
+use super::{Event, Mount, command, control, interrupted};
 use crate::failure::{Exit, Failure};
 use crate::fuse::{self, MountError};
 use crate::output::tell;
@@ -26,6 +26,9 @@ use crate::supervisor::Stage;
 
 /// How long COMMAND may take to end after a signal was passed on to it.
 const COMMAND_GRACE: Duration = Duration::from_secs(10);
+
+/// The status of a COMMAND that ctrl-C has ended: 128 and the number of SIGINT.
+const COMMAND_INTERRUPTED: u8 = 130;
 
 /// How long an unmount waits for a straggler to close the file.
 const STRAGGLER_GRACE: Duration = Duration::from_secs(1);
@@ -45,6 +48,8 @@ pub(super) struct Ended {
     pub(super) cut_off: bool,
     /// A signal has come: the next one gives up.
     pub(super) signalled: bool,
+    /// When the end of COMMAND by ctrl-C was told, whose signal is still to come here.
+    pub(super) interrupted: Option<Instant>,
     /// The launcher went away before it was told of the mount.
     pub(super) unused: bool,
 }
@@ -109,6 +114,10 @@ pub(super) fn wait(
                 ended.command = Some(command::code(status));
                 // The report of the session's end may come after that of COMMAND's end, which was later.
                 under_command |= !is_mounted(&mount.mountpoint.path);
+                if ended.command == Some(COMMAND_INTERRUPTED) && !ended.signalled {
+                    interrupted::tell_of_its_end(mount);
+                    ended.interrupted = Some(Instant::now());
+                }
                 if !status.success() {
                     tell_of_overflow(mount);
                 }
@@ -129,6 +138,7 @@ pub(super) fn wait(
             Some(Event::Signal(signal)) => match child {
                 None => {
                     ended.signalled = true;
+                    interrupted::tell_of_end(signal);
                     leave_now(mount);
                     return Ok(ended);
                 }
@@ -136,6 +146,7 @@ pub(super) fn wait(
                     ended.signalled = true;
                     let again = deadline.is_some();
                     pass_on(pid, signal, again);
+                    interrupted::tell_of_command(mount, signal, again);
                     deadline = Some(Instant::now() + COMMAND_GRACE);
                 }
             },

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::OpenDisk;
+use crate::amounts;
 use crate::disk::{Disk, DiskError};
 use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
@@ -159,6 +160,30 @@ impl Ending {
         }
     }
 
+    /// Says what goes on, what the disk holds, and what the next signal stops: the answer to one that has come
+    /// now, after [`Self::give_up`] where that was called for it. `None` once it is over.
+    pub(crate) fn answer(&self) -> Option<String> {
+        let data = match &self.state {
+            State::Draining(_) => {
+                let unflushed = amounts::size(self.disk.disk.undurable_bytes());
+                return Some(format!(
+                    "{unflushed} not on the storage yet, which is waited for; the next signal gives up on \
+                     that, and data may be lost then"
+                ));
+            }
+            State::EndingTransfer(data) => data,
+            State::Over(..) => return None,
+        };
+        let transfer = self.disk.transfer.as_ref()?;
+        let stopped = self.patience.check().is_err();
+        Some(transfer.while_ending(
+            self.verdict(data),
+            self.disk.is_changed(),
+            stopped,
+            &self.disk.mountpoint,
+        ))
+    }
+
     /// Leaves the transfer as it is.
     pub(crate) fn abandon(&mut self) {
         let data = match &self.state {
@@ -199,12 +224,7 @@ impl Ending {
 
     /// The data is decided: ends the transfer in a thread of its own; here, where no thread is to be had.
     fn end_transfer(&mut self, data: Result<(), DiskError>) {
-        let verdict = match (&data, self.work) {
-            (Err(_), _) => Verdict::Lost,
-            (Ok(()), Work::Failed) => Verdict::CommandFailed,
-            (Ok(()), Work::Unused) => Verdict::Unused,
-            (Ok(()), Work::Done) => Verdict::Arrived,
-        };
+        let verdict = self.verdict(&data);
         let Some(transfer) = &self.disk.transfer else {
             self.state = State::Over(data, Ok(()));
             return;
@@ -224,6 +244,15 @@ impl Ending {
             Ok(_) => State::EndingTransfer(data),
             Err(_) => State::Over(data, transfer.end(verdict, &self.patience)),
         };
+    }
+
+    fn verdict(&self, data: &Result<(), DiskError>) -> Verdict {
+        match (data, self.work) {
+            (Err(_), _) => Verdict::Lost,
+            (Ok(()), Work::Failed) => Verdict::CommandFailed,
+            (Ok(()), Work::Unused) => Verdict::Unused,
+            (Ok(()), Work::Done) => Verdict::Arrived,
+        }
     }
 
     fn left_open(&self) -> Failure {

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! open      from the settings to a disk that can be read and written
+//! course    how far the work on it has got, and how fast it goes on
 //! ending    the way out: the last flush, the connections, the transfer; with signals on the way
 //! ```
 //!
@@ -14,6 +15,7 @@
 //!
 //! [`Interrupt`]: crate::engine::Interrupt
 
+mod course;
 mod ending;
 mod open;
 
@@ -23,6 +25,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use self::course::Course;
 pub(crate) use self::ending::{Ending, Step, Work};
 use crate::disk::Disk;
 use crate::imageio::Image;
@@ -39,6 +42,7 @@ pub(crate) struct OpenDisk {
     /// `None` for a transfer that somebody else started and will end.
     transfer: Option<Arc<OwnTransfer>>,
     since: Instant,
+    course: Course,
     _keeper: Keeper,
 }
 
@@ -63,6 +67,21 @@ pub(crate) struct DiskStatus {
     /// Data that was acknowledged and is not known to be on the storage.
     #[serde(default)]
     pub(crate) bytes_unflushed: u64,
+    /// How far the work has got: what was written to the file, or, while that is nothing, what was read.
+    #[serde(default)]
+    pub(crate) bytes_done: u64,
+    /// The whole of it, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes_total: Option<u64>,
+    /// The speed of the last seconds.
+    #[serde(default)]
+    pub(crate) bytes_per_second: u64,
+    /// How long the rest takes at that speed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seconds_left: Option<u64>,
+    /// How long no request was answered, while they are repeated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unanswered_seconds: Option<u64>,
     /// Flush requests, one for each connection and fsync.
     pub(crate) flushes: u64,
     /// Writes and zero requests that each carried a flush, since connections end early.
@@ -106,6 +125,11 @@ impl OpenDisk {
         }
     }
 
+    /// Tells how much may be written, in bytes, the likeliest number first.
+    pub(crate) fn expect(&self, wholes: Vec<u64>) {
+        self.course.expect(wholes);
+    }
+
     /// How it stands now.
     pub(crate) fn status(&self) -> DiskStatus {
         let statistics = self.pool.statistics();
@@ -113,6 +137,16 @@ impl OpenDisk {
         let transfer = self.transfer.as_ref();
         let disk = transfer.map(|transfer| transfer.disk().clone());
         let read_only = self.disk.is_read_only();
+        let (bytes_read, given) = (sum(|connection| connection.bytes(Op::Read)), self.disk.given());
+        let (bytes_done, pace) = match given {
+            0 => {
+                let data = self.disk.data_bytes();
+                let wholes = data.map(|data| vec![data, self.disk.len()]);
+                let pace = self.course.look(bytes_read, &wholes.unwrap_or_default());
+                (bytes_read, pace)
+            }
+            given => (given, self.course.look(given, self.course.written_wholes())),
+        };
         DiskStatus {
             host: self.host(),
             transport: self.image.transport().to_owned(),
@@ -123,10 +157,15 @@ impl OpenDisk {
             writers: if read_only { 0 } else { self.pool.writers() },
             replaced: self.pool.replaced(),
             seconds: self.since.elapsed().as_secs(),
-            bytes_read: sum(|connection| connection.bytes(Op::Read)),
+            bytes_read,
             bytes_written: sum(|connection| connection.bytes(Op::Write)),
             bytes_zeroed: sum(|connection| connection.bytes(Op::Zero)),
             bytes_unflushed: self.disk.undurable_bytes(),
+            bytes_done,
+            bytes_total: pace.total,
+            bytes_per_second: pace.bytes_per_second,
+            seconds_left: pace.seconds_left,
+            unanswered_seconds: self.pool.unanswered().map(|silence| silence.as_secs()),
             flushes: sum(|connection| connection.ops(Op::Flush)),
             durable_writes: self.pool.durable_writes(),
             errors: sum(ConnectionStatistics::errors),
@@ -137,6 +176,29 @@ impl OpenDisk {
             transfer: transfer.map(|transfer| transfer.id()),
             transfer_phase: transfer.map(|transfer| transfer.phase()),
         }
+    }
+
+    /// Says what the disk holds, and what becomes of it, where the work on it is stopped now; `over`: COMMAND
+    /// has failed, and does not only get a signal.
+    pub(crate) fn when_stopped(&self, over: bool) -> String {
+        let changed = self.is_changed();
+        match &self.transfer {
+            Some(transfer) => transfer.when_stopped(changed, over),
+            None if changed => format!(
+                "the disk on {} holds a mix of what was there and what was written: write the whole image \
+                 again",
+                self.host()
+            ),
+            None => format!("the disk on {} is unchanged", self.host()),
+        }
+    }
+
+    /// True once something was written, or made zero.
+    fn is_changed(&self) -> bool {
+        let changes =
+            |connection: &ConnectionStatistics| connection.ops(Op::Write) + connection.ops(Op::Zero) > 0;
+        let sent = self.pool.statistics().iter().any(changes);
+        sent || self.disk.given() > 0 || self.disk.undurable_bytes() > 0
     }
 
     /// One line for each connection, as imageio's own log writes them.

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 use super::OpenDisk;
+use super::course::Course;
 use crate::disk::{Disk, DiskOptions, HEAD_BYTES, Head, HeadRule, ImageFormat, detect};
 
 use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
 use crate::imageio::{self, Client, Endpoint, Image, TransferUrl};
 use crate::logging::announce;
-use crate::output::tell;
+use crate::output::{inform, tell};
 use crate::pool::{Keeper, Pool, USUAL_TIMEOUT};
 use crate::process::limits::no_thread;
 use crate::remote::Remote;
@@ -93,6 +94,7 @@ impl OpenDisk {
             disk,
             transfer,
             since: Instant::now(),
+            course: Course::begin(),
             _keeper: keeper,
         })
     }
@@ -234,7 +236,7 @@ fn open_own(
     match (transfer.url(true)?, unreachable) {
         (Some(through), unreachable) => {
             if let Some(e) = &unreachable {
-                tell(format_args!(
+                inform(format_args!(
                     "{e}; going through the engine's proxy {}",
                     through.host()
                 ));

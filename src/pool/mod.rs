@@ -57,7 +57,7 @@ use self::lifespan::Lifespan;
 use self::overlap::Overlaps;
 pub(crate) use self::request::Answered;
 pub(crate) use self::retry::Doubt;
-pub(crate) use self::statistics::{ConnectionStatistics, Figures, Op, OpFigures, size as shown_size};
+pub(crate) use self::statistics::{ConnectionStatistics, Figures, Op, OpFigures};
 use crate::remote::{Dial, Remote, RemoteError};
 use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 
@@ -321,6 +321,12 @@ impl Pool {
     /// Returns since when no connection has received an answer; `None` while there are answers.
     fn outage(&self) -> Option<Instant> {
         self.outage.lock().as_ref().map(|outage| outage.since)
+    }
+
+    /// Returns how long no connection has received an answer, where that is worth telling.
+    pub(crate) fn unanswered(&self) -> Option<Duration> {
+        let passed = self.outage().map(|since| since.elapsed());
+        passed.filter(|passed| *passed >= OUTAGE_TOLD_AFTER)
     }
 
     /// Tells the user once of an outage that lasts, after a request has failed with `error`.

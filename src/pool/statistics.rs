@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::amounts::size;
+
 /// Kinds of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Op {
@@ -147,25 +149,14 @@ impl fmt::Display for ConnectionStatistics {
                 write!(
                     f,
                     ", {}, {}/s",
-                    size(bytes as f64),
-                    size(bytes as f64 / seconds.max(1e-9))
+                    size(bytes),
+                    size((bytes as f64 / seconds.max(1e-9)) as u64)
                 )?;
             }
             f.write_str("]")?;
         }
         Ok(())
     }
-}
-
-/// Formats a size in bytes like imageio: `12.00 MiB`.
-pub(crate) fn size(mut value: f64) -> String {
-    for unit in ["bytes", "KiB", "MiB", "GiB"] {
-        if value < 1024.0 {
-            return format!("{value:.2} {unit}");
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.2} TiB")
 }
 
 #[cfg(test)]

@@ -2,14 +2,14 @@
 
 use serde::Serialize;
 
-use super::status::plain_json;
-use super::table::{Column, numbers, short_size, table, words};
+use super::table::{Column, numbers, table, words};
+use crate::amounts;
 use crate::engine::{
     AttachedDisk, Engine, Interrupt, ListedDisk, ListedDomain, ListedSnapshot, ListedVm, VmSnapshot,
 };
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
-use crate::output::print;
+use crate::output::{plain_json, print};
 use crate::settings::account::{engine_account, trust};
 use crate::settings::cli::{ListArgs, Listed, Output};
 use crate::settings::config_file::Section;
@@ -165,7 +165,7 @@ fn said(words: &Option<String>) -> String {
 }
 
 fn size(bytes: Option<u64>) -> String {
-    bytes.map(short_size).unwrap_or_default()
+    bytes.map(amounts::size).unwrap_or_default()
 }
 
 fn yes_or_no(flag: Option<bool>) -> String {

@@ -83,7 +83,7 @@ fn act(args: Vec<OsString>) -> Result<u8, Failure> {
             }
         }
         Action::Umount(path) => umount::umount(&path, Manner::InOrder),
-        Action::Status(path, output) => status::status(path.as_deref(), output),
+        Action::Status(args) => status::status(&args),
         Action::Recover(args) => recover::recover(&args),
         Action::List(args) => list::list(&args),
         Action::Ca(url) => ca::print(&url),

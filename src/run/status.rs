@@ -2,15 +2,20 @@
 //! that ended otherwise, from their notes (see `remains`).
 //!
 //! In JSON, all of it is one array, and what was asked for by its path is one object: a mount, or, where
-//! nothing is mounted there, what is left.
+//! nothing is mounted there, what is left. With `--follow` each of them is one line.
 
-use std::io;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Uid;
 use serde::Serialize;
 
 use super::remains::{self, Remains};
+use crate::amounts;
 use crate::failure::{Exit, Failure};
 use crate::mount::control::{self, Status};
 use crate::mount::holders::holders;
@@ -18,11 +23,15 @@ use crate::mount::mount_table::{is_dead, mounted_by};
 use crate::mount::mountpoint::canonical;
 use crate::mount::record::{self, Place};
 use crate::open_disk::DiskStatus;
-use crate::output::print;
+use crate::output::{plain_json, print};
 use crate::process::identity::why_silent;
 use crate::process::runtime_directory;
-use crate::settings::cli::Output;
+use crate::settings::cli::{Output, StatusArgs};
 use crate::shell;
+use crate::terminal::taking_back;
+
+/// How often `--follow` looks again.
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One thing to be told of a mountpoint.
 #[derive(Serialize)]
@@ -32,57 +41,141 @@ enum Entry<'a> {
     Left(&'a Remains),
 }
 
-/// Prints what is mounted on `path` or left behind of a mount there, or all of it.
-pub(super) fn status(path: Option<&Path>, output: Output) -> Result<u8, Failure> {
-    let wanted = match path {
+/// Prints what is mounted on the path or left behind of a mount there, or all of it; with `--follow` again and
+/// again while something is mounted.
+pub(super) fn status(args: &StatusArgs) -> Result<u8, Failure> {
+    let wanted = match &args.mountpoint {
         Some(path) => Some(
             canonical(path).map_err(|e| Failure::text(Exit::Mount, format!("{}: {e}", path.display())))?,
         ),
         None => None,
     };
-    // The path names the mountpoint, or the file in it. Others are not asked: one that is stuck takes its
-    // time.
-    let in_directory = |dir: &Path| match &wanted {
-        Some(path) => path
-            .ancestors()
-            .take(2)
-            .map(|path| Place::of(dir, path))
-            .collect(),
-        None => record::places(dir),
-    };
-    let places = runtime_directory::directories()
-        .into_iter()
-        .flat_map(|(user, dir)| in_directory(&dir).into_iter().map(move |place| (user, place)));
-    let mut all: Vec<Status> = places.filter_map(|(user, place)| look(user, &place)).collect();
-    if let Some(wanted) = &wanted {
-        all.retain(|status| status.is_about(wanted));
-    }
-    let left = remains::all(wanted.as_deref());
-    if let (Some(wanted), true, true) = (&wanted, all.is_empty(), left.is_empty()) {
+    let found = Found::look(wanted.as_deref());
+    if let (Some(wanted), true) = (&wanted, found.is_empty()) {
         return Err(Failure::text(
             Exit::Mount,
             format!("no rhv-mount disk is mounted on {}", wanted.display()),
         ));
     }
-    match output {
-        Output::Json => {
-            let entries = all.iter().map(Entry::Mount).chain(left.iter().map(Entry::Left));
-            let entries: Vec<Entry<'_>> = entries.collect();
-            let json = match (&wanted, entries.first()) {
-                (Some(_), Some(one)) => serde_json::to_string_pretty(one),
-                _ => serde_json::to_string_pretty(&entries),
-            };
-            let json = json.map_err(|e| Failure::text(Exit::Other, e))?;
-            print(&format!("{}\n", plain_json(&json)))?;
-        }
-        Output::Text => {
-            let all = all.iter().map(text).chain(left.iter().map(Remains::text));
-            let all = all.collect::<Vec<_>>().join("\n");
-            // Names are the engine's, and another user's process may say anything.
-            print(&all.replace(|c: char| c.is_control() && c != '\n', " "))?;
-        }
+    match args.follow {
+        false => match args.output {
+            Output::Json => print(&found.json(wanted.is_some())?)?,
+            Output::Text => print(&found.text())?,
+        },
+        true => follow(found, wanted.as_deref(), args.output)?,
     }
     Ok(Exit::Done as u8)
+}
+
+/// Prints what is found, and looks again every second, until no mount is there.
+fn follow(mut found: Found, wanted: Option<&Path>, output: Output) -> Result<(), Failure> {
+    let on_terminal = io::stdout().is_terminal();
+    loop {
+        let goes_on = found.mounts.iter().any(|mount| goes_on(&mount.phase));
+        let text = match output {
+            Output::Json => found.json_lines()?,
+            Output::Text => found.text(),
+        };
+        print(&text)?;
+        if !goes_on || hears_no_more() {
+            return Ok(());
+        }
+        sleep(FOLLOW_INTERVAL);
+        found = Found::look(wanted);
+        if found.is_empty() {
+            // It has ended well. What was told last stays.
+            return Ok(());
+        }
+        if on_terminal && output == Output::Text {
+            print(&taking_back(&text))?;
+        }
+    }
+}
+
+/// True for the phase of a mount that may still change.
+fn goes_on(phase: &str) -> bool {
+    matches!(phase, "mounted" | "ending" | "detached" | "silent")
+}
+
+/// True where nobody reads stdout any more: a pipe without a reader.
+fn hears_no_more() -> bool {
+    let stdout = io::stdout();
+    let mut look = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    poll(&mut look, PollTimeout::ZERO) == Ok(1)
+        && look[0]
+            .revents()
+            .is_some_and(|seen| seen.intersects(PollFlags::POLLERR))
+}
+
+/// All that is to be told.
+struct Found {
+    mounts: Vec<Status>,
+    left: Vec<Remains>,
+}
+
+impl Found {
+    /// Looks for what is mounted on `wanted` or left of a mount there, or for all of it.
+    fn look(wanted: Option<&Path>) -> Found {
+        // The path names the mountpoint, or the file in it. Others are not asked: one that is stuck takes its
+        // time.
+        let in_directory = |dir: &Path| match wanted {
+            Some(path) => path
+                .ancestors()
+                .take(2)
+                .map(|path| Place::of(dir, path))
+                .collect(),
+            None => record::places(dir),
+        };
+        let places = runtime_directory::directories()
+            .into_iter()
+            .flat_map(|(user, dir)| in_directory(&dir).into_iter().map(move |place| (user, place)));
+        let mut mounts: Vec<Status> = places.filter_map(|(user, place)| look(user, &place)).collect();
+        if let Some(wanted) = wanted {
+            mounts.retain(|status| status.is_about(wanted));
+        }
+        Found {
+            mounts,
+            left: remains::all(wanted),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.mounts.is_empty() && self.left.is_empty()
+    }
+
+    fn entries(&self) -> Vec<Entry<'_>> {
+        let mounts = self.mounts.iter().map(Entry::Mount);
+        mounts.chain(self.left.iter().map(Entry::Left)).collect()
+    }
+
+    /// One array of objects, or the first of them alone.
+    fn json(&self, one: bool) -> Result<String, Failure> {
+        let entries = self.entries();
+        let json = match entries.first().filter(|_| one) {
+            Some(first) => serde_json::to_string_pretty(first),
+            None => serde_json::to_string_pretty(&entries),
+        };
+        let json = json.map_err(|e| Failure::text(Exit::Other, e))?;
+        Ok(format!("{}\n", plain_json(&json)))
+    }
+
+    /// An object on each line.
+    fn json_lines(&self) -> Result<String, Failure> {
+        let line = |entry: &Entry<'_>| serde_json::to_string(entry).map(|json| plain_json(&json) + "\n");
+        let lines: Result<String, _> = self.entries().iter().map(line).collect();
+        lines.map_err(|e| Failure::text(Exit::Other, e))
+    }
+
+    fn text(&self) -> String {
+        let all = self
+            .mounts
+            .iter()
+            .map(text)
+            .chain(self.left.iter().map(Remains::text));
+        let all = all.collect::<Vec<_>>().join("\n");
+        // Names are the engine's, and another user's process may say anything.
+        all.replace(|c: char| c.is_control() && c != '\n', " ")
+    }
 }
 
 /// Asks the process behind a record. Where it does not answer, its mount is dead if nobody listens on its
@@ -178,26 +271,36 @@ pub(super) fn text(status: &Status) -> String {
     };
     if !matches!(status.phase.as_str(), "dead" | "silent" | "failed") {
         out += &format!(
-            "  file         {}, {} bytes of a disk of {}\n  host         {} over {}\n  \
-             connections  {} ({} writing, {} replaced)\n  bytes        {} read, {} written, {} zeroed\n  \
-             flushes      {}{}\n  errors       {}\n",
+            "  file         {}, {} of a disk of {}\n  host         {} over {}\n  \
+             connections  {} ({} writing, {} replaced)\n  bytes        {} read, {} written, {} zeroed, {} \
+             not flushed\n  flushes      {}{}\n  errors       {}\n",
             plain(&status.file),
-            disk.file_size,
-            disk.disk_size,
+            amounts::size(disk.file_size),
+            amounts::size(disk.disk_size),
             plain(&disk.host),
             plain(&disk.transport),
             disk.connections,
             disk.writers,
             disk.replaced,
-            disk.bytes_read,
-            disk.bytes_written,
-            disk.bytes_zeroed,
+            amounts::size(disk.bytes_read),
+            amounts::size(disk.bytes_written),
+            amounts::size(disk.bytes_zeroed),
+            amounts::size(disk.bytes_unflushed),
             disk.flushes,
             match disk.durable_writes {
                 0 => String::new(),
                 n => format!(", and {n} with a write each"),
             },
             disk.errors,
+        );
+    }
+    if let Some(pace) = disk.pace_shown() {
+        out += &format!("  progress     {pace}\n");
+    }
+    if let Some(silent) = disk.unanswered_seconds {
+        out += &format!(
+            "  waiting      no answer from the server for {}; requests are repeated\n",
+            amounts::time(silent)
         );
     }
     if status.phase == "detached" {
@@ -229,17 +332,6 @@ pub(super) fn text(status: &Status) -> String {
         out += &format!("  earlier      {}\n", plain(earlier));
     }
     out
-}
-
-/// Control characters are legal in JSON from DEL on; a terminal obeys them.
-pub(super) fn plain_json(json: &str) -> String {
-    json.chars().fold(String::new(), |mut out, c| {
-        match c.is_control() && c != '\n' {
-            true => out += &format!("\\u{:04x}", c as u32),
-            false => out.push(c),
-        }
-        out
-    })
 }
 
 #[cfg(test)]

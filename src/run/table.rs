@@ -57,23 +57,10 @@ pub(super) fn table<T>(rows: &[T], columns: &[Column<T>]) -> String {
     out
 }
 
-/// A size as `lsblk` shows it, in powers of 1024: `512B`, `1.5K`, `20G`.
-pub(super) fn short_size(bytes: u64) -> String {
-    let mut size = bytes as f64;
-    for unit in ["B", "K", "M", "G", "T", "P"] {
-        // A size that rounds to 1024 belongs to the next unit.
-        if size < 1023.95 {
-            let tenths = format!("{size:.1}");
-            return format!("{}{unit}", tenths.trim_end_matches(".0"));
-        }
-        size /= 1024.0;
-    }
-    format!("{size:.0}E")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::amounts;
 
     struct Row(&'static str, u64);
 
@@ -81,15 +68,15 @@ mod tests {
     fn columns_stand_below_their_titles() {
         let columns: [Column<Row>; 3] = [
             words("NAME", |row| row.0.to_owned()),
-            numbers("SIZE", |row| short_size(row.1)),
+            numbers("SIZE", |row| amounts::size(row.1)),
             words("STATUS", |row| row.0.chars().rev().collect()),
         ];
         let rows = [Row("web", 20 << 30), Row("größe", 3 << 29), Row("", 0)];
         let lines = [
-            "NAME   SIZE  STATUS",
-            "web     20G  bew",
-            "größe  1.5G  eßörg",
-            "-        0B  -",
+            "NAME        SIZE  STATUS",
+            "web    20.00 GiB  bew",
+            "größe   1.50 GiB  eßörg",
+            "-        0 bytes  -",
         ];
         assert_eq!(table(&rows, &columns), lines.join("\n") + "\n");
         assert_eq!(table(&[], &columns), "NAME  SIZE  STATUS\n");
@@ -104,22 +91,5 @@ mod tests {
             !shown.contains(|c: char| c.is_control() && c != '\n'),
             "{shown:?}"
         );
-    }
-
-    #[test]
-    fn sizes_are_short_and_never_a_thousand_of_the_smaller_unit() {
-        for (bytes, shown) in [
-            (0, "0B"),
-            (1023, "1023B"),
-            (1024, "1K"),
-            (1 << 20, "1M"),
-            ((1 << 20) - 1, "1M"),
-            (3 << 29, "1.5G"),
-            (20 << 30, "20G"),
-            (16 << 40, "16T"),
-            (u64::MAX, "16E"),
-        ] {
-            assert_eq!(short_size(bytes), shown, "{bytes}");
-        }
     }
 }

@@ -9,6 +9,7 @@ mod choice;
 pub(crate) mod cli;
 pub(crate) mod config_file;
 mod config_path;
+mod expected;
 pub(crate) mod memory;
 pub(crate) mod mount_helper;
 mod mount_options;
@@ -25,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use self::account::{LoginPlaces, trust, variable};
 use self::choice::Choice;
-use self::cli::{LogTarget, MountArgs, Output};
+use self::cli::{LogTarget, MountArgs, Output, Progress};
 use self::config_file::{Section, yes_or_no};
 use self::memory::{Budgets, MIN_MEMORY_BYTES, Said};
 use crate::engine::{Account, NewDisk};
@@ -134,6 +135,8 @@ pub(crate) struct Settings {
     pub(crate) for_mount8: bool,
     /// COMMAND and its arguments; empty where there is none.
     pub(crate) command: Vec<OsString>,
+    /// How much COMMAND may write, in bytes, the likeliest number first.
+    pub(crate) expected: Vec<u64>,
     /// One of `off`, `error`, `warn`, `info`, `debug`, `trace`.
     pub(crate) log_level: String,
     /// The place of the log.
@@ -146,6 +149,10 @@ pub(crate) struct Settings {
     /// The file that gets figures for Prometheus.
     #[serde(with = "crate::path_bytes::option")]
     pub(crate) metrics_file: Option<PathBuf>,
+    /// How a mount in the foreground shows its progress.
+    pub(crate) progress: Progress,
+    /// Tell warnings and errors only.
+    pub(crate) quiet: bool,
 }
 
 impl Settings {
@@ -175,11 +182,23 @@ impl Settings {
             Some(path) => Trust::CaFile(absolute(path)?),
             None => trusted,
         };
+        let is_in_foreground = args.foreground || !args.command.is_empty();
+        if matches!(args.progress, Progress::Bar | Progress::Json) && !is_in_foreground {
+            return Err(usage(
+                "--progress shows a mount in the foreground: add --foreground or a COMMAND; one in the \
+                 background is followed by `rhv-mount status --follow`",
+            ));
+        }
         let budgets = budgets(&args)?;
         let log = log_place(args.log_target, args.log_file.as_deref(), &section)?;
+        let mountpoint = absolute(&args.mountpoint)?;
+        let expected = match read_only {
+            true => Vec::new(),
+            false => expected::wholes(&args.command, &mountpoint, &source),
+        };
         let absolute_if_given = |path: Option<PathBuf>| path.map(|path| absolute(&path)).transpose();
         Ok(Settings {
-            mountpoint: absolute(&args.mountpoint)?,
+            mountpoint,
             disk: DiskSettings {
                 source,
                 trust,
@@ -204,11 +223,14 @@ impl Settings {
             foreground: args.foreground,
             for_mount8: args.for_mount8,
             command: args.command,
+            expected,
             log_level: log_level(args.log_level, &section)?,
             log,
             stats: args.stats,
             pid_file: absolute_if_given(args.pid_file)?,
             metrics_file: absolute_if_given(args.metrics_file)?,
+            progress: args.progress,
+            quiet: args.quiet,
         })
     }
 }

@@ -108,17 +108,11 @@ fn text(picture: &Picture) -> String {
         "gauge",
         "The state of the mount: 1 for the one that it is in.",
     );
-    let (now, code) = match &picture.stage {
-        None | Some(Stage::Opening) => ("opening", None),
-        Some(Stage::Mounted) => ("mounted", None),
-        Some(Stage::Flushing) => ("flushing", None),
-        Some(Stage::Finalizing) => ("finalizing", None),
-        Some(Stage::Ended(code, _)) => ("ended", Some(*code)),
-    };
+    let now = picture.stage.as_ref().map_or("opening", Stage::name);
     for state in STATES {
         page.sample("state", &[("state", state)], u8::from(state == now));
     }
-    if let Some(code) = code {
+    if let Some(Stage::Ended(code, _)) = &picture.stage {
         page.family(
             "exit_code",
             "gauge",

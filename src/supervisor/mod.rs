@@ -4,6 +4,7 @@
 //! a service manager     a line for people, READY, STOPPING, more time, watchdog     process/notify
 //! node_exporter         a file with figures, every 15 s and at the end              metrics
 //! SIGUSR1               statistics in the log                                       statistics
+//! who has started it    a bar, or lines of JSON                                     display
 //! ```
 //!
 //! One thread, "reports", does all of this, in the order in which it is asked: a slow reader of one of them
@@ -13,6 +14,7 @@
 //! as alive. A storage that is slow, or an engine that is away, has limits of its own and is no reason to
 //! kill a mount that holds data, so no look goes through the mount or over the network.
 
+mod display;
 mod metrics;
 pub(crate) mod statistics;
 mod words;
@@ -26,17 +28,19 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
+use self::display::Display;
 use self::metrics::Picture;
 use crate::failure::{Exit, Failure};
 use crate::logging::STATISTICS;
 use crate::open_disk::OpenDisk;
+use crate::output;
 use crate::process::handover::Role;
 use crate::process::notify::{self, Word};
 use crate::process::spawn;
 use crate::settings::Settings;
 use crate::settings::cli::Output;
 
-/// How often the figures are looked at for the line that people read.
+/// How often the figures are looked at, for the line that people read and for the speed that `status` tells.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often that is done while the mount begins or ends. A manager counts anew when the command that stops a
@@ -66,6 +70,19 @@ pub(crate) enum Stage {
     Ended(u8, Option<String>),
 }
 
+impl Stage {
+    /// Its name for programs.
+    fn name(&self) -> &'static str {
+        match self {
+            Stage::Opening => "opening",
+            Stage::Mounted => "mounted",
+            Stage::Flushing => "flushing",
+            Stage::Finalizing => "finalizing",
+            Stage::Ended(..) => "ended",
+        }
+    }
+}
+
 /// Work for the thread.
 enum Ask {
     Watch(Vec<Weak<OpenDisk>>),
@@ -83,7 +100,11 @@ impl Supervisor {
     /// Begins to tell of a mount that is about to be opened. Fails where the file with the figures can't be
     /// written, and where there is no thread.
     pub(crate) fn start(settings: &Settings, role: Role) -> Result<Supervisor, Failure> {
+        if settings.quiet {
+            output::be_quiet();
+        }
         let mut reports = Reports {
+            display: Display::of(settings, role),
             mountpoint: settings.mountpoint.clone(),
             stage: Stage::Opening,
             began: SystemTime::now(),
@@ -145,6 +166,7 @@ impl Supervisor {
 
 /// The thread's own state.
 struct Reports {
+    display: Display,
     mountpoint: PathBuf,
     stage: Stage,
     began: SystemTime,
@@ -170,14 +192,10 @@ struct Reports {
 impl Reports {
     fn run(mut self, inbox: &Receiver<Ask>) {
         self.enter(Stage::Opening);
-        let nobody_looks = !self.manager && self.metrics.is_none();
         let mut due = Instant::now() + self.period();
         loop {
-            let ask = match nobody_looks {
-                true => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                false => inbox.recv_deadline(due),
-            };
-            match ask {
+            let next = self.display.due().map_or(due, |shown| shown.min(due));
+            match inbox.recv_deadline(next) {
                 Ok(Ask::Watch(disks)) => self.disks = disks,
                 Ok(Ask::Statistics) => self.log_statistics(),
                 Ok(Ask::Enter(stage)) => {
@@ -188,8 +206,12 @@ impl Reports {
                     due = Instant::now() + self.period();
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    due = Instant::now() + self.period();
                     let picture = self.picture();
+                    self.display.show(&picture, self.entered.elapsed(), false);
+                    if Instant::now() < due {
+                        continue;
+                    }
+                    due = Instant::now() + self.period();
                     self.notify(&picture, &[]);
                     if self.metrics_written.elapsed() >= METRICS_INTERVAL {
                         self.write_metrics(&picture);
@@ -226,6 +248,7 @@ impl Reports {
         self.stage = stage;
         self.entered = Instant::now();
         let picture = self.picture();
+        self.display.show(&picture, self.entered.elapsed(), true);
         self.notify(&picture, first);
         self.write_metrics(&picture);
     }

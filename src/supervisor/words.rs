@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use super::Stage;
 use super::metrics::Picture;
+use crate::amounts::{size, time};
+use crate::logging::plain;
 use crate::open_disk::DiskStatus;
-use crate::pool::shown_size;
+
+/// Fewest columns that a bar is worth drawing in.
+const MIN_BAR_COLUMNS: usize = 10;
 
 /// Says what goes on in a stage that began `since` ago.
 pub(super) fn line(picture: &Picture, since: Duration) -> String {
     let disks = || picture.disks.iter().map(|(status, _)| status);
-    let unflushed = || disks().map(|disk| disk.bytes_unflushed).sum::<u64>();
     let seconds = since.as_secs();
     match &picture.stage {
         None | Some(Stage::Opening) => format!("opening the disk for {}", picture.mountpoint),
@@ -18,7 +21,7 @@ pub(super) fn line(picture: &Picture, since: Duration) -> String {
             let disks: Vec<String> = disks().map(|disk| mounted(disk, &picture.mountpoint)).collect();
             disks.join("; ")
         }
-        Some(Stage::Flushing) => format!("flushing {}, {seconds} s", shown_size(unflushed() as f64)),
+        Some(Stage::Flushing) => flushing(picture, seconds),
         Some(Stage::Finalizing) => {
             let transfers: Vec<&str> = disks().filter_map(|disk| disk.transfer.as_deref()).collect();
             match transfers.as_slice() {
@@ -32,9 +35,16 @@ pub(super) fn line(picture: &Picture, since: Duration) -> String {
     }
 }
 
+fn flushing(picture: &Picture, seconds: u64) -> String {
+    let disks = || picture.disks.iter().map(|(status, _)| status);
+    let unflushed = size(disks().map(|disk| disk.bytes_unflushed).sum::<u64>());
+    let trouble: Vec<String> = disks().filter_map(DiskStatus::trouble).collect();
+    let parts = [format!("flushing {unflushed}"), format!("{seconds} s")];
+    parts.into_iter().chain(trouble).collect::<Vec<_>>().join(", ")
+}
+
 /// Says how a mounted disk stands: what moved, what waits, and whatever is not as it should be.
 fn mounted(disk: &DiskStatus, mountpoint: &str) -> String {
-    let size = |bytes: u64| shown_size(bytes as f64);
     let name = disk.disk_name.as_deref().unwrap_or("disk");
     let mut line = format!("{name} on {mountpoint}: {} read", size(disk.bytes_read));
     if !disk.read_only {
@@ -44,14 +54,86 @@ fn mounted(disk: &DiskStatus, mountpoint: &str) -> String {
             size(disk.bytes_unflushed)
         );
     }
-    match disk.transfer_phase.as_deref() {
-        None | Some("transferring") => {}
-        Some(phase) => line += &format!(", transfer {phase}"),
-    }
-    if let Some(failure) = &disk.failure {
-        line += &format!(", DATA MAY BE LOST: {failure}");
+    for more in disk.pace_shown().into_iter().chain(disk.trouble()) {
+        line += &format!(", {more}");
     }
     line
+}
+
+/// Says the same on the last row of a terminal, with a bar where the whole is known and there is room.
+pub(super) fn row(picture: &Picture, since: Duration, columns: usize) -> String {
+    let elapsed = time(since.as_secs());
+    match (&picture.stage, picture.disks.as_slice()) {
+        (None | Some(Stage::Opening), _) => format!("opening the disk for {}, {elapsed}", picture.mountpoint),
+        (Some(Stage::Mounted), [(disk, _)]) => moving(disk, columns),
+        (Some(Stage::Flushing), _) => flushing(picture, since.as_secs()),
+        (Some(Stage::Finalizing), [(disk, _)]) => format!("{}: finalizing, {elapsed}", name(disk)),
+        _ => line(picture, since),
+    }
+}
+
+fn moving(disk: &DiskStatus, columns: usize) -> String {
+    let amount = match disk.bytes_total {
+        Some(total) => format!("{} of {}", size(disk.bytes_done), size(total)),
+        None => size(disk.bytes_done),
+    };
+    let speed = Some(disk.bytes_per_second).filter(|speed| *speed > 0);
+    let speed = speed.map(|speed| format!("{}/s", size(speed)));
+    let left = disk.seconds_left.map(|left| format!("{} left", time(left)));
+    let parts = [Some(amount), speed, left, disk.trouble()];
+    let text = parts.into_iter().flatten().collect::<Vec<_>>().join("  ");
+    let name = name(disk);
+    let Some(percent) = disk.percent() else {
+        return format!("{name}  {text}");
+    };
+    let whole = format!("{name} []  {percent:>3} %  {text}");
+    // The last column stays free.
+    let room = columns.saturating_sub(whole.chars().count() + 1);
+    if room < MIN_BAR_COLUMNS {
+        return format!("{name}  {percent} %  {text}");
+    }
+    let filled = room * percent as usize / 100;
+    let bar = "#".repeat(filled) + &"-".repeat(room - filled);
+    format!("{name} [{bar}]  {percent:>3} %  {text}")
+}
+
+fn name(disk: &DiskStatus) -> &str {
+    disk.disk_name.as_deref().unwrap_or("disk")
+}
+
+/// Says at the end which disk it was, what moved in the time `took`, and how it ended.
+pub(super) fn outcome(disk: &DiskStatus, code: u8, took: Duration) -> String {
+    let shown = plain(&match (&disk.disk_name, &disk.disk_id) {
+        (Some(name), Some(id)) => format!("{name} ({id})"),
+        _ => format!("the disk on {}", disk.host),
+    });
+    // A copy onto a disk reads a little of it as well.
+    let is_changed = disk.bytes_written + disk.bytes_zeroed > 0;
+    let read = if is_changed { 0 } else { disk.bytes_read };
+    let amounts = [
+        (disk.bytes_written, "written"),
+        (disk.bytes_zeroed, "zeroed"),
+        (read, "read"),
+    ];
+    let moved = amounts.iter().filter(|(bytes, _)| *bytes > 0);
+    let moved: Vec<String> = moved
+        .map(|(bytes, done)| format!("{} {done}", size(*bytes)))
+        .collect();
+    let moved = match moved.as_slice() {
+        [] => "nothing moved".to_owned(),
+        moved => moved.join(", "),
+    };
+    let bytes = disk.bytes_written + read;
+    let mut line = format!("{shown}: {moved} in {}", time(took.as_secs()));
+    if bytes > 0 && took >= Duration::from_secs(1) {
+        let speed = (bytes as f64 / took.as_secs_f64()) as u64;
+        line += &format!(" ({}/s)", size(speed));
+    }
+    match (code, disk.read_only) {
+        (0, true) => line,
+        (0, false) => line + "; every byte is on the storage",
+        (code, _) => line + &format!("; exit status {code}"),
+    }
 }
 
 #[cfg(test)]
@@ -64,6 +146,19 @@ mod tests {
             stage: Some(stage),
             disks: vec![(disk, vec![])],
             began: None,
+        }
+    }
+
+    fn copied() -> DiskStatus {
+        DiskStatus {
+            disk_name: Some("web01".to_owned()),
+            disk_id: Some("d1".to_owned()),
+            bytes_written: 5 << 30,
+            bytes_done: 5 << 30,
+            bytes_total: Some(20 << 30),
+            bytes_per_second: 310 << 20,
+            seconds_left: Some(49),
+            ..DiskStatus::default()
         }
     }
 
@@ -80,14 +175,59 @@ mod tests {
         };
         let since = Duration::from_secs(12);
         let line = |stage| line(&picture(stage, disk.clone()), since);
+        let trouble = "transfer resuming, DATA MAY BE LOST: no space";
         assert_eq!(
             line(Stage::Mounted),
-            "web01 on /mnt: 0.00 bytes read, 3.00 GiB written, 120.00 MiB not flushed, transfer resuming, \
-             DATA MAY BE LOST: no space"
+            format!("web01 on /mnt: 0 bytes read, 3.00 GiB written, 120.00 MiB not flushed, {trouble}")
         );
-        assert_eq!(line(Stage::Flushing), "flushing 120.00 MiB, 12 s");
+        assert_eq!(
+            line(Stage::Flushing),
+            format!("flushing 120.00 MiB, 12 s, {trouble}")
+        );
         assert_eq!(line(Stage::Finalizing), "finalizing transfer t, 12 s");
         let lost = Stage::Ended(7, Some("data may be lost: x".to_owned()));
         assert_eq!(line(lost), "data may be lost: x");
+    }
+
+    #[test]
+    fn a_row_has_a_bar_where_the_whole_is_known_and_never_fills_the_last_column() {
+        let row = |disk, columns| row(&picture(Stage::Mounted, disk), Duration::ZERO, columns);
+        let wide = row(copied(), 100);
+        assert_eq!(wide.len(), 99);
+        assert!(
+            wide.starts_with("web01 [#####") && wide.contains("---]   25 %  5.00 GiB of"),
+            "{wide}"
+        );
+        assert!(wide.ends_with("20.00 GiB  310.00 MiB/s  49 s left"), "{wide}");
+        let narrow = row(copied(), 60);
+        assert!(narrow.starts_with("web01  25 %  5.00 GiB"), "{narrow}");
+        let unknown = DiskStatus {
+            bytes_total: None,
+            seconds_left: None,
+            ..copied()
+        };
+        assert_eq!(row(unknown, 100), "web01  5.00 GiB  310.00 MiB/s");
+    }
+
+    #[test]
+    fn the_end_names_disk_id_bytes_and_time() {
+        let outcome = |code, disk: DiskStatus| outcome(&disk, code, Duration::from_secs(16));
+        assert_eq!(
+            outcome(0, copied()),
+            "web01 (d1): 5.00 GiB written in 16 s (320.00 MiB/s); every byte is on the storage"
+        );
+        assert_eq!(
+            outcome(130, copied()),
+            "web01 (d1): 5.00 GiB written in 16 s (320.00 MiB/s); exit status 130"
+        );
+        let idle = DiskStatus {
+            host: "https://h:54322".to_owned(),
+            read_only: true,
+            ..DiskStatus::default()
+        };
+        assert_eq!(
+            outcome(0, idle),
+            "the disk on https://h:54322: nothing moved in 16 s"
+        );
     }
 }

@@ -59,7 +59,7 @@ pub(super) enum Stake {
 
 /// The way in which a transfer is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     /// The engine verifies the disk and frees it.
     Finalize,
     /// The disk goes, and the transfer with it.
@@ -69,7 +69,7 @@ enum End {
 }
 
 /// The table at the head of this file.
-fn end_for(stake: Stake, verdict: Verdict) -> End {
+pub(super) fn end_for(stake: Stake, verdict: Verdict) -> End {
     match (stake, verdict) {
         (_, Verdict::Arrived) => End::Finalize,
         (Stake::Made, Verdict::CommandFailed | Verdict::Lost | Verdict::Unused) => End::Discard,

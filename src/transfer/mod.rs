@@ -8,13 +8,14 @@
 //! renewal   another transfer in place of one whose ticket has ended
 //! fate      whether there is to be another one
 //! end       the table of ends: finalize, remove the disk, or leave the transfer paused
+//! stopped   what a signal stops, and what the disk holds then
 //! head      the first bytes of a disk that this run could not open, or that a killed mount has left
 //! holder    who has a disk that another mount wants
 //! note      the facts from which `recover` finds a transfer that this process could not end
 //! note_file the file with them, and its lock, which says that this process lives
 //! ```
 //!
-//! Each of these but `fate`, `life` and the notes is one act on the transfer. Others see [`OwnTransfer`]
+//! Each of these but `fate`, `life`, `stopped` and the notes is one act on the transfer. Others see [`OwnTransfer`]
 //! only; `recover` sees the notes.
 //!
 //! An [`OwnTransfer`] ends once, by [`OwnTransfer::end`]. One that is dropped without it ends as a transfer
@@ -29,6 +30,7 @@ mod life;
 pub(crate) mod note;
 pub(crate) mod note_file;
 mod renewal;
+mod stopped;
 mod watch;
 
 use std::path::Path;

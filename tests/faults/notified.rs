@@ -46,7 +46,7 @@ fn start_work_and_end_are_told_in_their_order_and_a_slow_end_is_given_time() {
         open(&target).write_all_at(&pattern(1, MIB as usize), 0).unwrap();
         manager.wait_for(
             &format!(
-                "STATUS=disk on {}: 0.00 bytes read, 1.00 MiB written",
+                "STATUS=disk on {}: 0 bytes read, 1.00 MiB written",
                 target.display()
             ),
             30,

@@ -55,8 +55,8 @@ fn disks_are_listed_in_columns_and_by_name() {
     let lines = table(&engine, &["disks"]);
     let expected = [
         ["NAME", "ID", "SIZE", "FORMAT", "STATUS", "STORAGE DOMAIN"],
-        ["db", &small.id, "1.5M", "raw", "locked", "san"],
-        ["web_Disk2", &big.id, "20G", "qcow2", "ok", "data"],
+        ["db", &small.id, "1.50 MiB", "raw", "locked", "san"],
+        ["web_Disk2", &big.id, "20.00 GiB", "qcow2", "ok", "data"],
     ];
     assert_eq!(lines, expected);
     let shown = list(&engine, &["disks"]).ok().stdout;
@@ -202,7 +202,16 @@ fn storage_domains_have_their_status_their_space_and_their_data_center() {
     let id = listed[0]["id"].as_str().expect("an id");
     assert_eq!(
         lines[1],
-        ["data", id, "active", "data", "nfs", "500G", "20G", "Default"]
+        [
+            "data",
+            id,
+            "active",
+            "data",
+            "nfs",
+            "500.00 GiB",
+            "20.00 GiB",
+            "Default"
+        ]
     );
 }
 

@@ -13,6 +13,7 @@
 //!     engine      the stand-in for the oVirt engine over a daemon of its own, with disks and transfers
 //!     foreground  a mount that stays in the foreground, and its signals
 //!     manager     a service manager that a mount tells how it goes
+//!     terminal    a terminal, and what is on its screen
 //!
 //! Every value owns what it started and ends it when dropped, so a failing test leaves nothing behind.
 
@@ -33,3 +34,4 @@ pub mod manager;
 pub mod mount;
 pub mod redaction;
 pub mod run;
+pub mod terminal;

@@ -3,6 +3,7 @@
 //! `options` defines it; help, manual and completions are made from that. Before clap sees the arguments, the
 //! name of the subcommand comes to the front (`words`) and `-o` lists become long options (`mount_options`).
 
+mod forms;
 mod help;
 mod options;
 mod words;
@@ -13,8 +14,9 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
+pub(crate) use self::forms::{LogTarget, Output, Progress};
 use self::options::{Cli, Command};
-pub(crate) use self::options::{EngineArgs, ListArgs, Listed, LogTarget, MountArgs, Output, RecoverArgs};
+pub(crate) use self::options::{EngineArgs, ListArgs, Listed, MountArgs, RecoverArgs, StatusArgs};
 use super::{mount_options, source};
 use crate::failure::{Exit, Failure};
 use crate::secret::hide;
@@ -29,7 +31,7 @@ pub(crate) enum Action {
     /// End a mount.
     Umount(PathBuf),
     /// Show one mount or all.
-    Status(Option<PathBuf>, Output),
+    Status(Box<StatusArgs>),
     /// End the transfers that killed mounts left behind.
     Recover(Box<RecoverArgs>),
     /// List what the engine has.
@@ -58,13 +60,7 @@ impl Action {
         };
         Ok(match (cli.command, cli.settings_fd, cli.mount) {
             (Some(Command::Umount { mountpoint, .. }), _, _) => Action::Umount(mountpoint),
-            (
-                Some(Command::Status {
-                    mountpoint, output, ..
-                }),
-                _,
-                _,
-            ) => Action::Status(mountpoint, output),
+            (Some(Command::Status(args)), _, _) => Action::Status(Box::new(args)),
             (Some(Command::Recover(args)), _, _) => Action::Recover(Box::new(args)),
             (Some(Command::List(args)), _, _) => Action::List(Box::new(args)),
             (Some(Command::Ca { url, .. }), _, _) => Action::Ca(url),
@@ -170,10 +166,13 @@ pub(super) mod tests {
 
     #[test]
     fn subcommands_are_told_from_mountpoints() {
-        assert!(matches!(
-            parse("rhv-mount status -o json"),
-            Ok(Action::Status(None, Output::Json))
-        ));
+        let Ok(Action::Status(args)) = parse("rhv-mount status -o json --follow") else {
+            panic!("no status");
+        };
+        assert_eq!(
+            (&args.mountpoint, args.output, args.follow),
+            (&None, Output::Json, true)
+        );
         assert!(matches!(parse("rhv-mount umount /mnt"), Ok(Action::Umount(_))));
         assert_eq!(mount("rhv-mount ./status").mountpoint, PathBuf::from("./status"));
     }

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::{Deserialize, Serialize};
 
+use super::forms::{LogTarget, Output, Progress};
 use crate::engine::Format;
 use crate::settings::values::{parse_connections, parse_mode, parse_size};
 
@@ -68,15 +68,7 @@ pub(super) enum Command {
     /// For each mount: disk, transfer, host, phase, connections, bytes and errors. It also lists mounts whose
     /// process is gone, those that ended badly without anybody having heard of it, and the transfers that are
     /// left, each with the command that ends it. Root sees the mounts of all users.
-    Status {
-        /// Only this mount
-        mountpoint: Option<PathBuf>,
-        /// How to print it
-        #[arg(short, long, value_enum, default_value = "text")]
-        output: Output,
-        #[command(flatten)]
-        _engine: EngineArgs,
-    },
+    Status(StatusArgs),
     /// End what killed or failed runs of rhv-mount have left behind
     ///
     /// A mount keeps a note of its transfer until that has ended. This logs in to the engine of each note,
@@ -96,26 +88,6 @@ pub(super) enum Command {
         #[command(flatten)]
         _engine: EngineArgs,
     },
-}
-
-/// The format in which facts are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-pub(crate) enum Output {
-    /// Lines for people.
-    Text,
-    /// JSON for programs.
-    Json,
-}
-
-/// A place for the log that is no file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogTarget {
-    /// Standard error.
-    Stderr,
-    /// The syslog daemon of this machine.
-    Syslog,
-    /// The journal of systemd, with a field for each value.
-    Journald,
 }
 
 /// The options of a mount.
@@ -290,6 +262,21 @@ pub(crate) struct MountArgs {
     #[arg(long, value_name = "PATH", help_heading = "Output")]
     pub(crate) metrics_file: Option<PathBuf>,
 
+    /// Show how the work goes: auto (a bar where a COMMAND runs on a terminal), bar, json (an object a line on
+    /// stderr) or none
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORM",
+        default_value = "auto",
+        help_heading = "Output",
+        hide_possible_values = true
+    )]
+    pub(crate) progress: Progress,
+    /// Print warnings and errors only, and no bar
+    #[arg(long, help_heading = "Output")]
+    pub(crate) quiet: bool,
+
     /// Command to run on the file
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
@@ -319,6 +306,21 @@ pub(crate) struct EngineArgs {
     /// The file with that section [default: ~/.config/ovirt-img.conf, then /etc/ovirt-img.conf]
     #[arg(long, value_name = "PATH", help_heading = "Engine")]
     pub(crate) config_file: Option<PathBuf>,
+}
+
+/// The options of `status`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StatusArgs {
+    /// Only this mount
+    pub(crate) mountpoint: Option<PathBuf>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+    /// Tell it again every second, until no such mount is left or ctrl-C; JSON is one object a line
+    #[arg(long)]
+    pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) _engine: EngineArgs,
 }
 
 /// The options of `recover`.

@@ -1,0 +1,53 @@
+//! The answer to a signal, at once: what is stopped, what the disk holds then, and what the next signal does.
+
+use std::io::{self, IsTerminal};
+
+use nix::sys::signal::Signal;
+use signal_hook::consts::SIGINT;
+
+use super::Mount;
+use crate::output;
+
+/// Tells what a signal has stopped.
+pub(super) fn tell(signal: i32, what: &str) {
+    begin_a_line(signal);
+    let name = Signal::try_from(signal).map_or("a signal", Signal::as_str);
+    output::tell(format_args!("{name}: {what}"));
+}
+
+/// Tells that COMMAND is stopped, or, the second time, killed.
+pub(super) fn tell_of_command(mount: &Mount, signal: i32, again: bool) {
+    if again {
+        return tell(signal, "COMMAND is killed");
+    }
+    let disks: Vec<String> = mount.disks().map(|disk| disk.when_stopped(false)).collect();
+    let disks = disks.join("; ");
+    tell(
+        signal,
+        &format!("COMMAND is to end, and the next signal kills it; {disks}"),
+    );
+}
+
+/// Tells that ctrl-C has ended COMMAND, before it was seen here.
+pub(super) fn tell_of_its_end(mount: &Mount) {
+    let disks: Vec<String> = mount.disks().map(|disk| disk.when_stopped(true)).collect();
+    tell(SIGINT, &format!("COMMAND is stopped; {}", disks.join("; ")));
+}
+
+/// Tells that the mount ends, to whoever has pressed ctrl-C. A service manager knows what it has asked for.
+pub(super) fn tell_of_end(signal: i32) {
+    if signal == SIGINT {
+        begin_a_line(signal);
+        output::inform(
+            "unmounting: what is not on the storage yet is brought there, and the transfer ends; the next \
+             ctrl-C gives up on that",
+        );
+    }
+}
+
+/// Where a key has sent the signal, the terminal shows `^C` at the cursor.
+fn begin_a_line(signal: i32) {
+    if signal == SIGINT && io::stderr().is_terminal() {
+        output::draw("\n");
+    }
+}

@@ -1,0 +1,136 @@
+//! `--progress`: shows a mount in the foreground to whoever has started it, as a bar on the last row of the
+//! terminal or as lines of JSON on stderr (`docs/progress.md` has their names).
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::metrics::Picture;
+use super::{Stage, words};
+use crate::open_disk::DiskStatus;
+use crate::output::{self, inform, tell};
+use crate::process::handover::Role;
+use crate::settings::Settings;
+use crate::settings::cli::Progress;
+use crate::terminal::LastRow;
+
+/// How often the row is drawn.
+const ROW_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What ends sooner is not worth a bar.
+const QUIET_START: Duration = Duration::from_millis(500);
+
+/// How often a line of JSON is written.
+const JSON_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The form in which it is shown.
+#[derive(Debug)]
+enum Form {
+    Nothing,
+    Row(LastRow),
+    Json,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct Display {
+    form: Form,
+    began: Instant,
+    due: Instant,
+}
+
+/// A line of JSON.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    /// `progress`, or `ended` in the last one.
+    event: &'static str,
+    stage: &'static str,
+    /// Time since the stage began.
+    stage_seconds: u64,
+    /// Time since the mount was begun.
+    run_seconds: u64,
+    mountpoint: &'a str,
+    /// Both at the end only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_status: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    /// Absent until the disk is open.
+    #[serde(flatten)]
+    disk: Option<&'a DiskStatus>,
+}
+
+impl Display {
+    /// Decides what a process of this role shows.
+    pub(super) fn of(settings: &Settings, role: Role) -> Display {
+        let row = || LastRow::of_stderr().map_or(Form::Nothing, Form::Row);
+        let form = match settings.progress {
+            _ if role != Role::Foreground => Form::Nothing,
+            Progress::None => Form::Nothing,
+            Progress::Auto if settings.quiet || settings.command.is_empty() => Form::Nothing,
+            Progress::Auto | Progress::Bar => row(),
+            Progress::Json => Form::Json,
+        };
+        match (&form, settings.progress) {
+            (Form::Json, _) => output::tell_in_objects(),
+            (Form::Nothing, Progress::Bar) => {
+                tell("--progress bar: stderr is no terminal, so there is no bar");
+            }
+            _ => {}
+        }
+        let began = Instant::now();
+        let due = match form {
+            Form::Row(_) => began + QUIET_START,
+            Form::Json | Form::Nothing => began,
+        };
+        Display { form, began, due }
+    }
+
+    /// When it is to be shown next, if ever.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self.form {
+            Form::Nothing => None,
+            Form::Row(_) | Form::Json => Some(self.due),
+        }
+    }
+
+    /// Shows a stage that began `since` ago, where that is due. A stage that has just begun is always due in
+    /// JSON, and at the end.
+    pub(super) fn show(&mut self, picture: &Picture, since: Duration, is_new: bool) {
+        let took = self.began.elapsed();
+        let ended = match &picture.stage {
+            Some(Stage::Ended(code, message)) => Some((*code, message.as_deref())),
+            _ => None,
+        };
+        let is_due = Instant::now() >= self.due;
+        match (&mut self.form, ended) {
+            (Form::Nothing, _) => {}
+            (Form::Row(row), None) if is_due => {
+                row.draw(|columns| words::row(picture, since, columns));
+                self.due = Instant::now() + ROW_INTERVAL;
+            }
+            (Form::Row(_), None) => {}
+            (Form::Row(row), Some((code, _))) => {
+                row.give_back();
+                for (disk, _) in &picture.disks {
+                    inform(words::outcome(disk, code, took));
+                }
+            }
+            (Form::Json, ended) => {
+                if is_due || is_new {
+                    output::tell_object(&Line {
+                        event: if ended.is_some() { "ended" } else { "progress" },
+                        stage: picture.stage.as_ref().map_or("opening", Stage::name),
+                        stage_seconds: since.as_secs(),
+                        run_seconds: took.as_secs(),
+                        mountpoint: &picture.mountpoint,
+                        exit_status: ended.map(|(code, _)| code),
+                        message: ended.and_then(|(_, message)| message),
+                        disk: picture.disks.first().map(|(disk, _)| disk),
+                    });
+                    self.due = Instant::now() + JSON_INTERVAL;
+                }
+            }
+        }
+    }
+}

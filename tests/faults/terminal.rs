@@ -1,0 +1,118 @@
+//! A copy on a terminal: the last row shows how it goes, and what COMMAND prints stays whole above it.
+
+use crate::rig::{MIB, TICKET, settings};
+use crate::server::Server;
+use crate::support::content::random_image;
+use crate::support::mount::rhv_mount_command;
+use crate::support::redaction::Trace;
+use crate::support::run::scratch;
+use crate::support::terminal::Terminal;
+use std::path::Path;
+use std::process::Command;
+
+/// What is copied, and how fast the storage takes it: it takes some eight seconds.
+const SIZE: u64 = 48 * MIB;
+const SPEED: u64 = 6 * MIB;
+
+fn slow_server() -> Server {
+    let mut settings = settings(64 * MIB);
+    settings.speed = Some(SPEED);
+    Server::start(settings)
+}
+
+/// `rhv-mount OPTIONS TARGET -- COMMAND` with so little memory that a copy is as fast as the storage.
+fn program(url: &str, trace: &Trace, options: &[&str], target: &Path, command: &[&str]) -> Command {
+    let mut program = rhv_mount_command(Some(url));
+    program.args(trace.args()).args(["--memory", "8M"]);
+    program.args(options).arg(target).arg("--").args(command);
+    program
+}
+
+/// True for a bar with the size of the copy, its speed and the time left.
+fn is_bar(row: &str) -> bool {
+    let parts = ["disk [#", "] ", " % ", " of 48.00 MiB", "MiB/s", " s left"];
+    parts.iter().all(|part| row.contains(part))
+}
+
+#[test]
+fn a_copy_with_a_bar_of_its_own_and_ours_do_not_disturb_each_other() {
+    let server = slow_server();
+    let dir = scratch();
+    let (source, target) = (dir.path().join("source.raw"), dir.path().join("disk.raw"));
+    random_image(&source, SIZE, 3);
+    let trace = Trace::of(&server.url());
+    let source = source.to_str().unwrap();
+    let copy = [
+        "qemu-img", "convert", "-p", "-n", "-O", "raw", "-f", "raw", source, "{}",
+    ];
+    let terminal = Terminal::run(&program(&server.url(), &trace, &[], &target, &copy));
+    terminal.wait_for_last_row("the bar", is_bar);
+    terminal.wait_for_row("the copy's own", |row| {
+        row.contains("/100%)") && !row.contains("disk [")
+    });
+    terminal.wait_for_last_row("the bar", is_bar);
+    terminal.resize(90, 18);
+    terminal.wait_for_last_row("the bar on another size", |row| {
+        row.starts_with("disk") && row.contains("MiB/s")
+    });
+    terminal.wait_for_row("the end", |row| row == "exit status: 0");
+    let rows = terminal.rows();
+    let last = |row: &&String| row.contains(": 48.00 MiB written in ");
+    let said = rows.iter().find(last).unwrap_or_else(|| panic!("{rows:#?}"));
+    assert!(
+        said.starts_with("rhv-mount: the disk on http://127.0.0.1:")
+            && said.ends_with("; every byte is on the storage"),
+        "{said}"
+    );
+    assert!(rows.iter().any(|row| row.trim() == "(100.00/100%)"), "{rows:#?}");
+    assert_eq!(terminal.last_row(), "", "the row is given back");
+    assert!(!rows.iter().any(|row| row.contains(TICKET)), "{rows:#?}");
+}
+
+#[test]
+fn lines_of_the_command_and_of_the_log_stay_whole_above_the_bar() {
+    let server = slow_server();
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let trace = Trace::of(&server.url());
+    let script = "for n in $(seq 30); do head -c 1048576 /dev/urandom | dd of={} bs=1M iflag=fullblock \
+                  seek=$n conv=notrunc,fsync status=none; echo line-$n; done; exit 3";
+    let program = program(&server.url(), &trace, &[], &target, &["sh", "-c", script]);
+    let terminal = Terminal::run(&program);
+    terminal.wait_for_last_row("what has moved", |row| {
+        row.starts_with("disk  ") && row.contains("MiB/s") && !row.contains('%')
+    });
+    terminal.wait_for_row("the end", |row| row == "exit status: 3");
+    let rows = terminal.rows();
+    for n in 1..=30 {
+        let line = format!("line-{n}");
+        assert_eq!(
+            rows.iter().filter(|row| **row == line).count(),
+            1,
+            "{line}: {rows:#?}"
+        );
+    }
+    assert!(
+        !rows.iter().any(|row| row.contains("MiB/s  ")),
+        "a bar is left: {rows:#?}"
+    );
+    let last = |row: &String| row.contains("30.00 MiB written in ") && row.ends_with("; exit status 3");
+    assert!(rows.iter().any(last), "{rows:#?}");
+}
+
+#[test]
+fn nothing_is_drawn_where_it_is_not_wanted() {
+    for options in [&["--progress", "none"][..], &["--quiet"]] {
+        let server = slow_server();
+        let dir = scratch();
+        let target = dir.path().join("disk.raw");
+        let trace = Trace::of(&server.url());
+        let copy = "head -c 8388608 /dev/urandom | dd of={} bs=1M conv=notrunc,fsync status=none; sleep 1";
+        let program = program(&server.url(), &trace, options, &target, &["sh", "-c", copy]);
+        let terminal = Terminal::run(&program);
+        terminal.wait_for_row("the end", |row| row == "exit status: 0");
+        let rows: Vec<String> = terminal.rows();
+        let said: Vec<&String> = rows.iter().filter(|row| !row.is_empty()).collect();
+        assert_eq!(said, ["exit status: 0"], "{options:?}");
+    }
+}

@@ -1,0 +1,140 @@
+//! Ctrl-C on a terminal is answered at once: what is stopped, and what the disk holds then.
+
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::rig::{assert_nothing_deleted, create, existing, point, source, used_disk};
+use crate::support::content::MIB;
+use crate::support::engine::Engine;
+use crate::support::run::wait_until;
+use crate::support::terminal::Terminal;
+
+/// Writes a part of the disk, says so, and goes on for ever.
+const HALF_A_COPY: &str = "head -c 1048576 /dev/urandom | dd of={} bs=1M conv=notrunc,fsync status=none; \
+                           echo half is written; sleep 600";
+
+/// `rhv-mount ARGS POINT -- sh -c SCRIPT`.
+fn program(engine: &Engine, args: &[String], script: &str) -> Command {
+    let mut program = engine.program();
+    program.args(engine.args()).args(args).arg(point(engine, "disk"));
+    program.args(["--", "sh", "-c", script]);
+    program
+}
+
+/// Runs `script` until it says that half is written, presses ctrl-C, and returns the answer.
+#[track_caller]
+fn stopped(terminal: &Terminal) -> String {
+    terminal.wait_for_row("the copy is at work", |row| row == "half is written");
+    terminal.press("C-c");
+    // Whether COMMAND has ended when the signal arrives at rhv-mount is a matter of chance.
+    answer(terminal, "rhv-mount: SIGINT: COMMAND is ")
+}
+
+/// Waits for a row that begins so, and returns it.
+#[track_caller]
+fn answer(terminal: &Terminal, begins: &str) -> String {
+    terminal.wait_for_row(begins, |row| row.starts_with(begins));
+    let found = terminal.rows().into_iter().find(|row| row.starts_with(begins));
+    found.expect("it was there")
+}
+
+/// Waits for the end of the program; the last row is free then.
+#[track_caller]
+fn ends_with(terminal: &Terminal, status: i32) {
+    let end = format!("exit status: {status}");
+    terminal.wait_for_row(&end, |row| row == end);
+    assert_eq!(terminal.last_row(), "", "{:#?}", terminal.rows());
+}
+
+#[test]
+fn a_copy_onto_a_disk_that_was_there_is_stopped_and_the_mix_is_told() {
+    let engine = Engine::start();
+    let (disk, _) = used_disk(&engine, "web01", "raw");
+    let terminal = Terminal::run(&program(&engine, &existing("web01"), HALF_A_COPY));
+    let answer = stopped(&terminal);
+    assert!(
+        answer.contains(&disk.id) && answer.contains("a mix of what was there and what was written"),
+        "{answer}"
+    );
+    ends_with(&terminal, 128 + 2);
+    terminal.wait_for_row("the last line", |row| {
+        row.starts_with(&format!("rhv-mount: web01 ({}): 1.00 MiB written in ", disk.id))
+            && row.ends_with("; exit status 130")
+    });
+    let after = engine.disk(&disk.id).expect("the disk is kept");
+    assert_eq!((after.status.as_str(), after.locked_by.len()), ("ok", 0));
+    assert_nothing_deleted(&engine);
+    assert!(engine.state_files().is_empty());
+}
+
+#[test]
+fn a_copy_onto_a_disk_that_was_made_for_it_is_stopped_and_the_disk_goes() {
+    let engine = Engine::start();
+    let terminal = Terminal::run(&program(&engine, &create("web02"), HALF_A_COPY));
+    let answer = stopped(&terminal);
+    assert!(
+        answer.contains("was made for this run") && answer.contains("is removed again"),
+        "{answer}"
+    );
+    ends_with(&terminal, 128 + 2);
+    wait_until("the disk is removed", 60, || engine.disk("web02").is_none());
+}
+
+#[test]
+fn a_read_is_stopped_and_the_disk_is_unchanged() {
+    let engine = Engine::start();
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    let args = [existing("web01"), vec!["--read-only".to_owned()]].concat();
+    let script = "head -c 65536 {} >/dev/null; echo half is written; sleep 600";
+    let terminal = Terminal::run(&program(&engine, &args, script));
+    let answer = stopped(&terminal);
+    assert!(
+        answer.contains(&disk.id) && answer.ends_with("is unchanged"),
+        "{answer}"
+    );
+    ends_with(&terminal, 128 + 2);
+    crate::rig::assert_free(&engine, &disk.id, &content);
+}
+
+/// The engine would finalize for a day, so each answer comes before its.
+#[test]
+fn ctrl_c_in_a_finalize_that_never_ends_is_answered_and_the_second_one_ends_it() {
+    let engine = Engine::start();
+    let (disk, _) = used_disk(&engine, "web01", "raw");
+    engine.switch(&json!({"switch": "finalize_slow", "value": 86_400}));
+    let script = format!("cp '{}' {{}}", source(&engine, 17).display());
+    let terminal = Terminal::run(&program(&engine, &existing("web01"), &script));
+    terminal.wait_for_last_row("the finalize", |row| {
+        row.starts_with("web01: finalizing, ") && row.ends_with(" s")
+    });
+    let transfer = engine.transfer().id;
+    terminal.press("C-c");
+    let first = answer(&terminal, "rhv-mount: SIGINT: the engine is asked to finalize");
+    assert!(
+        first.contains(&transfer)
+            && first.contains(&disk.id)
+            && first.contains("holds every byte that was written. The next signal stops the wait"),
+        "{first}"
+    );
+    terminal.press("C-c");
+    let second = answer(&terminal, "rhv-mount: SIGINT: the wait for the engine");
+    assert!(
+        second.contains("stays locked until the transfer has ended") && second.contains("rhv-mount recover"),
+        "{second}"
+    );
+    ends_with(&terminal, 7);
+    assert_nothing_deleted(&engine);
+}
+
+#[test]
+fn a_lock_that_is_waited_for_is_shown_and_ctrl_c_ends_the_wait() {
+    let engine = Engine::start();
+    engine.add_disk(&json!({"name": "web01", "size": MIB, "status": "locked"}));
+    let terminal = Terminal::run(&program(&engine, &existing("web01"), "true"));
+    terminal.wait_for_last_row("the wait", |row| row.starts_with("opening the disk for "));
+    terminal.wait_for_row("its reason", |row| row.contains("is locked"));
+    terminal.press("C-c");
+    ends_with(&terminal, 1);
+    assert!(engine.state_files().is_empty());
+}
