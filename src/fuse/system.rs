@@ -1,5 +1,5 @@
 //! The files of the system without which there is no mount: `/proc`, `/dev/null`, `/dev/fuse`, and for
-//! ordinary users `fusermount3`. A chroot or a container may lack any of them, and the call that misses one
+//! ordinary users `fusermount3` and `/etc/mtab`. A chroot or a container may lack any of them, and the call that misses one
 //! says no more than "No such file or directory", after a transfer was started for nothing. So they are
 //! looked for before anything is begun.
 
@@ -17,6 +17,10 @@ pub(super) const NO_DEV_FUSE: &str = "there is no /dev/fuse: load the kernel mod
 /// The way out where an ordinary user has no `fusermount3`.
 pub(super) const NO_FUSERMOUNT: &str = "there is no fusermount3 in PATH, through which ordinary users mount: \
                                         install the package fuse3, or mount as root";
+
+/// The way out where `fusermount3`, which looks there for whose a mount is, could mount and not unmount.
+const NO_MTAB: &str = "there is no /etc/mtab, without which fusermount3 does not unmount; as root: `ln -s \
+                       ../proc/self/mounts /etc/mtab`";
 
 /// The variable by which fuser is told of another `fusermount3`.
 const FUSERMOUNT_VARIABLE: &str = "FUSERMOUNT_PATH";
@@ -51,13 +55,15 @@ fn missing(root: &Path, is_root: bool, path: Option<impl AsRef<OsStr>>) -> Optio
     if !is_there("dev/fuse") {
         return Some(NO_DEV_FUSE);
     }
-    let has_program = || {
-        // Without the variable a program is looked for in these (execvp(3)).
-        let path = path.as_ref().map_or(OsStr::new("/bin:/usr/bin"), AsRef::as_ref);
-        let in_path = env::split_paths(path).any(|directory| directory.join("fusermount3").is_file());
-        in_path || env::var_os(FUSERMOUNT_VARIABLE).is_some()
-    };
-    (!is_root && !has_program()).then_some(NO_FUSERMOUNT)
+    if is_root || env::var_os(FUSERMOUNT_VARIABLE).is_some() {
+        return None;
+    }
+    // Without the variable a program is looked for in these (execvp(3)).
+    let path = path.as_ref().map_or(OsStr::new("/bin:/usr/bin"), AsRef::as_ref);
+    if !env::split_paths(path).any(|directory| directory.join("fusermount3").is_file()) {
+        return Some(NO_FUSERMOUNT);
+    }
+    (!is_there("etc/mtab")).then_some(NO_MTAB)
 }
 
 #[cfg(test)]
@@ -75,6 +81,7 @@ mod tests {
             ("dev/null", "/dev/null"),
             ("dev/fuse", "modprobe fuse"),
             ("bin/fusermount3", "package fuse3"),
+            ("etc/mtab", "ln -s ../proc/self/mounts /etc/mtab"),
         ] {
             let what = missing(root, false, Some(&bin)).unwrap();
             assert!(what.contains(before), "{file}: {what}");
