@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::record::{Ending, Held, Place};
 use crate::open_disk::DiskStatus;
 use crate::path_bytes::bytes_beside_text;
+use crate::process::identity::why_silent;
 
 /// Longest wait for an answer about the status. An answer to a request to unmount takes as long as the data.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,9 +54,10 @@ pub(crate) struct Status {
     pub(crate) file: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) file_bytes: Option<Vec<u8>>,
-    /// The process that serves it, with its number in the PID namespace of the one who asks; 0 where it has
-    /// none there, as from outside of its container, or where no process is known.
-    pub(crate) pid: u32,
+    /// The process that serves it, with its number in the PID namespace of the one who asks; absent where it
+    /// has none there, as from outside of its container, or where there is no process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pid: Option<u32>,
     /// `mounted`, `ending`, `detached` (it is out of the tree, and a program still has the file open),
     /// `silent` (the process is there and does not answer), `dead` (it was killed), or `failed`: it has ended
     /// badly, and nobody has heard of it yet.
@@ -75,7 +77,13 @@ pub(crate) struct Status {
 
 impl Status {
     /// The status of a mount in `phase`.
-    pub(crate) fn of(mountpoint: &Path, file: &Path, pid: u32, phase: &str, disk: DiskStatus) -> Status {
+    pub(crate) fn of(
+        mountpoint: &Path,
+        file: &Path,
+        pid: Option<u32>,
+        phase: &str,
+        disk: DiskStatus,
+    ) -> Status {
         Status {
             mountpoint: mountpoint.display().to_string(),
             mountpoint_bytes: bytes_beside_text(mountpoint),
@@ -96,6 +104,53 @@ impl Status {
             path.as_os_str().as_bytes() == bytes.as_deref().unwrap_or(text.as_bytes())
         };
         is(&self.mountpoint, &self.mountpoint_bytes) || is(&self.file, &self.file_bytes)
+    }
+}
+
+/// The process that serves a mount, as the one who asks sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Server {
+    /// It has this number in the PID namespace of the one who asks.
+    Here(u32),
+    /// It runs in another container.
+    Elsewhere,
+    /// Nothing tells.
+    Unknown,
+}
+
+impl Server {
+    /// Says what ends a mount that is unmounted and in use.
+    pub(crate) fn ends_all_the_same(self) -> String {
+        match self {
+            Server::Here(pid) => format!("`kill {pid}` ends it all the same"),
+            Server::Elsewhere => {
+                "its process runs in another container, where the signal SIGTERM ends it all the same"
+                    .to_owned()
+            }
+            Server::Unknown => "the signal SIGTERM to its process ends it all the same".to_owned(),
+        }
+    }
+
+    /// Says why it may not answer, and what to do about it.
+    pub(crate) fn why_silent(self) -> String {
+        match self {
+            Server::Here(pid) => why_silent(pid),
+            Server::Elsewhere => {
+                "its process runs in another container, and whether it is stopped can be seen only there"
+                    .to_owned()
+            }
+            Server::Unknown => "which process it is, and whether it is stopped, is not known".to_owned(),
+        }
+    }
+
+    /// Says what makes it give up on data that it cannot bring to the storage.
+    pub(crate) fn gives_up(self) -> String {
+        match self {
+            Server::Here(pid) => format!("`kill {pid}` twice makes it give up"),
+            Server::Elsewhere | Server::Unknown => {
+                "the signal SIGTERM, twice and sent where it runs, makes it give up".to_owned()
+            }
+        }
     }
 }
 
@@ -122,7 +177,7 @@ pub(crate) fn ask_status(place: &Place) -> io::Result<Status> {
     stream.set_read_timeout(Some(STATUS_TIMEOUT))?;
     let status: Status = read_line(BufReader::new(&stream))?;
     Ok(Status {
-        pid: peer(&stream).unwrap_or(0),
+        pid: peer(&stream)?,
         ..status
     })
 }
@@ -160,20 +215,24 @@ pub(crate) fn is_silent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Returns the process that serves `place`, with its number in this process's own PID namespace; `None` where
-/// it has none there.
-pub(crate) fn process_of(place: &Place) -> Option<u32> {
+/// Returns the process that serves `place`.
+pub(crate) fn process_of(place: &Place) -> Server {
     // The kernel takes a connection for a process that is stopped, until as many wait as it keeps.
-    match connect(place, SockFlag::SOCK_NONBLOCK) {
-        Ok(stream) => peer(&stream),
-        Err(_) => place.record()?.pid_here(),
+    let asked = connect(place, SockFlag::SOCK_NONBLOCK).and_then(|stream| peer(&stream));
+    let known = asked
+        .ok()
+        .or_else(|| place.record().map(|record| record.pid_here()));
+    match known {
+        Some(Some(pid)) => Server::Here(pid),
+        Some(None) => Server::Elsewhere,
+        None => Server::Unknown,
     }
 }
 
 /// Returns the process that listens at the other end; the kernel has no number for one that can't be seen.
-fn peer(stream: &UnixStream) -> Option<u32> {
-    let peer = getsockopt(stream, PeerCredentials).ok()?;
-    u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0)
+fn peer(stream: &UnixStream) -> io::Result<Option<u32>> {
+    let peer = getsockopt(stream, PeerCredentials)?;
+    Ok(u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0))
 }
 
 /// Connects within [`STATUS_TIMEOUT`]: a process that is stopped takes no connection, and the kernel keeps

@@ -288,7 +288,13 @@ impl Mount {
         Status {
             held: detached.filter(|_| phase == "detached"),
             earlier: self.place.earlier(),
-            ..Status::of(path, file, std::process::id(), phase, self.disks[0].disk.status())
+            ..Status::of(
+                path,
+                file,
+                Some(std::process::id()),
+                phase,
+                self.disks[0].disk.status(),
+            )
         }
     }
 }

@@ -27,13 +27,8 @@ pub(crate) fn start_of(pid: u32) -> Option<u64> {
     }
 }
 
-/// Says why a process that is there may not answer, and what to do about it; `pid` is `None` for one that has
-/// no number here.
-pub(crate) fn why_silent(pid: Option<u32>) -> String {
-    let Some(pid) = pid else {
-        return "its process runs in another container, and whether it is stopped can be seen only there"
-            .to_owned();
-    };
+/// Says why a process that is there may not answer, and what to do about it.
+pub(crate) fn why_silent(pid: u32) -> String {
     match state_of(pid) {
         Some('T') => format!("process {pid} is stopped; `kill -CONT {pid}` lets it go on"),
         Some('t') => format!("process {pid} is stopped by a debugger"),
@@ -90,13 +85,13 @@ mod tests {
         let pid = nix::unistd::Pid::from_raw(child.id() as i32);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
         let until = Instant::now() + DYING_LIMIT;
-        let said = || why_silent(Some(child.id()));
+        let said = || why_silent(child.id());
         while !said().contains("kill -CONT") {
             assert!(Instant::now() < until, "{}", said());
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(why_silent(Some(child.id())).contains("cannot be seen"));
+        assert!(why_silent(child.id()).contains("cannot be seen"));
     }
 
     #[test]

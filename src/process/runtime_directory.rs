@@ -4,9 +4,17 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Uid, geteuid};
+use tracing::debug;
+
+/// How often, and with which pause between, a lock of the directory is tried that somebody else has.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 /// The directory of user `uid`. It is not in `/run/user`, which goes when the user logs out: mounts stay
 /// (tmux has its sockets in `/tmp` for the same reason).
@@ -43,10 +51,23 @@ pub(crate) fn directory() -> io::Result<PathBuf> {
 
 /// Keeps the cleaners of old files away from this user's own directory, and from what is in it, as long as
 /// the value lives: systemd-tmpfiles leaves alone a directory that somebody has locked (tmpfiles.d(5),
-/// "Age"). `None` where there is no lock to be had; then `umount` does without the record.
+/// "Age"). It locks the directory itself while it cleans it, so there are several tries. `None` where there
+/// is no lock to be had; then `umount` does without the record.
 pub(crate) fn keep() -> Option<Flock<File>> {
-    let directory = File::open(directory().ok()?).ok()?;
-    Flock::lock(directory, FlockArg::LockSharedNonblock).ok()
+    let mut file = File::open(directory().ok()?).ok()?;
+    for _ in 0..LOCK_TRIES {
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(lock) => return Some(lock),
+            Err((back, Errno::EWOULDBLOCK)) => file = back,
+            Err((_, e)) => {
+                debug!("the runtime directory has no locks: {e}");
+                return None;
+            }
+        }
+        sleep(LOCK_PAUSE);
+    }
+    debug!("the runtime directory is locked by another program, so a cleaner of old files may clean it");
+    None
 }
 
 /// The directories in which to look for mounts, each with its user: the user's own; root looks into

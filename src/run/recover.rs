@@ -18,8 +18,8 @@ use crate::logging::plain;
 use crate::mount::mountpoint::canonical;
 use crate::output::{report, tell};
 use crate::settings::cli::RecoverArgs;
-use crate::transfer::head;
-use crate::transfer::note::{Note, Owner};
+use crate::transfer::head::{self, Danger};
+use crate::transfer::note::{Cause, Note, Owner};
 use crate::transfer::note_file::NoteFile;
 
 /// Ends the transfers that `args` names, after it has told what it found and what it will do. The exit code
@@ -197,7 +197,7 @@ fn end(file: &mut NoteFile, args: &RecoverArgs, sessions: &mut Sessions) -> Resu
                     ),
                 ));
             }
-            end_transfer(engine, note, &transfer, &disk, destructive, args.finalize)?;
+            end_transfer(engine, file, &transfer, &disk, destructive, args)?;
         }
         Found::Ended(phase) => ended(engine, file, &disk, phase, destructive)?,
     }
@@ -207,13 +207,14 @@ fn end(file: &mut NoteFile, args: &RecoverArgs, sessions: &mut Sessions) -> Resu
 
 fn end_transfer(
     engine: &Engine,
-    note: &Note,
+    file: &mut NoteFile,
     transfer: &Transfer,
     disk: &str,
     destructive: bool,
-    at_all_costs: bool,
+    args: &RecoverArgs,
 ) -> Result<(), Failure> {
-    let shown = note.mountpoint.display();
+    let note = &file.note;
+    let shown = note.mountpoint.display().to_string();
     if destructive {
         engine.discard(&transfer.id, &note.disk_id)?;
         report(format_args!(
@@ -221,13 +222,22 @@ fn end_transfer(
         ));
         return Ok(());
     }
+    // Messages also name --finalize for a mount that may be alive, or a transfer that may be somebody else's.
+    // It vouches for the head only after a message that has told of it.
+    let at_all_costs = args.finalize && note.cause == Cause::HeadUnseen;
     if let Some(danger) = head::in_the_way(engine, note, transfer, at_all_costs)? {
+        file.amend(|note| {
+            note.cause = danger.cause();
+            if let Danger::Like(format) = &danger {
+                note.head = Some(format.clone());
+            }
+        });
         return Err(Failure::text(
             Exit::DataLoss,
             format!(
                 "{shown}: transfer {} of {disk} is not finalized: {}",
                 transfer.id,
-                head::way_out(&danger, note)
+                head::way_out(&danger, &file.note)
             ),
         ));
     }

@@ -17,14 +17,13 @@ use serde::Serialize;
 use super::remains::{self, Remains};
 use crate::amounts;
 use crate::failure::{Exit, Failure};
-use crate::mount::control::{self, Status};
+use crate::mount::control::{self, Server, Status};
 use crate::mount::holders::holders;
 use crate::mount::mount_table::{is_dead, mounted_by};
 use crate::mount::mountpoint::canonical;
 use crate::mount::record::{self, Place};
 use crate::open_disk::DiskStatus;
 use crate::output::{plain_json, print};
-use crate::process::identity::why_silent;
 use crate::process::runtime_directory;
 use crate::settings::cli::{Output, StatusArgs};
 use crate::shell;
@@ -203,7 +202,7 @@ fn look(user: Uid, place: &Place) -> Option<Status> {
             ),
         ),
         false if control::is_silent(&error) => {
-            let why = why_silent(control::process_of(place));
+            let why = control::process_of(place).why_silent();
             ("silent", format!("it does not answer: {why}"))
         }
         false => ("silent", format!("its process cannot be asked: {error}")),
@@ -215,13 +214,7 @@ fn look(user: Uid, place: &Place) -> Option<Status> {
     };
     Some(Status {
         earlier: place.earlier(),
-        ..Status::of(
-            mountpoint,
-            mountpoint,
-            record.pid_here().unwrap_or(0),
-            phase,
-            disk,
-        )
+        ..Status::of(mountpoint, mountpoint, record.pid_here(), phase, disk)
     })
 }
 
@@ -235,25 +228,15 @@ fn failed(place: &Place) -> Option<Status> {
             .map(|words| format!("{words} (`rhv-mount umount {again}` says it once more)")),
         ..DiskStatus::default()
     };
-    Some(Status::of(&mountpoint, &mountpoint, 0, "failed", disk))
+    Some(Status::of(&mountpoint, &mountpoint, None, "failed", disk))
 }
 
-/// Names a process; 0 stands for one that has no number here.
-fn process(pid: u32) -> String {
-    match pid {
-        0 => "a process of another container".to_owned(),
-        pid => format!("process {pid}"),
-    }
-}
-
-/// Says what ends a mount that is unmounted and in use, whose process has this number here.
-pub(super) fn ends_all_the_same(pid: Option<u32>) -> String {
-    match pid {
-        Some(pid) => format!("`kill {pid}` ends it all the same"),
-        None => {
-            "its process runs in another container, where the signal SIGTERM ends it all the same".to_owned()
-        }
-    }
+/// Names the process of a mount that has one.
+fn process(pid: Option<u32>) -> String {
+    pid.map_or_else(
+        || "a process of another container".to_owned(),
+        |pid| format!("process {pid}"),
+    )
 }
 
 pub(super) fn text(status: &Status) -> String {
@@ -306,7 +289,10 @@ pub(super) fn text(status: &Status) -> String {
     if status.phase == "detached" {
         out += &format!(
             "  in use       it is unmounted, and ends when whoever still holds it lets go; {}\n",
-            ends_all_the_same(Some(status.pid).filter(|pid| *pid != 0))
+            status
+                .pid
+                .map_or(Server::Elsewhere, Server::Here)
+                .ends_all_the_same()
         );
     }
     for holder in &status.holders {

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Uid, geteuid};
 
-use super::status::ends_all_the_same;
 use crate::failure::{Exit, Failure};
 use crate::fuse::{abort, unmount};
 use crate::mount::control;
@@ -18,7 +17,7 @@ use crate::mount::mountpoint::{canonical, remove_placeholder};
 use crate::mount::record::{Ending, Place};
 use crate::mount::umount_table::Line;
 use crate::output::{tell, tell_plainly};
-use crate::process::identity::{DYING_LIMIT, why_silent};
+use crate::process::identity::DYING_LIMIT;
 use crate::process::runtime_directory;
 use crate::shell;
 use crate::transfer::note::Owner;
@@ -97,7 +96,7 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
             // A refusal is no outcome, and has no mountpoint. A bad outcome was kept in case that nobody
             // hears it.
             if ending.detached {
-                ending.notes.push(ends_all_the_same(control::process_of(&place)));
+                ending.notes.push(control::process_of(&place).ends_all_the_same());
             }
             if ending.mountpoint.is_some() {
                 let earlier = place.take_earlier_than(Some(&ending));
@@ -122,18 +121,15 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
         }
         Ok(None) => return clear_up(&path, &place),
         Err(e) if control::is_silent(&e) => {
-            let pid = control::process_of(&place);
-            let gives_up = match pid {
-                Some(pid) => format!("`kill {pid}` twice makes it give up"),
-                None => "the signal SIGTERM, twice and sent there, makes it give up".to_owned(),
-            };
+            let server = control::process_of(&place);
             return Err(Failure::text(
                 Exit::DataLoss,
                 format!(
                     "the process that serves {shown} does not answer, not even with its status ({}): what \
                      was written since the last fsync may not be on the storage. It ends as soon as it goes \
-                     on; {gives_up}",
-                    why_silent(pid)
+                     on; {}",
+                    server.why_silent(),
+                    server.gives_up()
                 ),
             ));
         }

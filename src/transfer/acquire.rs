@@ -108,8 +108,14 @@ impl Prepared {
             Wanted::Snapshot(id) => {
                 // A name or a description is nothing that the engine would look for.
                 if !is_uuid(id) {
-                    let meant = engine.disk_snapshot_meant(id)?.unwrap_or_default();
-                    return Err(engine::Error::Unfit(meant).into());
+                    let meant = engine.disk_snapshot_meant(id).ok().flatten();
+                    let meant = meant.unwrap_or_else(|| {
+                        format!(
+                            "{id} is not the id of a disk snapshot: `rhv-mount list snapshots` shows those \
+                             that this user can see"
+                        )
+                    });
+                    return Err(engine::Error::Unfit(plain(&meant)).into());
                 }
                 let name = "disk snapshot".to_owned();
                 holder::look(engine, id, &name, read_only)?;

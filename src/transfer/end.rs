@@ -285,8 +285,16 @@ impl<'a> Closing<'a> {
         if danger != Some(Danger::Unseen) {
             return danger;
         }
-        let transfer = self.turn.stage().transfer().clone();
-        let seen = head::in_the_way(&self.own.engine, &self.turn.note().note, &transfer, false);
+        let id = self.turn.id();
+        // It may have been paused since its start, and a pause is ended before the look.
+        let seen = match self.own.engine.transfer(&id) {
+            Ok(Some(now)) if now.is_open() => {
+                head::in_the_way(&self.own.engine, &self.turn.note().note, &now, false)
+            }
+            // Somebody else has ended it, and a finalize tells how.
+            Ok(_) => Ok(None),
+            Err(e) => Err(e),
+        };
         seen.unwrap_or_else(|e| {
             info!("{e}");
             danger

@@ -34,7 +34,7 @@ pub(crate) enum Danger {
 
 impl Danger {
     /// The reason why the transfer is left then.
-    pub(super) fn cause(&self) -> Cause {
+    pub(crate) fn cause(&self) -> Cause {
         match self {
             Danger::Like(_) => Cause::OtherHead,
             Danger::Unseen => Cause::HeadUnseen,

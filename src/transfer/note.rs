@@ -54,8 +54,8 @@ pub(crate) struct Note {
     /// The transfer is being replaced by another one, see `renewal`: its end is not the end of the mount.
     #[serde(default)]
     pub(crate) renewing: bool,
-    /// The image format as which the head of the raw disk was detected before anything was written: a
-    /// finalize would have removed the disk then.
+    /// The image format as which the head of the raw disk was detected before anything was written, or by
+    /// `recover`: a finalize would have removed the disk then.
     #[serde(default)]
     pub(crate) head: Option<String>,
     /// The head of the raw disk was looked at, and writes of such a head are refused since.

@@ -127,7 +127,7 @@ impl NoteFile {
 
     /// Changes the note where it is still there. One that can't be written tells less, and that is no reason
     /// to fail.
-    pub(super) fn amend(&mut self, change: impl FnOnce(&mut Note)) {
+    pub(crate) fn amend(&mut self, change: impl FnOnce(&mut Note)) {
         change(&mut self.note);
         let is_there = self.file.as_ref().is_some_and(|file| is_at(file, &self.path));
         let written = if is_there { self.update() } else { Ok(()) };

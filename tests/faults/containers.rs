@@ -61,7 +61,8 @@ fn what_ends_a_mount_in_use_is_no_kill_of_a_stranger() {
     assert_names_no_process(&umount);
     let json = elsewhere(&["status", "-o", "json"], target).ok().stdout;
     let status: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(status["pid"], 0, "{json}");
+    // A program may pass it on to kill(2), for which 0 is a group of processes.
+    assert_eq!(status.get("pid"), None, "{json}");
     drop(file);
     wait_until("the process has ended", 20, || rig.mount.pids().is_empty());
 }

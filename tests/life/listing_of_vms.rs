@@ -54,14 +54,14 @@ fn a_listed_disk_snapshot_is_what_the_mount_takes_and_a_vm_snapshot_is_not() {
     let ids = each(&listed, "id");
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     let disk = engine.disk("web_Disk2").expect("the disk").id;
-    let none = "not the id of a disk snapshot";
+    let none = "no disk snapshot with the id";
     for (given, meant) in [
         (of_the_vm.as_str(), [ids[1], ids[4], "a snapshot of a VM"]),
         ("snapshot 1", [ids[1], ids[4], "a snapshot of a VM"]),
         (&disk, [ids[3], ids[4], "a disk"]),
         ("web_Disk2", [ids[3], ids[4], "a disk"]),
-        ("nothing", ["nothing", none, "their ids"]),
-        (NOWHERE, [NOWHERE, none, "their ids"]),
+        ("nothing", ["nothing", none, "this user can list"]),
+        (NOWHERE, [NOWHERE, none, "this user can list"]),
     ] {
         let ran = over(&engine, &["--disk-snapshot".into(), given.into()], "true");
         let words = [&meant[..], &["rhv-mount list snapshots"]].concat();

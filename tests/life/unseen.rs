@@ -14,12 +14,16 @@ use crate::heads::encrypted;
 use crate::recovering::recover;
 use crate::rig::{
     CANNOT_CONNECT, DATA_MAY_BE_LOST, ENGINE_FAILED, assert_free, assert_nothing_deleted, assert_told,
-    existing, over, point, state_file, used_disk,
+    create, existing, over, point, state_file, used_disk,
 };
 use crate::support::engine::{DiskState, Engine};
 use crate::support::foreground::Foreground;
 use crate::support::mount::rhv_mount;
 use crate::support::run::{Ran, text, wait_until};
+
+/// How long a transfer does not get ready: longer than a busy machine takes to send a signal, and shorter
+/// than a look waits.
+const INITIALIZING_SECONDS: u32 = 15;
 
 /// The ways in which nobody gets at the disk, and the exit code of each.
 fn out_of_reach() -> [(Value, i32); 2] {
@@ -129,18 +133,58 @@ fn a_disk_that_another_route_leads_to_is_looked_at_and_freed() {
     assert_nothing_deleted(&engine);
 }
 
-/// The transfer is not ready when the signal comes, and soon after it is.
+/// A killed mount has not told whether it had looked. `--finalize` was named by a message that asks only
+/// whether the mount is dead.
+#[test]
+fn a_request_to_finalize_vouches_for_the_head_only_after_a_message_about_it() {
+    let (engine, disk, content) = engine_and(|engine| used_disk(engine, "web01", "raw"));
+    engine.switch(&json!({"switch": "url_host", "value": "dead"}));
+    let (point, mut mount) = initializing(&engine);
+    mount.signal(Signal::SIGKILL);
+    mount.wait(60);
+    let ran = recover(&engine, &["--finalize"], Some(&point));
+    assert_left(&engine, &disk, &point, &ran, DATA_MAY_BE_LOST);
+    recover(&engine, &["--finalize"], Some(&point)).ok();
+    assert_free(&engine, &disk.id, &content);
+    assert!(engine.state_files().is_empty());
+}
+
+/// A new disk may begin with what its storage held before.
+#[test]
+fn a_new_disk_that_is_to_be_kept_is_left_until_recover_can_look() {
+    let engine = Engine::with(["--proxy-url", "dead"]);
+    engine.switch(&json!({"switch": "url_host", "value": "dead"}));
+    let mut args = create("web01");
+    args.push("--keep-on-failure".into());
+    let ran = over(&engine, &args, "true");
+    let point = point(&engine, "web01");
+    let disk = engine.disk("web01").expect("the disk is kept");
+    assert_left(&engine, &disk, &point, &ran, CANNOT_CONNECT);
+    engine.clear_switches();
+    recover(&engine, &[], Some(&point)).ok();
+    let freed = engine.disk("web01").expect("the disk is kept");
+    assert_eq!((freed.status.as_str(), freed.locked_by.len()), ("ok", 0));
+    assert!(engine.state_files().is_empty());
+}
+
+/// Starts a mount of the disk web01 whose transfer does not get ready for a while.
+fn initializing(engine: &Engine) -> (PathBuf, Foreground) {
+    engine.switch(&json!({"switch": "stay_initializing", "value": INITIALIZING_SECONDS, "times": 1}));
+    let point = point(engine, "web01");
+    let mut program = engine.program();
+    program.args(engine.args()).args(existing("web01"));
+    program.arg("--foreground").arg(&point);
+    let mount = Foreground::spawn(&mut program);
+    wait_until("the transfer is started", 20, || !engine.transfers().is_empty());
+    (point, mount)
+}
+
+/// The transfer is not ready when the signal comes, and later it is.
 #[test]
 fn a_signal_during_the_start_waits_for_the_look_and_frees_the_disk() {
     let engine = Engine::start();
     let (disk, content) = used_disk(&engine, "web01", "raw");
-    engine.switch(&json!({"switch": "stay_initializing", "value": 3, "times": 1}));
-    let point = point(&engine, "web01");
-    let mut program = engine.program();
-    program.args(engine.args()).args(existing("web01"));
-    program.arg("--foreground").arg(&point);
-    let mut mount = Foreground::spawn(&mut program);
-    wait_until("the transfer is started", 20, || !engine.transfers().is_empty());
+    let (point, mut mount) = initializing(&engine);
     sleep(Duration::from_millis(300));
     mount.signal(Signal::SIGINT);
     assert_ne!(mount.wait(60).code(), Some(0));

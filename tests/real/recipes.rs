@@ -157,6 +157,11 @@ impl World {
         ran
     }
 
+    /// The home directory of the scripts.
+    pub(crate) fn home(&self) -> &str {
+        self.dir.path().to_str().expect("a path in UTF-8")
+    }
+
     #[track_caller]
     pub(crate) fn assert_disk_holds(&self, disk: &str, image: &str) -> DiskState {
         let found = self.engine.disk(disk);

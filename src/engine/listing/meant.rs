@@ -40,8 +40,8 @@ fn meant(all: &[ListedSnapshot], given: &str) -> String {
         (true, false) => ("that is a disk, with these disk snapshots", volumes),
         (true, true) => {
             return format!(
-                "{given} is not the id of a disk snapshot, nor of anything that has one: `rhv-mount list \
-                 snapshots` shows their ids"
+                "no disk snapshot with the id {given} is among those that this user can list: `rhv-mount \
+                 list snapshots` shows them"
             );
         }
     };
@@ -53,11 +53,16 @@ fn meant(all: &[ListedSnapshot], given: &str) -> String {
     let ids: Vec<String> = ids
         .map(|one| format!("{} of disk {}", one.id, one.disk))
         .collect();
-    let name = found[0].vm.as_deref().unwrap_or(&found[0].disk);
+    // One description may be that of snapshots of several VMs.
+    let name = |one: &ListedSnapshot| one.vm.clone().unwrap_or_else(|| one.disk.clone());
+    let first = name(found[0]);
+    let only = match found.iter().all(|one| name(one) == first) {
+        true => format!(" {}", shell::word(first.as_str())),
+        false => String::new(),
+    };
     format!(
-        "{given} is not the id of a disk snapshot: {what}: {}{more}; `rhv-mount list snapshots {}` shows \
+        "{given} is not the id of a disk snapshot: {what}: {}{more}; `rhv-mount list snapshots{only}` shows \
          them",
-        ids.join(", "),
-        shell::word(name)
+        ids.join(", ")
     )
 }
