@@ -1,4 +1,4 @@
-//! `docs/troubleshooting.md` explains every message of the program, and no other.
+//! `docs/troubleshooting.md` explains the messages of the program that these rules find, and no others.
 //!
 //! A message is a text in the source that can become a part of what a user reads: on stderr, in the log, from
 //! `status`, or in an outcome that is kept. Messages are put together from parts, each beside the error that
@@ -8,10 +8,11 @@
 //! - It is code for tests, fuzz targets or the manual (`cfg(test)`, `cfg(any(test, ...))`).
 //! - It is in an attribute other than `#[error(...)]`, as comments and the help of options are.
 //! - It is for programmers: in `info!`, `debug!`, `trace!`, `panic!`, `unreachable!`, an assertion, `expect`.
-//! - It is what another program says, and is looked for: a pattern, `==`, `contains`, `starts_with` and others.
+//! - It is what another program says, and is looked for: a literal as a pattern, or beside `==`, `contains`,
+//!   `starts_with` and others.
 //! - It is a list of names: a constant of the type `[&str; N]`.
 //! - It is no message by its form: more than one line (a table, the help), a blank at its beginning (a piece
-//!   that goes behind another text), a full stop at its end (the description of a metric), or `word=` at its
+//!   that goes behind another text), a full stop at its end where metrics are described, or `word=` at its
 //!   beginning (a query, a variable).
 //!
 //! In `#[error(...)]`, `warn!` and `error!` one word is enough; where there is none, as in `#[error("{0}")]`,
@@ -52,6 +53,9 @@ const LOOKED_FOR: [&str; 9] = [
     "rsplit_once",
     "find",
 ];
+
+/// The module whose texts with a full stop describe metrics.
+const METRICS: &str = "supervisor/metrics";
 
 #[test]
 fn every_message_is_explained() {
@@ -138,7 +142,8 @@ fn the_rules_tell_messages_from_other_texts() {
             "it is so",
         ),
         (r#"writeln!(out, " sorted by name")"#, ""),
-        (r#"help("It is so.")"#, ""),
+        (r#"help("It is so.")"#, "It is so."),
+        (r#"x.contains(&format!("it is {y}"))"#, "it is …"),
         (r#"query("name=x and more there")"#, ""),
         (r#"#[cfg(test)] fn g() { f("it is a test") }"#, ""),
         (
@@ -208,7 +213,8 @@ impl Texts {
             true => self.least_words.min(2),
             false => self.least_words,
         };
-        if words.count() >= least && !is_another_text(text) {
+        let is_of_a_metric = self.module == METRICS && text.ends_with('.');
+        if words.count() >= least && !is_of_a_metric && !is_another_text(text) {
             self.found.entry(form).or_insert_with(|| self.module.clone());
         }
     }
@@ -295,9 +301,10 @@ impl<'ast> Visit<'ast> for Texts {
 
     fn visit_expr_method_call(&mut self, call: &'ast ExprMethodCall) {
         self.visit_expr(&call.receiver);
-        if !LOOKED_FOR.contains(&call.method.to_string().as_str()) {
-            call.args.iter().for_each(|argument| self.visit_expr(argument));
-        }
+        let is_looked_for = LOOKED_FOR.contains(&call.method.to_string().as_str());
+        let seen = call.args.iter();
+        let seen = seen.filter(|argument| !(is_looked_for && matches!(argument, Expr::Lit(_))));
+        seen.for_each(|argument| self.visit_expr(argument));
     }
 
     fn visit_expr_binary(&mut self, expression: &'ast ExprBinary) {
@@ -321,7 +328,7 @@ fn is_another_text(text: &str) -> bool {
     let begins_with_a_name = text.split_once('=').is_some_and(|(name, _)| {
         !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
     });
-    text.trim_end().contains('\n') || text.starts_with(' ') || text.ends_with('.') || begins_with_a_name
+    text.trim_end().contains('\n') || text.starts_with(' ') || begins_with_a_name
 }
 
 /// Writes `…` for each placeholder of a format or for several side by side, and single blanks.
