@@ -180,6 +180,8 @@ impl Disk {
 
     /// Updates all that is remembered about `range`, after its change has entered the table.
     fn changed(&self, inner: &mut Inner, range: Range<u64>, zero: bool) {
+        // Nothing of it is sent before the lock is released.
+        self.changed.store(true, Ordering::Relaxed);
         if let Some(changed) = &mut inner.changed_since {
             changed.note(range.clone());
         }

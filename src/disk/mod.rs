@@ -109,6 +109,8 @@ pub(crate) struct Disk {
     overflowed: AtomicBool,
     /// Bytes that programs have written, those twice that were written twice.
     given: AtomicU64,
+    /// Set once data or zeros have entered the write-behind table, whatever becomes of them.
+    changed: AtomicBool,
     extents: Extents,
     head: Guard,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -152,6 +154,7 @@ impl Disk {
             flushed,
             overflowed: AtomicBool::new(false),
             given: AtomicU64::new(0),
+            changed: AtomicBool::new(false),
             extents,
             head,
             threads,
@@ -199,6 +202,12 @@ impl Disk {
     /// Returns how many bytes programs have written so far, those twice that were written twice.
     pub(crate) fn given(&self) -> u64 {
         self.given.load(Ordering::Relaxed)
+    }
+
+    /// True once the disk may hold something else than when it was opened: data or zeros were acknowledged,
+    /// sent or not.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
     }
 
     /// Returns how many bytes of the file take space on the storage, as far as is known now; never too few.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use signal_hook::consts::SIGINT;
 use tracing::warn;
 
 use super::record::Ending;
@@ -26,9 +27,11 @@ const SAME_KEY: Duration = Duration::from_secs(1);
 const CUT_OFF: &str = "something still holds the file system, another mount of it or a request under way; \
                        it is cut off, and reading or writing through it is an error from now on";
 
-/// Ends each disk, and tells the outcome. The first signal only says what is happening anyway, here or
-/// before; the next ones give up, see [`open_disk::Ending::give_up`]. Each is answered at once. Returns the
-/// exit code: COMMAND's own failure, whatever became of the data (which is told), else the outcome's.
+/// Ends each disk, and tells the outcome. The first signal only says what is happening anyway, and what the
+/// next one does: here, or before where no COMMAND ran. The next ones give up, see
+/// [`open_disk::Ending::give_up`]; so no ctrl-C gives up data where that was not announced. Each is answered
+/// at once. Returns the exit code: COMMAND's own failure, whatever became of the data (which is told), else
+/// the outcome's.
 pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Event>, ended: &mut Ended) -> u8 {
     let work = match ended.command {
         Some(1..) => Work::Failed,
@@ -52,14 +55,12 @@ pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Even
             Ok(Event::Disk(n, step)) => endings[n].step(step),
             Ok(Event::Umount(stream)) => ended.waiting.push(stream),
             Ok(Event::Signal(signal)) => {
+                let told = ended.interrupted.take().filter(|_| signal == SIGINT);
+                if told.is_some_and(|told| told.elapsed() < SAME_KEY) {
+                    continue;
+                }
                 if std::mem::replace(&mut ended.signalled, true) {
                     endings.iter_mut().for_each(open_disk::Ending::give_up);
-                } else if ended
-                    .interrupted
-                    .take()
-                    .is_some_and(|told| told.elapsed() < SAME_KEY)
-                {
-                    continue;
                 }
                 let answers = endings.iter().filter_map(open_disk::Ending::answer);
                 answers.for_each(|answer| interrupted::tell(signal, &answer));

@@ -30,8 +30,21 @@ pub(super) fn tell_of_command(mount: &Mount, signal: i32, again: bool) {
 
 /// Tells that ctrl-C has ended COMMAND, before it was seen here.
 pub(super) fn tell_of_its_end(mount: &Mount) {
+    tell(SIGINT, &format!("COMMAND is stopped; {}", after_command(mount)));
+}
+
+/// Tells that COMMAND has ended with the status that it would have after a ctrl-C, of which nothing is known
+/// here.
+pub(super) fn tell_of_a_like_end(mount: &Mount, status: u8) {
+    let disks = after_command(mount);
+    output::tell(format_args!(
+        "COMMAND has ended with exit status {status}; {disks}"
+    ));
+}
+
+fn after_command(mount: &Mount) -> String {
     let disks: Vec<String> = mount.disks().map(|disk| disk.when_stopped(true)).collect();
-    tell(SIGINT, &format!("COMMAND is stopped; {}", disks.join("; ")));
+    disks.join("; ")
 }
 
 /// Tells that the mount ends, to whoever has pressed ctrl-C. A service manager knows what it has asked for.

@@ -5,6 +5,7 @@
 //! home.
 
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ use crate::supervisor::Stage;
 /// How long COMMAND may take to end after a signal was passed on to it.
 const COMMAND_GRACE: Duration = Duration::from_secs(10);
 
-/// The status of a COMMAND that ctrl-C has ended: 128 and the number of SIGINT.
+/// The status with which a COMMAND often ends that has handled ctrl-C itself: 128 and the number of SIGINT.
 const COMMAND_INTERRUPTED: u8 = 130;
 
 /// How long an unmount waits for a straggler to close the file.
@@ -46,9 +47,9 @@ pub(super) struct Ended {
     pub(super) waiting: Vec<UnixStream>,
     /// Another mount holds the file system, which does not wait for it.
     pub(super) cut_off: bool,
-    /// A signal has come: the next one gives up.
+    /// A signal has come, and not while COMMAND ran: the next one gives up.
     pub(super) signalled: bool,
-    /// When the end of COMMAND by ctrl-C was told, whose signal is still to come here.
+    /// When it was told that ctrl-C has ended COMMAND; the signal itself is still to come here.
     pub(super) interrupted: Option<Instant>,
     /// The launcher went away before it was told of the mount.
     pub(super) unused: bool,
@@ -114,9 +115,14 @@ pub(super) fn wait(
                 ended.command = Some(command::code(status));
                 // The report of the session's end may come after that of COMMAND's end, which was later.
                 under_command |= !is_mounted(&mount.mountpoint.path);
-                if ended.command == Some(COMMAND_INTERRUPTED) && !ended.signalled {
-                    interrupted::tell_of_its_end(mount);
-                    ended.interrupted = Some(Instant::now());
+                // No signal has come here yet.
+                if deadline.is_none() {
+                    if status.signal() == Some(SIGINT) {
+                        interrupted::tell_of_its_end(mount);
+                        ended.interrupted = Some(Instant::now());
+                    } else if ended.command == Some(COMMAND_INTERRUPTED) {
+                        interrupted::tell_of_a_like_end(mount, COMMAND_INTERRUPTED);
+                    }
                 }
                 if !status.success() {
                     tell_of_overflow(mount);
@@ -143,7 +149,6 @@ pub(super) fn wait(
                     return Ok(ended);
                 }
                 Some(pid) => {
-                    ended.signalled = true;
                     let again = deadline.is_some();
                     pass_on(pid, signal, again);
                     interrupted::tell_of_command(mount, signal, again);

@@ -165,10 +165,14 @@ impl Ending {
     pub(crate) fn answer(&self) -> Option<String> {
         let data = match &self.state {
             State::Draining(_) => {
-                let unflushed = amounts::size(self.disk.disk.undurable_bytes());
+                // Zeros have no bytes that could be counted.
+                let unflushed = match self.disk.disk.undurable_bytes() {
+                    0 => "not everything is".to_owned(),
+                    bytes => format!("{} not", amounts::size(bytes)),
+                };
                 return Some(format!(
-                    "{unflushed} not on the storage yet, which is waited for; the next signal gives up on \
-                     that, and data may be lost then"
+                    "{unflushed} on the storage yet, which is waited for; the next signal gives up on that, \
+                     and data may be lost then"
                 ));
             }
             State::EndingTransfer(data) => data,
@@ -178,7 +182,7 @@ impl Ending {
         let stopped = self.patience.check().is_err();
         Some(transfer.while_ending(
             self.verdict(data),
-            self.disk.is_changed(),
+            self.disk.disk.is_changed(),
             stopped,
             &self.disk.mountpoint,
         ))

@@ -30,7 +30,7 @@ pub(crate) use self::ending::{Ending, Step, Work};
 use crate::disk::Disk;
 use crate::imageio::Image;
 use crate::pool::{ConnectionStatistics, Figures, Keeper, Op, Pool};
-use crate::transfer::OwnTransfer;
+use crate::transfer::{OwnTransfer, stopped};
 
 /// See the head of this file.
 pub(crate) struct OpenDisk {
@@ -181,24 +181,11 @@ impl OpenDisk {
     /// Says what the disk holds, and what becomes of it, where the work on it is stopped now; `over`: COMMAND
     /// has failed, and does not only get a signal.
     pub(crate) fn when_stopped(&self, over: bool) -> String {
-        let changed = self.is_changed();
+        let (changed, goes_on) = (self.disk.is_changed(), !over);
         match &self.transfer {
-            Some(transfer) => transfer.when_stopped(changed, over),
-            None if changed => format!(
-                "the disk on {} holds a mix of what was there and what was written: write the whole image \
-                 again",
-                self.host()
-            ),
-            None => format!("the disk on {} is unchanged", self.host()),
+            Some(transfer) => transfer.when_stopped(changed, goes_on),
+            None => stopped::was_there(&format!("the disk on {}", self.host()), changed, goes_on),
         }
-    }
-
-    /// True once something was written, or made zero.
-    fn is_changed(&self) -> bool {
-        let changes =
-            |connection: &ConnectionStatistics| connection.ops(Op::Write) + connection.ops(Op::Zero) > 0;
-        let sent = self.pool.statistics().iter().any(changes);
-        sent || self.disk.given() > 0 || self.disk.undurable_bytes() > 0
     }
 
     /// One line for each connection, as imageio's own log writes them.

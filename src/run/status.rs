@@ -56,19 +56,19 @@ pub(super) fn status(args: &StatusArgs) -> Result<u8, Failure> {
             format!("no rhv-mount disk is mounted on {}", wanted.display()),
         ));
     }
-    match args.follow {
-        false => match args.output {
-            Output::Json => print(&found.json(wanted.is_some())?)?,
-            Output::Text => print(&found.text())?,
-        },
-        true => follow(found, wanted.as_deref(), args.output)?,
+    match (args.follow, args.output) {
+        (true, output) => return Ok(follow(found, wanted.as_deref(), output)? as u8),
+        (false, Output::Json) => print(&found.json(wanted.is_some())?)?,
+        (false, Output::Text) => print(&found.text())?,
     }
     Ok(Exit::Done as u8)
 }
 
-/// Prints what is found, and looks again every second, until no mount is there.
-fn follow(mut found: Found, wanted: Option<&Path>, output: Output) -> Result<(), Failure> {
+/// Prints what is found, and looks again every second, until no mount is there. A mount that is just gone is
+/// told of where it was started, or by `umount`; what can be seen of a bad end from here is in the exit code.
+fn follow(mut found: Found, wanted: Option<&Path>, output: Output) -> Result<Exit, Failure> {
     let on_terminal = io::stdout().is_terminal();
+    let left_before = found.left.len();
     loop {
         let goes_on = found.mounts.iter().any(|mount| goes_on(&mount.phase));
         let text = match output {
@@ -76,14 +76,18 @@ fn follow(mut found: Found, wanted: Option<&Path>, output: Output) -> Result<(),
             Output::Text => found.text(),
         };
         print(&text)?;
+        let exit = match found.is_bad() || found.left.len() > left_before {
+            true => Exit::Other,
+            false => Exit::Done,
+        };
         if !goes_on || hears_no_more() {
-            return Ok(());
+            return Ok(exit);
         }
         sleep(FOLLOW_INTERVAL);
         found = Found::look(wanted);
         if found.is_empty() {
-            // It has ended well. What was told last stays.
-            return Ok(());
+            // It is gone. What was told last stays.
+            return Ok(exit);
         }
         if on_terminal && output == Output::Text {
             print(&taking_back(&text))?;
@@ -142,6 +146,13 @@ impl Found {
         self.mounts.is_empty() && self.left.is_empty()
     }
 
+    /// True where a mount has ended badly, or says that data may be lost.
+    fn is_bad(&self) -> bool {
+        self.mounts
+            .iter()
+            .any(|mount| mount.phase != "silent" && mount.disk.failure.is_some())
+    }
+
     fn entries(&self) -> Vec<Entry<'_>> {
         let mounts = self.mounts.iter().map(Entry::Mount);
         mounts.chain(self.left.iter().map(Entry::Left)).collect()
@@ -178,7 +189,8 @@ impl Found {
 }
 
 /// Asks the process behind a record. Where it does not answer, its mount is dead if nobody listens on its
-/// socket any more; silence is no death. A record without a mount is only a file that a killed process left.
+/// socket any more; silence is no death. A record without a mount is that of a process at its end, which
+/// listens still, or only a file that a killed process left.
 fn look(user: Uid, place: &Place) -> Option<Status> {
     let error = match control::ask_status(place) {
         Ok(mut status) => {
@@ -188,12 +200,14 @@ fn look(user: Uid, place: &Place) -> Option<Status> {
         Err(e) => e,
     };
     let record = place.record();
-    let Some(record) = record.filter(|r| mounted_by(&r.mountpoint) == Some(user.as_raw())) else {
+    let is_mounted = |path: &Path| mounted_by(path) == Some(user.as_raw());
+    let is_there = |path: &Path| control::is_silent(&error) || is_mounted(path);
+    let Some(record) = record.filter(|r| is_there(&r.mountpoint)) else {
         return failed(place);
     };
     let mountpoint = &record.mountpoint;
     let nobody_listens = error.kind() == io::ErrorKind::ConnectionRefused;
-    let (phase, why) = match nobody_listens || is_dead(&record.mountpoint) {
+    let (phase, why) = match nobody_listens || is_mounted(mountpoint) && is_dead(mountpoint) {
         true => (
             "dead",
             format!(

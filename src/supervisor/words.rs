@@ -123,12 +123,8 @@ pub(super) fn outcome(disk: &DiskStatus, code: u8, took: Duration) -> String {
         [] => "nothing moved".to_owned(),
         moved => moved.join(", "),
     };
-    let bytes = disk.bytes_written + read;
-    let mut line = format!("{shown}: {moved} in {}", time(took.as_secs()));
-    if bytes > 0 && took >= Duration::from_secs(1) {
-        let speed = (bytes as f64 / took.as_secs_f64()) as u64;
-        line += &format!(" ({}/s)", size(speed));
-    }
+    // No speed: the time is also that of the engine, and of the flush.
+    let line = format!("{shown}: {moved} in {}", time(took.as_secs()));
     match (code, disk.read_only) {
         (0, true) => line,
         (0, false) => line + "; every byte is on the storage",
@@ -214,11 +210,11 @@ mod tests {
         let outcome = |code, disk: DiskStatus| outcome(&disk, code, Duration::from_secs(16));
         assert_eq!(
             outcome(0, copied()),
-            "web01 (d1): 5.00 GiB written in 16 s (320.00 MiB/s); every byte is on the storage"
+            "web01 (d1): 5.00 GiB written in 16 s; every byte is on the storage"
         );
         assert_eq!(
             outcome(130, copied()),
-            "web01 (d1): 5.00 GiB written in 16 s (320.00 MiB/s); exit status 130"
+            "web01 (d1): 5.00 GiB written in 16 s; exit status 130"
         );
         let idle = DiskStatus {
             host: "https://h:54322".to_owned(),

@@ -30,7 +30,7 @@ mod life;
 pub(crate) mod note;
 pub(crate) mod note_file;
 mod renewal;
-mod stopped;
+pub(crate) mod stopped;
 mod watch;
 
 use std::path::Path;

@@ -9,6 +9,7 @@
 //! Its name is that of the mountpoint. What an earlier mount of *another* disk has left there keeps that
 //! name, and the note of the next mount stands beside it, under the names of mountpoint and disk.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -17,6 +18,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{User, geteuid};
+use parking_lot::Mutex;
 use tracing::warn;
 
 use super::note::{Lock, Note, Owner};
@@ -35,6 +37,9 @@ const MAX_LOOKS: u32 = 100;
 
 /// The way out where a note can't be read.
 const UNREADABLE: &str = "see in the engine that its transfer has ended, and remove the file then";
+
+/// The files that were told as unreadable: `status --follow` looks every second, and tells each once.
+static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// A note on disk.
 #[derive(Debug)]
@@ -195,10 +200,12 @@ impl NoteFile {
                 file: None,
             }),
             Err(e) => {
-                tell(format_args!(
-                    "{} is not readable: {e}; {UNREADABLE}",
-                    path.display()
-                ));
+                if TOLD.lock().insert(path.clone()) {
+                    tell(format_args!(
+                        "{} is not readable: {e}; {UNREADABLE}",
+                        path.display()
+                    ));
+                }
                 None
             }
         };

@@ -1,7 +1,7 @@
 //! `--progress json`, and `rhv-mount status --follow`: how a copy goes, for programs.
 
 use crate::rig::{MIB, Rig, TICKET, pattern, settings};
-use crate::server::Server;
+use crate::server::{Action, Fault, Server, Verb};
 use crate::support::content::random_image;
 use crate::support::foreground::Foreground;
 use crate::support::mount::{rhv_mount, rhv_mount_command};
@@ -197,6 +197,34 @@ fn a_mount_in_the_background_is_followed_until_it_is_gone() {
             .all(|one| one["pid"].is_u64() && one["bytes_done"].is_u64()),
         "{told:?}"
     );
+}
+
+#[test]
+fn following_a_mount_that_ends_badly_fails() {
+    let server = Server::start(settings(8 * MIB));
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let trace = Trace::of(&server.url());
+    let mut program = rhv_mount_command(Some(&server.url()));
+    program
+        .args(trace.args())
+        .args(["--retry-time", "0", "--foreground"])
+        .arg(&target);
+    let mut mount = Foreground::start(&mut program, &target);
+    let mut follow = rhv_mount_command(None);
+    follow.args(["status", "--follow", "-o", "json"]).arg(&target);
+    let mut followed = Foreground::spawn(&mut follow);
+    wait_until("the first look is told", 60, || followed.stdout().ends_with('\n'));
+    server.arm(Fault::always(Verb::Put, Action::Status(500, "broken")));
+    std::fs::write(&target, "x").expect_err("the close fails");
+    mount.signal(Signal::SIGTERM);
+    assert_eq!(mount.wait(60).code(), Some(7), "{}", mount.stderr());
+    assert_eq!(followed.wait(60).code(), Some(1), "{}", followed.stdout());
+    let told = objects(&followed.stdout());
+    assert_eq!(told.last().unwrap()["phase"], "failed", "{told:?}");
+    // It is heard of, and so forgotten.
+    let heard = run(rhv_mount_command(None).arg("umount").arg(&target), 60);
+    assert_eq!(heard.code, Some(7), "{heard}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::rig::{assert_nothing_deleted, create, existing, point, source, used_disk};
+use crate::rig::{SIZE, assert_nothing_deleted, create, existing, point, source, used_disk};
 use crate::support::content::MIB;
 use crate::support::engine::Engine;
 use crate::support::run::wait_until;
@@ -22,13 +22,22 @@ fn program(engine: &Engine, args: &[String], script: &str) -> Command {
     program
 }
 
-/// Runs `script` until it says that half is written, presses ctrl-C, and returns the answer.
+/// Waits until COMMAND says that half is written, presses ctrl-C, and returns the answer. It comes while the
+/// engine answers nothing, which it does again afterwards.
 #[track_caller]
-fn stopped(terminal: &Terminal) -> String {
+fn stopped(engine: &Engine, terminal: &Terminal) -> String {
     terminal.wait_for_row("the copy is at work", |row| row == "half is written");
+    let away = engine.away();
     terminal.press("C-c");
     // Whether COMMAND has ended when the signal arrives at rhv-mount is a matter of chance.
-    answer(terminal, "rhv-mount: SIGINT: COMMAND is ")
+    let answer = answer(terminal, "rhv-mount: SIGINT: COMMAND is ");
+    let rows = terminal.rows();
+    assert!(
+        !rows.iter().any(|row| row.starts_with("exit status: ")),
+        "it is over: {rows:#?}"
+    );
+    drop(away);
+    answer
 }
 
 /// Waits for a row that begins so, and returns it.
@@ -52,7 +61,7 @@ fn a_copy_onto_a_disk_that_was_there_is_stopped_and_the_mix_is_told() {
     let engine = Engine::start();
     let (disk, _) = used_disk(&engine, "web01", "raw");
     let terminal = Terminal::run(&program(&engine, &existing("web01"), HALF_A_COPY));
-    let answer = stopped(&terminal);
+    let answer = stopped(&engine, &terminal);
     assert!(
         answer.contains(&disk.id) && answer.contains("a mix of what was there and what was written"),
         "{answer}"
@@ -72,7 +81,7 @@ fn a_copy_onto_a_disk_that_was_there_is_stopped_and_the_mix_is_told() {
 fn a_copy_onto_a_disk_that_was_made_for_it_is_stopped_and_the_disk_goes() {
     let engine = Engine::start();
     let terminal = Terminal::run(&program(&engine, &create("web02"), HALF_A_COPY));
-    let answer = stopped(&terminal);
+    let answer = stopped(&engine, &terminal);
     assert!(
         answer.contains("was made for this run") && answer.contains("is removed again"),
         "{answer}"
@@ -88,12 +97,62 @@ fn a_read_is_stopped_and_the_disk_is_unchanged() {
     let args = [existing("web01"), vec!["--read-only".to_owned()]].concat();
     let script = "head -c 65536 {} >/dev/null; echo half is written; sleep 600";
     let terminal = Terminal::run(&program(&engine, &args, script));
-    let answer = stopped(&terminal);
+    let answer = stopped(&engine, &terminal);
     assert!(
         answer.contains(&disk.id) && answer.ends_with("is unchanged"),
         "{answer}"
     );
     ends_with(&terminal, 128 + 2);
+    crate::rig::assert_free(&engine, &disk.id, &content);
+}
+
+/// The storage does not answer when the disk is emptied, and so the zeros are on their way, or not even that,
+/// all the time.
+#[test]
+fn a_disk_that_is_emptied_is_not_unchanged_and_only_an_announced_signal_gives_up() {
+    let engine = Engine::start();
+    let (disk, _) = used_disk(&engine, "web01", "raw");
+    // Nothing has the file open, so no close waits for the storage.
+    let script = "echo ready; read -r go; python3 -c 'import os; os.truncate(\"{}\", 0)'; \
+                  echo half is written; sleep 600";
+    let terminal = Terminal::run(&program(&engine, &existing("web01"), script));
+    terminal.wait_for_row("COMMAND", |row| row == "ready");
+    let stalled = engine.stall_storage();
+    terminal.press("Enter");
+    let told = stopped(&engine, &terminal);
+    assert!(
+        told.contains("a mix of what was there and what was written") && !told.contains("unchanged"),
+        "{told}"
+    );
+    terminal.wait_for_last_row("the flush", |row| row.starts_with("flushing "));
+    terminal.press("C-c");
+    let waits = answer(
+        &terminal,
+        "rhv-mount: SIGINT: not everything is on the storage yet",
+    );
+    assert!(waits.contains("the next signal gives up on that"), "{waits}");
+    drop(stalled);
+    ends_with(&terminal, 128 + 2);
+    let zeros = engine.dir().join("zeros");
+    std::fs::File::create(&zeros).unwrap().set_len(SIZE).unwrap();
+    crate::rig::assert_free(&engine, &disk.id, &zeros);
+    assert!(engine.state_files().is_empty());
+}
+
+/// No signal has come, so none is named.
+#[test]
+fn a_command_that_ends_with_the_status_of_a_ctrl_c_is_told_as_that() {
+    let engine = Engine::start();
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    let terminal = Terminal::run(&program(&engine, &existing("web01"), "exit 130"));
+    let told = answer(&terminal, "rhv-mount: COMMAND has ended with exit status 130; ");
+    assert!(
+        told.contains(&disk.id) && told.ends_with(" is unchanged"),
+        "{told}"
+    );
+    ends_with(&terminal, 130);
+    let rows = terminal.rows();
+    assert!(!rows.iter().any(|row| row.contains("SIGINT")), "{rows:#?}");
     crate::rig::assert_free(&engine, &disk.id, &content);
 }
 
@@ -110,15 +169,17 @@ fn ctrl_c_in_a_finalize_that_never_ends_is_answered_and_the_second_one_ends_it()
     });
     let transfer = engine.transfer().id;
     terminal.press("C-c");
-    let first = answer(&terminal, "rhv-mount: SIGINT: the engine is asked to finalize");
+    let first = answer(
+        &terminal,
+        &format!("rhv-mount: SIGINT: transfer {transfer} is being ended"),
+    );
     assert!(
-        first.contains(&transfer)
-            && first.contains(&disk.id)
+        first.contains(&disk.id)
             && first.contains("holds every byte that was written. The next signal stops the wait"),
         "{first}"
     );
     terminal.press("C-c");
-    let second = answer(&terminal, "rhv-mount: SIGINT: the wait for the engine");
+    let second = answer(&terminal, "rhv-mount: SIGINT: the wait for the end of transfer");
     assert!(
         second.contains("stays locked until the transfer has ended") && second.contains("rhv-mount recover"),
         "{second}"
