@@ -2,8 +2,11 @@
 //!
 //! A script may close either stream, fill the disk behind it, or start a reader that does not read. No work
 //! and no exit code depends on a message: what cannot be written is dropped, where `println!` would panic and
-//! a full pipe would block. Only where the text is all that was asked for (`status`, `ca`, `--help`) does
-//! [`print`] wait for the reader and report what failed; a reader that has gone away wanted no more.
+//! a full pipe would block. A terminal that nobody reads, as behind a connection that is stuck, has room for
+//! one byte and blocks a longer write. So a text goes through an open file description of our own, which does
+//! not block; the stream's own is COMMAND's too and stays as it is. Only where the text is all that was asked for
+//! (`status`, `ca`, `--help`) does [`print`] wait for the reader and report what failed; a reader that has
+//! gone away wanted no more.
 //!
 //! With `--progress json` each line on stderr is an object: a program reads them, and finds our messages
 //! between those about the progress.
@@ -11,29 +14,77 @@
 //! The library writes to these streams nowhere else, which two lints of clippy check.
 
 use std::fmt::Display;
-use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsFd;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::socket::{MsgFlags, send};
+use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::{tcgetpgrp, write};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-/// Longest wait for a reader who does not read, in milliseconds. After one such wait nobody is waited for
-/// until a line gets through.
-const PATIENCE_MS: u16 = 2000;
+/// Longest wait for a reader who does not read. After one such wait nobody is waited for until a text gets
+/// through, but for the texts that have to come last.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The pause before the next try where a terminal says that there is room and takes nothing: one byte is
+/// free, and the end of a line needs two.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The kernel takes that many bytes into a pipe without waiting, once it says that there is room
 /// (PIPE_BUF, `pipe(7)`).
 const PIECE_BYTES: usize = 4096;
 
-/// Held from the look for room to the end of the write.
-static WRITING: Mutex<()> = Mutex::new(());
+/// What the texts so far have met, for each stream. It is locked for as long as a text is written.
+static STDOUT: Mutex<Past> = Mutex::new(Past::new());
+static STDERR: Mutex<Past> = Mutex::new(Past::new());
 
-/// Set while the reader of a stream does not read.
-static NOBODY_READS: AtomicBool = AtomicBool::new(false);
+/// See [`STDOUT`].
+#[derive(Debug)]
+struct Past {
+    /// The reader does not read.
+    nobody_reads: bool,
+    /// The next text begins with this: the last one broke off, or does not end its line.
+    begin_with: &'static str,
+}
+
+impl Past {
+    const fn new() -> Past {
+        Past {
+            nobody_reads: false,
+            begin_with: "",
+        }
+    }
+}
+
+/// How a text is written.
+#[derive(Debug, Clone, Copy)]
+struct Manner {
+    /// The reader is waited for even if the last text was not read.
+    waits: bool,
+    /// The next text begins with this where a piece of this one is missing.
+    mended_with: &'static str,
+}
+
+/// The text is a line or more. The next one does not go on in its fragment.
+const LINE: Manner = Manner {
+    waits: false,
+    mended_with: "\n",
+};
+
+/// The text is a drawing. The next one leaves its control sequence, lets lines be wrapped, and goes to where
+/// the cursor was.
+const DRAWING: Manner = Manner {
+    waits: false,
+    mended_with: "\x1b[?7h\x1b8",
+};
 
 /// Set once the lines on stderr are objects.
 static IN_OBJECTS: AtomicBool = AtomicBool::new(false);
@@ -62,7 +113,7 @@ pub(crate) fn be_quiet() {
 pub(crate) fn tell(message: impl Display) {
     match IN_OBJECTS.load(Ordering::Relaxed) {
         true => tell_as("message", &message.to_string()),
-        false => offer(&mut io::stderr(), &format!("rhv-mount: {message}\n")),
+        false => drop(offer_stderr(&format!("rhv-mount: {message}\n"), LINE)),
     }
 }
 
@@ -77,7 +128,7 @@ pub(crate) fn inform(message: impl Display) {
 pub(crate) fn tell_plainly(line: impl Display) {
     match IN_OBJECTS.load(Ordering::Relaxed) {
         true => tell_as("message", &line.to_string()),
-        false => offer(&mut io::stderr(), &format!("{line}\n")),
+        false => drop(offer_stderr(&format!("{line}\n"), LINE)),
     }
 }
 
@@ -87,15 +138,40 @@ fn tell_as(event: &'static str, text: &str) {
 
 /// Writes an object to stderr, as one line.
 pub(crate) fn tell_object(object: &impl Serialize) {
+    write_object(object, LINE);
+}
+
+/// Does the same with the last object, for which a reader who has not read is waited for once more.
+pub(crate) fn tell_last_object(object: &impl Serialize) {
+    write_object(object, Manner { waits: true, ..LINE });
+}
+
+fn write_object(object: &impl Serialize, manner: Manner) {
     if let Ok(json) = serde_json::to_string(object) {
-        offer(&mut io::stderr(), &format!("{}\n", plain_json(&json)));
+        offer_stderr(&format!("{}\n", plain_json(&json)), manner);
     }
 }
 
-/// Writes to the terminal at stderr, as it is: control sequences, and text that has none.
-pub(crate) fn draw(text: &str) {
-    if !IN_OBJECTS.load(Ordering::Relaxed) {
-        offer(&mut io::stderr(), text);
+/// Writes to the terminal at stderr, as it is: control sequences, and text that has none. Returns false where
+/// a piece of it could not be written.
+pub(crate) fn draw(text: &str) -> bool {
+    IN_OBJECTS.load(Ordering::Relaxed) || offer_stderr(text, DRAWING)
+}
+
+/// Does the same with the last drawing, for which a reader who has not read is waited for once more.
+pub(crate) fn draw_last(text: &str) -> bool {
+    let manner = Manner {
+        waits: true,
+        ..DRAWING
+    };
+    IN_OBJECTS.load(Ordering::Relaxed) || offer_stderr(text, manner)
+}
+
+/// Has the next text on stderr begin on a line of its own: the terminal's cursor is not at its start.
+pub(crate) fn begin_a_line() {
+    let mut past = STDERR.lock();
+    if !IN_OBJECTS.load(Ordering::Relaxed) && past.begin_with.is_empty() {
+        past.begin_with = "\n";
     }
 }
 
@@ -112,7 +188,7 @@ pub(crate) fn plain_json(json: &str) -> String {
 
 /// Writes a line about a step of the work to stdout.
 pub(crate) fn report(line: impl Display) {
-    offer(&mut io::stdout(), &format!("{line}\n"));
+    offer(&io::stdout(), &STDOUT, format!("{line}\n").as_bytes(), LINE);
 }
 
 /// Writes the text for which this process was started to stdout.
@@ -137,7 +213,7 @@ impl Write for Stderr {
                 let lines = String::from_utf8_lossy(text);
                 lines.lines().for_each(|line| tell_as("log", line));
             }
-            false => offer_bytes(&mut io::stderr(), text),
+            false => drop(offer(&io::stderr(), &STDERR, text, LINE)),
         }
         Ok(text.len())
     }
@@ -147,47 +223,118 @@ impl Write for Stderr {
     }
 }
 
-fn offer(stream: &mut (impl Write + AsFd), text: &str) {
-    offer_bytes(stream, text.as_bytes());
+fn offer_stderr(text: &str, manner: Manner) -> bool {
+    offer(&io::stderr(), &STDERR, text.as_bytes(), manner)
 }
 
-/// Writes `text` as far as the reader takes it.
-fn offer_bytes(stream: &mut (impl Write + AsFd), text: &[u8]) {
-    // Two writers could both see the room that is enough for one.
-    let _one_at_a_time = WRITING.lock();
-    for piece in text.chunks(PIECE_BYTES) {
-        if !has_room(stream) || stream.write_all(piece).is_err() {
-            return;
+/// Writes `text` as far as the reader takes it. Returns true where that is all of it.
+fn offer(stream: &impl AsFd, past: &Mutex<Past>, text: &[u8], manner: Manner) -> bool {
+    let mut past = past.lock();
+    let text = [past.begin_with.as_bytes(), text].concat();
+    // A terminal stops a background process that writes, where `stty tostop` is set; a mount must go on. The
+    // mask is this thread's for as long as it writes, so no program that is started inherits it.
+    let before = SigSet::from(Signal::SIGTTOU).thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let way = Way::to(stream.as_fd());
+    let mut rest = &text[..];
+    while !rest.is_empty() {
+        let patience = match past.nobody_reads && !manner.waits {
+            true => Duration::ZERO,
+            false => PATIENCE,
+        };
+        let taken = way.write(&rest[..rest.len().min(PIECE_BYTES)], Instant::now() + patience);
+        past.nobody_reads = taken == Err(Errno::EAGAIN);
+        match taken {
+            Ok(count) => rest = &rest[count..],
+            Err(_) => break,
         }
     }
-    let _ = stream.flush();
+    drop(way);
+    let _ = before.map(|mask| mask.thread_set_mask());
+    let written = &text[..text.len() - rest.len()];
+    if rest.is_empty() || written.ends_with(b"\n") {
+        past.begin_with = "";
+    } else if !written.is_empty() {
+        past.begin_with = manner.mended_with;
+    }
+    rest.is_empty()
 }
 
-/// True when a write of [`PIECE_BYTES`] would not block, or fail at once.
-fn has_room(stream: &impl AsFd) -> bool {
-    let patience = match NOBODY_READS.load(Ordering::Relaxed) {
-        true => Duration::ZERO,
-        false => Duration::from_millis(PATIENCE_MS.into()),
-    };
-    let until = Instant::now() + patience;
-    let room = loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-        let mut look = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
-        match poll(&mut look, left) {
-            // A signal says nothing about the reader.
-            Err(Errno::EINTR) => continue,
-            other => break other != Ok(0),
+/// The way of a text into a stream.
+#[derive(Debug)]
+enum Way<'a> {
+    /// It does not block, and no other program has it.
+    Own(File),
+    Socket(BorrowedFd<'a>),
+    /// It may block: a file, a device, or a terminal or pipe of another user.
+    Shared(BorrowedFd<'a>),
+}
+
+impl Way<'_> {
+    /// Opens a terminal or pipe once more. It is done for each text: stderr becomes another stream in the
+    /// background, and a pipe that stayed open here would have no end for its reader.
+    fn to(stream: BorrowedFd<'_>) -> Way<'_> {
+        let kind = fstat(stream).map_or(0, |stat| stat.st_mode & SFlag::S_IFMT.bits());
+        let open = |path: &str| {
+            let mut options = OpenOptions::new();
+            options
+                .write(true)
+                .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+            options.open(path).ok()
+        };
+        let again = || open(&format!("/proc/self/fd/{}", stream.as_raw_fd()));
+        // Our controlling terminal may be opened by this name whoever owns it, as after `su`.
+        let ours = || tcgetpgrp(stream).ok().and_then(|_| open("/dev/tty"));
+        let own = match kind == SFlag::S_IFIFO.bits() || stream.is_terminal() {
+            true => again().or_else(ours),
+            false => None,
+        };
+        match own {
+            Some(own) => Way::Own(own),
+            None if kind == SFlag::S_IFSOCK.bits() => Way::Socket(stream),
+            None => Way::Shared(stream),
         }
-    };
-    NOBODY_READS.store(!room, Ordering::Relaxed);
-    room
+    }
+
+    /// Writes a piece of `text`, and returns its length. Fails with EAGAIN where there is no room until then.
+    fn write(&self, text: &[u8], until: Instant) -> Result<usize, Errno> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            match poll(&mut [PollFd::new(self.stream(), PollFlags::POLLOUT)], left) {
+                // A signal says nothing about the reader.
+                Err(Errno::EINTR) => continue,
+                Ok(0) => return Err(Errno::EAGAIN),
+                _ => {}
+            }
+            let taken = match self {
+                Way::Own(own) => write(own, text),
+                Way::Shared(stream) => write(stream, text),
+                Way::Socket(stream) => {
+                    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                    send(stream.as_raw_fd(), text, flags)
+                }
+            };
+            match taken {
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) if Instant::now() < until => std::thread::sleep(PAUSE),
+                Ok(0) => return Err(Errno::EIO),
+                taken => return taken,
+            }
+        }
+    }
+
+    fn stream(&self) -> BorrowedFd<'_> {
+        match self {
+            Way::Own(own) => own.as_fd(),
+            Way::Socket(stream) | Way::Shared(stream) => *stream,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
+    use nix::pty::openpty;
     use std::io::Read;
 
     fn pipe() -> (File, File) {
@@ -208,28 +355,90 @@ mod tests {
         (reader, writer)
     }
 
+    fn past() -> Mutex<Past> {
+        Mutex::new(Past::new())
+    }
+
     #[test]
     fn a_reader_who_does_not_read_holds_nothing_up() {
-        let (mut reader, mut writer) = full();
+        let (mut reader, writer) = full();
+        let past = past();
         let start = Instant::now();
         for _ in 0..1000 {
-            offer(&mut writer, "dropped\n");
+            offer(&writer, &past, b"dropped\n", LINE);
         }
-        let once = Duration::from_millis(PATIENCE_MS.into());
-        assert!(start.elapsed() < 20 * once, "each line waits");
+        assert!(start.elapsed() < 20 * PATIENCE, "each line waits");
         reader.read_exact(&mut vec![0; PIECE_BYTES]).unwrap();
-        offer(&mut writer, "back\n");
+        assert!(offer(&writer, &past, b"back\n", LINE));
         drop(writer);
         let mut rest = String::new();
         reader.read_to_string(&mut rest).unwrap();
         assert!(rest.ends_with(".back\n"), "{:?}", rest.trim_start_matches('.'));
     }
 
+    /// Such a terminal has room for a byte while a line does not fit.
+    #[test]
+    fn a_terminal_that_nobody_reads_holds_nothing_up_and_its_lines_stay_apart() {
+        let terminal = openpty(None, None).unwrap();
+        let past = past();
+        let start = Instant::now();
+        let line = |n: usize| format!("line {n:05} {}\n", "x".repeat(70));
+        let taken = (0..10_000).filter(|n| offer(&terminal.slave, &past, line(*n).as_bytes(), LINE));
+        let taken = taken.count();
+        assert!(start.elapsed() < 20 * PATIENCE, "each line waits");
+        assert!(0 < taken && taken < 10_000, "{taken}");
+        let mut master = File::from(terminal.master);
+        let read = std::thread::spawn(move || {
+            let (mut all, mut piece) = (Vec::new(), [0; 4096]);
+            while !all.ends_with(b"last\r\n") {
+                let count = master.read(&mut piece).unwrap();
+                all.extend(&piece[..count]);
+            }
+            String::from_utf8(all).unwrap()
+        });
+        while !offer(&terminal.slave, &past, b"last\n", LINE) {}
+        let all = read.join().unwrap();
+        let whole = |row: &&str| row.len() == line(0).len() - 1;
+        assert!(all.lines().filter(whole).count() >= taken, "{all}");
+        assert_eq!(all.lines().last(), Some("last"));
+    }
+
+    #[test]
+    fn a_line_that_broke_off_does_not_take_the_next_one_along() {
+        let (mut reader, writer) = pipe();
+        let past = past();
+        assert!(!offer(&writer, &past, &[b'x'; 1 << 20], LINE));
+        let mut got = vec![0; 4 * PIECE_BYTES];
+        reader.read_exact(&mut got).unwrap();
+        assert!(offer(&writer, &past, b"{}\n", LINE));
+        assert!(offer(&writer, &past, b"{}\n", LINE));
+        drop(writer);
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        assert!(
+            rest.ends_with("x\n{}\n{}\n"),
+            "{:?}",
+            rest.trim_start_matches('x')
+        );
+    }
+
+    #[test]
+    fn a_socket_that_nobody_reads_holds_nothing_up_and_keeps_its_flags() {
+        let (_reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let past = past();
+        let start = Instant::now();
+        let taken = (0..10_000).filter(|_| offer(&writer, &past, &[b'x'; 100], LINE));
+        assert!(taken.count() < 10_000);
+        assert!(start.elapsed() < 20 * PATIENCE, "each line waits");
+        let flags = nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_GETFL).unwrap();
+        assert_eq!(flags & libc::O_NONBLOCK, 0);
+    }
+
     #[test]
     fn a_stream_that_fails_is_no_failure() {
-        offer(&mut File::create("/dev/full").unwrap(), "x\n");
-        let (reader, mut writer) = pipe();
+        offer(&File::create("/dev/full").unwrap(), &past(), b"x\n", LINE);
+        let (reader, writer) = pipe();
         drop(reader);
-        offer(&mut writer, "x\n");
+        offer(&writer, &past(), b"x\n", LINE);
     }
 }

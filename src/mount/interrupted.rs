@@ -58,9 +58,9 @@ pub(super) fn tell_of_end(signal: i32) {
     }
 }
 
-/// Where a key has sent the signal, the terminal shows `^C` at the cursor.
+/// Has the next message begin on a line of its own where the terminal shows `^C` at the cursor.
 fn begin_a_line(signal: i32) {
     if signal == SIGINT && io::stderr().is_terminal() {
-        output::draw("\n");
+        output::begin_a_line();
     }
 }

@@ -70,6 +70,9 @@ use crate::supervisor::{Stage, Supervisor};
 /// Longest wait at the end of a mount for the file system of the file with the process's number.
 const PID_FILE_PATIENCE: Duration = Duration::from_secs(2);
 
+/// The exit code that Rust's runtime has for a panic of the main thread.
+const PANICKED: u8 = 101;
+
 /// An event that the main thread waits for.
 enum Event {
     Signal(i32),
@@ -117,6 +120,18 @@ impl Drop for EndOnDrop {
     }
 }
 
+/// Tells the end of the mount when a panic is its end: the terminal's last row is given back, and a reader of
+/// JSON gets the object that it waits for.
+struct TellOnDrop(Arc<Supervisor>);
+
+impl Drop for TellOnDrop {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.end(PANICKED, Some("rhv-mount has panicked".to_owned()));
+        }
+    }
+}
+
 /// Serves one mount; returns the exit code. Errors before the file is usable are returned, the outcome of the
 /// data is printed.
 pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
@@ -127,6 +142,7 @@ pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
         PidFile::check(path)?;
     }
     let supervisor = Arc::new(Supervisor::start(&settings, role)?);
+    let _in_any_case = TellOnDrop(supervisor.clone());
     serve_watched(settings, role, &supervisor).inspect_err(|failure| {
         supervisor.end(failure.exit as u8, Some(failure.to_string()));
     })

@@ -42,7 +42,7 @@ use crate::output::{self, tell};
 use crate::process::handover::{self, Role};
 use crate::process::privacy;
 use crate::settings::Settings;
-use crate::settings::cli::{Action, MountArgs};
+use crate::settings::cli::{Action, MountArgs, Progress};
 use crate::settings::mount_helper::{self, Call};
 
 /// Runs the command line of this process. An error is one line on stderr.
@@ -120,6 +120,7 @@ fn answer(call: Call) -> Result<u8, Failure> {
 
 /// Becomes the process that mounts; returns only if that fails.
 fn mount(args: MountArgs) -> Result<u8, Failure> {
+    choose_output(args.progress, args.quiet);
     system::check()?;
     let settings = Settings::gather(args)?;
     let role = match settings.foreground || !settings.command.is_empty() {
@@ -129,7 +130,18 @@ fn mount(args: MountArgs) -> Result<u8, Failure> {
     Err(handover::become_clean(role, &settings))
 }
 
+/// Has this process write to stderr as the options say, before it has written anything there.
+fn choose_output(progress: Progress, quiet: bool) {
+    if quiet {
+        output::be_quiet();
+    }
+    if progress == Progress::Json {
+        output::tell_in_objects();
+    }
+}
+
 fn go_on(role: Role, settings: Settings) -> Result<u8, Failure> {
+    choose_output(settings.progress, settings.quiet);
     match role {
         Role::Launcher => handover::launch(&settings),
         Role::Between => handover::start_apart(&settings),

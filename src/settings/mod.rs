@@ -189,6 +189,9 @@ impl Settings {
                  background is followed by `rhv-mount status --follow`",
             ));
         }
+        if args.progress == Progress::Bar && args.quiet {
+            return Err(usage("--quiet shows no bar: leave it out, or --progress bar"));
+        }
         let budgets = budgets(&args)?;
         let log = log_place(args.log_target, args.log_file.as_deref(), &section)?;
         let mountpoint = absolute(&args.mountpoint)?;

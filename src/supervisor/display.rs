@@ -1,6 +1,7 @@
 //! `--progress`: shows a mount in the foreground to whoever has started it, as a bar on the last row of the
 //! terminal or as lines of JSON on stderr (`docs/progress.md` has their names).
 
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -17,7 +18,7 @@ use crate::terminal::LastRow;
 /// How often the row is drawn.
 const ROW_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What ends sooner is not worth a bar.
+/// A mount that ends sooner than this is not worth a bar.
 const QUIET_START: Duration = Duration::from_millis(500);
 
 /// How often a line of JSON is written.
@@ -39,23 +40,23 @@ pub(super) struct Display {
     due: Instant,
 }
 
-/// A line of JSON.
+/// This makes a line of JSON.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
-    /// `progress`, or `ended` in the last one.
+    /// It is `progress`, or `ended` in the last line.
     event: &'static str,
     stage: &'static str,
-    /// Time since the stage began.
+    /// The stage began so long ago.
     stage_seconds: u64,
-    /// Time since the mount was begun.
+    /// The mount was begun so long ago.
     run_seconds: u64,
     mountpoint: &'a str,
-    /// Both at the end only.
+    /// This and the message are there at the end only.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_status: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
-    /// Absent until the disk is open.
+    /// It is absent until the disk is open.
     #[serde(flatten)]
     disk: Option<&'a DiskStatus>,
 }
@@ -71,12 +72,11 @@ impl Display {
             Progress::Auto | Progress::Bar => row(),
             Progress::Json => Form::Json,
         };
-        match (&form, settings.progress) {
-            (Form::Json, _) => output::tell_in_objects(),
-            (Form::Nothing, Progress::Bar) => {
-                tell("--progress bar: stderr is no terminal, so there is no bar");
-            }
-            _ => {}
+        if matches!((&form, settings.progress), (Form::Nothing, Progress::Bar)) {
+            tell(match io::stderr().is_terminal() {
+                true => "--progress bar: TERM is not set, or is dumb, so there is no bar",
+                false => "--progress bar: stderr is no terminal, so there is no bar",
+            });
         }
         let began = Instant::now();
         let due = match form {
@@ -118,7 +118,7 @@ impl Display {
             }
             (Form::Json, ended) => {
                 if is_due || is_new {
-                    output::tell_object(&Line {
+                    let line = Line {
                         event: if ended.is_some() { "ended" } else { "progress" },
                         stage: picture.stage.as_ref().map_or("opening", Stage::name),
                         stage_seconds: since.as_secs(),
@@ -127,7 +127,11 @@ impl Display {
                         exit_status: ended.map(|(code, _)| code),
                         message: ended.and_then(|(_, message)| message),
                         disk: picture.disks.first().map(|(disk, _)| disk),
-                    });
+                    };
+                    match ended {
+                        Some(_) => output::tell_last_object(&line),
+                        None => output::tell_object(&line),
+                    }
                     self.due = Instant::now() + JSON_INTERVAL;
                 }
             }

@@ -33,7 +33,6 @@ use self::metrics::Picture;
 use crate::failure::{Exit, Failure};
 use crate::logging::STATISTICS;
 use crate::open_disk::OpenDisk;
-use crate::output;
 use crate::process::handover::Role;
 use crate::process::notify::{self, Word};
 use crate::process::spawn;
@@ -100,9 +99,6 @@ impl Supervisor {
     /// Begins to tell of a mount that is about to be opened. Fails where the file with the figures can't be
     /// written, and where there is no thread.
     pub(crate) fn start(settings: &Settings, role: Role) -> Result<Supervisor, Failure> {
-        if settings.quiet {
-            output::be_quiet();
-        }
         let mut reports = Reports {
             display: Display::of(settings, role),
             mountpoint: settings.mountpoint.clone(),

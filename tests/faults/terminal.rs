@@ -1,4 +1,4 @@
-//! A copy on a terminal: the last row shows how it goes, and what COMMAND prints stays whole above it.
+//! A copy runs on a terminal: the last row shows how it goes, and what COMMAND prints stays whole above it.
 
 use crate::rig::{MIB, TICKET, settings};
 use crate::server::Server;
@@ -6,18 +6,24 @@ use crate::support::content::random_image;
 use crate::support::mount::rhv_mount_command;
 use crate::support::redaction::Trace;
 use crate::support::run::scratch;
-use crate::support::terminal::Terminal;
+use crate::support::terminal::{ROWS, Terminal};
 use std::path::Path;
 use std::process::Command;
 
-/// What is copied, and how fast the storage takes it: it takes some eight seconds.
-const SIZE: u64 = 48 * MIB;
-const SPEED: u64 = 6 * MIB;
+/// The size of the copy, and the speed of the storage in bytes per second until a test has seen enough: the
+/// copy would take more than a minute.
+const SIZE: u64 = 160 * MIB;
+const SPEED: u64 = 2 * MIB;
 
 fn slow_server() -> Server {
-    let mut settings = settings(64 * MIB);
+    let mut settings = settings(192 * MIB);
     settings.speed = Some(SPEED);
     Server::start(settings)
+}
+
+/// Lets the storage take the rest at once.
+fn hurry(server: &Server) {
+    server.change(|settings| settings.speed = None);
 }
 
 /// `rhv-mount OPTIONS TARGET -- COMMAND` with so little memory that a copy is as fast as the storage.
@@ -30,7 +36,7 @@ fn program(url: &str, trace: &Trace, options: &[&str], target: &Path, command: &
 
 /// True for a bar with the size of the copy, its speed and the time left.
 fn is_bar(row: &str) -> bool {
-    let parts = ["disk [#", "] ", " % ", " of 48.00 MiB", "MiB/s", " s left"];
+    let parts = ["disk [", "] ", " % ", " of 160.00 MiB", "B/s", " left"];
     parts.iter().all(|part| row.contains(part))
 }
 
@@ -53,11 +59,12 @@ fn a_copy_with_a_bar_of_its_own_and_ours_do_not_disturb_each_other() {
     terminal.wait_for_last_row("the bar", is_bar);
     terminal.resize(90, 18);
     terminal.wait_for_last_row("the bar on another size", |row| {
-        row.starts_with("disk") && row.contains("MiB/s")
+        row.starts_with("disk") && row.contains("B/s")
     });
+    hurry(&server);
     terminal.wait_for_row("the end", |row| row == "exit status: 0");
     let rows = terminal.rows();
-    let last = |row: &&String| row.contains(": 48.00 MiB written in ");
+    let last = |row: &&String| row.contains(": 160.00 MiB written in ");
     let said = rows.iter().find(last).unwrap_or_else(|| panic!("{rows:#?}"));
     assert!(
         said.starts_with("rhv-mount: the disk on http://127.0.0.1:")
@@ -74,14 +81,19 @@ fn lines_of_the_command_and_of_the_log_stay_whole_above_the_bar() {
     let server = slow_server();
     let dir = scratch();
     let target = dir.path().join("disk.raw");
-    let trace = Trace::of(&server.url());
-    let script = "for n in $(seq 30); do head -c 1048576 /dev/urandom | dd of={} bs=1M iflag=fullblock \
-                  seek=$n conv=notrunc,fsync status=none; echo line-$n; done; exit 3";
-    let program = program(&server.url(), &trace, &[], &target, &["sh", "-c", script]);
+    let script = "for n in $(seq 30); do [ $n != 15 ] || kill -USR1 $PPID; \
+                  head -c 1048576 /dev/urandom | dd of={} bs=1M iflag=fullblock seek=$n \
+                  conv=notrunc,fsync status=none; echo line-$n; done; exit 3";
+    let mut program = rhv_mount_command(Some(&server.url()));
+    program
+        .args(["--memory", "8M", "--log-level", "info"])
+        .arg(&target);
+    program.args(["--", "sh", "-c", script]);
     let terminal = Terminal::run(&program);
     terminal.wait_for_last_row("what has moved", |row| {
-        row.starts_with("disk  ") && row.contains("MiB/s") && !row.contains('%')
+        row.starts_with("disk  ") && row.contains("B/s") && !row.contains('%')
     });
+    hurry(&server);
     terminal.wait_for_row("the end", |row| row == "exit status: 3");
     let rows = terminal.rows();
     for n in 1..=30 {
@@ -92,12 +104,63 @@ fn lines_of_the_command_and_of_the_log_stay_whole_above_the_bar() {
             "{line}: {rows:#?}"
         );
     }
+    // The statistics are logged while the bar is there.
+    let statistics = format!(" INFO {}: ", target.display());
+    let is_record = |row: &&String| row.contains(&statistics) && row.starts_with("20");
+    assert_eq!(rows.iter().filter(is_record).count(), 1, "{rows:#?}");
     assert!(
-        !rows.iter().any(|row| row.contains("MiB/s  ")),
+        !rows.iter().any(|row| row.contains("B/s  ")),
         "a bar is left: {rows:#?}"
     );
     let last = |row: &String| row.contains("30.00 MiB written in ") && row.ends_with("; exit status 3");
     assert!(rows.iter().any(last), "{rows:#?}");
+}
+
+#[test]
+fn a_region_that_the_command_drops_is_set_again_and_given_back_at_the_end() {
+    let server = Server::start(settings(MIB));
+    let dir = scratch();
+    let (target, go, end) = (
+        dir.path().join("disk.raw"),
+        dir.path().join("go"),
+        dir.path().join("end"),
+    );
+    let trace = Trace::of(&server.url());
+    let until = |mark: &Path| format!("until [ -e {} ]; do sleep 0.1; done; ", mark.display());
+    let script = until(&go) + r"printf '\0337\033[r\0338dropped\n'; " + &until(&end);
+    let program = program(&server.url(), &trace, &[], &target, &["sh", "-c", &script]);
+    let terminal = Terminal::run(&program);
+    terminal.wait_for_region("the last row is kept", ROWS - 1);
+    std::fs::write(&go, "").unwrap();
+    terminal.wait_for_row("the command has dropped it", |row| row == "dropped");
+    terminal.wait_for_region("the last row is kept again", ROWS - 1);
+    std::fs::write(&end, "").unwrap();
+    terminal.wait_for_row("the end", |row| row == "exit status: 0");
+    terminal.wait_for_region("all rows scroll", ROWS);
+}
+
+#[test]
+fn a_mount_in_the_background_of_its_shell_ends_where_the_terminal_stops_who_writes() {
+    let server = Server::start(settings(8 * MIB));
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let trace = Trace::of(&server.url());
+    let copy = "head -c 1048576 /dev/urandom | dd of={} bs=1M conv=notrunc,fsync status=none; exit 3";
+    let mount = program(&server.url(), &trace, &[], &target, &["sh", "-c", copy]);
+    let mut shell = Command::new("bash");
+    shell.args(["-c", r#"set -m; stty tostop; "$@" & wait -f $!"#, "bash"]);
+    shell.arg(mount.get_program()).args(mount.get_args());
+    for (name, value) in mount.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    let terminal = Terminal::run(&shell);
+    terminal.wait_for_row("the end", |row| row == "exit status: 3");
+    let rows = terminal.rows();
+    let told = |row: &String| row.starts_with("rhv-mount: ") && row.contains("1.00 MiB written in ");
+    assert!(rows.iter().any(told), "{rows:#?}");
 }
 
 #[test]

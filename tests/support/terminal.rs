@@ -70,6 +70,17 @@ impl Terminal {
         self.wait(what, || fits(&self.last_row()));
     }
 
+    /// Waits until the first `count` rows scroll, and no others.
+    #[track_caller]
+    pub fn wait_for_region(&self, what: &str, count: u16) {
+        self.wait(what, || {
+            let mut tmux = self.tmux();
+            let last = "#{scroll_region_lower}";
+            let ran = run(tmux.args(["display-message", "-p", last]), 30).ok();
+            ran.stdout.trim() == (count - 1).to_string()
+        });
+    }
+
     #[track_caller]
     fn wait(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let end = std::time::Instant::now() + std::time::Duration::from_secs(90);
