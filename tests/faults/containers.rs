@@ -42,7 +42,7 @@ fn what_ends_a_mount_in_use_is_no_kill_of_a_stranger() {
     let file = rig.read_write();
     run(Command::new("umount").arg("-l").arg(target), 20).ok();
     // Here, the number is the process's.
-    let pid = rig.mount.pids()[0];
+    let pid = rig.mount.server();
     let line = format!("`kill {pid}` ends it all the same");
     let said = rig.mount.status(&[]).ok().stdout;
     assert!(
@@ -74,7 +74,7 @@ fn a_stopped_process_of_another_container_is_not_called_by_a_number() {
     }
     let rig = Rig::start(settings(MIB), &[]);
     let target = rig.mount.mountpoint();
-    let process = Pid::from_raw(rig.mount.pids()[0]);
+    let process = Pid::from_raw(rig.mount.server());
     kill(process, Signal::SIGSTOP).expect("stop the mount");
     let (status, umount) = std::thread::scope(|scope| {
         let status = scope.spawn(|| elsewhere(&["status"], target));

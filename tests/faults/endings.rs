@@ -295,7 +295,7 @@ fn status_of_a_process_that_is_stopped_while_it_flushes_says_so() {
 fn status_of_a_stopped_process_says_so_however_many_ask() {
     let rig = Rig::start(settings(4 * MIB), &[]);
     let target = rig.mount.mountpoint().to_path_buf();
-    let pid = rig.mount.pids()[0];
+    let pid = rig.mount.server();
     kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
     let json = rig.mount.status(&["-o", "json"]).ok();
     let socket = socket_of(&target);

@@ -44,7 +44,7 @@ fn one_option_bounds_all_of_the_memory() {
 
 fn stays_within(limit: u64, args: &[&str]) {
     let rig = Rig::start(settings(SIZE), args);
-    let pid = rig.mount.pids()[0];
+    let pid = rig.mount.server();
     let bytes = pattern(1, MIB as usize);
     let done = AtomicBool::new(false);
     let peak = thread::scope(|scope| {

@@ -18,7 +18,7 @@ fn a_pid_file_lives_as_long_as_its_mount_and_a_stale_one_is_replaced() {
     fs::write(&path, "4194304\n").unwrap();
     let mounting = || Mounting::new(&server.url()).arg("--pid-file").arg(&path);
     let mount = mounting().start();
-    let pid = mount.pids()[0].to_string();
+    let pid = mount.server().to_string();
     assert_eq!(text(&path), format!("{pid}\n"));
     let second = mounting().try_start().expect_err("the file is taken");
     assert_eq!(second.code, Some(USAGE), "{second}");
@@ -33,7 +33,7 @@ fn a_pid_file_lives_as_long_as_its_mount_and_a_stale_one_is_replaced() {
     killed.kill();
     assert!(path.exists());
     let after = mounting().start();
-    assert_eq!(text(&path), format!("{}\n", after.pids()[0]));
+    assert_eq!(text(&path), format!("{}\n", after.server()));
     after.umount().ok();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "something is left");
     drop(killed);

@@ -34,7 +34,7 @@ fn a_second_mount_names_the_mountpoint_and_the_process_of_the_first_and_does_not
     let (disk, content) = used_disk(&engine, "web01", "raw");
     let first = engine.mounting(existing("web01")).start();
     let shown = first.mountpoint().display().to_string();
-    let process = format!("process {} ", first.pids()[0]);
+    let process = format!("process {} ", first.server());
     let transfer = engine.transfer().id;
     for args in [existing("web01"), read_only("web01")] {
         let ran = over(&engine, &args, "true");

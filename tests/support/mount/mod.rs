@@ -120,6 +120,13 @@ impl Mount {
         processes_with(self.target.as_os_str())
     }
 
+    /// Returns the process that serves this mount, once the one that has started it is gone: the command
+    /// returns before the system has taken that one away.
+    pub fn server(&self) -> i32 {
+        wait_until("one process serves the mount", 60, || self.pids().len() == 1);
+        self.pids()[0]
+    }
+
     /// Runs `rhv-mount umount` and checks that the mount has ended, whatever the outcome. The exit code is
     /// the mount's outcome.
     pub fn umount(mut self) -> Ran {
