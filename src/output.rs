@@ -4,9 +4,9 @@
 //! and no exit code depends on a message: what cannot be written is dropped, where `println!` would panic and
 //! a full pipe would block. A terminal that nobody reads, as behind a connection that is stuck, has room for
 //! one byte and blocks a longer write. So a text goes through an open file description of our own, which does
-//! not block; the stream's own is COMMAND's too and stays as it is. Only where the text is all that was asked for
-//! (`status`, `ca`, `--help`) does [`print`] wait for the reader and report what failed; a reader that has
-//! gone away wanted no more.
+//! not block; the stream's own is COMMAND's too and stays as it is. Only where the text is all that was
+//! asked for (`status`, `ca`, `--help`) does [`print`] wait for the reader and report what failed; a reader
+//! that has gone away wanted no more.
 //!
 //! With `--progress json` each line on stderr is an object: a program reads them, and finds our messages
 //! between those about the progress.

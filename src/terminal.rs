@@ -1,9 +1,9 @@
 //! Draws on a terminal again and again: in the last row of that at stderr, and a text on stdout.
 //!
 //! A COMMAND shares the terminal and writes to it when it likes, as a copy with a bar of its own does, and
-//! our log does so too. A bar on the line of the cursor would be torn by each of them, also one of a crate that
-//! draws bars. So the rows above the last one become the region that scrolls, as apt does it: whatever is
-//! written there stays as it is, and the last row is drawn with the cursor saved and brought back. Each
+//! our log does so too. A bar on the line of the cursor would be torn by each of them, also one of a crate
+//! that draws bars. So the rows above the last one become the region that scrolls, as apt does it: whatever
+//! is written there stays as it is, and the last row is drawn with the cursor saved and brought back. Each
 //! drawing is one write, which the kernel does not mix with those of others. It sets the region again, which
 //! `reset` and programs that use the whole screen drop.
 //!
