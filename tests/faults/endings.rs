@@ -252,43 +252,6 @@ fn umount_of_a_stopped_process_ends_and_reports_it() {
     });
 }
 
-/// It has left the tree then, and is not gone.
-#[test]
-fn status_of_a_process_that_is_stopped_while_it_flushes_says_so() {
-    let server = Server::start(settings(4 * MIB));
-    let dir = scratch();
-    let target = dir.path().join("disk.raw");
-    let (mut mount, _trace) = mount_in_foreground(&server, &target);
-    server.arm(Fault::always(Verb::Put, Action::Hold));
-    let bytes = pattern(1, 64 << 10);
-    let file = open(&target);
-    file.write_all_at(&bytes, 0).unwrap();
-    mount.signal(Signal::SIGTERM);
-    wait_until("it has left the tree", 60, || !is_mounted(&target));
-    let status = || {
-        run(
-            rhv_mount_command(None)
-                .args(["status", "-o", "json"])
-                .arg(&target),
-            60,
-        )
-    };
-    wait_until("it is at its end", 60, || status().stdout.contains("\"ending\""));
-    mount.signal(Signal::SIGSTOP);
-    let stopped = status();
-    mount.signal(Signal::SIGCONT);
-    server.disarm();
-    drop(file);
-    let told: serde_json::Value = serde_json::from_str(&stopped.ok().stdout).expect("an object");
-    assert_eq!(
-        (&told["phase"], &told["pid"]),
-        (&"silent".into(), &mount.pid().into()),
-        "{told}"
-    );
-    assert_eq!(mount.wait(60).code(), Some(0), "{}", mount.stderr());
-    assert_eq!(server.read_durable(0..64 << 10), bytes);
-}
-
 /// Silence is no death: the mount goes on where it was as soon as the process does. The kernel keeps only so
 /// many connections for a process that takes none.
 #[test]
