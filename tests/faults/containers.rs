@@ -3,7 +3,7 @@
 
 use crate::rig::{MIB, Rig, settings};
 use crate::support::mount::{BINARY, clean_environment, rhv_mount};
-use crate::support::run::{Ran, is_root, run, wait_until};
+use crate::support::run::{Ran, is_root, run, stop, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::Path;
@@ -75,7 +75,7 @@ fn a_stopped_process_of_another_container_is_not_called_by_a_number() {
     let rig = Rig::start(settings(MIB), &[]);
     let target = rig.mount.mountpoint();
     let process = Pid::from_raw(rig.mount.server());
-    kill(process, Signal::SIGSTOP).expect("stop the mount");
+    stop(process.as_raw());
     let (status, umount) = std::thread::scope(|scope| {
         let status = scope.spawn(|| elsewhere(&["status"], target));
         let umount = elsewhere(&["umount"], target);

@@ -6,7 +6,7 @@ use crate::server::{Action, Fault, Server, Verb};
 use crate::support::foreground::Foreground;
 use crate::support::mount::{is_mounted, rhv_mount, rhv_mount_command};
 use crate::support::redaction::Trace;
-use crate::support::run::{run, scratch, text, wait_until};
+use crate::support::run::{run, scratch, stop, text, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File, OpenOptions};
@@ -210,15 +210,13 @@ fn a_process_that_is_killed_while_umount_waits_is_reported_as_a_loss() {
         .write_all_at(&pattern(1, MIB as usize), 0)
         .unwrap();
     let target = rig.mount.mountpoint().to_path_buf();
-    let servers = rig.mount.pids();
+    let server = rig.mount.server();
     let ran = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| rhv_mount(None, [Path::new("umount"), &target]));
         wait_until("the last flush is asked for", 20, || {
             rig.server.count(Verb::Flush) > 0
         });
-        for pid in servers {
-            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-        }
+        kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
         waiting.join().unwrap()
     });
     assert_eq!(ran.code, Some(7), "{ran}");
@@ -234,17 +232,13 @@ fn umount_of_a_stopped_process_ends_and_reports_it() {
     let mut expected = rig.server.visible();
     expected.write(0, &written);
     let target = rig.mount.mountpoint().to_path_buf();
-    let pids: Vec<Pid> = rig.mount.pids().into_iter().map(Pid::from_raw).collect();
-    for pid in &pids {
-        kill(*pid, Signal::SIGSTOP).unwrap();
-    }
+    let pid = rig.mount.server();
+    stop(pid);
     let ran = run(rhv_mount_command(None).arg("umount").arg(&target), 120);
-    for pid in &pids {
-        kill(*pid, Signal::SIGCONT).unwrap();
-    }
+    kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
     assert_eq!(ran.code, Some(7), "{ran}");
     assert!(ran.stderr.contains("does not answer"), "{ran}");
-    assert!(ran.stderr.contains(&pids[0].to_string()), "{ran}");
+    assert!(ran.stderr.contains(&pid.to_string()), "{ran}");
     // Now the process handles the request to end.
     wait_until("the mount has ended", 60, || !is_mounted(&target));
     wait_until("every byte is durable", 60, || {
@@ -259,7 +253,7 @@ fn status_of_a_stopped_process_says_so_however_many_ask() {
     let rig = Rig::start(settings(4 * MIB), &[]);
     let target = rig.mount.mountpoint().to_path_buf();
     let pid = rig.mount.server();
-    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    stop(pid);
     let json = rig.mount.status(&["-o", "json"]).ok();
     let socket = socket_of(&target);
     // More than the kernel takes.

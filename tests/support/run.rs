@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -137,6 +137,23 @@ pub fn wait_until(what: &str, seconds: u64, mut condition: impl FnMut() -> bool)
         assert!(Instant::now() < end, "waited {seconds} s for: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Stops a process, and waits until each of its threads has stopped: on a busy machine, others go on until the
+/// one that the kernel has chosen takes the signal.
+#[track_caller]
+pub fn stop(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("stop a process");
+    let has_stopped = |thread: fs::DirEntry| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The name of the program, which may hold anything, is in parentheses before the state.
+        stat.rsplit_once(") ")
+            .is_none_or(|(_, state)| state.starts_with('T'))
+    };
+    wait_until("all threads of a process have stopped", 60, || {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("a process that is there");
+        threads.flatten().all(has_stopped)
+    });
 }
 
 /// Makes a directory for one test, removed when dropped. It is on a disk file system (for O_DIRECT), its path

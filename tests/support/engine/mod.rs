@@ -33,7 +33,7 @@ use tempfile::TempDir;
 use super::daemon::{Daemon, LocalSocket, Scheme};
 use super::mount::{BINARY, Mounting, clean_environment};
 use super::redaction::{assert_files_show_none, assert_shows_none, assert_text_shows_none, trace_to};
-use super::run::{Ran, is_root, run, scratch, text, top, wait_until};
+use super::run::{Ran, is_root, run, scratch, stop, text, top, wait_until};
 use control::given_out;
 
 pub const USER: &str = "admin@internal";
@@ -236,7 +236,7 @@ impl Engine {
     /// succeed but stay silent, as with a swapping machine or a network that drops packets.
     pub fn away(&self) -> Away {
         let pid = Pid::from_raw(self.child.id() as i32);
-        kill(pid, Signal::SIGSTOP).expect("stop the stand-in for the engine");
+        stop(pid.as_raw());
         Away(pid)
     }
 
