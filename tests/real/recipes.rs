@@ -1,6 +1,6 @@
 //! Runs the commands of `docs/recipes.md` as they stand there, and looks at the bytes that they have moved.
 //!
-//! What becomes of each block says the line above it (`blocks.rs`). The blocks of a section run one after the
+//! The line above each block says what becomes of it (`blocks.rs`). The blocks of a section run one after the
 //! other, each in a shell of its own, as root, in namespaces where the folders that they write into belong to
 //! the test.
 //!
