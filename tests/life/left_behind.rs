@@ -79,6 +79,12 @@ fn the_line_that_status_shows_ends_what_a_killed_mount_has_left_without_asking()
     let transfer = engine.transfer().id;
     assert_eq!(told_of(&transfer).0, None, "it is at work");
     mount.kill();
+    // A process has no command line any more while it still holds its note.
+    wait_until("the killed process has let go of its note", 60, || {
+        told_of(&transfer)
+            .0
+            .is_some_and(|one| one["happened"] != "in_recovery")
+    });
     let (one, text) = told_of(&transfer);
     let one = one.expect("status tells of it");
     let line = format!("rhv-mount recover {transfer}");
