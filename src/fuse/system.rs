@@ -1,7 +1,7 @@
 //! The files of the system without which there is no mount: `/proc`, `/dev/null`, `/dev/fuse`, and for
 //! ordinary users `fusermount3` and `/etc/mtab`. A chroot or a container may lack any of them, and the call
-//! that misses one says no more than "No such file or directory", after a transfer was started for nothing. So
-//! they are looked for before anything is begun.
+//! that misses one says no more than "No such file or directory", after a transfer was started for nothing.
+//! So they are looked for before anything is begun.
 
 use std::env;
 use std::ffi::OsStr;

@@ -160,8 +160,8 @@ impl Ending {
         }
     }
 
-    /// Says what goes on, what the disk holds, and what the next signal stops: the answer to one that has come
-    /// now, after [`Self::give_up`] where that was called for it. `None` once it is over.
+    /// Says what goes on, what the disk holds, and what the next signal stops: the answer to one that has
+    /// come now, after [`Self::give_up`] where that was called for it. `None` once it is over.
     pub(crate) fn answer(&self) -> Option<String> {
         let data = match &self.state {
             State::Draining(_) => {

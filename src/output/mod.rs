@@ -1,9 +1,10 @@
 //! The lines that this process writes to stdout and stderr.
 //!
 //! A script may close either stream, fill the disk behind it, or start a reader that does not read. No work
-//! and no exit code depends on a message: what cannot be written is dropped (`stream`), where `println!` would
-//! panic and a full pipe would block. Only where the text is all that was asked for (`status`, `ca`, `--help`)
-//! does [`print`] wait for the reader and report what failed; a reader that has gone away wanted no more.
+//! and no exit code depends on a message: what cannot be written is dropped (`stream`), where `println!`
+//! would panic and a full pipe would block. Only where the text is all that was asked for (`status`, `ca`,
+//! `--help`) does [`print`] wait for the reader and report what failed; a reader that has gone away wanted no
+//! more.
 //!
 //! With `--progress json` each line on stderr is an object: a program reads them, and finds our messages
 //! between those about the progress.

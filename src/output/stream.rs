@@ -1,9 +1,10 @@
 //! A text on its way into a stream whose reader may not read.
 //!
-//! A full pipe blocks whoever writes to it. A terminal that nobody reads, as behind a connection that is stuck,
-//! has room for one byte and blocks a longer write. So a text goes through an open file description of our
-//! own, which does not block; the stream's own is COMMAND's too and stays as it is. A text that finds no room
-//! in time is dropped, and the next one that gets through begins where it does not mix with the fragment.
+//! A full pipe blocks whoever writes to it. A terminal that nobody reads, as behind a connection that is
+//! stuck, has room for one byte and blocks a longer write. So a text goes through an open file description of
+//! our own, which does not block; the stream's own is COMMAND's too and stays as it is. A text that finds no
+//! room in time is dropped, and the next one that gets through begins where it does not mix with the
+//! fragment.
 
 use std::fs::{File, OpenOptions};
 use std::io::IsTerminal;

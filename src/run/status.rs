@@ -40,8 +40,8 @@ enum Entry<'a> {
     Left(&'a Remains),
 }
 
-/// Prints what is mounted on the path or left behind of a mount there, or all of it; with `--follow` again and
-/// again while something is mounted.
+/// Prints what is mounted on the path or left behind of a mount there, or all of it; with `--follow` again
+/// and again while something is mounted.
 pub(super) fn status(args: &StatusArgs) -> Result<u8, Failure> {
     let wanted = match &args.mountpoint {
         Some(path) => Some(

@@ -275,8 +275,8 @@ impl<'a> Closing<'a> {
         )
     }
 
-    /// Returns why the engine might remove the disk if it were asked to finalize the upload. A disk that could
-    /// not be opened is looked at now: two servers lead to it, and only one of them may have failed.
+    /// Returns why the engine might remove the disk if it were asked to finalize the upload. A disk that
+    /// could not be opened is looked at now: two servers lead to it, and only one of them may have failed.
     fn head_in_the_way(&mut self) -> Option<Danger> {
         let danger = match self.own.head.get() {
             Some(question) => question(),

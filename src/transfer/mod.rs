@@ -15,8 +15,8 @@
 //! note_file the file with them, and its lock, which says that this process lives
 //! ```
 //!
-//! Each of these but `fate`, `life`, `stopped` and the notes is one act on the transfer. Others see [`OwnTransfer`]
-//! only; `recover` sees the notes.
+//! Each of these but `fate`, `life`, `stopped` and the notes is one act on the transfer. Others see
+//! [`OwnTransfer`] only; `recover` sees the notes.
 //!
 //! An [`OwnTransfer`] ends once, by [`OwnTransfer::end`]. One that is dropped without it ends as a transfer
 //! that never moved data, or, once it was used, as one whose data is lost: a panic.

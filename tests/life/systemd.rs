@@ -191,7 +191,8 @@ fn units_wait_for_the_disk_at_the_start_and_for_its_bytes_at_the_end_and_at_a_sh
         3,
         "{said}"
     );
-    // The packaged unit, in the foreground form, and one in the background form: only the main process is heard.
+    // The packaged unit, in the foreground form, and one in the background form: only the main process is
+    // heard.
     assert_eq!(said.matches("NotifyAccess=main").count(), 3, "{said}");
     for (name, told) in [
         ("web01", true),

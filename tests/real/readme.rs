@@ -1,5 +1,5 @@
-//! Runs the commands of the README as they stand there, one after the other, as one who has nothing yet but the
-//! installed program and an engine.
+//! Runs the commands of the README as they stand there, one after the other, as one who has nothing yet but
+//! the installed program and an engine.
 
 use crate::blocks::{Fate, blocks, script_of};
 use crate::recipes::{World, assert_same_as};

@@ -139,8 +139,8 @@ pub fn wait_until(what: &str, seconds: u64, mut condition: impl FnMut() -> bool)
     }
 }
 
-/// Stops a process, and waits until each of its threads has stopped: on a busy machine, others go on until the
-/// one that the kernel has chosen takes the signal.
+/// Stops a process, and waits until each of its threads has stopped: on a busy machine, others go on until
+/// the one that the kernel has chosen takes the signal.
 #[track_caller]
 pub fn stop(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("stop a process");

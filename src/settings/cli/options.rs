@@ -262,8 +262,8 @@ pub(crate) struct MountArgs {
     #[arg(long, value_name = "PATH", help_heading = "Output")]
     pub(crate) metrics_file: Option<PathBuf>,
 
-    /// Show how the work goes: auto (a bar where a COMMAND runs on a terminal), bar, json (an object a line on
-    /// stderr) or none
+    /// Show how the work goes: auto (a bar where a COMMAND runs on a terminal), bar, json (an object a line
+    /// on stderr) or none
     #[arg(
         long,
         value_enum,
@@ -329,7 +329,7 @@ pub(crate) struct RecoverArgs {
     /// Only what is left of this mount, or this transfer
     #[arg(value_name = "MOUNTPOINT|TRANSFER")]
     pub(crate) which: Option<PathBuf>,
-    /// Finalize: keep the data that arrived; never removes a disk [default]
+    /// Finalize: keep the data that arrived [default]
     #[arg(long, conflicts_with_all = ["cancel", "forget"])]
     pub(crate) finalize: bool,
     /// Discard the data that arrived and remove the disk that was made for it; refused for a disk that
