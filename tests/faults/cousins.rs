@@ -129,7 +129,7 @@ fn a_404_for_the_ticket_is_told_as_a_403_is() {
     rig.server.change(|settings| settings.revoked = true);
     assert_eq!(errno(read_at(&file, 0..4096)), nix::libc::EIO);
     drop(file);
-    let told = rig.mount.stderr();
+    let told = rig.mount.log_end();
     assert!(
         told.contains("HTTP 404") && told.contains("unknown image_id"),
         "{told}"
