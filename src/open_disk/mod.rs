@@ -18,6 +18,7 @@
 mod course;
 mod ending;
 mod open;
+mod ranges;
 
 use std::path::PathBuf;
 use std::sync::Arc;
