@@ -18,6 +18,7 @@ use super::patience::Load;
 use super::permit::Permit;
 use super::renewals::{Renewals, TicketState};
 use super::socket::{Route, UnixRoute};
+use super::tls::with_keys;
 use super::transport::OneShot;
 use super::{Capabilities, Client, Error, TransferUrl, local};
 use crate::remote::{Denial, Dial, Remote, RemoteError};
@@ -65,7 +66,7 @@ impl Image {
         let url = endpoint.url.clone();
         endpoint.trust.warn("imageio", &url.host());
         let tls = match url.is_tls() {
-            true => Some(endpoint.trust.client_config()?),
+            true => Some(with_keys(&*endpoint.trust.client_config()?)),
             false => None,
         };
         let mut image = Image {
