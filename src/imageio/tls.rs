@@ -104,18 +104,19 @@ enum Next {
 
 impl TlsStream {
     /// Completes the handshake, with a configuration [`with_keys`]. `host` is checked against the
-    /// certificate. The handshake must
+    /// certificate. `answered` is called with the time that the server's first bytes took. The handshake must
     /// not be delayed: imageio does it inside its accept loop, and serves nobody else meanwhile.
     pub(super) fn handshake(
         config: Arc<ClientConfig>,
         host: &str,
         mut socket: Socket,
+        answered: impl FnOnce(Duration),
     ) -> Result<Self, Broken> {
         let Agreed {
             arrived,
             keys,
             session,
-        } = handshake::complete(config, host, &mut socket)?;
+        } = handshake::complete(config, host, &mut socket, answered)?;
         let suite = session.negotiated_cipher_suite();
         Ok(TlsStream {
             socket,

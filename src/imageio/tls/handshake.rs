@@ -34,6 +34,7 @@ pub(super) fn complete(
     config: Arc<ClientConfig>,
     host: &str,
     socket: &mut Socket,
+    answered: impl FnOnce(Duration),
 ) -> Result<Agreed, Broken> {
     let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let name = ServerName::try_from(name).map_err(|e| Broken::Connect(e.to_string()))?;
@@ -41,6 +42,7 @@ pub(super) fn complete(
         UnbufferedClientConnection::new(config, name).map_err(|e| Broken::Connect(e.to_string()))?;
     let mut arrived = Arrived::new();
     let mut outgoing = Vec::new();
+    let mut answered = Some(answered);
     let began = Instant::now();
     loop {
         if began.elapsed() > MAX_HANDSHAKE_TIME {
@@ -80,6 +82,9 @@ pub(super) fn complete(
             false => Ok(()),
         });
         step.map_err(|e| Broken::Connect(e.to_string()))?;
+        if let Some(answered) = answered.take_if(|_| is_blocked) {
+            answered(began.elapsed());
+        }
     }
     let (keys, session) = session.dangerous_into_kernel_connection().map_err(refusal)?;
     Ok(Agreed {
