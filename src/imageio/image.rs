@@ -1,6 +1,10 @@
 //! One remote image: it dials the first and all further connections, and replaces a transfer URL that has
 //! ended.
 //!
+//! Where the server is far away, a second connection is begun within the handshake of the first: it will ask
+//! for the extents, and two round trips of it have passed when the first one has its OPTIONS. Before these
+//! nobody knows whether the server wants that many. If not, the second one is closed without a request.
+//!
 //! The pool's threads call [`Image`] as their [`Dial`]. A renewal runs in a thread of its own (`renewals`),
 //! for which they wait. Each new URL starts a new epoch. The unix socket is used only for the server that it
 //! was proven for.
@@ -18,7 +22,8 @@ use super::patience::Load;
 use super::permit::Permit;
 use super::renewals::{Renewals, TicketState};
 use super::socket::{Route, UnixRoute};
-use super::transport::OneShot;
+use super::tls::with_keys;
+use super::transport::{Answered, OneShot};
 use super::{Capabilities, Client, Error, TransferUrl, local};
 use crate::remote::{Denial, Dial, Remote, RemoteError};
 use crate::trust::Trust;
@@ -54,10 +59,14 @@ pub(crate) struct Image {
     /// The last epoch in which the disk had its size.
     sized: AtomicU64,
     /// A connection beside those of the pool that is being made, for the extents.
-    spare: Mutex<Option<Spare>>,
+    spare: Arc<Mutex<Option<Spare>>>,
 }
 
 type Spare = JoinHandle<Result<Client, Error>>;
+
+/// The time that a server far away takes for its first answer at least. A server that is nearer loses less by
+/// one handshake after the other than by a connection that it may not want.
+const FAR: Duration = Duration::from_millis(10);
 
 impl Image {
     /// Makes the first connection, and returns it with the image for the pool.
@@ -65,7 +74,7 @@ impl Image {
         let url = endpoint.url.clone();
         endpoint.trust.warn("imageio", &url.host());
         let tls = match url.is_tls() {
-            true => Some(endpoint.trust.client_config()?),
+            true => Some(with_keys(&*endpoint.trust.client_config()?)),
             false => None,
         };
         let mut image = Image {
@@ -79,15 +88,18 @@ impl Image {
             size: 0,
             brief: Arc::default(),
             sized: AtomicU64::new(0),
-            spare: Mutex::default(),
+            spare: Arc::default(),
         };
-        let mut client = image.connect(None)?;
+        let mut client = image.connect_first(endpoint.connections)?;
         image.capabilities = client.capabilities().clone();
         let mut size = None;
         let offered = image.capabilities.unix_socket.clone();
         if let Some(name) = offered.filter(|_| endpoint.unix_socket) {
             match image.connect_locally(&name, &mut client) {
-                Ok((local, compared)) => (client, size) = (local, Some(compared)),
+                Ok((local, compared)) => {
+                    (client, size) = (local, Some(compared));
+                    *image.spare.lock() = None;
+                }
                 Err(why) => {
                     info!(
                         "its unix socket is not used, staying with {}: {why}",
@@ -159,15 +171,34 @@ impl Image {
         }
     }
 
-    /// Begins to make a connection for the extents, if the server allows one beside `connections` of the
-    /// pool. The round trips that it takes pass while other things are asked.
+    /// Makes the connection that finds out what the server can do. If that is far away, and the user allows
+    /// several connections, the next one is begun meanwhile.
+    fn connect_first(&self, connections: usize) -> Result<Client, Error> {
+        let (spare, begin) = (self.spare.clone(), self.spare());
+        let answered = Answered(Box::new(move |after| {
+            if after >= FAR && connections > 1 {
+                *spare.lock() = begin();
+            }
+        }));
+        self.connector(None, None, Some(answered))()
+    }
+
+    /// Returns what begins to make a connection for the extents. Its capabilities are not known then.
+    fn spare(&self) -> impl FnOnce() -> Option<Spare> + Send + use<> {
+        let connect = self.connector(None, Some(Capabilities::default()), None);
+        let builder = thread::Builder::new().name("spare".into());
+        move || builder.spawn(connect).ok()
+    }
+
+    /// Sees to it that a connection for the extents is made, if the server allows one beside `connections` of
+    /// the pool, and no other. The round trips that it takes pass while other things are asked.
     fn prepare_spare(&self, connections: usize) {
-        if self.capabilities.extents && self.capabilities.allows_beside(connections) {
-            let known = self.capabilities.clone();
-            let connect = self.connector(None, Some(known));
-            let thread = thread::Builder::new().name("spare".into()).spawn(connect);
-            *self.spare.lock() = thread.ok();
-        }
+        let is_allowed = self.capabilities.extents && self.capabilities.allows_beside(connections);
+        let mut spare = self.spare.lock();
+        *spare = match is_allowed {
+            true => spare.take().or_else(self.spare()),
+            false => None,
+        };
     }
 
     fn connect(&self, local: Option<&UnixRoute>) -> Result<Client, Error> {
@@ -175,14 +206,16 @@ impl Image {
         // whether the ticket is good.
         let is_known = self.capabilities != Capabilities::default();
         let known = (is_known && self.brief.load(Ordering::Relaxed)).then(|| self.capabilities.clone());
-        self.connector(local, known)()
+        self.connector(local, known, None)()
     }
 
-    /// Returns what makes a connection. With `known` capabilities it has no OPTIONS.
+    /// Returns what makes a connection. With `known` capabilities it has no OPTIONS. `answered` is called
+    /// within a TLS handshake.
     fn connector(
         &self,
         local: Option<&UnixRoute>,
         known: Option<Capabilities>,
+        answered: Option<Answered>,
     ) -> impl FnOnce() -> Result<Client, Error> + Send + use<> {
         let (epoch, url) = self.current();
         let (route, tls, host) = match local {
@@ -201,7 +234,11 @@ impl Image {
             }
         };
         let permit = Permit::once(self.timeout, self.load.clone(), self.brief.clone());
-        move || Client::open(&url, epoch, host, OneShot::new(route, tls, permit), known)
+        let mut shot = OneShot::new(route, tls, permit);
+        if let Some(answered) = answered {
+            shot = shot.when_answered(answered);
+        }
+        move || Client::open(&url, epoch, host, shot, known)
     }
 
     /// Asks for the size of the disk on the connection after its OPTIONS, or on a new one where the server
@@ -250,7 +287,10 @@ impl Dial for Image {
     fn dial_to_walk(&self) -> Result<Box<dyn Remote>, RemoteError> {
         let spare = self.spare.lock().take();
         match spare.and_then(|thread| thread.join().ok()) {
-            Some(Ok(client)) if client.epoch() == self.epoch() => Ok(Box::new(client)),
+            Some(Ok(mut client)) if client.epoch() == self.epoch() => {
+                client.capabilities = self.capabilities.clone();
+                Ok(Box::new(client))
+            }
             _ => self.dial(),
         }
     }
@@ -286,74 +326,4 @@ impl Dial for Image {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{BufRead, BufReader, Write};
-    use std::net::{TcpListener, TcpStream};
-
-    use super::*;
-
-    /// Answers on `stream` as imageio does for disks whose size in bytes is the name of their ticket.
-    fn serve(stream: TcpStream) -> std::io::Result<()> {
-        let mut out = stream.try_clone()?;
-        let mut request = String::new();
-        for line in BufReader::new(stream).lines() {
-            let line = line?;
-            if !line.is_empty() {
-                request += &(line + "\n");
-                continue;
-            }
-            let path = request.split(' ').nth(1).unwrap_or_default();
-            let size = path.rsplit('/').next().unwrap_or_default();
-            match request.starts_with("OPTIONS") {
-                true => {
-                    let body = r#"{"features": ["extents", "zero", "flush"]}"#;
-                    let allow = "OPTIONS,GET,PUT,PATCH";
-                    let length = body.len();
-                    write!(
-                        out,
-                        "HTTP/1.1 200 OK\r\nAllow: {allow}\r\nContent-Length: {length}\r\n\r\n{body}"
-                    )?;
-                }
-                false => write!(
-                    out,
-                    "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-0/{size}\r\n\
-                     Content-Length: 1\r\n\r\nx"
-                )?,
-            }
-            request.clear();
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn another_size_after_a_renewal_is_another_disk() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                std::thread::spawn(move || serve(stream));
-            }
-        });
-        let url =
-            move |size: u64| TransferUrl::parse(&format!("http://127.0.0.1:{port}/images/{size}")).unwrap();
-        let open = |renewed: u64| {
-            let endpoint = Endpoint {
-                url: url(4096),
-                trust: Trust::Insecure,
-                unix_socket: false,
-                timeout: Duration::from_secs(30),
-                connections: 1,
-            };
-            let (image, _) = Image::open(&endpoint).unwrap();
-            image.renew_with(move |_, _| Some(url(renewed)));
-            let lost = RemoteError::Denied(Denial::UnknownTicket, "no such ticket".into());
-            assert!(image.renew(0, &lost, Duration::from_secs(60)));
-            image
-        };
-        assert!(open(4096).dial().is_ok());
-        for size in [512, 8192] {
-            let refused = open(size).dial().err().map(|e| e.to_string()).unwrap_or_default();
-            assert!(refused.contains("instead of 4096"), "{size}: {refused}");
-        }
-    }
-}
+mod tests;

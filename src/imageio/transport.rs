@@ -18,6 +18,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustls::ClientConfig;
@@ -41,7 +42,18 @@ pub(super) struct OneShot {
     pub(super) permit: Arc<Permit>,
     /// A connection that was made before the first request.
     ready: Mutex<Option<Wire>>,
+    /// Called once, when the server has answered in the first handshake.
+    answered: Mutex<Option<Answered>>,
     pub(super) lines: Arc<Lines>,
+}
+
+/// A call with the time that the server's first answer to a TLS handshake took.
+pub(super) struct Answered(pub(super) Box<dyn FnOnce(Duration) + Send>);
+
+impl fmt::Debug for Answered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Answered")
+    }
 }
 
 impl Connector for OneShot {
@@ -69,8 +81,15 @@ impl OneShot {
             tls,
             permit,
             ready: Mutex::new(None),
+            answered: Mutex::new(None),
             lines: Arc::default(),
         }
+    }
+
+    /// Has `answered` called in the first handshake.
+    pub(super) fn when_answered(self, answered: Answered) -> Self {
+        *self.answered.lock() = Some(answered);
+        self
     }
 
     /// Makes the connection now, and not with the first request.
@@ -88,8 +107,10 @@ impl OneShot {
         let stream = match &self.tls {
             None => Stream::Plain(socket),
             Some((config, host)) => {
-                let tls = TlsStream::handshake(config.clone(), host, socket).map_err(io::Error::from)?;
-                Stream::Tls(Box::new(tls))
+                let call = self.answered.lock().take();
+                let answered = |after| call.into_iter().for_each(|call| (call.0)(after));
+                let tls = TlsStream::handshake(config.clone(), host, socket, answered);
+                Stream::Tls(Box::new(tls.map_err(io::Error::from)?))
             }
         };
         stream.socket().set_timeouts(usual, usual)?;
@@ -226,13 +247,13 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use ureq::Timeout;
-    use ureq::unversioned::transport::time::Duration;
+    use ureq::unversioned::transport::time::Duration as UreqDuration;
 
     use super::super::socket::IO_TIMEOUT;
     use super::*;
 
     const NO_TIMEOUT: NextTimeout = NextTimeout {
-        after: Duration::NotHappening,
+        after: UreqDuration::NotHappening,
         reason: Timeout::Global,
         per_read: None,
         per_write: None,

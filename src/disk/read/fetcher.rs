@@ -95,10 +95,7 @@ impl Fetcher {
         };
         let clean = pending[from..].iter().take_while(|pending| !**pending).count();
         let pieces = &pieces[from..from + clean];
-        let mut buffers: Vec<Vec<u8>> = pieces
-            .iter()
-            .map(|piece| self.pieces.buffer((piece.end - piece.start) as usize))
-            .collect();
+        let mut buffers: Vec<Vec<u8>> = pieces.iter().map(|piece| self.pieces.buffer(piece)).collect();
         let mut parts: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
         match self.pool.read(pieces[0].start, &mut parts) {
             Ok(()) => {

@@ -97,6 +97,7 @@ impl Pieces {
                 Content::Coming {
                     fetch,
                     tainted: false,
+                    ..
                 } => {
                     return Found::Coming(fetch.clone(), start..piece.end);
                 }
@@ -174,12 +175,18 @@ impl Pieces {
             .map(move |start| start..(start + most).min(run.end))
     }
 
-    /// Returns a buffer of `len` bytes with arbitrary content.
-    pub(super) fn buffer(&self, len: usize) -> Vec<u8> {
-        let whole = len as u64 == self.most;
-        let used = whole.then(|| self.lock().buffers.pop()).flatten();
-        let mut buffer = used.unwrap_or_default();
-        buffer.resize(len, 0);
+    /// Returns a buffer for the bytes of `piece`, which was announced, with arbitrary content.
+    pub(super) fn buffer(&self, piece: &Range<u64>) -> Vec<u8> {
+        let mut buffer = match self
+            .lock()
+            .pieces
+            .get_mut(&piece.start)
+            .map(|piece| &mut piece.content)
+        {
+            Some(Content::Coming { memory, .. }) => std::mem::take(memory),
+            _ => Vec::new(),
+        };
+        buffer.resize((piece.end - piece.start) as usize, 0);
         buffer
     }
 
@@ -199,7 +206,7 @@ impl Pieces {
         let Some(piece) = state.pieces.get_mut(&start) else {
             return;
         };
-        let Content::Coming { fetch, tainted } = &piece.content else {
+        let Content::Coming { fetch, tainted, .. } = &piece.content else {
             return;
         };
         let (fetch, tainted) = (fetch.clone(), *tainted);

@@ -11,7 +11,12 @@ use super::{Fetch, NO_STREAM};
 #[derive(Debug)]
 pub(super) enum Content {
     Kept(Arc<Vec<u8>>),
-    Coming { fetch: Arc<Fetch>, tainted: bool },
+    Coming {
+        fetch: Arc<Fetch>,
+        tainted: bool,
+        /// A used buffer for the bytes, or one without memory.
+        memory: Vec<u8>,
+    },
 }
 
 #[derive(Debug)]
@@ -37,7 +42,7 @@ pub(super) struct State {
     /// Upper bound on `bytes`.
     capacity: u64,
     /// Used buffers of full size: fresh pages cost more than copying bytes into them.
-    pub(super) buffers: Vec<Vec<u8>>,
+    buffers: Vec<Vec<u8>>,
     /// Upper bound on their number.
     most_buffers: usize,
     /// Their size in bytes, which is that of the largest piece.
@@ -75,9 +80,13 @@ impl State {
 
     pub(super) fn insert(&mut self, range: Range<u64>, stream: u64) {
         let bytes = range.end - range.start;
+        // What has just made room becomes its memory now. When the fetch begins, others may have been
+        // announced, and the buffers of all of them would not be kept for so long.
+        let used = (bytes == self.most).then(|| self.buffers.pop()).flatten();
         let content = Content::Coming {
             fetch: Arc::default(),
             tainted: false,
+            memory: used.unwrap_or_default(),
         };
         let piece = Piece {
             end: range.end,

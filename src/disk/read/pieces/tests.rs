@@ -145,3 +145,26 @@ fn a_run_is_one_request_and_a_failed_piece_leaves_its_place() {
     assert!(matches!(pieces.find(5..50), Found::Missing(15)));
     assert!(pieces.in_one(&(5..15)) && !pieces.in_one(&(5..16)) && pieces.in_one(&(15..25)));
 }
+
+/// Several fetches are announced before the first one begins. Fresh pages cost more than the bytes in them.
+#[test]
+fn what_makes_room_is_the_memory_of_what_comes() {
+    const MOST: u64 = 10;
+    let pieces = Pieces::new(160, MOST);
+    begin(&pieces, 10..170);
+    pieces.pass(&(10..170), STREAM);
+    let announced: Vec<Range<u64>> = [200, 300, 400, 500]
+        .iter()
+        .flat_map(|&at| {
+            pieces
+                .begin(at..at + 2 * MOST, 40, STREAM, true, Some(&[STREAM]))
+                .runs
+        })
+        .flat_map(|run| pieces.cut(run))
+        .collect();
+    assert_eq!(announced.len(), 8);
+    for piece in &announced {
+        let buffer = pieces.buffer(piece);
+        assert!(buffer.len() == 10 && buffer[0] != 0, "it is fresh: {buffer:?}");
+    }
+}
