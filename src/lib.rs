@@ -34,6 +34,7 @@
 
 mod addresses;
 mod amounts;
+mod copying;
 mod disk;
 #[cfg(any(test, feature = "documents"))]
 pub mod documents;
@@ -59,6 +60,7 @@ mod run;
 mod secret;
 mod settings;
 mod shell;
+mod signals;
 mod supervisor;
 mod sync;
 mod terminal;
