@@ -20,6 +20,7 @@ mod stamp;
 mod temporary;
 #[cfg(test)]
 mod tests;
+mod vmdk;
 
 pub(crate) use self::error::ImageError;
 pub(crate) use self::format::Format;

@@ -8,6 +8,7 @@ use super::error::ImageError;
 use super::format::{Format, PROBED, Probed, probe};
 use super::qcow2::Qcow2;
 use super::raw::{self, Raw, read_up_to};
+use super::vmdk::Vmdk;
 
 /// A run of bytes of the guest's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,7 @@ pub(crate) struct Source {
 enum Reader {
     Raw(Raw),
     Qcow2(Box<Qcow2>),
+    Vmdk(Vmdk),
 }
 
 impl Source {
@@ -84,12 +86,7 @@ impl Source {
         let reader = match format {
             Format::Raw => Reader::Raw(Raw::new(path, file)?),
             Format::Qcow2 => Reader::Qcow2(Box::new(Qcow2::open(path, file, opening)?)),
-            Format::Vmdk => {
-                return Err(ImageError::Unreadable {
-                    path: path.to_owned(),
-                    format: format.name(),
-                });
-            }
+            Format::Vmdk => Reader::Vmdk(Vmdk::open(path, file, opening)?),
         };
         Ok(Source {
             path: path.to_owned(),
@@ -103,6 +100,7 @@ impl Source {
         match &self.reader {
             Reader::Raw(raw) => raw.size(),
             Reader::Qcow2(image) => image.size(),
+            Reader::Vmdk(image) => image.size(),
         }
     }
 
@@ -121,6 +119,7 @@ impl Source {
         match &self.reader {
             Reader::Raw(raw) => raw.extent_at(offset),
             Reader::Qcow2(image) => image.extent_at(offset),
+            Reader::Vmdk(image) => image.extent_at(offset),
         }
     }
 
@@ -130,6 +129,7 @@ impl Source {
         match &self.reader {
             Reader::Raw(raw) => raw.read_at(buf, offset),
             Reader::Qcow2(image) => image.read_at(buf, offset),
+            Reader::Vmdk(image) => image.read_at(buf, offset),
         }
     }
 
@@ -138,6 +138,7 @@ impl Source {
         match &self.reader {
             Reader::Raw(raw) => raw.check_unchanged(),
             Reader::Qcow2(image) => image.check_unchanged(),
+            Reader::Vmdk(image) => image.check_unchanged(),
         }
     }
 

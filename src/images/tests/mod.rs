@@ -4,4 +4,5 @@ mod bounds;
 mod chains;
 mod qcow2;
 mod tools;
+mod vmdk;
 mod written;
