@@ -261,7 +261,10 @@ fn a_storage_that_is_gone_loses_data_and_a_disk_that_was_there_stays_locked() {
     let engine = Engine::start();
     let (disk, _) = used_disk(&engine, "web01", "raw");
     let retry = ["--retry-time", "1"].map(str::to_owned).to_vec();
-    let kill = format!("{}; head -c 4388608 /dev/urandom", engine.kill_storage_line());
+    let kill = format!(
+        "{}; head -c 4388608 /dev/urandom; exit",
+        engine.kill_storage_line()
+    );
     let mut copy = half_way(&engine, &[existing("web01"), retry].concat(), &kill);
     assert_eq!(copy.wait(120).code(), Some(DATA_MAY_BE_LOST), "{}", copy.stderr());
     let told = copy.stderr();
