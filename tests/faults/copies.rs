@@ -346,11 +346,11 @@ fn the_figures_name_the_image() {
         text.contains(&format!("rhv_mount_state{{{label},state=\"copying\"}} 0\n")),
         "{text}"
     );
-    let lines = ran.stderr.lines().map(|line| {
+    let mut objects = ran.stderr.lines().map(|line| {
         let object: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
         object
     });
-    let last = lines.last().unwrap();
+    let last = objects.next_back().unwrap();
     assert_eq!(
         (&last["event"], &last["exit_status"]),
         (&"ended".into(), &0.into()),
