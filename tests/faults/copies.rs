@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -274,7 +274,8 @@ fn held_up(server: &Server, verb: Verb, what: &str, path: &Path) -> Foreground {
     // The first bytes are asked for, and written, when the disk is opened.
     server.arm(Fault::always(verb, Action::Hold).touching(10 * MIB));
     let mut command = rhv_mount_command(Some(&server.url()));
-    command.args([what, path.to_str().unwrap()]).stdin(Stdio::null());
+    // With less memory than the image has, the copy can't be over before the server goes on.
+    command.args([what, path.to_str().unwrap(), "--memory", "8M"]);
     let copy = Foreground::spawn(&mut command);
     wait_until("the copy is at work", 60, || server.faults_fired() > 0);
     copy
