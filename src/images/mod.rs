@@ -15,6 +15,7 @@ mod in_place;
 mod output;
 mod qcow2;
 mod raw;
+mod reader;
 mod source;
 mod stamp;
 mod temporary;
@@ -22,7 +23,9 @@ mod temporary;
 mod tests;
 mod vmdk;
 
+pub(crate) use self::chain::Backing;
 pub(crate) use self::error::ImageError;
 pub(crate) use self::format::Format;
 pub(crate) use self::output::Output;
-pub(crate) use self::source::{Backing, Extent, Source};
+pub(crate) use self::reader::Extent;
+pub(crate) use self::source::Source;

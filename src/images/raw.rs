@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 use super::error::ImageError;
-use super::source::Extent;
+use super::reader::{Extent, Reader};
 use super::stamp::{Stamp, odd_kind};
 
 #[derive(Debug)]
@@ -93,13 +93,14 @@ impl Raw {
             stamp,
         })
     }
+}
 
-    pub(super) fn size(&self) -> u64 {
+impl Reader for Raw {
+    fn size(&self) -> u64 {
         self.stamp.length()
     }
 
-    /// Fills `buf`, which ends within the image.
-    pub(super) fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ImageError> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ImageError> {
         let count = read_up_to_at(&self.file, buf, offset).map_err(ImageError::io("read", &self.path))?;
         match count == buf.len() {
             true => Ok(()),
@@ -111,8 +112,7 @@ impl Raw {
         }
     }
 
-    /// Returns the extent that begins at `offset`, which is before the end.
-    pub(super) fn extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
+    fn extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
         match hole_or_data(&self.file, offset, self.size()) {
             Some(extent) => Ok(extent),
             None => {
@@ -126,7 +126,7 @@ impl Raw {
         }
     }
 
-    pub(super) fn check_unchanged(&self) -> Result<(), ImageError> {
+    fn check_unchanged(&self) -> Result<(), ImageError> {
         self.stamp.check(&self.file)
     }
 }

@@ -21,7 +21,7 @@ pub(super) use self::write::{MAX_SIZE, Writer};
 use super::chain::Opening;
 use super::error::ImageError;
 use super::raw::{hole_or_data, read_up_to_at};
-use super::source::{Extent, Source};
+use super::reader::{Extent, Reader, joined};
 use super::stamp::Stamp;
 
 /// An extent is put together from so many runs at most, and ends when it has this many bytes.
@@ -39,7 +39,7 @@ pub(super) struct Qcow2 {
     tables: Tables,
     /// The file with the guest's bytes, where that is another one.
     data: Option<(PathBuf, File, Stamp)>,
-    backing: Option<Box<Source>>,
+    backing: Option<Box<dyn Reader>>,
 }
 
 impl Qcow2 {
@@ -61,11 +61,7 @@ impl Qcow2 {
             }
         };
         let backing = match &header.backing {
-            Some(name) => Some(Box::new(opening.backing(
-                path,
-                name,
-                header.backing_format.as_deref(),
-            )?)),
+            Some(name) => Some(opening.backing(path, name, header.backing_format.as_deref())?),
             None => None,
         };
         Ok(Qcow2 {
@@ -79,28 +75,6 @@ impl Qcow2 {
             data,
             backing,
         })
-    }
-
-    pub(super) fn size(&self) -> u64 {
-        self.size
-    }
-
-    pub(super) fn extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
-        let mut extent: Option<Extent> = None;
-        for _ in 0..MAX_RUNS {
-            let at = offset + extent.map_or(0, |extent| extent.length);
-            if at >= self.size || at - offset >= MAX_EXTENT {
-                break;
-            }
-            let next = self.short_extent_at(at)?;
-            match &mut extent {
-                None => extent = Some(next),
-                Some(extent) if extent.zero == next.zero => extent.length += next.length,
-                Some(_) => break,
-            }
-        }
-        // The offset is before the end, so there was at least one.
-        extent.ok_or_else(|| ImageError::damaged(&self.path, "its disk has no bytes"))
     }
 
     fn short_extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
@@ -127,24 +101,6 @@ impl Qcow2 {
         let file = self.data.as_ref().map_or(&self.file, |(_, file, _)| file);
         // What is behind the file's end is left to the read, which says so.
         hole_or_data(file, host, host + length).unwrap_or(Extent { length, zero: false })
-    }
-
-    pub(super) fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ImageError> {
-        let mut rest = buf;
-        let mut at = offset;
-        while !rest.is_empty() {
-            let (kind, length) = self.tables.run_at(&self.file, at, rest.len() as u64)?;
-            let (part, behind) = rest.split_at_mut(length as usize);
-            match kind {
-                Kind::Data(host) => self.read_data(part, host)?,
-                Kind::Zero => part.fill(0),
-                Kind::Absent => self.read_backing(part, at)?,
-                Kind::Compressed { at: host, length } => self.read_compressed(part, at, host, length)?,
-            }
-            rest = behind;
-            at += length;
-        }
-        Ok(())
     }
 
     /// The last cluster of a file may be there in part; the rest of it is zeros, as QEMU sees it. A cluster
@@ -208,8 +164,37 @@ impl Qcow2 {
             ImageError::damaged(&self.path, what)
         })
     }
+}
 
-    pub(super) fn check_unchanged(&self) -> Result<(), ImageError> {
+impl Reader for Qcow2 {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
+        let range = (offset, self.size);
+        joined(range, (MAX_RUNS, MAX_EXTENT), |at| self.short_extent_at(at))
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ImageError> {
+        let mut rest = buf;
+        let mut at = offset;
+        while !rest.is_empty() {
+            let (kind, length) = self.tables.run_at(&self.file, at, rest.len() as u64)?;
+            let (part, behind) = rest.split_at_mut(length as usize);
+            match kind {
+                Kind::Data(host) => self.read_data(part, host)?,
+                Kind::Zero => part.fill(0),
+                Kind::Absent => self.read_backing(part, at)?,
+                Kind::Compressed { at: host, length } => self.read_compressed(part, at, host, length)?,
+            }
+            rest = behind;
+            at += length;
+        }
+        Ok(())
+    }
+
+    fn check_unchanged(&self) -> Result<(), ImageError> {
         self.stamp.check(&self.file)?;
         if let Some((_, file, stamp)) = &self.data {
             stamp.check(file)?;

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use super::descriptor::{check_parent, refused};
 use crate::images::error::ImageError;
 use crate::images::raw::{hole_or_data, read_up_to_at};
-use crate::images::source::Extent;
+use crate::images::reader::Extent;
 use crate::images::stamp::Stamp;
 
 const SECTOR: u64 = 512;
