@@ -11,6 +11,8 @@
 mod chain;
 mod error;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod in_place;
 mod output;
 mod qcow2;
