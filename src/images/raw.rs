@@ -84,6 +84,16 @@ pub(super) fn hole_or_data(file: &File, offset: u64, end: u64) -> Option<Extent>
     }
 }
 
+/// Returns where a file ends, of which `count` bytes were read at `offset` and there were no more. One that
+/// has become shorter since it was opened ends at 0: nothing of it counts.
+pub(super) fn end_of_file(stamp: &Stamp, offset: u64, count: usize) -> u64 {
+    match count {
+        0 if stamp.length() > offset => 0,
+        0 => stamp.length(),
+        count => offset + count as u64,
+    }
+}
+
 impl Raw {
     pub(super) fn new(path: &Path, file: File) -> Result<Raw, ImageError> {
         let stamp = Stamp::of(path, &file).map_err(ImageError::io("look at", path))?;

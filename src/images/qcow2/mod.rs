@@ -20,13 +20,17 @@ use self::table::{Kind, Tables};
 pub(super) use self::write::{MAX_SIZE, Writer};
 use super::chain::Opening;
 use super::error::ImageError;
-use super::raw::{hole_or_data, read_up_to_at};
+use super::raw::{end_of_file, hole_or_data, read_up_to_at};
 use super::reader::{Extent, Reader, joined};
 use super::stamp::Stamp;
 
 /// An extent is put together from so many runs at most, and ends when it has this many bytes.
 const MAX_RUNS: usize = 1024;
 const MAX_EXTENT: u64 = 4 << 30;
+
+/// Holes of the file in a cluster that is in use are told from this length on, in bytes: shorter ones, of a
+/// guest that wrote here and there, would cut the disk into small pieces.
+const MIN_HOLE: u64 = 32 << 10;
 
 #[derive(Debug)]
 pub(super) struct Qcow2 {
@@ -99,23 +103,26 @@ impl Qcow2 {
     /// Clusters may have been allocated without being written, all of them where the image was preallocated.
     fn data_extent(&self, host: u64, length: u64) -> Extent {
         let file = self.data.as_ref().map_or(&self.file, |(_, file, _)| file);
-        // What is behind the file's end is left to the read, which says so.
-        hole_or_data(file, host, host + length).unwrap_or(Extent { length, zero: false })
+        // What is behind the file's end is left to the read, which says so. A small hole is no gain.
+        let extent = hole_or_data(file, host, host + length).unwrap_or(Extent { length, zero: false });
+        Extent {
+            zero: extent.zero && extent.length >= MIN_HOLE.min(length),
+            ..extent
+        }
     }
 
     /// The last cluster of a file may be there in part; the rest of it is zeros, as QEMU sees it. A cluster
     /// that is behind the end was cut off.
     fn read_data(&self, buf: &mut [u8], host: u64) -> Result<(), ImageError> {
-        let (path, file, whole) = match &self.data {
-            // A data file is as long as the disk, or ends where its last bytes are.
-            Some((path, file, _)) => (path, file, true),
-            None => (&self.path, &self.file, false),
+        let (path, file, stamp) = match &self.data {
+            Some((path, file, stamp)) => (path, file, stamp),
+            None => (&self.path, &self.file, &self.stamp),
         };
         let count = read_up_to_at(file, buf, host).map_err(ImageError::io("read", path))?;
-        let end = host + count as u64;
         if count < buf.len() {
+            let end = end_of_file(stamp, host, count);
             let last = host + buf.len() as u64 - 1;
-            if !whole && (end % self.cluster == 0 || last / self.cluster != end / self.cluster) {
+            if last - last % self.cluster >= end {
                 let what = format!("its data at byte {end} is behind its end; was it copied whole?");
                 return Err(ImageError::damaged(path, what));
             }
