@@ -16,14 +16,27 @@ use std::path::{Path, PathBuf};
 use super::error::ImageError;
 use super::format::Format;
 use super::raw;
-use super::source::{Backing, Source};
+use super::reader::Reader;
 
 /// Chains of snapshots that oVirt makes have 27 files at most by default; libvirt takes 200.
 const MAX_DEPTH: usize = 200;
 
+/// Which files an image may name as those that hold the rest of it (backing file, data file, part).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backing {
+    /// Files in the image's own folder: an image from elsewhere must not read what its user can read.
+    Beside,
+    /// Any file, as qemu-img does.
+    Anywhere,
+}
+
+/// Opens an image of a chain by its format.
+type Open = fn(&Path, File, Option<Format>, &Opening) -> Result<Box<dyn Reader>, ImageError>;
+
 /// The opening of one image with all files below it.
 pub(super) struct Opening {
     backing: Backing,
+    open: Open,
     /// The folders of the image that the user has named: of that name, and of the file that it leads to.
     folders: Vec<PathBuf>,
     /// Device and inode of the images that are open already.
@@ -31,13 +44,14 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    pub(super) fn new(path: &Path, backing: Backing) -> Opening {
+    pub(super) fn new(path: &Path, backing: Backing, open: Open) -> Opening {
         let folders = [
             Some(folder_of(path).to_owned()),
             real(path).map(|real| folder_of(&real).to_owned()),
         ];
         Opening {
             backing,
+            open,
             folders: folders
                 .into_iter()
                 .flatten()
@@ -68,7 +82,7 @@ impl Opening {
         image: &Path,
         name: &[u8],
         format: Option<&str>,
-    ) -> Result<Source, ImageError> {
+    ) -> Result<Box<dyn Reader>, ImageError> {
         let (path, file) = self.other_file(image, name)?;
         let format = match format {
             // As the engine and QEMU name a raw image on a device.
@@ -79,7 +93,7 @@ impl Opening {
             })?),
             None => None,
         };
-        Source::of_chain(&path, file, format, self)
+        (self.open)(&path, file, format, self)
     }
 
     /// Opens the file that `image` calls `name`.

@@ -79,6 +79,11 @@ pub(crate) enum ImageError {
     )]
     Exists { path: PathBuf },
     #[error(
+        "{path} is a block device, whose bytes would be overwritten; say so with --force",
+        path = path.display()
+    )]
+    Device { path: PathBuf },
+    #[error(
         "{path} is {what}, and no image can be written to it; name a file or a block device",
         path = path.display()
     )]

@@ -11,7 +11,7 @@ use super::stamp::length_of;
 pub(super) fn open(path: &Path, meta: &Metadata, size: u64, force: bool) -> Result<File, ImageError> {
     let block = meta.file_type().is_block_device();
     if block && !force {
-        return Err(ImageError::Exists {
+        return Err(ImageError::Device {
             path: path.to_owned(),
         });
     }

@@ -11,10 +11,13 @@
 mod chain;
 mod error;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod in_place;
 mod output;
 mod qcow2;
 mod raw;
+mod reader;
 mod source;
 mod stamp;
 mod temporary;
@@ -22,7 +25,9 @@ mod temporary;
 mod tests;
 mod vmdk;
 
+pub(crate) use self::chain::Backing;
 pub(crate) use self::error::ImageError;
 pub(crate) use self::format::Format;
 pub(crate) use self::output::Output;
-pub(crate) use self::source::{Backing, Extent, Source};
+pub(crate) use self::reader::Extent;
+pub(crate) use self::source::Source;

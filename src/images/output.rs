@@ -11,7 +11,7 @@ use super::error::ImageError;
 use super::format::Format;
 use super::in_place;
 use super::qcow2::{MAX_SIZE, Writer};
-use super::source::within;
+use super::reader::within;
 use super::stamp::odd_kind;
 use super::temporary::Temporary;
 

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 use super::error::ImageError;
-use super::source::Extent;
+use super::reader::{Extent, Reader};
 use super::stamp::{Stamp, odd_kind};
 
 #[derive(Debug)]
@@ -84,6 +84,16 @@ pub(super) fn hole_or_data(file: &File, offset: u64, end: u64) -> Option<Extent>
     }
 }
 
+/// Returns where a file ends, of which `count` bytes were read at `offset` and there were no more. One that
+/// has become shorter since it was opened ends at 0: nothing of it counts.
+pub(super) fn end_of_file(stamp: &Stamp, offset: u64, count: usize) -> u64 {
+    match count {
+        0 if stamp.length() > offset => 0,
+        0 => stamp.length(),
+        count => offset + count as u64,
+    }
+}
+
 impl Raw {
     pub(super) fn new(path: &Path, file: File) -> Result<Raw, ImageError> {
         let stamp = Stamp::of(path, &file).map_err(ImageError::io("look at", path))?;
@@ -93,13 +103,14 @@ impl Raw {
             stamp,
         })
     }
+}
 
-    pub(super) fn size(&self) -> u64 {
+impl Reader for Raw {
+    fn size(&self) -> u64 {
         self.stamp.length()
     }
 
-    /// Fills `buf`, which ends within the image.
-    pub(super) fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ImageError> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ImageError> {
         let count = read_up_to_at(&self.file, buf, offset).map_err(ImageError::io("read", &self.path))?;
         match count == buf.len() {
             true => Ok(()),
@@ -111,8 +122,7 @@ impl Raw {
         }
     }
 
-    /// Returns the extent that begins at `offset`, which is before the end.
-    pub(super) fn extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
+    fn extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
         match hole_or_data(&self.file, offset, self.size()) {
             Some(extent) => Ok(extent),
             None => {
@@ -126,7 +136,7 @@ impl Raw {
         }
     }
 
-    pub(super) fn check_unchanged(&self) -> Result<(), ImageError> {
+    fn check_unchanged(&self) -> Result<(), ImageError> {
         self.stamp.check(&self.file)
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, PersistError};
 
 use super::error::ImageError;
 
@@ -65,7 +65,10 @@ impl Temporary {
             .map_err(ImageError::io("flush", &target))?;
         let persisted = match force {
             true => file.persist(&target),
-            false => file.persist_noclobber(&target),
+            false => file.persist_noclobber(&target).or_else(|e| match e.error.kind() {
+                io::ErrorKind::AlreadyExists => Err(e),
+                _ => claim_and_rename(e.file, &target),
+            }),
         };
         persisted.map_err(|e| match e.error.kind() {
             io::ErrorKind::AlreadyExists => exists(&target),
@@ -75,6 +78,15 @@ impl Temporary {
         File::open(folder)
             .and_then(|folder| folder.sync_all())
             .map_err(ImageError::io("flush", folder))
+    }
+}
+
+/// Renames on a file system that knows neither a rename that replaces nothing nor hard links (some are behind
+/// FUSE): an empty file of our own takes the name first, and is replaced.
+fn claim_and_rename(file: NamedTempFile, target: &Path) -> Result<File, PersistError> {
+    match File::create_new(target) {
+        Ok(_) => file.persist(target),
+        Err(error) => Err(PersistError { error, file }),
     }
 }
 
@@ -88,5 +100,25 @@ fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_claimed_where_no_rename_can_spare_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk");
+        let temporary = || NamedTempFile::new_in(folder.path()).unwrap();
+        let first = temporary();
+        fs::write(first.path(), "whole").unwrap();
+        claim_and_rename(first, &target).unwrap();
+        let refused = claim_and_rename(temporary(), &target).unwrap_err();
+        assert_eq!(refused.error.kind(), io::ErrorKind::AlreadyExists);
+        drop(refused);
+        assert_eq!(fs::read(&target).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

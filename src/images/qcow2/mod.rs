@@ -20,13 +20,17 @@ use self::table::{Kind, Tables};
 pub(super) use self::write::{MAX_SIZE, Writer};
 use super::chain::Opening;
 use super::error::ImageError;
-use super::raw::{hole_or_data, read_up_to_at};
-use super::source::{Extent, Source};
+use super::raw::{end_of_file, hole_or_data, read_up_to_at};
+use super::reader::{Extent, Reader, joined};
 use super::stamp::Stamp;
 
 /// An extent is put together from so many runs at most, and ends when it has this many bytes.
 const MAX_RUNS: usize = 1024;
 const MAX_EXTENT: u64 = 4 << 30;
+
+/// Holes of the file in a cluster that is in use are told from this length on, in bytes: shorter ones, of a
+/// guest that wrote here and there, would cut the disk into small pieces.
+const MIN_HOLE: u64 = 32 << 10;
 
 #[derive(Debug)]
 pub(super) struct Qcow2 {
@@ -39,7 +43,7 @@ pub(super) struct Qcow2 {
     tables: Tables,
     /// The file with the guest's bytes, where that is another one.
     data: Option<(PathBuf, File, Stamp)>,
-    backing: Option<Box<Source>>,
+    backing: Option<Box<dyn Reader>>,
 }
 
 impl Qcow2 {
@@ -61,11 +65,7 @@ impl Qcow2 {
             }
         };
         let backing = match &header.backing {
-            Some(name) => Some(Box::new(opening.backing(
-                path,
-                name,
-                header.backing_format.as_deref(),
-            )?)),
+            Some(name) => Some(opening.backing(path, name, header.backing_format.as_deref())?),
             None => None,
         };
         Ok(Qcow2 {
@@ -79,28 +79,6 @@ impl Qcow2 {
             data,
             backing,
         })
-    }
-
-    pub(super) fn size(&self) -> u64 {
-        self.size
-    }
-
-    pub(super) fn extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
-        let mut extent: Option<Extent> = None;
-        for _ in 0..MAX_RUNS {
-            let at = offset + extent.map_or(0, |extent| extent.length);
-            if at >= self.size || at - offset >= MAX_EXTENT {
-                break;
-            }
-            let next = self.short_extent_at(at)?;
-            match &mut extent {
-                None => extent = Some(next),
-                Some(extent) if extent.zero == next.zero => extent.length += next.length,
-                Some(_) => break,
-            }
-        }
-        // The offset is before the end, so there was at least one.
-        extent.ok_or_else(|| ImageError::damaged(&self.path, "its disk has no bytes"))
     }
 
     fn short_extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
@@ -125,41 +103,26 @@ impl Qcow2 {
     /// Clusters may have been allocated without being written, all of them where the image was preallocated.
     fn data_extent(&self, host: u64, length: u64) -> Extent {
         let file = self.data.as_ref().map_or(&self.file, |(_, file, _)| file);
-        // What is behind the file's end is left to the read, which says so.
-        hole_or_data(file, host, host + length).unwrap_or(Extent { length, zero: false })
-    }
-
-    pub(super) fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ImageError> {
-        let mut rest = buf;
-        let mut at = offset;
-        while !rest.is_empty() {
-            let (kind, length) = self.tables.run_at(&self.file, at, rest.len() as u64)?;
-            let (part, behind) = rest.split_at_mut(length as usize);
-            match kind {
-                Kind::Data(host) => self.read_data(part, host)?,
-                Kind::Zero => part.fill(0),
-                Kind::Absent => self.read_backing(part, at)?,
-                Kind::Compressed { at: host, length } => self.read_compressed(part, at, host, length)?,
-            }
-            rest = behind;
-            at += length;
+        // What is behind the file's end is left to the read, which says so. A small hole is no gain.
+        let extent = hole_or_data(file, host, host + length).unwrap_or(Extent { length, zero: false });
+        Extent {
+            zero: extent.zero && extent.length >= MIN_HOLE.min(length),
+            ..extent
         }
-        Ok(())
     }
 
     /// The last cluster of a file may be there in part; the rest of it is zeros, as QEMU sees it. A cluster
     /// that is behind the end was cut off.
     fn read_data(&self, buf: &mut [u8], host: u64) -> Result<(), ImageError> {
-        let (path, file, whole) = match &self.data {
-            // A data file is as long as the disk, or ends where its last bytes are.
-            Some((path, file, _)) => (path, file, true),
-            None => (&self.path, &self.file, false),
+        let (path, file, stamp) = match &self.data {
+            Some((path, file, stamp)) => (path, file, stamp),
+            None => (&self.path, &self.file, &self.stamp),
         };
         let count = read_up_to_at(file, buf, host).map_err(ImageError::io("read", path))?;
-        let end = host + count as u64;
         if count < buf.len() {
+            let end = end_of_file(stamp, host, count);
             let last = host + buf.len() as u64 - 1;
-            if !whole && (end % self.cluster == 0 || last / self.cluster != end / self.cluster) {
+            if last - last % self.cluster >= end {
                 let what = format!("its data at byte {end} is behind its end; was it copied whole?");
                 return Err(ImageError::damaged(path, what));
             }
@@ -208,8 +171,37 @@ impl Qcow2 {
             ImageError::damaged(&self.path, what)
         })
     }
+}
 
-    pub(super) fn check_unchanged(&self) -> Result<(), ImageError> {
+impl Reader for Qcow2 {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
+        let range = (offset, self.size);
+        joined(range, (MAX_RUNS, MAX_EXTENT), |at| self.short_extent_at(at))
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ImageError> {
+        let mut rest = buf;
+        let mut at = offset;
+        while !rest.is_empty() {
+            let (kind, length) = self.tables.run_at(&self.file, at, rest.len() as u64)?;
+            let (part, behind) = rest.split_at_mut(length as usize);
+            match kind {
+                Kind::Data(host) => self.read_data(part, host)?,
+                Kind::Zero => part.fill(0),
+                Kind::Absent => self.read_backing(part, at)?,
+                Kind::Compressed { at: host, length } => self.read_compressed(part, at, host, length)?,
+            }
+            rest = behind;
+            at += length;
+        }
+        Ok(())
+    }
+
+    fn check_unchanged(&self) -> Result<(), ImageError> {
         self.stamp.check(&self.file)?;
         if let Some((_, file, stamp)) = &self.data {
             stamp.check(file)?;

@@ -105,6 +105,14 @@ fn an_image_that_was_cut_off_is_damaged() {
         let error = read.unwrap_err().to_string();
         assert!(error.contains("cut.qcow2 is damaged"), "{length}: {error}");
     }
+    // It is so wherever a read begins: the last data of the disk was the last to be written.
+    fs::write(&path, &bytes[..bytes.len() - (64 << 10)]).unwrap();
+    let source = Source::open(&path, None).unwrap();
+    let error = source
+        .read_at(&mut [0; 512], (4 << 20) - 8192)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("is behind its end"), "{error}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use self::sparse::Sparse;
 use super::chain::Opening;
 use super::error::ImageError;
 use super::raw::{hole_or_data, read_up_to, read_up_to_at};
-use super::source::Extent;
+use super::reader::{Extent, Reader, joined};
 use super::stamp::Stamp;
 
 /// A text that describes a disk is read up to this length.
@@ -24,7 +24,6 @@ const MAX_RUNS: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Vmdk {
-    path: PathBuf,
     /// The text, where that is a file of its own.
     text: Option<(File, Stamp)>,
     size: u64,
@@ -56,7 +55,6 @@ impl Vmdk {
             let sparse = Sparse::open(path, file)?;
             let size = sparse.size();
             return Ok(Vmdk {
-                path: path.to_owned(),
                 text: None,
                 size,
                 parts: vec![(0, size, Piece::Sparse(Box::new(sparse)))],
@@ -76,15 +74,10 @@ impl Vmdk {
             ));
         }
         Ok(Vmdk {
-            path: path.to_owned(),
             text: Some((file, stamp)),
             size,
             parts,
         })
-    }
-
-    pub(super) fn size(&self) -> u64 {
-        self.size
     }
 
     /// Returns the part that has the disk's byte `offset`, which is before the end.
@@ -93,7 +86,24 @@ impl Vmdk {
         &self.parts[behind - 1]
     }
 
-    pub(super) fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ImageError> {
+    fn short_extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
+        let (start, length, piece) = self.part_at(offset);
+        piece.extent_at(offset - start, *length)
+    }
+}
+
+impl Reader for Vmdk {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
+        joined((offset, self.size), (MAX_RUNS, u64::MAX), |at| {
+            self.short_extent_at(at)
+        })
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ImageError> {
         let mut rest = buf;
         let mut at = offset;
         while !rest.is_empty() {
@@ -107,26 +117,7 @@ impl Vmdk {
         Ok(())
     }
 
-    pub(super) fn extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
-        let mut extent: Option<Extent> = None;
-        for _ in 0..MAX_RUNS {
-            let at = offset + extent.map_or(0, |extent| extent.length);
-            if at >= self.size {
-                break;
-            }
-            let (start, length, piece) = self.part_at(at);
-            let next = piece.extent_at(at - start, *length)?;
-            match &mut extent {
-                None => extent = Some(next),
-                Some(extent) if extent.zero == next.zero => extent.length += next.length,
-                Some(_) => break,
-            }
-        }
-        // The offset is before the end, so there was at least one.
-        extent.ok_or_else(|| ImageError::damaged(&self.path, "its disk has no bytes"))
-    }
-
-    pub(super) fn check_unchanged(&self) -> Result<(), ImageError> {
+    fn check_unchanged(&self) -> Result<(), ImageError> {
         if let Some((file, stamp)) = &self.text {
             stamp.check(file)?;
         }

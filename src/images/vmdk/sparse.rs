@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 
 use super::descriptor::{check_parent, refused};
 use crate::images::error::ImageError;
-use crate::images::raw::{hole_or_data, read_up_to_at};
-use crate::images::source::Extent;
+use crate::images::raw::{end_of_file, hole_or_data, read_up_to_at};
+use crate::images::reader::Extent;
 use crate::images::stamp::Stamp;
 
 const SECTOR: u64 = 512;
@@ -165,9 +165,10 @@ impl Sparse {
                 Grain::Zero => part.fill(0),
                 Grain::At(host) if self.compressed => self.read_compressed(part, at, host)?,
                 Grain::At(host) => {
-                    let count = self.read_up_to(part, host + at % self.grain)?;
+                    let from = host + at % self.grain;
+                    let count = self.read_up_to(part, from)?;
                     // As with qcow2, the last grain of a file may be there in part, and none is missing.
-                    if count == 0 {
+                    if count < part.len() && host >= end_of_file(&self.stamp, from, count) {
                         return Err(self.damaged(format!("the grain at byte {host} is behind its end")));
                     }
                     part[count..].fill(0);
