@@ -48,7 +48,9 @@ pub(crate) trait Remote: Send {
     fn flush(&mut self) -> Result<(), RemoteError>;
     /// Sends a request that counts as activity, so that neither the connection nor the ticket idles out.
     fn touch(&mut self) -> Result<(), RemoteError>;
-    /// Reports the extents of the whole disk in ascending order. A server without the feature reports none.
+    /// Reports the extents of the whole disk, the first one at offset 0. A server without the feature reports
+    /// none. Gaps are data; zeros begin behind all that was reported before; data may lie over earlier
+    /// extents, whose place holds data then.
     fn extents(&mut self, found: &mut dyn FnMut(Extent)) -> Result<(), RemoteError>;
 }
 

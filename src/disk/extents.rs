@@ -100,11 +100,13 @@ fn load(pool: &Pool, size: u64, own_connection: bool) -> ZeroMap {
     let (mut map, mut reach) = (ZeroMap::default(), 0);
     let asked = pool.extents(own_connection, &mut |extent| {
         if extent.start == 0 {
-            map = ZeroMap::default();
+            (map, reach) = (ZeroMap::default(), 0);
         }
-        reach = extent.start + extent.length;
-        if extent.zero {
-            map.insert(extent.start..reach);
+        let end = extent.start + extent.length;
+        reach = end.max(reach);
+        match extent.zero {
+            true => map.insert(extent.start..end),
+            false => map.remove(extent.start..end),
         }
     });
     // The backend may round the size up to its block; larger extents belong to another disk.

@@ -62,7 +62,8 @@ impl Phase {
             "finished_success" => Phase::Finished,
             "cancelled_user" | "cancelled_system" | "finalizing_failure" | "finalizing_cleanup"
             | "finished_cleanup" | "cancelled" => Phase::Failing(name.to_owned()),
-            "finished_failure" => Phase::Failed,
+            // Apache CloudStack's control service has the second name.
+            "finished_failure" | "finished_failed" => Phase::Failed,
             "initializing" | "resuming" => Phase::Coming(name.to_owned()),
             unknown => {
                 info!(phase = unknown, "unknown phase of a transfer");
@@ -98,6 +99,7 @@ mod tests {
     #[test]
     fn a_phase_that_nobody_knows_is_waited_for() {
         assert_eq!(Phase::of("warming_up"), Phase::Coming("warming_up".into()));
+        assert_eq!(Phase::of("finished_failed"), Phase::Failed);
         assert!(
             Phase::of("paused_user").is_paused_by_user() && !Phase::of("paused_system").is_paused_by_user()
         );

@@ -132,20 +132,32 @@ impl Transfer {
 }
 
 impl Engine {
-    /// Returns the transfer with this id.
+    /// Returns the transfer with this id. Apache CloudStack's control service answers 400 for one that is no
+    /// more, as for much else; then the list of all transfers tells.
     pub(crate) fn transfer(&self, id: &str) -> Result<Option<Transfer>, Error> {
-        let found = self.get("transfer", &format!("/imagetransfers/{id}"))?;
-        self.object("transfer", id, found, Transfer::of)
+        match self.get("transfer", &format!("/imagetransfers/{id}")) {
+            Err(error @ Error::Fault { status: 400, .. }) => match self.transfers() {
+                Ok(all) => Ok(all.into_iter().find(|t| t.id.eq_ignore_ascii_case(id))),
+                Err(_) => Err(error),
+            },
+            found => self.object("transfer", id, found?, Transfer::of),
+        }
     }
 
     /// Returns the transfers that hold a disk, whoever has started them: one upload, or any number of
     /// downloads.
     pub(crate) fn open_transfers(&self, disk: &str) -> Result<Vec<Transfer>, Error> {
+        let mut all = self.transfers()?;
+        all.retain(|t| t.is_open() && t.disk.as_deref() == Some(disk));
+        Ok(all)
+    }
+
+    fn transfers(&self) -> Result<Vec<Transfer>, Error> {
         let all = self.get("transfers", "/imagetransfers")?;
         let all = self.listed("transfers", "image_transfer", all)?;
-        let all = list(&all, "image_transfer").iter().filter_map(Transfer::of);
-        Ok(all
-            .filter(|t| t.is_open() && t.disk.as_deref() == Some(disk))
+        Ok(list(&all, "image_transfer")
+            .iter()
+            .filter_map(Transfer::of)
             .collect())
     }
 

@@ -32,6 +32,7 @@ use super::effect::{Effect, MAX_ANSWER_BYTES};
 use super::opening::Opening;
 use super::{Error, Interrupt, Patience};
 use crate::logging::plain;
+use crate::page;
 use crate::secret::{Secret, clean, hide};
 use crate::trust::Trust;
 use crate::zone;
@@ -177,6 +178,8 @@ impl Engine {
     ) -> Result<Option<Value>, Error> {
         let (mut patience, mut renewals) = (self.repetitions(), 0);
         let mut engine_seen = false;
+        // The body of an answer to an action tells nothing: its effect is looked for.
+        let acts = method == "POST" && effect == Effect::Idempotent;
         loop {
             let token = self.token.lock().clone();
             let answer = self.send(method, path, body, token.as_ref(), effect);
@@ -204,6 +207,8 @@ impl Engine {
                 },
                 Ok((status @ 200..300, body)) => match serde_json::from_slice(&body) {
                     Ok(value) => return Ok(Some(value)),
+                    // Apache CloudStack's control service answers an action by a word.
+                    Err(_) if acts && !page::is_page(&body) => return Ok(Some(Value::Null)),
                     Err(e) => self.nonsense(what, format!("HTTP {status} with a body that is not JSON: {e}")),
                 },
                 Ok((status, body)) => self.refusal(what, status, &body),

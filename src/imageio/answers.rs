@@ -104,8 +104,12 @@ impl<R: Read> Read for Rationed<'_, R> {
     }
 }
 
-/// Streams the array of extents to `found`, since a fragmented disk has millions and memory is bounded. Gaps,
-/// overlaps, disorder and empty extents are errors.
+/// Streams the array of extents to `found`, since a fragmented disk has millions and memory is bounded.
+///
+/// imageio's follow each other without gaps. A server that asks its storage piece by piece may leave gaps, or
+/// tell a range twice (Apache CloudStack's does); then data wins: a run of zeros is cut where an extent before
+/// it reached further, a run of data is passed on as it is, and a gap is data. Only a gap at the beginning is
+/// passed on, so that the first extent is at offset 0.
 pub(super) fn read_extents(body: impl Read, found: &mut dyn FnMut(Extent)) -> Result<(), serde_json::Error> {
     struct Each<'a>(&'a mut dyn FnMut(Extent), &'a Cell<usize>);
     impl<'de> Visitor<'de> for Each<'_> {
@@ -116,16 +120,27 @@ pub(super) fn read_extents(body: impl Read, found: &mut dyn FnMut(Extent)) -> Re
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-            let mut next = 0;
+            let (mut next, mut first) = (0, true);
             while let Some(ExtentBody { start, length, zero }) = seq.next_element()? {
-                if start != next || length == 0 || start.checked_add(length).is_none() {
+                let Some(end) = start.checked_add(length) else {
                     return Err(serde::de::Error::custom(format!(
-                        "extent at {start}+{length} does not follow {next}"
+                        "extent at {start}+{length} ends behind 2^64"
                     )));
-                }
-                next = start + length;
+                };
                 self.1.set(MAX_EXTENT_TEXT_BYTES);
-                (self.0)(Extent { start, length, zero });
+                if std::mem::take(&mut first) && start > 0 {
+                    (self.0)(Extent {
+                        start: 0,
+                        length: start,
+                        zero: false,
+                    });
+                }
+                let start = if zero { start.max(next) } else { start };
+                next = end.max(next);
+                if start < end {
+                    let length = end - start;
+                    (self.0)(Extent { start, length, zero });
+                }
             }
             Ok(())
         }
@@ -167,17 +182,46 @@ mod tests {
         assert_eq!(seen, [(0, 10, false), (10, 6, true)]);
         for bad in [
             &b"{}"[..],
-            br#"[{"start": 5, "length": 1, "zero": true}]"#,
-            br#"[{"start": 0, "length": 0, "zero": true}]"#,
             br#"[{"start": 0, "length": 4, "zero": true}] x"#,
-            br#"[{"start": 0, "length": 18446744073709551615, "zero": true},
-                 {"start": 1, "length": 1, "zero": true}]"#,
+            br#"[{"start": 1, "length": 18446744073709551615, "zero": true}]"#,
         ] {
             assert!(
                 read_extents(bad, &mut |_| ()).is_err(),
                 "{:?}",
                 String::from_utf8_lossy(bad)
             );
+        }
+    }
+
+    /// Each case has extents as (start, length, zero), and what is passed on of them.
+    #[test]
+    fn no_zeros_are_passed_on_for_what_an_extent_before_has_covered() {
+        type Runs = &'static [(u64, u64, bool)];
+        let cases: [(Runs, Runs); 5] = [
+            // The gap stays one.
+            (&[(0, 4, true), (8, 4, true)], &[(0, 4, true), (8, 4, true)]),
+            // The storage told more than it was asked for, and tells the rest again.
+            (
+                &[(0, 10, false), (6, 8, true), (14, 2, false)],
+                &[(0, 10, false), (10, 4, true), (14, 2, false)],
+            ),
+            (&[(0, 10, true), (4, 3, true), (4, 0, true)], &[(0, 10, true)]),
+            // Data is told after zeros of the same place, and wins where the map is made.
+            (
+                &[(0, 10, true), (4, 3, false), (10, 2, true)],
+                &[(0, 10, true), (4, 3, false), (10, 2, true)],
+            ),
+            (
+                &[(5, 5, false), (0, 7, true), (8, 4, true)],
+                &[(0, 5, false), (5, 5, false), (10, 2, true)],
+            ),
+        ];
+        for (told, expected) in cases {
+            let one = |(start, length, zero): &(u64, u64, bool)| serde_json::json!({"start": start, "length": length, "zero": zero});
+            let json = serde_json::Value::from(told.iter().map(one).collect::<Vec<_>>()).to_string();
+            let mut seen = Vec::new();
+            read_extents(json.as_bytes(), &mut |e| seen.push((e.start, e.length, e.zero))).unwrap();
+            assert_eq!(seen, expected, "{told:?}");
         }
     }
 

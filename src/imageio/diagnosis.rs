@@ -50,8 +50,10 @@ impl Diagnosis {
             words => words,
         };
         let host = self.host.clone();
-        // A page is not from imageio, which alone knows tickets.
-        if status != 403 || page::is_page(&body) {
+        // A page is not from imageio, which alone knows tickets. Other servers with its API answer 404 for a
+        // ticket that they do not know.
+        let unknown = status == 404 && names_an_image(&message);
+        if !(status == 403 || unknown) || page::is_page(&body) {
             return Error::Status {
                 what,
                 host,
@@ -62,7 +64,7 @@ impl Diagnosis {
         }
         // These phrases are from imageio's auth.py.
         let denial = match &message {
-            words if words.contains("No such ticket") => Denial::UnknownTicket,
+            words if unknown || words.contains("No such ticket") => Denial::UnknownTicket,
             words if words.contains("forbids") => Denial::Forbidden,
             _ => Denial::EndedTicket,
         };
@@ -73,6 +75,7 @@ impl Diagnosis {
         Error::Denied {
             what,
             host,
+            status,
             denial,
             message,
             remedy,
@@ -128,11 +131,14 @@ impl Diagnosis {
                     host,
                     why: why.clone(),
                 },
-                Some(broken @ (Broken::Connect(why) | Broken::Refused(why))) => Error::Connect {
-                    host,
-                    why: why.clone(),
-                    refused: matches!(broken, Broken::Refused(_)),
-                },
+                Some(broken @ (Broken::Connect(why) | Broken::Refused(why) | Broken::Cut(why))) => {
+                    Error::Connect {
+                        host,
+                        why: why.clone(),
+                        refused: matches!(broken, Broken::Refused(_)),
+                        cut: matches!(broken, Broken::Cut(_)),
+                    }
+                }
                 Some(Broken::Trust(why)) => Error::Trust {
                     host,
                     why: why.clone(),
@@ -146,6 +152,15 @@ impl Diagnosis {
             other => self.lost(what, io::Error::other(other.to_string())),
         }
     }
+}
+
+/// Matches what servers other than imageio say of a ticket that they do not know: Apache CloudStack's has
+/// `{"error": "unknown image_id"}`.
+fn names_an_image(message: &str) -> bool {
+    let words = message.to_ascii_lowercase();
+    ["image", "ticket", "transfer"]
+        .iter()
+        .any(|word| words.contains(word))
 }
 
 /// Returns the time of a Retry-After header. Its other form, a date, is rare and counts as no time.

@@ -33,16 +33,19 @@ pub(crate) enum Error {
         why: String,
         /// The host is up, and no process listens there.
         refused: bool,
+        /// The connection was made, and ended in the middle of the TLS handshake.
+        cut: bool,
     },
     /// The TLS handshake failed because the certificate is not trusted.
     #[error("cannot trust {host}: {why}; {}", remedy(why.cure))]
     Trust { host: String, why: Distrust },
-    /// The server answered 403.
-    #[error("{what} refused by {host}: HTTP 403: {message}; {remedy}")]
+    /// The server answered 403, or 404 for a ticket that it does not know.
+    #[error("{what} refused by {host}: HTTP {status}: {message}; {remedy}")]
     Denied {
         /// The request, as in the variants below.
         what: String,
         host: String,
+        status: u16,
         /// The state of the ticket according to the refusal.
         denial: Denial,
         /// The server's message.
@@ -119,6 +122,19 @@ impl Error {
             }
         )
     }
+
+    /// Returns true if a connection that was made ended before the server had said anything on it.
+    pub(crate) fn is_cut_at_once(&self) -> bool {
+        matches!(
+            self,
+            Error::Connect { cut: true, .. }
+                | Error::Lost {
+                    heard: false,
+                    late: false,
+                    ..
+                }
+        )
+    }
 }
 
 impl From<Error> for Failure {
@@ -164,6 +180,10 @@ impl From<Error> for RemoteError {
                 ..
             } => RemoteError::Busy(retry_after, text),
             Error::Status { status: 500.., .. } => RemoteError::Failed(text),
+            // Apache CloudStack's image server answers 400 with the error number of its storage.
+            Error::Status {
+                status: 400, message, ..
+            } if message.contains("[Errno ") => RemoteError::Failed(text),
             Error::Status {
                 status: 400 | 411 | 416,
                 ..
@@ -190,6 +210,9 @@ pub(super) enum Broken {
     /// The host is up, and no process listens at the port.
     #[error("{0}")]
     Refused(String),
+    /// The connection was made, and ended in the TLS handshake.
+    #[error("{0}")]
+    Cut(String),
     #[error("{0}")]
     Trust(Distrust),
     #[error("more than {0} bytes in answer to one request")]
@@ -212,6 +235,17 @@ impl Broken {
     pub(super) fn connect(error: &io::Error) -> Broken {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Broken::Refused(error.to_string()),
+            _ => Broken::Connect(error.to_string()),
+        }
+    }
+
+    /// The error for a TLS handshake whose connection failed.
+    pub(super) fn handshake(error: &io::Error) -> Broken {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof => Broken::Cut(error.to_string()),
             _ => Broken::Connect(error.to_string()),
         }
     }

@@ -22,8 +22,12 @@ use crate::remote::{Extent, Remote, RemoteError};
 /// remembered.
 const MAX_EXTENTS_BYTES: u64 = 1 << 30;
 
+/// Upper bound on one PATCH zero. imageio cuts what is too long for its storage; a server that passes it on
+/// to NBD, whose lengths have 32 bits, fails (Apache CloudStack's). A multiple of any cluster size of qcow2.
+const MAX_ZERO_BYTES: u64 = (4 << 30) - (2 << 20);
+
 /// Size of the PUTs that write zeros to a server without PATCH zero.
-const ZERO_PIECE_BYTES: usize = 1 << 20;
+const ZERO_PIECE_BYTES: u64 = 1 << 20;
 
 /// Upper bound on the silence after a keep-alive, which does not touch the storage.
 const TOUCH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -154,15 +158,21 @@ impl Client {
 
     /// Zeroes a range by as many requests as it takes.
     fn zero_in_pieces(&mut self, offset: u64, len: u64) -> Result<(), Error> {
-        if self.capabilities.zero {
-            return self.patch_zero(offset, len);
-        }
-        let zeros = vec![0; ZERO_PIECE_BYTES.min(len as usize)];
+        let has_zero = self.capabilities.zero;
+        let piece = if has_zero {
+            MAX_ZERO_BYTES
+        } else {
+            ZERO_PIECE_BYTES
+        };
+        let zeros = vec![0; if has_zero { 0 } else { piece.min(len) as usize }];
         let end = offset + len;
-        for start in (offset..end).step_by(ZERO_PIECE_BYTES) {
-            let n = (end - start).min(ZERO_PIECE_BYTES as u64) as usize;
+        for start in (offset..end).step_by(piece as usize) {
+            let n = (end - start).min(piece);
             self.movable |= start > offset && self.flushes_each_change();
-            self.put(start, &[&zeros[..n]])?;
+            match has_zero {
+                true => self.patch_zero(start, n)?,
+                false => self.put(start, &[&zeros[..n as usize]])?,
+            }
         }
         Ok(())
     }

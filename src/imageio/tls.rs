@@ -61,7 +61,7 @@ impl TlsStream {
                     _ => Ok(()),
                 })
             };
-            step.map_err(|e| Broken::Connect(e.to_string()))?;
+            step.map_err(|e| Broken::handshake(&e))?;
             session.process_new_packets().map_err(|e| {
                 // The alert tells the server the reason; nothing depends on that.
                 let _ = session.write_tls(socket.get_mut());

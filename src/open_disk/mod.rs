@@ -19,6 +19,7 @@
 mod course;
 mod ending;
 mod open;
+mod ranges;
 mod start;
 
 use std::path::PathBuf;

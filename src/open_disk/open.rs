@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
-use super::OpenDisk;
 use super::course::Course;
+use super::{OpenDisk, ranges};
 use crate::disk::{Disk, DiskOptions, HEAD_BYTES, Head, HeadRule, ImageFormat, detect};
-
 use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
 use crate::imageio::{self, Client, Endpoint, Image, TransferUrl};
@@ -29,6 +28,10 @@ const TICKET_QUIET: Duration = Duration::from_secs(1);
 /// Longest time that a proxy without its server is asked again at the start. A wrong URL should not keep a
 /// user waiting for longer.
 const UNREADY_LIMIT: Duration = Duration::from_secs(20);
+
+/// Longest time that a connection which ends before its first answer is tried again at the start. A server
+/// that is under load, or a device in front of it, resets one now and then.
+const CUT_LIMIT: Duration = Duration::from_secs(3);
 
 /// The pause between two attempts in this time.
 const UNREADY_PAUSE: Duration = Duration::from_secs(1);
@@ -59,6 +62,9 @@ impl OpenDisk {
             Some(transfer) => Some(look_at_head(transfer, &image, &mut first)?),
             None => None,
         };
+        if !settings.read_only {
+            ranges::try_out(&image, &mut first)?;
+        }
         let head = match &transfer {
             None if !settings.read_only => HeadRule::Warn,
             Some(transfer) if transfer.minds_the_head() => HeadRule::Refuse,
@@ -198,21 +204,30 @@ fn endpoint(settings: &DiskSettings, url: TransferUrl) -> Endpoint {
     }
 }
 
-/// Makes the first connection. A proxy that cannot reach the server is asked again for a while, and that is
-/// said.
+/// Makes the first connection. A proxy that cannot reach the server is asked again for a while, and so is a
+/// server that ends the connection before it has answered; that is said.
 fn first_connection(
     settings: &DiskSettings,
     url: TransferUrl,
     interrupt: &Interrupt,
 ) -> Result<(Image, Client), imageio::Error> {
     let endpoint = endpoint(settings, url);
-    let (began, limit) = (Instant::now(), UNREADY_LIMIT.min(settings.retry_time));
+    let began = Instant::now();
     let mut told = false;
     loop {
         let error = match Image::open(&endpoint) {
-            Err(error) if error.is_unready() && began.elapsed() + UNREADY_PAUSE <= limit => error,
-            other => return other,
+            Ok(opened) => return Ok(opened),
+            Err(error) => error,
         };
+        let limit = match (error.is_unready(), error.is_cut_at_once()) {
+            (true, _) => UNREADY_LIMIT,
+            (false, true) => CUT_LIMIT,
+            (false, false) => return Err(error),
+        };
+        let limit = limit.min(settings.retry_time);
+        if began.elapsed() + UNREADY_PAUSE > limit {
+            return Err(error);
+        }
         if !told {
             tell(format_args!("{error}. Trying again for {} s", limit.as_secs()));
             told = true;

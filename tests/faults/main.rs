@@ -15,6 +15,7 @@ mod command;
 mod completions;
 mod containers;
 mod copies;
+mod cousins;
 mod endings;
 mod endless;
 mod extents;

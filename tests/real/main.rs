@@ -17,6 +17,7 @@ mod fsx_fio;
 mod loopdev;
 mod mount8;
 mod mountpoints;
+mod old_releases;
 mod read_out;
 mod readme;
 mod recipes;

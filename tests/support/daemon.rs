@@ -30,6 +30,11 @@ pub struct Daemon {
 
 impl Daemon {
     pub fn start(scheme: Scheme, local: LocalSocket) -> Self {
+        Self::start_release(scheme, local, "")
+    }
+
+    /// Starts another release, as `2.3.0`; an empty name is the usual one.
+    pub fn start_release(scheme: Scheme, local: LocalSocket, release: &str) -> Self {
         let dir = scratch();
         let scheme = match scheme {
             Scheme::Https => "--tls",
@@ -44,7 +49,8 @@ impl Daemon {
             script("imageio")
                 .arg("start")
                 .arg(dir.path())
-                .args([scheme, "--local", local]),
+                .args([scheme, "--local", local])
+                .env("RHV_MOUNT_IMAGEIO_RELEASE", release),
             60,
         )
         .ok();

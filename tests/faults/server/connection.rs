@@ -7,6 +7,7 @@
 //! sent.
 
 use super::Shared;
+use super::cousin;
 use super::faults::Action;
 use super::http::{Request, Response};
 use super::ledger::Verb;
@@ -15,6 +16,15 @@ use super::settings::Settings;
 use serde_json::json;
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+
+/// The answer to a change or a flush that is done.
+fn done(operation: &Operation, settings: &Settings) -> Response {
+    let range = operation.range();
+    match settings.cousin {
+        true => cousin::done(range.end - range.start),
+        false => Response::empty(settings.done),
+    }
+}
 
 pub struct Connection<'a> {
     shared: &'a Shared,
@@ -148,7 +158,14 @@ impl<'a> Connection<'a> {
                 let mut bytes = settings.interim.as_bytes().to_vec();
                 bytes.extend(response.bytes(settings.version, settings.chunked));
                 bytes.extend(settings.trailing.as_bytes());
-                self.writer.write_all(&bytes)?;
+                // A cousin sends head and body apart.
+                let head = bytes
+                    .windows(4)
+                    .position(|w| w == b"\r\n\r\n")
+                    .filter(|_| settings.cousin);
+                let (head, body) = bytes.split_at(head.map_or(bytes.len(), |at| at + 4));
+                self.writer.write_all(head)?;
+                self.writer.write_all(body)?;
                 Ok(!response.close && !last && settings.version == "HTTP/1.1")
             }
             Answer::Raw(bytes, keep) => self.writer.write_all(bytes.as_bytes()).map(|()| keep),
@@ -277,25 +294,28 @@ impl<'a> Connection<'a> {
                 if *flush {
                     state.storage.flush(self.id);
                 }
-                Response::empty(settings.done)
+                done(operation, settings)
             }
             Operation::Zero { range, flush } => {
                 state.storage.zero(self.id, range.clone());
                 if *flush {
                     state.storage.flush(self.id);
                 }
-                Response::empty(settings.done)
+                done(operation, settings)
             }
             Operation::Flush => {
                 state.storage.flush(self.id);
-                Response::empty(settings.done)
+                done(operation, settings)
             }
             Operation::Extents if settings.one_extent => {
                 let one = json!([{"start": 0, "length": settings.size, "zero": false, "hole": false}]);
                 Response::json(one.to_string())
             }
             Operation::Extents => {
-                let extents = state.storage.visible().extents();
+                let mut extents = state.storage.visible().extents();
+                if settings.cousin {
+                    extents = cousin::told_in_pieces(&extents, settings.size);
+                }
                 let list: Vec<_> = extents
                     .iter()
                     .map(|e| json!({"start": e.start, "length": e.length, "zero": e.zero, "hole": e.zero}))

@@ -7,6 +7,7 @@
 //! connection (`storage`), so that tests can check a client's fsync promise.
 
 mod connection;
+mod cousin;
 mod faults;
 mod http;
 mod image;

@@ -1,6 +1,7 @@
 //! The translation of a request into one of imageio's operations, or into imageio's answer to an invalid
 //! request.
 
+use super::cousin;
 use super::http::{Request, Response};
 use super::ledger::Verb;
 use super::settings::Settings;
@@ -54,6 +55,9 @@ impl Operation {
             .strip_prefix("/images/")
             .ok_or_else(|| Response::text(404, "Not found"))?;
         let (ticket, sub) = rest.split_once('/').unwrap_or((rest, ""));
+        if settings.cousin && (ticket != settings.ticket || settings.revoked) {
+            return Err(cousin::unknown_ticket());
+        }
         if ticket != settings.ticket || settings.revoked {
             let text = format!("You are not allowed to access this resource: No such ticket {ticket}");
             return Err(Response::text(403, &text).closing());
@@ -62,8 +66,15 @@ impl Operation {
             ("OPTIONS", "") => Ok(Operation::Options),
             ("GET", "") => get(request, settings.size),
             ("GET", "extents") if settings.extents => Ok(Operation::Extents),
-            ("PUT", "") => put(request, settings.size),
-            ("PATCH", "") => self::patch(patch, settings),
+            ("PUT", "") => put(request, settings),
+            ("PATCH", "") => match self::patch(patch, settings)? {
+                operation if settings.cousin => {
+                    let range = operation.range();
+                    let refused = cousin::refuses_patch(request, range.end - range.start);
+                    refused.map_or(Ok(operation), Err)
+                }
+                operation => Ok(operation),
+            },
             (_, "" | "extents") => Err(Response::text(
                 405,
                 &format!("Method {} not allowed", request.method),
@@ -94,7 +105,10 @@ fn get(request: &Request, size: u64) -> Result<Operation, Response> {
     }
 }
 
-fn put(request: &Request, size: u64) -> Result<Operation, Response> {
+fn put(request: &Request, settings: &Settings) -> Result<Operation, Response> {
+    if let Some(refusal) = cousin::refuses_put(request, settings.whole_only).filter(|_| settings.cousin) {
+        return Err(refusal);
+    }
     let length = request
         .content_length()
         .ok_or_else(|| Response::text(400, "Content-Length header is required"))?;
@@ -102,7 +116,8 @@ fn put(request: &Request, size: u64) -> Result<Operation, Response> {
         .content_range_start()
         .map_err(|()| Response::text(400, "Invalid Content-Range"))?;
     let flush = match request.query("flush") {
-        None | Some("y") => true,
+        None => !settings.cousin,
+        Some("y") => true,
         Some("n") => false,
         Some(other) => {
             return Err(Response::text(
@@ -112,7 +127,7 @@ fn put(request: &Request, size: u64) -> Result<Operation, Response> {
         }
     };
     let range = offset..offset + length;
-    if range.end > size {
+    if range.end > settings.size {
         return Err(Response::text(416, "Requested range out of allowed range"));
     }
     Ok(Operation::Put { range, flush })

@@ -46,6 +46,10 @@ pub struct Settings {
     pub done: u16,
     /// Sends bodies in chunks, and no length.
     pub chunked: bool,
+    /// The ways in which another server with imageio's API differs from it (`cousin`).
+    pub cousin: bool,
+    /// A cousin whose storage takes a whole image only.
+    pub whole_only: bool,
     /// Reports the whole disk as one data extent, as imageio's file backend does.
     pub one_extent: bool,
 }
@@ -78,6 +82,8 @@ impl Settings {
             trailing: "",
             done: 200,
             chunked: false,
+            cousin: false,
+            whole_only: false,
             one_extent: false,
         }
     }
