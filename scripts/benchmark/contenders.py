@@ -1,5 +1,5 @@
-"""The contenders: rhv-mount with a tool or without a mount, ovirt_imageio's client, nbdfuse with a tool, a bare
-loop.
+"""The contenders: rhv-mount with a tool or without a mount, ovirt_imageio's client, nbdfuse with a tool, a
+bare loop.
 
 Each has `upload(job)` and `download(job)`, which return a Sample; a job names the disk and the transport. A
 contender's clock runs from before its first connection until every byte is flushed, or read and written to a

@@ -12,7 +12,7 @@ use crate::images::ImageError;
 pub(super) enum CopyError {
     #[error("{0}")]
     Image(#[from] ImageError),
-    /// Of a write, the close of the disk reports the same where acknowledged bytes may be lost.
+    /// Where acknowledged bytes may be lost, the close of the disk reports the same.
     #[error("{0}")]
     Disk(#[from] DiskError),
     #[error(
@@ -20,9 +20,9 @@ pub(super) enum CopyError {
     )]
     DiskTooSmall { image: u64, disk: u64 },
     #[error(
-        "the bytes of the image begin like a {format} image, and the format of the disk in the engine is raw: \
-         the engine would detect that, and remove the disk, so nothing was written. What is in the image is \
-         written where --image-format is left out"
+        "the bytes of the image begin like a {format} image, and the format of the disk in the engine is \
+         raw: the engine would detect that, and remove the disk, so nothing was written. What is in the \
+         image is written where --image-format is left out"
     )]
     LooksLike { format: ImageFormat },
     #[error("cannot read stdin: {0}")]

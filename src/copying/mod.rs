@@ -10,11 +10,12 @@
 //!
 //! The disk is the same value that a mount holds: transfer, pool, journal, renewal, watcher and note, and so
 //! are its promises. The copy is to it what COMMAND is to a mount: where it fails, or a signal stops it, what
-//! was acknowledged is brought home all the same, and the fate of the disk is that of `transfer::end`'s table.
+//! was acknowledged is brought home all the same, and the fate of the disk is that of the table in
+//! `transfer::end`.
 //!
-//! The main thread waits for [`Event`]s. The thread "copy" does the work, with others that it starts; a signal
-//! is answered at once, and the end does not wait for a thread that hangs in a read of the image or of the
-//! disk: the disk refuses its writes, and the image is taken from it.
+//! The main thread waits for [`Event`]s. The thread "copy" does the work, with others that it starts; a
+//! signal is answered at once, and the end does not wait for a thread that hangs in a read of the image or of
+//! the disk: the disk refuses its writes, and the image is taken from it.
 
 mod download;
 mod ending;
@@ -81,7 +82,8 @@ impl Drop for TellOnDrop {
 /// Makes one copy; returns the exit code. Errors before the first byte are returned, the outcome of the copy
 /// is printed.
 pub(crate) fn copy(settings: CopySettings) -> Result<u8, Failure> {
-    // It is another user's, where root copies it: capabilities are given up before the first thread is made.
+    // Root may copy another user's image, so it is opened before the capabilities are given up. That is done
+    // before the first thread is made.
     let source = open_source(&settings)?;
     rights::cut_down()?;
     let supervisor = Arc::new(Supervisor::start(&Told::of_copy(&settings), Role::Foreground)?);

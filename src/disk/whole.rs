@@ -1,9 +1,9 @@
 //! Reads and writes for a copy of the whole disk, which touches each byte once.
 //!
 //! A write hands a buffer over: [`Disk::lend`] gives one whose pages are warm, the caller fills it, and
-//! [`Disk::write_lent`] makes it a segment of the write-behind table as it is. So a byte of an image is copied
-//! once, by the kernel that reads it. All that the table promises holds for such a segment too: it is in the
-//! journal until a flush covers it, and is sent again when its connection is lost.
+//! [`Disk::write_lent`] makes it a segment of the write-behind table as it is. So a byte of an image is
+//! copied once, by the kernel that reads it. All that the table promises holds for such a segment too: it is
+//! in the journal until a flush covers it, and is sent again when its connection is lost.
 //!
 //! A read goes straight from the connection into the caller's buffer, past the read cache.
 //!

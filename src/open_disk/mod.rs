@@ -38,7 +38,8 @@ use crate::transfer::{OwnTransfer, stopped};
 
 /// See the head of this file.
 pub(crate) struct OpenDisk {
-    /// The mountpoint, or the image of a copy: the path under which `recover` finds what a killed process leaves.
+    /// The mountpoint, or the image of a copy: the path under which `recover` finds what a killed process
+    /// leaves.
     mountpoint: PathBuf,
     task: Task,
     image: Arc<Image>,

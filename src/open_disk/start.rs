@@ -17,8 +17,8 @@ const CONNECTING_FAILED: &str =
     "internal error while connecting; report it with the log of --log-level debug (--log-file PATH)";
 
 impl OpenDisk {
-    /// Opens the disk in a thread of its own; an event in `inbox` meanwhile ends that in order. `signal` tells
-    /// the number of a signal from other events.
+    /// Opens the disk in a thread of its own; an event in `inbox` meanwhile ends that in order. `signal`
+    /// tells the number of a signal from other events.
     pub(crate) fn open_unless_interrupted<E>(
         settings: &DiskSettings,
         place: &Path,

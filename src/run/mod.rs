@@ -3,8 +3,8 @@
 //! A mount takes one process, in the background two: the first reads the command line and executes itself
 //! again without secrets in its argv (`process::handover`), then serves the mount or starts the one that
 //! does. Every other action is done by the process that was asked: `umount` and `status` talk to mounts over
-//! their control sockets (`mount::control`), `upload` and `download` take a second process for the same reason
-//! as a mount (`copying`), `recover` works from the notes that killed mounts left
+//! their control sockets (`mount::control`), `upload` and `download` take a second process for the same
+//! reason as a mount (`copying`), `recover` works from the notes that killed mounts left
 //! (`transfer::note`), `ca` asks the engine for its certificate. Before all of that, `completion` answers a
 //! shell that asks.
 //!

@@ -20,6 +20,9 @@ use crate::images::{self, ImageError};
 /// The word that means stdin or stdout.
 const STREAM: &str = "-";
 
+/// Unit of the size of a disk in bytes.
+const SECTOR_BYTES: u64 = 512;
+
 /// The local side of a copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Image {
@@ -181,9 +184,6 @@ impl CopySettings {
         }
     }
 }
-
-/// Unit of the size of a disk in bytes.
-const SECTOR_BYTES: u64 = 512;
 
 /// Refuses before anything is begun what would be refused when the image is made.
 fn refuse_a_file_that_is_there(path: PathBuf, force: bool) -> Result<PathBuf, Failure> {

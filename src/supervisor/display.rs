@@ -1,5 +1,5 @@
-//! `--progress`: shows a mount in the foreground, or a copy, to whoever has started it, as a bar on the last row of the
-//! terminal or as lines of JSON on stderr (`docs/progress.md` has their names).
+//! `--progress`: shows a mount in the foreground, or a copy, to whoever has started it, as a bar on the last
+//! row of the terminal or as lines of JSON on stderr (`docs/progress.md` has their names).
 
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};

@@ -131,8 +131,8 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Begins to tell of a run whose disk is about to be opened. Fails where the file with the figures can't be
-    /// written, and where there is no thread.
+    /// Begins to tell of a run whose disk is about to be opened. Fails where the file with the figures can't
+    /// be written, and where there is no thread.
     pub(crate) fn start(run: &Told<'_>, role: Role) -> Result<Supervisor, Failure> {
         let mut reports = Reports {
             display: Display::of(run, role),

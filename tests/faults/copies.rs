@@ -359,3 +359,36 @@ fn the_figures_name_the_image() {
     );
     assert_eq!(last["image"], path.to_str().unwrap(), "{ran}");
 }
+
+#[test]
+fn an_image_that_changes_while_it_is_copied_is_told() {
+    let dir = scratch();
+    let server = used_server(settings(SIZE));
+    let (path, _) = image(dir.path(), SIZE - 512);
+    let mut copy = held_up(&server, Verb::Put, "upload", &path);
+    File::options()
+        .append(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(b"more"))
+        .unwrap();
+    server.disarm();
+    assert_eq!(copy.wait(60).code(), Some(1), "{}", copy.stderr());
+    let told = copy.stderr();
+    assert!(
+        told.contains("image.raw has changed since it was opened") && told.contains("holds a mix"),
+        "{told}"
+    );
+    assert_eq!(server.unflushed(), []);
+}
+
+#[test]
+fn a_target_without_room_is_named() {
+    let server = used_server(settings(SIZE));
+    let ran = copy(&server, "download", Path::new("/dev/full"), &[]);
+    assert_eq!(ran.code, Some(1), "{ran}");
+    assert!(
+        ran.stderr
+            .contains("cannot write /dev/full: No space left on device"),
+        "{ran}"
+    );
+}
