@@ -229,7 +229,9 @@ fn first_connection(
             return Err(error);
         }
         if !told {
-            tell(format_args!("{error}. Trying again for {} s", limit.as_secs()));
+            let text = error.to_string();
+            let end = if text.ends_with('?') { "" } else { "." };
+            tell(format_args!("{text}{end} Trying again for {} s", limit.as_secs()));
             told = true;
         }
         if interrupt.sleep(UNREADY_PAUSE).is_err() {

@@ -1,9 +1,10 @@
 //! Whether the server takes writes to a part of the image, found out before a program writes.
 //!
 //! imageio does. Apache CloudStack's image server has a backend that takes a whole image only, and tells so by
-//! its refusal of the first write. It offers neither `zero` nor `extents`, which each imageio with a list of
-//! features does, so only such servers are tried: with the first bytes of the image, which are read and written
-//! again. Nobody else writes meanwhile, since an upload has its disk alone.
+//! its refusal of the first write. It offers `flush`, and neither `zero` nor `extents`, which each imageio that
+//! flushes has, so only such servers are tried: with the first bytes of the image, which are read and written
+//! again. Nobody else writes meanwhile, since an upload has its disk alone; and a write that gets no answer
+//! ends the start, since it could still be performed over what is written later.
 
 use crate::failure::{Exit, Failure};
 use crate::imageio::{Client, Image};
@@ -18,12 +19,15 @@ pub(super) fn try_out(image: &Image, first: &mut Client) -> Result<(), Failure> 
     let can = image.capabilities();
     let length = image.size().min(TRIED_BYTES);
     // A write of the whole image would be taken.
-    let doubtful = can.options && can.write && !can.zero && !can.extents && length < image.size();
+    let doubtful = can.write && can.flush && !can.zero && !can.extents && length < image.size();
     if !doubtful {
         return Ok(());
     }
     let mut bytes = vec![0; length as usize];
-    first.read(0, &mut [&mut bytes])?;
+    if first.read(0, &mut [&mut bytes]).is_err() {
+        // Whatever it is, the first read of a program meets it with all its patience.
+        return Ok(());
+    }
     match first.write(0, &[&bytes]) {
         Ok(()) => Ok(first.flush()?),
         Err(error @ (RemoteError::Garbled(_) | RemoteError::Protocol(_))) => Err(Failure::text(
