@@ -34,6 +34,7 @@
 
 mod addresses;
 mod amounts;
+mod copying;
 mod disk;
 #[cfg(any(test, feature = "documents"))]
 pub mod documents;
@@ -43,6 +44,9 @@ mod fuse;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod imageio;
+// No subcommand uses all of it yet.
+#[allow(dead_code, unused_imports)]
+mod images;
 mod logging;
 mod mount;
 mod open_disk;
@@ -56,6 +60,7 @@ mod run;
 mod secret;
 mod settings;
 mod shell;
+mod signals;
 mod supervisor;
 mod sync;
 mod terminal;

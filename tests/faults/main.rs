@@ -14,6 +14,7 @@ mod bare_system;
 mod command;
 mod completions;
 mod containers;
+mod copies;
 mod cousins;
 mod endings;
 mod endless;

@@ -21,7 +21,7 @@ fn a_misspelt_subcommand_is_answered_and_nothing_is_made_of_it() {
         (&["statu"][..], "did you mean `status`"),
         (&["-f", "unmout", "/mnt"], "did you mean `unmount`"),
         (&["--read-only", "Recover"], "did you mean `recover`"),
-        (&["upload"], "`upload` is not built yet"),
+        (&["restore"], "`restore` is not built yet"),
         (&["backup", "--", "true"], "`backup` is not built yet"),
     ] {
         let ran = within(dir.path(), &server.url(), args);

@@ -10,6 +10,7 @@ mod support;
 
 mod blocks;
 mod command;
+mod copies;
 mod copy_matrix;
 mod failures;
 mod fsx_fio;

@@ -1,0 +1,136 @@
+//! Which format an image has: by its first bytes where it is read, as qemu-img probes, by the name's ending
+//! where it is written.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// A format that is read; all but [`Format::Vmdk`] are written too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Raw,
+    Qcow2,
+    Vmdk,
+}
+
+/// As many bytes of an image are looked at; qemu-img looks at the same number.
+pub(super) const PROBED: usize = 2048;
+
+/// What the first bytes of a file look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probed {
+    Known(Format),
+    /// A format, by its name, that qemu-img reads and this program does not.
+    Foreign(&'static str),
+}
+
+impl Format {
+    /// Returns the format in which a file of this name is written.
+    pub(crate) fn of_name(path: &Path) -> Format {
+        match path.extension().map(OsStr::as_bytes) {
+            Some(ending) if ending.eq_ignore_ascii_case(b"qcow2") => Format::Qcow2,
+            _ => Format::Raw,
+        }
+    }
+
+    /// Returns the name that qemu-img gives the format.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+            Format::Vmdk => "vmdk",
+        }
+    }
+
+    /// Returns the format of this name; qemu-img's other name of vmdk's kind is none of ours.
+    pub(crate) fn named(name: &str) -> Option<Format> {
+        [Format::Raw, Format::Qcow2, Format::Vmdk]
+            .into_iter()
+            .find(|format| format.name() == name)
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Tells the format from the first bytes of a file, at most [`PROBED`]. The marks are those of QEMU's block
+/// drivers (`bdrv_probe` in block/*.c); what has none of them is raw.
+pub(super) fn probe(head: &[u8]) -> Probed {
+    let has = |at: usize, mark: &[u8]| head.get(at..).is_some_and(|rest| rest.starts_with(mark));
+    let version = head.get(4..8).map(|bytes| bytes == [0, 0, 0, 1]);
+    match () {
+        () if has(0, b"QFI\xfb") && version == Some(true) => Probed::Foreign("qcow"),
+        () if has(0, b"QFI\xfb") => Probed::Known(Format::Qcow2),
+        () if has(0, b"KDMV") || has(0, b"COWD") || is_descriptor(head) => Probed::Known(Format::Vmdk),
+        () if has(0, b"conectix") => Probed::Foreign("vpc"),
+        () if has(0, b"vhdxfile") => Probed::Foreign("vhdx"),
+        () if has(0x40, &[0x7f, 0x10, 0xda, 0xbe]) => Probed::Foreign("vdi"),
+        () if has(0, b"QED\0") => Probed::Foreign("qed"),
+        () if has(0, b"LUKS\xba\xbe") => Probed::Foreign("luks"),
+        () if has(0, b"WithoutFreeSpace") || has(0, b"WithouFreSpacExt") => Probed::Foreign("parallels"),
+        () if has(0, b"Bochs Virtual HD Image\0") => Probed::Foreign("bochs"),
+        () if has(0, b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop") => Probed::Foreign("cloop"),
+        () => Probed::Known(Format::Raw),
+    }
+}
+
+/// Tells the text that describes a VMDK: comments and empty lines, then `version=N` (block/vmdk.c,
+/// `vmdk_probe`).
+fn is_descriptor(head: &[u8]) -> bool {
+    for line in head.split(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let blank = line.iter().all(|byte| *byte == b' ');
+        if !blank && !line.starts_with(b"#") {
+            return [b"version=1".as_slice(), b"version=2", b"version=3"].contains(&line);
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_known_by_their_first_bytes() {
+        let mut vdi = vec![0; 68];
+        vdi[64..].copy_from_slice(&[0x7f, 0x10, 0xda, 0xbe]);
+        for (head, probed) in [
+            (b"".as_slice(), Probed::Known(Format::Raw)),
+            (b"QFI\xfb\0\0\0\x03", Probed::Known(Format::Qcow2)),
+            (b"QFI\xfb\0\0\0\x01", Probed::Foreign("qcow")),
+            (b"QFI\xfb", Probed::Known(Format::Qcow2)),
+            (b"KDMV\x01\0\0\0", Probed::Known(Format::Vmdk)),
+            (
+                b"# Disk DescriptorFile\r\n\nversion=1\nCID=1\n",
+                Probed::Known(Format::Vmdk),
+            ),
+            (b"# Disk DescriptorFile\nversion=9\n", Probed::Known(Format::Raw)),
+            (b"# a comment\nexit 0\n", Probed::Known(Format::Raw)),
+            (b"vhdxfile", Probed::Foreign("vhdx")),
+            (b"LUKS\xba\xbe\0\x01", Probed::Foreign("luks")),
+            (&vdi, Probed::Foreign("vdi")),
+            (&vdi[1..], Probed::Known(Format::Raw)),
+        ] {
+            assert_eq!(probe(head), probed, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn the_name_tells_what_is_written() {
+        for (name, format) in [
+            ("a.qcow2", Format::Qcow2),
+            ("/b/a.QCOW2", Format::Qcow2),
+            ("a.raw", Format::Raw),
+            ("qcow2", Format::Raw),
+            (".qcow2", Format::Raw),
+            ("a.vmdk", Format::Raw),
+        ] {
+            assert_eq!(Format::of_name(Path::new(name)), format, "{name}");
+        }
+    }
+}

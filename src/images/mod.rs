@@ -1,0 +1,33 @@
+//! Local image files: a [`Source`] is read, an [`Output`] is written, both by offsets in the guest's disk.
+//!
+//! Several threads of a copy call `read_at` and `write_at` of one value at the same time; nobody waits for
+//! another thread longer than a look-up in an image's tables takes. Nothing here knows of engine, network or
+//! disk, and no other program (qemu-img) is run.
+//!
+//! Invariants: an image is somebody else's file. What it claims about itself is bounded before anything is
+//! allocated for it, it can't make this process open a file outside its own folder unless the user has said
+//! so, and no input makes a panic. A target appears under its name only when it is whole and on the storage.
+
+mod chain;
+mod error;
+mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
+mod in_place;
+mod output;
+mod qcow2;
+mod raw;
+mod reader;
+mod source;
+mod stamp;
+mod temporary;
+#[cfg(test)]
+mod tests;
+mod vmdk;
+
+pub(crate) use self::chain::Backing;
+pub(crate) use self::error::ImageError;
+pub(crate) use self::format::Format;
+pub(crate) use self::output::Output;
+pub(crate) use self::reader::Extent;
+pub(crate) use self::source::Source;

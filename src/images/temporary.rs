@@ -1,0 +1,124 @@
+//! A file under a temporary name, beside the name that it gets when it is whole.
+//!
+//! The temporary name is hidden and can't be guessed; the file is made with O_EXCL, and with the mode that the
+//! user's umask says. It goes when the value is dropped, and stays behind only where the process is killed.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::{NamedTempFile, PersistError};
+
+use super::error::ImageError;
+
+#[derive(Debug)]
+pub(super) struct Temporary {
+    file: NamedTempFile,
+    /// The name that it gets, with symbolic links followed.
+    target: PathBuf,
+    /// What is there under this name is replaced.
+    force: bool,
+}
+
+impl Temporary {
+    /// Makes an empty file beside `path`.
+    pub(super) fn create(path: &Path, force: bool) -> Result<Temporary, ImageError> {
+        let target = match fs::symlink_metadata(path) {
+            Ok(_) if !force => return Err(exists(path)),
+            // The file that a link leads to is replaced, not the link.
+            Ok(_) => fs::canonicalize(path).map_err(ImageError::io("look at", path))?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => path.to_owned(),
+            Err(e) => return Err(ImageError::io("look at", path)(e)),
+        };
+        let Some(name) = target.file_name() else {
+            return Err(ImageError::NoTarget {
+                path: path.to_owned(),
+                what: "a directory",
+            });
+        };
+        // A name has 255 bytes at most, and most file systems take no more than that.
+        let shown: String = name.to_string_lossy().chars().take(50).collect();
+        let file = tempfile::Builder::new()
+            .prefix(&format!(".{shown}."))
+            .suffix(".part")
+            .rand_bytes(12)
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(folder_of(&target))
+            .map_err(ImageError::io("create", path))?;
+        Ok(Temporary { file, target, force })
+    }
+
+    pub(super) fn file(&self) -> &File {
+        self.file.as_file()
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Gives the file its name once its bytes are on the storage, and waits until the name is there too.
+    pub(super) fn publish(self) -> Result<(), ImageError> {
+        let Temporary { file, target, force } = self;
+        file.as_file()
+            .sync_all()
+            .map_err(ImageError::io("flush", &target))?;
+        let persisted = match force {
+            true => file.persist(&target),
+            false => file.persist_noclobber(&target).or_else(|e| match e.error.kind() {
+                io::ErrorKind::AlreadyExists => Err(e),
+                _ => claim_and_rename(e.file, &target),
+            }),
+        };
+        persisted.map_err(|e| match e.error.kind() {
+            io::ErrorKind::AlreadyExists => exists(&target),
+            _ => ImageError::io("create", &target)(e.error),
+        })?;
+        let folder = folder_of(&target);
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(ImageError::io("flush", folder))
+    }
+}
+
+/// Renames on a file system that knows neither a rename that replaces nothing nor hard links (some are behind
+/// FUSE): an empty file of our own takes the name first, and is replaced.
+fn claim_and_rename(file: NamedTempFile, target: &Path) -> Result<File, PersistError> {
+    match File::create_new(target) {
+        Ok(_) => file.persist(target),
+        Err(error) => Err(PersistError { error, file }),
+    }
+}
+
+fn exists(path: &Path) -> ImageError {
+    ImageError::Exists {
+        path: path.to_owned(),
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_claimed_where_no_rename_can_spare_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk");
+        let temporary = || NamedTempFile::new_in(folder.path()).unwrap();
+        let first = temporary();
+        fs::write(first.path(), "whole").unwrap();
+        claim_and_rename(first, &target).unwrap();
+        let refused = claim_and_rename(temporary(), &target).unwrap_err();
+        assert_eq!(refused.error.kind(), io::ErrorKind::AlreadyExists);
+        drop(refused);
+        assert_eq!(fs::read(&target).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
