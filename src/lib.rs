@@ -34,6 +34,7 @@
 
 mod addresses;
 mod amounts;
+mod block_hash;
 mod disk;
 #[cfg(any(test, feature = "documents"))]
 pub mod documents;

@@ -52,6 +52,7 @@ pub(crate) use self::head::format::{HEAD_BYTES, Head, ImageFormat, detect};
 pub(crate) use self::read::ReadBytes;
 use self::read::{MIN_SHARED_BYTES, Reader};
 use self::write::WriteBehind;
+pub(crate) use self::zeros::detection::is_zero;
 use crate::pool::Pool;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
