@@ -42,7 +42,7 @@ pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Even
     let begin = |(n, disk): (usize, &Arc<OpenDisk>)| {
         let events = events.clone();
         let report = move |step| drop(events.send(Event::Disk(n, step)));
-        open_disk::Ending::begin(disk.clone(), work, limits, report)
+        open_disk::Ending::begin(disk.clone(), work, limits, None, report)
     };
     let mut endings: Vec<_> = mount.disks().enumerate().map(begin).collect();
     let mut flushing = true;

@@ -4,6 +4,8 @@
 //!
 //! ```text
 //! open      from the settings to a disk that can be read and written
+//! verify    the block hash of the disk, and the comparison with what it should hold
+//! read_back its bytes as the server has them now
 //! course    how far the work on it has got, and how fast it goes on
 //! ending    the way out: the last flush, the connections, the transfer; with signals on the way
 //! ```
@@ -18,6 +20,8 @@
 mod course;
 mod ending;
 mod open;
+mod read_back;
+mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,7 +30,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use self::course::Course;
-pub(crate) use self::ending::{Ending, Step, Work};
+pub(crate) use self::ending::{Ending, Proof, Step, Work};
+pub(crate) use self::verify::{DiskHash, Expected};
 use crate::disk::Disk;
 use crate::imageio::Image;
 use crate::pool::{ConnectionStatistics, Figures, Keeper, Op, Pool};
