@@ -120,7 +120,10 @@ pub(crate) fn hash(bytes: &dyn Bytes, method: Method, watch: &Watch) -> Result<(
     hash_blocks(bytes, &hasher, 0..hasher.blocks(), watch)?;
     match hasher.finish() {
         Some(checksum) => Ok((checksum, hasher)),
-        None => Err(Failure::text(Exit::Other, "internal error: a block was not hashed")),
+        None => Err(Failure::text(
+            Exit::Other,
+            "internal error: a block was not hashed",
+        )),
     }
 }
 

@@ -148,7 +148,10 @@ mod tests {
             assert_eq!(name.parse::<Algorithm>().unwrap().name(), name);
         }
         let refused = "crc32".parse::<Algorithm>().unwrap_err();
-        assert!(refused.contains("crc32") && refused.contains("sha3_256"), "{refused}");
+        assert!(
+            refused.contains("crc32") && refused.contains("sha3_256"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -34,7 +34,12 @@ pub fn options_answer(data: &[u8]) {
     assert!(got.options);
     assert_eq!(
         (got.zero, got.flush, got.extents, got.checksum),
-        (offers("zero"), offers("flush"), offers("extents"), offers("checksum"))
+        (
+            offers("zero"),
+            offers("flush"),
+            offers("extents"),
+            offers("checksum")
+        )
     );
     let socket = said.get("unix_socket").and_then(Value::as_str);
     assert_eq!(got.unix_socket.as_deref(), socket.filter(|s| !s.is_empty()));

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::mountpoint::Mountpoint;
 use super::record::Place;
-use super::{Event, Mount, MountedDisk, interrupted};
+use super::{Event, Mount, MountedDisk, interrupted, verification};
 use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
 use crate::fuse::OpenFiles;
@@ -52,6 +52,7 @@ pub(super) fn open_unless_interrupted(
             return Err(wait_until_taken_back(&settings.disk.source, opened, inbox));
         }
     };
+    verification::check(&settings, &disk)?;
     let directory = runtime_directory::directory()
         .map_err(|e| Failure::text(Exit::Other, format!("cannot use the runtime directory: {e}")))?;
     let disk = MountedDisk {

@@ -125,7 +125,9 @@ impl Ending {
         let (closed, tell) = (disk.clone(), report.clone());
         let (watch, proving) = (proof.as_ref().map(|proof| proof.watch.clone()), Arc::default());
         let begun = Arc::clone(&proving);
-        let closing = spawn("close", move || tell(Step::Drained(close(&closed, proof, &begun))));
+        let closing = spawn("close", move || {
+            tell(Step::Drained(close(&closed, proof, &begun)))
+        });
         let mut ending = Ending {
             state: State::Draining(Progress::of(disk.answers())),
             disk,

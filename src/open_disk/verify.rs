@@ -15,7 +15,6 @@ use super::read_back::ReadBack;
 use crate::block_hash::{Bytes, Checksum, Hasher, Method, Padded, Watch, first_difference, hash};
 use crate::disk::DiskError;
 use crate::failure::{Exit, Failure};
-use crate::pool::PoolError;
 use crate::process::spawn;
 use crate::remote::{HashAnswer, HashRequest};
 
@@ -198,13 +197,18 @@ impl OpenDisk {
                 block_size: method.block_size,
                 size: disk.disk.capacity(),
             };
-            let asked = match disk.pool.block_hash(wanted) {
+            // On a connection of the pool it would hold up the end of the disk when it is stopped.
+            let can = disk.image.capabilities();
+            let own_connection = can.allows_beside(disk.pool.connections());
+            let asked = match disk.pool.block_hash(own_connection, wanted) {
                 Ok(HashAnswer::Hash(checksum)) => Ok(Checksum {
                     algorithm: method.algorithm.name().to_owned(),
                     block_size: method.block_size,
                     checksum,
                 }),
-                Ok(HashAnswer::NotOffered(why)) => Err(format!("the server computes no such checksum: {why}")),
+                Ok(HashAnswer::NotOffered(why)) => {
+                    Err(format!("the server computes no such checksum: {why}"))
+                }
                 Err(e) => {
                     warn!("the server's checksum failed: {e}");
                     Err(format!("the server's checksum failed: {e}"))

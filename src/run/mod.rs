@@ -11,6 +11,7 @@
 //! (`settings::mount_helper`).
 
 mod ca;
+mod checksum;
 mod claim;
 pub(crate) mod completion;
 mod forget;
@@ -86,6 +87,7 @@ fn act(args: Vec<OsString>) -> Result<u8, Failure> {
         Action::Status(args) => status::status(&args),
         Action::Recover(args) => recover::recover(&args),
         Action::List(args) => list::list(&args),
+        Action::Checksum(args) => checksum::checksum(*args),
         Action::Ca(url) => ca::print(&url),
         Action::Print(text) => {
             output::print(&text)?;
@@ -142,6 +144,10 @@ fn choose_output(progress: Progress, quiet: bool) {
 
 fn go_on(role: Role, settings: Settings) -> Result<u8, Failure> {
     choose_output(settings.progress, settings.quiet);
+    if let Some(task) = settings.checksum.clone() {
+        start_log(&settings)?;
+        return checksum::go_on(&settings, &task);
+    }
     match role {
         Role::Launcher => handover::launch(&settings),
         Role::Between => handover::start_apart(&settings),
@@ -157,7 +163,11 @@ fn go_on(role: Role, settings: Settings) -> Result<u8, Failure> {
 }
 
 fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
-    logging::start_log(&settings.log_level, &settings.log, &settings.mountpoint)
-        .map_err(|e| Failure::text(Exit::Usage, format!("cannot log to {}: {e}", settings.log)))?;
+    start_log(&settings)?;
     crate::mount::serve(settings, role)
+}
+
+fn start_log(settings: &Settings) -> Result<(), Failure> {
+    logging::start_log(&settings.log_level, &settings.log, &settings.mountpoint)
+        .map_err(|e| Failure::text(Exit::Usage, format!("cannot log to {}: {e}", settings.log)))
 }

@@ -5,6 +5,7 @@
 //! environment.
 
 pub(crate) mod account;
+mod checksum;
 mod choice;
 pub(crate) mod cli;
 pub(crate) mod config_file;
@@ -15,6 +16,7 @@ pub(crate) mod mount_helper;
 mod mount_options;
 mod source;
 pub(crate) mod values;
+mod verify;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -25,10 +27,12 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use self::account::{LoginPlaces, trust, variable};
+pub(crate) use self::checksum::ChecksumTask;
 use self::choice::Choice;
 use self::cli::{LogTarget, MountArgs, Output, Progress};
 use self::config_file::{Section, yes_or_no};
 use self::memory::{Budgets, MIN_MEMORY_BYTES, Said};
+pub(crate) use self::verify::Verify;
 use crate::engine::{Account, NewDisk};
 use crate::failure::{Exit, Failure};
 use crate::imageio::TransferUrl;
@@ -135,6 +139,12 @@ pub(crate) struct Settings {
     pub(crate) for_mount8: bool,
     /// COMMAND and its arguments; empty where there is none.
     pub(crate) command: Vec<OsString>,
+    /// How the disk is verified when COMMAND has succeeded.
+    #[serde(default)]
+    pub(crate) verify: Option<Verify>,
+    /// What is asked for is no mount but a checksum.
+    #[serde(default)]
+    pub(crate) checksum: Option<ChecksumTask>,
     /// How much COMMAND may write, in bytes, the likeliest number first.
     pub(crate) expected: Vec<u64>,
     /// One of `off`, `error`, `warn`, `info`, `debug`, `trace`.
@@ -192,6 +202,7 @@ impl Settings {
         if args.progress == Progress::Bar && args.quiet {
             return Err(usage("--quiet shows no bar: leave it out, or --progress bar"));
         }
+        let verify = Verify::gather(&args, read_only)?;
         let budgets = budgets(&args)?;
         let log = log_place(args.log_target, args.log_file.as_deref(), &section)?;
         let mountpoint = absolute(&args.mountpoint)?;
@@ -226,6 +237,8 @@ impl Settings {
             foreground: args.foreground,
             for_mount8: args.for_mount8,
             command: args.command,
+            verify,
+            checksum: None,
             expected,
             log_level: log_level(args.log_level, &section)?,
             log,

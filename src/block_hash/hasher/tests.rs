@@ -36,7 +36,11 @@ impl Bytes for InMemory {
 
     fn run_at(&self, offset: u64) -> Result<Run, Failure> {
         let hole = self.holes.iter().find(|hole| hole.contains(&offset));
-        let next = self.holes.iter().map(|hole| hole.start).find(|start| *start > offset);
+        let next = self
+            .holes
+            .iter()
+            .map(|hole| hole.start)
+            .find(|start| *start > offset);
         Ok(Run {
             length: hole.map_or(next.unwrap_or(self.size()), |hole| hole.end) - offset,
             zero: hole.is_some(),
@@ -77,13 +81,33 @@ fn every_algorithm_gives_the_value_of_imageio() {
     let image = image(&[]);
     for (algorithm, block_size, expected) in [
         ("blake2b", 1, KNOWN),
-        ("blake2b", 4, "587cb25f5a9ab97874102667136e1c2ac26a14fe5b2983503bd34ce30f9adc2e"),
-        ("blake2s", 4, "a2d62e2659d99964bedd681848ff5e2cc60c967cb0739c2ea8e03c3dfd5f3b70"),
+        (
+            "blake2b",
+            4,
+            "587cb25f5a9ab97874102667136e1c2ac26a14fe5b2983503bd34ce30f9adc2e",
+        ),
+        (
+            "blake2s",
+            4,
+            "a2d62e2659d99964bedd681848ff5e2cc60c967cb0739c2ea8e03c3dfd5f3b70",
+        ),
         ("md5", 4, "84f2a5eb098f7731c548b36c5d813d4c"),
         ("sha1", 4, "59230fc767e2c0e7b88c092b4c7bc6b41fdf6304"),
-        ("sha224", 4, "84243bb5de1ac4f59327f5d89474cc94a351e8c4a5aa79ed589da100"),
-        ("sha256", 1, "670589e50e977251e9aa89f73ddb4bf8d306026646cccb2551f265755892e179"),
-        ("sha256", 4, "9d153e482971c19bb7ec3ba06f372a13c2c68518ad39fde15c3f7e9b34f3fb09"),
+        (
+            "sha224",
+            4,
+            "84243bb5de1ac4f59327f5d89474cc94a351e8c4a5aa79ed589da100",
+        ),
+        (
+            "sha256",
+            1,
+            "670589e50e977251e9aa89f73ddb4bf8d306026646cccb2551f265755892e179",
+        ),
+        (
+            "sha256",
+            4,
+            "9d153e482971c19bb7ec3ba06f372a13c2c68518ad39fde15c3f7e9b34f3fb09",
+        ),
         (
             "sha384",
             4,
@@ -95,8 +119,16 @@ fn every_algorithm_gives_the_value_of_imageio() {
             "71eea7997d1493ae6d4aaa7a3422ca958fdd0297c82cfab8246ffd0e014398bee69b266d8d282f5962ccb78b750a123c\
              83b3b901f3492c33ff842ac5d5dafc1d",
         ),
-        ("sha3_224", 4, "75abc02b2f508f740ddda9365b2a940d77b46f4f1330aa4f835eff95"),
-        ("sha3_256", 4, "e8f3470b922fee9bf963af565dd445f7ab66ff9eb6684dc37c3b0313f48c3481"),
+        (
+            "sha3_224",
+            4,
+            "75abc02b2f508f740ddda9365b2a940d77b46f4f1330aa4f835eff95",
+        ),
+        (
+            "sha3_256",
+            4,
+            "e8f3470b922fee9bf963af565dd445f7ab66ff9eb6684dc37c3b0313f48c3481",
+        ),
         (
             "sha3_384",
             4,
@@ -179,7 +211,9 @@ fn the_first_block_that_differs_is_found() {
 fn a_read_that_fails_and_a_stop_end_the_work() {
     let mut bad = image(&[]);
     bad.bad = Some(4 * MIB);
-    let failure = hash(&bad, method("blake2b", MIB), &Watch::default()).err().unwrap();
+    let failure = hash(&bad, method("blake2b", MIB), &Watch::default())
+        .err()
+        .unwrap();
     assert_eq!(failure.to_string(), "a bad sector");
     let watch = Watch::default();
     watch.stop();

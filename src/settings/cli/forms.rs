@@ -13,9 +13,10 @@ pub(crate) enum Output {
 }
 
 /// How a mount in the foreground shows its progress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Progress {
     /// A bar where a COMMAND runs on a terminal.
+    #[default]
     Auto,
     /// A bar on the terminal, also without COMMAND.
     Bar,

@@ -3,6 +3,7 @@
 //! `options` defines it; help, manual and completions are made from that. Before clap sees the arguments, the
 //! name of the subcommand comes to the front (`words`) and `-o` lists become long options (`mount_options`).
 
+mod checksum;
 mod forms;
 mod help;
 mod options;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
+pub(crate) use self::checksum::ChecksumArgs;
 pub(crate) use self::forms::{LogTarget, Output, Progress};
 use self::options::{Cli, Command};
 pub(crate) use self::options::{EngineArgs, ListArgs, Listed, MountArgs, RecoverArgs, StatusArgs};
@@ -36,6 +38,8 @@ pub(crate) enum Action {
     Recover(Box<RecoverArgs>),
     /// List what the engine has.
     List(Box<ListArgs>),
+    /// Compute the checksum of an image or a disk.
+    Checksum(Box<ChecksumArgs>),
     /// Print the CA of this engine.
     Ca(String),
     /// Print this to stdout: help or version.
@@ -63,6 +67,7 @@ impl Action {
             (Some(Command::Status(args)), _, _) => Action::Status(Box::new(args)),
             (Some(Command::Recover(args)), _, _) => Action::Recover(Box::new(args)),
             (Some(Command::List(args)), _, _) => Action::List(Box::new(args)),
+            (Some(Command::Checksum(args)), _, _) => Action::Checksum(args),
             (Some(Command::Ca { url, .. }), _, _) => Action::Ca(url),
             (None, Some(fd), _) => Action::Continue(fd),
             // In `-fo ro` clap has taken the list, and nobody would read it.

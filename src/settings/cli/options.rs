@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::checksum::ChecksumArgs;
 use super::forms::{LogTarget, Output, Progress};
 use crate::engine::Format;
 use crate::settings::values::{parse_connections, parse_mode, parse_size};
@@ -77,6 +78,13 @@ pub(super) enum Command {
     Recover(RecoverArgs),
     /// List what the engine has, with the ids that the other commands take
     List(ListArgs),
+    /// Print the block hash of an image or a disk, as imageio computes it
+    ///
+    /// Two disks with the same checksum hold the same bytes, whatever their formats and holes are. That of a
+    /// local image (raw, qcow2 with its backing chain, vmdk) is computed here. That of a disk, disk snapshot
+    /// or transfer is computed by its server, with no byte on the network; where the server has none, the
+    /// disk is read.
+    Checksum(Box<ChecksumArgs>),
     /// Print the engine's CA certificate and its fingerprint, to be checked and saved
     ///
     /// The certificate goes to stdout, the fingerprints to stderr. It is fetched without verification:
@@ -91,7 +99,7 @@ pub(super) enum Command {
 }
 
 /// The options of a mount.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct MountArgs {
     /// Directory, file, or new path; SOURCE before it is the disk's name or id, or `none`, as mount(8) writes
     #[arg(value_name = "MOUNTPOINT", required = true, num_args = 1..)]
@@ -276,6 +284,12 @@ pub(crate) struct MountArgs {
     /// Print warnings and errors only, and no bar
     #[arg(long, help_heading = "Output")]
     pub(crate) quiet: bool,
+
+    /// When COMMAND has succeeded, compare the disk on its storage with IMAGE, by their block hashes; without
+    /// IMAGE, the server's hash with that of what is read back. A difference is exit status 7
+    #[arg(long, value_name = "IMAGE", num_args = 0..=1, require_equals = true, default_missing_value = "",
+          help_heading = "Disk")]
+    pub(crate) verify: Option<PathBuf>,
 
     /// Command to run on the file
     #[arg(last = true, value_name = "COMMAND")]
