@@ -9,9 +9,13 @@
 use super::Shared;
 use super::faults::Action;
 use super::http::{Request, Response};
+use super::image::Image;
 use super::ledger::Verb;
 use super::operation::Operation;
 use super::settings::Settings;
+use blake2::Blake2b;
+use blake2::digest::Digest;
+use blake2::digest::consts::U32;
 use serde_json::json;
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -288,7 +292,15 @@ impl<'a> Connection<'a> {
             }
             Operation::Flush => {
                 state.storage.flush(self.id);
+                if let Some(offset) = settings.decays {
+                    state.storage.preset(offset, &[0xee]);
+                }
                 Response::empty(settings.done)
+            }
+            Operation::Checksum { block_size } => {
+                let answer = json!({"algorithm": "blake2b", "block_size": block_size,
+                    "checksum": checksum(state.storage.durable(), *block_size)});
+                Response::json(answer.to_string())
             }
             Operation::Extents if settings.one_extent => {
                 let one = json!([{"start": 0, "length": settings.size, "zero": false, "hole": false}]);
@@ -342,4 +354,18 @@ impl<'a> Connection<'a> {
         self.reader.read_exact(&mut body)?;
         Ok(body)
     }
+}
+
+/// The block hash of imageio, of what is on the storage.
+pub fn checksum(image: &Image, block_size: u64) -> String {
+    let mut outer = Blake2b::<U32>::new();
+    for start in (0..image.size()).step_by(block_size as usize) {
+        let block = image.read(start..(start + block_size).min(image.size()));
+        outer.update(Blake2b::<U32>::digest(block));
+    }
+    outer
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
