@@ -35,6 +35,7 @@
 mod addresses;
 mod amounts;
 mod block_hash;
+mod copying;
 mod disk;
 #[cfg(any(test, feature = "documents"))]
 pub mod documents;
@@ -60,6 +61,7 @@ mod run;
 mod secret;
 mod settings;
 mod shell;
+mod signals;
 mod supervisor;
 mod sync;
 mod terminal;

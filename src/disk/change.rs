@@ -141,13 +141,13 @@ impl Disk {
         }
     }
 
-    fn no_space(&self) -> DiskError {
+    pub(super) fn no_space(&self) -> DiskError {
         self.overflowed.store(true, Ordering::Relaxed);
         DiskError::NoSpace { size: self.size }
     }
 
     /// Waits for room in the write-behind; fails when the disk takes no writes.
-    fn writable(&self) -> Result<MutexGuard<'_, Inner>, DiskError> {
+    pub(super) fn writable(&self) -> Result<MutexGuard<'_, Inner>, DiskError> {
         if self.options.read_only {
             return Err(DiskError::ReadOnly);
         }
@@ -158,7 +158,7 @@ impl Disk {
     }
 
     /// Lets the writer threads go at a change that has entered the table.
-    fn accepted(&self, inner: MutexGuard<'_, Inner>, admitted: Option<Admitted<'_>>) {
+    pub(super) fn accepted(&self, inner: MutexGuard<'_, Inner>, admitted: Option<Admitted<'_>>) {
         if let Some(admitted) = admitted {
             admitted.accepted(inner.table.last_seq());
         }
@@ -179,7 +179,7 @@ impl Disk {
     }
 
     /// Updates all that is remembered about `range`, after its change has entered the table.
-    fn changed(&self, inner: &mut Inner, range: Range<u64>, zero: bool) {
+    pub(super) fn changed(&self, inner: &mut Inner, range: Range<u64>, zero: bool) {
         // Nothing of it is sent before the lock is released.
         self.changed.store(true, Ordering::Relaxed);
         if let Some(changed) = &mut inner.changed_since {

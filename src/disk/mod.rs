@@ -13,6 +13,7 @@
 //!
 //! ```text
 //! change           writes, zeros and truncates, on their way into the write-behind table
+//! whole            the same, and reads, for a copy of the whole disk: without a copy in memory
 //! write            the write-behind's lock and its waiters
 //! write/threads    the threads that send
 //! write/table      the write-behind table: order, merging
@@ -38,6 +39,7 @@ mod extents;
 mod fsync;
 mod head;
 mod read;
+mod whole;
 mod write;
 mod zeros;
 
@@ -52,7 +54,7 @@ pub(crate) use self::head::format::{HEAD_BYTES, Head, ImageFormat, detect};
 pub(crate) use self::read::ReadBytes;
 use self::read::{MIN_SHARED_BYTES, Reader};
 use self::write::WriteBehind;
-pub(crate) use self::zeros::detection::is_zero;
+pub(crate) use self::zeros::detection::{BLOCK_BYTES, is_zero};
 use crate::pool::Pool;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};

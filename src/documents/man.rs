@@ -9,12 +9,16 @@ use clap_mangen::roff::{Roff, bold, roman};
 use crate::settings::cli::definition;
 
 /// The sections of each page that are written by hand.
-const BY_HAND: [(&str, &str); 7] = [
+const BY_HAND: [(&str, &str); 9] = [
     ("rhv-mount", include_str!("../../docs/man/rhv-mount.man")),
     ("rhv-mount-ca", include_str!("../../docs/man/rhv-mount-ca.man")),
     (
         "rhv-mount-checksum",
         include_str!("../../docs/man/rhv-mount-checksum.man"),
+    ),
+    (
+        "rhv-mount-download",
+        include_str!("../../docs/man/rhv-mount-download.man"),
     ),
     (
         "rhv-mount-list",
@@ -31,6 +35,10 @@ const BY_HAND: [(&str, &str); 7] = [
     (
         "rhv-mount-umount",
         include_str!("../../docs/man/rhv-mount-umount.man"),
+    ),
+    (
+        "rhv-mount-upload",
+        include_str!("../../docs/man/rhv-mount-upload.man"),
     ),
 ];
 

@@ -127,7 +127,10 @@ pub fn command_line(data: &[u8]) {
             assert_presentable(&failure, &tickets);
         }
         Ok(Action::Mount(mount)) => {
-            assert!((1..=64).contains(&mount.connections) && mount.mode.is_none_or(|mode| mode <= 0o777));
+            assert!(
+                (1..=64).contains(&mount.connection.connections)
+                    && mount.mode.is_none_or(|mode| mode <= 0o777)
+            );
             assert!(
                 mount._mount_options.is_empty(),
                 "options were dropped: {:?}",

@@ -10,11 +10,12 @@ use tracing::warn;
 
 use super::record::Ending;
 use super::wait::Ended;
-use super::{Event, Mount, control, interrupted, verification};
+use super::{Event, Mount, control, verification};
 use crate::failure::{Exit, Failure};
 use crate::logging::announce_failure;
 use crate::open_disk::{self, OpenDisk, Work};
 use crate::output;
+use crate::signals;
 use crate::supervisor::{Stage, statistics};
 
 /// How often the way to the storage is looked at while the last data is on it.
@@ -67,7 +68,7 @@ pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Even
                     endings.iter_mut().for_each(open_disk::Ending::give_up);
                 }
                 let answers = endings.iter().filter_map(open_disk::Ending::answer);
-                answers.for_each(|answer| interrupted::tell(signal, &answer));
+                answers.for_each(|answer| signals::tell(signal, &answer));
             }
             Ok(Event::Unmounted | Event::CommandEnded(_)) => {}
             Err(RecvTimeoutError::Timeout) => endings.iter_mut().for_each(open_disk::Ending::look),
@@ -94,7 +95,7 @@ fn ending(mount: &Mount, failures: &[Failure], cut_off: bool) -> Ending {
         notes: cut_off.then(|| CUT_OFF.to_owned()).into_iter().collect(),
         held: mount.numbers.get().copied().filter(|_| cut_off),
         detached: false,
-        stats: match mount.settings.stats {
+        stats: match mount.settings.output.stats {
             Some(form) => statistics::lines(mount.disks(), form),
             None => Vec::new(),
         },

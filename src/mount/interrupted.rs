@@ -1,19 +1,10 @@
 //! The answer to a signal, at once: what is stopped, what the disk holds then, and what the next signal does.
 
-use std::io::{self, IsTerminal};
-
-use nix::sys::signal::Signal;
 use signal_hook::consts::SIGINT;
 
 use super::Mount;
 use crate::output;
-
-/// Tells what a signal has stopped.
-pub(super) fn tell(signal: i32, what: &str) {
-    begin_a_line(signal);
-    let name = Signal::try_from(signal).map_or("a signal", Signal::as_str);
-    output::tell(format_args!("{name}: {what}"));
-}
+use crate::signals::{begin_a_line, tell};
 
 /// Tells that COMMAND is stopped, or, the second time, killed.
 pub(super) fn tell_of_command(mount: &Mount, signal: i32, again: bool) {
@@ -55,12 +46,5 @@ pub(super) fn tell_of_end(signal: i32) {
             "unmounting: what is not on the storage yet is brought there, and the transfer ends; the next \
              ctrl-C gives up on that",
         );
-    }
-}
-
-/// Has the next message begin on a line of its own where the terminal shows `^C` at the cursor.
-fn begin_a_line(signal: i32) {
-    if signal == SIGINT && io::stderr().is_terminal() {
-        output::begin_a_line();
     }
 }

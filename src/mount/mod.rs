@@ -49,8 +49,6 @@ use std::time::Duration;
 use crossbeam::channel::{Sender, bounded, unbounded};
 use nix::fcntl::Flock;
 use parking_lot::Mutex;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::Signals;
 use tracing::warn;
 
 use self::control::{Ask, Status};
@@ -66,8 +64,8 @@ use crate::process::identity::this_pid_namespace;
 use crate::process::pid_file::PidFile;
 use crate::process::{limits, rights, spawn};
 use crate::settings::Settings;
-use crate::shell;
-use crate::supervisor::{Stage, Supervisor};
+use crate::supervisor::{Stage, Supervisor, Told};
+use crate::{shell, signals};
 
 /// Longest wait at the end of a mount for the file system of the file with the process's number.
 const PID_FILE_PATIENCE: Duration = Duration::from_secs(2);
@@ -143,7 +141,7 @@ pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
     if let Some(path) = &settings.pid_file {
         PidFile::check(path)?;
     }
-    let supervisor = Arc::new(Supervisor::start(&settings, role)?);
+    let supervisor = Arc::new(Supervisor::start(&Told::of_mount(&settings), role)?);
     let _in_any_case = TellOnDrop(supervisor.clone());
     serve_watched(settings, role, &supervisor).inspect_err(|failure| {
         supervisor.end(failure.exit as u8, Some(failure.to_string()));
@@ -153,7 +151,9 @@ pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
 /// Does the same, and says to `supervisor` which stage has begun.
 fn serve_watched(settings: Settings, role: Role, supervisor: &Arc<Supervisor>) -> Result<u8, Failure> {
     let (events, inbox) = unbounded();
-    forward_signals(events.clone(), supervisor.clone())?;
+    let (sender, reporter) = (events.clone(), supervisor.clone());
+    let end = move |signal| drop(sender.send(Event::Signal(signal)));
+    signals::forward(end, move || reporter.log_statistics())?;
     let wanted = settings.clone();
     let mountpoint = rights::with(move || Mountpoint::prepare(&wanted))?;
     let mount = open::open_unless_interrupted(settings, mountpoint, &inbox, supervisor.clone())?;
@@ -315,17 +315,4 @@ impl Mount {
             )
         }
     }
-}
-
-fn forward_signals(events: Sender<Event>, supervisor: Arc<Supervisor>) -> Result<(), Failure> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1])?;
-    spawn("signals", move || {
-        for signal in signals.forever() {
-            match signal {
-                SIGUSR1 => supervisor.log_statistics(),
-                signal => drop(events.send(Event::Signal(signal))),
-            }
-        }
-    })?;
-    Ok(())
 }

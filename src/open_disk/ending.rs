@@ -25,6 +25,7 @@ use crate::disk::DiskError;
 use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
 use crate::process::spawn;
+use crate::settings::Task;
 use crate::transfer::Verdict;
 
 /// How long the last data may be without any answer, beyond the time that requests have by themselves: a
@@ -243,8 +244,14 @@ impl Ending {
         };
         let lost = data.as_ref().err().map(|e| {
             let message = format!(
-                "data may be lost: {e} [disk on {}, mounted on {}]",
+                "data may be lost: {e} [disk on {}, {} {}]",
                 self.disk.host(),
+                match self.disk.task {
+                    Task::Mount => "mounted on",
+                    Task::Upload => "upload of",
+                    Task::Download => "download to",
+                    Task::Checksum => "checksum of",
+                },
                 self.disk.mountpoint.display()
             );
             Failure::text(Exit::DataLoss, message)

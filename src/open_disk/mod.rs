@@ -3,6 +3,7 @@
 //! one value, and knows nothing of FUSE.
 //!
 //! ```text
+//! start     opens it unless a signal comes first
 //! open      from the settings to a disk that can be read and written
 //! verify    the block hash of the disk, and the comparison with what it should hold
 //! read_back its bytes as the server has them now
@@ -21,6 +22,7 @@ mod course;
 mod ending;
 mod open;
 mod read_back;
+mod start;
 mod verify;
 
 use std::path::PathBuf;
@@ -35,12 +37,14 @@ pub(crate) use self::verify::{DiskHash, Expected};
 use crate::disk::Disk;
 use crate::imageio::Image;
 use crate::pool::{ConnectionStatistics, Figures, Keeper, Op, Pool};
+use crate::settings::Task;
 use crate::transfer::{OwnTransfer, stopped};
 
 /// See the head of this file.
 pub(crate) struct OpenDisk {
-    /// The mountpoint: the path under which `recover` finds what a killed process leaves.
+    /// The mountpoint, or the image of a copy: the path under which `recover` finds what a killed process leaves.
     mountpoint: PathBuf,
+    task: Task,
     image: Arc<Image>,
     pool: Arc<Pool>,
     disk: Arc<Disk>,
@@ -121,6 +125,18 @@ impl OpenDisk {
     /// `scheme://host:port` of the server.
     pub(crate) fn host(&self) -> String {
         self.image.host()
+    }
+
+    /// The number of connections.
+    pub(crate) fn connections(&self) -> usize {
+        self.pool.connections()
+    }
+
+    /// True where the engine removes the disk when it begins like an image of another format.
+    pub(crate) fn minds_the_head(&self) -> bool {
+        self.transfer
+            .as_ref()
+            .is_some_and(|transfer| transfer.minds_the_head())
     }
 
     /// Bytes may move from now on: an end without a verdict means that data is lost.

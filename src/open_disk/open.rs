@@ -19,7 +19,7 @@ use crate::output::{inform, tell};
 use crate::pool::{Keeper, Pool, USUAL_TIMEOUT};
 use crate::process::limits::no_thread;
 use crate::remote::Remote;
-use crate::settings::{DiskSettings, Source};
+use crate::settings::{DiskSettings, Source, Task};
 use crate::transfer::OwnTransfer;
 use crate::transfer::head::Danger;
 
@@ -89,6 +89,7 @@ impl OpenDisk {
         }
         Ok(OpenDisk {
             mountpoint: mountpoint.to_owned(),
+            task: settings.task,
             image,
             pool,
             disk,
@@ -112,8 +113,12 @@ fn open_disk(
         return Err(Failure::text(
             Exit::Transfer,
             format!(
-                "the transfer on {} is read-only: mount it with --read-only, or start an upload transfer",
-                image.host()
+                "the transfer on {} is read-only: {}, or start an upload transfer",
+                image.host(),
+                match settings.task {
+                    Task::Mount => "mount it with --read-only",
+                    Task::Upload | Task::Download | Task::Checksum => "it can be downloaded",
+                }
             ),
         ));
     }
@@ -254,10 +259,7 @@ fn open_own(
         (None, Some(e)) => Err(e.into()),
         (None, None) => Err(Failure::text(
             Exit::Transfer,
-            format!(
-                "transfer {} has no proxy URL: mount without --proxy",
-                transfer.id()
-            ),
+            format!("transfer {} has no proxy URL: try without --proxy", transfer.id()),
         )),
     }
 }

@@ -14,11 +14,9 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, bounded, select, unbounded};
 use serde::Serialize;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use self::show::Show;
-use super::choose_output;
+use super::{choose_output, start_log};
 use crate::block_hash::{Bytes, Checksum, Watch, hash};
 use crate::failure::{Exit, Failure};
 use crate::images::{Format, Source};
@@ -26,8 +24,10 @@ use crate::logging::plain;
 use crate::output::{plain_json, print};
 use crate::process::handover::{self, Role};
 use crate::process::spawn;
+use crate::settings::Run;
+use crate::settings::checksum::ChecksumSettings;
 use crate::settings::cli::{ChecksumArgs, Output};
-use crate::settings::{ChecksumTask, Settings};
+use crate::signals;
 
 /// How often it is looked how far the work has got.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -47,41 +47,39 @@ struct Told<'a> {
 
 /// Prints the checksum of an image, or becomes the process that does so for a disk.
 pub(super) fn checksum(args: ChecksumArgs) -> Result<u8, Failure> {
-    choose_output(args.progress, args.quiet);
+    choose_output(args.output.progress, args.output.quiet);
+    if args.output.stats.is_some() || args.output.metrics_file.is_some() {
+        return Err(Failure::text(
+            Exit::Usage,
+            "checksum keeps no figures: leave --stats and --metrics-file out",
+        ));
+    }
     match args.image.clone() {
         Some(image) => of_image(&args, &image),
         None => {
-            let settings = Settings::gather_for_checksum(args)?;
-            Err(handover::become_clean(Role::Foreground, &settings))
+            let run = Run::Checksum(Box::new(ChecksumSettings::gather(args)?));
+            Err(handover::become_clean(Role::Foreground, &run))
         }
     }
 }
 
 /// Prints the checksum of a disk, in that process.
-pub(super) fn go_on(settings: &Settings, task: &ChecksumTask) -> Result<u8, Failure> {
-    let show = Show::of(settings.progress, settings.quiet);
-    let shown = settings
-        .shown_source
-        .as_deref()
-        .unwrap_or("the disk of the transfer");
-    show.attended(|show| {
-        disk::checksum(settings, task.method, shown, show).and_then(|(told, code)| {
-            print_result(task.output, &told.checksum, told.size, shown, told.by_server)?;
-            Ok(code)
-        })
+pub(super) fn go_on(settings: &ChecksumSettings) -> Result<u8, Failure> {
+    let (output, shown) = (&settings.output, settings.shown.as_str());
+    choose_output(output.progress, output.quiet);
+    start_log(output, &settings.place)?;
+    Show::of(output.progress, output.quiet).attended(|show| {
+        let (told, code) = disk::checksum(settings, show)?;
+        print_result(settings.form, &told.checksum, told.size, shown, told.by_server)?;
+        Ok(code)
     })
 }
 
 fn of_image(args: &ChecksumArgs, image: &Path) -> Result<u8, Failure> {
-    let format = match args.image_format.as_deref() {
-        Some("raw") => Some(Format::Raw),
-        Some("qcow2") => Some(Format::Qcow2),
-        Some("vmdk") => Some(Format::Vmdk),
-        _ => None,
-    };
-    let (method, signals) = (args.method(), signals()?);
+    let format = args.image_format.map(Format::from);
+    let (method, signals) = (args.method(), heard()?);
     let shown = image.display().to_string();
-    Show::of(args.progress, args.quiet).attended(|show| {
+    Show::of(args.output.progress, args.output.quiet).attended(|show| {
         let source = Source::open(image, format).map_err(|e| Failure::text(Exit::Other, e))?;
         let size = source.size();
         let watch = Arc::new(Watch::default());
@@ -94,7 +92,7 @@ fn of_image(args: &ChecksumArgs, image: &Path) -> Result<u8, Failure> {
         };
         let look = |show: &mut Show| show.row(&shown, watch.done(), Some(size));
         let checksum = attend(work, &watch, &signals, || look(show))?;
-        print_result(args.output, &checksum, size, &shown, false)?;
+        print_result(args.form, &checksum, size, &shown, false)?;
         Ok(Exit::Done as u8)
     })
 }
@@ -121,14 +119,12 @@ fn attend<T: Send + 'static>(
 }
 
 /// The signals that stop the work, from now on.
-fn signals() -> Result<Receiver<i32>, Failure> {
+fn heard() -> Result<Receiver<i32>, Failure> {
     let (give, signals) = unbounded();
-    let mut caught = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    spawn("signals", move || {
-        for signal in caught.forever() {
-            let _ = give.send(signal);
-        }
-    })?;
+    let forward = move |signal| {
+        let _ = give.send(signal);
+    };
+    signals::forward(forward, || ())?;
     Ok(signals)
 }
 

@@ -3,7 +3,8 @@
 //! A mount takes one process, in the background two: the first reads the command line and executes itself
 //! again without secrets in its argv (`process::handover`), then serves the mount or starts the one that
 //! does. Every other action is done by the process that was asked: `umount` and `status` talk to mounts over
-//! their control sockets (`mount::control`), `recover` works from the notes that killed mounts left
+//! their control sockets (`mount::control`), `upload` and `download` take a second process for the same reason
+//! as a mount (`copying`), `recover` works from the notes that killed mounts left
 //! (`transfer::note`), `ca` asks the engine for its certificate. Before all of that, `completion` answers a
 //! shell that asks.
 //!
@@ -14,6 +15,7 @@ mod ca;
 mod checksum;
 mod claim;
 pub(crate) mod completion;
+mod copy;
 mod forget;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -27,6 +29,7 @@ mod table;
 mod umount;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -42,9 +45,9 @@ use crate::mount::umount_table::Line;
 use crate::output::{self, tell};
 use crate::process::handover::{self, Role};
 use crate::process::privacy;
-use crate::settings::Settings;
 use crate::settings::cli::{Action, MountArgs, Progress};
 use crate::settings::mount_helper::{self, Call};
+use crate::settings::{OutputSettings, Run, Settings};
 
 /// Runs the command line of this process. An error is one line on stderr.
 pub fn main() -> ExitCode {
@@ -75,10 +78,14 @@ fn act(args: Vec<OsString>) -> Result<u8, Failure> {
     match Action::parse(args)? {
         Action::Mount(args) => mount(*args),
         Action::Continue(fd) => {
-            let (role, settings) = handover::receive::<Settings>(fd)?;
+            let (role, settings) = match handover::receive::<Run>(fd)? {
+                (role, Run::Mount(settings)) => (role, settings),
+                (_, Run::Copy(settings)) => return copy::go_on(*settings),
+                (_, Run::Checksum(settings)) => return checksum::go_on(&settings),
+            };
             // The launcher reads the code of the background process, and mount(8) that of the launcher.
             let for_mount8 = settings.for_mount8 && role != Role::Background;
-            match go_on(role, settings) {
+            match go_on(role, *settings) {
                 result if for_mount8 => Ok(mount_helper::exit_code(code(result))),
                 result => result,
             }
@@ -86,6 +93,8 @@ fn act(args: Vec<OsString>) -> Result<u8, Failure> {
         Action::Umount(path) => umount::umount(&path, Manner::InOrder),
         Action::Status(args) => status::status(&args),
         Action::Recover(args) => recover::recover(&args),
+        Action::Upload(args) => copy::upload(*args),
+        Action::Download(args) => copy::download(*args),
         Action::List(args) => list::list(&args),
         Action::Checksum(args) => checksum::checksum(*args),
         Action::Ca(url) => ca::print(&url),
@@ -122,14 +131,14 @@ fn answer(call: Call) -> Result<u8, Failure> {
 
 /// Becomes the process that mounts; returns only if that fails.
 fn mount(args: MountArgs) -> Result<u8, Failure> {
-    choose_output(args.progress, args.quiet);
+    choose_output(args.output.progress, args.output.quiet);
     system::check()?;
     let settings = Settings::gather(args)?;
     let role = match settings.foreground || !settings.command.is_empty() {
         true => Role::Foreground,
         false => Role::Launcher,
     };
-    Err(handover::become_clean(role, &settings))
+    Err(handover::become_clean(role, &Run::Mount(Box::new(settings))))
 }
 
 /// Has this process write to stderr as the options say, before it has written anything there.
@@ -143,14 +152,10 @@ fn choose_output(progress: Progress, quiet: bool) {
 }
 
 fn go_on(role: Role, settings: Settings) -> Result<u8, Failure> {
-    choose_output(settings.progress, settings.quiet);
-    if let Some(task) = settings.checksum.clone() {
-        start_log(&settings)?;
-        return checksum::go_on(&settings, &task);
-    }
+    choose_output(settings.output.progress, settings.output.quiet);
     match role {
-        Role::Launcher => handover::launch(&settings),
-        Role::Between => handover::start_apart(&settings),
+        Role::Launcher => handover::launch(&Run::Mount(Box::new(settings))),
+        Role::Between => handover::start_apart(&Run::Mount(Box::new(settings))),
         Role::Foreground => serve(settings, role),
         Role::Background => {
             handover::detach()?;
@@ -163,11 +168,12 @@ fn go_on(role: Role, settings: Settings) -> Result<u8, Failure> {
 }
 
 fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
-    start_log(&settings)?;
+    start_log(&settings.output, &settings.mountpoint)?;
     crate::mount::serve(settings, role)
 }
 
-fn start_log(settings: &Settings) -> Result<(), Failure> {
-    logging::start_log(&settings.log_level, &settings.log, &settings.mountpoint)
-        .map_err(|e| Failure::text(Exit::Usage, format!("cannot log to {}: {e}", settings.log)))
+/// Begins the log of a run on `place`.
+fn start_log(output: &OutputSettings, place: &Path) -> Result<(), Failure> {
+    logging::start_log(&output.log_level, &output.log, place)
+        .map_err(|e| Failure::text(Exit::Usage, format!("cannot log to {}: {e}", output.log)))
 }

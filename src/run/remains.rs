@@ -68,7 +68,9 @@ pub(super) fn happened(note: &Note, owner: Owner) -> (String, String) {
                 note.process_shown(owner)
             ),
         ),
-        Owner::Gone | Owner::AtWork | Owner::Elsewhere => (note.cause.name(), note.cause.words().to_owned()),
+        Owner::Gone | Owner::AtWork | Owner::Elsewhere => {
+            (note.cause.name(), note.cause.words(note.task).to_owned())
+        }
     }
 }
 

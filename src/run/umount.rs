@@ -43,7 +43,7 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
         let hint = match left.iter().find(|file| file.owner() == Owner::Gone) {
             Some(file) => format!(
                 "; a mount there has left its transfer: {}; end it with `{}`",
-                file.note.cause.words(),
+                file.note.cause.words(file.note.task),
                 file.note.recover_line()
             ),
             None => String::new(),

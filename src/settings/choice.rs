@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::account::{LoginPlaces, engine_account, variable};
-use super::cli::MountArgs;
+use super::cli::{DiskArgs, EngineArgs};
 use super::config_file::Section;
 use super::values::parse_size;
 use super::{EngineSource, Source, URL_VARIABLE, Wanted, source, usage};
@@ -25,7 +25,7 @@ pub(super) enum Choice {
 impl Choice {
     /// Takes the disk from the command line, else from the configuration file, else from the environment.
     /// Each may name one disk.
-    pub(super) fn of(args: &MountArgs, section: &Section) -> Result<Choice, Failure> {
+    pub(super) fn of(source: Option<&str>, args: &DiskArgs, section: &Section) -> Result<Choice, Failure> {
         let named = |get: &dyn Fn(&str) -> Option<String>| {
             [
                 get("transfer_url").map(Choice::Url),
@@ -42,13 +42,13 @@ impl Choice {
             args.disk_snapshot.clone().map(Choice::Snapshot),
             args.create.clone().map(Choice::Create),
         ];
-        if let Some(source) = args.source.as_ref().filter(|source| *source != source::NONE) {
+        if let Some(source) = source.filter(|source| *source != source::NONE) {
             match given
                 .iter()
                 .flatten()
-                .find(|choice| choice.name() != Some(source.as_str()))
+                .find(|choice| choice.name() != Some(source))
             {
-                None if given.iter().all(Option::is_none) => return Ok(Choice::Disk(source.clone())),
+                None if given.iter().all(Option::is_none) => return Ok(Choice::Disk(source.to_owned())),
                 None => {}
                 Some(other) => {
                     return Err(usage(format!(
@@ -89,6 +89,18 @@ impl Choice {
         }
     }
 
+    /// The size that is named for the disk that is to be made, in bytes; `None` for one that is there.
+    pub(super) fn size(&self, args: &DiskArgs, section: &Section) -> Result<Option<u64>, Failure> {
+        match (self, args.size, elsewhere("size", section)) {
+            (Choice::Create(_), Some(size), _) => Ok(Some(size)),
+            (Choice::Create(_), None, Some(text)) => {
+                let size = parse_size(&text).map_err(|e| usage(format!("size {text}: {e}")));
+                size.map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// The option that makes this choice.
     fn option(&self) -> &'static str {
         match self {
@@ -102,7 +114,8 @@ impl Choice {
 
     pub(super) fn source(
         self,
-        args: &MountArgs,
+        args: &DiskArgs,
+        (engine, proxy): (&EngineArgs, bool),
         section: &Section,
         trust: &Trust,
     ) -> Result<Source, Failure> {
@@ -115,7 +128,7 @@ impl Choice {
             }
             Choice::Disk(name) => Wanted::Existing(name),
             Choice::Snapshot(id) => Wanted::Snapshot(id),
-            Choice::Create(name) => Wanted::New(new_disk(name, args, section)?),
+            Choice::Create(_) => Wanted::New(new_disk(self, args, section)?),
         };
         if !matches!(wanted, Wanted::New(_))
             && (args.size.is_some()
@@ -128,30 +141,30 @@ impl Choice {
             ));
         }
         Ok(Source::Engine(Box::new(EngineSource {
-            account: engine_account(&args.engine, section, trust.clone())?,
-            login: LoginPlaces::of(&args.engine, section),
+            account: engine_account(engine, section, trust.clone())?,
+            login: LoginPlaces::of(engine, section),
             wanted,
-            proxy: args.proxy,
+            proxy,
             keep_on_failure: args.keep_on_failure,
         })))
     }
 }
 
-fn new_disk(name: String, args: &MountArgs, section: &Section) -> Result<NewDisk, Failure> {
+/// What the section, or else the environment, says.
+fn elsewhere(key: &str, section: &Section) -> Option<String> {
+    let value = section.get(key).map(str::to_owned);
+    value.or_else(|| variable(&format!("RHV_MOUNT_{}", key.to_uppercase())))
+}
+
+fn new_disk(choice: Choice, args: &DiskArgs, section: &Section) -> Result<NewDisk, Failure> {
     if args.read_only {
         return Err(usage(
             "--create beside --read-only: a new disk has nothing to read",
         ));
     }
-    let other = |key: &str| {
-        let value = section.get(key).map(str::to_owned);
-        value.or_else(|| variable(&format!("RHV_MOUNT_{}", key.to_uppercase())))
-    };
-    let size = match (args.size, other("size")) {
-        (Some(size), _) => size,
-        (None, Some(text)) => parse_size(&text).map_err(|e| usage(format!("size {text}: {e}")))?,
-        (None, None) => return Err(usage("--create needs --size")),
-    };
+    let size = choice.size(args, section)?;
+    let size = size.ok_or_else(|| usage("--create needs --size"))?;
+    let other = |key| elsewhere(key, section);
     if size == 0 {
         return Err(usage("--size 0: a disk needs a size"));
     }
@@ -167,7 +180,7 @@ fn new_disk(name: String, args: &MountArgs, section: &Section) -> Result<NewDisk
     };
     let storage_domain = args.storage_domain.clone().or_else(|| other("storage_domain"));
     Ok(NewDisk {
-        name,
+        name: choice.name().unwrap_or_default().to_owned(),
         size,
         storage_domain: storage_domain.ok_or_else(|| usage("--create needs --storage-domain"))?,
         format,

@@ -68,7 +68,7 @@ fn stdin_sizes() -> Vec<u64> {
 }
 
 /// The data in a file, as far as its blocks tell, and its size; of a block device the size.
-fn sizes(mut file: File) -> Vec<u64> {
+pub(super) fn sizes(mut file: File) -> Vec<u64> {
     let Ok(meta) = file.metadata() else {
         return Vec::new();
     };

@@ -5,11 +5,12 @@
 //! environment.
 
 pub(crate) mod account;
-mod checksum;
+pub(crate) mod checksum;
 mod choice;
 pub(crate) mod cli;
 pub(crate) mod config_file;
 mod config_path;
+pub(crate) mod copy;
 mod expected;
 pub(crate) mod memory;
 pub(crate) mod mount_helper;
@@ -27,10 +28,11 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use self::account::{LoginPlaces, trust, variable};
-pub(crate) use self::checksum::ChecksumTask;
+use self::checksum::ChecksumSettings;
 use self::choice::Choice;
-use self::cli::{LogTarget, MountArgs, Output, Progress};
+use self::cli::{ConnectionArgs, LogTarget, MountArgs, Output, OutputArgs, Progress};
 use self::config_file::{Section, yes_or_no};
+use self::copy::CopySettings;
 use self::memory::{Budgets, MIN_MEMORY_BYTES, Said};
 pub(crate) use self::verify::Verify;
 use crate::engine::{Account, NewDisk};
@@ -83,12 +85,29 @@ pub(crate) enum Wanted {
     New(NewDisk),
 }
 
+/// The work for which a disk is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Task {
+    /// It is mounted.
+    #[default]
+    Mount,
+    /// An image is copied into it.
+    Upload,
+    /// It is copied into an image.
+    Download,
+    /// Its checksum is computed.
+    Checksum,
+}
+
 /// How one disk is opened, with or without a mount.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct DiskSettings {
     pub(crate) source: Source,
     /// The certificates that imageio is trusted with.
     pub(crate) trust: Trust,
+    /// The work for which it is opened.
+    pub(crate) task: Task,
     /// Refuse writes.
     pub(crate) read_only: bool,
     /// Connections that are wanted; the server may advise fewer.
@@ -103,6 +122,24 @@ pub(crate) struct DiskSettings {
     pub(crate) timeout: Duration,
     /// Send long runs of zeros as zero requests.
     pub(crate) zero_detect: bool,
+}
+
+/// What a run tells, and where.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct OutputSettings {
+    /// One of `off`, `error`, `warn`, `info`, `debug`, `trace`.
+    pub(crate) log_level: String,
+    /// The place of the log.
+    pub(crate) log: Place,
+    /// Print statistics of each connection at the end, in this form.
+    pub(crate) stats: Option<Output>,
+    /// The file that gets figures for Prometheus.
+    #[serde(with = "crate::path_bytes::option")]
+    pub(crate) metrics_file: Option<PathBuf>,
+    /// How a mount in the foreground, or a copy, shows its progress.
+    pub(crate) progress: Progress,
+    /// Tell warnings and errors only.
+    pub(crate) quiet: bool,
 }
 
 /// The settings of a mount.
@@ -142,27 +179,13 @@ pub(crate) struct Settings {
     /// How the disk is verified when COMMAND has succeeded.
     #[serde(default)]
     pub(crate) verify: Option<Verify>,
-    /// What is asked for is no mount but a checksum.
-    #[serde(default)]
-    pub(crate) checksum: Option<ChecksumTask>,
     /// How much COMMAND may write, in bytes, the likeliest number first.
     pub(crate) expected: Vec<u64>,
-    /// One of `off`, `error`, `warn`, `info`, `debug`, `trace`.
-    pub(crate) log_level: String,
-    /// The place of the log.
-    pub(crate) log: Place,
-    /// Print statistics of each connection at the end, in this form.
-    pub(crate) stats: Option<Output>,
+    /// What it tells, and where.
+    pub(crate) output: OutputSettings,
     /// The file that gets the number of the process that serves.
     #[serde(with = "crate::path_bytes::option")]
     pub(crate) pid_file: Option<PathBuf>,
-    /// The file that gets figures for Prometheus.
-    #[serde(with = "crate::path_bytes::option")]
-    pub(crate) metrics_file: Option<PathBuf>,
-    /// How a mount in the foreground shows its progress.
-    pub(crate) progress: Progress,
-    /// Tell warnings and errors only.
-    pub(crate) quiet: bool,
 }
 
 impl Settings {
@@ -174,56 +197,35 @@ impl Settings {
         if !is_a_name || file_name.len() > MAX_NAME_BYTES {
             return Err(usage(format!("--file-name {file_name:?} is not a file name")));
         }
-        let absolute =
-            |path: &Path| std::path::absolute(path).map_err(|e| usage(format!("{}: {e}", path.display())));
         let section = Section::read(&args.engine)?;
-        let args = MountArgs {
-            read_only: args.read_only || read_only_elsewhere(&section)?,
-            ..args
-        };
+        let mut args = args;
+        args.disk.read_only |= read_only_elsewhere(&section)?;
         let trusted = trust(args.engine.cafile.clone(), args.engine.insecure, &section)?;
-        let disk = Choice::of(&args, &section)?;
-        let read_only = args.read_only || matches!(disk, Choice::Snapshot(_));
+        let disk = Choice::of(args.source.as_deref(), &args.disk, &section)?;
+        let read_only = args.disk.read_only || matches!(disk, Choice::Snapshot(_));
         let mode = file_mode(&args, read_only)?;
         let named = args.source.clone().or_else(|| disk.name().map(str::to_owned));
         let shown_source = args.fsname.clone().or(named);
-        let source = disk.source(&args, &section, &trusted)?;
-        let trust = match &args.imageio_cafile {
-            Some(path) => Trust::CaFile(absolute(path)?),
-            None => trusted,
-        };
+        let from = (&args.engine, args.connection.proxy);
+        let source = disk.source(&args.disk, from, &section, &trusted)?;
         let is_in_foreground = args.foreground || !args.command.is_empty();
-        if matches!(args.progress, Progress::Bar | Progress::Json) && !is_in_foreground {
+        if matches!(args.output.progress, Progress::Bar | Progress::Json) && !is_in_foreground {
             return Err(usage(
                 "--progress shows a mount in the foreground: add --foreground or a COMMAND; one in the \
                  background is followed by `rhv-mount status --follow`",
             ));
         }
-        if args.progress == Progress::Bar && args.quiet {
-            return Err(usage("--quiet shows no bar: leave it out, or --progress bar"));
-        }
         let verify = Verify::gather(&args, read_only)?;
-        let budgets = budgets(&args)?;
-        let log = log_place(args.log_target, args.log_file.as_deref(), &section)?;
+        let output = OutputSettings::gather(args.output, &section)?;
+        let disk = DiskSettings::gather(args.connection, source, trusted, Task::Mount, read_only)?;
         let mountpoint = absolute(&args.mountpoint)?;
         let expected = match read_only {
             true => Vec::new(),
-            false => expected::wholes(&args.command, &mountpoint, &source),
+            false => expected::wholes(&args.command, &mountpoint, &disk.source),
         };
-        let absolute_if_given = |path: Option<PathBuf>| path.map(|path| absolute(&path)).transpose();
         Ok(Settings {
             mountpoint,
-            disk: DiskSettings {
-                source,
-                trust,
-                read_only,
-                connections: args.connections,
-                unix_socket: !args.no_unix_socket,
-                budgets,
-                retry_time: Duration::from_secs(args.retry_time.into()),
-                timeout: Duration::from_secs(args.timeout.into()),
-                zero_detect: !args.no_zero_detect,
-            },
+            disk,
             allow_other: args.allow_other,
             uid: args.uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
             gid: args.gid.unwrap_or_else(|| nix::unistd::getegid().as_raw()),
@@ -238,17 +240,68 @@ impl Settings {
             for_mount8: args.for_mount8,
             command: args.command,
             verify,
-            checksum: None,
             expected,
-            log_level: log_level(args.log_level, &section)?,
-            log,
+            output,
+            pid_file: args.pid_file.map(|path| absolute(&path)).transpose()?,
+        })
+    }
+}
+
+impl DiskSettings {
+    /// Checks the options of the data path, for a disk that is opened for `task`; `trusted` are the
+    /// certificates of the engine.
+    fn gather(
+        args: ConnectionArgs,
+        source: Source,
+        trusted: Trust,
+        task: Task,
+        read_only: bool,
+    ) -> Result<DiskSettings, Failure> {
+        let budgets = budgets(&args)?;
+        Ok(DiskSettings {
+            source,
+            trust: match &args.imageio_cafile {
+                Some(path) => Trust::CaFile(absolute(path)?),
+                None => trusted,
+            },
+            task,
+            read_only,
+            connections: args.connections,
+            unix_socket: !args.no_unix_socket,
+            budgets,
+            retry_time: Duration::from_secs(args.retry_time.into()),
+            timeout: Duration::from_secs(args.timeout.into()),
+            zero_detect: !args.no_zero_detect,
+        })
+    }
+
+    /// Keeps what is secret in them out of every output of this process.
+    fn hide_secrets(&self) {
+        match &self.source {
+            Source::Transfer(url) => hide(url.ticket()),
+            Source::Engine(source) => hide(source.account.password.expose()),
+        }
+    }
+}
+
+impl OutputSettings {
+    fn gather(args: OutputArgs, section: &Section) -> Result<OutputSettings, Failure> {
+        if args.progress == Progress::Bar && args.quiet {
+            return Err(usage("--quiet shows no bar: leave it out, or --progress bar"));
+        }
+        Ok(OutputSettings {
+            log: log_place(args.log_target, args.log_file.as_deref(), section)?,
+            log_level: log_level(args.log_level, section)?,
             stats: args.stats,
-            pid_file: absolute_if_given(args.pid_file)?,
-            metrics_file: absolute_if_given(args.metrics_file)?,
+            metrics_file: args.metrics_file.map(|path| absolute(&path)).transpose()?,
             progress: args.progress,
             quiet: args.quiet,
         })
     }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|e| usage(format!("{}: {e}", path.display())))
 }
 
 fn usage(text: impl std::fmt::Display) -> Failure {
@@ -284,7 +337,7 @@ fn file_mode(args: &MountArgs, read_only: bool) -> Result<u16, Failure> {
 }
 
 /// Divides the memory, and tells the user once where it is less than usual.
-fn budgets(args: &MountArgs) -> Result<Budgets, Failure> {
+fn budgets(args: &ConnectionArgs) -> Result<Budgets, Failure> {
     if args.memory.is_some_and(|bytes| bytes < MIN_MEMORY_BYTES) {
         return Err(usage(format!(
             "--memory: it takes at least {}M",
@@ -330,21 +383,33 @@ fn log_place(target: Option<LogTarget>, file: Option<&Path>, section: &Section) 
         (Some(LogTarget::Journald), _) => return Ok(Place::Journald),
         (None, Some(file)) => file,
     };
-    let absolute = std::path::absolute(file).map_err(|e| usage(format!("{}: {e}", file.display())))?;
-    Ok(Place::File(absolute))
+    Ok(Place::File(absolute(file)?))
 }
 
-impl Errand for Settings {
+/// The settings of one run, on their way from one process to the next.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Run {
+    Mount(Box<Settings>),
+    Copy(Box<CopySettings>),
+    Checksum(Box<ChecksumSettings>),
+}
+
+impl Errand for Run {
     const SECRET_VARIABLES: &'static [&'static str] = &[URL_VARIABLE, "OVIRT_PASSWORD"];
 
     fn shown(&self) -> &Path {
-        &self.mountpoint
+        match self {
+            Run::Mount(settings) => &settings.mountpoint,
+            Run::Copy(settings) => settings.image.shown(),
+            Run::Checksum(settings) => &settings.place,
+        }
     }
 
     fn hide_secrets(&self) {
-        match &self.disk.source {
-            Source::Transfer(url) => hide(url.ticket()),
-            Source::Engine(source) => hide(source.account.password.expose()),
+        match self {
+            Run::Mount(settings) => settings.disk.hide_secrets(),
+            Run::Copy(settings) => settings.disk.hide_secrets(),
+            Run::Checksum(settings) => settings.disk.hide_secrets(),
         }
     }
 }

@@ -232,12 +232,15 @@ mod tests {
     #[test]
     fn mount_calls_it_with_source_and_options() {
         let args = mounted("mount.rhv-mount web01 /mnt -n -v -o ro,_netdev,config=prod -t fuse.rhv-mount");
-        assert_eq!((args.source.as_deref(), args.read_only), (Some("web01"), true));
+        assert_eq!(
+            (args.source.as_deref(), args.disk.read_only),
+            (Some("web01"), true)
+        );
         assert!(args.for_mount8);
         assert_eq!(args.engine.config.as_deref(), Some("prod"));
         let args = mounted("mount.rhv-mount -rouid=7 status -- -n");
         assert_eq!(
-            (args.source.as_deref(), args.uid, args.read_only),
+            (args.source.as_deref(), args.uid, args.disk.read_only),
             (Some("status"), Some(7), true)
         );
         assert!(args.mountpoint.is_absolute() && args.mountpoint.ends_with("-n"));

@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn options_of_mount_and_fstab_become_ours() {
         let args = mount("rhv-mount /mnt -o ro,_netdev,x-systemd.automount,uid=7 -oallow_other,noatime");
-        assert!(args.read_only && args.allow_other);
+        assert!(args.disk.read_only && args.allow_other);
         assert_eq!(
             (args.uid, args.kernel_option),
             (Some(7), vec!["noatime".to_owned()])
@@ -295,7 +295,7 @@ mod tests {
         for option in IGNORED.iter().flat_map(|words| words.split_ascii_whitespace()) {
             let value = if option.ends_with('=') { "7" } else { "" };
             let args = mount(&format!("rhv-mount /mnt -o {option}{value}"));
-            assert!(args.kernel_option.is_empty() && !args.read_only, "{option}");
+            assert!(args.kernel_option.is_empty() && !args.disk.read_only, "{option}");
         }
         mount("rhv-mount /mnt -o x-systemd.mount-timeout=9,X-mount.mkdir=755,subtype=rhv-mount");
         let args = mount(r#"rhv-mount /mnt -o sync,max_read=65536,context="a:b:c:s0:c1,c2",fsname=a"#);
@@ -315,11 +315,11 @@ mod tests {
     #[test]
     fn of_two_options_with_one_name_the_later_one_counts() {
         let args = mount("rhv-mount /mnt -o ro,uid=1,noexec,noatime,sync -o uid=2,rw,exec,ro,uid=3,async");
-        assert_eq!((args.uid, args.read_only), (Some(3), true));
+        assert_eq!((args.uid, args.disk.read_only), (Some(3), true));
         assert_eq!(args.kernel_option, ["noatime"]);
-        assert!(!mount("rhv-mount /mnt -o ro,rw").read_only);
+        assert!(!mount("rhv-mount /mnt -o ro,rw").disk.read_only);
         assert!(
-            mount("rhv-mount --read-only /mnt -o rw").read_only,
+            mount("rhv-mount --read-only /mnt -o rw").disk.read_only,
             "it was not in a list"
         );
     }

@@ -53,7 +53,7 @@ mod tests {
         ] {
             let args = mount(line);
             assert_eq!(
-                (args.source.as_deref(), args.mountpoint, args.read_only),
+                (args.source.as_deref(), args.mountpoint, args.disk.read_only),
                 (Some("web01"), PathBuf::from("/mnt"), true)
             );
         }

@@ -1,4 +1,4 @@
-//! `--progress`: shows a mount in the foreground to whoever has started it, as a bar on the last row of the
+//! `--progress`: shows a mount in the foreground, or a copy, to whoever has started it, as a bar on the last row of the
 //! terminal or as lines of JSON on stderr (`docs/progress.md` has their names).
 
 use std::io::{self, IsTerminal};
@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::metrics::Picture;
-use super::{Stage, words};
+use super::{Stage, Told, words};
 use crate::open_disk::DiskStatus;
 use crate::output::{self, inform, tell};
 use crate::process::handover::Role;
-use crate::settings::Settings;
+use crate::settings::Task;
 use crate::settings::cli::Progress;
 use crate::terminal::LastRow;
 
@@ -50,7 +50,12 @@ struct Line<'a> {
     stage_seconds: u64,
     /// The mount was begun so long ago.
     run_seconds: u64,
-    mountpoint: &'a str,
+    /// It is there for a mount.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mountpoint: Option<&'a str>,
+    /// It is there for a copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<&'a str>,
     /// This and the message are there at the end only.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_status: Option<u8>,
@@ -63,16 +68,16 @@ struct Line<'a> {
 
 impl Display {
     /// Decides what a process of this role shows.
-    pub(super) fn of(settings: &Settings, role: Role) -> Display {
+    pub(super) fn of(run: &Told<'_>, role: Role) -> Display {
         let row = || LastRow::of_stderr().map_or(Form::Nothing, Form::Row);
-        let form = match settings.progress {
+        let form = match run.output.progress {
             _ if role != Role::Foreground => Form::Nothing,
             Progress::None => Form::Nothing,
-            Progress::Auto if settings.quiet || settings.command.is_empty() => Form::Nothing,
+            Progress::Auto if run.output.quiet || run.is_service => Form::Nothing,
             Progress::Auto | Progress::Bar => row(),
             Progress::Json => Form::Json,
         };
-        if matches!((&form, settings.progress), (Form::Nothing, Progress::Bar)) {
+        if matches!((&form, run.output.progress), (Form::Nothing, Progress::Bar)) {
             tell(match io::stderr().is_terminal() {
                 true => "--progress bar: TERM is not set, or is dumb, so there is no bar",
                 false => "--progress bar: stderr is no terminal, so there is no bar",
@@ -118,12 +123,14 @@ impl Display {
             }
             (Form::Json, ended) => {
                 if is_due || is_new {
+                    let place = |task| Some(picture.place.as_str()).filter(|_| picture.task == task);
                     let line = Line {
                         event: if ended.is_some() { "ended" } else { "progress" },
                         stage: picture.stage.as_ref().map_or("opening", Stage::name),
                         stage_seconds: since.as_secs(),
                         run_seconds: took.as_secs(),
-                        mountpoint: &picture.mountpoint,
+                        mountpoint: place(Task::Mount),
+                        image: place(Task::Upload).or_else(|| place(Task::Download)),
                         exit_status: ended.map(|(code, _)| code),
                         message: ended.and_then(|(_, message)| message),
                         disk: picture.disks.first().map(|(disk, _)| disk),

@@ -4,7 +4,8 @@
 //! may read it, since the collector is another user.
 //!
 //! Names follow prometheus.io/docs/practices/naming: the unit and, for what only grows, `_total` at the end.
-//! Every sample has the mountpoint as a label, so that files of several mounts do not collide.
+//! Every sample has the mountpoint, or the image of a copy, as a label, so that files of several runs do not
+//! collide.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -24,14 +25,20 @@ use crate::open_disk::DiskStatus;
 use crate::pool::{Figures, OpFigures};
 use crate::process::{rights, spawn};
 use crate::secret::clean;
+use crate::settings::Task;
 
-/// The states of a mount, of which one has the value 1.
-const STATES: [&str; 5] = ["opening", "mounted", "flushing", "finalizing", "ended"];
+/// The states of a run, of which one has the value 1; the second one is a mount's own, or a copy's.
+const STATES: [[&str; 5]; 2] = [
+    ["opening", "mounted", "flushing", "finalizing", "ended"],
+    ["opening", "copying", "flushing", "finalizing", "ended"],
+];
 
-/// How a mount stands at one moment.
+/// How a run stands at one moment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Picture {
-    pub(super) mountpoint: String,
+    /// The mountpoint, or the image.
+    pub(super) place: String,
+    pub(super) task: Task,
     pub(super) stage: Option<Stage>,
     pub(super) began: Option<SystemTime>,
     /// Each disk with the figures of its connections; none while it is opened.
@@ -92,7 +99,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 fn text(picture: &Picture) -> String {
     let mut page = Page {
         text: String::new(),
-        mountpoint: &picture.mountpoint,
+        place: (label_of(picture.task), &picture.place),
     };
     let began = picture
         .began
@@ -100,23 +107,23 @@ fn text(picture: &Picture) -> String {
     page.family(
         "start_time_seconds",
         "gauge",
-        "When the mount began, in seconds since 1970.",
+        "When the run began, in seconds since 1970.",
     );
     page.sample("start_time_seconds", &[], began.unwrap_or_default().as_secs_f64());
     page.family(
         "state",
         "gauge",
-        "The state of the mount: 1 for the one that it is in.",
+        "The state of the run: 1 for the one that it is in.",
     );
     let now = picture.stage.as_ref().map_or("opening", Stage::name);
-    for state in STATES {
+    for state in STATES[usize::from(picture.task != Task::Mount)] {
         page.sample("state", &[("state", state)], u8::from(state == now));
     }
     if let Some(Stage::Ended(code, _)) = &picture.stage {
         page.family(
             "exit_code",
             "gauge",
-            "The exit code of a mount that has ended: 0 when all data is safe.",
+            "The exit code of a run that has ended: 0 when all data is safe.",
         );
         page.sample("exit_code", &[], code);
     }
@@ -127,9 +134,18 @@ fn text(picture: &Picture) -> String {
     page.text
 }
 
+/// The name of the label that tells runs apart.
+fn label_of(task: Task) -> &'static str {
+    match task {
+        Task::Mount => "mountpoint",
+        Task::Upload | Task::Download | Task::Checksum => "image",
+    }
+}
+
 struct Page<'a> {
     text: String,
-    mountpoint: &'a str,
+    /// A label, and its value, that every sample has.
+    place: (&'static str, &'a str),
 }
 
 impl Page<'_> {
@@ -214,8 +230,9 @@ impl Page<'_> {
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let _ = write!(
             self.text,
-            "rhv_mount_{name}{{mountpoint=\"{}\"",
-            label(self.mountpoint)
+            "rhv_mount_{name}{{{}=\"{}\"",
+            self.place.0,
+            label(self.place.1)
         );
         for (key, value) in labels {
             let _ = write!(self.text, ",{key}=\"{}\"", label(value));
@@ -240,7 +257,7 @@ mod tests {
             ..DiskStatus::default()
         };
         let picture = Picture {
-            mountpoint: "/mnt/\"b c\"".to_owned(),
+            place: "/mnt/\"b c\"".to_owned(),
             disks: vec![(disk, vec![])],
             ..Picture::default()
         };

@@ -1,4 +1,4 @@
-//! Tells those who look after a mount how it goes, from the first connection to the outcome.
+//! Tells those who look after a mount, or a copy, how it goes, from the first connection to the outcome.
 //!
 //! ```text
 //! a service manager     a line for people, READY, STOPPING, more time, watchdog     process/notify
@@ -19,7 +19,7 @@ mod metrics;
 pub(crate) mod statistics;
 mod words;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -36,8 +36,9 @@ use crate::open_disk::OpenDisk;
 use crate::process::handover::Role;
 use crate::process::notify::{self, Word};
 use crate::process::spawn;
-use crate::settings::Settings;
 use crate::settings::cli::Output;
+use crate::settings::copy::CopySettings;
+use crate::settings::{OutputSettings, Settings, Task};
 
 /// How often the figures are looked at, for the line that people read and for the speed that `status` tells.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -61,6 +62,8 @@ pub(crate) enum Stage {
     Opening,
     /// The file can be used.
     Mounted,
+    /// Bytes move between the disk and an image.
+    Copying,
     /// The last data is on its way to the storage.
     Flushing,
     /// The transfers are being ended.
@@ -75,9 +78,41 @@ impl Stage {
         match self {
             Stage::Opening => "opening",
             Stage::Mounted => "mounted",
+            Stage::Copying => "copying",
             Stage::Flushing => "flushing",
             Stage::Finalizing => "finalizing",
             Stage::Ended(..) => "ended",
+        }
+    }
+}
+
+/// The run that is told of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told<'a> {
+    /// The mountpoint, or the image.
+    place: &'a Path,
+    task: Task,
+    /// It is a mount without a COMMAND.
+    is_service: bool,
+    output: &'a OutputSettings,
+}
+
+impl<'a> Told<'a> {
+    pub(crate) fn of_mount(settings: &'a Settings) -> Told<'a> {
+        Told {
+            place: &settings.mountpoint,
+            task: settings.disk.task,
+            is_service: settings.command.is_empty(),
+            output: &settings.output,
+        }
+    }
+
+    pub(crate) fn of_copy(settings: &'a CopySettings) -> Told<'a> {
+        Told {
+            place: settings.image.shown(),
+            task: settings.disk.task,
+            is_service: false,
+            output: &settings.output,
         }
     }
 }
@@ -96,23 +131,24 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Begins to tell of a mount that is about to be opened. Fails where the file with the figures can't be
+    /// Begins to tell of a run whose disk is about to be opened. Fails where the file with the figures can't be
     /// written, and where there is no thread.
-    pub(crate) fn start(settings: &Settings, role: Role) -> Result<Supervisor, Failure> {
+    pub(crate) fn start(run: &Told<'_>, role: Role) -> Result<Supervisor, Failure> {
         let mut reports = Reports {
-            display: Display::of(settings, role),
-            mountpoint: settings.mountpoint.clone(),
+            display: Display::of(run, role),
+            place: run.place.to_owned(),
+            task: run.task,
             stage: Stage::Opening,
             began: SystemTime::now(),
             entered: Instant::now(),
             disks: Vec::new(),
             last: Picture::default(),
-            metrics: settings.metrics_file.clone(),
+            metrics: run.output.metrics_file.clone(),
             metrics_written: Instant::now(),
             metrics_failed: false,
-            form: settings.stats.unwrap_or(Output::Text),
+            form: run.output.stats.unwrap_or(Output::Text),
             // A program that runs a COMMAND over a disk is not the service.
-            manager: notify::is_wanted() && (notify::is_for_us() || settings.command.is_empty()),
+            manager: notify::is_wanted() && (notify::is_for_us() || run.is_service),
             is_heard: role == Role::Foreground,
             status: String::new(),
             watchdog: notify::watchdog_period(),
@@ -163,7 +199,8 @@ impl Supervisor {
 /// The thread's own state.
 struct Reports {
     display: Display,
-    mountpoint: PathBuf,
+    place: PathBuf,
+    task: Task,
     stage: Stage,
     began: SystemTime,
     /// When the stage began.
@@ -236,11 +273,11 @@ impl Reports {
         let first: &[Word<'_>] = match &stage {
             // The launcher has said so.
             Stage::Mounted if !self.is_heard => &[],
-            Stage::Mounted => &[Word::Ready],
+            Stage::Mounted | Stage::Copying => &[Word::Ready],
             Stage::Flushing => &[Word::Stopping],
             _ => &[],
         };
-        self.is_heard |= stage == Stage::Mounted;
+        self.is_heard |= matches!(stage, Stage::Mounted | Stage::Copying);
         self.stage = stage;
         self.entered = Instant::now();
         let picture = self.picture();
@@ -255,7 +292,8 @@ impl Reports {
         if !disks.is_empty() {
             self.last.disks = disks.iter().map(|disk| (disk.status(), disk.figures())).collect();
         }
-        self.last.mountpoint = self.mountpoint.display().to_string();
+        self.last.place = self.place.display().to_string();
+        self.last.task = self.task;
         self.last.began = Some(self.began);
         self.last.stage = Some(self.stage.clone());
         self.last.clone()
@@ -299,7 +337,7 @@ impl Reports {
     fn log_statistics(&mut self) {
         let picture = self.picture();
         let summary = words::line(&picture, self.entered.elapsed());
-        info!(target: STATISTICS, "{}: {summary}", self.mountpoint.display());
+        info!(target: STATISTICS, "{}: {summary}", self.place.display());
         let disks: Vec<Arc<OpenDisk>> = self.disks.iter().filter_map(Weak::upgrade).collect();
         for line in statistics::lines(disks.iter(), self.form) {
             info!(target: STATISTICS, "{line}");

@@ -16,9 +16,13 @@ pub(super) fn line(picture: &Picture, since: Duration) -> String {
     let disks = || picture.disks.iter().map(|(status, _)| status);
     let seconds = since.as_secs();
     match &picture.stage {
-        None | Some(Stage::Opening) => format!("opening the disk for {}", picture.mountpoint),
+        None | Some(Stage::Opening) => format!("opening the disk for {}", picture.place),
         Some(Stage::Mounted) => {
-            let disks: Vec<String> = disks().map(|disk| mounted(disk, &picture.mountpoint)).collect();
+            let disks: Vec<String> = disks().map(|disk| mounted(disk, &picture.place)).collect();
+            disks.join("; ")
+        }
+        Some(Stage::Copying) => {
+            let disks: Vec<String> = disks().map(|disk| copied(disk, &picture.place)).collect();
             disks.join("; ")
         }
         Some(Stage::Flushing) => flushing(picture, seconds),
@@ -45,8 +49,7 @@ fn flushing(picture: &Picture, seconds: u64) -> String {
 
 /// Says how a mounted disk stands: what moved, what waits, and whatever is not as it should be.
 fn mounted(disk: &DiskStatus, mountpoint: &str) -> String {
-    let name = disk.disk_name.as_deref().unwrap_or("disk");
-    let mut line = format!("{name} on {mountpoint}: {} read", size(disk.bytes_read));
+    let mut line = format!("{} on {mountpoint}: {} read", name(disk), size(disk.bytes_read));
     if !disk.read_only {
         line += &format!(
             ", {} written, {} not flushed",
@@ -60,12 +63,27 @@ fn mounted(disk: &DiskStatus, mountpoint: &str) -> String {
     line
 }
 
+/// Says how a copy between a disk and `image` stands.
+fn copied(disk: &DiskStatus, image: &str) -> String {
+    let moved = match disk.read_only {
+        true => format!("{} to {image}: {} read", name(disk), size(disk.bytes_read)),
+        false => format!(
+            "{image} to {}: {} written, {} not flushed",
+            name(disk),
+            size(disk.bytes_written),
+            size(disk.bytes_unflushed)
+        ),
+    };
+    let parts = [Some(moved), disk.pace_shown(), disk.trouble()];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
 /// Says the same on the last row of a terminal, with a bar where the whole is known and there is room.
 pub(super) fn row(picture: &Picture, since: Duration, columns: usize) -> String {
     let elapsed = time(since.as_secs());
     match (&picture.stage, picture.disks.as_slice()) {
-        (None | Some(Stage::Opening), _) => format!("opening the disk for {}, {elapsed}", picture.mountpoint),
-        (Some(Stage::Mounted), [(disk, _)]) => moving(disk, columns),
+        (None | Some(Stage::Opening), _) => format!("opening the disk for {}, {elapsed}", picture.place),
+        (Some(Stage::Mounted | Stage::Copying), [(disk, _)]) => moving(disk, columns),
         (Some(Stage::Flushing), _) => flushing(picture, since.as_secs()),
         (Some(Stage::Finalizing), [(disk, _)]) => format!("{}: finalizing, {elapsed}", name(disk)),
         _ => line(picture, since),
@@ -135,10 +153,12 @@ pub(super) fn outcome(disk: &DiskStatus, code: u8, took: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Task;
 
     fn picture(stage: Stage, disk: DiskStatus) -> Picture {
         Picture {
-            mountpoint: "/mnt".to_owned(),
+            place: "/mnt".to_owned(),
+            task: Task::Mount,
             stage: Some(stage),
             disks: vec![(disk, vec![])],
             began: None,

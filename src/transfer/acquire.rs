@@ -45,6 +45,7 @@ pub(super) fn acquire(
         mark: Some(mark),
         login: source.login.clone(),
         imageio_trust: Some(settings.trust.clone()),
+        task: settings.task,
         ..Note::of(mountpoint, &source.account, direction)
     })?;
     let started = start(&engine, source, &mut subject, &mut file, mark, interrupt);

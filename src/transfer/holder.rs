@@ -11,6 +11,7 @@ use super::note_file::NoteFile;
 use crate::engine::{self, Direction, Engine, Transfer};
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
+use crate::settings::Task;
 use crate::shell;
 
 /// Looks for a mount that has the disk, or the disk snapshot, with this id; `read_only`: that is how it is
@@ -66,7 +67,7 @@ fn open_transfer(engine: &Engine, note: &Note) -> Result<Option<Transfer>, engin
 
 /// Says who has the disk, where its transfer is about to end.
 fn lets_go_soon(note: &Note, owner: Owner) -> Option<String> {
-    let shown = note.mountpoint.display();
+    let (shown, run) = (note.mountpoint.display(), note.run_shown());
     // The note's word is taken if nobody can tell, for as long as a lock is waited for.
     let says_so = match owner {
         Owner::AtWork | Owner::Elsewhere => note.is_ending(),
@@ -74,12 +75,16 @@ fn lets_go_soon(note: &Note, owner: Owner) -> Option<String> {
         Owner::Gone | Owner::Busy => false,
     };
     match owner {
+        _ if says_so && note.task != Task::Mount => Some(format!(
+            "{}, {run}, is bringing the last data home",
+            note.process_shown(owner)
+        )),
         _ if says_so => Some(format!(
             "{}, which had it mounted on {shown}, is bringing the last data home",
             note.process_shown(owner)
         )),
         Owner::Busy => Some(format!(
-            "what a mount on {shown} has left is being recovered, or {} is about to be gone",
+            "what {run} has left is being recovered, or {} is about to be gone",
             note.process_shown(owner)
         )),
         _ => None,
@@ -88,7 +93,7 @@ fn lets_go_soon(note: &Note, owner: Owner) -> Option<String> {
 
 /// Says who has the disk, and what can be done.
 fn held(note: &Note, owner: Owner, read_only: bool) -> String {
-    let shown = note.mountpoint.display();
+    let (shown, run) = (note.mountpoint.display(), note.run_shown());
     let one_at_a_time = match read_only && note.direction == Direction::Download {
         true => {
             "the engine gives a disk to one transfer at a time, also to read it. Read it there \
@@ -98,6 +103,11 @@ fn held(note: &Note, owner: Owner, read_only: bool) -> String {
         false => "the engine gives a disk to one transfer at a time. Use it there, or end that mount",
     };
     match owner {
+        Owner::AtWork | Owner::Elsewhere if note.task != Task::Mount => format!(
+            "{run} has it ({}), and the engine gives a disk to one transfer at a time: wait until that copy \
+             is over",
+            note.process_shown(owner)
+        ),
         Owner::AtWork => format!(
             "it is mounted on {shown} by process {} of this machine, and {one_at_a_time} with `rhv-mount \
              umount {}`",
@@ -109,14 +119,14 @@ fn held(note: &Note, owner: Owner, read_only: bool) -> String {
             note.process_shown(owner)
         ),
         Owner::Foreign | Owner::Unknown => format!(
-            "{} has mounted it on {shown}, and nothing here tells whether that is at work; if it is not, end \
+            "{} has it ({run}), and nothing here tells whether that is at work; if it is not, end \
              its transfer there, or with `{}`",
             note.process_shown(owner),
             note.recover_with("--finalize")
         ),
         Owner::Gone | Owner::Busy => format!(
-            "a mount on {shown} has left it: {}; end it with `{}`",
-            note.cause.words(),
+            "{run} has left it: {}; end it with `{}`",
+            note.cause.words(note.task),
             note.recover_line()
         ),
     }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Account, Direction, Mark, Transfer, is_uuid};
 use crate::process::identity::{start_of, this_boot, this_machine, this_pid_namespace};
+use crate::settings::Task;
 use crate::settings::account::LoginPlaces;
 use crate::shell;
 use crate::trust::Trust;
@@ -19,9 +20,12 @@ use crate::trust::Trust;
 /// The facts about a transfer. The names of the fields are those in the file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Note {
-    /// The canonical path of the mountpoint.
+    /// The canonical path of the mountpoint, or the path of the image that is copied.
     #[serde(with = "crate::path_bytes")]
     pub(crate) mountpoint: PathBuf,
+    /// The work for which the disk was opened; notes of older versions are of mounts.
+    #[serde(default)]
+    pub(crate) task: Task,
     /// The process that serves it.
     pub(crate) pid: u32,
     /// When that process began, see [`start_of`].
@@ -119,10 +123,19 @@ impl Cause {
             .unwrap_or_default()
     }
 
-    /// The clause for people.
-    pub(crate) fn words(self) -> &'static str {
+    /// The clause for people, about a run for `task`.
+    pub(crate) fn words(self, task: Task) -> &'static str {
         match self {
             Cause::Killed => "its process was killed",
+            Cause::StartFailed if task != Task::Mount => {
+                "it could not begin, and what was begun could not be taken back"
+            }
+            Cause::Ending if task != Task::Mount => {
+                "the copy was over, and its process was gone before the transfer had ended"
+            }
+            Cause::EndedByOthers if task != Task::Mount => {
+                "its transfer was ended, not by this copy, before every byte had arrived"
+            }
             Cause::StartFailed => "it could not be mounted, and what was begun could not be taken back",
             Cause::Ending => "it was unmounted, and its process was gone before the transfer had ended",
             Cause::FinalizeFailed => "the engine has not finalized its transfer",
@@ -180,6 +193,7 @@ impl Note {
     pub(super) fn of(mountpoint: &Path, account: &Account, direction: Direction) -> Note {
         Note {
             mountpoint: mountpoint.to_owned(),
+            task: Task::Mount,
             pid: std::process::id(),
             started: start_of(std::process::id()),
             engine_url: account.url.clone(),
@@ -290,6 +304,17 @@ impl Note {
                 self.pid, self.machine
             ),
         }
+    }
+
+    /// The run and its place, for messages: `a mount on /mnt/web01`.
+    pub(crate) fn run_shown(&self) -> String {
+        let run = match self.task {
+            Task::Mount => "a mount on",
+            Task::Upload => "an upload of",
+            Task::Download => "a download to",
+            Task::Checksum => "a checksum of",
+        };
+        format!("{run} {}", self.mountpoint.display())
     }
 
     /// True once the end of the mount has begun.

@@ -28,6 +28,7 @@ use crate::output::tell;
 use crate::process::identity::DYING_LIMIT;
 use crate::process::lock::{is_certain, is_locked, try_lock};
 use crate::process::runtime_directory::{self, key_of};
+use crate::settings::Task;
 
 /// The pause between two looks at a lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
@@ -90,9 +91,14 @@ impl NoteFile {
         let of_both = format!("{of_mountpoint}-{}", key_of(Path::new(&note.disk_id)));
         let [path, beside] = [of_mountpoint, of_both].map(|name| directory.join(name + ".json"));
         if beside.symlink_metadata().is_ok() {
-            return Err(in_the_way(&beside, &note.mountpoint));
+            return Err(in_the_way(&beside, &note));
         }
-        for path in [path, beside] {
+        // One image may be copied to several disks at once.
+        let names = match note.task {
+            Task::Mount => vec![path, beside],
+            Task::Upload | Task::Download | Task::Checksum => vec![beside],
+        };
+        for path in names {
             match write_new(&path, &mut note) {
                 Ok(file) => {
                     return Ok(NoteFile {
@@ -102,8 +108,8 @@ impl NoteFile {
                     });
                 }
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(refuse(&path, &e)),
-                Err(_) if is_left_of_another_disk(&path, &note) => {}
-                Err(_) => return Err(in_the_way(&path, &note.mountpoint)),
+                Err(_) if note.task == Task::Mount && is_left_of_another_disk(&path, &note) => {}
+                Err(_) => return Err(in_the_way(&path, &note)),
             }
         }
         // The two disks would have the same key.
@@ -268,9 +274,9 @@ fn is_left_of_another_disk(path: &Path, ours: &Note) -> bool {
     look(path).is_ok_and(|(left, owner)| owner != Owner::AtWork && disk(&left) != disk(ours))
 }
 
-/// The note in `path` keeps a disk from being mounted on `mountpoint`.
-fn in_the_way(path: &Path, mountpoint: &Path) -> Failure {
-    let shown = mountpoint.display();
+/// The note in `path` keeps a disk from being opened for what `ours` is about.
+fn in_the_way(path: &Path, ours: &Note) -> Failure {
+    let shown = ours.mountpoint.display();
     let why = match look(path) {
         Ok((other, owner @ (Owner::AtWork | Owner::Elsewhere))) => format!(
             "{} serves disk {} ({}) on that path",
@@ -279,12 +285,12 @@ fn in_the_way(path: &Path, mountpoint: &Path) -> Failure {
             other.disk_name
         ),
         Ok((other, Owner::Busy)) => format!(
-            "an earlier mount there is being recovered; wait until that is over, see `{}`",
+            "an earlier run there is being recovered; wait until that is over, see `{}`",
             other.recover_line()
         ),
         Ok((other, Owner::Gone)) => format!(
-            "an earlier mount of this disk there has left its transfer: {}; see to it with `{}` first",
-            other.cause.words(),
+            "an earlier run with this disk there has left its transfer: {}; see to it with `{}` first",
+            other.cause.words(other.task),
             other.recover_line()
         ),
         Ok((other, owner @ (Owner::Foreign | Owner::Unknown))) => format!(
@@ -298,7 +304,15 @@ fn in_the_way(path: &Path, mountpoint: &Path) -> Failure {
             path.display()
         ),
     };
-    Failure::text(Exit::Mount, format!("cannot mount on {shown}: {why}"))
+    match ours.task {
+        Task::Mount => Failure::text(Exit::Mount, format!("cannot mount on {shown}: {why}")),
+        Task::Upload => Failure::text(Exit::Transfer, format!("cannot upload {shown}: {why}")),
+        Task::Download => Failure::text(Exit::Transfer, format!("cannot download to {shown}: {why}")),
+        Task::Checksum => Failure::text(
+            Exit::Transfer,
+            format!("cannot compute the checksum of {shown}: {why}"),
+        ),
+    }
 }
 
 fn read(path: &Path) -> io::Result<Note> {

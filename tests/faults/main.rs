@@ -15,6 +15,7 @@ mod checksums;
 mod command;
 mod completions;
 mod containers;
+mod copies;
 mod endings;
 mod endless;
 mod extents;

@@ -30,8 +30,7 @@ fn of_client(image: &Path, algorithm: &str, block_size: u64) -> String {
 }
 
 fn ours(args: &[&OsStr]) -> String {
-    let args = [OsStr::new("checksum")].iter().chain(args);
-    let ran = rhv_mount(None, args).ok();
+    let ran = rhv_mount(None, [&[OsStr::new("checksum")], args].concat()).ok();
     ran.stdout
         .split_whitespace()
         .next()

@@ -9,7 +9,7 @@
 /// the next fsync need at once.
 const MAX_IDLE_BYTES: usize = 64 << 20;
 
-/// Empty buffers with room for a cell each.
+/// Buffers with room for a cell each, of which nobody needs the bytes.
 #[derive(Debug)]
 pub(crate) struct Buffers {
     cell: usize,
@@ -36,13 +36,23 @@ impl Buffers {
 
     /// Returns an empty buffer with room for a cell.
     pub(crate) fn whole(&mut self) -> Vec<u8> {
-        self.spare.pop().unwrap_or_else(|| Vec::with_capacity(self.cell))
+        let mut bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(self.cell));
+        bytes.clear();
+        bytes
+    }
+
+    /// Returns a buffer as long as a cell, to be filled; its bytes are those of an earlier write, or zeros.
+    pub(crate) fn filled(&mut self) -> Vec<u8> {
+        let Some(mut bytes) = self.spare.pop() else {
+            return vec![0; self.cell];
+        };
+        bytes.resize(self.cell, 0);
+        bytes
     }
 
     /// Keeps `bytes` for [`Self::whole`] if it has room for a cell.
-    pub(crate) fn recycle(&mut self, mut bytes: Vec<u8>) {
+    pub(crate) fn recycle(&mut self, bytes: Vec<u8>) {
         if bytes.capacity() >= self.cell {
-            bytes.clear();
             self.spare.push(bytes);
         }
     }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 /// Unit of detection in bytes, aligned on the disk: the cluster size of qcow2.
-const BLOCK_BYTES: usize = 64 << 10;
+pub(crate) const BLOCK_BYTES: usize = 64 << 10;
 
 /// Lower bound on a run of zeros that becomes a request, in bytes. A shorter one is sent as data: one more
 /// request costs more than its bytes, and the server's qemu-nbd detects zeros, too.

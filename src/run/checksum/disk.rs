@@ -3,17 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, bounded, select, unbounded};
+use crossbeam::channel::{Receiver, select, unbounded};
 
 use super::show::Show;
-use super::{attend, signals};
-use crate::block_hash::{Checksum, Method, Watch};
-use crate::engine::Interrupt;
+use super::{attend, heard};
+use crate::block_hash::{Checksum, Watch};
 use crate::failure::{Exit, Failure};
 use crate::open_disk::{Ending, OpenDisk, Work};
 use crate::output::tell;
-use crate::process::{rights, spawn};
-use crate::settings::Settings;
+use crate::process::rights;
+use crate::settings::checksum::ChecksumSettings;
 
 /// How often the end is looked at.
 const END_INTERVAL: Duration = Duration::from_secs(5);
@@ -27,25 +26,28 @@ pub(super) struct OfDisk {
 }
 
 /// Returns the checksum, and the exit code: that of the transfer's end, which is told here.
-pub(super) fn checksum(
-    settings: &Settings,
-    method: Method,
-    shown: &str,
-    show: &mut Show,
-) -> Result<(OfDisk, u8), Failure> {
+pub(super) fn checksum(settings: &ChecksumSettings, show: &mut Show) -> Result<(OfDisk, u8), Failure> {
     rights::cut_down()?;
-    let signals = signals()?;
-    let disk = Arc::new(open(settings, &signals)?);
+    let signals = heard()?;
+    let number = |signal: &i32| Some(*signal);
+    let disk = OpenDisk::open_unless_interrupted(&settings.disk, &settings.place, &signals, number)?;
+    let disk = Arc::new(disk);
     disk.set_used();
     let watch = Arc::new(Watch::default());
-    let (hashed, seen) = (disk.clone(), watch.clone());
+    let (hashed, seen, method) = (disk.clone(), watch.clone(), settings.method);
     let size = disk.disk().capacity();
     let result = attend(
         move || hashed.block_hash(method, &seen),
         &watch,
         &signals,
         // Nothing is read here while the server is at work.
-        || show.row(shown, watch.done(), Some(size).filter(|_| watch.done() > 0)),
+        || {
+            show.row(
+                &settings.shown,
+                watch.done(),
+                Some(size).filter(|_| watch.done() > 0),
+            )
+        },
     );
     let work = match result {
         Ok(_) => Work::Done,
@@ -63,30 +65,13 @@ pub(super) fn checksum(
     Ok((told, worst.unwrap_or(Exit::Done) as u8))
 }
 
-/// Opens the disk in a thread of its own; a signal meanwhile ends that in order.
-fn open(settings: &Settings, signals: &Receiver<i32>) -> Result<OpenDisk, Failure> {
-    let (give, opened) = bounded(1);
-    let (wanted, place) = (settings.disk.clone(), settings.mountpoint.clone());
-    let interrupt = Interrupt::default();
-    let interruption = interrupt.clone();
-    spawn("open", move || {
-        drop(give.send(OpenDisk::open(&wanted, &place, &interrupt)))
-    })?;
-    let interrupted = || Failure::text(Exit::Other, "interrupted before the disk was open");
-    let died = |_| Failure::text(Exit::Other, "internal error while the disk was opened");
-    select! {
-        recv(opened) -> disk => return disk.map_err(died)?,
-        recv(signals) -> _ => interruption.set(),
-    }
-    // A disk that opened all the same ends as it is dropped.
-    select! {
-        recv(opened) -> disk => Err(disk.ok().and_then(Result::err).unwrap_or_else(interrupted)),
-        recv(signals) -> _ => Err(interrupted()),
-    }
-}
-
 /// Ends the disk and its transfer; returns what went wrong.
-fn end(disk: Arc<OpenDisk>, work: Work, settings: &Settings, signals: &Receiver<i32>) -> Vec<Failure> {
+fn end(
+    disk: Arc<OpenDisk>,
+    work: Work,
+    settings: &ChecksumSettings,
+    signals: &Receiver<i32>,
+) -> Vec<Failure> {
     let limits = (settings.disk.retry_time, settings.disk.timeout);
     let (give, steps) = unbounded();
     let mut ending = Ending::begin(disk, work, limits, None, move |step| drop(give.send(step)));

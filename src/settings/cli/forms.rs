@@ -13,9 +13,9 @@ pub(crate) enum Output {
 }
 
 /// How a mount in the foreground shows its progress.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Progress {
-    /// A bar where a COMMAND runs on a terminal.
+    /// A bar where a COMMAND runs on a terminal, or a copy is made.
     #[default]
     Auto,
     /// A bar on the terminal, also without COMMAND.
@@ -24,6 +24,17 @@ pub(crate) enum Progress {
     Json,
     /// Nothing.
     None,
+}
+
+/// The format of a local image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub(crate) enum ImageFormat {
+    /// The bytes of the disk, one after the other.
+    Raw,
+    /// QEMU's, with its backing chain.
+    Qcow2,
+    /// VMware's.
+    Vmdk,
 }
 
 /// A place for the log that is no file.

@@ -9,11 +9,9 @@ const EVERY_DAY: &str = "\
 Examples:
   rhv-mount -c prod --disk web01 /mnt     the disk web01 is the file /mnt/disk
   rhv-mount umount /mnt                   unmount; 0 says that every byte is on the storage
-  rhv-mount -c prod --disk web01 /mnt -- cp web01.raw {}
-                                          copy onto it, unmount, and exit with the outcome
+  rhv-mount -c prod upload web01.raw --disk web01    copy an image into it, without a mount
   rhv-mount status                        what is mounted, and how it goes
   rhv-mount recover                       end what a killed rhv-mount left behind
-
 -c names a section of ~/.config/ovirt-img.conf. All options: rhv-mount --help, man rhv-mount";
 
 /// Gives `command` both helps. Its options are in the long one only.

@@ -5,6 +5,7 @@
 
 mod checksum;
 mod forms;
+mod groups;
 mod help;
 mod options;
 mod words;
@@ -16,9 +17,12 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
 pub(crate) use self::checksum::ChecksumArgs;
-pub(crate) use self::forms::{LogTarget, Output, Progress};
+pub(crate) use self::forms::{ImageFormat, LogTarget, Output, Progress};
+pub(crate) use self::groups::{ConnectionArgs, DiskArgs, EngineArgs, OutputArgs};
 use self::options::{Cli, Command};
-pub(crate) use self::options::{EngineArgs, ListArgs, Listed, MountArgs, RecoverArgs, StatusArgs};
+pub(crate) use self::options::{
+    DownloadArgs, ListArgs, Listed, MountArgs, RecoverArgs, StatusArgs, UploadArgs,
+};
 use super::{mount_options, source};
 use crate::failure::{Exit, Failure};
 use crate::secret::hide;
@@ -36,6 +40,10 @@ pub(crate) enum Action {
     Status(Box<StatusArgs>),
     /// End the transfers that killed mounts left behind.
     Recover(Box<RecoverArgs>),
+    /// Copy an image into a disk.
+    Upload(Box<UploadArgs>),
+    /// Copy a disk into an image.
+    Download(Box<DownloadArgs>),
     /// List what the engine has.
     List(Box<ListArgs>),
     /// Compute the checksum of an image or a disk.
@@ -66,6 +74,8 @@ impl Action {
             (Some(Command::Umount { mountpoint, .. }), _, _) => Action::Umount(mountpoint),
             (Some(Command::Status(args)), _, _) => Action::Status(Box::new(args)),
             (Some(Command::Recover(args)), _, _) => Action::Recover(Box::new(args)),
+            (Some(Command::Upload(args)), _, _) => Action::Upload(Box::new(args)),
+            (Some(Command::Download(args)), _, _) => Action::Download(Box::new(args)),
             (Some(Command::List(args)), _, _) => Action::List(Box::new(args)),
             (Some(Command::Checksum(args)), _, _) => Action::Checksum(args),
             (Some(Command::Ca { url, .. }), _, _) => Action::Ca(url),
@@ -79,6 +89,9 @@ impl Action {
                 Action::Mount(Box::new(MountArgs {
                     source,
                     mountpoint,
+                    disk: cli.disk,
+                    connection: cli.connection,
+                    output: cli.output,
                     engine: cli.engine,
                     ..mount
                 }))
@@ -97,10 +110,42 @@ pub(crate) fn definition() -> clap::Command {
         true => arg.hide(true),
         false => arg,
     };
-    WITHOUT_ENGINE.iter().fold(Cli::command(), |command, name| {
+    let command = WITHOUT_ENGINE.iter().fold(Cli::command(), |command, name| {
         command.mut_subcommand(name, |one| one.mut_args(hide))
-    })
+    });
+    let without = |names: &'static [&'static str]| {
+        move |arg: clap::Arg| match names.contains(&arg.get_id().as_str()) {
+            true => arg.hide(true),
+            false => arg,
+        }
+    };
+    let size = "Size of the new disk [default: that of the image]; with `-`, how many bytes come \
+                [env: RHV_MOUNT_SIZE]";
+    command
+        .mut_subcommand("upload", |one| {
+            one.mut_args(without(&NOT_FOR_AN_UPLOAD))
+                .mut_arg("size", |arg| arg.help(size))
+        })
+        .mut_subcommand("download", |one| one.mut_args(without(&NOT_FOR_A_DOWNLOAD)))
 }
+
+/// The options about the disk that an upload refuses.
+const NOT_FOR_AN_UPLOAD: [&str; 2] = ["disk_snapshot", "read_only"];
+
+/// The options about the disk that a download refuses, or that say what it does anyway.
+const NOT_FOR_A_DOWNLOAD: [&str; 11] = [
+    "create",
+    "size",
+    "storage_domain",
+    "format",
+    "preallocated",
+    "disk_id",
+    "keep_on_failure",
+    "read_only",
+    "no_zero_detect",
+    "cache_size",
+    "journal_size",
+];
 
 fn usage(text: impl std::fmt::Display) -> Failure {
     Failure::text(Exit::Usage, text)

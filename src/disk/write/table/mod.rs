@@ -161,6 +161,36 @@ impl Table {
         self.trim();
     }
 
+    /// Acknowledges `bytes` at `offset`, which lie within one cell; they are not copied.
+    pub(crate) fn adopt(&mut self, offset: u64, bytes: Vec<u8>) {
+        self.last_seq += 1;
+        let range = offset..offset + bytes.len() as u64;
+        let seq = self.carve(&range).unwrap_or(self.last_seq);
+        let segment = Segment {
+            payload: Payload::Data(bytes),
+            seq,
+            born: Instant::now(),
+        };
+        self.insert(offset, segment);
+        self.trim();
+    }
+
+    /// Returns the size of a cell in bytes.
+    pub(crate) fn cell(&self) -> u64 {
+        self.cell
+    }
+
+    /// Returns a buffer as long as a cell, to be filled and given to [`Self::adopt`].
+    pub(crate) fn lend(&mut self) -> Vec<u8> {
+        self.buffers.filled()
+    }
+
+    /// Takes back a buffer that was lent and is not adopted.
+    pub(crate) fn take_back_lent(&mut self, bytes: Vec<u8>) {
+        self.buffers.recycle(bytes);
+        self.trim();
+    }
+
     /// Acknowledges zeros in `range`.
     pub(crate) fn zero(&mut self, range: Range<u64>) {
         self.last_seq += 1;

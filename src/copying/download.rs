@@ -1,0 +1,208 @@
+//! From the disk into an image.
+//!
+//! A thread for each connection reads what may be data, in requests as large as the disk makes them, straight
+//! into a buffer of its own, and writes that to the image. Holes are not asked for, and are holes in the
+//! image; zeros in the data become holes as well. A stream has no holes and one order: there one thread reads
+//! through the disk's read-ahead, which keeps all connections at work.
+//!
+//! An image is an [`Output`], which has a temporary name and goes when it is dropped. It lies in a slot, so
+//! that the main thread can drop it at a signal, whatever the copying threads wait for.
+
+use std::io::{self, Write};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::CopyError;
+use super::workers::in_parallel;
+use crate::disk::{BLOCK_BYTES, Disk, is_zero};
+use crate::images::{ImageError, Output};
+use crate::process::rights;
+
+/// Lower bound on a request, in bytes, however many connections share the memory.
+const MIN_REQUEST_BYTES: u64 = 512 << 10;
+
+/// Size in bytes of the pieces in which a stream is written: one piece of the read cache.
+const STREAM_BYTES: usize = 1 << 20;
+
+/// How long an image whose file system hangs is waited for before it stays behind, under its temporary name.
+const DISCARD_PATIENCE: Duration = Duration::from_secs(2);
+
+/// See the head of this file.
+pub(super) struct Download {
+    disk: Arc<Disk>,
+    request: u64,
+    /// The place that the readers have come to.
+    at: Mutex<u64>,
+    /// `None` once it is published, or given up.
+    output: RwLock<Option<Output>>,
+    /// What is never written to the image is not zero by itself.
+    zeroes_holes: bool,
+    /// The image is whole, and on its way to its name: a signal comes too late.
+    publishing: Mutex<bool>,
+}
+
+impl Download {
+    /// A download over `connections` connections, whose buffers take at most `memory` bytes together.
+    pub(super) fn new(disk: Arc<Disk>, output: Output, connections: usize, memory: u64) -> Download {
+        let share = memory / connections.max(1) as u64;
+        Download {
+            request: share.clamp(MIN_REQUEST_BYTES, disk.request_size().max(MIN_REQUEST_BYTES)),
+            disk,
+            at: Mutex::new(0),
+            zeroes_holes: output.keeps_old_bytes(),
+            output: RwLock::new(Some(output)),
+            publishing: Mutex::new(false),
+        }
+    }
+
+    /// Copies all of the disk, until `stop` is set, and gives the image its name.
+    pub(super) fn run(&self, connections: usize, stop: &AtomicBool) -> Result<(), CopyError> {
+        in_parallel(connections.max(1), stop, || self.copy_parts(stop))?;
+        {
+            let mut publishing = self.publishing.lock();
+            if stop.load(Ordering::Relaxed) {
+                return Err(CopyError::Stopped);
+            }
+            *publishing = true;
+        }
+        let output = self.output.write().take().ok_or(CopyError::Stopped)?;
+        Ok(rights::with(move || output.publish())?)
+    }
+
+    /// Sets `stop`, unless it is too late for that; then false is returned.
+    pub(super) fn stop(&self, stop: &AtomicBool) -> bool {
+        let publishing = self.publishing.lock();
+        if !*publishing {
+            stop.store(true, Ordering::Relaxed);
+        }
+        !*publishing
+    }
+
+    /// Removes the image, unless it has its name.
+    pub(super) fn discard(&self) {
+        if let Some(mut output) = self.output.try_write_for(DISCARD_PATIENCE) {
+            drop(output.take());
+        }
+    }
+
+    fn copy_parts(&self, stop: &AtomicBool) -> Result<(), CopyError> {
+        let mut buffer = Vec::new();
+        while let Some((hole, data)) = self.next() {
+            if stop.load(Ordering::Relaxed) {
+                return Err(CopyError::Stopped);
+            }
+            if self.zeroes_holes && !hole.is_empty() {
+                self.with_output(|output| output.zero_at(hole.start, hole.end - hole.start))?;
+            }
+            let count = (data.end - data.start) as usize;
+            if buffer.len() < count {
+                buffer.resize(count, 0);
+            }
+            let bytes = &mut buffer[..count];
+            if count > 0 {
+                self.disk.read_straight(data.start, bytes)?;
+            }
+            for (run, zero) in runs(data.start, bytes) {
+                let (at, len) = (data.start + run.start as u64, run.len() as u64);
+                match zero {
+                    false => self.with_output(|output| output.write_at(&bytes[run], at))?,
+                    true if self.zeroes_holes => self.with_output(|output| output.zero_at(at, len))?,
+                    true => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the next hole, which may be empty, and the data behind it.
+    fn next(&self) -> Option<(Range<u64>, Range<u64>)> {
+        let mut at = self.at.lock();
+        let (from, end) = (*at, self.disk.capacity());
+        if from >= end {
+            return None;
+        }
+        let found = self.disk.next_stretch(from, self.request);
+        let mut data = found.unwrap_or(end..end);
+        // Requests end at multiples of their size, so that holes do not shift all that follow.
+        let aligned = (data.start / self.request + 1).saturating_mul(self.request);
+        data.end = data.end.min(aligned);
+        *at = data.end;
+        Some((from..data.start, data))
+    }
+
+    fn with_output(&self, act: impl FnOnce(&Output) -> Result<(), ImageError>) -> Result<(), CopyError> {
+        match &*self.output.read() {
+            Some(output) => Ok(act(output)?),
+            None => Err(CopyError::Stopped),
+        }
+    }
+}
+
+/// Divides `bytes` at `offset` into runs of whole blocks that are zero and runs that are not.
+fn runs(offset: u64, bytes: &[u8]) -> Vec<(Range<usize>, bool)> {
+    let mut runs: Vec<(Range<usize>, bool)> = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let into = ((offset + at as u64) % BLOCK_BYTES as u64) as usize;
+        let end = (at + BLOCK_BYTES - into).min(bytes.len());
+        let zero = is_zero(&bytes[at..end]);
+        match runs.last_mut() {
+            Some((run, same)) if *same == zero => run.end = end,
+            _ => runs.push((at..end, zero)),
+        }
+        at = end;
+    }
+    runs
+}
+
+/// Copies the disk to stdout, until `stop` is set.
+pub(super) fn to_stdout(disk: &Disk, stop: &AtomicBool) -> Result<(), CopyError> {
+    // The lock of `io::stdout` has a buffer that would be one copy more.
+    let stdout = std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned();
+    let mut stdout = std::fs::File::from(stdout.map_err(CopyError::Stdout)?);
+    let (mut at, mut buffer) = (0, Vec::new());
+    while at < disk.capacity() {
+        if stop.load(Ordering::Relaxed) {
+            return Err(CopyError::Stopped);
+        }
+        let bytes = disk.read(at, STREAM_BYTES, &mut buffer)?;
+        stdout.write_all(&bytes).map_err(CopyError::Stdout)?;
+        at += bytes.len() as u64;
+    }
+    // A file keeps what it got; a pipe has nothing to flush.
+    match stdout.sync_all() {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EROFS | libc::ENOTSUP)) => Ok(()),
+        synced => synced.map_err(CopyError::Stdout),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_blocks_are_told_from_others_on_the_grid_of_the_disk() {
+        let mut bytes = vec![0; 4 * BLOCK_BYTES];
+        bytes[BLOCK_BYTES] = 1;
+        let block = |n: usize| n * BLOCK_BYTES;
+        assert_eq!(
+            runs(0, &bytes),
+            [
+                (0..block(1), true),
+                (block(1)..block(2), false),
+                (block(2)..block(4), true)
+            ]
+        );
+        let half = BLOCK_BYTES / 2;
+        assert_eq!(
+            runs(half as u64, &bytes)[1],
+            (half..half + BLOCK_BYTES, false),
+            "the grid is that of the disk"
+        );
+        assert!(runs(0, &[]).is_empty());
+    }
+}

@@ -1,0 +1,67 @@
+//! Why a copy has failed: at the image, at the disk, or between them.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::disk::{DiskError, ImageFormat};
+use crate::failure::{Exit, Failure};
+use crate::images::ImageError;
+
+#[derive(Debug, Error)]
+pub(super) enum CopyError {
+    #[error("{0}")]
+    Image(#[from] ImageError),
+    /// Of a write, the close of the disk reports the same where acknowledged bytes may be lost.
+    #[error("{0}")]
+    Disk(#[from] DiskError),
+    #[error(
+        "the image has {image} bytes, and the disk {disk}: it needs a larger disk, and nothing was written"
+    )]
+    DiskTooSmall { image: u64, disk: u64 },
+    #[error(
+        "the bytes of the image begin like a {format} image, and the format of the disk in the engine is raw: \
+         the engine would detect that, and remove the disk, so nothing was written. What is in the image is \
+         written where --image-format is left out"
+    )]
+    LooksLike { format: ImageFormat },
+    #[error("cannot read stdin: {0}")]
+    Stdin(io::Error),
+    #[error(
+        "stdin ended after {got} bytes, and --size says {size}: the program that writes it has failed, or \
+         --size is wrong"
+    )]
+    StdinEnded { got: u64, size: u64 },
+    #[error("stdin has more than the {size} bytes of --size: --size is wrong, or the disk too small")]
+    StdinLonger { size: u64 },
+    #[error("cannot write to stdout: {0}")]
+    Stdout(io::Error),
+    /// A signal has stopped it, which is told by itself.
+    #[error("interrupted")]
+    Stopped,
+    #[error("internal error in a copy; report it with the log of --log-level debug (--log-file PATH)")]
+    Panicked,
+}
+
+impl CopyError {
+    /// The exit code that it stands for.
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            CopyError::Disk(DiskError::Failed(_)) => Exit::DataLoss,
+            CopyError::Disk(DiskError::Read(_)) => Exit::Transfer,
+            CopyError::DiskTooSmall { .. } | CopyError::LooksLike { .. } => Exit::Usage,
+            _ => Exit::Other,
+        }
+    }
+
+    /// True where the end of the disk tells the same.
+    pub(super) fn is_told_at_the_end(&self) -> bool {
+        matches!(self, CopyError::Disk(DiskError::Failed(_)))
+    }
+}
+
+impl From<CopyError> for Failure {
+    fn from(error: CopyError) -> Failure {
+        Failure::new(error.exit(), error)
+    }
+}

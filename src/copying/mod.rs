@@ -1,0 +1,268 @@
+//! `upload` and `download`: a copy between a local image and an *open disk*, without a mount.
+//!
+//! ```text
+//! image checked -> disk open -> sizes and head checked -> copied -> disk ended -> outcome told
+//!
+//! upload     the image into the disk's write-behind          download   the disk into an image
+//! workers    several threads at one piece of work            ending     the disk's end, and the outcome
+//! error      why a copy has failed
+//! ```
+//!
+//! The disk is the same value that a mount holds: transfer, pool, journal, renewal, watcher and note, and so
+//! are its promises. The copy is to it what COMMAND is to a mount: where it fails, or a signal stops it, what
+//! was acknowledged is brought home all the same, and the fate of the disk is that of `transfer::end`'s table.
+//!
+//! The main thread waits for [`Event`]s. The thread "copy" does the work, with others that it starts; a signal
+//! is answered at once, and the end does not wait for a thread that hangs in a read of the image or of the
+//! disk: the disk refuses its writes, and the image is taken from it.
+
+mod download;
+mod ending;
+mod error;
+mod upload;
+mod workers;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender, unbounded};
+
+use self::download::Download;
+use self::ending::{End, end};
+use self::error::CopyError;
+use self::upload::Upload;
+use crate::failure::Failure;
+use crate::images::{Format, Output, Source};
+use crate::open_disk::{OpenDisk, Step, Work};
+use crate::process::handover::Role;
+use crate::process::{rights, spawn};
+use crate::settings::Task;
+use crate::settings::copy::{CopySettings, Image};
+use crate::signals;
+use crate::supervisor::{Stage, Supervisor, Told};
+
+/// How long a copy that was told to stop is waited for. Nothing depends on it: a copy that ends in this time
+/// leaves no thread that could still be at work on the image.
+const STOP_GRACE: Duration = Duration::from_millis(500);
+
+/// The exit code that Rust's runtime has for a panic of the main thread.
+const PANICKED: u8 = 101;
+
+/// An event that the main thread waits for.
+enum Event {
+    Signal(i32),
+    /// The copy is over.
+    Copied(Result<(), CopyError>),
+    /// The end of the disk has made a step.
+    Disk(Step),
+}
+
+/// The local side, once the disk is open.
+enum Side {
+    Upload(Upload),
+    Download(Download),
+    Stdin(u64),
+    Stdout,
+}
+
+/// Tells the end when a panic is its end.
+struct TellOnDrop(Arc<Supervisor>);
+
+impl Drop for TellOnDrop {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.end(PANICKED, Some("rhv-mount has panicked".to_owned()));
+        }
+    }
+}
+
+/// Makes one copy; returns the exit code. Errors before the first byte are returned, the outcome of the copy
+/// is printed.
+pub(crate) fn copy(settings: CopySettings) -> Result<u8, Failure> {
+    // It is another user's, where root copies it: capabilities are given up before the first thread is made.
+    let source = open_source(&settings)?;
+    rights::cut_down()?;
+    let supervisor = Arc::new(Supervisor::start(&Told::of_copy(&settings), Role::Foreground)?);
+    let _in_any_case = TellOnDrop(supervisor.clone());
+    copy_watched(&settings, source, &supervisor).inspect_err(|failure| {
+        supervisor.end(failure.exit as u8, Some(failure.to_string()));
+    })
+}
+
+/// Does the same, and says to `supervisor` which stage has begun.
+fn copy_watched(
+    settings: &CopySettings,
+    source: Option<Source>,
+    supervisor: &Arc<Supervisor>,
+) -> Result<u8, Failure> {
+    let (events, inbox) = unbounded();
+    let (sender, reporter) = (events.clone(), supervisor.clone());
+    let forward = move |signal| drop(sender.send(Event::Signal(signal)));
+    signals::forward(forward, move || reporter.log_statistics())?;
+    let signal = |event: &Event| match event {
+        Event::Signal(signal) => Some(*signal),
+        Event::Copied(_) | Event::Disk(_) => None,
+    };
+    let place = settings.image.shown();
+    let disk = OpenDisk::open_unless_interrupted(&settings.disk, place, &inbox, signal)?;
+    let disk = Arc::new(disk);
+    supervisor.watch(std::iter::once(&disk));
+    disk.expect(settings.expected());
+    let begun = prepare(settings, source, &disk);
+    let (work, failure, signalled) = match begun {
+        Err(failure) => (Work::Unused, Some(failure), false),
+        Ok(side) => {
+            disk.set_used();
+            supervisor.enter(Stage::Copying);
+            run(settings, side, &disk, &inbox, &events)?
+        }
+    };
+    supervisor.enter(Stage::Flushing);
+    let end_of = End {
+        settings,
+        disk,
+        work,
+        failure,
+        signalled,
+    };
+    Ok(end(end_of, &inbox, &events, supervisor))
+}
+
+/// Opens the image of an upload.
+fn open_source(settings: &CopySettings) -> Result<Option<Source>, Failure> {
+    match (&settings.image, settings.disk.task) {
+        (Image::File { path, format, .. }, Task::Upload) => {
+            let source = Source::open(path, format.map(Format::from)).map_err(CopyError::from)?;
+            // It was looked at before, by the process that has read the command line.
+            match settings.new_size().filter(|size| *size < source.size()) {
+                Some(disk) => Err(CopyError::DiskTooSmall {
+                    image: source.size(),
+                    disk,
+                }
+                .into()),
+                None => Ok(Some(source)),
+            }
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Checks that the image and the disk fit together, and makes the image of a download.
+fn prepare(settings: &CopySettings, source: Option<Source>, disk: &Arc<OpenDisk>) -> Result<Side, CopyError> {
+    let device = disk.disk();
+    Ok(match (&settings.image, source) {
+        (_, Some(source)) => {
+            upload::check(&source, device, disk.minds_the_head())?;
+            Side::Upload(Upload::new(source, device.clone()))
+        }
+        (Image::Stream { bytes }, None) if settings.disk.task == Task::Upload => {
+            upload::check_size(*bytes, device)?;
+            Side::Stdin(*bytes)
+        }
+        (Image::Stream { .. }, None) => Side::Stdout,
+        (Image::File { path, format, force }, None) => {
+            let format = format.map_or_else(|| Format::of_name(path), Format::from);
+            let (path, size, force) = (path.clone(), device.capacity(), *force);
+            let output = rights::with(move || Output::create(&path, format, size, force))?;
+            let memory = settings.disk.budgets.cache;
+            Side::Download(Download::new(device.clone(), output, disk.connections(), memory))
+        }
+    })
+}
+
+/// Runs the copy to its end, or until a signal stops it. Returns what became of it, why it failed if that is
+/// to be told, and whether a signal has come.
+fn run(
+    settings: &CopySettings,
+    side: Side,
+    disk: &Arc<OpenDisk>,
+    inbox: &Receiver<Event>,
+    events: &Sender<Event>,
+) -> Result<(Work, Option<CopyError>, bool), Failure> {
+    let (side, stop) = (Arc::new(side), Arc::new(AtomicBool::new(false)));
+    let (copied, done) = (side.clone(), events.clone());
+    let (worked, stopping) = (disk.clone(), stop.clone());
+    spawn("copy", move || {
+        let copy = || copied.run(&worked, &stopping);
+        let result = catch_unwind(AssertUnwindSafe(copy)).unwrap_or(Err(CopyError::Panicked));
+        // The disk ends with its last owner.
+        drop((copied, worked));
+        let _ = done.send(Event::Copied(result));
+    })?;
+    let mut until = None;
+    let result = loop {
+        let event = match until {
+            None => inbox.recv().ok(),
+            Some(until) => inbox.recv_deadline(until).ok(),
+        };
+        match event {
+            Some(Event::Copied(result)) => break result,
+            Some(Event::Disk(_)) => {}
+            Some(Event::Signal(signal)) if until.is_none() => match side.stop(&stop) {
+                true => {
+                    signals::tell(
+                        signal,
+                        &format!("the copy is stopped; {}", side.when_stopped(disk, settings)),
+                    );
+                    until = Some(Instant::now() + STOP_GRACE);
+                }
+                false => signals::tell(
+                    signal,
+                    "the image is whole, and is brought to the storage of this machine, which is waited for",
+                ),
+            },
+            Some(Event::Signal(_)) => {}
+            // It hangs in a read, or in a write to a stream.
+            None => break Err(CopyError::Stopped),
+        }
+    };
+    if let Side::Download(download) = &*side {
+        download.discard();
+    }
+    Ok(match (until, result) {
+        (Some(_), _) => (Work::Failed, Some(CopyError::Stopped), true),
+        (None, Ok(())) => (Work::Done, None, false),
+        (None, Err(e)) => (Work::Failed, Some(e), false),
+    })
+}
+
+impl Side {
+    fn run(&self, disk: &OpenDisk, stop: &AtomicBool) -> Result<(), CopyError> {
+        match self {
+            Side::Upload(upload) => upload.run(disk.connections(), stop),
+            Side::Download(download) => download.run(disk.connections(), stop),
+            Side::Stdin(bytes) => upload::from_stdin(disk.disk(), *bytes, stop),
+            Side::Stdout => download::to_stdout(disk.disk(), stop),
+        }
+    }
+
+    /// Stops it; false where it is too late for that.
+    fn stop(&self, stop: &AtomicBool) -> bool {
+        match self {
+            Side::Download(download) => download.stop(stop),
+            Side::Upload(_) | Side::Stdin(_) | Side::Stdout => {
+                stop.store(true, Ordering::Relaxed);
+                true
+            }
+        }
+    }
+
+    /// Says what the disk, and the image, hold where the copy is stopped now.
+    fn when_stopped(&self, disk: &OpenDisk, settings: &CopySettings) -> String {
+        let held = disk.when_stopped(true);
+        match self {
+            Side::Download(_) => format!("{}, and {held}", not_made(settings)),
+            Side::Upload(_) | Side::Stdin(_) | Side::Stdout => held,
+        }
+    }
+}
+
+/// Says that a download has left no image.
+fn not_made(settings: &CopySettings) -> String {
+    match &settings.image {
+        Image::File { path, .. } => format!("{} is not made", path.display()),
+        Image::Stream { .. } => "stdout has a part of the disk".to_owned(),
+    }
+}

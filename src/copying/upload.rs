@@ -1,0 +1,307 @@
+//! From an image into the disk.
+//!
+//! A few threads read the image, each at another place, and hand what they have read to the disk's
+//! write-behind, which has threads of its own that send. So the image is read ahead while requests are on
+//! their way, as far as the write-behind has room. Whoever reads next takes its part from a shared cursor,
+//! which walks over the extents of the image in order: neighbours reach the write-behind close together, and
+//! go out in large requests.
+//!
+//! Holes of the image become zeros, of which the disk sends only those that are not zero already. What lies
+//! behind the image's end is zeroed too, first of all, beside the data: a used disk then reads as `cp` onto
+//! its mount would leave it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use parking_lot::Mutex;
+
+use super::CopyError;
+use super::workers::in_parallel;
+use crate::disk::{Disk, HEAD_BYTES, Head, detect};
+use crate::images::{Extent, Source};
+
+/// Upper bound on the threads that read the image: one copies faster from the page cache than most networks
+/// take, and more hide the latency of the storage below an image.
+const MAX_READERS: usize = 4;
+
+/// Lower bound on a hole that is not read, in bytes: to read the zeros of a shorter one costs less than to
+/// divide the data around it.
+const MIN_HOLE_BYTES: u64 = 64 << 10;
+
+/// Size in bytes of a pipe at stdin, where the system grants it: fewer calls, and the program that writes it
+/// runs ahead.
+const PIPE_BYTES: i32 = 1 << 20;
+
+/// A part of the work.
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    /// What is behind the image's end, if anything is.
+    Rest,
+    Zeros(Range<u64>),
+    Data(Range<u64>),
+}
+
+/// The place that the readers have come to.
+#[derive(Debug)]
+struct Cursor {
+    at: u64,
+    /// The rest is begun.
+    rest: bool,
+}
+
+/// See the head of this file.
+pub(super) struct Upload {
+    source: Source,
+    disk: Arc<Disk>,
+    piece: u64,
+    cursor: Mutex<Cursor>,
+}
+
+impl Upload {
+    pub(super) fn new(source: Source, disk: Arc<Disk>) -> Upload {
+        Upload {
+            source,
+            piece: disk.piece(),
+            disk,
+            cursor: Mutex::new(Cursor { at: 0, rest: false }),
+        }
+    }
+
+    /// Copies all of the image over `connections` connections, until `stop` is set. Every byte is
+    /// acknowledged then, and durable once the disk has closed well.
+    pub(super) fn run(&self, connections: usize, stop: &AtomicBool) -> Result<(), CopyError> {
+        in_parallel(connections.clamp(2, MAX_READERS), stop, || self.copy_parts(stop))?;
+        Ok(self.source.check_unchanged()?)
+    }
+
+    fn copy_parts(&self, stop: &AtomicBool) -> Result<(), CopyError> {
+        while let Some(part) = self.next()? {
+            if stop.load(Ordering::Relaxed) {
+                return Err(CopyError::Stopped);
+            }
+            match part {
+                Part::Rest => zero_the_rest(&self.disk, self.source.size())?,
+                Part::Zeros(range) => self.disk.zero(range.start, range.end - range.start, true)?,
+                Part::Data(range) => {
+                    let mut bytes = self.disk.lend();
+                    bytes.truncate((range.end - range.start) as usize);
+                    self.source.read_at(&mut bytes, range.start)?;
+                    self.disk.write_lent(range.start, bytes)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the next part.
+    fn next(&self) -> Result<Option<Part>, CopyError> {
+        let mut cursor = self.cursor.lock();
+        if !std::mem::replace(&mut cursor.rest, true) {
+            return Ok(Some(Part::Rest));
+        }
+        let size = self.source.size();
+        if cursor.at >= size {
+            return Ok(None);
+        }
+        let part = next_part(cursor.at, size, self.piece, |at| self.source.extent_at(at))?;
+        if let Part::Zeros(range) | Part::Data(range) = &part {
+            cursor.at = range.end;
+        }
+        Ok(Some(part))
+    }
+}
+
+/// The part at `at` of an image of `size` bytes: a long hole as a whole, or the data up to the next one, at
+/// most to the end of its piece.
+fn next_part<E>(
+    at: u64,
+    size: u64,
+    piece: u64,
+    extent_at: impl Fn(u64) -> Result<Extent, E>,
+) -> Result<Part, E> {
+    let is_hole = |extent: &Extent, end: u64| extent.zero && (extent.length >= MIN_HOLE_BYTES || end >= size);
+    let first = extent_at(at)?;
+    let mut end = at.saturating_add(first.length).min(size);
+    if is_hole(&first, end) {
+        return Ok(Part::Zeros(at..end));
+    }
+    let most = (at / piece + 1).saturating_mul(piece).min(size);
+    while end < most {
+        let extent = extent_at(end)?;
+        let next = end.saturating_add(extent.length).min(size);
+        if is_hole(&extent, next) {
+            break;
+        }
+        end = next;
+    }
+    Ok(Part::Data(at..end.min(most)))
+}
+
+fn zero_the_rest(disk: &Disk, size: u64) -> Result<(), CopyError> {
+    match size < disk.capacity() {
+        true => Ok(disk.truncate(size)?),
+        false => Ok(()),
+    }
+}
+
+/// Refuses an image that does not fit, or whose bytes would cost a raw disk that `minds_the_head` its life,
+/// before the first byte is written.
+pub(super) fn check(source: &Source, disk: &Disk, minds_the_head: bool) -> Result<(), CopyError> {
+    check_size(source.size(), disk)?;
+    if minds_the_head {
+        let mut head: Head = [0; HEAD_BYTES];
+        let count = source.size().min(HEAD_BYTES as u64) as usize;
+        source.read_at(&mut head[..count], 0)?;
+        if let Some(format) = detect(&head) {
+            return Err(CopyError::LooksLike { format });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses `image` bytes that do not fit on the disk.
+pub(super) fn check_size(image: u64, disk: &Disk) -> Result<(), CopyError> {
+    match image > disk.capacity() {
+        true => Err(CopyError::DiskTooSmall {
+            image,
+            disk: disk.capacity(),
+        }),
+        false => Ok(()),
+    }
+}
+
+/// Copies `size` bytes from stdin to the disk, until `stop` is set. A stream that is shorter or longer is an
+/// error.
+pub(super) fn from_stdin(disk: &Disk, size: u64, stop: &AtomicBool) -> Result<(), CopyError> {
+    let stdin = io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(CopyError::Stdin)?;
+    let mut stdin = File::from(stdin);
+    let _ = fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+    zero_the_rest(disk, size)?;
+    let (piece, mut at) = (disk.piece(), 0);
+    while at < size {
+        if stop.load(Ordering::Relaxed) {
+            return Err(CopyError::Stopped);
+        }
+        let mut bytes = disk.lend();
+        bytes.truncate((size - at).min(piece) as usize);
+        let got = fill(&mut stdin, &mut bytes).map_err(CopyError::Stdin)?;
+        let is_whole = got == bytes.len();
+        bytes.truncate(got);
+        if got > 0 {
+            disk.write_lent(at, bytes)?;
+        }
+        at += got as u64;
+        if !is_whole {
+            return Err(CopyError::StdinEnded { got: at, size });
+        }
+    }
+    match fill(&mut stdin, &mut [0]).map_err(CopyError::Stdin)? {
+        0 => Ok(()),
+        _ => Err(CopyError::StdinLonger { size }),
+    }
+}
+
+/// Fills `buf`, less of it where the stream ends; returns how much.
+fn fill(stream: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buf.len() {
+        match stream.read(&mut buf[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All parts of an image with these extents, each with its length and whether it is zero.
+    fn parts(extents: &[(u64, bool)], piece: u64) -> Vec<Part> {
+        let size = extents.iter().map(|(length, _)| length).sum();
+        let extent_at = |at| {
+            let mut start = 0;
+            for (length, zero) in extents {
+                if at < start + length {
+                    let length = start + length - at;
+                    return Ok::<_, ()>(Extent { length, zero: *zero });
+                }
+                start += length;
+            }
+            Err(())
+        };
+        let (mut at, mut parts) = (0, Vec::new());
+        while at < size {
+            let part = next_part(at, size, piece, extent_at).unwrap();
+            let (Part::Zeros(range) | Part::Data(range)) = &part else {
+                panic!("{part:?}");
+            };
+            assert_eq!(range.start, at);
+            at = range.end;
+            parts.push(part);
+        }
+        parts
+    }
+
+    #[test]
+    fn long_holes_are_not_read_and_short_ones_do_not_divide_the_data() {
+        const MIB: u64 = 1 << 20;
+        let found = parts(
+            &[
+                (5 * MIB, false),
+                (MIB_HOLE, true),
+                (4096, false),
+                (8192, true),
+                (4096, false),
+                (100, true),
+            ],
+            2 * MIB,
+        );
+        let after = 5 * MIB + MIB_HOLE;
+        assert_eq!(
+            found,
+            [
+                Part::Data(0..2 * MIB),
+                Part::Data(2 * MIB..4 * MIB),
+                Part::Data(4 * MIB..5 * MIB),
+                Part::Zeros(5 * MIB..after),
+                Part::Data(after..after + 16384),
+                Part::Zeros(after + 16384..after + 16484),
+            ]
+        );
+    }
+
+    const MIB_HOLE: u64 = 3 << 40;
+
+    #[test]
+    fn a_stream_that_comes_in_pieces_fills_a_buffer() {
+        struct Slow(u8);
+        impl Read for Slow {
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                self.0 += 1;
+                match self.0 {
+                    2 => Err(io::ErrorKind::Interrupted.into()),
+                    5 => Ok(0),
+                    n => {
+                        buf[..2].fill(n);
+                        Ok(2)
+                    }
+                }
+            }
+        }
+        let mut buf = [0; 8];
+        assert_eq!(fill(&mut Slow(0), &mut buf).unwrap(), 6);
+        assert_eq!(buf, [1, 1, 3, 3, 4, 4, 0, 0]);
+    }
+}

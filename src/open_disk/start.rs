@@ -1,0 +1,86 @@
+//! Opens the disk in a thread, so that a signal can cut it short; what was begun in the engine is then taken
+//! back.
+
+use std::path::Path;
+
+use crossbeam::channel::{Receiver, bounded, select};
+
+use super::OpenDisk;
+use crate::engine::Interrupt;
+use crate::failure::{Exit, Failure};
+use crate::process::spawn;
+use crate::settings::{DiskSettings, Source, Task};
+use crate::signals;
+
+/// Says that the thread which opens the disk has panicked.
+const CONNECTING_FAILED: &str =
+    "internal error while connecting; report it with the log of --log-level debug (--log-file PATH)";
+
+impl OpenDisk {
+    /// Opens the disk in a thread of its own; an event in `inbox` meanwhile ends that in order. `signal` tells
+    /// the number of a signal from other events.
+    pub(crate) fn open_unless_interrupted<E>(
+        settings: &DiskSettings,
+        place: &Path,
+        inbox: &Receiver<E>,
+        signal: impl Fn(&E) -> Option<i32>,
+    ) -> Result<OpenDisk, Failure> {
+        let (done, opened) = bounded(1);
+        let (wanted, path) = (settings.clone(), place.to_owned());
+        let interrupt = Interrupt::default();
+        let interruption = interrupt.clone();
+        spawn("open", move || {
+            drop(done.send(OpenDisk::open(&wanted, &path, &interrupt)))
+        })?;
+        select! {
+            recv(opened) -> disk => {
+                disk.map_err(|_| Failure::text(Exit::Other, CONNECTING_FAILED))?
+            }
+            recv(inbox) -> event => {
+                interruption.set();
+                let signal = event.ok().and_then(|event| signal(&event));
+                if let (Some(signal), Source::Engine(_)) = (signal, &settings.source) {
+                    signals::tell(
+                        signal,
+                        "what was begun in the engine is taken back; the next signal leaves that to \
+                         `rhv-mount recover`",
+                    );
+                }
+                Err(wait_until_taken_back(settings, opened, inbox))
+            }
+        }
+    }
+}
+
+/// Waits until what was begun in the engine is taken back; a second signal leaves it to `recover`.
+fn wait_until_taken_back<E>(
+    settings: &DiskSettings,
+    opened: Receiver<Result<OpenDisk, Failure>>,
+    inbox: &Receiver<E>,
+) -> Failure {
+    let interrupted = match settings.task {
+        Task::Mount => "interrupted before the disk was mounted",
+        Task::Upload | Task::Download => "interrupted before the first byte was copied",
+        Task::Checksum => "interrupted before the disk was open",
+    };
+    let failure = Failure::text(Exit::Other, interrupted);
+    if matches!(settings.source, Source::Transfer(_)) {
+        return failure;
+    }
+    let (done, taken_back) = bounded(1);
+    let waiting = spawn("take back", move || {
+        // A disk that opened all the same ends as it is dropped.
+        let failure = opened.recv().ok().and_then(Result::err);
+        let _ = done.send(failure);
+    });
+    if waiting.is_err() {
+        return failure;
+    }
+    select! {
+        recv(taken_back) -> taken => taken.ok().flatten().unwrap_or(failure),
+        recv(inbox) -> _ => Failure::text(
+            Exit::Other,
+            format!("{interrupted}, and again before all was taken back; see `rhv-mount recover`"),
+        ),
+    }
+}

@@ -1,0 +1,360 @@
+//! `rhv-mount upload` and `download` against a server that misbehaves: what a copy without a mount promises
+//! is what a mount promises.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::rig::{MIB, TICKET, assert_same, pattern, settings, used_server};
+use crate::server::{Action, Fault, Image, Server, Verb};
+use crate::support::foreground::Foreground;
+use crate::support::mount::{rhv_mount, rhv_mount_command};
+use crate::support::redaction::assert_shows_none;
+use crate::support::run::{Ran, run, scratch, wait_until};
+
+const SIZE: u64 = 24 * MIB;
+
+/// An image of this size with data at its beginning, in its middle and at its end, and holes between, and the
+/// bytes of a disk of [`SIZE`] that holds it.
+fn image(dir: &Path, size: u64) -> (PathBuf, Image) {
+    let path = dir.join("image.raw");
+    let file = File::create(&path).expect("make an image");
+    file.set_len(size).expect("size an image");
+    let mut expected = Image::new(SIZE);
+    for (offset, length) in [(0, 3 * MIB), (9 * MIB + 4096, 5 * MIB), (size - 1000, 1000)] {
+        let bytes = pattern(offset + 5, length as usize);
+        file.write_all_at(&bytes, offset).expect("write an image");
+        expected.write(offset, &bytes);
+    }
+    (path, expected)
+}
+
+fn copy(server: &Server, what: &str, image: &Path, options: &[&str]) -> Ran {
+    let words = [&[what, image.to_str().unwrap()], options].concat();
+    rhv_mount(Some(&server.url()), words)
+}
+
+fn names_in(dir: &TempDir) -> Vec<String> {
+    let names = fs::read_dir(dir.path()).expect("look into a directory");
+    names
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+#[test]
+fn an_upload_onto_a_used_disk_is_durable_and_the_rest_of_the_disk_is_zero() {
+    let dir = scratch();
+    let server = used_server(settings(SIZE));
+    let (path, expected) = image(dir.path(), SIZE - 3 * MIB - 77);
+    let ran = copy(&server, "upload", &path, &[]).ok();
+    assert_eq!(ran.stdout, "", "{ran}");
+    assert_same("durable", &server.durable(), &expected);
+    assert_eq!(server.unflushed(), []);
+    assert_eq!(server.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn holes_cost_no_byte_on_a_disk_that_is_zero() {
+    let dir = scratch();
+    let server = Server::start(settings(SIZE));
+    let (path, expected) = image(dir.path(), SIZE);
+    copy(&server, "upload", &path, &[]).ok();
+    assert_same("durable", &server.durable(), &expected);
+    assert_eq!(
+        server.count(Verb::Zero),
+        0,
+        "the server's extents tell that all is zero"
+    );
+}
+
+#[test]
+fn connections_that_are_lost_cost_nothing() {
+    for (action, verb) in [
+        (Action::CloseMidBody, Verb::Put),
+        (Action::CloseBeforeReply, Verb::Put),
+        (Action::Status(500, "broken"), Verb::Put),
+        (Action::CloseBeforeReply, Verb::Flush),
+    ] {
+        let dir = scratch();
+        let server = used_server(settings(SIZE));
+        let shown = format!("{action:?}");
+        server.arm(Fault::next(verb, action).after(1).times(2));
+        let (path, expected) = image(dir.path(), SIZE);
+        let ran = copy(&server, "upload", &path, &[]).ok();
+        assert!(server.faults_fired() > 0, "{shown}");
+        assert_same(&shown, &server.durable(), &expected);
+        assert_eq!(server.unflushed(), [], "{ran}");
+    }
+}
+
+#[test]
+fn a_write_that_fails_for_good_exits_7() {
+    let dir = scratch();
+    let server = used_server(settings(SIZE));
+    server.arm(Fault::always(Verb::Put, Action::Status(500, "no space")));
+    let (path, _) = image(dir.path(), SIZE);
+    let ran = copy(&server, "upload", &path, &["--retry-time", "1"]);
+    assert_eq!(ran.code, Some(7), "{ran}");
+    let told = ran
+        .stderr
+        .lines()
+        .filter(|line| line.contains("data may be lost"));
+    assert_eq!(told.count(), 1, "{ran}");
+    assert!(
+        ran.stderr.contains("no space") && ran.stderr.contains("upload of"),
+        "{ran}"
+    );
+}
+
+#[test]
+fn an_image_that_is_larger_than_the_disk_is_refused_before_the_first_byte() {
+    let dir = scratch();
+    let server = used_server(settings(SIZE));
+    let (path, _) = image(dir.path(), SIZE + 512);
+    let ran = copy(&server, "upload", &path, &[]);
+    assert_eq!(ran.code, Some(2), "{ran}");
+    assert!(ran.stderr.contains("nothing was written"), "{ran}");
+    assert_eq!(server.count(Verb::Put) + server.count(Verb::Zero), 0);
+}
+
+/// Runs an upload of stdin, which gets `bytes`.
+fn from_stdin(server: &Server, bytes: &[u8], options: &[&str]) -> Ran {
+    let dir = scratch();
+    let input = dir.path().join("stdin");
+    fs::write(&input, bytes).unwrap();
+    let script = "cat \"$1\" | \"$2\" upload - \"${@:3}\"";
+    let mut command = rhv_mount_command(Some(&server.url()));
+    let program = command.get_program().to_owned();
+    let mut shell = Command::new("bash");
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+        .args(["-c", script, "sh"])
+        .arg(&input)
+        .arg(program)
+        .args(options);
+    drop(command.args(options));
+    let ran = run(&mut shell, 60);
+    assert_shows_none(&ran, &[TICKET]);
+    ran
+}
+
+#[test]
+fn a_stream_arrives_and_one_of_another_length_is_a_failure() {
+    let server = used_server(settings(SIZE));
+    let bytes = pattern(3, 5 * MIB as usize + 1234);
+    let size = bytes.len().to_string();
+    from_stdin(&server, &bytes, &["--size", &size]).ok();
+    let mut expected = Image::new(SIZE);
+    expected.write(0, &bytes);
+    assert_same("durable", &server.durable(), &expected);
+
+    let short = from_stdin(&server, &bytes[..MIB as usize], &["--size", &size]);
+    assert_eq!(short.code, Some(1), "{short}");
+    assert!(
+        short.stderr.contains("stdin ended after 1048576 bytes"),
+        "{short}"
+    );
+    let long = from_stdin(&server, &bytes, &["--size", "1M"]);
+    assert_eq!(long.code, Some(1), "{long}");
+    assert!(long.stderr.contains("more than the 1048576 bytes"), "{long}");
+    let unsaid = from_stdin(&server, &bytes, &[]);
+    assert_eq!(unsaid.code, Some(2), "{unsaid}");
+    assert!(unsaid.stderr.contains("--size"), "{unsaid}");
+}
+
+#[test]
+fn a_download_has_every_byte_and_the_holes() {
+    let dir = scratch();
+    let server = Server::start(settings(SIZE));
+    let (_, expected) = image(dir.path(), SIZE);
+    server.preset(0, &expected.read(0..SIZE));
+    let path = dir.path().join("out.raw");
+    copy(&server, "download", &path, &[]).ok();
+    assert!(fs::read(&path).unwrap() == expected.read(0..SIZE), "other bytes");
+    assert!(
+        fs::metadata(&path).unwrap().blocks() * 512 < 12 * MIB,
+        "it has no holes"
+    );
+    assert_eq!(names_in(&dir).len(), 2, "{:?}", names_in(&dir));
+
+    let again = copy(&server, "download", &path, &[]);
+    assert_eq!(again.code, Some(2), "{again}");
+    assert!(again.stderr.contains("--force"), "{again}");
+    server.preset(0, b"changed");
+    copy(&server, "download", &path, &["--force"]).ok();
+    assert!(fs::read(&path).unwrap().starts_with(b"changed"));
+}
+
+#[test]
+fn a_download_gets_over_lost_connections_and_answers_that_fail() {
+    for action in [
+        Action::CloseMidBody,
+        Action::CloseBeforeReply,
+        Action::Status(503, "busy"),
+        Action::ShortLength,
+    ] {
+        let dir = scratch();
+        let server = used_server(settings(SIZE));
+        let shown = format!("{action:?}");
+        server.arm(Fault::next(Verb::Get, action).after(1).times(2));
+        let path = dir.path().join("out.raw");
+        let ran = copy(&server, "download", &path, &[]).ok();
+        assert!(server.faults_fired() > 0, "{shown}: {ran}");
+        assert!(fs::read(&path).unwrap() == pattern(9, SIZE as usize), "{shown}");
+    }
+}
+
+#[test]
+fn a_read_that_fails_for_good_leaves_no_file() {
+    let dir = scratch();
+    let server = used_server(settings(SIZE));
+    server.arm(Fault::always(Verb::Get, Action::Status(500, "a bad sector")).touching(17 * MIB));
+    let path = dir.path().join("out.raw");
+    let ran = copy(&server, "download", &path, &["--retry-time", "1"]);
+    assert_eq!(ran.code, Some(4), "{ran}");
+    assert!(
+        ran.stderr.contains("a bad sector") && ran.stderr.contains("is not made"),
+        "{ran}"
+    );
+    assert_eq!(names_in(&dir), Vec::<String>::new());
+}
+
+#[test]
+fn a_download_into_a_pipe_is_in_order_and_a_reader_who_leaves_is_told() {
+    let server = used_server(settings(SIZE));
+    let whole = run_to(&server, "cat").ok();
+    let expected = run(
+        Command::new("sha256sum")
+            .arg("-b")
+            .arg(written(&pattern(9, SIZE as usize)).path()),
+        60,
+    );
+    assert_eq!(
+        whole.stdout.split(' ').next(),
+        expected.stdout.split(' ').next(),
+        "{whole}"
+    );
+    let left = run_to(&server, "head -c 1000");
+    assert_eq!(left.code, Some(1), "{left}");
+    assert!(left.stderr.contains("cannot write to stdout"), "{left}");
+}
+
+fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+/// Downloads through `filter` into sha256sum; the exit code is the download's.
+fn run_to(server: &Server, filter: &str) -> Ran {
+    let script = format!("\"$1\" download - | {filter} | sha256sum; exit ${{PIPESTATUS[0]}}");
+    let command = rhv_mount_command(Some(&server.url()));
+    let mut shell = Command::new("bash");
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.args(["-c", &script, "sh"]).arg(command.get_program());
+    run(&mut shell, 60)
+}
+
+/// Starts a copy that the server holds up, and waits until it does.
+fn held_up(server: &Server, verb: Verb, what: &str, path: &Path) -> Foreground {
+    server.arm(Fault::always(verb, Action::Hold));
+    let mut command = rhv_mount_command(Some(&server.url()));
+    command.args([what, path.to_str().unwrap()]).stdin(Stdio::null());
+    let copy = Foreground::spawn(&mut command);
+    wait_until("the copy is at work", 60, || server.faults_fired() > 0);
+    copy
+}
+
+#[test]
+fn an_upload_that_a_signal_stops_brings_home_what_it_has_written() {
+    let dir = scratch();
+    let server = used_server(settings(SIZE));
+    let (path, _) = image(dir.path(), SIZE);
+    let mut copy = held_up(&server, Verb::Put, "upload", &path);
+    copy.signal(Signal::SIGINT);
+    wait_until("the answer", 30, || copy.stderr().contains("the copy is stopped"));
+    assert!(!copy.has_ended(), "{}", copy.stderr());
+    server.disarm();
+    assert_eq!(copy.wait(60).code(), Some(1), "{}", copy.stderr());
+    assert!(
+        copy.stderr()
+            .contains("holds a mix of what was there and what was written"),
+        "{}",
+        copy.stderr()
+    );
+    assert_eq!(server.unflushed(), []);
+}
+
+#[test]
+fn a_download_that_a_signal_stops_leaves_no_file() {
+    let dir = scratch();
+    let server = used_server(settings(SIZE));
+    let path = dir.path().join("out.raw");
+    let mut copy = held_up(&server, Verb::Get, "download", &path);
+    wait_until("the image has a temporary name", 30, || {
+        !names_in(&dir).is_empty()
+    });
+    copy.signal(Signal::SIGTERM);
+    wait_until("the image is removed", 30, || names_in(&dir).is_empty());
+    server.disarm();
+    assert_eq!(copy.wait(60).code(), Some(1), "{}", copy.stderr());
+    assert!(copy.stderr().contains("out.raw is not made"), "{}", copy.stderr());
+    assert_eq!(names_in(&dir), Vec::<String>::new());
+}
+
+#[test]
+fn the_figures_name_the_image() {
+    let dir = scratch();
+    let server = Server::start(settings(SIZE));
+    let (path, _) = image(dir.path(), SIZE);
+    let figures = dir.path().join("copy.prom");
+    let ran = copy(
+        &server,
+        "upload",
+        &path,
+        &[
+            "--stats=json",
+            "--progress",
+            "json",
+            "--metrics-file",
+            figures.to_str().unwrap(),
+        ],
+    )
+    .ok();
+    let text = fs::read_to_string(figures).unwrap();
+    let label = format!("image=\"{}\"", path.display());
+    assert!(
+        text.contains(&format!("rhv_mount_exit_code{{{label}}} 0\n")),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("rhv_mount_state{{{label},state=\"copying\"}} 0\n")),
+        "{text}"
+    );
+    let lines = ran.stderr.lines().map(|line| {
+        let object: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        object
+    });
+    let last = lines.last().unwrap();
+    assert_eq!(
+        (&last["event"], &last["exit_status"]),
+        (&"ended".into(), &0.into()),
+        "{ran}"
+    );
+    assert_eq!(last["image"], path.to_str().unwrap(), "{ran}");
+}
