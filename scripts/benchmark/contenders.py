@@ -1,4 +1,5 @@
-"""The contenders: rhv-mount with a tool, ovirt_imageio's client, nbdfuse with a tool, a bare loop.
+"""The contenders: rhv-mount with a tool or without a mount, ovirt_imageio's client, nbdfuse with a tool, a bare
+loop.
 
 Each has `upload(job)` and `download(job)`, which return a Sample; a job names the disk and the transport. A
 contender's clock runs from before its first connection until every byte is flushed, or read and written to a
@@ -129,6 +130,25 @@ class RhvMount:
                 run([BUILT / "rhv-mount", "umount", mountpoint])
                 daemon.wait(60)
             return peak_rss(status), cpu
+
+
+class RhvCopy(RhvMount):
+    """`rhv-mount upload` and `rhv-mount download`, which copy without a mount."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.name = "rhv-mount without a mount"
+
+    def upload(self, job):
+        return self._copy(job, "upload", job.source.path)
+
+    def download(self, job):
+        return self._copy(job, "download", job.output, "--force")
+
+    def _copy(self, job, verb, image, *more):
+        words = self.command(job, read_only=False)
+        sample, _ = timed([words[0], verb, image, *words[1:], *more], job.begin)
+        return sample
 
 
 class OvirtClient:

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import fio
 from bench import FEW_ROUNDS, GIB, OnDisk, With, name_of
-from contenders import Ceiling, Nbdfuse, OvirtClient, RhvMount
+from contenders import Ceiling, Nbdfuse, OvirtClient, RhvCopy, RhvMount
 from growth import growth
 from line import line
 from measure import Failed
@@ -36,6 +36,7 @@ def upload(bench):
     for transport, backend in settings(bench.scale):
         contenders = [
             OvirtClient(),
+            RhvCopy(),
             RhvMount("qemu-img"),
             RhvMount("cp"),
             RhvMount("dd"),
@@ -59,6 +60,7 @@ def download(bench):
     for transport, backend in settings(bench.scale):
         contenders = [
             OvirtClient(),
+            RhvCopy(),
             RhvMount("qemu-img"),
             RhvMount("cp"),
             RhvMount("dd"),

@@ -5,16 +5,24 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::logging::plain;
+
 #[derive(Debug, Error)]
 pub(crate) enum ImageError {
-    #[error("cannot {doing} {path}: {source}", path = path.display())]
+    #[error(
+        "cannot {doing} {path}: {source}",
+        path = path.display()
+    )]
     Io {
         /// The verb: `open`, `read`, `write`, `create` and the like.
         doing: &'static str,
         path: PathBuf,
         source: io::Error,
     },
-    #[error("{path} is {what}, and no image can be read from it; name a file or a block device", path = path.display())]
+    #[error(
+        "{path} is {what}, and no image can be read from it; name a file or a block device",
+        path = path.display()
+    )]
     NoImage { path: PathBuf, what: &'static str },
     #[error(
         "{path} is an image of format {format}, which can't be read; convert it: \
@@ -22,23 +30,83 @@ pub(crate) enum ImageError {
         path = path.display()
     )]
     Unreadable { path: PathBuf, format: &'static str },
-    #[error("{path} has changed since it was opened: {how}; copy it again when nobody writes to it", path = path.display())]
+    #[error(
+        "{path} {what}, which can't be read; convert it: qemu-img convert -O qcow2 {path} NEW.qcow2",
+        path = path.display(),
+        what = plain(what)
+    )]
+    Refused {
+        path: PathBuf,
+        /// What stands behind the name in a sentence.
+        what: String,
+    },
+    #[error(
+        "{path} is damaged: {what}; see what qemu-img check {path} says",
+        path = path.display(),
+        what = plain(what)
+    )]
+    Damaged { path: PathBuf, what: String },
+    #[error("cannot open {path}, which {image} needs: {source}", path = shown(path), image = image.display())]
+    Missing {
+        path: PathBuf,
+        image: PathBuf,
+        source: io::Error,
+    },
+    #[error(
+        "{path} needs {other}, which is not in its folder; an image from elsewhere could so have any file of \
+         yours copied: look at it with qemu-img info, and allow it with --allow-backing-elsewhere",
+        path = path.display(),
+        other = shown(other)
+    )]
+    Elsewhere { path: PathBuf, other: PathBuf },
+    #[error(
+        "{path} has changed since it was opened: {how}; copy it again when nobody writes to it",
+        path = path.display()
+    )]
     Changed {
         path: PathBuf,
         /// Both values of what differs.
         how: String,
     },
-    #[error("{path} ended at byte {end}, before the {size} bytes that it had; was it truncated meanwhile?", path = path.display())]
+    #[error(
+        "{path} ended at byte {end}, before the {size} bytes that it had; was it truncated meanwhile?",
+        path = path.display()
+    )]
     Ended { path: PathBuf, end: u64, size: u64 },
-    #[error("{path} exists; remove it, or replace it with --force", path = path.display())]
+    #[error(
+        "{path} exists; remove it, or replace it with --force",
+        path = path.display()
+    )]
     Exists { path: PathBuf },
-    #[error("{path} is {what}, and no image can be written to it; name a file or a block device", path = path.display())]
+    #[error(
+        "{path} is {what}, and no image can be written to it; name a file or a block device",
+        path = path.display()
+    )]
     NoTarget { path: PathBuf, what: &'static str },
-    #[error("{path} has {have} bytes, and the image has {size}; use a larger one", path = path.display())]
+    #[error(
+        "{path} has {have} bytes, and the image has {size}; use a larger one",
+        path = path.display()
+    )]
     TooSmall { path: PathBuf, have: u64, size: u64 },
-    #[error("images of format {format} can't be written; name a file that ends in .qcow2 or .raw")]
-    Unwritable { format: &'static str },
-    #[error("bytes {offset} to {end} are outside of {path}, which has {size}", path = path.display())]
+    #[error(
+        "{path} can't be written as {format}{why}; name a file that ends in .qcow2, or take raw",
+        path = path.display()
+    )]
+    Unwritable {
+        path: PathBuf,
+        format: &'static str,
+        /// Empty, or the reason with its comma.
+        why: &'static str,
+    },
+    #[error(
+        "{path} can't be written as qcow2: {size} bytes are more than the format holds",
+        path = path.display()
+    )]
+    TooLarge { path: PathBuf, size: u64 },
+    #[error(
+        "bytes {offset} to {end} are outside of {path}, which has {size}",
+        path = path.display()
+    )]
     Outside {
         path: PathBuf,
         offset: u64,
@@ -47,7 +115,19 @@ pub(crate) enum ImageError {
     },
 }
 
+/// Returns a name from an image as one line without control characters.
+fn shown(path: &Path) -> String {
+    plain(&path.to_string_lossy())
+}
+
 impl ImageError {
+    pub(super) fn damaged(path: &Path, what: impl Into<String>) -> ImageError {
+        ImageError::Damaged {
+            path: path.to_owned(),
+            what: what.into(),
+        }
+    }
+
     /// Returns what makes an error of the system one that names the file.
     pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ImageError {
         move |source| ImageError::Io {

@@ -8,14 +8,19 @@
 //! allocated for it, it can't make this process open a file outside its own folder unless the user has said
 //! so, and no input makes a panic. A target appears under its name only when it is whole and on the storage.
 
+mod chain;
 mod error;
 mod format;
 mod in_place;
 mod output;
+mod qcow2;
 mod raw;
 mod source;
 mod stamp;
 mod temporary;
+#[cfg(test)]
+mod tests;
+mod vmdk;
 
 pub(crate) use self::error::ImageError;
 pub(crate) use self::format::Format;

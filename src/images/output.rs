@@ -10,6 +10,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use super::error::ImageError;
 use super::format::Format;
 use super::in_place;
+use super::qcow2::{MAX_SIZE, Writer};
 use super::source::within;
 use super::stamp::odd_kind;
 use super::temporary::Temporary;
@@ -23,12 +24,13 @@ pub(crate) struct Output {
     path: PathBuf,
     /// Bytes of the guest's disk.
     size: u64,
-    writer: Writer,
+    kind: Kind,
 }
 
 #[derive(Debug)]
-enum Writer {
+enum Kind {
     Raw(Temporary),
+    Qcow2(Temporary, Writer),
     /// A device holds old bytes where nothing is written.
     InPlace(File),
 }
@@ -38,10 +40,12 @@ impl Output {
     /// is there already is replaced only with `force`. A device is written in place: `force` is needed for a
     /// block device, and what is zero must be zeroed, as [`Output::keeps_old_bytes`] tells.
     pub(crate) fn create(path: &Path, format: Format, size: u64, force: bool) -> Result<Output, ImageError> {
-        let unwritable = || ImageError::Unwritable {
+        let unwritable = |why| ImageError::Unwritable {
+            path: path.to_owned(),
             format: format.name(),
+            why,
         };
-        let writer = match fs::metadata(path) {
+        let kind = match fs::metadata(path) {
             Ok(meta) if !meta.is_file() => match odd_kind(&meta) {
                 Some(what @ ("a directory" | "a pipe" | "a socket")) => {
                     return Err(ImageError::NoTarget {
@@ -49,29 +53,36 @@ impl Output {
                         what,
                     });
                 }
-                _ if format != Format::Raw => return Err(unwritable()),
-                _ => Writer::InPlace(in_place::open(path, &meta, size, force)?),
+                _ if format != Format::Raw => return Err(unwritable(", as it is a device")),
+                _ => Kind::InPlace(in_place::open(path, &meta, size, force)?),
             },
             _ => match format {
                 Format::Raw => {
                     let temporary = Temporary::create(path, force)?;
                     let sized = temporary.file().set_len(size);
                     sized.map_err(ImageError::io("size", path))?;
-                    Writer::Raw(temporary)
+                    Kind::Raw(temporary)
                 }
-                Format::Qcow2 | Format::Vmdk => return Err(unwritable()),
+                Format::Qcow2 if size > MAX_SIZE => {
+                    return Err(ImageError::TooLarge {
+                        path: path.to_owned(),
+                        size,
+                    });
+                }
+                Format::Qcow2 => Kind::Qcow2(Temporary::create(path, force)?, Writer::new(size)),
+                Format::Vmdk => return Err(unwritable("")),
             },
         };
         Ok(Output {
             path: path.to_owned(),
             size,
-            writer,
+            kind,
         })
     }
 
     /// Returns whether what is never written is not zero, so that [`Output::zero_at`] must be called for it.
     pub(crate) fn keeps_old_bytes(&self) -> bool {
-        matches!(self.writer, Writer::InPlace(_))
+        matches!(self.kind, Kind::InPlace(_))
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -82,33 +93,39 @@ impl Output {
     /// bytes at once.
     pub(crate) fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), ImageError> {
         within(&self.path, self.size, offset, buf.len() as u64)?;
-        self.file()
-            .write_all_at(buf, offset)
-            .map_err(ImageError::io("write", &self.path))
+        let written = match &self.kind {
+            Kind::Raw(temporary) => temporary.file().write_all_at(buf, offset),
+            Kind::Qcow2(temporary, writer) => writer.write_at(temporary.file(), buf, offset),
+            Kind::InPlace(file) => file.write_all_at(buf, offset),
+        };
+        written.map_err(ImageError::io("write", &self.path))
     }
 
     /// Makes bytes of the guest's disk zeros, without storage for them where that is possible.
     pub(crate) fn zero_at(&self, offset: u64, length: u64) -> Result<(), ImageError> {
         within(&self.path, self.size, offset, length)?;
-        zero(self.file(), offset, length).map_err(ImageError::io("write", &self.path))
+        let zeroed = match &self.kind {
+            Kind::Raw(temporary) => zero(temporary.file(), offset, length),
+            Kind::Qcow2(temporary, writer) => writer.zero_at(temporary.file(), offset, length, zero),
+            Kind::InPlace(file) => zero(file, offset, length),
+        };
+        zeroed.map_err(ImageError::io("write", &self.path))
     }
 
-    /// Gives a file its name when everything is on the storage; nothing of it is there under this name before.
-    /// A device is flushed.
+    /// Gives a file its name when everything is on the storage; nothing of it is there under this name
+    /// before. A device is flushed.
     pub(crate) fn publish(self) -> Result<(), ImageError> {
-        match self.writer {
-            Writer::Raw(temporary) => temporary.publish(),
-            Writer::InPlace(file) => file
-                .sync_all()
-                .or_else(ignore_no_storage)
-                .map_err(ImageError::io("flush", &self.path)),
-        }
-    }
-
-    fn file(&self) -> &File {
-        match &self.writer {
-            Writer::Raw(temporary) => temporary.file(),
-            Writer::InPlace(file) => file,
+        match self.kind {
+            Kind::Raw(temporary) => temporary.publish(),
+            Kind::Qcow2(temporary, writer) => {
+                let finished = writer.finish(temporary.file());
+                finished.map_err(ImageError::io("write", &self.path))?;
+                temporary.publish()
+            }
+            Kind::InPlace(file) => {
+                let flushed = file.sync_all().or_else(ignore_no_storage);
+                flushed.map_err(ImageError::io("flush", &self.path))
+            }
         }
     }
 }
@@ -131,7 +148,7 @@ fn zero(file: &File, offset: u64, length: u64) -> io::Result<()> {
         FallocateFlags::FALLOC_FL_PUNCH_HOLE | keep,
         FallocateFlags::FALLOC_FL_ZERO_RANGE | keep,
     ] {
-        if fallocate(file, way, offset.cast_signed(), length.cast_signed()).is_ok() {
+        if fallocate(file, way, offset as i64, length as i64).is_ok() {
             return Ok(());
         }
     }
@@ -246,7 +263,7 @@ mod tests {
         let error = Output::create(&vmdk, Format::Vmdk, 1, true)
             .unwrap_err()
             .to_string();
-        assert!(error.contains("vmdk can't be written"), "{error}");
+        assert!(error.contains("written as vmdk"), "{error}");
     }
 
     #[test]

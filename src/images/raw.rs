@@ -4,6 +4,7 @@
 //! offset of the open file moves with these questions; nothing else depends on it.
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,53 @@ pub(super) fn open(path: &Path) -> Result<File, ImageError> {
     }
 }
 
+/// Reads from the beginning as much as `buf` holds, less at the end of the file.
+pub(super) fn read_up_to(file: &File, buf: &mut [u8]) -> io::Result<usize> {
+    read_up_to_at(file, buf, 0)
+}
+
+pub(super) fn read_up_to_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut count = 0;
+    while count < buf.len() {
+        // No file has bytes behind the largest offset.
+        let Some(at) = offset
+            .checked_add(count as u64)
+            .filter(|at| i64::try_from(*at).is_ok())
+        else {
+            break;
+        };
+        match file.read_at(&mut buf[count..], at) {
+            Ok(0) => break,
+            Ok(read) => count += read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(count)
+}
+
+/// Asks the file system for the extent that begins at `offset` and ends before `end`. `None`: there is no
+/// data from there on, or no file.
+pub(super) fn hole_or_data(file: &File, offset: u64, end: u64) -> Option<Extent> {
+    let seek = |whence| lseek(file, offset as i64, whence).map(|at| at as u64);
+    let extent = |until: u64, zero| {
+        Some(Extent {
+            length: until.min(end) - offset,
+            zero,
+        })
+    };
+    // A file system that can't tell answers EINVAL.
+    match seek(Whence::SeekData) {
+        Ok(data) if data > offset => extent(data, true),
+        Ok(_) => match seek(Whence::SeekHole) {
+            Ok(hole) if hole > offset => extent(hole, false),
+            _ => extent(end, false),
+        },
+        Err(Errno::ENXIO) => None,
+        Err(_) => extent(end, false),
+    }
+}
+
 impl Raw {
     pub(super) fn new(path: &Path, file: File) -> Result<Raw, ImageError> {
         let stamp = Stamp::of(path, &file).map_err(ImageError::io("look at", path))?;
@@ -52,46 +100,29 @@ impl Raw {
 
     /// Fills `buf`, which ends within the image.
     pub(super) fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ImageError> {
-        let mut done = 0;
-        while done < buf.len() {
-            let at = offset + done as u64;
-            match self.file.read_at(&mut buf[done..], at) {
-                Ok(0) => {
-                    return Err(ImageError::Ended {
-                        path: self.path.clone(),
-                        end: at,
-                        size: self.size(),
-                    });
-                }
-                Ok(count) => done += count,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(ImageError::io("read", &self.path)(e)),
-            }
+        let count = read_up_to_at(&self.file, buf, offset).map_err(ImageError::io("read", &self.path))?;
+        match count == buf.len() {
+            true => Ok(()),
+            false => Err(ImageError::Ended {
+                path: self.path.clone(),
+                end: offset + count as u64,
+                size: self.size(),
+            }),
         }
-        Ok(())
     }
 
     /// Returns the extent that begins at `offset`, which is before the end.
     pub(super) fn extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
-        let size = self.size();
-        let seek = |whence| lseek(&self.file, offset.cast_signed(), whence).map(i64::cast_unsigned);
-        let extent = |end: u64, zero| Extent {
-            length: end.min(size) - offset,
-            zero,
-        };
-        // A file system that can't tell answers EINVAL, one that has no data behind the offset ENXIO.
-        match seek(Whence::SeekData) {
-            Ok(data) if data > offset => Ok(extent(data, true)),
-            Ok(_) => Ok(match seek(Whence::SeekHole) {
-                Ok(hole) if hole > offset => extent(hole, false),
-                _ => extent(size, false),
-            }),
-            Err(Errno::ENXIO) => {
+        match hole_or_data(&self.file, offset, self.size()) {
+            Some(extent) => Ok(extent),
+            None => {
                 // The file may be shorter than it was; then this hole is none of the image's.
                 self.stamp.check(&self.file)?;
-                Ok(extent(size, true))
+                Ok(Extent {
+                    length: self.size() - offset,
+                    zero: true,
+                })
             }
-            Err(_) => Ok(extent(size, false)),
         }
     }
 

@@ -1,12 +1,14 @@
 //! An image that is read: what is the same for every format.
 
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use super::chain::Opening;
 use super::error::ImageError;
 use super::format::{Format, PROBED, Probed, probe};
-use super::raw::{self, Raw};
+use super::qcow2::Qcow2;
+use super::raw::{self, Raw, read_up_to};
+use super::vmdk::Vmdk;
 
 /// A run of bytes of the guest's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub(crate) struct Source {
 #[derive(Debug)]
 enum Reader {
     Raw(Raw),
+    Qcow2(Box<Qcow2>),
+    Vmdk(Vmdk),
 }
 
 impl Source {
@@ -49,9 +53,20 @@ impl Source {
     pub(crate) fn open_with(
         path: &Path,
         format: Option<Format>,
-        _backing: Backing,
+        backing: Backing,
     ) -> Result<Source, ImageError> {
         let file = raw::open(path)?;
+        Source::of_chain(path, file, format, &Opening::new(path, backing))
+    }
+
+    /// Opens an image of a chain, whose file is open already.
+    pub(super) fn of_chain(
+        path: &Path,
+        file: File,
+        format: Option<Format>,
+        opening: &Opening,
+    ) -> Result<Source, ImageError> {
+        opening.enter(path, &file)?;
         let format = match format {
             Some(format) => format,
             None => {
@@ -70,12 +85,8 @@ impl Source {
         };
         let reader = match format {
             Format::Raw => Reader::Raw(Raw::new(path, file)?),
-            Format::Qcow2 | Format::Vmdk => {
-                return Err(ImageError::Unreadable {
-                    path: path.to_owned(),
-                    format: format.name(),
-                });
-            }
+            Format::Qcow2 => Reader::Qcow2(Box::new(Qcow2::open(path, file, opening)?)),
+            Format::Vmdk => Reader::Vmdk(Vmdk::open(path, file, opening)?),
         };
         Ok(Source {
             path: path.to_owned(),
@@ -88,6 +99,8 @@ impl Source {
     pub(crate) fn size(&self) -> u64 {
         match &self.reader {
             Reader::Raw(raw) => raw.size(),
+            Reader::Qcow2(image) => image.size(),
+            Reader::Vmdk(image) => image.size(),
         }
     }
 
@@ -105,6 +118,8 @@ impl Source {
         self.within(offset, 1)?;
         match &self.reader {
             Reader::Raw(raw) => raw.extent_at(offset),
+            Reader::Qcow2(image) => image.extent_at(offset),
+            Reader::Vmdk(image) => image.extent_at(offset),
         }
     }
 
@@ -113,6 +128,8 @@ impl Source {
         self.within(offset, buf.len() as u64)?;
         match &self.reader {
             Reader::Raw(raw) => raw.read_at(buf, offset),
+            Reader::Qcow2(image) => image.read_at(buf, offset),
+            Reader::Vmdk(image) => image.read_at(buf, offset),
         }
     }
 
@@ -120,6 +137,8 @@ impl Source {
     pub(crate) fn check_unchanged(&self) -> Result<(), ImageError> {
         match &self.reader {
             Reader::Raw(raw) => raw.check_unchanged(),
+            Reader::Qcow2(image) => image.check_unchanged(),
+            Reader::Vmdk(image) => image.check_unchanged(),
         }
     }
 
@@ -139,18 +158,4 @@ pub(super) fn within(path: &Path, size: u64, offset: u64, length: u64) -> Result
             size,
         }),
     }
-}
-
-/// Reads from the beginning as much as `head` holds, less at the end of the file.
-fn read_up_to(file: &std::fs::File, head: &mut [u8]) -> io::Result<usize> {
-    let mut count = 0;
-    while count < head.len() {
-        match file.read_at(&mut head[count..], count as u64) {
-            Ok(0) => break,
-            Ok(read) => count += read,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(count)
 }

@@ -13,7 +13,7 @@ use super::choice::Choice;
 use super::cli::{DownloadArgs, ImageFormat, UploadArgs};
 use super::config_file::Section;
 use super::expected::sizes;
-use super::{DiskSettings, OutputSettings, Source, Task, Wanted, absolute, usage};
+use super::{DiskSettings, OutputSettings, Source, Task, Wanted, absolute, read_only_elsewhere, usage};
 use crate::failure::Failure;
 use crate::images::{self, ImageError};
 
@@ -61,9 +61,10 @@ impl CopySettings {
         let section = Section::read(&args.engine)?;
         let trusted = trust(args.engine.cafile.clone(), args.engine.insecure, &section)?;
         let choice = Choice::of(None, &args.disk, &section)?;
-        if args.disk.read_only || matches!(choice, Choice::Snapshot(_)) {
+        if args.disk.read_only || read_only_elsewhere(&section)? || matches!(choice, Choice::Snapshot(_)) {
             return Err(usage(
-                "upload writes the disk: --read-only and --disk-snapshot are for `download`",
+                "upload writes the disk, and the options, the section or the environment ask for one that is \
+                 read-only: leave that out, or use `download`",
             ));
         }
         let creates = matches!(choice, Choice::Create(_));
@@ -84,7 +85,8 @@ impl CopySettings {
                 Image::Stream { bytes }
             }
             false => {
-                let path = absolute(&args.image)?;
+                // As `recover` looks for it.
+                let path = fs::canonicalize(&args.image).or_else(|_| absolute(&args.image))?;
                 let format = args.image_format.map(images::Format::from);
                 let source = images::Source::open(&path, format).map_err(usage)?;
                 let wanted = choice.size(&disk, &section)?;

@@ -25,7 +25,7 @@ fn image(dir: &Path, size: u64) -> (PathBuf, Image) {
     let path = dir.join("image.raw");
     let file = File::create(&path).expect("make an image");
     file.set_len(size).expect("size an image");
-    let mut expected = Image::new(SIZE);
+    let mut expected = Image::new(SIZE.max(size));
     for (offset, length) in [(0, 3 * MIB), (9 * MIB + 4096, 5 * MIB), (size - 1000, 1000)] {
         let bytes = pattern(offset + 5, length as usize);
         file.write_all_at(&bytes, offset).expect("write an image");
@@ -128,7 +128,7 @@ fn from_stdin(server: &Server, bytes: &[u8], options: &[&str]) -> Ran {
     let input = dir.path().join("stdin");
     fs::write(&input, bytes).unwrap();
     let script = "cat \"$1\" | \"$2\" upload - \"${@:3}\"";
-    let mut command = rhv_mount_command(Some(&server.url()));
+    let command = rhv_mount_command(Some(&server.url()));
     let program = command.get_program().to_owned();
     let mut shell = Command::new("bash");
     for (name, value) in command.get_envs() {
@@ -142,7 +142,6 @@ fn from_stdin(server: &Server, bytes: &[u8], options: &[&str]) -> Ran {
         .arg(&input)
         .arg(program)
         .args(options);
-    drop(command.args(options));
     let ran = run(&mut shell, 60);
     assert_shows_none(&ran, &[TICKET]);
     ran
@@ -272,7 +271,8 @@ fn run_to(server: &Server, filter: &str) -> Ran {
 
 /// Starts a copy that the server holds up, and waits until it does.
 fn held_up(server: &Server, verb: Verb, what: &str, path: &Path) -> Foreground {
-    server.arm(Fault::always(verb, Action::Hold));
+    // The first bytes are asked for, and written, when the disk is opened.
+    server.arm(Fault::always(verb, Action::Hold).touching(10 * MIB));
     let mut command = rhv_mount_command(Some(&server.url()));
     command.args([what, path.to_str().unwrap()]).stdin(Stdio::null());
     let copy = Foreground::spawn(&mut command);

@@ -12,6 +12,7 @@ mod addresses;
 mod authority;
 mod configuration;
 mod configuration_files;
+mod copying;
 mod created;
 mod creating;
 mod downloads;

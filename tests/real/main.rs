@@ -11,6 +11,7 @@ mod support;
 mod blocks;
 mod checksum;
 mod command;
+mod copies;
 mod copy_matrix;
 mod failures;
 mod fsx_fio;

@@ -11,6 +11,8 @@ mod reconnect;
 #[cfg(feature = "shuttle")]
 mod schedules;
 mod table;
+#[cfg(not(feature = "shuttle"))]
+mod whole;
 
 use std::time::Duration;
 

@@ -34,7 +34,8 @@ pub(crate) struct DiskArgs {
     /// --storage-domain [env: RHV_MOUNT_CREATE]
     #[arg(long, value_name = "NAME", help_heading = "Disk")]
     pub(crate) create: Option<String>,
-    /// Size of the new disk [env: RHV_MOUNT_SIZE]
+    /// Size of the new disk, for `upload` by default that of the image; for `upload -` how many bytes come
+    /// [env: RHV_MOUNT_SIZE]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Disk")]
     pub(crate) size: Option<u64>,
     /// Storage domain of the new disk [env: RHV_MOUNT_STORAGE_DOMAIN]

@@ -119,13 +119,8 @@ pub(crate) fn definition() -> clap::Command {
             false => arg,
         }
     };
-    let size = "Size of the new disk [default: that of the image]; with `-`, how many bytes come \
-                [env: RHV_MOUNT_SIZE]";
     command
-        .mut_subcommand("upload", |one| {
-            one.mut_args(without(&NOT_FOR_AN_UPLOAD))
-                .mut_arg("size", |arg| arg.help(size))
-        })
+        .mut_subcommand("upload", |one| one.mut_args(without(&NOT_FOR_AN_UPLOAD)))
         .mut_subcommand("download", |one| one.mut_args(without(&NOT_FOR_A_DOWNLOAD)))
 }
 
