@@ -184,7 +184,7 @@ impl OpenDisk {
 
     fn flush_for_hash(&self) -> Result<(), Failure> {
         let flushed = self.disk.flush();
-        flushed.map_err(|e: DiskError| Failure::text(Exit::DataLoss, format!("data may be lost: {e}")))
+        flushed.map_err(|e: DiskError| Failure::new(Exit::DataLoss, e))
     }
 
     /// Has a thread ask the server, which may take hours.

@@ -97,22 +97,36 @@ fn of_image(args: &ChecksumArgs, image: &Path) -> Result<u8, Failure> {
     })
 }
 
-/// Does `work` in a thread of its own, and looks how far it has got; a signal has it stop soon.
+/// Does `work` in a thread of its own, and looks how far it has got; a signal has it stop soon, and a second
+/// one does not wait for that.
 fn attend<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
     watch: &Watch,
-    signals: &Receiver<i32>,
+    heard: &Receiver<i32>,
     mut look: impl FnMut(),
 ) -> Result<T, Failure> {
     let (give, done) = bounded(1);
-    spawn("work", move || drop(give.send(work())))?;
+    spawn("work", move || {
+        let _ = give.send(work());
+    })?;
+    let mut stopped = false;
     loop {
         select! {
             recv(done) -> result => {
                 let died = |_| Failure::text(Exit::Other, "internal error in the thread that computes it");
                 return result.map_err(died)?;
             }
-            recv(signals) -> _ => watch.stop(),
+            recv(heard) -> signal => {
+                if stopped {
+                    // It hangs in a read.
+                    return Err(Failure::text(Exit::Other, "stopped by a second signal"));
+                }
+                stopped = true;
+                watch.stop();
+                if let Ok(signal) = signal {
+                    signals::tell(signal, "the checksum is given up, and what was read is left as it is");
+                }
+            }
             default(LOOK_INTERVAL) => look(),
         }
     }

@@ -12,7 +12,7 @@ use crate::support::daemon::{Daemon, LocalSocket, Scheme};
 use crate::support::disk::Disk;
 use crate::support::image::{Backend, Content};
 use crate::support::mount::rhv_mount;
-use crate::support::run::{run, scratch, top};
+use crate::support::run::{run, scratch, sh, top};
 
 const TIB: u64 = 1 << 40;
 
@@ -78,6 +78,23 @@ fn a_local_image_has_the_checksum_that_imageios_client_computes() {
             of_client(image, "blake2b", 4 * MIB),
             "{image:?}"
         );
+    }
+}
+
+/// The guest's bytes count: those of a qcow2, compressed or with a backing file, are those of the raw image.
+#[test]
+fn a_qcow2_has_the_checksum_of_its_guests_bytes() {
+    let dir = scratch();
+    let raw = raw(dir.path());
+    let expected = of_client(&raw, "blake2b", 4 * MIB);
+    let make = r#"cd "$1" && qemu-img convert -f raw -O qcow2 image.raw plain.qcow2 &&
+        qemu-img convert -c -f raw -O qcow2 -o cluster_size=4k image.raw small.qcow2 &&
+        qemu-img create -q -f qcow2 -b plain.qcow2 -F qcow2 over.qcow2"#;
+    sh(make, [dir.path()], 60).ok();
+    for name in ["plain.qcow2", "small.qcow2", "over.qcow2"] {
+        let image = dir.path().join(name);
+        assert_eq!(of_client(&image, "blake2b", 4 * MIB), expected, "{name}");
+        assert_eq!(ours(&[image.as_os_str()]), expected, "{name}");
     }
 }
 
