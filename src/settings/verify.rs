@@ -1,11 +1,11 @@
 //! `--verify`: what the disk is compared with when COMMAND has succeeded.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::cli::MountArgs;
-use super::usage;
+use super::{absolute, usage};
 use crate::failure::Failure;
 use crate::images::Source;
 
@@ -34,10 +34,11 @@ impl Verify {
                 "--verify beside --read-only: COMMAND changes nothing that could be compared; leave one out",
             ));
         }
-        if image.as_os_str().is_empty() {
+        // This is the option without a value.
+        if image.is_empty() {
             return Ok(Some(Verify::Itself));
         }
-        let path = std::path::absolute(image).map_err(|e| usage(format!("{}: {e}", image.display())))?;
+        let path = absolute(Path::new(image))?;
         Source::open(&path, None).map_err(|e| usage(format!("--verify: {e}")))?;
         Ok(Some(Verify::Image(path)))
     }

@@ -193,7 +193,7 @@ pub(crate) struct MountArgs {
     /// IMAGE, the server's hash with that of what is read back. A difference is exit status 7
     #[arg(long, value_name = "IMAGE", num_args = 0..=1, require_equals = true, default_missing_value = "",
           help_heading = "Disk")]
-    pub(crate) verify: Option<PathBuf>,
+    pub(crate) verify: Option<OsString>,
 
     /// Command to run on the file
     #[arg(last = true, value_name = "COMMAND")]

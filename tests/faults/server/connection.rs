@@ -9,7 +9,7 @@
 use super::Shared;
 use super::faults::Action;
 use super::http::{Request, Response};
-use super::image::Image;
+use super::image::{Extent, Image};
 use super::ledger::Verb;
 use super::operation::Operation;
 use super::settings::Settings;
@@ -359,9 +359,17 @@ impl<'a> Connection<'a> {
 /// The block hash of imageio, of what is on the storage.
 pub fn checksum(image: &Image, block_size: u64) -> String {
     let mut outer = Blake2b::<U32>::new();
+    let extents = image.extents();
+    let zeros = Blake2b::<U32>::digest(vec![0; block_size as usize]);
     for start in (0..image.size()).step_by(block_size as usize) {
-        let block = image.read(start..(start + block_size).min(image.size()));
-        outer.update(Blake2b::<U32>::digest(block));
+        let end = (start + block_size).min(image.size());
+        let is_hole = |extent: &Extent| {
+            extent.zero && extent.start <= start && start + block_size <= extent.start + extent.length
+        };
+        match extents.iter().any(is_hole) {
+            true => outer.update(zeros),
+            false => outer.update(Blake2b::<U32>::digest(image.read(start..end))),
+        }
     }
     outer
         .finalize()
