@@ -13,7 +13,7 @@ use super::method::Algorithm;
 pub(super) const MAX_HELD_BYTES: u64 = 64 << 20;
 
 /// Zeros are hashed in pieces of this size, in bytes.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A part of a block.
 #[derive(Debug, Clone, Copy)]

@@ -65,8 +65,11 @@ pub(crate) struct Outcome {
 pub(crate) struct Proof {
     /// Stops it.
     pub(crate) watch: Arc<Watch>,
-    pub(crate) prove: Box<dyn FnOnce(&Arc<OpenDisk>) -> Result<(), Failure> + Send>,
+    pub(crate) prove: Box<Prove>,
 }
+
+/// Makes the proof.
+type Prove = dyn FnOnce(&Arc<OpenDisk>) -> Result<(), Failure> + Send;
 
 enum State {
     /// The last data is on its way.
