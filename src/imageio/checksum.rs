@@ -18,12 +18,12 @@ use super::error::Error;
 use super::patience::time_for;
 use crate::logging::plain;
 use crate::page;
-use crate::remote::{HashAnswer, HashRequest};
+use crate::remote::{HashAnswer, HashRequest, RemoteError};
 use crate::secret::clean;
 
 impl Client {
     /// Asks for a block hash; it blocks for as long as the server takes.
-    pub(super) fn checksum(&mut self, wanted: HashRequest<'_>) -> Result<HashAnswer, Error> {
+    pub(super) fn checksum(&mut self, wanted: HashRequest<'_>) -> Result<HashAnswer, RemoteError> {
         if !self.capabilities.checksum {
             let why = format!("{} has no feature `checksum`", self.host());
             return Ok(HashAnswer::NotOffered(why));
@@ -32,7 +32,7 @@ impl Client {
         self.permit.be_patient(usual + time_for(wanted.size, usual));
         let got = self.get_checksum(wanted);
         self.permit.be_patient(usual);
-        got
+        self.learn(got)
     }
 
     fn get_checksum(&mut self, wanted: HashRequest<'_>) -> Result<HashAnswer, Error> {

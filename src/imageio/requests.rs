@@ -300,8 +300,7 @@ impl Remote for Client {
     }
 
     fn block_hash(&mut self, wanted: HashRequest<'_>) -> Result<HashAnswer, RemoteError> {
-        let got = self.checksum(wanted);
-        self.learn(got)
+        self.checksum(wanted)
     }
 }
 

@@ -1,5 +1,5 @@
-//! The bytes of a disk as its server has them now: past the read cache and the map of zeros, with extents that
-//! are asked for anew.
+//! The bytes of a disk as its server has them now: past the read cache and the map of zeros, with extents
+//! that are asked for anew.
 //!
 //! The disk is flushed, and nobody writes to it; so nothing in memory is newer.
 

@@ -111,7 +111,8 @@ fn every_algorithm_gives_the_value_of_imageio() {
         (
             "sha384",
             4,
-            "d1d983f0eed1bec9b44ea946d4be8433b864fe1c85b79cad1549b421c90f6ec906e7278ac1250f9f1ded404ce42d7367",
+            "d1d983f0eed1bec9b44ea946d4be8433b864fe1c85b79cad\
+             1549b421c90f6ec906e7278ac1250f9f1ded404ce42d7367",
         ),
         (
             "sha512",
@@ -132,7 +133,8 @@ fn every_algorithm_gives_the_value_of_imageio() {
         (
             "sha3_384",
             4,
-            "3d9c7a65fee3645490992c6f8613d8a2186422f25fdf3684f9e01382eb350e534970d59b24395033c79abf8f85f050b0",
+            "3d9c7a65fee3645490992c6f8613d8a2186422f25fdf3684\
+             f9e01382eb350e534970d59b24395033c79abf8f85f050b0",
         ),
         (
             "sha3_512",
