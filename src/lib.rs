@@ -34,6 +34,7 @@
 
 mod addresses;
 mod amounts;
+mod block_hash;
 mod copying;
 mod disk;
 #[cfg(any(test, feature = "documents"))]

@@ -24,6 +24,26 @@ pub(crate) struct Extent {
     pub(crate) zero: bool,
 }
 
+/// A block hash, as a server is asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HashRequest<'a> {
+    /// The name of the hash function.
+    pub(crate) algorithm: &'a str,
+    /// Bytes in a block.
+    pub(crate) block_size: u64,
+    /// Bytes of the disk, all of which the server reads.
+    pub(crate) size: u64,
+}
+
+/// The server's part in a block hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum HashAnswer {
+    /// The hash, in lower-case hexadecimal digits.
+    Hash(String),
+    /// It does not compute this one, for this reason.
+    NotOffered(String),
+}
+
 /// One open, authorised connection to the remote disk.
 pub(crate) trait Remote: Send {
     /// Returns the [`Dial::epoch`] in which this connection was dialled.
@@ -52,6 +72,11 @@ pub(crate) trait Remote: Send {
     /// none. Gaps are data; zeros begin behind all that was reported before; data may lie over earlier
     /// extents, whose place holds data then.
     fn extents(&mut self, found: &mut dyn FnMut(Extent)) -> Result<(), RemoteError>;
+    /// Has the server compute the block hash of the whole disk, which takes as long as reading it.
+    fn block_hash(&mut self, wanted: HashRequest<'_>) -> Result<HashAnswer, RemoteError> {
+        let _ = wanted;
+        Ok(HashAnswer::NotOffered("it has no such request".to_owned()))
+    }
 }
 
 /// Opens connections to the remote disk. Called from many threads.

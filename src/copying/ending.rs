@@ -41,7 +41,7 @@ pub(super) fn end(
     let reports = events.clone();
     let report = move |step| drop(reports.send(Event::Disk(step)));
     let fate = end.disk.when_stopped(true);
-    let mut ending = Ending::begin(end.disk.clone(), end.work, limits, report);
+    let mut ending = Ending::begin(end.disk.clone(), end.work, limits, None, report);
     let mut flushing = true;
     while !ending.is_over() {
         if flushing && !ending.is_draining() {
@@ -84,7 +84,7 @@ fn told(error: CopyError, end: &End<'_>, fate: &str, of_disk: &[Failure]) -> Opt
     let (exit, is_stopped) = (error.exit(), matches!(error, CopyError::Stopped));
     let what = match end.settings.disk.task {
         Task::Download => format!("cannot download to {image}: {error}"),
-        Task::Upload | Task::Mount => format!("cannot upload {image}: {error}"),
+        Task::Upload | Task::Mount | Task::Checksum => format!("cannot upload {image}: {error}"),
     };
     let text = match (end.settings.disk.task, end.work) {
         // The signal was answered with all of it.

@@ -9,9 +9,13 @@ use clap_mangen::roff::{Roff, bold, roman};
 use crate::settings::cli::definition;
 
 /// The sections of each page that are written by hand.
-const BY_HAND: [(&str, &str); 8] = [
+const BY_HAND: [(&str, &str); 9] = [
     ("rhv-mount", include_str!("../../docs/man/rhv-mount.man")),
     ("rhv-mount-ca", include_str!("../../docs/man/rhv-mount-ca.man")),
+    (
+        "rhv-mount-checksum",
+        include_str!("../../docs/man/rhv-mount-checksum.man"),
+    ),
     (
         "rhv-mount-download",
         include_str!("../../docs/man/rhv-mount-download.man"),

@@ -22,6 +22,8 @@ pub(crate) struct Capabilities {
     pub(crate) flush: bool,
     /// The server has GET .../extents.
     pub(crate) extents: bool,
+    /// The server has GET .../checksum.
+    pub(crate) checksum: bool,
     /// Path of the server's unix socket, or its abstract name after a NUL byte.
     pub(crate) unix_socket: Option<String>,
     /// The number of connections that the server advises for reading.
@@ -71,10 +73,37 @@ impl Capabilities {
             zero: has("zero"),
             flush: has("flush"),
             extents: has("extents"),
+            checksum: has("checksum"),
             unix_socket: body.unix_socket.filter(|s| !s.is_empty()),
             max_readers: body.max_readers,
             max_writers: body.max_writers,
         })
+    }
+}
+
+/// The answer to GET .../checksum.
+#[derive(Deserialize)]
+pub(super) struct ChecksumBody {
+    pub(super) algorithm: String,
+    pub(super) block_size: u64,
+    pub(super) checksum: String,
+}
+
+impl ChecksumBody {
+    /// Reads the answer to a request for this algorithm and size of blocks, and returns the hash.
+    pub(super) fn parse(body: &[u8], algorithm: &str, block_size: u64) -> Result<String, String> {
+        let body: ChecksumBody = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+        if (body.algorithm.as_str(), body.block_size) != (algorithm, block_size) {
+            return Err(format!(
+                "a checksum by {} over blocks of {} bytes",
+                body.algorithm, body.block_size
+            ));
+        }
+        let is_hex = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+        match is_hex(&body.checksum) {
+            true => Ok(body.checksum.to_ascii_lowercase()),
+            false => Err(format!("the checksum {:?}", body.checksum)),
+        }
     }
 }
 
@@ -171,6 +200,23 @@ mod tests {
         assert!(!Capabilities::parse(read, None).unwrap().write);
         assert!(Capabilities::parse(br#"{"features": []}"#, None).unwrap().write);
         assert!(Capabilities::parse(b"{}", None).is_err());
+    }
+
+    #[test]
+    fn a_checksum_is_that_which_was_asked_for() {
+        let parse = |body: &[u8]| ChecksumBody::parse(body, "sha1", 4096);
+        let good = br#"{"algorithm": "sha1", "block_size": 4096, "checksum": "00FFab"}"#;
+        assert_eq!(parse(good).as_deref(), Ok("00ffab"));
+        for bad in [
+            &br#"{"algorithm": "md5", "block_size": 4096, "checksum": "00"}"#[..],
+            br#"{"algorithm": "sha1", "block_size": 8192, "checksum": "00"}"#,
+            br#"{"algorithm": "sha1", "block_size": 4096, "checksum": "xyz"}"#,
+            br#"{"algorithm": "sha1", "block_size": 4096, "checksum": ""}"#,
+            b"{}",
+            b"",
+        ] {
+            assert!(parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
+        }
     }
 
     #[test]

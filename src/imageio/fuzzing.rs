@@ -13,7 +13,7 @@ use super::transport::{NoResolver, OneShot};
 use super::{Client, TransferUrl};
 use crate::failure::Failure;
 use crate::fuzzing::{Pieces, assert_presentable, first_line, number_of};
-use crate::remote::{Extent, Remote};
+use crate::remote::{Extent, HashAnswer, HashRequest, Remote};
 use crate::secret::forget_all;
 
 const TICKET: &str = "bc922a10-62e5-4709-a1b2-0123456789ab";
@@ -33,8 +33,13 @@ pub fn options_answer(data: &[u8]) {
     let offers = |name: &str| features.iter().any(|f| f == name);
     assert!(got.options);
     assert_eq!(
-        (got.zero, got.flush, got.extents),
-        (offers("zero"), offers("flush"), offers("extents"))
+        (got.zero, got.flush, got.extents, got.checksum),
+        (
+            offers("zero"),
+            offers("flush"),
+            offers("extents"),
+            offers("checksum")
+        )
     );
     let socket = said.get("unix_socket").and_then(Value::as_str);
     assert_eq!(got.unix_socket.as_deref(), socket.filter(|s| !s.is_empty()));
@@ -167,6 +172,21 @@ pub fn imageio_answers(data: &[u8]) {
             b'w' => client.write(512, &[b"ab", b"", b"cde"]).map_err(Into::into),
             b'z' => client.zero(4096, 8192).map_err(Into::into),
             b'f' => client.flush().map_err(Into::into),
+            b'c' => {
+                let wanted = HashRequest {
+                    algorithm: "sha1",
+                    block_size: 4096,
+                    size: 1,
+                };
+                let asked = client.block_hash(wanted);
+                asked
+                    .map(|answer| {
+                        if let HashAnswer::Hash(hash) = answer {
+                            assert!(has(&hash) && has("4096"), "a hash out of nothing");
+                        }
+                    })
+                    .map_err(Into::into)
+            }
             b't' => client.touch().map_err(Into::into),
             b'e' => {
                 let mut next = 0;

@@ -17,6 +17,7 @@
 //! patience  how long the server may be silent, given all that it does for us
 //! client    one connection, and what every request on it has in common
 //! requests  reads, writes, zeros, flushes and extents
+//! checksum  the block hash that the server computes
 //! diagnosis turns failed requests into errors
 //! error     these errors, and their classes for the core
 //! answers   the JSON of imageio's answers
@@ -26,6 +27,7 @@
 //! ```
 
 mod answers;
+mod checksum;
 mod client;
 mod diagnosis;
 mod error;

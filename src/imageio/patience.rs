@@ -68,8 +68,14 @@ impl Load {
     /// Returns the permitted silence, for a request that may be silent for `limit` alone.
     pub(super) fn limit(&self, limit: Duration, usual: Duration) -> Duration {
         let weight = self.weight.load(Ordering::Relaxed);
-        limit + usual.mul_f64(weight as f64 / BYTES_PER_USUAL_TIME as f64)
+        limit + time_for(weight, usual)
     }
+}
+
+/// The time that the slowest storage which is accepted takes for so many bytes; `usual` is the limit of an
+/// ordinary request.
+pub(super) fn time_for(bytes: u64, usual: Duration) -> Duration {
+    usual.mul_f64(bytes as f64 / BYTES_PER_USUAL_TIME as f64)
 }
 
 impl Work {

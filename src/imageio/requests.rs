@@ -16,7 +16,7 @@ use super::diagnosis::{MAX_MESSAGE_BYTES, lost_if_cut_short};
 use super::error::Error;
 use super::line::Lines;
 use super::patience::{MAX_FLUSH_WEIGHT, MAX_ZERO_WEIGHT};
-use crate::remote::{Extent, Remote, RemoteError};
+use crate::remote::{Extent, HashAnswer, HashRequest, Remote, RemoteError};
 
 /// Upper bound on the body of an extents answer. It fits more than ten million extents; far fewer are
 /// remembered.
@@ -307,6 +307,10 @@ impl Remote for Client {
         let got = self.get_extents(found);
         self.permit.be_patient(self.permit.usual);
         self.learn(got)
+    }
+
+    fn block_hash(&mut self, wanted: HashRequest<'_>) -> Result<HashAnswer, RemoteError> {
+        self.checksum(wanted)
     }
 }
 

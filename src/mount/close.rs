@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::record::Ending;
 use super::wait::Ended;
-use super::{Event, Mount, control};
+use super::{Event, Mount, control, verification};
 use crate::failure::{Exit, Failure};
 use crate::logging::announce_failure;
 use crate::open_disk::{self, OpenDisk, Work};
@@ -43,7 +43,11 @@ pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Even
     let begin = |(n, disk): (usize, &Arc<OpenDisk>)| {
         let events = events.clone();
         let report = move |step| drop(events.send(Event::Disk(n, step)));
-        open_disk::Ending::begin(disk.clone(), work, limits, report)
+        let proof = match work {
+            Work::Done => verification::proof(&mount.settings),
+            Work::Failed | Work::Unused => None,
+        };
+        open_disk::Ending::begin(disk.clone(), work, limits, proof, report)
     };
     let mut endings: Vec<_> = mount.disks().enumerate().map(begin).collect();
     let mut flushing = true;

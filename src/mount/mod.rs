@@ -15,6 +15,7 @@
 //! ready        what "mounted" means       holders  who keeps a mount from its end
 //! umount_table lets umount(8) wait        loops    and the loop devices among them
 //! interrupted  answers a signal at once
+//! verification `--verify`
 //! ```
 //!
 //! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session, COMMAND and the end
@@ -34,6 +35,7 @@ mod open;
 mod ready;
 pub(crate) mod record;
 pub(crate) mod umount_table;
+mod verification;
 mod wait;
 
 use std::ffi::OsString;

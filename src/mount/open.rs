@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::mountpoint::Mountpoint;
 use super::record::Place;
-use super::{Event, Mount, MountedDisk};
+use super::{Event, Mount, MountedDisk, verification};
 use crate::failure::{Exit, Failure};
 use crate::fuse::OpenFiles;
 use crate::open_disk::OpenDisk;
@@ -28,6 +28,7 @@ pub(super) fn open_unless_interrupted(
         _ => None,
     };
     let disk = OpenDisk::open_unless_interrupted(&settings.disk, &mountpoint.path, inbox, signal)?;
+    verification::check(&settings, &disk)?;
     let directory = runtime_directory::directory()
         .map_err(|e| Failure::text(Exit::Other, format!("cannot use the runtime directory: {e}")))?;
     let disk = MountedDisk {

@@ -15,11 +15,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::OpenDisk;
 use crate::amounts;
-use crate::disk::{Disk, DiskError};
+use crate::block_hash::Watch;
+use crate::disk::DiskError;
 use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
 use crate::process::spawn;
@@ -58,6 +60,17 @@ pub(crate) struct Outcome {
     pub(crate) failures: Vec<Failure>,
 }
 
+/// The proof that the disk holds what it should, before its transfer ends. It is made once the data is on
+/// the storage, in the thread that closes the disk.
+pub(crate) struct Proof {
+    /// Stops it.
+    pub(crate) watch: Arc<Watch>,
+    pub(crate) prove: Box<Prove>,
+}
+
+/// Makes the proof.
+type Prove = dyn FnOnce(&Arc<OpenDisk>) -> Result<(), Failure> + Send;
+
 enum State {
     /// The last data is on its way.
     Draining(Progress),
@@ -92,27 +105,33 @@ pub(crate) struct Ending {
     patience: Interrupt,
     /// How long the last data may be without any answer.
     limit: Duration,
+    /// Stops the proof, where one is to be made.
+    proof: Option<Arc<Watch>>,
+    /// The proof is being made, which has limits of its own.
+    proving: Arc<AtomicBool>,
     state: State,
 }
 
 impl Ending {
-    /// Begins to end `disk`, whose requests are retried for `retry_time` and may be silent for `timeout`.
+    /// Begins to end `disk`, whose requests are retried for `retry_time` and may be silent for `timeout`. A
+    /// proof that fails counts as data that is lost.
     pub(crate) fn begin(
         disk: Arc<OpenDisk>,
         work: Work,
         (retry_time, timeout): (Duration, Duration),
+        proof: Option<Proof>,
         report: impl Fn(Step) + Send + Sync + 'static,
     ) -> Ending {
         if let Some(transfer) = &disk.transfer {
             transfer.note_ending();
         }
         let report: Arc<dyn Fn(Step) + Send + Sync> = Arc::new(report);
-        let (closed, tell) = (disk.disk.clone(), report.clone());
-        let close = |disk: &Disk| {
-            let closed = catch_unwind(AssertUnwindSafe(|| disk.close()));
-            closed.unwrap_or_else(|_| Err(DiskError::Failed("internal error while closing".into())))
-        };
-        let closing = spawn("close", move || tell(Step::Drained(close(&closed))));
+        let (closed, tell) = (disk.clone(), report.clone());
+        let (watch, proving) = (proof.as_ref().map(|proof| proof.watch.clone()), Arc::default());
+        let begun = Arc::clone(&proving);
+        let closing = spawn("close", move || {
+            tell(Step::Drained(close(&closed, proof, &begun)))
+        });
         let mut ending = Ending {
             state: State::Draining(Progress::of(disk.answers())),
             disk,
@@ -120,11 +139,16 @@ impl Ending {
             report,
             patience: Interrupt::default(),
             limit: retry_time + timeout + EXTRA_PATIENCE,
+            proof: watch,
+            proving,
         };
         if closing.is_err() {
-            // Without a thread it is closed here, which no signal cuts short.
-            let data = close(&ending.disk.disk);
-            ending.end_transfer(data);
+            // Without a thread it is closed here, which no signal cuts short. There is no proof then.
+            let data = close(&ending.disk, None, &AtomicBool::new(false));
+            ending.end_transfer(match &ending.proof {
+                Some(_) => data.and(Err(DiskError::Failed("no thread for its verification".into()))),
+                None => data,
+            });
         }
         ending
     }
@@ -141,6 +165,9 @@ impl Ending {
         let State::Draining(progress) = &mut self.state else {
             return;
         };
+        if self.proving.load(Ordering::Relaxed) {
+            return;
+        }
         if let Some(silent) = progress.stuck(self.disk.answers(), self.limit) {
             self.end_transfer(Err(DiskError::Failed(format!(
                 "gave up after {} s without any answer, with data still on its way",
@@ -152,9 +179,16 @@ impl Ending {
     /// Gives up what is waited for now; what comes after it is still done.
     pub(crate) fn give_up(&mut self) {
         match &self.state {
-            State::Draining(_) => self.end_transfer(Err(DiskError::Failed(
-                "gave up on a second signal, with data still on its way".into(),
-            ))),
+            State::Draining(_) => {
+                if let Some(watch) = &self.proof {
+                    watch.stop();
+                }
+                let why = match self.proving.load(Ordering::Relaxed) {
+                    true => "gave up on a second signal, before it was verified",
+                    false => "gave up on a second signal, with data still on its way",
+                };
+                self.end_transfer(Err(DiskError::Failed(why.into())));
+            }
             State::EndingTransfer(_) if self.patience.check().is_ok() => self.patience.set(),
             State::EndingTransfer(_) => self.abandon(),
             State::Over(..) => {}
@@ -165,6 +199,13 @@ impl Ending {
     /// come now, after [`Self::give_up`] where that was called for it. `None` once it is over.
     pub(crate) fn answer(&self) -> Option<String> {
         let data = match &self.state {
+            State::Draining(_) if self.proving.load(Ordering::Relaxed) => {
+                return Some(
+                    "the disk is being verified, which is waited for; the next signal gives up on that, and \
+                     the disk counts as not verified then"
+                        .to_owned(),
+                );
+            }
             State::Draining(_) => {
                 // Zeros have no bytes that could be counted.
                 let unflushed = match self.disk.disk.undurable_bytes() {
@@ -212,6 +253,7 @@ impl Ending {
                     Task::Mount => "mounted on",
                     Task::Upload => "upload of",
                     Task::Download => "download to",
+                    Task::Checksum => "checksum of",
                 },
                 self.disk.mountpoint.display()
             );
@@ -279,6 +321,23 @@ impl Ending {
             format!("gave up on a signal before transfer {id} had ended; `{again}` ends it"),
         )
     }
+}
+
+/// Closes the disk, after the proof that it holds what it should.
+fn close(disk: &Arc<OpenDisk>, proof: Option<Proof>, proving: &AtomicBool) -> Result<(), DiskError> {
+    let closed = catch_unwind(AssertUnwindSafe(|| {
+        let proven = match proof {
+            Some(proof) => disk.disk.flush().and_then(|()| {
+                proving.store(true, Ordering::Relaxed);
+                let proven = (proof.prove)(disk);
+                proving.store(false, Ordering::Relaxed);
+                proven.map_err(|failure| DiskError::Failed(failure.to_string()))
+            }),
+            None => Ok(()),
+        };
+        disk.disk.close().and(proven)
+    }));
+    closed.unwrap_or_else(|_| Err(DiskError::Failed("internal error while closing".into())))
 }
 
 /// Watches whether the last data moves.

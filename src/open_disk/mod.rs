@@ -5,6 +5,8 @@
 //! ```text
 //! start     opens it unless a signal comes first
 //! open      from the settings to a disk that can be read and written
+//! verify    the block hash of the disk, and the comparison with what it should hold
+//! read_back its bytes as the server has them now
 //! course    how far the work on it has got, and how fast it goes on
 //! ending    the way out: the last flush, the connections, the transfer; with signals on the way
 //! ```
@@ -20,7 +22,9 @@ mod course;
 mod ending;
 mod open;
 mod ranges;
+mod read_back;
 mod start;
+mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,7 +33,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use self::course::Course;
-pub(crate) use self::ending::{Ending, Step, Work};
+pub(crate) use self::ending::{Ending, Proof, Step, Work};
+pub(crate) use self::verify::{DiskHash, Expected};
 use crate::disk::Disk;
 use crate::imageio::Image;
 use crate::pool::{ConnectionStatistics, Figures, Keeper, Op, Pool};

@@ -123,7 +123,7 @@ fn open_disk(
                 image.host(),
                 match settings.task {
                     Task::Mount => "mount it with --read-only",
-                    Task::Upload | Task::Download => "it can be downloaded",
+                    Task::Upload | Task::Download | Task::Checksum => "it can be downloaded",
                 }
             ),
         ));

@@ -61,6 +61,7 @@ fn wait_until_taken_back<E>(
     let interrupted = match settings.task {
         Task::Mount => "interrupted before the disk was mounted",
         Task::Upload | Task::Download => "interrupted before the first byte was copied",
+        Task::Checksum => "interrupted before the disk was open",
     };
     let failure = Failure::text(Exit::Other, interrupted);
     if matches!(settings.source, Source::Transfer(_)) {

@@ -58,6 +58,7 @@ use self::overlap::Overlaps;
 pub(crate) use self::request::Answered;
 pub(crate) use self::retry::Doubt;
 pub(crate) use self::statistics::{ConnectionStatistics, Figures, Op, OpFigures};
+use crate::failure::{Exit, Failure};
 use crate::remote::{Dial, Remote, RemoteError};
 use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 
@@ -73,6 +74,16 @@ pub(crate) enum PoolError {
     /// [`Pool::close_all`] has been called.
     #[error("the connections are closed: the mount is ending")]
     Closed,
+}
+
+impl From<PoolError> for Failure {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Request(error) => error.into(),
+            PoolError::Loss(_) => Failure::new(Exit::DataLoss, error),
+            PoolError::Closed => Failure::new(Exit::Other, error),
+        }
+    }
 }
 
 /// Holds the writes that were answered and are not known to be durable, and can send them again.

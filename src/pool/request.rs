@@ -36,7 +36,7 @@ use super::retry::{Doubt, RequestKind, Retry};
 use super::{Lease, Op, Pool, PoolError, Purpose, Seat, Slot};
 #[cfg(doc)]
 use crate::remote::Dial;
-use crate::remote::{Extent, Remote, RemoteError};
+use crate::remote::{Extent, HashAnswer, HashRequest, Remote, RemoteError};
 use crate::sync::Instant;
 
 /// Upper bound on new rights that one request may ask for after refusals.
@@ -109,6 +109,33 @@ impl Pool {
         let mut lease = self.lease(Purpose::Read)?;
         lease.repeat(RequestKind::Walk, Op::Extents, 0, |remote| remote.extents(found))?;
         Ok(())
+    }
+
+    /// Has the server compute a block hash of the whole disk, which takes as long as reading it. What is
+    /// written meanwhile is in it or not, so the caller flushes before, and lets nobody write. The request
+    /// uses a connection of the pool, which does not close before its answer, or with `own_connection` one of
+    /// its own, which the server must allow.
+    pub(crate) fn block_hash(
+        &self,
+        own_connection: bool,
+        wanted: HashRequest<'_>,
+    ) -> Result<HashAnswer, PoolError> {
+        if own_connection {
+            let mut retry = Retry::new(RequestKind::Walk, Duration::ZERO);
+            loop {
+                match self.dial.dial().and_then(|mut remote| remote.block_hash(wanted)) {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => retry.again(error, None)?,
+                }
+            }
+        }
+        let mut lease = self.lease(Purpose::Read)?;
+        let mut answer = HashAnswer::NotOffered(String::new());
+        lease.repeat(RequestKind::Walk, Op::Checksum, wanted.size, |remote| {
+            answer = remote.block_hash(wanted)?;
+            Ok(())
+        })?;
+        Ok(answer)
     }
 
     /// Writes `parts`, one after the other, at `offset`.

@@ -25,15 +25,18 @@ pub(crate) enum Op {
     Extents,
     /// OPTIONS, to keep the connection alive.
     Touch,
+    /// GET checksum.
+    Checksum,
 }
 
-const OPS: [(Op, &str); 6] = [
+const OPS: [(Op, &str); 7] = [
     (Op::Read, "read"),
     (Op::Write, "write"),
     (Op::Zero, "zero"),
     (Op::Flush, "flush"),
     (Op::Extents, "extents"),
     (Op::Touch, "options"),
+    (Op::Checksum, "checksum"),
 ];
 
 #[derive(Debug, Default)]
@@ -49,7 +52,8 @@ struct Counter {
 pub(crate) struct Figures {
     /// Time since the mount began.
     pub(crate) seconds: f64,
-    /// Every kind of request by its name: `read`, `write`, `zero`, `flush`, `extents`, `options`.
+    /// Every kind of request by its name: `read`, `write`, `zero`, `flush`, `extents`, `options`,
+    /// `checksum`.
     #[serde(flatten)]
     pub(crate) operations: BTreeMap<&'static str, OpFigures>,
 }

@@ -12,6 +12,7 @@
 //! (`settings::mount_helper`).
 
 mod ca;
+mod checksum;
 mod claim;
 pub(crate) mod completion;
 mod copy;
@@ -80,6 +81,7 @@ fn act(args: Vec<OsString>) -> Result<u8, Failure> {
             let (role, settings) = match handover::receive::<Run>(fd)? {
                 (role, Run::Mount(settings)) => (role, settings),
                 (_, Run::Copy(settings)) => return copy::go_on(*settings),
+                (_, Run::Checksum(settings)) => return checksum::go_on(&settings),
             };
             // The launcher reads the code of the background process, and mount(8) that of the launcher.
             let for_mount8 = settings.for_mount8 && role != Role::Background;
@@ -94,6 +96,7 @@ fn act(args: Vec<OsString>) -> Result<u8, Failure> {
         Action::Upload(args) => copy::upload(*args),
         Action::Download(args) => copy::download(*args),
         Action::List(args) => list::list(&args),
+        Action::Checksum(args) => checksum::checksum(*args),
         Action::Ca(url) => ca::print(&url),
         Action::Print(text) => {
             output::print(&text)?;

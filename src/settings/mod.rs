@@ -5,6 +5,7 @@
 //! environment.
 
 pub(crate) mod account;
+pub(crate) mod checksum;
 mod choice;
 pub(crate) mod cli;
 pub(crate) mod config_file;
@@ -16,6 +17,7 @@ pub(crate) mod mount_helper;
 mod mount_options;
 mod source;
 pub(crate) mod values;
+mod verify;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -26,11 +28,13 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use self::account::{LoginPlaces, trust, variable};
+use self::checksum::ChecksumSettings;
 use self::choice::Choice;
 use self::cli::{ConnectionArgs, LogTarget, MountArgs, Output, OutputArgs, Progress};
 use self::config_file::{Section, yes_or_no};
 use self::copy::CopySettings;
 use self::memory::{Budgets, MIN_MEMORY_BYTES, Said};
+pub(crate) use self::verify::Verify;
 use crate::engine::{Account, NewDisk};
 use crate::failure::{Exit, Failure};
 use crate::imageio::TransferUrl;
@@ -92,6 +96,8 @@ pub(crate) enum Task {
     Upload,
     /// It is copied into an image.
     Download,
+    /// Its checksum is computed.
+    Checksum,
 }
 
 /// How one disk is opened, with or without a mount.
@@ -170,6 +176,9 @@ pub(crate) struct Settings {
     pub(crate) for_mount8: bool,
     /// COMMAND and its arguments; empty where there is none.
     pub(crate) command: Vec<OsString>,
+    /// How the disk is verified when COMMAND has succeeded.
+    #[serde(default)]
+    pub(crate) verify: Option<Verify>,
     /// How much COMMAND may write, in bytes, the likeliest number first.
     pub(crate) expected: Vec<u64>,
     /// What it tells, and where.
@@ -206,6 +215,7 @@ impl Settings {
                  background is followed by `rhv-mount status --follow`",
             ));
         }
+        let verify = Verify::gather(&args, read_only)?;
         let output = OutputSettings::gather(args.output, &section)?;
         let disk = DiskSettings::gather(args.connection, source, trusted, Task::Mount, read_only)?;
         let mountpoint = absolute(&args.mountpoint)?;
@@ -229,6 +239,7 @@ impl Settings {
             foreground: args.foreground,
             for_mount8: args.for_mount8,
             command: args.command,
+            verify,
             expected,
             output,
             pid_file: args.pid_file.map(|path| absolute(&path)).transpose()?,
@@ -380,6 +391,7 @@ fn log_place(target: Option<LogTarget>, file: Option<&Path>, section: &Section) 
 pub(crate) enum Run {
     Mount(Box<Settings>),
     Copy(Box<CopySettings>),
+    Checksum(Box<ChecksumSettings>),
 }
 
 impl Errand for Run {
@@ -389,6 +401,7 @@ impl Errand for Run {
         match self {
             Run::Mount(settings) => &settings.mountpoint,
             Run::Copy(settings) => settings.image.shown(),
+            Run::Checksum(settings) => &settings.place,
         }
     }
 
@@ -396,6 +409,7 @@ impl Errand for Run {
         match self {
             Run::Mount(settings) => settings.disk.hide_secrets(),
             Run::Copy(settings) => settings.disk.hide_secrets(),
+            Run::Checksum(settings) => settings.disk.hide_secrets(),
         }
     }
 }

@@ -138,7 +138,7 @@ fn text(picture: &Picture) -> String {
 fn label_of(task: Task) -> &'static str {
     match task {
         Task::Mount => "mountpoint",
-        Task::Upload | Task::Download => "image",
+        Task::Upload | Task::Download | Task::Checksum => "image",
     }
 }
 

@@ -312,6 +312,7 @@ impl Note {
             Task::Mount => "a mount on",
             Task::Upload => "an upload of",
             Task::Download => "a download to",
+            Task::Checksum => "a checksum of",
         };
         format!("{run} {}", self.mountpoint.display())
     }

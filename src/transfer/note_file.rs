@@ -96,7 +96,7 @@ impl NoteFile {
         // One image may be copied to several disks at once.
         let names = match note.task {
             Task::Mount => vec![path, beside],
-            Task::Upload | Task::Download => vec![beside],
+            Task::Upload | Task::Download | Task::Checksum => vec![beside],
         };
         for path in names {
             match write_new(&path, &mut note) {
@@ -308,6 +308,10 @@ fn in_the_way(path: &Path, ours: &Note) -> Failure {
         Task::Mount => Failure::text(Exit::Mount, format!("cannot mount on {shown}: {why}")),
         Task::Upload => Failure::text(Exit::Transfer, format!("cannot upload {shown}: {why}")),
         Task::Download => Failure::text(Exit::Transfer, format!("cannot download to {shown}: {why}")),
+        Task::Checksum => Failure::text(
+            Exit::Transfer,
+            format!("cannot compute the checksum of {shown}: {why}"),
+        ),
     }
 }
 

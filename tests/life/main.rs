@@ -46,4 +46,5 @@ mod talking;
 mod told;
 mod unread;
 mod unseen;
+mod verified;
 mod waiting;

@@ -9,6 +9,7 @@
 mod support;
 
 mod blocks;
+mod checksum;
 mod command;
 mod copies;
 mod copy_matrix;

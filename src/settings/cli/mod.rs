@@ -3,6 +3,7 @@
 //! `options` defines it; help, manual and completions are made from that. Before clap sees the arguments, the
 //! name of the subcommand comes to the front (`words`) and `-o` lists become long options (`mount_options`).
 
+mod checksum;
 mod forms;
 mod groups;
 mod help;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
+pub(crate) use self::checksum::ChecksumArgs;
 pub(crate) use self::forms::{ImageFormat, LogTarget, Output, Progress};
 pub(crate) use self::groups::{ConnectionArgs, DiskArgs, EngineArgs, OutputArgs};
 use self::options::{Cli, Command};
@@ -44,6 +46,8 @@ pub(crate) enum Action {
     Download(Box<DownloadArgs>),
     /// List what the engine has.
     List(Box<ListArgs>),
+    /// Compute the checksum of an image or a disk.
+    Checksum(Box<ChecksumArgs>),
     /// Print the CA of this engine.
     Ca(String),
     /// Print this to stdout: help or version.
@@ -73,6 +77,7 @@ impl Action {
             (Some(Command::Upload(args)), _, _) => Action::Upload(Box::new(args)),
             (Some(Command::Download(args)), _, _) => Action::Download(Box::new(args)),
             (Some(Command::List(args)), _, _) => Action::List(Box::new(args)),
+            (Some(Command::Checksum(args)), _, _) => Action::Checksum(args),
             (Some(Command::Ca { url, .. }), _, _) => Action::Ca(url),
             (None, Some(fd), _) => Action::Continue(fd),
             // In `-fo ro` clap has taken the list, and nobody would read it.

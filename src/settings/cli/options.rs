@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::checksum::ChecksumArgs;
 use super::forms::{ImageFormat, Output};
 use super::groups::{ConnectionArgs, DiskArgs, EngineArgs, OutputArgs};
 use crate::settings::values::parse_mode;
@@ -95,6 +96,13 @@ pub(super) enum Command {
     Download(DownloadArgs),
     /// List what the engine has, with the ids that the other commands take
     List(ListArgs),
+    /// Print the block hash of an image or a disk, as imageio computes it
+    ///
+    /// Two disks with the same checksum hold the same bytes, whatever their formats and holes are. That of a
+    /// local image (raw, qcow2 with its backing chain, vmdk) is computed here. That of a disk, disk snapshot
+    /// or transfer is computed by its server, with no byte on the network; where the server has none, the
+    /// disk is read.
+    Checksum(Box<ChecksumArgs>),
     /// Print the engine's CA certificate and its fingerprint, to be checked and saved
     ///
     /// The certificate goes to stdout, the fingerprints to stderr. It is fetched without verification:
@@ -180,6 +188,12 @@ pub(crate) struct MountArgs {
     /// option without its dashes
     #[arg(short = 'o', value_name = "OPTIONS", help_heading = "Mount")]
     pub(crate) _mount_options: Vec<String>,
+
+    /// When COMMAND has succeeded, compare the disk on its storage with IMAGE, by their block hashes; without
+    /// IMAGE, the server's hash with that of what is read back. A difference is exit status 7
+    #[arg(long, value_name = "IMAGE", num_args = 0..=1, require_equals = true, default_missing_value = "",
+          help_heading = "Disk")]
+    pub(crate) verify: Option<OsString>,
 
     /// Command to run on the file
     #[arg(last = true, value_name = "COMMAND")]

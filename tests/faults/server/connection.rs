@@ -10,9 +10,13 @@ use super::Shared;
 use super::cousin;
 use super::faults::Action;
 use super::http::{Request, Response};
+use super::image::{Extent, Image};
 use super::ledger::Verb;
 use super::operation::Operation;
 use super::settings::Settings;
+use blake2::Blake2b;
+use blake2::digest::Digest;
+use blake2::digest::consts::U32;
 use serde_json::json;
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -305,7 +309,15 @@ impl<'a> Connection<'a> {
             }
             Operation::Flush => {
                 state.storage.flush(self.id);
+                if let Some(offset) = settings.decays {
+                    state.storage.preset(offset, &[0xee]);
+                }
                 done(operation, settings)
+            }
+            Operation::Checksum { block_size } => {
+                let answer = json!({"algorithm": "blake2b", "block_size": block_size,
+                    "checksum": checksum(state.storage.durable(), *block_size)});
+                Response::json(answer.to_string())
             }
             Operation::Extents if settings.one_extent => {
                 let one = json!([{"start": 0, "length": settings.size, "zero": false, "hole": false}]);
@@ -362,4 +374,26 @@ impl<'a> Connection<'a> {
         self.reader.read_exact(&mut body)?;
         Ok(body)
     }
+}
+
+/// The block hash of imageio, of what is on the storage.
+pub fn checksum(image: &Image, block_size: u64) -> String {
+    let mut outer = Blake2b::<U32>::new();
+    let extents = image.extents();
+    let zeros = Blake2b::<U32>::digest(vec![0; block_size as usize]);
+    for start in (0..image.size()).step_by(block_size as usize) {
+        let end = (start + block_size).min(image.size());
+        let is_hole = |extent: &Extent| {
+            extent.zero && extent.start <= start && start + block_size <= extent.start + extent.length
+        };
+        match extents.iter().any(is_hole) {
+            true => outer.update(zeros),
+            false => outer.update(Blake2b::<U32>::digest(image.read(start..end))),
+        }
+    }
+    outer
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

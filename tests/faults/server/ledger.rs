@@ -14,6 +14,7 @@ pub enum Verb {
     Zero,
     Flush,
     Extents,
+    Checksum,
     /// A zero or flush of which only the head was received.
     Patch,
     Other,

@@ -22,6 +22,7 @@ pub use ledger::{Record, Verb};
 pub use settings::Settings;
 
 use connection::Connection;
+pub use connection::checksum;
 use faults::Faults;
 use ledger::Ledger;
 use std::collections::BTreeMap;

@@ -16,6 +16,7 @@ pub enum Operation {
     Zero { range: Range<u64>, flush: bool },
     Flush,
     Extents,
+    Checksum { block_size: u64 },
 }
 
 impl Operation {
@@ -27,6 +28,7 @@ impl Operation {
             Operation::Zero { .. } => Verb::Zero,
             Operation::Flush => Verb::Flush,
             Operation::Extents => Verb::Extents,
+            Operation::Checksum { .. } => Verb::Checksum,
         }
     }
 
@@ -66,6 +68,7 @@ impl Operation {
             ("OPTIONS", "") => Ok(Operation::Options),
             ("GET", "") => get(request, settings.size),
             ("GET", "extents") if settings.extents => Ok(Operation::Extents),
+            ("GET", "checksum") if settings.checksum => checksum(request),
             ("PUT", "") => put(request, settings),
             ("PATCH", "") => match self::patch(patch, settings)? {
                 operation if settings.cousin => {
@@ -102,6 +105,18 @@ fn get(request: &Request, size: u64) -> Result<Operation, Response> {
             whole: false,
         }),
         Some(Ok(_)) => Err(refused("Requested range out of allowed range")),
+    }
+}
+
+/// This server knows one algorithm.
+fn checksum(request: &Request) -> Result<Operation, Response> {
+    let block_size = request.query("block_size").and_then(|size| size.parse().ok());
+    match (request.query("algorithm"), block_size) {
+        (Some("blake2b"), Some(block_size)) => Ok(Operation::Checksum { block_size }),
+        (other, _) => Err(Response::text(
+            400,
+            &format!("Unsupported value {other:?} for 'algorithm'"),
+        )),
     }
 }
 

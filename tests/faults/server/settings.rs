@@ -13,6 +13,7 @@ pub struct Settings {
     pub zero: bool,
     pub flush: bool,
     pub extents: bool,
+    pub checksum: bool,
     pub max_readers: u32,
     pub max_writers: u32,
     pub unix_socket: Option<String>,
@@ -52,6 +53,8 @@ pub struct Settings {
     pub whole_only: bool,
     /// Reports the whole disk as one data extent, as imageio's file backend does.
     pub one_extent: bool,
+    /// A byte of the storage that each flush leaves with the value 0xee.
+    pub decays: Option<u64>,
 }
 
 impl Settings {
@@ -64,6 +67,7 @@ impl Settings {
             zero: true,
             flush: true,
             extents: true,
+            checksum: true,
             max_readers: 8,
             max_writers: 8,
             unix_socket: None,
@@ -85,12 +89,14 @@ impl Settings {
             cousin: false,
             whole_only: false,
             one_extent: false,
+            decays: None,
         }
     }
 
     pub fn features(&self) -> Vec<&'static str> {
         let writable = !self.read_only;
         let known = [
+            ("checksum", self.checksum),
             ("extents", self.extents),
             ("flush", self.flush && writable),
             ("zero", self.zero && writable),

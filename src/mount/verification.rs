@@ -1,0 +1,69 @@
+//! `--verify`: the disk is compared with an image, or with itself, between the last flush and the end of its
+//! transfer.
+
+use std::sync::Arc;
+
+use crate::amounts;
+use crate::block_hash::{Method, Watch};
+use crate::failure::{Exit, Failure};
+use crate::images::Source;
+use crate::open_disk::{DiskHash, Expected, OpenDisk, Proof};
+use crate::output::inform;
+use crate::settings::{Settings, Verify};
+
+/// Refuses before COMMAND runs what could not be verified after it.
+pub(super) fn check(settings: &Settings, disk: &OpenDisk) -> Result<(), Failure> {
+    match settings.verify {
+        Some(Verify::Itself) if !disk.offers_block_hash() => Err(Failure::text(
+            Exit::Transfer,
+            format!(
+                "--verify: the server {} computes no checksum, so the disk can only be compared with an image; \
+                 name one with --verify=IMAGE",
+                disk.host()
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Returns the proof that is asked for.
+pub(super) fn proof(settings: &Settings) -> Option<Proof> {
+    let (verify, watch) = (settings.verify.clone()?, Arc::new(Watch::default()));
+    let seen = watch.clone();
+    Some(Proof {
+        watch,
+        prove: Box::new(move |disk| prove(disk, &verify, &seen)),
+    })
+}
+
+fn prove(disk: &Arc<OpenDisk>, verify: &Verify, watch: &Watch) -> Result<(), Failure> {
+    let (proven, what) = match verify {
+        Verify::Itself => (
+            disk.verify(Expected::Itself, Method::default(), watch)?,
+            "what is read back from it".to_owned(),
+        ),
+        Verify::Image(path) => {
+            let name = path.display().to_string();
+            let source = Source::open(path, None)
+                .map_err(|e| Failure::text(Exit::DataLoss, format!("the disk could not be verified: {e}")))?;
+            let expected = Expected::Bytes(&source, &name);
+            let proven = disk.verify(expected, Method::default(), watch)?;
+            source
+                .check_unchanged()
+                .map_err(|e| Failure::text(Exit::DataLoss, format!("the disk could not be verified: {e}")))?;
+            (proven, name)
+        }
+    };
+    let DiskHash { checksum, by_server } = proven;
+    inform(format_args!(
+        "verified: the disk holds the same as {what} ({} over blocks of {}, {}, {})",
+        checksum.algorithm,
+        amounts::size(checksum.block_size),
+        checksum.checksum,
+        match by_server {
+            true => "computed by the server",
+            false => "of what was read back",
+        }
+    ));
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! Proof of the bytes: the block hash of the disk on its storage, and the comparison with what it should hold.
+//!
+//! The server computes it where it can, while this side hashes what is expected; else the disk is read back.
+//! All of it begins with a flush, and nobody may write meanwhile. A [`Watch`] stops it at once, although the
+//! server goes on for a while: its answer has no reader then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
+use tracing::{info, warn};
+
+use super::OpenDisk;
+use super::read_back::ReadBack;
+use crate::block_hash::{Bytes, Checksum, Hasher, Method, Padded, Watch, first_difference, hash};
+use crate::disk::DiskError;
+use crate::failure::{Exit, Failure};
+use crate::process::spawn;
+use crate::remote::{HashAnswer, HashRequest};
+
+/// How often somebody who waits for the server looks whether to stop.
+const STOP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What a disk should hold.
+pub(crate) enum Expected<'a> {
+    /// These bytes, and zeros behind them where the disk is larger; with a name for messages.
+    Bytes(&'a dyn Bytes, &'a str),
+    /// What a copy has given to this hasher, which has the size of the disk.
+    #[allow(dead_code, reason = "copies without a mount will use it")]
+    Hashed(&'a Hasher, &'a str),
+    /// What is read back from it. That proves the wire and the way through the server, and that the storage
+    /// gives the same bytes twice.
+    Itself,
+}
+
+/// The block hash of a disk, and who has computed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DiskHash {
+    pub(crate) checksum: Checksum,
+    /// The server has; else the disk was read back.
+    pub(crate) by_server: bool,
+}
+
+/// The server's answer; `Err` is the reason why there is none.
+type Answer = Result<Checksum, String>;
+
+impl OpenDisk {
+    /// Returns the block hash of the disk: the server's, or that of what is read back where it has none.
+    /// Blocks for as long as reading the disk takes.
+    pub(crate) fn block_hash(self: &Arc<Self>, method: Method, watch: &Watch) -> Result<DiskHash, Failure> {
+        self.flush_for_hash()?;
+        match await_answer(&self.ask_server(method)?, watch)? {
+            Ok(checksum) => Ok(DiskHash {
+                checksum,
+                by_server: true,
+            }),
+            Err(why) => {
+                info!("the disk is read back: {why}");
+                let (checksum, _) = hash(&ReadBack::of(self), method, watch)?;
+                Ok(DiskHash {
+                    checksum,
+                    by_server: false,
+                })
+            }
+        }
+    }
+
+    /// Fails, with the exit code of lost data, unless the disk on its storage holds what is expected. A hasher
+    /// has a method of its own, which counts then.
+    pub(crate) fn verify(
+        self: &Arc<Self>,
+        expected: Expected<'_>,
+        method: Method,
+        watch: &Watch,
+    ) -> Result<DiskHash, Failure> {
+        self.flush_for_hash()?;
+        let size = self.disk.capacity();
+        let (here, hasher, name, there) = match expected {
+            Expected::Bytes(bytes, name) => {
+                let padded = self.padded(bytes, name)?;
+                let asked = self.ask_server(method)?;
+                let (here, hasher) = hash(&padded, method, watch)?;
+                (here, hasher, name, await_answer(&asked, watch)?)
+            }
+            Expected::Hashed(hasher, name) => {
+                let (Some(here), true) = (hasher.finish(), hasher.size() == size) else {
+                    let why = format!("{name} was not hashed as a whole");
+                    return Err(Failure::text(Exit::DataLoss, unproven(&self.host(), &why)));
+                };
+                let there = await_answer(&self.ask_server(hasher.method())?, watch)?;
+                return self.compare(here, hasher, name, there, watch);
+            }
+            Expected::Itself => {
+                let asked = self.ask_server(method)?;
+                let (here, hasher) = hash(&ReadBack::of(self), method, watch)?;
+                let there = await_answer(&asked, watch)?;
+                if let Err(why) = &there {
+                    let why = format!("{why}; --verify=IMAGE compares it with an image instead");
+                    return Err(Failure::text(Exit::DataLoss, unproven(&self.host(), &why)));
+                }
+                (here, hasher, "what is read back from it", there)
+            }
+        };
+        self.compare(here, &hasher, name, there, watch)
+    }
+
+    /// True where the server says that it computes block hashes.
+    pub(crate) fn offers_block_hash(&self) -> bool {
+        self.image.capabilities().checksum
+    }
+
+    fn padded<'a>(&self, bytes: &'a dyn Bytes, name: &str) -> Result<Padded<'a>, Failure> {
+        let size = self.disk.capacity();
+        match bytes.size() <= size {
+            true => Ok(Padded { bytes, size }),
+            false => Err(Failure::text(
+                Exit::DataLoss,
+                format!(
+                    "the disk on {} is not the same as {name}, which is larger: it has {} bytes, and the disk \
+                     {size}",
+                    self.host(),
+                    bytes.size()
+                ),
+            )),
+        }
+    }
+
+    fn compare(
+        self: &Arc<Self>,
+        here: Checksum,
+        hasher: &Hasher,
+        name: &str,
+        there: Answer,
+        watch: &Watch,
+    ) -> Result<DiskHash, Failure> {
+        let by_server = there.is_ok();
+        let there = match there {
+            Ok(checksum) if checksum == here => None,
+            Ok(checksum) => Some(checksum.checksum),
+            Err(why) => {
+                info!("the disk is read back: {why}");
+                None
+            }
+        };
+        if by_server && there.is_none() {
+            return Ok(DiskHash {
+                checksum: here,
+                by_server,
+            });
+        }
+        let difference = first_difference(&ReadBack::of(self), hasher, watch)?;
+        if !by_server && difference.is_none() {
+            return Ok(DiskHash {
+                checksum: here,
+                by_server,
+            });
+        }
+        let place = match difference {
+            Some(block) => {
+                let range = hasher.range(block);
+                format!(
+                    "the first difference is in bytes {} to {} (block {block} of {})",
+                    range.start,
+                    range.end - 1,
+                    hasher.blocks()
+                )
+            }
+            None => "each block that is read back now is the same, so the bytes differ from one read to the \
+                     next, or the server computes another hash"
+                .to_owned(),
+        };
+        let hashes = match there {
+            Some(there) => format!(" ({} {there} instead of {})", here.algorithm, here.checksum),
+            None => String::new(),
+        };
+        Err(Failure::text(
+            Exit::DataLoss,
+            format!(
+                "the disk on {} is not the same as {name}{hashes}: {place}; write it again",
+                self.host()
+            ),
+        ))
+    }
+
+    fn flush_for_hash(&self) -> Result<(), Failure> {
+        let flushed = self.disk.flush();
+        flushed.map_err(|e: DiskError| Failure::new(Exit::DataLoss, e))
+    }
+
+    /// Has a thread ask the server, which may take hours.
+    fn ask_server(self: &Arc<Self>, method: Method) -> Result<Receiver<Answer>, Failure> {
+        let (give, answer) = bounded(1);
+        let disk = self.clone();
+        spawn("checksum", move || {
+            let wanted = HashRequest {
+                algorithm: method.algorithm.name(),
+                block_size: method.block_size,
+                size: disk.disk.capacity(),
+            };
+            // On a connection of the pool it would hold up the end of the disk when it is stopped.
+            let can = disk.image.capabilities();
+            let own_connection = can.allows_beside(disk.pool.connections());
+            let asked = match disk.pool.block_hash(own_connection, wanted) {
+                Ok(HashAnswer::Hash(checksum)) => Ok(Checksum {
+                    algorithm: method.algorithm.name().to_owned(),
+                    block_size: method.block_size,
+                    checksum,
+                }),
+                Ok(HashAnswer::NotOffered(why)) => {
+                    Err(format!("the server computes no such checksum: {why}"))
+                }
+                Err(e) => {
+                    warn!("the server's checksum failed: {e}");
+                    Err(format!("the server's checksum failed: {e}"))
+                }
+            };
+            let _ = give.send(asked);
+        })?;
+        Ok(answer)
+    }
+}
+
+fn unproven(host: &str, why: &str) -> String {
+    format!("the disk on {host} could not be verified: {why}")
+}
+
+/// Waits for the server's answer.
+fn await_answer(asked: &Receiver<Answer>, watch: &Watch) -> Result<Answer, Failure> {
+    loop {
+        match asked.recv_timeout(STOP_INTERVAL) {
+            Ok(answer) => return Ok(answer),
+            Err(RecvTimeoutError::Timeout) => watch.check()?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(Err("internal error in its thread".to_owned())),
+        }
+    }
+}
