@@ -43,7 +43,7 @@ impl Format {
         }
     }
 
-    /// Returns the format of this name; qemu-img's other name of vmdk's kind is none of ours.
+    /// Returns the format that qemu-img gives this name, if it is one of these.
     pub(crate) fn named(name: &str) -> Option<Format> {
         [Format::Raw, Format::Qcow2, Format::Vmdk]
             .into_iter()

@@ -1,4 +1,5 @@
-//! What tells that nobody has changed a file since it was opened: its length, and the time of its last change.
+//! A file has not been changed since it was opened while its length and the time of its last change are the
+//! same.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Seek, SeekFrom};

@@ -1,7 +1,7 @@
 //! A file under a temporary name, beside the name that it gets when it is whole.
 //!
-//! The temporary name is hidden and can't be guessed; the file is made with O_EXCL, and with the mode that the
-//! user's umask says. It goes when the value is dropped, and stays behind only where the process is killed.
+//! The temporary name is hidden and can't be guessed; the file is made with O_EXCL, and with the mode that
+//! the user's umask says. It goes when the value is dropped, and stays behind only where the process is killed.
 
 use std::fs::{self, File, Permissions};
 use std::io;
