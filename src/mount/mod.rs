@@ -220,6 +220,7 @@ impl Mount {
     ) -> Result<std::thread::JoinHandle<()>, Failure> {
         let record = Record {
             mountpoint: self.mountpoint.path.clone(),
+            file: Some(self.mountpoint.file.clone()),
             pid: std::process::id(),
             namespace: this_pid_namespace(),
             created: self.mountpoint.is_made(),

@@ -86,9 +86,11 @@ fn look(user: Uid, place: &Place) -> Option<Status> {
         read_only: record.read_only,
         ..DiskStatus::default()
     };
+    // Earlier versions noted no file.
+    let file = record.file.as_ref().unwrap_or(mountpoint);
     Some(Status {
         earlier: place.earlier(),
-        ..Status::of(mountpoint, mountpoint, record.pid_here(), phase, disk)
+        ..Status::of(mountpoint, file, record.pid_here(), phase, disk)
     })
 }
 
