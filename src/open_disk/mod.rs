@@ -26,6 +26,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use self::course::Course;
+use self::ending::Hands;
 pub(crate) use self::ending::{Ending, Step, Work};
 use crate::disk::Disk;
 use crate::imageio::Image;
@@ -43,6 +44,7 @@ pub(crate) struct OpenDisk {
     transfer: Option<Arc<OwnTransfer>>,
     since: Instant,
     course: Course,
+    hands: Hands,
     _keeper: Keeper,
 }
 

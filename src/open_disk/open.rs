@@ -9,6 +9,7 @@ use tracing::info;
 
 use super::OpenDisk;
 use super::course::Course;
+use super::ending::Hands;
 use crate::disk::{Disk, DiskOptions, HEAD_BYTES, Head, HeadRule, ImageFormat, detect};
 
 use crate::engine::Interrupt;
@@ -87,6 +88,7 @@ impl OpenDisk {
             let touched = pool.clone();
             OwnTransfer::watch(Arc::downgrade(transfer), move || touched.touch(TICKET_QUIET))?;
         }
+        let hands = Hands::start()?;
         Ok(OpenDisk {
             mountpoint: mountpoint.to_owned(),
             image,
@@ -95,6 +97,7 @@ impl OpenDisk {
             transfer,
             since: Instant::now(),
             course: Course::begin(),
+            hands,
             _keeper: keeper,
         })
     }
