@@ -9,6 +9,7 @@
 mod aged;
 mod answers;
 mod attributes;
+mod bad_options;
 mod bad_servers;
 mod bare_system;
 mod command;
