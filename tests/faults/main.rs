@@ -51,6 +51,7 @@ mod sent;
 mod server;
 mod server_itself;
 mod short_lives;
+mod silent;
 mod slips;
 mod slow_storage;
 mod sticky_errors;
