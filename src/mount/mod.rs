@@ -222,6 +222,7 @@ impl Mount {
     ) -> Result<std::thread::JoinHandle<()>, Failure> {
         let record = Record {
             mountpoint: self.mountpoint.path.clone(),
+            file: Some(self.mountpoint.file.clone()),
             pid: std::process::id(),
             namespace: this_pid_namespace(),
             created: self.mountpoint.is_made(),
@@ -314,5 +315,44 @@ impl Mount {
                 self.disks[0].disk.status(),
             )
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::settings::cli::Action;
+
+    #[test]
+    fn a_panic_of_the_main_thread_is_told_as_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let figures = dir.path().join("disk.prom");
+        let words = [
+            "rhv-mount",
+            "--transfer-url",
+            "http://127.0.0.1:1/images/t",
+            "--metrics-file",
+        ];
+        let mut words: Vec<OsString> = words.map(OsString::from).into();
+        words.extend([figures.clone().into(), dir.path().join("disk.raw").into()]);
+        let Ok(Action::Mount(args)) = Action::parse(words) else {
+            panic!("no mount");
+        };
+        let settings = Settings::gather(*args).unwrap();
+        let supervisor = Arc::new(Supervisor::start(&Told::of_mount(&settings), Role::Foreground).unwrap());
+        let guard = TellOnDrop(supervisor.clone());
+        let panicked = catch_unwind(AssertUnwindSafe(move || {
+            let _guard = guard;
+            panic!("on purpose");
+        }));
+        assert!(panicked.is_err());
+        let told = std::fs::read_to_string(&figures).unwrap();
+        let is_code = |line: &str| line.starts_with("rhv_mount_exit_code{") && line.ends_with(" 101");
+        assert!(told.lines().any(is_code), "{told}");
+        // It is told once.
+        supervisor.end(0, None);
+        assert_eq!(std::fs::read_to_string(&figures).unwrap(), told);
     }
 }

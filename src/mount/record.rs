@@ -29,6 +29,13 @@ const MAX_FILE_BYTES: u64 = 64 << 10;
 pub(crate) struct Record {
     #[serde(with = "crate::path_bytes")]
     pub(crate) mountpoint: PathBuf,
+    /// The path of the file that is the disk; absent in records of older versions.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::path_bytes::option"
+    )]
+    pub(crate) file: Option<PathBuf>,
     pub(crate) pid: u32,
     /// Its PID namespace, in which `pid` means something; empty in records of older versions.
     #[serde(default)]
@@ -247,6 +254,7 @@ mod tests {
     fn the_number_of_a_process_means_nothing_in_another_pid_namespace() {
         let of = |namespace: String| Record {
             mountpoint: "/mnt/disk".into(),
+            file: None,
             pid: 7,
             namespace,
             created: false,
@@ -263,6 +271,7 @@ mod tests {
         let place = Place::of(dir.path(), Path::new("/mnt/disk"));
         let record = Record {
             mountpoint: "/mnt/disk".into(),
+            file: None,
             pid: 1,
             namespace: String::new(),
             created: false,

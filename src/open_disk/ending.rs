@@ -1,11 +1,13 @@
 //! The way out of one disk: refuse writes, bring home what is acknowledged, close the connections, end the
 //! transfer.
 //!
-//! Two threads do the work: "close" closes the disk, and "finalize" ends the transfer once that is over or
-//! given up. The thread that ends the disk owns the [`Ending`], hands it each [`Step`] that these threads
-//! report, and asks for the [`Outcome`]. Nothing here waits for ever: what the threads wait for has bounds of
-//! its own, [`Ending::look`] gives up where there is no progress at all, and [`Ending::give_up`] does so at a
-//! signal, in order:
+//! Two threads do the work: "close" closes the disk, and "finalize" keeps the note of the transfer and ends
+//! it once the disk is closed or given up. They wait for that from the time at which the disk is opened
+//! ([`Hands`]): where a system grants no thread at the end, the main thread would have to do their work, and
+//! no signal could cut it short. The thread that ends the disk owns the [`Ending`], hands it each [`Step`]
+//! that they report, and asks for the [`Outcome`]; it waits for no file, lock or network itself. Nothing here
+//! waits for ever: what the threads wait for has bounds of its own, [`Ending::look`] gives up where there is
+//! no progress at all, and [`Ending::give_up`] does so at a signal, in order:
 //!
 //! ```text
 //! draining      give up: the data counts as lost, and the transfer is ended as one whose data is lost
@@ -17,6 +19,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Sender, bounded, unbounded};
 
 use super::OpenDisk;
 use crate::amounts;
@@ -31,6 +35,48 @@ use crate::transfer::Verdict;
 /// How long the last data may be without any answer, beyond the time that requests have by themselves: a
 /// renewal of the transfer, or one zero request for a large disk.
 const EXTRA_PATIENCE: Duration = Duration::from_secs(900);
+
+/// Longest wait of the thread "close" for the note that says that the end has begun. The file system that has
+/// the note may hang, and the data does not wait for that.
+const NOTE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The threads that end a disk, which wait for work from its opening on.
+pub(super) struct Hands {
+    close: Hand,
+    finalize: Hand,
+}
+
+impl Hands {
+    pub(super) fn start() -> Result<Hands, Failure> {
+        Ok(Hands {
+            close: Hand::start("close")?,
+            finalize: Hand::start("finalize")?,
+        })
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A thread that does one job after the other, and ends when this is dropped.
+struct Hand(Sender<Job>);
+
+impl Hand {
+    fn start(name: &str) -> Result<Hand, Failure> {
+        let (jobs, inbox) = unbounded::<Job>();
+        spawn(name, move || {
+            for job in inbox {
+                // A job reports by itself that it has panicked.
+                let _ = catch_unwind(AssertUnwindSafe(job));
+            }
+        })?;
+        Ok(Hand(jobs))
+    }
+
+    fn do_next(&self, job: impl FnOnce() + Send + 'static) {
+        // The thread lives as long as this.
+        let _ = self.0.send(Box::new(job));
+    }
+}
 
 /// The result of the work for which the disk was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,17 +168,24 @@ impl Ending {
         proof: Option<Proof>,
         report: impl Fn(Step) + Send + Sync + 'static,
     ) -> Ending {
-        if let Some(transfer) = &disk.transfer {
-            transfer.note_ending();
+        let (noted, note) = bounded::<()>(0);
+        if let Some(transfer) = disk.transfer.clone() {
+            disk.hands.finalize.do_next(move || {
+                transfer.note_ending();
+                drop(noted);
+            });
+        } else {
+            drop(noted);
         }
         let report: Arc<dyn Fn(Step) + Send + Sync> = Arc::new(report);
         let (closed, tell) = (disk.clone(), report.clone());
         let (watch, proving) = (proof.as_ref().map(|proof| proof.watch.clone()), Arc::default());
         let begun = Arc::clone(&proving);
-        let closing = spawn("close", move || {
-            tell(Step::Drained(close(&closed, proof, &begun)))
+        disk.hands.close.do_next(move || {
+            let _ = note.recv_timeout(NOTE_PATIENCE);
+            tell(Step::Drained(close(&closed, proof, &begun)));
         });
-        let mut ending = Ending {
+        Ending {
             state: State::Draining(Progress::of(disk.answers())),
             disk,
             work,
@@ -141,16 +194,7 @@ impl Ending {
             limit: retry_time + timeout + EXTRA_PATIENCE,
             proof: watch,
             proving,
-        };
-        if closing.is_err() {
-            // Without a thread it is closed here, which no signal cuts short. There is no proof then.
-            let data = close(&ending.disk, None, &AtomicBool::new(false));
-            ending.end_transfer(match &ending.proof {
-                Some(_) => data.and(Err(DiskError::Failed("no thread for its verification".into()))),
-                None => data,
-            });
         }
-        ending
     }
 
     /// Takes in what a thread reported. A report that comes after its part was given up changes nothing.
@@ -274,7 +318,7 @@ impl Ending {
         matches!(self.state, State::Over(..))
     }
 
-    /// The data is decided: ends the transfer in a thread of its own; here, where no thread is to be had.
+    /// The data is decided: has the transfer ended.
     fn end_transfer(&mut self, data: Result<(), DiskError>) {
         let verdict = self.verdict(&data);
         let Some(transfer) = &self.disk.transfer else {
@@ -282,7 +326,7 @@ impl Ending {
             return;
         };
         let (shared, patience, tell) = (transfer.clone(), self.patience.clone(), self.report.clone());
-        let finalizing = spawn("finalize", move || {
+        self.disk.hands.finalize.do_next(move || {
             let ended = catch_unwind(AssertUnwindSafe(|| shared.end(verdict, &patience)));
             let panicked = || {
                 Err(Failure::text(
@@ -292,10 +336,7 @@ impl Ending {
             };
             tell(Step::Ended(ended.unwrap_or_else(|_| panicked())));
         });
-        self.state = match finalizing {
-            Ok(_) => State::EndingTransfer(data),
-            Err(_) => State::Over(data, transfer.end(verdict, &self.patience)),
-        };
+        self.state = State::EndingTransfer(data);
     }
 
     fn verdict(&self, data: &Result<(), DiskError>) -> Verdict {

@@ -33,6 +33,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use self::course::Course;
+use self::ending::Hands;
 pub(crate) use self::ending::{Ending, Proof, Step, Work};
 pub(crate) use self::verify::{DiskHash, Expected};
 use crate::disk::Disk;
@@ -54,6 +55,7 @@ pub(crate) struct OpenDisk {
     transfer: Option<Arc<OwnTransfer>>,
     since: Instant,
     course: Course,
+    hands: Hands,
     _keeper: Keeper,
 }
 

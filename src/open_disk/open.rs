@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 use super::course::Course;
+use super::ending::Hands;
 use super::{OpenDisk, ranges};
 use crate::disk::{Disk, DiskOptions, HEAD_BYTES, Head, HeadRule, ImageFormat, detect};
 use crate::engine::Interrupt;
@@ -93,6 +94,7 @@ impl OpenDisk {
             let touched = pool.clone();
             OwnTransfer::watch(Arc::downgrade(transfer), move || touched.touch(TICKET_QUIET))?;
         }
+        let hands = Hands::start()?;
         Ok(OpenDisk {
             mountpoint: mountpoint.to_owned(),
             task: settings.task,
@@ -102,6 +104,7 @@ impl OpenDisk {
             transfer,
             since: Instant::now(),
             course: Course::begin(),
+            hands,
             _keeper: keeper,
         })
     }

@@ -201,6 +201,7 @@ mod tests {
         let place = Place::of(dir.path(), &note.mountpoint);
         let record = |pid, namespace: &str| Record {
             mountpoint: note.mountpoint.clone(),
+            file: None,
             pid,
             namespace: namespace.to_owned(),
             created: false,

@@ -4,6 +4,8 @@
 //! In JSON, all of it is one array, and what was asked for by its path is one object: a mount, or, where
 //! nothing is mounted there, what is left. With `--follow` each of them is one line.
 
+mod asking;
+
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -11,22 +13,18 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::Uid;
 use serde::Serialize;
 
+use self::asking::ask;
 use super::remains::{self, Remains};
 use crate::amounts;
 use crate::failure::{Exit, Failure};
-use crate::mount::control::{self, Server, Status};
-use crate::mount::holders::holders;
-use crate::mount::mount_table::{is_dead, mounted_by};
+use crate::mount::control::{Server, Status};
 use crate::mount::mountpoint::canonical;
 use crate::mount::record::{self, Place};
-use crate::open_disk::DiskStatus;
 use crate::output::{plain_json, print};
 use crate::process::runtime_directory;
 use crate::settings::cli::{Output, StatusArgs};
-use crate::shell;
 use crate::terminal::taking_back;
 
 /// How often `--follow` looks again.
@@ -132,7 +130,7 @@ impl Found {
         let places = runtime_directory::directories()
             .into_iter()
             .flat_map(|(user, dir)| in_directory(&dir).into_iter().map(move |place| (user, place)));
-        let mut mounts: Vec<Status> = places.filter_map(|(user, place)| look(user, &place)).collect();
+        let mut mounts = ask(&places.collect::<Vec<_>>());
         if let Some(wanted) = wanted {
             mounts.retain(|status| status.is_about(wanted));
         }
@@ -186,63 +184,6 @@ impl Found {
         // Names are the engine's, and another user's process may say anything.
         all.replace(|c: char| c.is_control() && c != '\n', " ")
     }
-}
-
-/// Asks the process behind a record. Where it does not answer, its mount is dead if nobody listens on its
-/// socket any more; silence is no death. A record without a mount is that of a process at its end, which
-/// listens still, or only a file that a killed process left.
-fn look(user: Uid, place: &Place) -> Option<Status> {
-    let error = match control::ask_status(place) {
-        Ok(mut status) => {
-            status.holders = status.held.take().map(holders).unwrap_or_default();
-            return Some(status);
-        }
-        Err(e) => e,
-    };
-    let record = place.record();
-    let is_mounted = |path: &Path| mounted_by(path) == Some(user.as_raw());
-    let is_there = |path: &Path| control::is_silent(&error) || is_mounted(path);
-    let Some(record) = record.filter(|r| is_there(&r.mountpoint)) else {
-        return failed(place);
-    };
-    let mountpoint = &record.mountpoint;
-    let nobody_listens = error.kind() == io::ErrorKind::ConnectionRefused;
-    let (phase, why) = match nobody_listens || is_mounted(mountpoint) && is_dead(mountpoint) {
-        true => (
-            "dead",
-            format!(
-                "its process was killed; remove it with `rhv-mount umount {}`",
-                shell::word(mountpoint)
-            ),
-        ),
-        false if control::is_silent(&error) => {
-            let why = control::process_of(place).why_silent();
-            ("silent", format!("it does not answer: {why}"))
-        }
-        false => ("silent", format!("its process cannot be asked: {error}")),
-    };
-    let disk = DiskStatus {
-        failure: Some(why),
-        read_only: record.read_only,
-        ..DiskStatus::default()
-    };
-    Some(Status {
-        earlier: place.earlier(),
-        ..Status::of(mountpoint, mountpoint, record.pid_here(), phase, disk)
-    })
-}
-
-/// A mount that has ended badly, where nobody has heard of it yet.
-fn failed(place: &Place) -> Option<Status> {
-    let mountpoint = place.ending()?.mountpoint?;
-    let again = shell::word(&mountpoint);
-    let disk = DiskStatus {
-        failure: place
-            .earlier()
-            .map(|words| format!("{words} (`rhv-mount umount {again}` says it once more)")),
-        ..DiskStatus::default()
-    };
-    Some(Status::of(&mountpoint, &mountpoint, None, "failed", disk))
 }
 
 /// Names the process of a mount that has one.

@@ -3,10 +3,9 @@
 
 use crate::rig::{MIB, settings};
 use crate::server::Server;
-use crate::support::mount::{BINARY, URL_VARIABLE, clean_environment};
+use crate::support::mount::{BINARY, URL_VARIABLE, in_own_mounts};
 use crate::support::run::{is_root, run, scratch};
 use std::os::unix::fs::chown;
-use std::process::Command;
 
 const NOBODY: u32 = 65534;
 
@@ -38,22 +37,8 @@ fn the_files_of_a_live_mount_outlast_a_cleaner_of_old_files() {
     let point = dir.path().join("mnt");
     std::fs::create_dir(&point).expect("make the mountpoint");
     chown(&point, Some(NOBODY), Some(NOBODY)).expect("give it to nobody");
-    let mut command = Command::new("unshare");
-    clean_environment(&mut command);
-    command.args([
-        "--mount",
-        "--propagation",
-        "private",
-        "bash",
-        "-euo",
-        "pipefail",
-        "-c",
-    ]);
-    command
-        .args([SCRIPT, "sh"])
-        .arg(dir.path())
-        .arg(&point)
-        .arg(BINARY);
+    let mut command = in_own_mounts(SCRIPT);
+    command.arg(dir.path()).arg(&point).arg(BINARY);
     command
         .env(URL_VARIABLE, server.url())
         .env("HOME", "/nonexistent");

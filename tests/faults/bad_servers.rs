@@ -11,14 +11,13 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 const LIMIT_SECONDS: u64 = 150;
-const USAGE: i32 = 2;
 const REFUSED: i32 = 4;
 const NO_CONNECTION: i32 = 5;
 
 /// Runs `rhv-mount ARGS MOUNTPOINT` and checks that it fails with this code and with one line, beside that of
 /// another attempt, that contains all of `words`, and that it leaves nothing behind.
 #[track_caller]
-fn refused(url: &str, args: &[&str], code: i32, words: &[&str]) -> Ran {
+pub(crate) fn refused(url: &str, args: &[&str], code: i32, words: &[&str]) -> Ran {
     let dir = scratch();
     let target = dir.path().join("disk.raw");
     let trace = Trace::of(url);
@@ -121,14 +120,14 @@ fn the_zone_of_an_address_is_not_sent() {
     refused(&nowhere, &[], NO_CONNECTION, &["no network interface nosuchnic"]);
 }
 
-#[track_caller]
 /// Does the same with the URL of `server`; the line must also name its host.
+#[track_caller]
 fn refused_by(server: &Server, args: &[&str], words: &[&str]) -> Ran {
     let host = format!("127.0.0.1:{}", server.port());
     refused(&server.url(), args, REFUSED, &[&[host.as_str()], words].concat())
 }
 
-fn server_with(change: impl FnOnce(&mut Settings)) -> Server {
+pub(crate) fn server_with(change: impl FnOnce(&mut Settings)) -> Server {
     let server = Server::start(settings(4 * MIB));
     server.change(change);
     server
@@ -395,65 +394,4 @@ fn extents_that_fail_leave_the_disk_usable() {
             "{action:?}"
         );
     }
-}
-
-#[test]
-fn a_bad_number_of_connections_is_a_usage_error() {
-    let server = server_with(|_| {});
-    for number in ["0", "1000000", "abc", "-1", ""] {
-        refused(
-            &server.url(),
-            &[&format!("--connections={number}")],
-            USAGE,
-            &["--connections"],
-        );
-    }
-    assert_eq!(server.connections_opened(), 0, "rhv-mount connected first");
-}
-
-#[test]
-fn a_bad_url_is_a_usage_error_that_shows_no_ticket() {
-    let urls = [
-        "nonsense".to_string(),
-        String::new(),
-        format!("ftp://127.0.0.1/images/{TICKET}"),
-        format!("http://127.0.0.1:99999/images/{TICKET}"),
-        format!("http:///images/{TICKET}"),
-        format!("127.0.0.1:54322/images/{TICKET}"),
-        "http://127.0.0.1:54322/".to_string(),
-        "http://127.0.0.1:54322/images/".to_string(),
-        format!("http://127.0.0.1:54322/images/{TICKET}?flush=n"),
-        format!("http://user:word@127.0.0.1:54322/images/{TICKET}"),
-    ];
-    for url in urls {
-        refused(
-            &url,
-            &[],
-            USAGE,
-            &["transfer URL", "https://HOST:54322/images/TICKET"],
-        );
-    }
-}
-
-#[test]
-fn insecure_together_with_a_ca_is_a_usage_error() {
-    let url = format!("https://127.0.0.1:1/images/{TICKET}");
-    refused(
-        &url,
-        &["--insecure", "--cafile", "/etc/hostname"],
-        USAGE,
-        &["--insecure", "/etc/hostname"],
-    );
-}
-
-#[test]
-fn a_ca_file_that_is_missing_or_not_a_certificate_is_named() {
-    let url = format!("https://127.0.0.1:1/images/{TICKET}");
-    refused(
-        &url,
-        &["--cafile", "/nonexistent/ca.pem"],
-        USAGE,
-        &["/nonexistent/ca.pem"],
-    );
-    refused(&url, &["--cafile", "/etc/hostname"], USAGE, &["/etc/hostname"]);
 }

@@ -3,10 +3,12 @@
 
 use crate::rig::{MIB, pattern, settings, used_server};
 use crate::server::{Action, Fault, Server, Verb};
+use crate::support::foreground::Foreground;
 use crate::support::mount::{
     BINARY, MountKind, Mounting, URL_VARIABLE, clean_environment, is_mounted, processes_with, rhv_mount,
 };
 use crate::support::run::{Ran, is_root, run, scratch, text, wait_until};
+use nix::sys::signal::Signal;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -129,6 +131,48 @@ fn a_thread_that_is_missing_half_way_is_a_refusal_too() {
         "the session's threads are missing: {worked:?}"
     );
     assert!(worked[10], "{worked:?}");
+}
+
+/// The threads that end a mount are there before the end: nothing that is waited for then keeps the second
+/// signal from giving up on it.
+#[test]
+fn a_mount_that_gets_no_thread_at_its_end_ends_and_answers_signals() {
+    if !is_root() || Tasks::at_most(9, "probe3").is_none() {
+        return;
+    }
+    let server = used_server(settings(4 * MIB));
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let tasks = Tasks::at_most(200, "end").expect("a group");
+    let mut shell = Command::new("bash");
+    clean_environment(&mut shell);
+    shell.args(["-euc", r#"echo $$ > "$1"; shift; exec "$@""#, "bash"]);
+    shell
+        .arg(tasks.procs())
+        .arg(BINARY)
+        .arg("--foreground")
+        .arg(&target);
+    let mut mount = Foreground::start(shell.env(URL_VARIABLE, server.url()), &target);
+    let words = [Path::new("status"), &target];
+    wait_until("all its threads are there", 60, || {
+        rhv_mount(None, words).stdout.contains("phase        mounted")
+    });
+    server.arm(Fault::always(Verb::Flush, Action::Hold));
+    fs::write(&target, b"hello").unwrap();
+    fs::write(tasks.0.join("pids.max"), "1").expect("squeeze");
+    mount.signal(Signal::SIGTERM);
+    wait_until("the last flush is asked for", 60, || {
+        server.count(Verb::Flush) > 0
+    });
+    assert!(!mount.has_ended(), "{}", mount.stderr());
+    mount.signal(Signal::SIGTERM);
+    assert_eq!(mount.wait(40).code(), Some(7), "{}", mount.stderr());
+    assert!(
+        mount.stderr().contains("gave up on a second signal"),
+        "{}",
+        mount.stderr()
+    );
+    server.disarm();
 }
 
 #[test]

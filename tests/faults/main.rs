@@ -9,6 +9,7 @@
 mod aged;
 mod answers;
 mod attributes;
+mod bad_options;
 mod bad_servers;
 mod bare_system;
 mod checksums;
@@ -53,6 +54,7 @@ mod sent;
 mod server;
 mod server_itself;
 mod short_lives;
+mod silent;
 mod slips;
 mod slow_storage;
 mod sticky_errors;

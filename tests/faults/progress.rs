@@ -169,6 +169,51 @@ fn a_mount_in_the_background_shows_nothing_by_itself_and_says_what_does() {
 }
 
 #[test]
+fn a_bar_and_quiet_exclude_each_other() {
+    let server = Server::start(settings(MIB));
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let options = ["--quiet", "--progress", "bar", target.to_str().unwrap()];
+    let ran = rhv_mount(Some(&server.url()), [&options[..], &["--", "true"]].concat());
+    assert_eq!(ran.code, Some(2), "{ran}");
+    assert!(ran.stderr.contains("--quiet shows no bar"), "{ran}");
+}
+
+/// Settings that contradict each other, and an engine that nobody can log in to.
+#[test]
+fn an_error_before_the_mount_is_an_object_too() {
+    let dir = scratch();
+    let target = dir.path().join("disk.raw");
+    let password = dir.path().join("password");
+    crate::support::engine::write_private(&password, "a-password");
+    let password = format!("--password-file={}", password.display());
+    let nobody = [
+        "--insecure",
+        "--engine-url",
+        "https://127.0.0.1:1",
+        "--username",
+        "u@internal",
+    ];
+    let nobody = [&nobody[..], &[&password, "--disk", "web01", "--retry-time", "1"]].concat();
+    let contradiction = [
+        "--insecure",
+        "--cafile",
+        "/etc/hostname",
+        "--transfer-url",
+        "https://127.0.0.1:1/images/ticket",
+    ];
+    for (options, code) in [(&contradiction[..], 2), (&nobody, 4)] {
+        let mut program = rhv_mount_command(None);
+        program.args(["--progress", "json"]).args(options).arg(&target);
+        let ran = run(program.args(["--", "true"]), 120);
+        assert_eq!(ran.code, Some(code), "{ran}");
+        let told = objects(&ran.stderr);
+        let message = |one: &Value| one["event"] == "message" && one["text"].as_str() > Some("");
+        assert!(told.last().is_some_and(message), "{ran}");
+    }
+}
+
+#[test]
 fn a_mount_in_the_background_is_followed_until_it_is_gone() {
     let rig = Rig::start(settings(8 * MIB), &[]);
     let mut program = rig.mount.program();

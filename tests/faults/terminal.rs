@@ -139,6 +139,45 @@ fn a_region_that_the_command_drops_is_set_again_and_given_back_at_the_end() {
     terminal.wait_for_region("all rows scroll", ROWS);
 }
 
+/// Runs `script` in bash, with the words of `program` as its arguments and the environment of `program`.
+fn under_job_control(script: &str, program: &Command) -> Command {
+    let mut shell = Command::new("bash");
+    shell.args(["-c", script, "bash"]);
+    shell.arg(program.get_program()).args(program.get_args());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+}
+
+/// Another program has the terminal by then, and what it has written into the last row is its own.
+#[test]
+fn at_an_end_in_the_background_the_rows_scroll_again_and_the_last_one_stays_as_it_is() {
+    let server = Server::start(settings(MIB));
+    let dir = scratch();
+    let (target, end) = (dir.path().join("disk.raw"), dir.path().join("end"));
+    let trace = Trace::of(&server.url());
+    let wait = format!("until [ -e {} ]; do sleep 0.1; done", end.display());
+    let mount = program(&server.url(), &trace, &[], &target, &["sh", "-c", &wait]);
+    let script = format!(
+        r#"set -m; "$@"; bg
+printf '\0337\033[{ROWS};1H\033[2Kof the shell\0338'; echo in the background
+wait -f %1"#
+    );
+    let terminal = Terminal::run(&under_job_control(&script, &mount));
+    terminal.wait_for_region("the last row is kept", ROWS - 1);
+    terminal.press("C-z");
+    terminal.wait_for_row("the job is moved", |row| row == "in the background");
+    terminal.wait_for_region("the last row is kept still", ROWS - 1);
+    std::fs::write(&end, "").unwrap();
+    terminal.wait_for_row("the end", |row| row == "exit status: 0");
+    terminal.wait_for_region("all rows scroll", ROWS);
+    assert_eq!(terminal.last_row(), "of the shell");
+}
+
 #[test]
 fn a_mount_in_the_background_of_its_shell_ends_where_the_terminal_stops_who_writes() {
     let server = Server::start(settings(8 * MIB));
@@ -147,15 +186,7 @@ fn a_mount_in_the_background_of_its_shell_ends_where_the_terminal_stops_who_writ
     let trace = Trace::of(&server.url());
     let copy = "head -c 1048576 /dev/urandom | dd of={} bs=1M conv=notrunc,fsync status=none; exit 3";
     let mount = program(&server.url(), &trace, &[], &target, &["sh", "-c", copy]);
-    let mut shell = Command::new("bash");
-    shell.args(["-c", r#"set -m; stty tostop; "$@" & wait -f $!"#, "bash"]);
-    shell.arg(mount.get_program()).args(mount.get_args());
-    for (name, value) in mount.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
+    let shell = under_job_control(r#"set -m; stty tostop; "$@" & wait -f $!"#, &mount);
     let terminal = Terminal::run(&shell);
     terminal.wait_for_row("the end", |row| row == "exit status: 3");
     let rows = terminal.rows();

@@ -14,6 +14,8 @@ use crate::rig::{
 pub(crate) enum Of {
     /// A disk that the mount creates.
     New,
+    /// The same, with `--keep-on-failure`.
+    Kept,
     /// A disk that existed before.
     Old,
 }
@@ -88,7 +90,7 @@ impl Row {
 }
 
 use Fate::{Gone, There, Untouched};
-use Of::{New, Old};
+use Of::{Kept, New, Old};
 
 const FINE: &[i32] = &[DONE];
 const FAILED: &[i32] = &[ENGINE_FAILED];
@@ -227,6 +229,7 @@ pub(crate) fn of_transfers() -> Vec<Row> {
         row("url_missing", Old, FINE, &[], There).value(json!("proxy_url")),
         row("url_missing", New, FAILED, &["url"], Gone).value(json!("both")),
         row("url_missing", Old, FAILED, &["url", LOOKS], There).value(json!("both")),
+        row("url_missing", Kept, FAILED, &["url", LOOKS], There).value(json!("both")),
         row("url_host", New, FINE, &["proxy"], Gone),
         row("url_host", Old, FINE, &["proxy"], There).value(json!("silent")),
         row("extend_stopped", Old, FINE, &[], There),

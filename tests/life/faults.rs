@@ -98,6 +98,7 @@ fn try_row(engine: &Engine, row: &Row, number: usize) {
     };
     let args = match row.of {
         Of::New => create(&name),
+        Of::Kept => [create(&name), vec!["--keep-on-failure".into()]].concat(),
         Of::Old => existing(&name),
     };
     // The writes may fail; COMMAND still succeeds, so that rhv-mount has to report the failure.

@@ -3,6 +3,7 @@
 //! after a look, by the same run or by `recover`.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::heads::encrypted;
-use crate::recovering::recover;
+use crate::recovering::{by_hand, recover};
 use crate::rig::{
     CANNOT_CONNECT, DATA_MAY_BE_LOST, ENGINE_FAILED, assert_free, assert_nothing_deleted, assert_told,
     create, existing, over, point, state_file, used_disk,
@@ -131,6 +132,43 @@ fn a_disk_that_another_route_leads_to_is_looked_at_and_freed() {
     assert_told(&ran, &[CANNOT_CONNECT], &["luks", "not finalized", &vault.id]);
     assert!(engine.disk(&vault.id).is_some(), "the disk is gone: {ran}");
     assert_nothing_deleted(&engine);
+}
+
+/// There is nothing to be looked at or left then: the last look takes the transfer as it is by then, and not
+/// as it was at its start.
+#[test]
+fn a_transfer_that_a_user_has_ended_before_the_last_look_is_not_told_as_left() {
+    let proxy = TcpListener::bind("127.0.0.1:0").expect("listen");
+    proxy
+        .set_nonblocking(true)
+        .expect("a listener that does not block");
+    let address = proxy.local_addr().expect("an address").to_string();
+    let engine = Engine::with(["--proxy-url", &address]);
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    let mut args = existing("web01");
+    args.push("--proxy".into());
+    let ran = std::thread::scope(|scope| {
+        let engine = &engine;
+        scope.spawn(move || {
+            let mut call = None;
+            wait_until("the proxy is called", 60, || {
+                call = proxy.accept().ok();
+                call.is_some()
+            });
+            by_hand(engine, &engine.transfer().id, "finalize");
+            wait_until("it has ended", 60, || {
+                engine.transfer().phase == "finished_success"
+            });
+            // Nobody listens there any more.
+            drop((call, proxy));
+        });
+        over(engine, &args, "true")
+    });
+    assert_ne!(ran.code, Some(0), "{ran}");
+    assert!(!ran.stderr.contains("is left"), "{ran}");
+    assert_free(&engine, &disk.id, &content);
+    assert_nothing_deleted(&engine);
+    assert!(engine.state_files().is_empty(), "{ran}");
 }
 
 /// A killed mount has not told whether it had looked. `--finalize` was named by a message that asks only

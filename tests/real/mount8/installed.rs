@@ -6,14 +6,13 @@
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use tempfile::TempDir;
 
 use super::rig::{Point, assert_free, await_end, engine, login, source, transfer};
 use crate::support::daemon::{Daemon, LocalSocket, Scheme};
 use crate::support::disk::Disk;
-use crate::support::mount::{BINARY, clean_environment};
+use crate::support::mount::{BINARY, in_own_mounts};
 use crate::support::redaction::{assert_shows_none, secret_of};
 use crate::support::run::{Ran, is_root, run, scratch};
 
@@ -37,23 +36,8 @@ fn with_installed_helpers(dir: &Path, fstab: &str, body: &str, args: &[&Path]) -
         echo user_allow_other > "$dir/fuse.conf"; mount -n --bind "$dir/fuse.conf" /etc/fuse.conf
     "#;
     fs::write(dir.join("fstab"), fstab).expect("write fstab");
-    let mut command = Command::new("unshare");
-    clean_environment(&mut command);
-    command.args([
-        "--mount",
-        "--propagation",
-        "private",
-        "bash",
-        "-euo",
-        "pipefail",
-        "-c",
-    ]);
-    command
-        .arg(format!("{PREPARE}{body}"))
-        .arg("sh")
-        .arg(dir)
-        .arg(BINARY)
-        .args(args);
+    let mut command = in_own_mounts(&format!("{PREPARE}{body}"));
+    command.arg(dir).arg(BINARY).args(args);
     run(&mut command, 150)
 }
 

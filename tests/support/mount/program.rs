@@ -66,6 +66,16 @@ pub fn clean_environment(command: &mut Command) {
     }
 }
 
+/// Returns a command that runs `script` with bash in a mount namespace of its own. The first argument that is
+/// added is `$1`.
+pub fn in_own_mounts(script: &str) -> Command {
+    let mut command = Command::new("unshare");
+    clean_environment(&mut command);
+    command.args(["--mount", "--propagation", "private"]);
+    command.args(["bash", "-euo", "pipefail", "-c", script, "sh"]);
+    command
+}
+
 /// True when the mount table has a mount at `path`.
 pub fn is_mounted(path: &Path) -> bool {
     let table = fs::read("/proc/self/mountinfo").expect("read the mount table");
