@@ -115,6 +115,7 @@ mod tests {
         for range in [0..5, 10..mib, mib..mib + 10, 3 * mib..3 * mib + 5] {
             holes.add(range);
         }
-        assert_eq!(holes.end(), [10..mib + 10]);
+        let joined = 10..mib + 10;
+        assert_eq!(holes.end(), [joined]);
     }
 }

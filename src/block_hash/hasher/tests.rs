@@ -170,11 +170,12 @@ fn eight_tebibytes_of_holes_are_hashed_without_reading() {
 
 #[test]
 fn where_the_holes_are_known_does_not_change_the_hash() {
+    let (inside, at_the_end) = (MIB + 5..2 * MIB + 7, 3 * MIB - 1..3 * MIB);
     let holes: [&[Range<u64>]; 4] = [
         &[HOLE],
-        &[MIB + 5..2 * MIB + 7],
+        &[inside],
         &[MIB..2 * MIB, 2 * MIB..2 * MIB + 1, 2 * MIB + 1..3 * MIB],
-        &[3 * MIB - 1..3 * MIB],
+        &[at_the_end],
     ];
     for holes in holes {
         assert_eq!(hash_of(&image(holes), method("blake2b", MIB)), KNOWN, "{holes:?}");
