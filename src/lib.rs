@@ -45,8 +45,6 @@ mod fuse;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod imageio;
-// No subcommand uses all of it yet.
-#[allow(dead_code, unused_imports)]
 mod images;
 mod logging;
 mod mount;

@@ -97,7 +97,6 @@ impl Digests {
     }
 
     /// Returns the first block that is missing, from `from` on.
-    #[allow(dead_code, reason = "copies without a mount will ask for it")]
     pub(super) fn missing_from(&self, from: u64) -> Option<u64> {
         let mut block = from;
         while block < self.blocks {

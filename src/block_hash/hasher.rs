@@ -131,7 +131,6 @@ impl Hasher {
     }
 
     /// Returns the first bytes of which there is no digest yet, one block of them.
-    #[allow(dead_code, reason = "copies without a mount will read these again")]
     pub(crate) fn missing(&self) -> Option<Range<u64>> {
         let block = self.digests.lock().missing_from(0)?;
         Some(self.range(block))

@@ -17,9 +17,11 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use super::CopyError;
+use super::proof::Proof;
 use super::workers::in_parallel;
 use crate::disk::{BLOCK_BYTES, Disk, is_zero};
 use crate::images::{ImageError, Output};
+use crate::open_disk::OpenDisk;
 use crate::process::rights;
 
 /// Lower bound on a request, in bytes, however many connections share the memory.
@@ -43,11 +45,18 @@ pub(super) struct Download {
     zeroes_holes: bool,
     /// The image is whole, and on its way to its name: a signal comes too late.
     publishing: Mutex<bool>,
+    /// Takes what is copied.
+    proof: Option<Proof>,
 }
 
 impl Download {
     /// A download over `connections` connections, whose buffers take at most `memory` bytes together.
-    pub(super) fn new(disk: Arc<Disk>, output: Output, connections: usize, memory: u64) -> Download {
+    pub(super) fn new(
+        disk: Arc<Disk>,
+        output: Output,
+        (connections, memory): (usize, u64),
+        proof: Option<Proof>,
+    ) -> Download {
         let share = memory / connections.max(1) as u64;
         Download {
             request: share.clamp(MIN_REQUEST_BYTES, disk.request_size().max(MIN_REQUEST_BYTES)),
@@ -56,12 +65,17 @@ impl Download {
             zeroes_holes: output.keeps_old_bytes(),
             output: RwLock::new(Some(output)),
             publishing: Mutex::new(false),
+            proof,
         }
     }
 
-    /// Copies all of the disk, until `stop` is set, and gives the image its name.
-    pub(super) fn run(&self, connections: usize, stop: &AtomicBool) -> Result<(), CopyError> {
-        in_parallel(connections.max(1), stop, || self.copy_parts(stop))?;
+    /// Copies all of `open`, until `stop` is set, and gives the image its name.
+    pub(super) fn run(&self, open: &Arc<OpenDisk>, stop: &AtomicBool) -> Result<(), CopyError> {
+        in_parallel(open.connections().max(1), stop, || self.copy_parts(stop))?;
+        if let Some(proof) = &self.proof {
+            proof.complete(|bytes, offset| Ok(self.disk.read_straight(offset, bytes)?))?;
+            prove(proof, open, stop)?;
+        }
         {
             let mut publishing = self.publishing.lock();
             if stop.load(Ordering::Relaxed) {
@@ -78,6 +92,9 @@ impl Download {
         let publishing = self.publishing.lock();
         if !*publishing {
             stop.store(true, Ordering::Relaxed);
+            if let Some(proof) = &self.proof {
+                proof.stop();
+            }
         }
         !*publishing
     }
@@ -105,6 +122,10 @@ impl Download {
             let bytes = &mut buffer[..count];
             if count > 0 {
                 self.disk.read_straight(data.start, bytes)?;
+            }
+            if let Some(proof) = &self.proof {
+                proof.zero(hole.start, hole.end - hole.start);
+                proof.data(data.start, bytes);
             }
             for (run, zero) in runs(data.start, bytes) {
                 let (at, len) = (data.start + run.start as u64, run.len() as u64);
@@ -159,8 +180,22 @@ fn runs(offset: u64, bytes: &[u8]) -> Vec<(Range<usize>, bool)> {
     runs
 }
 
+/// Compares what was copied with `disk`.
+fn prove(proof: &Proof, disk: &Arc<OpenDisk>, stop: &AtomicBool) -> Result<(), CopyError> {
+    let proven = proof.compare(disk, "what was read from it");
+    proven.map_err(|failure| match stop.load(Ordering::Relaxed) {
+        true => CopyError::Stopped,
+        false => CopyError::Unproven(failure.to_string()),
+    })
+}
+
 /// Copies the disk to stdout, until `stop` is set.
-pub(super) fn to_stdout(disk: &Disk, stop: &AtomicBool) -> Result<(), CopyError> {
+pub(super) fn to_stdout(
+    open: &Arc<OpenDisk>,
+    proof: Option<&Proof>,
+    stop: &AtomicBool,
+) -> Result<(), CopyError> {
+    let disk = open.disk();
     // The lock of `io::stdout` has a buffer that would be one copy more.
     let stdout = std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned();
     let mut stdout = std::fs::File::from(stdout.map_err(CopyError::Stdout)?);
@@ -170,14 +205,18 @@ pub(super) fn to_stdout(disk: &Disk, stop: &AtomicBool) -> Result<(), CopyError>
             return Err(CopyError::Stopped);
         }
         let bytes = disk.read(at, STREAM_BYTES, &mut buffer)?;
+        if let Some(proof) = proof {
+            proof.data(at, &bytes);
+        }
         stdout.write_all(&bytes).map_err(CopyError::Stdout)?;
         at += bytes.len() as u64;
     }
     // A file keeps what it got; a pipe has nothing to flush.
     match stdout.sync_all() {
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EROFS | libc::ENOTSUP)) => Ok(()),
-        synced => synced.map_err(CopyError::Stdout),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EROFS | libc::ENOTSUP)) => {}
+        synced => synced.map_err(CopyError::Stdout)?,
     }
+    proof.map_or(Ok(()), |proof| prove(proof, open, stop))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
+use super::proof::Proof;
 use super::{CopyError, Event, not_made};
 use crate::failure::{Exit, Failure};
 use crate::logging::announce_failure;
@@ -27,6 +28,8 @@ pub(super) struct End<'a> {
     pub(super) failure: Option<CopyError>,
     /// A signal has come: the next one gives up.
     pub(super) signalled: bool,
+    /// Compares the disk with what was copied.
+    pub(super) proof: Option<Proof>,
 }
 
 /// Ends the disk, and tells the outcome. The first signal only says what is happening anyway, and what the
@@ -41,7 +44,9 @@ pub(super) fn end(
     let reports = events.clone();
     let report = move |step| drop(reports.send(Event::Disk(step)));
     let fate = end.disk.when_stopped(true);
-    let mut ending = Ending::begin(end.disk.clone(), end.work, limits, None, report);
+    let name = end.settings.image.shown().display().to_string();
+    let proof = end.proof.take().map(|proof| proof.at_the_end(name));
+    let mut ending = Ending::begin(end.disk.clone(), end.work, limits, proof, report);
     let mut flushing = true;
     while !ending.is_over() {
         if flushing && !ending.is_draining() {

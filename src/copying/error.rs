@@ -36,6 +36,9 @@ pub(super) enum CopyError {
     StdinLonger { size: u64 },
     #[error("cannot write to stdout: {0}")]
     Stdout(io::Error),
+    /// The disk on its storage holds other bytes than those that were copied, or nobody can say.
+    #[error("{0}")]
+    Unproven(String),
     /// A signal has stopped it, which is told by itself.
     #[error("interrupted")]
     Stopped,
@@ -47,7 +50,7 @@ impl CopyError {
     /// The exit code that it stands for.
     pub(super) fn exit(&self) -> Exit {
         match self {
-            CopyError::Disk(DiskError::Failed(_)) => Exit::DataLoss,
+            CopyError::Disk(DiskError::Failed(_)) | CopyError::Unproven(_) => Exit::DataLoss,
             CopyError::Disk(DiskError::Read(_)) => Exit::Transfer,
             CopyError::DiskTooSmall { .. } | CopyError::LooksLike { .. } => Exit::Usage,
             _ => Exit::Other,

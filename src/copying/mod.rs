@@ -5,7 +5,7 @@
 //!
 //! upload     the image into the disk's write-behind          download   the disk into an image
 //! workers    several threads at one piece of work            ending     the disk's end, and the outcome
-//! error      why a copy has failed
+//! error      why a copy has failed                          proof     --verify
 //! ```
 //!
 //! The disk is the same value that a mount holds: transfer, pool, journal, renewal, watcher and note, and so
@@ -20,6 +20,7 @@
 mod download;
 mod ending;
 mod error;
+mod proof;
 mod upload;
 mod workers;
 
@@ -33,9 +34,10 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use self::download::Download;
 use self::ending::{End, end};
 use self::error::CopyError;
+use self::proof::Proof;
 use self::upload::Upload;
 use crate::failure::Failure;
-use crate::images::{Format, Output, Source};
+use crate::images::{Backing, Format, Output, Source};
 use crate::open_disk::{OpenDisk, Step, Work};
 use crate::process::handover::Role;
 use crate::process::{rights, spawn};
@@ -64,8 +66,8 @@ enum Event {
 enum Side {
     Upload(Upload),
     Download(Download),
-    Stdin(u64),
-    Stdout,
+    Stdin(u64, Option<Proof>),
+    Stdout(Option<Proof>),
 }
 
 /// Tells the end when a panic is its end.
@@ -113,11 +115,13 @@ fn copy_watched(
     supervisor.watch(std::iter::once(&disk));
     disk.expect(settings.expected());
     let begun = prepare(settings, source, &disk);
+    let mut proof = None;
     let (work, failure, signalled) = match begun {
         Err(failure) => (Work::Unused, Some(failure), false),
         Ok(side) => {
             disk.set_used();
             supervisor.enter(Stage::Copying);
+            proof = side.proof_at_the_end();
             run(settings, side, &disk, &inbox, &events)?
         }
     };
@@ -128,6 +132,7 @@ fn copy_watched(
         work,
         failure,
         signalled,
+        proof: proof.filter(|_| work == Work::Done),
     };
     Ok(end(end_of, &inbox, &events, supervisor))
 }
@@ -135,8 +140,17 @@ fn copy_watched(
 /// Opens the image of an upload.
 fn open_source(settings: &CopySettings) -> Result<Option<Source>, Failure> {
     match (&settings.image, settings.disk.task) {
-        (Image::File { path, format, .. }, Task::Upload) => {
-            let source = Source::open(path, format.map(Format::from)).map_err(CopyError::from)?;
+        (
+            Image::File {
+                path,
+                format,
+                anywhere,
+                ..
+            },
+            Task::Upload,
+        ) => {
+            let source = Source::open_with(path, format.map(Format::from), Backing::of(*anywhere));
+            let source = source.map_err(CopyError::from)?;
             // It was looked at before, by the process that has read the command line.
             match settings.new_size().filter(|size| *size < source.size()) {
                 Some(disk) => Err(CopyError::DiskTooSmall {
@@ -154,22 +168,28 @@ fn open_source(settings: &CopySettings) -> Result<Option<Source>, Failure> {
 /// Checks that the image and the disk fit together, and makes the image of a download.
 fn prepare(settings: &CopySettings, source: Option<Source>, disk: &Arc<OpenDisk>) -> Result<Side, CopyError> {
     let device = disk.disk();
+    let proof = settings.verify.then(|| Proof::begin(device.capacity()));
     Ok(match (&settings.image, source) {
         (_, Some(source)) => {
             upload::check(&source, device, disk.minds_the_head())?;
-            Side::Upload(Upload::new(source, device.clone()))
+            Side::Upload(Upload::new(source, device.clone(), proof))
         }
         (Image::Stream { bytes }, None) if settings.disk.task == Task::Upload => {
             upload::check_size(*bytes, device)?;
-            Side::Stdin(*bytes)
+            Side::Stdin(*bytes, proof)
         }
-        (Image::Stream { .. }, None) => Side::Stdout,
-        (Image::File { path, format, force }, None) => {
+        (Image::Stream { .. }, None) => Side::Stdout(proof),
+        (
+            Image::File {
+                path, format, force, ..
+            },
+            None,
+        ) => {
             let format = format.map_or_else(|| Format::of_name(path), Format::from);
             let (path, size, force) = (path.clone(), device.capacity(), *force);
             let output = rights::with(move || Output::create(&path, format, size, force))?;
-            let memory = settings.disk.budgets.cache;
-            Side::Download(Download::new(device.clone(), output, disk.connections(), memory))
+            let shared = (disk.connections(), settings.disk.budgets.cache);
+            Side::Download(Download::new(device.clone(), output, shared, proof))
         }
     })
 }
@@ -231,12 +251,21 @@ fn run(
 }
 
 impl Side {
-    fn run(&self, disk: &OpenDisk, stop: &AtomicBool) -> Result<(), CopyError> {
+    fn run(&self, disk: &Arc<OpenDisk>, stop: &AtomicBool) -> Result<(), CopyError> {
         match self {
             Side::Upload(upload) => upload.run(disk.connections(), stop),
-            Side::Download(download) => download.run(disk.connections(), stop),
-            Side::Stdin(bytes) => upload::from_stdin(disk.disk(), *bytes, stop),
-            Side::Stdout => download::to_stdout(disk.disk(), stop),
+            Side::Download(download) => download.run(disk, stop),
+            Side::Stdin(bytes, proof) => upload::from_stdin(disk.disk(), *bytes, proof.as_ref(), stop),
+            Side::Stdout(proof) => download::to_stdout(disk, proof.as_ref(), stop),
+        }
+    }
+
+    /// The proof that is made when the disk ends.
+    fn proof_at_the_end(&self) -> Option<Proof> {
+        match self {
+            Side::Upload(upload) => upload.proof(),
+            Side::Stdin(_, proof) => proof.clone(),
+            Side::Download(_) | Side::Stdout(_) => None,
         }
     }
 
@@ -244,8 +273,13 @@ impl Side {
     fn stop(&self, stop: &AtomicBool) -> bool {
         match self {
             Side::Download(download) => download.stop(stop),
-            Side::Upload(_) | Side::Stdin(_) | Side::Stdout => {
+            Side::Upload(_) | Side::Stdin(..) => {
                 stop.store(true, Ordering::Relaxed);
+                true
+            }
+            Side::Stdout(proof) => {
+                stop.store(true, Ordering::Relaxed);
+                proof.iter().for_each(Proof::stop);
                 true
             }
         }
@@ -256,7 +290,7 @@ impl Side {
         let held = disk.when_stopped(true);
         match self {
             Side::Download(_) => format!("{}, and {held}", not_made(settings)),
-            Side::Upload(_) | Side::Stdin(_) | Side::Stdout => held,
+            Side::Upload(_) | Side::Stdin(..) | Side::Stdout(_) => held,
         }
     }
 }

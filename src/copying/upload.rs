@@ -21,6 +21,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use parking_lot::Mutex;
 
 use super::CopyError;
+use super::proof::Proof;
 use super::workers::in_parallel;
 use crate::disk::{Disk, HEAD_BYTES, Head, detect};
 use crate::images::{Extent, Source};
@@ -60,12 +61,15 @@ pub(super) struct Upload {
     disk: Arc<Disk>,
     piece: u64,
     cursor: Mutex<Cursor>,
+    /// Takes what is copied.
+    proof: Option<Proof>,
 }
 
 impl Upload {
-    pub(super) fn new(source: Source, disk: Arc<Disk>) -> Upload {
+    pub(super) fn new(source: Source, disk: Arc<Disk>, proof: Option<Proof>) -> Upload {
         Upload {
             source,
+            proof,
             piece: disk.piece(),
             disk,
             cursor: Mutex::new(Cursor { at: 0, rest: false }),
@@ -76,7 +80,21 @@ impl Upload {
     /// acknowledged then, and durable once the disk has closed well.
     pub(super) fn run(&self, connections: usize, stop: &AtomicBool) -> Result<(), CopyError> {
         in_parallel(connections.clamp(2, MAX_READERS), stop, || self.copy_parts(stop))?;
+        if let Some(proof) = &self.proof {
+            proof.complete(|bytes, offset| {
+                // Behind the image's end the disk has zeros.
+                let count = self.source.size().saturating_sub(offset).min(bytes.len() as u64);
+                let (inside, behind) = bytes.split_at_mut(count as usize);
+                behind.fill(0);
+                Ok(self.source.read_at(inside, offset)?)
+            })?;
+        }
         Ok(self.source.check_unchanged()?)
+    }
+
+    /// What has taken the bytes that were copied.
+    pub(super) fn proof(&self) -> Option<Proof> {
+        self.proof.clone()
     }
 
     fn copy_parts(&self, stop: &AtomicBool) -> Result<(), CopyError> {
@@ -85,12 +103,20 @@ impl Upload {
                 return Err(CopyError::Stopped);
             }
             match part {
-                Part::Rest => zero_the_rest(&self.disk, self.source.size())?,
-                Part::Zeros(range) => self.disk.zero(range.start, range.end - range.start, true)?,
+                Part::Rest => zero_the_rest(&self.disk, self.source.size(), self.proof.as_ref())?,
+                Part::Zeros(range) => {
+                    self.disk.zero(range.start, range.end - range.start, true)?;
+                    if let Some(proof) = &self.proof {
+                        proof.zero(range.start, range.end - range.start);
+                    }
+                }
                 Part::Data(range) => {
                     let mut bytes = self.disk.lend();
                     bytes.truncate((range.end - range.start) as usize);
                     self.source.read_at(&mut bytes, range.start)?;
+                    if let Some(proof) = &self.proof {
+                        proof.data(range.start, &bytes);
+                    }
                     self.disk.write_lent(range.start, bytes)?;
                 }
             }
@@ -142,11 +168,14 @@ fn next_part<E>(
     Ok(Part::Data(at..end.min(most)))
 }
 
-fn zero_the_rest(disk: &Disk, size: u64) -> Result<(), CopyError> {
-    match size < disk.capacity() {
-        true => Ok(disk.truncate(size)?),
-        false => Ok(()),
+fn zero_the_rest(disk: &Disk, size: u64, proof: Option<&Proof>) -> Result<(), CopyError> {
+    if size < disk.capacity() {
+        disk.truncate(size)?;
+        if let Some(proof) = proof {
+            proof.zero(size, disk.capacity() - size);
+        }
     }
+    Ok(())
 }
 
 /// Refuses an image that does not fit, or whose bytes would cost a raw disk that `minds_the_head` its life,
@@ -177,14 +206,19 @@ pub(super) fn check_size(image: u64, disk: &Disk) -> Result<(), CopyError> {
 
 /// Copies `size` bytes from stdin to the disk, until `stop` is set. A stream that is shorter or longer is an
 /// error.
-pub(super) fn from_stdin(disk: &Disk, size: u64, stop: &AtomicBool) -> Result<(), CopyError> {
+pub(super) fn from_stdin(
+    disk: &Disk,
+    size: u64,
+    proof: Option<&Proof>,
+    stop: &AtomicBool,
+) -> Result<(), CopyError> {
     let stdin = io::stdin()
         .as_fd()
         .try_clone_to_owned()
         .map_err(CopyError::Stdin)?;
     let mut stdin = File::from(stdin);
     let _ = fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
-    zero_the_rest(disk, size)?;
+    zero_the_rest(disk, size, proof)?;
     let (piece, mut at) = (disk.piece(), 0);
     while at < size {
         if stop.load(Ordering::Relaxed) {
@@ -196,6 +230,9 @@ pub(super) fn from_stdin(disk: &Disk, size: u64, stop: &AtomicBool) -> Result<()
         let is_whole = got == bytes.len();
         bytes.truncate(got);
         if got > 0 {
+            if let Some(proof) = proof {
+                proof.data(at, &bytes);
+            }
             disk.write_lent(at, bytes)?;
         }
         at += got as u64;

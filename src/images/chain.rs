@@ -30,6 +30,15 @@ pub(crate) enum Backing {
     Anywhere,
 }
 
+impl Backing {
+    pub(crate) fn of(anywhere: bool) -> Backing {
+        match anywhere {
+            true => Backing::Anywhere,
+            false => Backing::Beside,
+        }
+    }
+}
+
 /// Opens an image of a chain by its format.
 type Open = fn(&Path, File, Option<Format>, &Opening) -> Result<Box<dyn Reader>, ImageError>;
 

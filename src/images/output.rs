@@ -85,10 +85,6 @@ impl Output {
         matches!(self.kind, Kind::InPlace(_))
     }
 
-    pub(crate) fn size(&self) -> u64 {
-        self.size
-    }
-
     /// Writes bytes of the guest's disk; all of them must be before the end. Two threads never write the same
     /// bytes at once.
     pub(crate) fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), ImageError> {

@@ -22,6 +22,7 @@ pub(crate) struct Source {
 impl Source {
     /// Opens an image; its format is probed where it is not given. Other files that it needs must be in its
     /// own folder.
+    #[cfg(test)]
     pub(crate) fn open(path: &Path, format: Option<Format>) -> Result<Source, ImageError> {
         Source::open_with(path, format, Backing::Beside)
     }
@@ -58,10 +59,6 @@ impl Source {
 
     pub(crate) fn format(&self) -> Format {
         self.format
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Returns the extent that begins at `offset`, which is before the end. It is as long as it can be told

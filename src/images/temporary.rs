@@ -53,10 +53,6 @@ impl Temporary {
         self.file.as_file()
     }
 
-    pub(super) fn path(&self) -> &Path {
-        self.file.path()
-    }
-
     /// Gives the file its name once its bytes are on the storage, and waits until the name is there too.
     pub(super) fn publish(self) -> Result<(), ImageError> {
         let Temporary { file, target, force } = self;

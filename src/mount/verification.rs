@@ -3,11 +3,10 @@
 
 use std::sync::Arc;
 
-use crate::amounts;
 use crate::block_hash::{Method, Watch};
 use crate::failure::{Exit, Failure};
-use crate::images::Source;
-use crate::open_disk::{DiskHash, Expected, OpenDisk, Proof};
+use crate::images::{Backing, Source};
+use crate::open_disk::{Expected, OpenDisk, Proof};
 use crate::output::inform;
 use crate::settings::{Settings, Verify};
 
@@ -44,7 +43,7 @@ fn prove(disk: &Arc<OpenDisk>, verify: &Verify, watch: &Watch) -> Result<(), Fai
         ),
         Verify::Image(path) => {
             let name = path.display().to_string();
-            let source = Source::open(path, None)
+            let source = Source::open_with(path, None, Backing::Anywhere)
                 .map_err(|e| Failure::text(Exit::DataLoss, format!("the disk could not be verified: {e}")))?;
             let expected = Expected::Bytes(&source, &name);
             let proven = disk.verify(expected, Method::default(), watch)?;
@@ -54,16 +53,6 @@ fn prove(disk: &Arc<OpenDisk>, verify: &Verify, watch: &Watch) -> Result<(), Fai
             (proven, name)
         }
     };
-    let DiskHash { checksum, by_server } = proven;
-    inform(format_args!(
-        "verified: the disk holds the same as {what} ({} over blocks of {}, {}, {})",
-        checksum.algorithm,
-        amounts::size(checksum.block_size),
-        checksum.checksum,
-        match by_server {
-            true => "computed by the server",
-            false => "of what was read back",
-        }
-    ));
+    inform(format_args!("verified: {}", proven.told(&what)));
     Ok(())
 }

@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use self::course::Course;
 use self::ending::Hands;
 pub(crate) use self::ending::{Ending, Proof, Step, Work};
-pub(crate) use self::verify::{DiskHash, Expected};
+pub(crate) use self::verify::Expected;
 use crate::disk::Disk;
 use crate::imageio::Image;
 use crate::pool::{ConnectionStatistics, Figures, Keeper, Op, Pool};

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::OpenDisk;
 use super::read_back::ReadBack;
+use crate::amounts;
 use crate::block_hash::{Bytes, Checksum, Hasher, Method, Padded, Watch, first_difference, hash};
 use crate::disk::DiskError;
 use crate::failure::{Exit, Failure};
@@ -26,7 +27,6 @@ pub(crate) enum Expected<'a> {
     /// These bytes, and zeros behind them where the disk is larger; with a name for messages.
     Bytes(&'a dyn Bytes, &'a str),
     /// What a copy has given to this hasher, which has the size of the disk.
-    #[allow(dead_code, reason = "copies without a mount will use it")]
     Hashed(&'a Hasher, &'a str),
     /// What is read back from it. That proves the wire and the way through the server, and that the storage
     /// gives the same bytes twice.
@@ -39,6 +39,22 @@ pub(crate) struct DiskHash {
     pub(crate) checksum: Checksum,
     /// The server has; else the disk was read back.
     pub(crate) by_server: bool,
+}
+
+impl DiskHash {
+    /// Says that the disk holds the same as `what`.
+    pub(crate) fn told(&self, what: &str) -> String {
+        format!(
+            "the disk holds the same as {what} ({} over blocks of {}, {}, {})",
+            self.checksum.algorithm,
+            amounts::size(self.checksum.block_size),
+            self.checksum.checksum,
+            match self.by_server {
+                true => "computed by the server",
+                false => "of what was read back",
+            }
+        )
+    }
 }
 
 /// The server's answer; `Err` is the reason why there is none.

@@ -19,7 +19,7 @@ use self::show::Show;
 use super::{choose_output, start_log};
 use crate::block_hash::{Bytes, Checksum, Watch, hash};
 use crate::failure::{Exit, Failure};
-use crate::images::{Format, Source};
+use crate::images::{Backing, Format, Source};
 use crate::logging::plain;
 use crate::output::{plain_json, print};
 use crate::process::handover::{self, Role};
@@ -80,7 +80,9 @@ fn of_image(args: &ChecksumArgs, image: &Path) -> Result<u8, Failure> {
     let (method, signals) = (args.method(), heard()?);
     let shown = image.display().to_string();
     Show::of(args.output.progress, args.output.quiet).attended(|show| {
-        let source = Source::open(image, format).map_err(|e| Failure::text(Exit::Other, e))?;
+        // The bytes stay here, so the image may name any file.
+        let source = Source::open_with(image, format, Backing::Anywhere);
+        let source = source.map_err(|e| Failure::text(Exit::Other, e))?;
         let size = source.size();
         let watch = Arc::new(Watch::default());
         let seen = watch.clone();

@@ -37,6 +37,8 @@ pub(crate) enum Image {
         format: Option<ImageFormat>,
         /// A file that is there is replaced.
         force: bool,
+        /// Its backing files may be anywhere.
+        anywhere: bool,
     },
 }
 
@@ -54,6 +56,8 @@ impl Image {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct CopySettings {
     pub(crate) image: Image,
+    /// The bytes are compared at the end.
+    pub(crate) verify: bool,
     pub(crate) disk: DiskSettings,
     pub(crate) output: OutputSettings,
 }
@@ -91,7 +95,9 @@ impl CopySettings {
                 // As `recover` looks for it.
                 let path = fs::canonicalize(&args.image).or_else(|_| absolute(&args.image))?;
                 let format = args.image_format.map(images::Format::from);
-                let source = images::Source::open(&path, format).map_err(usage)?;
+                let anywhere = args.allow_backing_elsewhere;
+                let source = images::Source::open_with(&path, format, images::Backing::of(anywhere));
+                let source = source.map_err(usage)?;
                 let wanted = choice.size(&disk, &section)?;
                 if let Some(size) = wanted.filter(|size| *size < source.size()) {
                     return Err(usage(format!(
@@ -108,6 +114,7 @@ impl CopySettings {
                     path,
                     format: Some(source.format().into()),
                     force: false,
+                    anywhere,
                 }
             }
         };
@@ -121,6 +128,7 @@ impl CopySettings {
         let source = choice.source(&disk, from, &section, &trusted)?;
         Ok(CopySettings {
             image,
+            verify: args.verify,
             disk: DiskSettings::gather(args.connection, source, trusted, Task::Upload, false)?,
             output: OutputSettings::gather(args.output, &section)?,
         })
@@ -152,12 +160,14 @@ impl CopySettings {
                 path: refuse_a_file_that_is_there(absolute(&args.image)?, args.force)?,
                 format,
                 force: args.force,
+                anywhere: false,
             },
         };
         let from = (&args.engine, args.connection.proxy);
         let source = choice.source(&args.disk, from, &section, &trusted)?;
         Ok(CopySettings {
             image,
+            verify: args.verify,
             disk: DiskSettings::gather(args.connection, source, trusted, Task::Download, true)?,
             output: OutputSettings::gather(args.output, &section)?,
         })

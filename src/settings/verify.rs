@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::cli::MountArgs;
 use super::{absolute, usage};
 use crate::failure::Failure;
-use crate::images::Source;
+use crate::images::{Backing, Source};
 
 /// See the head of this file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ impl Verify {
             return Ok(Some(Verify::Itself));
         }
         let path = absolute(Path::new(image))?;
-        Source::open(&path, None).map_err(|e| usage(format!("--verify: {e}")))?;
+        Source::open_with(&path, None, Backing::Anywhere).map_err(|e| usage(format!("--verify: {e}")))?;
         Ok(Some(Verify::Image(path)))
     }
 }

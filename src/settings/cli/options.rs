@@ -249,6 +249,13 @@ pub(crate) struct UploadArgs {
         hide_possible_values = true
     )]
     pub(crate) image_format: Option<ImageFormat>,
+    /// Read backing files outside of the image's own folder, as qemu-img does
+    #[arg(long, help_heading = "Image")]
+    pub(crate) allow_backing_elsewhere: bool,
+    /// Compare the disk on its storage with the bytes that were read, by their block hashes. A difference is
+    /// exit status 7
+    #[arg(long, help_heading = "Image")]
+    pub(crate) verify: bool,
     #[command(flatten)]
     pub(crate) disk: DiskArgs,
     #[command(flatten)]
@@ -276,6 +283,10 @@ pub(crate) struct DownloadArgs {
     /// Replace a file that is there
     #[arg(long, help_heading = "Image")]
     pub(crate) force: bool,
+    /// Compare the bytes that were written with the disk on its storage, by their block hashes, before the
+    /// image gets its name. A difference is exit status 7
+    #[arg(long, help_heading = "Image")]
+    pub(crate) verify: bool,
     #[command(flatten)]
     pub(crate) disk: DiskArgs,
     #[command(flatten)]
