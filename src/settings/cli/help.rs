@@ -1,6 +1,6 @@
 //! The two helps: `-h` is a page with what people do every day, `--help` has everything in groups.
 
-use clap::Command;
+use clap::{Arg, ArgAction, Command};
 
 use crate::failure::Exit;
 
@@ -12,11 +12,22 @@ Examples:
   rhv-mount -c prod upload web01.raw --disk web01    copy an image into it, without a mount
   rhv-mount status                        what is mounted, and how it goes
   rhv-mount recover                       end what a killed rhv-mount left behind
+
 -c names a section of ~/.config/ovirt-img.conf. All options: rhv-mount --help, man rhv-mount";
 
-/// Gives `command` both helps. Its options are in the long one only.
+/// Gives `command` both helps. Its options are in the long one only, also the two that clap would add to the
+/// short one by itself: its room is for the subcommands.
 pub(super) fn add_to(command: Command) -> Command {
+    let flag = |name, short, action| Arg::new(name).short(short).long(name).action(action);
     command
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .arg(
+            flag("help", 'h', ArgAction::Help)
+                .global(true)
+                .help("Print help (see a summary with '-h')"),
+        )
+        .arg(flag("version", 'V', ArgAction::Version).help("Print version"))
         .mut_args(|arg| arg.hide_short_help(true))
         .after_help(EVERY_DAY)
         .after_long_help(exit_status())
