@@ -364,13 +364,16 @@ fn the_figures_name_the_image() {
 fn an_image_that_changes_while_it_is_copied_is_told() {
     let dir = scratch();
     let server = used_server(settings(SIZE));
-    let (path, _) = image(dir.path(), SIZE - 512);
-    let mut copy = held_up(&server, Verb::Put, "upload", &path);
-    File::options()
-        .append(true)
-        .open(&path)
-        .and_then(|mut file| file.write_all(b"more"))
-        .unwrap();
+    let path = dir.path().join("image.raw");
+    fs::write(&path, pattern(4, SIZE as usize - 512)).unwrap();
+    // No write is answered, and the rest of the image has no room in memory, so it is not read yet.
+    server.arm(Fault::always(Verb::Put, Action::Hold));
+    let mut command = rhv_mount_command(Some(&server.url()));
+    command.args(["upload", path.to_str().unwrap(), "--memory", "8M"]);
+    let mut copy = Foreground::spawn(&mut command);
+    wait_until("the copy is at work", 60, || server.faults_fired() > 0);
+    let mut file = File::options().append(true).open(&path).unwrap();
+    file.write_all(b"more").unwrap();
     server.disarm();
     assert_eq!(copy.wait(60).code(), Some(1), "{}", copy.stderr());
     let told = copy.stderr();

@@ -69,3 +69,4 @@ mod unheard;
 mod units;
 mod unread;
 mod verified;
+mod verified_copies;

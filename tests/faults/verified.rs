@@ -117,10 +117,7 @@ fn a_byte_that_is_flipped_on_the_wire_is_found() {
     let server = server();
     let proxy = Flipping::start(&server, Way::There);
     let ran = copy(&proxy.url, "image", COPY);
-    assert!(
-        proxy.has_flipped.load(Ordering::Relaxed),
-        "it has flipped nothing: {ran}"
-    );
+    assert!(proxy.has_flipped(), "it has flipped nothing: {ran}");
     assert_eq!(ran.code, Some(7), "{ran}");
     // Which of the requests that are under way at once comes first is open.
     assert!(ran.stderr.contains("the first difference is in bytes"), "{ran}");
@@ -132,10 +129,7 @@ fn a_byte_that_is_flipped_on_the_way_back_is_found_by_the_disk_itself() {
     let server = server();
     let proxy = Flipping::start(&server, Way::Back);
     let ran = copy(&proxy.url, "--verify", "true");
-    assert!(
-        proxy.has_flipped.load(Ordering::Relaxed),
-        "it has flipped nothing: {ran}"
-    );
+    assert!(proxy.has_flipped(), "it has flipped nothing: {ran}");
     assert_eq!(ran.code, Some(7), "{ran}");
     assert!(ran.stderr.contains("what is read back from it"), "{ran}");
 }
@@ -178,20 +172,20 @@ fn verification_names_no_secret() {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub enum Way {
     /// To the server.
     There,
     Back,
 }
 
 /// A proxy that flips one bit of the first long run of bytes on one way.
-struct Flipping {
-    url: String,
+pub struct Flipping {
+    pub url: String,
     has_flipped: Arc<AtomicBool>,
 }
 
 impl Flipping {
-    fn start(server: &Server, way: Way) -> Flipping {
+    pub fn start(server: &Server, way: Way) -> Flipping {
         let (url, server) = (server.url(), server.port());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("listen");
         let port = listener.local_addr().expect("own address").port();
@@ -213,6 +207,10 @@ impl Flipping {
             url: url.replace(&format!(":{server}/"), &format!(":{port}/")),
             has_flipped,
         }
+    }
+
+    pub fn has_flipped(&self) -> bool {
+        self.has_flipped.load(Ordering::Relaxed)
     }
 }
 
