@@ -69,7 +69,7 @@ impl Proof {
             self.hasher.method(),
             &self.watch,
         )?;
-        inform(format_args!("verified: {}", proven.told(name)));
+        inform(proven.told(name));
         Ok(())
     }
 

@@ -53,6 +53,6 @@ fn prove(disk: &Arc<OpenDisk>, verify: &Verify, watch: &Watch) -> Result<(), Fai
             (proven, name)
         }
     };
-    inform(format_args!("verified: {}", proven.told(&what)));
+    inform(proven.told(&what));
     Ok(())
 }

@@ -42,10 +42,10 @@ pub(crate) struct DiskHash {
 }
 
 impl DiskHash {
-    /// Says that the disk holds the same as `what`.
+    /// Says that the disk holds the same as `what`, with a word for the eye before it.
     pub(crate) fn told(&self, what: &str) -> String {
         format!(
-            "the disk holds the same as {what} ({} over blocks of {}, {}, {})",
+            "verified: the disk holds the same as {what} ({} over blocks of {}, {}, {})",
             self.checksum.algorithm,
             amounts::size(self.checksum.block_size),
             self.checksum.checksum,

@@ -22,11 +22,7 @@ pub(super) fn add_to(command: Command) -> Command {
     command
         .disable_help_flag(true)
         .disable_version_flag(true)
-        .arg(
-            flag("help", 'h', ArgAction::Help)
-                .global(true)
-                .help("Print help (see a summary with '-h')"),
-        )
+        .arg(flag("help", 'h', ArgAction::Help).global(true).help("Print help"))
         .arg(flag("version", 'V', ArgAction::Version).help("Print version"))
         .mut_args(|arg| arg.hide_short_help(true))
         .after_help(EVERY_DAY)
