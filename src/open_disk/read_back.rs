@@ -35,8 +35,9 @@ impl ReadBack {
                 holes = Holes::default();
             }
             let range = extent.start.min(size)..(extent.start + extent.length).min(size);
-            if extent.zero {
-                holes.add(range);
+            match extent.zero {
+                true => holes.add(range),
+                false => holes.cut(&range),
             }
         });
         let holes = match asked {
@@ -92,6 +93,20 @@ impl Holes {
         }
     }
 
+    /// Takes out what holds data, and all behind it: a server that tells data over zeros that it told before is
+    /// believed in neither.
+    fn cut(&mut self, data: &Range<u64>) {
+        if data.start >= self.last.end {
+            return;
+        }
+        self.keep();
+        self.last = 0..0;
+        self.holes.retain_mut(|hole| {
+            hole.end = hole.end.min(data.start);
+            hole.end.saturating_sub(hole.start) >= MIN_HOLE_BYTES
+        });
+    }
+
     fn keep(&mut self) {
         if self.last.end - self.last.start >= MIN_HOLE_BYTES {
             self.holes.push(self.last.clone());
@@ -117,5 +132,19 @@ mod tests {
         }
         let joined = 10..mib + 10;
         assert_eq!(holes.end(), [joined]);
+    }
+
+    #[test]
+    fn data_that_is_told_over_zeros_is_data() {
+        let mib = 1 << 20;
+        let mut holes = Holes::default();
+        [0..4 * mib, 6 * mib..9 * mib]
+            .into_iter()
+            .for_each(|range| holes.add(range));
+        holes.cut(&(9 * mib..10 * mib));
+        holes.cut(&(2 * mib..2 * mib + 1));
+        holes.add(12 * mib..20 * mib);
+        let (first, last) = (0..2 * mib, 12 * mib..20 * mib);
+        assert_eq!(holes.end(), [first, last]);
     }
 }

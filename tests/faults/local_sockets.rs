@@ -88,6 +88,7 @@ fn server_naming(socket: &str) -> Server {
         unix_socket: Some(socket.to_owned()),
         read_only: true,
         extents: false,
+        checksum: false,
         ..settings(4 * MIB)
     })
 }
