@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::hasher::{Checksum, Hasher};
 use super::method::Method;
 use crate::failure::{Exit, Failure};
+use crate::process::limits::no_thread;
 
 /// Upper bound on the blocks in memory, in bytes.
 const MAX_BUFFERS_BYTES: u64 = 32 << 20;
@@ -167,14 +168,21 @@ fn hash_blocks(bytes: &dyn Bytes, hasher: &Hasher, blocks: Range<u64>, watch: &W
     let (give, work) = bounded(threads as usize);
     std::thread::scope(|scope| {
         // Each has a copy of the channel, and none is left here: when all have failed, the walk ends.
+        let (mut started, mut refused) = (false, None);
         for n in 1..=threads {
             let (work, fail) = (work.clone(), &fail);
             let builder = std::thread::Builder::new().name(format!("hash-{n}"));
             let body = move || read_and_hash(bytes, hasher, &work, watch).unwrap_or_else(fail);
-            // The others do its work; without any, the walk finds nobody to take it.
-            let _ = builder.spawn_scoped(scope, body);
+            // The others do its work.
+            match builder.spawn_scoped(scope, body) {
+                Ok(_) => started = true,
+                Err(e) => refused = Some(e),
+            }
         }
         drop(work);
+        if let Some(e) = refused.filter(|_| !started) {
+            return fail(no_thread("hash-1", &e));
+        }
         let walked = walk(bytes, hasher, blocks, watch, &mut |block| {
             watch.check()?;
             Ok(failure.lock().is_none() && give.send(block).is_ok())

@@ -34,8 +34,8 @@ impl Checksum {
     }
 }
 
-/// See the head of this file. Each byte is given once; a block of which a byte came twice is missing until
-/// it is given as a whole.
+/// See the head of this file. Each byte is given once; a block of which a byte came twice before it was whole
+/// is missing until it is given as a whole.
 pub(crate) struct Hasher {
     method: Method,
     /// Bytes in all.

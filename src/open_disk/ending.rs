@@ -210,6 +210,8 @@ impl Ending {
             return;
         };
         if self.proving.load(Ordering::Relaxed) {
+            // What comes after it has all of its time.
+            *progress = Progress::of(self.disk.answers());
             return;
         }
         if let Some(silent) = progress.stuck(self.disk.answers(), self.limit) {

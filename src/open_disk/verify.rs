@@ -206,8 +206,8 @@ impl OpenDisk {
     /// Has a thread ask the server, which may take hours.
     fn ask_server(self: &Arc<Self>, method: Method) -> Result<Receiver<Answer>, Failure> {
         let (give, answer) = bounded(1);
-        let disk = self.clone();
-        spawn("checksum", move || {
+        let (disk, tell) = (self.clone(), give.clone());
+        let started = spawn("checksum", move || {
             let wanted = HashRequest {
                 algorithm: method.algorithm.name(),
                 block_size: method.block_size,
@@ -230,8 +230,11 @@ impl OpenDisk {
                     Err(format!("the server's checksum failed: {e}"))
                 }
             };
-            let _ = give.send(asked);
-        })?;
+            let _ = tell.send(asked);
+        });
+        if let Err(e) = started {
+            let _ = give.send(Err(e.to_string()));
+        }
         Ok(answer)
     }
 }

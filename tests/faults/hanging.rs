@@ -42,7 +42,8 @@ struct Hanging {
 }
 
 /// The file whose attributes are never told while the file system hangs. Its one thread is at that, so that
-/// all other requests wait in the kernel, where a process can be killed, as on a network's file system.
+/// all other requests wait in the kernel, where a process can be killed, as on a network's file system. Only the
+/// close of a file can't be killed there, so the file system does not begin to hang while one is open.
 const TRAP: &str = "trap";
 const TRAPPING: INodeNo = INodeNo(2);
 
@@ -51,6 +52,7 @@ struct State {
     is_trapped: AtomicBool,
     released: AtomicBool,
     names: Mutex<HashMap<OsString, INodeNo>>,
+    open_files: AtomicU64,
 }
 
 impl Hanging {
@@ -77,8 +79,12 @@ impl Hanging {
     }
 
     fn hang(&mut self) {
-        let trap = self.path(TRAP);
-        let victim = std::thread::spawn(move || drop(std::fs::symlink_metadata(trap)));
+        let (trap, state) = (self.path(TRAP), self.state.clone());
+        let victim = std::thread::spawn(move || {
+            while !state.is_trapped.load(Ordering::SeqCst) && !state.released.load(Ordering::SeqCst) {
+                let _ = std::fs::symlink_metadata(&trap);
+            }
+        });
         self.victim = Some(victim);
         wait_until("the file system hangs", 20, || {
             self.state.is_trapped.load(Ordering::SeqCst)
@@ -138,7 +144,8 @@ impl Filesystem for Memory {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        while ino == TRAPPING && !self.0.released.load(Ordering::SeqCst) {
+        let is_trap = ino == TRAPPING && self.0.open_files.load(Ordering::SeqCst) == 0;
+        while is_trap && !self.0.released.load(Ordering::SeqCst) {
             self.0.is_trapped.store(true, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -175,6 +182,7 @@ impl Filesystem for Memory {
             .expect("no panic")
             .insert(name.to_owned(), ino);
         let attr = Memory::attr(ino);
+        self.0.open_files.fetch_add(1, Ordering::SeqCst);
         reply.created(&NO_TIME, &attr, Generation(0), FileHandle(0), FopenFlags::empty());
     }
 
@@ -194,6 +202,20 @@ impl Filesystem for Memory {
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.0.open_files.fetch_sub(1, Ordering::SeqCst);
         reply.ok();
     }
 

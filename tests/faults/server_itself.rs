@@ -169,7 +169,7 @@ fn options_and_extents_describe_the_disk_as_imageio_does() {
     let options: serde_json::Value = serde_json::from_slice(&client.ask("OPTIONS ", b"").body).unwrap();
     assert_eq!(
         options["features"],
-        serde_json::json!(["extents", "flush", "zero"])
+        serde_json::json!(["checksum", "extents", "flush", "zero"])
     );
     assert_eq!(options["max_writers"], 8);
     let extents: serde_json::Value = serde_json::from_slice(&client.ask("GET /extents", b"").body).unwrap();

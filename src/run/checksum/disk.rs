@@ -53,7 +53,8 @@ pub(super) fn checksum(settings: &ChecksumSettings, show: &mut Show) -> Result<(
         Ok(_) => Work::Done,
         Err(_) => Work::Failed,
     };
-    let failures = end(disk, work, settings, &signals);
+    let signalled = watch.check().is_err();
+    let failures = end(disk, work, settings, &signals, signalled);
     failures.iter().for_each(tell);
     let worst = failures.iter().map(|failure| failure.exit).max();
     let hash = result?;
@@ -65,12 +66,14 @@ pub(super) fn checksum(settings: &ChecksumSettings, show: &mut Show) -> Result<(
     Ok((told, worst.unwrap_or(Exit::Done) as u8))
 }
 
-/// Ends the disk and its transfer; returns what went wrong.
+/// Ends the disk and its transfer; returns what went wrong. The first signal, which may have come before, only
+/// says what is happening; the next ones give up.
 fn end(
     disk: Arc<OpenDisk>,
     work: Work,
     settings: &ChecksumSettings,
     signals: &Receiver<i32>,
+    mut signalled: bool,
 ) -> Vec<Failure> {
     let limits = (settings.disk.retry_time, settings.disk.timeout);
     let (give, steps) = unbounded();
@@ -82,7 +85,9 @@ fn end(
                 Err(_) => ending.abandon(),
             },
             recv(signals) -> _ => {
-                ending.give_up();
+                if std::mem::replace(&mut signalled, true) {
+                    ending.give_up();
+                }
                 ending.answer().iter().for_each(tell);
             }
             default(END_INTERVAL) => ending.look(),
