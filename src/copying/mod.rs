@@ -219,7 +219,8 @@ fn run(
         drop((copied, worked));
         let _ = done.send(Event::Copied(result));
     })?;
-    let mut until = None;
+    // `publishing`: a signal has come while the image got its name.
+    let (mut until, mut publishing) = (None, false);
     let result = loop {
         let event = match until {
             None => inbox.recv().ok(),
@@ -236,9 +237,14 @@ fn run(
                     );
                     until = Some(Instant::now() + STOP_GRACE);
                 }
+                false if std::mem::replace(&mut publishing, true) => {
+                    signals::tell(signal, "the image is not waited for any longer");
+                    break Err(CopyError::Unpublished);
+                }
                 false => signals::tell(
                     signal,
-                    "the image is whole, and is brought to the storage of this machine, which is waited for",
+                    "the image is whole, and is brought to the storage of this machine, which is waited for; \
+                     the next signal gives up on that, and the image may or may not be there then",
                 ),
             },
             Some(Event::Signal(_)) => {}
@@ -257,8 +263,8 @@ fn run(
     }
     Ok(match (until, result) {
         (Some(_), _) => (Work::Failed, Some(CopyError::Stopped), true),
-        (None, Ok(())) => (Work::Done, None, false),
-        (None, Err(e)) => (Work::Failed, Some(e), false),
+        (None, Ok(())) => (Work::Done, None, publishing),
+        (None, Err(e)) => (Work::Failed, Some(e), publishing),
     })
 }
 
