@@ -6,7 +6,8 @@
 //! through the disk's read-ahead, which keeps all connections at work.
 //!
 //! An image is an [`Output`], which has a temporary name and goes when it is dropped. It lies in a slot, so
-//! that the main thread can drop it at a signal, whatever the copying threads wait for.
+//! that it can be dropped at a signal, whatever the copying threads wait for. That is done in a thread that
+//! has root's capabilities, as root may have made it in another user's directory.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crossbeam::channel::{RecvTimeoutError, bounded};
 use parking_lot::{Mutex, RwLock};
 
 use super::CopyError;
@@ -22,7 +24,7 @@ use super::workers::in_parallel;
 use crate::disk::{BLOCK_BYTES, Disk, is_zero};
 use crate::images::{ImageError, Output};
 use crate::open_disk::OpenDisk;
-use crate::process::rights;
+use crate::process::{rights, spawn};
 
 /// Lower bound on a request, in bytes, however many connections share the memory.
 const MIN_REQUEST_BYTES: u64 = 512 << 10;
@@ -99,11 +101,29 @@ impl Download {
         !*publishing
     }
 
-    /// Removes the image, unless it has its name.
-    pub(super) fn discard(&self) {
-        if let Some(mut output) = self.output.try_write_for(DISCARD_PATIENCE) {
-            drop(output.take());
-        }
+    /// Removes the image, unless it has its name or is on its way to it. It waits twice for
+    /// [`DISCARD_PATIENCE`] at most; false is returned where the image may be there still, under its temporary
+    /// name.
+    pub(super) fn discard(&self) -> bool {
+        // The lock is held until the image is gone: whoever discards it as well waits for that.
+        let Some(mut slot) = self.output.try_write_for(DISCARD_PATIENCE) else {
+            return false;
+        };
+        let Some(output) = slot.take() else {
+            return true;
+        };
+        let (removed, gone) = bounded(1);
+        // A thread has the capabilities of the one that makes it. Where none is granted, the image goes with
+        // what it was to do.
+        let remove = move || {
+            drop(output);
+            let _ = removed.send(());
+        };
+        let _ = rights::with(move || spawn("discard", remove).map(drop));
+        !matches!(
+            gone.recv_timeout(DISCARD_PATIENCE),
+            Err(RecvTimeoutError::Timeout)
+        )
     }
 
     fn copy_parts(&self, stop: &AtomicBool) -> Result<(), CopyError> {

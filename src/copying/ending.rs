@@ -86,14 +86,15 @@ fn told(error: CopyError, end: &End<'_>, fate: &str, of_disk: &[Failure]) -> Opt
         return None;
     }
     let image = end.settings.image.shown().display();
-    let (exit, is_stopped) = (error.exit(), matches!(error, CopyError::Stopped));
+    let exit = error.exit();
+    let is_all = matches!(error, CopyError::Stopped | CopyError::Unpublished);
     let what = match end.settings.disk.task {
         Task::Download => format!("cannot download to {image}: {error}"),
         Task::Upload | Task::Mount | Task::Checksum => format!("cannot upload {image}: {error}"),
     };
     let text = match (end.settings.disk.task, end.work) {
-        // The signal was answered with all of it.
-        _ if is_stopped => what,
+        // The error says all of it, or the answer to the signal did.
+        _ if is_all => what,
         (Task::Download, _) => format!("{what}; {}", not_made(end.settings)),
         (_, Work::Unused) => what,
         (_, Work::Done | Work::Failed) => format!("{what}; {fate}"),

@@ -39,6 +39,12 @@ pub(super) enum CopyError {
     /// The disk on its storage holds other bytes than those that were copied, or nobody can say.
     #[error("{0}")]
     Unproven(String),
+    /// A second signal came while the file system was waited for.
+    #[error(
+        "gave up on a second signal, before the image was known to be on the storage of this machine: it may \
+         or may not be there; download it again"
+    )]
+    Unpublished,
     /// A signal has stopped it, which is told by itself.
     #[error("interrupted")]
     Stopped,

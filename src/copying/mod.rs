@@ -25,11 +25,13 @@ mod upload;
 mod workers;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
+use tracing::warn;
 
 use self::download::Download;
 use self::ending::{End, end};
@@ -209,11 +211,16 @@ fn run(
     spawn("copy", move || {
         let copy = || copied.run(&worked, &stopping);
         let result = catch_unwind(AssertUnwindSafe(copy)).unwrap_or(Err(CopyError::Panicked));
+        // The main thread may have given up on it before.
+        if let Side::Download(download) = &*copied {
+            download.discard();
+        }
         // The disk ends with its last owner.
         drop((copied, worked));
         let _ = done.send(Event::Copied(result));
     })?;
-    let mut until = None;
+    // `publishing`: a signal has come while the image got its name.
+    let (mut until, mut publishing) = (None, false);
     let result = loop {
         let event = match until {
             None => inbox.recv().ok(),
@@ -230,9 +237,14 @@ fn run(
                     );
                     until = Some(Instant::now() + STOP_GRACE);
                 }
+                false if std::mem::replace(&mut publishing, true) => {
+                    signals::tell(signal, "the image is not waited for any longer");
+                    break Err(CopyError::Unpublished);
+                }
                 false => signals::tell(
                     signal,
-                    "the image is whole, and is brought to the storage of this machine, which is waited for",
+                    "the image is whole, and is brought to the storage of this machine, which is waited for; \
+                     the next signal gives up on that, and the image may or may not be there then",
                 ),
             },
             Some(Event::Signal(_)) => {}
@@ -241,12 +253,18 @@ fn run(
         }
     };
     if let Side::Download(download) = &*side {
-        download.discard();
+        if !download.discard() {
+            let (name, folder) = hidden_name(settings.image.shown());
+            warn!(
+                "the unfinished image may still be in {folder} as {name}: it could not be removed in time; \
+                 remove it when the file system answers again"
+            );
+        }
     }
     Ok(match (until, result) {
         (Some(_), _) => (Work::Failed, Some(CopyError::Stopped), true),
-        (None, Ok(())) => (Work::Done, None, false),
-        (None, Err(e)) => (Work::Failed, Some(e), false),
+        (None, Ok(())) => (Work::Done, None, publishing),
+        (None, Err(e)) => (Work::Failed, Some(e), publishing),
     })
 }
 
@@ -293,6 +311,13 @@ impl Side {
             Side::Upload(_) | Side::Stdin(..) | Side::Stdout(_) => held,
         }
     }
+}
+
+/// The name that an image at `path` has before it is whole, as a pattern, and its folder.
+fn hidden_name(path: &Path) -> (String, String) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    (format!(".{name}.*.part"), folder.display().to_string())
 }
 
 /// Says that a download has left no image.

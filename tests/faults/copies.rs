@@ -270,11 +270,10 @@ fn run_to(server: &Server, filter: &str) -> Ran {
 }
 
 /// Starts a copy that the server holds up, and waits until it does.
-fn held_up(server: &Server, verb: Verb, what: &str, path: &Path) -> Foreground {
-    // The first bytes are asked for, and written, when the disk is opened.
-    server.arm(Fault::always(verb, Action::Hold).touching(10 * MIB));
+fn held_up(server: &Server, fault: Fault, what: &str, path: &Path) -> Foreground {
+    server.arm(fault);
     let mut command = rhv_mount_command(Some(&server.url()));
-    // With less memory than the image has, the copy can't be over before the server goes on.
+    // With less memory than the image has data, the copy can't be over before the server goes on.
     command.args([what, path.to_str().unwrap(), "--memory", "8M"]);
     let copy = Foreground::spawn(&mut command);
     wait_until("the copy is at work", 60, || server.faults_fired() > 0);
@@ -285,8 +284,10 @@ fn held_up(server: &Server, verb: Verb, what: &str, path: &Path) -> Foreground {
 fn an_upload_that_a_signal_stops_brings_home_what_it_has_written() {
     let dir = scratch();
     let server = used_server(settings(SIZE));
-    let (path, _) = image(dir.path(), SIZE);
-    let mut copy = held_up(&server, Verb::Put, "upload", &path);
+    let path = dir.path().join("image.raw");
+    fs::write(&path, pattern(4, SIZE as usize)).unwrap();
+    let fault = Fault::always(Verb::Put, Action::Hold);
+    let mut copy = held_up(&server, fault, "upload", &path);
     copy.signal(Signal::SIGINT);
     wait_until("the answer", 30, || copy.stderr().contains("the copy is stopped"));
     assert!(!copy.has_ended(), "{}", copy.stderr());
@@ -302,11 +303,35 @@ fn an_upload_that_a_signal_stops_brings_home_what_it_has_written() {
 }
 
 #[test]
+fn a_signal_after_the_last_byte_was_read_is_answered_and_the_upload_is_whole() {
+    let dir = scratch();
+    let server = used_server(settings(SIZE));
+    let (path, expected) = image(dir.path(), SIZE);
+    server.arm(Fault::always(Verb::Flush, Action::Hold));
+    let mut command = rhv_mount_command(Some(&server.url()));
+    command.args(["upload", path.to_str().unwrap()]);
+    let mut copy = Foreground::spawn(&mut command);
+    wait_until("the last flush", 60, || server.faults_fired() > 0);
+    copy.signal(Signal::SIGINT);
+    wait_until("the answer", 30, || {
+        copy.stderr()
+            .contains("on the storage yet, which is waited for; the next signal gives up")
+    });
+    assert!(!copy.has_ended(), "{}", copy.stderr());
+    server.disarm();
+    assert_eq!(copy.wait(60).code(), Some(0), "{}", copy.stderr());
+    assert_same("durable", &server.durable(), &expected);
+    assert_eq!(server.unflushed(), []);
+}
+
+#[test]
 fn a_download_that_a_signal_stops_leaves_no_file() {
     let dir = scratch();
     let server = used_server(settings(SIZE));
     let path = dir.path().join("out.raw");
-    let mut copy = held_up(&server, Verb::Get, "download", &path);
+    // The first bytes are asked for when the disk is opened.
+    let fault = Fault::always(Verb::Get, Action::Hold).touching(10 * MIB);
+    let mut copy = held_up(&server, fault, "download", &path);
     wait_until("the image has a temporary name", 30, || {
         !names_in(&dir).is_empty()
     });
