@@ -105,11 +105,17 @@ fn words(args: &[OsString], command: &Command) -> Vec<usize> {
     found
 }
 
+/// True for an option whose value may be the word after it. One whose value is its own choice has that behind
+/// `=`, as `--stats=json`, and leaves the next word alone.
+fn takes_a_word(arg: &Arg) -> bool {
+    arg.get_action().takes_values() && !arg.is_require_equals_set()
+}
+
 /// True when the value of `option` is the word after it.
 fn takes_the_next_word(option: &str, command: &Command) -> bool {
     let takes_a_value = |is_meant: &dyn Fn(&Arg) -> bool| {
         let meant = arguments(command).find(|arg| is_meant(arg));
-        meant.is_some_and(|arg| arg.get_action().takes_values())
+        meant.is_some_and(takes_a_word)
     };
     match option.strip_prefix("--") {
         Some(long) => takes_a_value(&|arg| arg.get_long() == Some(long)),
@@ -238,21 +244,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_option_whose_value_is_a_choice_leaves_the_next_word_alone() {
+        moved("rhv-mount --stats ./mnt");
+        let command = definition();
+        for option in ["--stats", "--verify"] {
+            assert!(!takes_the_next_word(option, &command), "{option}");
+        }
+        assert!(takes_the_next_word("--disk", &command));
+    }
+
     /// The place of a name must not depend on the subcommand, which is not known before it is found.
     #[test]
     fn an_option_takes_a_value_everywhere_or_nowhere() {
         let command = definition();
         for arg in arguments(&command) {
-            let takes = arg.get_action().takes_values();
+            let takes = takes_a_word(arg);
             let alike = |other: &&Arg| {
                 let short = other.get_short().is_some() && other.get_short() == arg.get_short();
                 short || other.get_long().is_some() && other.get_long() == arg.get_long()
             };
             let mut same = arguments(&command).filter(alike);
-            assert!(
-                same.all(|other| other.get_action().takes_values() == takes),
-                "{arg}"
-            );
+            assert!(same.all(|other| takes_a_word(other) == takes), "{arg}");
         }
     }
 }
