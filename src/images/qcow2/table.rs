@@ -27,6 +27,12 @@ const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
 const ZERO: u64 = 1;
 
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has looked at an entry.
+    pub(in crate::images) static LOOKS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// What a run of the guest's bytes is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -100,6 +106,8 @@ impl Tables {
 
     /// Returns what a cluster is, or with extended entries a 32nd of one, from `offset` to its end.
     fn part_at(&self, table: &[u8], offset: u64) -> Result<(Kind, u64), ImageError> {
+        #[cfg(test)]
+        LOOKS.set(LOOKS.get() + 1);
         let cluster = 1_u64 << self.cluster_bits;
         let (inside, number) = (offset % cluster, offset >> self.cluster_bits);
         let index = number as usize % (table.len() >> self.entry_bits);
