@@ -71,7 +71,7 @@ impl Qcow2 {
             None => None,
         };
         Ok(Qcow2 {
-            tables: Tables::new(path, &header),
+            tables: Tables::new(path, &header, opening.kept()),
             path: path.to_owned(),
             file,
             stamp,

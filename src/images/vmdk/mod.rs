@@ -50,7 +50,7 @@ impl Vmdk {
             return Err(refused(path, "is a VMDK of ESX's own sparse format"));
         }
         if text.starts_with(b"KDMV") {
-            let sparse = Sparse::open(path, file)?;
+            let sparse = Sparse::open(path, file, opening.kept())?;
             let size = sparse.size();
             return Ok(Vmdk {
                 text: None,
@@ -131,7 +131,7 @@ impl Piece {
             PartKind::Zero => Ok(Piece::Zero),
             PartKind::Sparse { name } => {
                 let (path, file) = opening.other_file(image, name)?;
-                let sparse = Sparse::open(&path, file)?;
+                let sparse = Sparse::open(&path, file, opening.kept())?;
                 match sparse.size() < part.length {
                     true => Err(ImageError::damaged(
                         &path,
