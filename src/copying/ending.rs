@@ -8,6 +8,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use super::proof::Proof;
 use super::{CopyError, Event, not_made};
 use crate::failure::{Exit, Failure};
+use crate::images::ImageError;
 use crate::logging::announce_failure;
 use crate::open_disk::{Ending, OpenDisk, Work};
 use crate::output;
@@ -94,6 +95,7 @@ fn told(error: CopyError, end: &End<'_>, fate: &str, of_disk: &[Failure]) -> Opt
     let text = match (end.settings.disk.task, end.work) {
         // The signal was answered with all of it.
         _ if is_stopped => what,
+        _ if matches!(error, CopyError::Image(ImageError::Unflushed { .. })) => what,
         (Task::Download, _) => format!("{what}; {}", not_made(end.settings)),
         (_, Work::Unused) => what,
         (_, Work::Done | Work::Failed) => format!("{what}; {fate}"),
