@@ -8,6 +8,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use super::proof::Proof;
 use super::{CopyError, Event, not_made};
 use crate::failure::{Exit, Failure};
+use crate::images::ImageError;
 use crate::logging::announce_failure;
 use crate::open_disk::{Ending, OpenDisk, Work};
 use crate::output;
@@ -87,7 +88,10 @@ fn told(error: CopyError, end: &End<'_>, fate: &str, of_disk: &[Failure]) -> Opt
     }
     let image = end.settings.image.shown().display();
     let exit = error.exit();
-    let is_all = matches!(error, CopyError::Stopped | CopyError::Unpublished);
+    let is_all = matches!(
+        error,
+        CopyError::Stopped | CopyError::Unpublished | CopyError::Image(ImageError::Unflushed { .. })
+    );
     let what = match end.settings.disk.task {
         Task::Download => format!("cannot download to {image}: {error}"),
         Task::Upload | Task::Mount | Task::Checksum => format!("cannot upload {image}: {error}"),

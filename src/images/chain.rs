@@ -12,9 +12,11 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::error::ImageError;
 use super::format::Format;
+use super::kept::{Kept, KeptOfFile};
 use super::raw;
 use super::reader::Reader;
 
@@ -50,6 +52,7 @@ pub(super) struct Opening {
     folders: Vec<PathBuf>,
     /// Device and inode of the images that are open already.
     seen: RefCell<Vec<(u64, u64)>>,
+    kept: Arc<Kept>,
 }
 
 impl Opening {
@@ -67,7 +70,13 @@ impl Opening {
                 .filter_map(|folder| real(&folder))
                 .collect(),
             seen: RefCell::default(),
+            kept: Kept::new(),
         }
+    }
+
+    /// Where the tables of the file that is being opened are kept.
+    pub(super) fn kept(&self) -> KeptOfFile {
+        self.kept.of_next_file()
     }
 
     /// Notes an image of the chain, and refuses one that is in it already.

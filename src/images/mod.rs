@@ -14,6 +14,7 @@ mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod in_place;
+mod kept;
 mod output;
 mod qcow2;
 mod raw;

@@ -122,16 +122,14 @@ impl Reader for Raw {
         }
     }
 
-    fn extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
-        match hole_or_data(&self.file, offset, self.size()) {
+    fn extent_at(&self, offset: u64, max: u64) -> Result<Extent, ImageError> {
+        let length = max.min(self.size() - offset);
+        match hole_or_data(&self.file, offset, offset + length) {
             Some(extent) => Ok(extent),
             None => {
                 // The file may be shorter than it was; then this hole is none of the image's.
                 self.stamp.check(&self.file)?;
-                Ok(Extent {
-                    length: self.size() - offset,
-                    zero: true,
-                })
+                Ok(Extent { length, zero: true })
             }
         }
     }

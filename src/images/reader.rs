@@ -19,8 +19,10 @@ pub(super) trait Reader: Debug + Send + Sync {
     /// Returns the size of the guest's disk in bytes.
     fn size(&self) -> u64;
 
-    /// Returns the extent that begins at `offset`, which is before the end.
-    fn extent_at(&self, offset: u64) -> Result<Extent, ImageError>;
+    /// Returns the extent that begins at `offset`, which is before the end, with `max` bytes at most. Short
+    /// ones are not put together: only the source does that, since the layers of a chain would each look at
+    /// extents that the one above throws away, twice as many with every layer.
+    fn extent_at(&self, offset: u64, max: u64) -> Result<Extent, ImageError>;
 
     /// Fills `buf`, which ends within the disk.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ImageError>;
@@ -42,20 +44,22 @@ pub(super) fn within(path: &Path, size: u64, offset: u64, length: u64) -> Result
     }
 }
 
-/// Puts the extent at `offset` together from short ones, while they are of one kind: at most `runs` of them,
-/// and no more once it has `longest` bytes. There is at least one.
-pub(super) fn joined(
-    (offset, end): (u64, u64),
-    (runs, longest): (usize, u64),
-    short: impl Fn(u64) -> Result<Extent, ImageError>,
-) -> Result<Extent, ImageError> {
-    let mut extent = short(offset)?;
-    for _ in 1..runs {
-        let at = offset + extent.length;
-        if at >= end || extent.length >= longest {
+/// An extent is put together from so many runs at most.
+const MAX_RUNS: usize = 1024;
+/// It ends when it has so many bytes. Nobody takes long data at once, and asks again from the middle.
+const MAX_ZEROS: u64 = 4 << 30;
+const MAX_DATA: u64 = 64 << 20;
+
+/// Puts the extent at `offset` of an image together from short ones, while they are of one kind.
+pub(super) fn joined(reader: &dyn Reader, offset: u64) -> Result<Extent, ImageError> {
+    let rest = reader.size() - offset;
+    let mut extent = reader.extent_at(offset, rest)?;
+    let longest = rest.min(if extent.zero { MAX_ZEROS } else { MAX_DATA });
+    for _ in 1..MAX_RUNS {
+        if extent.length >= longest {
             break;
         }
-        let next = short(at)?;
+        let next = reader.extent_at(offset + extent.length, rest - extent.length)?;
         if next.zero != extent.zero {
             break;
         }

@@ -8,7 +8,7 @@ use super::error::ImageError;
 use super::format::{Format, PROBED, Probed, probe};
 use super::qcow2::Qcow2;
 use super::raw::{self, Raw, read_up_to};
-use super::reader::{Extent, Reader, within};
+use super::reader::{Extent, Reader, joined, within};
 use super::vmdk::Vmdk;
 
 /// An image that is open to be read.
@@ -65,7 +65,7 @@ impl Source {
     /// without much work.
     pub(crate) fn extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
         within(&self.path, self.size(), offset, 1)?;
-        self.reader.extent_at(offset)
+        joined(self.reader.as_ref(), offset)
     }
 
     /// Fills `buf` with the guest's bytes; all of them must be before the end.

@@ -59,29 +59,51 @@ impl Temporary {
         file.as_file()
             .sync_all()
             .map_err(ImageError::io("flush", &target))?;
+        // It is opened before the rename, so that this can't fail when the file has its name.
+        let folder = match File::open(folder_of(&target)) {
+            Err(e) if !is_unsupported(&e) => return Err(ImageError::io("open", folder_of(&target))(e)),
+            folder => folder,
+        };
         let persisted = match force {
             true => file.persist(&target),
-            false => file.persist_noclobber(&target).or_else(|e| match e.error.kind() {
-                io::ErrorKind::AlreadyExists => Err(e),
-                _ => claim_and_rename(e.file, &target),
-            }),
+            false => file
+                .persist_noclobber(&target)
+                .or_else(|e| match knows_no_such_rename(&e.error) {
+                    true => claim_and_rename(e.file, &target),
+                    false => Err(e),
+                }),
         };
         persisted.map_err(|e| match e.error.kind() {
             io::ErrorKind::AlreadyExists => exists(&target),
             _ => ImageError::io("create", &target)(e.error),
         })?;
-        let folder = folder_of(&target);
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(ImageError::io("flush", folder))
+        match folder.and_then(|folder| folder.sync_all()) {
+            Err(source) if !is_unsupported(&source) => Err(ImageError::Unflushed { path: target, source }),
+            _ => Ok(()),
+        }
     }
 }
 
+/// True where a folder can't be flushed at all: by its file system, or by a user who may only write to it.
+fn is_unsupported(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    code.is_some_and(|code| matches!(code, libc::EINVAL | libc::ENOTSUP | libc::EACCES))
+}
+
+/// True where a file system has refused the kind of the rename, and of the hard link after it.
+fn knows_no_such_rename(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    code.is_some_and(|code| matches!(code, libc::EINVAL | libc::ENOSYS | libc::ENOTSUP | libc::EPERM))
+}
+
 /// Renames on a file system that knows neither a rename that replaces nothing nor hard links (some are behind
-/// FUSE): an empty file of our own takes the name first, and is replaced.
+/// FUSE): an empty file of our own takes the name first, and is replaced, or removed where that fails.
 fn claim_and_rename(file: NamedTempFile, target: &Path) -> Result<File, PersistError> {
     match File::create_new(target) {
-        Ok(_) => file.persist(target),
+        Ok(_) => file.persist(target).inspect_err(|_| {
+            // What is told is why the rename has failed.
+            let _ = fs::remove_file(target);
+        }),
         Err(error) => Err(PersistError { error, file }),
     }
 }
@@ -116,5 +138,15 @@ mod tests {
         drop(refused);
         assert_eq!(fs::read(&target).unwrap(), b"whole");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_claimed_name_does_not_stay_where_the_rename_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk");
+        let temporary = NamedTempFile::new_in(folder.path()).unwrap();
+        fs::remove_file(temporary.path()).unwrap();
+        claim_and_rename(temporary, &target).unwrap_err();
+        assert!(!target.exists());
     }
 }

@@ -16,17 +16,19 @@ use std::path::{Path, PathBuf};
 
 use self::compressed::expand;
 use self::header::Compression;
+#[cfg(test)]
+pub(super) use self::table::LOOKS;
 use self::table::{Kind, Tables};
 pub(super) use self::write::{MAX_SIZE, Writer};
 use super::chain::Opening;
 use super::error::ImageError;
 use super::raw::{end_of_file, hole_or_data, read_up_to_at};
-use super::reader::{Extent, Reader, joined};
+use super::reader::{Extent, Reader};
 use super::stamp::Stamp;
 
-/// An extent is put together from so many runs at most, and ends when it has this many bytes.
-const MAX_RUNS: usize = 1024;
-const MAX_EXTENT: u64 = 4 << 30;
+/// A run of an image with a backing file is looked for in so many clusters at most: what is below may be cut
+/// into shorter ones, and the rest of the run would be looked at once more for each of them.
+const MAX_CLUSTERS: u64 = 64;
 
 /// Holes of the file in a cluster that is in use are told from this length on, in bytes: shorter ones, of a
 /// guest that wrote here and there, would cut the disk into small pieces.
@@ -69,7 +71,7 @@ impl Qcow2 {
             None => None,
         };
         Ok(Qcow2 {
-            tables: Tables::new(path, &header),
+            tables: Tables::new(path, &header, opening.kept()),
             path: path.to_owned(),
             file,
             stamp,
@@ -79,25 +81,6 @@ impl Qcow2 {
             data,
             backing,
         })
-    }
-
-    fn short_extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
-        let (kind, length) = self.tables.run_at(&self.file, offset, self.size - offset)?;
-        let zero = match (kind, &self.backing) {
-            (Kind::Data(host), _) => return Ok(self.data_extent(host, length)),
-            (Kind::Compressed { .. }, _) => false,
-            (Kind::Zero, _) | (Kind::Absent, None) => true,
-            (Kind::Absent, Some(backing)) if offset >= backing.size() => true,
-            (Kind::Absent, Some(backing)) => {
-                let below = backing.extent_at(offset)?;
-                let length = below.length.min(length);
-                return Ok(Extent {
-                    length,
-                    zero: below.zero,
-                });
-            }
-        };
-        Ok(Extent { length, zero })
     }
 
     /// Clusters may have been allocated without being written, all of them where the image was preallocated.
@@ -178,9 +161,20 @@ impl Reader for Qcow2 {
         self.size
     }
 
-    fn extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
-        let range = (offset, self.size);
-        joined(range, (MAX_RUNS, MAX_EXTENT), |at| self.short_extent_at(at))
+    fn extent_at(&self, offset: u64, max: u64) -> Result<Extent, ImageError> {
+        let mut max = max.min(self.size - offset);
+        if self.backing.is_some() {
+            max = max.min(MAX_CLUSTERS * self.cluster);
+        }
+        let (kind, length) = self.tables.run_at(&self.file, offset, max)?;
+        let zero = match (kind, &self.backing) {
+            (Kind::Data(host), _) => return Ok(self.data_extent(host, length)),
+            (Kind::Compressed { .. }, _) => false,
+            (Kind::Zero, _) | (Kind::Absent, None) => true,
+            (Kind::Absent, Some(backing)) if offset >= backing.size() => true,
+            (Kind::Absent, Some(backing)) => return backing.extent_at(offset, length),
+        };
+        Ok(Extent { length, zero })
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ImageError> {

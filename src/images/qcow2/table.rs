@@ -1,31 +1,28 @@
 //! Where the bytes of the guest's disk are: the L1 table, which names L2 tables, which name clusters.
 //!
-//! An L2 table is read whole and kept, the most used ones up to [`KEPT_BYTES`]. The L1 table is not kept: an
-//! entry of it is read with each L2 table, so that no image's size costs memory. Threads share the kept
-//! tables; nobody reads from the file under their lock.
+//! An L2 table is read whole and kept (`kept.rs`). The L1 table is not kept: an entry of it is read with each
+//! L2 table, so that no image's size costs memory.
 
 use std::fs::File;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lru::LruCache;
-use parking_lot::Mutex;
-
 use super::header::Header;
 use crate::images::error::ImageError;
+use crate::images::kept::KeptOfFile;
 use crate::images::raw::read_up_to_at;
-
-/// So many bytes of L2 tables are kept for each image: enough for 128 GiB in clusters of 64 KiB.
-const KEPT_BYTES: usize = 16 << 20;
-/// As many are kept at most, where they are small.
-const KEPT: usize = 4096;
 
 /// The offsets in L1 and L2 entries.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
 const ZERO: u64 = 1;
+
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has looked at an entry.
+    pub(in crate::images) static LOOKS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
 
 /// What a run of the guest's bytes is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,12 +50,11 @@ pub(super) struct Tables {
     extended: bool,
     data_file: bool,
     /// L2 tables by their index in the L1 table.
-    kept: Mutex<LruCache<u64, Arc<Vec<u8>>>>,
+    kept: KeptOfFile,
 }
 
 impl Tables {
-    pub(super) fn new(path: &Path, header: &Header) -> Tables {
-        let count = (KEPT_BYTES >> header.cluster_bits).clamp(1, KEPT);
+    pub(super) fn new(path: &Path, header: &Header, kept: KeptOfFile) -> Tables {
         Tables {
             path: path.to_owned(),
             cluster_bits: header.cluster_bits,
@@ -68,9 +64,7 @@ impl Tables {
             l1_offset: header.l1_offset,
             extended: header.extended,
             data_file: header.data_file.is_some(),
-            kept: Mutex::new(LruCache::new(
-                NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN),
-            )),
+            kept,
         }
     }
 
@@ -100,6 +94,8 @@ impl Tables {
 
     /// Returns what a cluster is, or with extended entries a 32nd of one, from `offset` to its end.
     fn part_at(&self, table: &[u8], offset: u64) -> Result<(Kind, u64), ImageError> {
+        #[cfg(test)]
+        LOOKS.set(LOOKS.get() + 1);
         let cluster = 1_u64 << self.cluster_bits;
         let (inside, number) = (offset % cluster, offset >> self.cluster_bits);
         let index = number as usize % (table.len() >> self.entry_bits);
@@ -147,8 +143,8 @@ impl Tables {
 
     /// Returns the L2 table of this index in the L1 table, which has an entry for each byte of the disk.
     fn table(&self, file: &File, index: u64) -> Result<Option<Arc<Vec<u8>>>, ImageError> {
-        if let Some(table) = self.kept.lock().get(&index) {
-            return Ok(Some(Arc::clone(table)));
+        if let Some(table) = self.kept.get(index) {
+            return Ok(Some(table));
         }
         let mut l1_entry = [0; 8];
         self.read(file, &mut l1_entry, self.l1_offset + index * 8)?;
@@ -163,7 +159,7 @@ impl Tables {
         let mut table = vec![0; 1 << self.cluster_bits];
         self.read(file, &mut table, at)?;
         let table = Arc::new(table);
-        self.kept.lock().put(index, Arc::clone(&table));
+        self.kept.put(index, Arc::clone(&table));
         Ok(Some(table))
     }
 

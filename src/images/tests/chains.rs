@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use super::tools::{Folder, assert_as_qemu_sees, refusal};
+use crate::images::qcow2::LOOKS;
 use crate::images::{Backing, Format, Source};
 
 #[test]
@@ -45,6 +46,39 @@ fn chains_of_three_are_read_as_qemu_reads_them() {
             assert_as_qemu_sees(&folder, "top.qcow2", Format::Qcow2);
         }
     }
+}
+
+#[test]
+fn layers_that_alternate_do_not_multiply_the_work() {
+    const LAYERS: usize = 5;
+    const CLUSTERS: usize = 512;
+    let folder = Folder::new();
+    folder.raw("base.raw", 32 << 20);
+    let mut below = "-F raw -b base.raw".to_owned();
+    for layer in 0..LAYERS {
+        let name = format!("{layer}.qcow2");
+        folder.run(&format!("qemu-img create -q -f qcow2 {below} {name} 32M"));
+        let written: Vec<String> = (layer..CLUSTERS)
+            .step_by(LAYERS + 1)
+            .map(|cluster| match cluster % 2 {
+                0 => format!("write -P 9 {}k 64k", cluster * 64),
+                _ => format!("write -z {}k 64k", cluster * 64),
+            })
+            .collect();
+        folder.qemu_io("qcow2", &name, &written.join("; "));
+        below = format!("-F qcow2 -b {name}");
+    }
+    let top = folder.path(&format!("{}.qcow2", LAYERS - 1));
+    let source = Source::open(&top, None).unwrap();
+    let (before, mut at) = (LOOKS.get(), 0);
+    while at < source.size() {
+        at += source.extent_at(at).unwrap().length;
+    }
+    let looks = LOOKS.get() - before;
+    // Each cluster is looked at from the middle of a run, and once more as what follows another extent; and a
+    // run of a layer is at most LAYERS clusters and the one that ends it.
+    let most = (CLUSTERS * 2 * LAYERS * (LAYERS + 1)) as u64;
+    assert!(looks <= most, "{looks} looks of {most}");
 }
 
 #[test]

@@ -14,13 +14,11 @@ use self::sparse::Sparse;
 use super::chain::Opening;
 use super::error::ImageError;
 use super::raw::{hole_or_data, read_up_to, read_up_to_at};
-use super::reader::{Extent, Reader, joined};
+use super::reader::{Extent, Reader};
 use super::stamp::Stamp;
 
 /// A text that describes a disk is read up to this length.
 const MAX_TEXT: usize = 512 << 10;
-/// An extent is put together from so many runs at most.
-const MAX_RUNS: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Vmdk {
@@ -52,7 +50,7 @@ impl Vmdk {
             return Err(refused(path, "is a VMDK of ESX's own sparse format"));
         }
         if text.starts_with(b"KDMV") {
-            let sparse = Sparse::open(path, file)?;
+            let sparse = Sparse::open(path, file, opening.kept())?;
             let size = sparse.size();
             return Ok(Vmdk {
                 text: None,
@@ -85,11 +83,6 @@ impl Vmdk {
         let behind = self.parts.partition_point(|(start, ..)| *start <= offset);
         &self.parts[behind - 1]
     }
-
-    fn short_extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
-        let (start, length, piece) = self.part_at(offset);
-        piece.extent_at(offset - start, *length)
-    }
 }
 
 impl Reader for Vmdk {
@@ -97,9 +90,12 @@ impl Reader for Vmdk {
         self.size
     }
 
-    fn extent_at(&self, offset: u64) -> Result<Extent, ImageError> {
-        joined((offset, self.size), (MAX_RUNS, u64::MAX), |at| {
-            self.short_extent_at(at)
+    fn extent_at(&self, offset: u64, max: u64) -> Result<Extent, ImageError> {
+        let (start, length, piece) = self.part_at(offset);
+        let extent = piece.extent_at(offset - start, *length)?;
+        Ok(Extent {
+            length: extent.length.min(max),
+            ..extent
         })
     }
 
@@ -135,7 +131,7 @@ impl Piece {
             PartKind::Zero => Ok(Piece::Zero),
             PartKind::Sparse { name } => {
                 let (path, file) = opening.other_file(image, name)?;
-                let sparse = Sparse::open(&path, file)?;
+                let sparse = Sparse::open(&path, file, opening.kept())?;
                 match sparse.size() < part.length {
                     true => Err(ImageError::damaged(
                         &path,

@@ -4,16 +4,14 @@
 //! entries and the tables are kept, so that no claim of the header costs memory.
 
 use std::fs::File;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flate2::{Decompress, FlushDecompress};
-use lru::LruCache;
-use parking_lot::Mutex;
 
 use super::descriptor::{check_parent, refused};
 use crate::images::error::ImageError;
+use crate::images::kept::KeptOfFile;
 use crate::images::raw::{end_of_file, hole_or_data, read_up_to_at};
 use crate::images::reader::Extent;
 use crate::images::stamp::Stamp;
@@ -23,8 +21,6 @@ const SECTOR: u64 = 512;
 const MAX_ENTRIES: u32 = 512;
 /// A grain has 64 KiB in almost every image; this bounds the memory for one that is compressed.
 const MAX_GRAIN: u64 = 8 << 20;
-/// Grain tables have 2 KiB; so 8 MiB are kept at most.
-const KEPT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
 
 const ZERO_GRAINS: u32 = 1 << 2;
 const COMPRESSED: u32 = 1 << 16;
@@ -46,7 +42,7 @@ pub(super) struct Sparse {
     compressed: bool,
     /// Each compressed grain is preceded by its place and its length.
     markers: bool,
-    tables: Mutex<LruCache<u64, Arc<Vec<u8>>>>,
+    tables: KeptOfFile,
 }
 
 enum Grain {
@@ -55,7 +51,7 @@ enum Grain {
 }
 
 impl Sparse {
-    pub(super) fn open(path: &Path, file: File) -> Result<Sparse, ImageError> {
+    pub(super) fn open(path: &Path, file: File, tables: KeptOfFile) -> Result<Sparse, ImageError> {
         let stamp = Stamp::of(path, &file).map_err(ImageError::io("look at", path))?;
         let length = stamp.length();
         let damaged = |what: String| ImageError::damaged(path, what);
@@ -103,7 +99,7 @@ impl Sparse {
             zero_grains: flags & ZERO_GRAINS != 0,
             compressed,
             markers: flags & MARKERS != 0,
-            tables: Mutex::new(LruCache::new(KEPT)),
+            tables,
         };
         sparse.check_description(long(&header, 28), long(&header, 36))?;
         Ok(sparse)
@@ -225,8 +221,8 @@ impl Sparse {
     }
 
     fn table(&self, index: u64) -> Result<Option<Arc<Vec<u8>>>, ImageError> {
-        if let Some(table) = self.tables.lock().get(&index) {
-            return Ok(Some(Arc::clone(table)));
+        if let Some(table) = self.tables.get(index) {
+            return Ok(Some(table));
         }
         let mut entry = [0; 4];
         self.read(&mut entry, self.directory + index * 4)?;
@@ -237,7 +233,7 @@ impl Sparse {
         let mut table = vec![0; self.entries as usize * 4];
         self.read(&mut table, at)?;
         let table = Arc::new(table);
-        self.tables.lock().put(index, Arc::clone(&table));
+        self.tables.put(index, Arc::clone(&table));
         Ok(Some(table))
     }
 
