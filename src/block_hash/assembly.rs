@@ -48,7 +48,7 @@ impl Held {
     }
 }
 
-/// What became of a part.
+/// The state of a block after a part was added.
 pub(super) enum Progress {
     /// More bytes are to come.
     Open,

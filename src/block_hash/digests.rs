@@ -9,7 +9,7 @@ use std::ops::Range;
 /// Blocks in a page.
 const PAGE_BLOCKS: u64 = 512;
 
-/// What is known of a block.
+/// The knowledge about a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Known<'a> {
     /// Nothing, or not all of its bytes.

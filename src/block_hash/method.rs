@@ -106,7 +106,7 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// What a block hash is computed with.
+/// The hash function and the size of the blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Method {
     pub(crate) algorithm: Algorithm,

@@ -43,7 +43,7 @@ pub(super) struct Download {
     at: Mutex<u64>,
     /// `None` once it is published, or given up.
     output: RwLock<Option<Output>>,
-    /// What is never written to the image is not zero by itself.
+    /// Bytes of the image that are never written are not zero by themselves.
     zeroes_holes: bool,
     /// The image is whole, and on its way to its name: a signal comes too late.
     publishing: Mutex<bool>,
@@ -102,8 +102,8 @@ impl Download {
     }
 
     /// Removes the image, unless it has its name or is on its way to it. It waits twice for
-    /// [`DISCARD_PATIENCE`] at most; false is returned where the image may be there still, under its temporary
-    /// name.
+    /// [`DISCARD_PATIENCE`] at most; false is returned where the image may be there still, under its
+    /// temporary name.
     pub(super) fn discard(&self) -> bool {
         // The lock is held until the image is gone: whoever discards it as well waits for that.
         let Some(mut slot) = self.output.try_write_for(DISCARD_PATIENCE) else {

@@ -12,7 +12,7 @@ use crate::images::ImageError;
 pub(super) enum CopyError {
     #[error("{0}")]
     Image(#[from] ImageError),
-    /// Where acknowledged bytes may be lost, the close of the disk reports the same.
+    /// The close of the disk reports the same where acknowledged bytes may be lost.
     #[error("{0}")]
     Disk(#[from] DiskError),
     #[error(

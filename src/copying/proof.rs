@@ -1,9 +1,10 @@
-//! `--verify`: the bytes that a copy moves are hashed as they pass, and compared with the disk on its storage.
+//! `--verify`: the bytes that a copy moves are hashed as they pass, and compared with the disk on its
+//! storage.
 //!
 //! The copying threads give each byte to the [`Proof`], the holes included. Blocks whose parts were too far
-//! apart to be held are read again at the end. An upload is compared between the last flush and the end of its
-//! disk, as with a mount, so that a disk which differs does not end as a good one; a download before its image
-//! gets its name.
+//! apart to be held are read again at the end. An upload is compared between the last flush and the end of
+//! its disk, as with a mount, so that a disk which differs does not end as a good one; a download before its
+//! image gets its name.
 
 use std::sync::Arc;
 

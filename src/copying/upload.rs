@@ -41,7 +41,7 @@ const PIPE_BYTES: i32 = 1 << 20;
 /// A part of the work.
 #[derive(Debug, PartialEq, Eq)]
 enum Part {
-    /// What is behind the image's end, if anything is.
+    /// The rest of the disk behind the image's end, if there is any.
     Rest,
     Zeros(Range<u64>),
     Data(Range<u64>),
@@ -92,7 +92,7 @@ impl Upload {
         Ok(self.source.check_unchanged()?)
     }
 
-    /// What has taken the bytes that were copied.
+    /// Returns the proof that has taken the bytes.
     pub(super) fn proof(&self) -> Option<Proof> {
         self.proof.clone()
     }

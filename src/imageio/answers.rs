@@ -136,9 +136,9 @@ impl<R: Read> Read for Rationed<'_, R> {
 /// Streams the array of extents to `found`, since a fragmented disk has millions and memory is bounded.
 ///
 /// imageio's follow each other without gaps. A server that asks its storage piece by piece may leave gaps, or
-/// tell a range twice (Apache CloudStack's does); then data wins: a run of zeros is cut where an extent before
-/// it reached further, a run of data is passed on as it is, and a gap is data. Only a gap at the beginning is
-/// passed on, so that the first extent is at offset 0.
+/// tell a range twice (Apache CloudStack's does); then data wins: a run of zeros is cut where an extent
+/// before it reached further, a run of data is passed on as it is, and a gap is data. Only a gap at the
+/// beginning is passed on, so that the first extent is at offset 0.
 pub(super) fn read_extents(body: impl Read, found: &mut dyn FnMut(Extent)) -> Result<(), serde_json::Error> {
     struct Each<'a>(&'a mut dyn FnMut(Extent), &'a Cell<usize>);
     impl<'de> Visitor<'de> for Each<'_> {
@@ -263,7 +263,7 @@ mod tests {
             ),
         ];
         for (told, expected) in cases {
-            let one = |(start, length, zero): &(u64, u64, bool)| serde_json::json!({"start": start, "length": length, "zero": zero});
+            let one = |e: &(u64, u64, bool)| serde_json::json!({"start": e.0, "length": e.1, "zero": e.2});
             let json = serde_json::Value::from(told.iter().map(one).collect::<Vec<_>>()).to_string();
             let mut seen = Vec::new();
             read_extents(json.as_bytes(), &mut |e| seen.push((e.start, e.length, e.zero))).unwrap();

@@ -5,9 +5,9 @@
 //! meanwhile is noticed by the kernel's keep-alive probes (`socket`). The other connections stay under their
 //! usual limits, and keep the ticket alive: a server without an answer for them is told as one.
 //!
-//! What a server can't compute is no failure: the caller reads the disk back instead. imageio answers 400 for
-//! an algorithm or a size of blocks that it does not know, releases before 2.0.10 answer 404 for the path, and
-//! servers of other makers do not list the feature.
+//! A hash that the server can't compute is no failure: the caller reads the disk back instead. imageio
+//! answers 400 for an algorithm or a size of blocks that it does not know, releases before 2.0.10 answer 404
+//! for the path, and servers of other makers do not list the feature.
 
 use std::io::Read;
 

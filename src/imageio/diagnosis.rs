@@ -155,8 +155,8 @@ impl Diagnosis {
 }
 
 /// Matches what servers other than imageio say of a ticket that they do not know: Apache CloudStack's has
-/// `{"error": "unknown image_id"}`. imageio, and what stands in front of it, repeat the path of a request that
-/// they have no place for, and that says nothing about a ticket.
+/// `{"error": "unknown image_id"}`. imageio, and what stands in front of it, repeat the path of a request
+/// that they have no place for, and that says nothing about a ticket.
 fn names_an_image(message: &str) -> bool {
     let words = message.to_ascii_lowercase();
     let says = |any: &[&str]| any.iter().any(|word| words.contains(word));

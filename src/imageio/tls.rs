@@ -218,7 +218,7 @@ impl TlsStream {
                     }
                     continue;
                 }
-                // What stands in the way now is found again by the next read.
+                // The next read finds again what stands in the way now.
                 _ if filled > 0 => return Ok(filled),
                 Ok(Next::Nothing) => {}
                 Ok(Next::Incomplete) => {

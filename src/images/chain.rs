@@ -74,7 +74,7 @@ impl Opening {
         }
     }
 
-    /// Where the tables of the file that is being opened are kept.
+    /// The cache for the tables of the file that is being opened.
     pub(super) fn kept(&self) -> KeptOfFile {
         self.kept.of_next_file()
     }

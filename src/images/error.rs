@@ -37,7 +37,7 @@ pub(crate) enum ImageError {
     )]
     Refused {
         path: PathBuf,
-        /// What stands behind the name in a sentence.
+        /// The words that stand behind the name in a sentence.
         what: String,
     },
     #[error(

@@ -17,7 +17,7 @@ pub(crate) enum Format {
 /// As many bytes of an image are looked at; qemu-img looks at the same number.
 pub(super) const PROBED: usize = 2048;
 
-/// What the first bytes of a file look like.
+/// The format that the first bytes of a file look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probed {
     Known(Format),

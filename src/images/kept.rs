@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 /// So many bytes are kept: as qcow2 tables with clusters of 64 KiB, they cover 128 GiB of one image.
 const MAX_BYTES: usize = 16 << 20;
-/// What a table costs besides its bytes, about.
+/// The cost of a table besides its bytes, about.
 const OVERHEAD: usize = 128;
 
 /// The tables of all files of an opened image.

@@ -1,4 +1,4 @@
-//! What every format can do. An image below another one is known by this only.
+//! The abilities of every format. An image below another one is known by this only.
 
 use std::fmt::Debug;
 use std::path::Path;

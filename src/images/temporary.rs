@@ -1,7 +1,8 @@
 //! A file under a temporary name, beside the name that it gets when it is whole.
 //!
 //! The temporary name is hidden and can't be guessed; the file is made with O_EXCL, and with the mode that
-//! the user's umask says. It goes when the value is dropped, and stays behind only where the process is killed.
+//! the user's umask says. It goes when the value is dropped, and stays behind only where the process is
+//! killed.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -17,7 +18,7 @@ pub(super) struct Temporary {
     file: NamedTempFile,
     /// The name that it gets, with symbolic links followed.
     target: PathBuf,
-    /// What is there under this name is replaced.
+    /// A file that is there under this name is replaced.
     force: bool,
 }
 
@@ -101,7 +102,7 @@ fn knows_no_such_rename(error: &io::Error) -> bool {
 fn claim_and_rename(file: NamedTempFile, target: &Path) -> Result<File, PersistError> {
     match File::create_new(target) {
         Ok(_) => file.persist(target).inspect_err(|_| {
-            // What is told is why the rename has failed.
+            // The reason of the failed rename is told.
             let _ = fs::remove_file(target);
         }),
         Err(error) => Err(PersistError { error, file }),

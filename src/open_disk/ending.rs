@@ -210,7 +210,7 @@ impl Ending {
             return;
         };
         if self.proving.load(Ordering::Relaxed) {
-            // What comes after it has all of its time.
+            // The close after it has all of its time.
             *progress = Progress::of(self.disk.answers());
             return;
         }

@@ -1,10 +1,10 @@
 //! Whether the server takes writes to a part of the image, found out before a program writes.
 //!
-//! imageio does. Apache CloudStack's image server has a backend that takes a whole image only, and tells so by
-//! its refusal of the first write. It offers `flush`, and neither `zero` nor `extents`, which each imageio that
-//! flushes has, so only such servers are tried: with the first bytes of the image, which are read and written
-//! again. Nobody else writes meanwhile, since an upload has its disk alone; and a write that gets no answer
-//! ends the start, since it could still be performed over what is written later.
+//! imageio does. Apache CloudStack's image server has a backend that takes a whole image only, and tells so
+//! by its refusal of the first write. It offers `flush`, and neither `zero` nor `extents`, which each imageio
+//! that flushes has, so only such servers are tried: with the first bytes of the image, which are read and
+//! written again. Nobody else writes meanwhile, since an upload has its disk alone; and a write that gets no
+//! answer ends the start, since it could still be performed over what is written later.
 
 use crate::failure::{Exit, Failure};
 use crate::imageio::{Client, Image};

@@ -93,8 +93,8 @@ impl Holes {
         }
     }
 
-    /// Takes out what holds data, and all behind it: a server that tells data over zeros that it told before is
-    /// believed in neither.
+    /// Takes out what holds data, and all behind it: a server that tells data over zeros that it told before
+    /// is believed in neither.
     fn cut(&mut self, data: &Range<u64>) {
         if data.start >= self.last.end {
             return;

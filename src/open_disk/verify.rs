@@ -1,4 +1,5 @@
-//! Proof of the bytes: the block hash of the disk on its storage, and the comparison with what it should hold.
+//! Proof of the bytes: the block hash of the disk on its storage, and the comparison with what it should
+//! hold.
 //!
 //! The server computes it where it can, while this side hashes what is expected; else the disk is read back.
 //! All of it begins with a flush, and nobody may write meanwhile. A [`Watch`] stops it at once, although the
@@ -22,14 +23,14 @@ use crate::remote::{HashAnswer, HashRequest};
 /// How often somebody who waits for the server looks whether to stop.
 const STOP_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What a disk should hold.
+/// The bytes that a disk should hold.
 pub(crate) enum Expected<'a> {
     /// These bytes, and zeros behind them where the disk is larger; with a name for messages.
     Bytes(&'a dyn Bytes, &'a str),
-    /// What a copy has given to this hasher, which has the size of the disk.
+    /// The bytes that a copy has given to this hasher, which has the size of the disk.
     Hashed(&'a Hasher, &'a str),
-    /// What is read back from it. That proves the wire and the way through the server, and that the storage
-    /// gives the same bytes twice.
+    /// The bytes that are read back from it. That proves the wire and the way through the server, and that
+    /// the storage gives the same bytes twice.
     Itself,
 }
 
@@ -81,8 +82,8 @@ impl OpenDisk {
         }
     }
 
-    /// Fails, with the exit code of lost data, unless the disk on its storage holds what is expected. A hasher
-    /// has a method of its own, which counts then.
+    /// Fails, with the exit code of lost data, unless the disk on its storage holds what is expected. A
+    /// hasher has a method of its own, which counts then.
     pub(crate) fn verify(
         self: &Arc<Self>,
         expected: Expected<'_>,

@@ -39,7 +39,7 @@ struct Told<'a> {
     checksum: &'a Checksum,
     /// Bytes of the image or disk.
     size: u64,
-    /// What was hashed: the path of the image, or the disk as the user has named it.
+    /// The path of the image, or the disk as the user has named it.
     of: &'a str,
     /// `server`, or `client` where the bytes were read here.
     computed_by: &'static str,

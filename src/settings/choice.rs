@@ -150,7 +150,7 @@ impl Choice {
     }
 }
 
-/// What the section, or else the environment, says.
+/// The words of the section, or else of the environment.
 fn elsewhere(key: &str, section: &Section) -> Option<String> {
     let value = section.get(key).map(str::to_owned);
     value.or_else(|| variable(&format!("RHV_MOUNT_{}", key.to_uppercase())))

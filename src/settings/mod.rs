@@ -124,7 +124,7 @@ pub(crate) struct DiskSettings {
     pub(crate) zero_detect: bool,
 }
 
-/// What a run tells, and where.
+/// The settings for what a run tells, and where.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct OutputSettings {
     /// One of `off`, `error`, `warn`, `info`, `debug`, `trace`.
@@ -181,7 +181,7 @@ pub(crate) struct Settings {
     pub(crate) verify: Option<Verify>,
     /// How much COMMAND may write, in bytes, the likeliest number first.
     pub(crate) expected: Vec<u64>,
-    /// What it tells, and where.
+    /// The settings for what it tells, and where.
     pub(crate) output: OutputSettings,
     /// The file that gets the number of the process that serves.
     #[serde(with = "crate::path_bytes::option")]

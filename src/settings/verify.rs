@@ -12,7 +12,7 @@ use crate::images::{Backing, Source};
 /// See the head of this file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Verify {
-    /// What is read back from it.
+    /// The bytes that are read back from it.
     Itself,
     /// A local image, by its absolute path.
     Image(#[serde(with = "crate::path_bytes")] PathBuf),

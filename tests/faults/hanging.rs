@@ -42,8 +42,8 @@ struct Hanging {
 }
 
 /// The file whose attributes are never told while the file system hangs. Its one thread is at that, so that
-/// all other requests wait in the kernel, where a process can be killed, as on a network's file system. Only the
-/// close of a file can't be killed there, so the file system does not begin to hang while one is open.
+/// all other requests wait in the kernel, where a process can be killed, as on a network's file system. Only
+/// the close of a file can't be killed there, so the file system does not begin to hang while one is open.
 const TRAP: &str = "trap";
 const TRAPPING: INodeNo = INodeNo(2);
 

@@ -1,5 +1,5 @@
-//! `--verify` and `checksum` with an engine: a disk that is not what it should be is not finalized as good, and
-//! a disk that is only read is free afterwards.
+//! `--verify` and `checksum` with an engine: a disk that is not what it should be is not finalized as good,
+//! and a disk that is only read is free afterwards.
 
 use crate::rig::{
     DATA_MAY_BE_LOST, assert_free, assert_nothing_deleted, assert_told, copy_command, create, existing, over,

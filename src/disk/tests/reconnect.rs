@@ -250,7 +250,8 @@ fn storage_that_never_flushes_fails_for_good_in_the_end() {
         .faults
         .extend((0..100_000).map(|_| (Request::Flush, Fault::Failed)));
     assert!(disk.flush().is_err());
-    // Each connection reports the failure at its own time, so one refusal proves nothing about the next write.
+    // Each connection reports the failure at its own time, so one refusal proves nothing about the next
+    // write.
     assert!((0..100).all(|_| disk.write(0, &[1; 4096]).is_err()));
 }
 

@@ -88,7 +88,7 @@ fn another_size_after_a_renewal_is_another_disk() {
     }
 }
 
-/// What a server far away does with the connections after the first one.
+/// The way in which a server far away treats the connections after the first one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Others {
     Serve,

@@ -22,10 +22,10 @@ const MAX_HANDSHAKE_TIME: Duration = Duration::from_secs(30);
 
 /// The outcome of a handshake.
 pub(super) struct Agreed {
-    /// What has arrived behind it.
+    /// The bytes that have arrived behind it.
     pub(super) arrived: Arrived,
     pub(super) keys: ExtractedSecrets,
-    /// What knows the next keys, and takes tickets.
+    /// The rest of rustls's connection, which knows the next keys and takes tickets.
     pub(super) session: KernelConnection<ClientConnectionData>,
 }
 

@@ -319,7 +319,7 @@ fn a_stream_ends_with_and_without_close_notify() {
     }
 }
 
-/// What arrived before the damage is good, and nothing behind it is.
+/// The bytes before the damage are good, and nothing behind it is.
 #[test]
 fn a_damaged_record_ends_what_is_read() {
     for place in [0, 1, 3, 5, 20] {

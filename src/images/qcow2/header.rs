@@ -45,7 +45,7 @@ pub(super) struct Header {
     pub(super) cluster_bits: u32,
     /// Bytes of the guest's disk.
     pub(super) size: u64,
-    /// Where the L1 table begins; all of it that the size needs is within the file.
+    /// The offset of the L1 table; all of it that the size needs is within the file.
     pub(super) l1_offset: u64,
     pub(super) backing: Option<Vec<u8>>,
     pub(super) backing_format: Option<String>,
@@ -233,7 +233,7 @@ fn backing(bytes: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
 fn extensions(bytes: &[u8], header_length: usize) -> Result<Vec<(u32, &[u8])>, Fault> {
     let mut found = Vec::new();
     let mut at = header_length;
-    // Where the first cluster ends there is no room for another one; a file that ends there has none either.
+    // There is no room for another one behind the first cluster; a file that ends there has none either.
     while at + 8 <= bytes.len() {
         let (kind, length) = (word(bytes, at), word(bytes, at + 4) as usize);
         if kind == EXTENSION_END {

@@ -86,7 +86,7 @@ impl Qcow2 {
     /// Clusters may have been allocated without being written, all of them where the image was preallocated.
     fn data_extent(&self, host: u64, length: u64) -> Extent {
         let file = self.data.as_ref().map_or(&self.file, |(_, file, _)| file);
-        // What is behind the file's end is left to the read, which says so. A small hole is no gain.
+        // The read tells that something is behind the file's end. A small hole is no gain.
         let extent = hole_or_data(file, host, host + length).unwrap_or(Extent { length, zero: false });
         Extent {
             zero: extent.zero && extent.length >= MIN_HOLE.min(length),

@@ -1,4 +1,4 @@
-//! Where the bytes of the guest's disk are: the L1 table, which names L2 tables, which name clusters.
+//! The way to the bytes of the guest's disk: the L1 table names L2 tables, and these name clusters.
 //!
 //! An L2 table is read whole and kept (`kept.rs`). The L1 table is not kept: an entry of it is read with each
 //! L2 table, so that no image's size costs memory.
@@ -24,7 +24,7 @@ thread_local! {
     pub(in crate::images) static LOOKS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// What a run of the guest's bytes is.
+/// The kind of a run of the guest's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Bytes at this offset in the file that holds the data.

@@ -1,4 +1,4 @@
-//! What the tests share: qemu-img and qemu-io, a folder, and the comparison with what qemu-img says.
+//! The tests share these: qemu-img and qemu-io, a folder, and the comparison with what qemu-img says.
 
 use std::fs;
 use std::path::{Path, PathBuf};

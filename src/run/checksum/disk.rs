@@ -66,8 +66,8 @@ pub(super) fn checksum(settings: &ChecksumSettings, show: &mut Show) -> Result<(
     Ok((told, worst.unwrap_or(Exit::Done) as u8))
 }
 
-/// Ends the disk and its transfer; returns what went wrong. The first signal, which may have come before, only
-/// says what is happening; the next ones give up.
+/// Ends the disk and its transfer; returns what went wrong. The first signal, which may have come before,
+/// only says what is happening; the next ones give up.
 fn end(
     disk: Arc<OpenDisk>,
     work: Work,

@@ -99,7 +99,7 @@ pub(crate) struct ConnectionArgs {
     pub(crate) no_zero_detect: bool,
 }
 
-/// What is told, and where.
+/// The options for what is told, and where.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct OutputArgs {
     /// off, error, warn, info, debug or trace [default: warn]

@@ -1,9 +1,9 @@
-//! What another server with imageio's API does in its own way. The traits are those of Apache CloudStack's
-//! image server, seen when one was run.
+//! Another server with imageio's API does some things in its own way. The traits are those of Apache
+//! CloudStack's image server, seen when one was run.
 //!
 //! It answers in JSON, does not know a ticket by 404, flushes after no write by itself, wants the type of a
-//! PATCH to be JSON and each write to have a Content-Range, can't zero 4 GiB at once, and asks its storage for
-//! the extents of a piece of the disk, whose answer may be longer than the piece.
+//! PATCH to be JSON and each write to have a Content-Range, can't zero 4 GiB at once, and asks its storage
+//! for the extents of a piece of the disk, whose answer may be longer than the piece.
 
 use super::http::{Request, Response};
 use super::image::Extent;

@@ -80,8 +80,8 @@ impl State {
 
     pub(super) fn insert(&mut self, range: Range<u64>, stream: u64) {
         let bytes = range.end - range.start;
-        // What has just made room becomes its memory now. When the fetch begins, others may have been
-        // announced, and the buffers of all of them would not be kept for so long.
+        // A buffer that has just made room becomes its memory now. When the fetch begins, others may have
+        // been announced, and the buffers of all of them would not be kept for so long.
         let used = (bytes == self.most).then(|| self.buffers.pop()).flatten();
         let content = Content::Coming {
             fetch: Arc::default(),
