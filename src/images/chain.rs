@@ -9,6 +9,7 @@
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -146,10 +147,25 @@ impl Opening {
                 other: real,
             });
         }
-        // The real name is opened: what was checked is what is read.
         let file = raw::open(&real)?;
+        // Somebody who may write the folder could have put a link in its place since.
+        if self.backing == Backing::Beside && !is_at(&file, &real) {
+            return Err(ImageError::replaced(&real));
+        }
         // Names in the other file are relative to where its own name is.
         Ok((path, file))
+    }
+}
+
+/// True where `file` was found at the path `real`, in which no link was followed.
+fn is_at(file: &File, real: &Path) -> bool {
+    match fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) {
+        Ok(path) => path == real,
+        // Without /proc the file that has this name now must be the one that was opened.
+        Err(_) => match (file.metadata(), fs::symlink_metadata(real)) {
+            (Ok(opened), Ok(named)) => (opened.dev(), opened.ino()) == (named.dev(), named.ino()),
+            _ => false,
+        },
     }
 }
 

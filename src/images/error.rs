@@ -132,6 +132,14 @@ fn shown(path: &Path) -> String {
 }
 
 impl ImageError {
+    /// The error of a file that is not the one that was looked at before it was opened.
+    pub(super) fn replaced(path: &Path) -> ImageError {
+        ImageError::Changed {
+            path: path.to_owned(),
+            how: "another file has taken its name".to_owned(),
+        }
+    }
+
     pub(super) fn damaged(path: &Path, what: impl Into<String>) -> ImageError {
         ImageError::Damaged {
             path: path.to_owned(),

@@ -1,7 +1,7 @@
 //! A file under a temporary name, beside the name that it gets when it is whole.
 //!
 //! The temporary name is hidden and can't be guessed; the file is made with O_EXCL, and with the mode that
-//! the user's umask says. It goes when the value is dropped, and stays behind only where the process is
+//! the user's umask says, without what a file that it replaces does not grant. It goes when the value is dropped, and stays behind only where the process is
 //! killed.
 
 use std::fs::{self, File, Permissions};
@@ -38,13 +38,14 @@ impl Temporary {
                 what: "a directory",
             });
         };
+        let granted = fs::metadata(&target).map_or(0o666, |meta| meta.permissions().mode() & 0o666);
         // A name has 255 bytes at most, and most file systems take no more than that.
         let shown: String = name.to_string_lossy().chars().take(50).collect();
         let file = tempfile::Builder::new()
             .prefix(&format!(".{shown}."))
             .suffix(".part")
             .rand_bytes(12)
-            .permissions(Permissions::from_mode(0o666))
+            .permissions(Permissions::from_mode(granted))
             .tempfile_in(folder_of(&target))
             .map_err(ImageError::io("create", path))?;
         Ok(Temporary { file, target, force })
@@ -139,6 +140,17 @@ mod tests {
         drop(refused);
         assert_eq!(fs::read(&target).unwrap(), b"whole");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_replaces_another_one_grants_no_more_than_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk");
+        fs::write(&target, "old").unwrap();
+        fs::set_permissions(&target, Permissions::from_mode(0o600)).unwrap();
+        Temporary::create(&target, true).unwrap().publish().unwrap();
+        let meta = fs::metadata(&target).unwrap();
+        assert_eq!((meta.len(), meta.permissions().mode() & 0o777), (0, 0o600));
     }
 
     #[test]
