@@ -183,6 +183,16 @@ fn where_the_holes_are_known_does_not_change_the_hash() {
 }
 
 #[test]
+fn a_block_that_a_hole_covers_in_part_is_read() {
+    let mut partly = image(&[]);
+    partly.bytes[2 * MIB as usize + 7..3 * MIB as usize].fill(5);
+    let read = hash_of(&partly, method("blake2b", MIB));
+    assert_ne!(read, KNOWN);
+    partly.holes.push(MIB..2 * MIB + 7);
+    assert_eq!(hash_of(&partly, method("blake2b", MIB)), read);
+}
+
+#[test]
 fn zeros_behind_an_image_are_hashed_with_it() {
     let mut longer = image(&[]);
     longer.bytes.resize(8 * MIB as usize + 3, 0);
