@@ -167,8 +167,8 @@ fn hash_blocks(bytes: &dyn Bytes, hasher: &Hasher, blocks: Range<u64>, watch: &W
     };
     let (give, work) = bounded(threads as usize);
     std::thread::scope(|scope| {
-        // Each has a copy of the channel, and none is left here: when all have failed, the walk ends.
         let (mut started, mut refused) = (false, None);
+        // Each has a copy of the channel, and none is left here: when all have failed, the walk ends.
         for n in 1..=threads {
             let (work, fail) = (work.clone(), &fail);
             let builder = std::thread::Builder::new().name(format!("hash-{n}"));

@@ -1,7 +1,7 @@
 //! One remote image: it dials the first and all further connections, and replaces a transfer URL that has
 //! ended.
 //!
-//! Where the server is far away, a second connection is begun within the handshake of the first: it will ask
+//! A second connection is begun within the handshake of the first where the server is far away: it will ask
 //! for the extents, and two round trips of it have passed when the first one has its OPTIONS. Before these
 //! nobody knows whether the server wants that many. If not, the second one is closed without a request.
 //!
