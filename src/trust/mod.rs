@@ -37,15 +37,22 @@ pub(crate) enum Trust {
     System,
     /// Servers with a certificate from a CA in this PEM file.
     CaFile(#[serde(with = "crate::path_bytes")] PathBuf),
+    /// Servers with a certificate from a CA in this PEM text, which came in an environment variable.
+    CaText {
+        /// The name of the variable.
+        variable: String,
+        text: String,
+    },
     /// All servers.
     Insecure,
 }
 
 /// The error of an unusable CA file.
 #[derive(Debug, Error)]
-#[error("cannot use the CA file {path}: {why}; it must be a PEM file with the engine's CA")]
+#[error("cannot use the CA {place}: {why}; it must be PEM with the engine's CA")]
 pub(crate) struct CaFileError {
-    path: String,
+    /// It is `file PATH`, or `in VARIABLE`.
+    place: String,
     why: String,
 }
 
@@ -96,6 +103,13 @@ impl Trust {
                 let path = path.clone();
                 rights::with(move || read_ca(&path)).map(Some)
             }
+            Trust::CaText { variable, text } => {
+                let refuse = |why| CaFileError {
+                    place: format!("in the variable {variable}"),
+                    why,
+                };
+                certificates(text.as_bytes()).map_err(refuse).map(Some)
+            }
             Trust::System => Ok(Some(rights::with(rustls_native_certs::load_native_certs).certs)),
         }
     }
@@ -113,7 +127,7 @@ fn is_loopback(url: &str) -> bool {
 
 fn read_ca(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaFileError> {
     let refuse = |why: String| CaFileError {
-        path: path.display().to_string(),
+        place: format!("file {}", path.display()),
         why,
     };
     let pem = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
