@@ -12,7 +12,7 @@ use crate::output::inform;
 
 /// Upper bound on the wait for a lock that may end soon: the engine releases it seconds after the disk is
 /// `ok`.
-pub(super) const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
+pub(crate) const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
 
 /// A lock that is gone so soon is not told of.
 pub(super) const QUIET_LOCK_WAIT: Duration = Duration::from_millis(300);
@@ -149,10 +149,16 @@ impl Engine {
         Ok(list(&found, "disk").iter().filter_map(Disk::of).collect())
     }
 
-    /// Waits until `disk` is unlocked, and tells who has it, and how long it is waited for, unless that is
-    /// over at once. The caller may know the `holder`; else the engine is asked. An illegal disk is an error.
-    pub(crate) fn wait_for_disk(&self, mut disk: Disk, holder: Option<&str>) -> Result<Disk, Error> {
-        let mut patience = Patience::new(MAX_LOCK_WAIT, self.interrupt());
+    /// Waits until `disk` is unlocked, for no longer than `limit`, and tells who has it, and how long it is
+    /// waited for, unless that is over at once. The caller may know the `holder`; else the engine is asked.
+    /// An illegal disk is an error.
+    pub(crate) fn wait_for_disk(
+        &self,
+        mut disk: Disk,
+        holder: Option<&str>,
+        limit: Duration,
+    ) -> Result<Disk, Error> {
+        let mut patience = Patience::new(limit, self.interrupt());
         let mut told = false;
         loop {
             match disk.status.as_str() {
@@ -172,7 +178,7 @@ impl Engine {
                     "disk {} is locked: {}; waiting for it, for {} s at most",
                     plain(&disk.shown()),
                     self.holder(&disk.id, holder),
-                    MAX_LOCK_WAIT.as_secs()
+                    limit.as_secs()
                 ));
             }
             if !patience.pause()? {
@@ -180,7 +186,7 @@ impl Engine {
                     "disk {} is locked: {}, and it is not free after {} s; try again when that has ended",
                     disk.shown(),
                     self.holder(&disk.id, holder),
-                    MAX_LOCK_WAIT.as_secs()
+                    limit.as_secs()
                 )));
             }
             disk = self

@@ -14,7 +14,7 @@ use super::json::{fault, list, number, text};
 use super::new_disks::full_qcow2_size;
 use super::opening::Opening;
 use super::wire::Account;
-use super::{Engine, Interrupt, Mark, Order, Phase, Subject, Transfer};
+use super::{Engine, Interrupt, MAX_LOCK_WAIT, Mark, Order, Phase, Subject, Transfer};
 use crate::engine::Direction;
 use crate::failure::Failure;
 use crate::fuzzing::{assert_presentable, first_line, number_of};
@@ -119,7 +119,7 @@ pub fn engine_answers(data: &[u8]) {
                 .map(|disk| assert_eq!(disk.name, "web01")),
             b'w' => match engine.disk(DISK) {
                 Ok(Some(disk)) => engine
-                    .wait_for_disk(disk, None)
+                    .wait_for_disk(disk, None, MAX_LOCK_WAIT)
                     .map(|disk| assert_ne!(disk.status, "locked")),
                 other => other.map(drop),
             },

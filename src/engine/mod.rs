@@ -57,7 +57,7 @@ mod wire;
 
 pub(crate) use self::address::address;
 pub(crate) use self::ca::certificate;
-pub(crate) use self::disks::is_uuid;
+pub(crate) use self::disks::{MAX_LOCK_WAIT, is_uuid};
 pub(crate) use self::error::Error;
 pub(crate) use self::hosts::this_hardware;
 pub(crate) use self::listing::{
@@ -66,5 +66,5 @@ pub(crate) use self::listing::{
 pub(crate) use self::new_disks::{Format, NewDisk};
 pub(crate) use self::patience::{Interrupt, Patience};
 pub(crate) use self::phase::{Direction, Phase};
-pub(crate) use self::transfers::{Mark, Order, Subject, Transfer};
+pub(crate) use self::transfers::{Mark, Order, Subject, Transfer, UNATTENDED_LOCK_WAIT};
 pub(crate) use self::wire::{Account, Engine, random_id};

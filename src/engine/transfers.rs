@@ -20,6 +20,20 @@ const INACTIVITY_SECONDS: u64 = 3600;
 /// Number of different [`Mark`]s: the longest inactivity is five and a half hours.
 const MARKS: u64 = 1 << 14;
 
+/// The same for a download that nobody looks after: the engine ends it, and frees the disk, when its process
+/// is gone. It is longer than the pauses between our own requests by far.
+const UNATTENDED_SECONDS: u64 = 120;
+
+/// Number of different marks of such downloads: the longest inactivity is [`MAX_UNATTENDED_SECONDS`].
+const UNATTENDED_MARKS: u64 = 1 << 8;
+
+/// The longest inactivity of a download that nobody looks after, in seconds.
+const MAX_UNATTENDED_SECONDS: u64 = UNATTENDED_SECONDS + UNATTENDED_MARKS;
+
+/// How long a disk is waited for that such a download may have left locked. The engine looks at idle
+/// transfers every few seconds, and unlocks the disk a moment later.
+pub(crate) const UNATTENDED_LOCK_WAIT: Duration = Duration::from_secs(MAX_UNATTENDED_SECONDS + 45);
+
 /// Upper bound on the wait for `transferring`; the stock client uses the same.
 const MAX_START_WAIT: Duration = Duration::from_secs(60);
 
@@ -59,6 +73,21 @@ impl Mark {
         let number = u64::from_str_radix(last, 16).unwrap_or_default();
         // The first number is what other clients ask for, too.
         Mark(INACTIVITY_SECONDS + 1 + number % MARKS)
+    }
+
+    /// A random mark of a download that the engine ends by itself when its process is gone.
+    pub(crate) fn unattended() -> Mark {
+        let Mark(number) = Mark::random();
+        Mark(UNATTENDED_SECONDS + 1 + number % UNATTENDED_MARKS)
+    }
+
+    /// What the engine does with an idle transfer. With "legacy" it ends a download, and pauses an upload;
+    /// that and "cancel" are the ones that end anything, and "cancel" would remove the disk of an upload.
+    fn policy(self) -> &'static str {
+        match self.0 {
+            0..=MAX_UNATTENDED_SECONDS => "legacy",
+            _ => "pause",
+        }
     }
 }
 
@@ -169,8 +198,7 @@ impl Engine {
             // The guest's view, through NBD, in any format of the disk.
             "format": "raw",
             "inactivity_timeout": order.mark.0.to_string(),
-            // Any other policy ends an idle transfer, and an idle upload's disk with it.
-            "timeout_policy": "pause",
+            "timeout_policy": order.mark.policy(),
         });
         match &order.subject {
             Subject::Disk(id) => body["disk"] = json!({"id": id}),
@@ -324,6 +352,17 @@ mod tests {
             Transfer::of(&json!({"id": "t"})).unwrap().direction,
             Direction::Upload
         );
+    }
+
+    #[test]
+    fn an_unattended_download_is_ended_by_the_engine_and_nothing_else_is() {
+        for _ in 0..50 {
+            let (Mark(attended), Mark(unattended)) = (Mark::random(), Mark::unattended());
+            assert!(attended > INACTIVITY_SECONDS && Mark(attended).policy() == "pause");
+            assert!((UNATTENDED_SECONDS + 1..=MAX_UNATTENDED_SECONDS).contains(&unattended));
+            assert_eq!(Mark(unattended).policy(), "legacy");
+            assert!(Duration::from_secs(unattended) < UNATTENDED_LOCK_WAIT);
+        }
     }
 
     #[test]

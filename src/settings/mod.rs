@@ -122,6 +122,10 @@ pub(crate) struct DiskSettings {
     pub(crate) timeout: Duration,
     /// Send long runs of zeros as zero requests.
     pub(crate) zero_detect: bool,
+    /// Nobody comes after a run that was killed, to end what it has left: a download keeps a note only where
+    /// there is a place for one, and the engine ends its transfer soon after the last request.
+    #[serde(default)]
+    pub(crate) unattended: bool,
 }
 
 /// The settings for what a run tells, and where.
@@ -272,6 +276,7 @@ impl DiskSettings {
             retry_time: Duration::from_secs(args.retry_time.into()),
             timeout: Duration::from_secs(args.timeout.into()),
             zero_detect: !args.no_zero_detect,
+            unattended: false,
         })
     }
 

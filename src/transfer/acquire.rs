@@ -14,7 +14,8 @@ use super::note::{Cause, Note};
 use super::note_file::NoteFile;
 use super::{OwnTransfer, head, holder};
 use crate::engine::{
-    self, Direction, Engine, Format, Interrupt, Mark, Order, Subject, Transfer, is_uuid, this_hardware,
+    self, Direction, Engine, Format, Interrupt, MAX_LOCK_WAIT, Mark, Order, Subject, Transfer,
+    UNATTENDED_LOCK_WAIT, is_uuid, this_hardware,
 };
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
@@ -30,13 +31,18 @@ pub(super) fn acquire(
     interrupt: &Interrupt,
 ) -> Result<OwnTransfer, Failure> {
     let engine = Engine::login(&source.account, interrupt)?;
-    let mut subject = Prepared::of(&engine, source, settings.read_only)?;
+    // A download leaves nothing in the engine but its transfer.
+    let unattended = settings.unattended && settings.read_only;
+    let mut subject = Prepared::of(&engine, source, (settings.read_only, unattended))?;
     let direction = match settings.read_only {
         true => Direction::Download,
         false => Direction::Upload,
     };
-    let mark = Mark::random();
-    let mut file = NoteFile::create(Note {
+    let mark = match unattended {
+        true => Mark::unattended(),
+        false => Mark::random(),
+    };
+    let note = Note {
         disk_id: subject.id.clone(),
         disk_name: subject.name.clone(),
         snapshot: matches!(source.wanted, Wanted::Snapshot(_)),
@@ -47,7 +53,8 @@ pub(super) fn acquire(
         imageio_trust: Some(settings.trust.clone()),
         task: settings.task,
         ..Note::of(mountpoint, &source.account, direction)
-    })?;
+    };
+    let mut file = NoteFile::create(note, unattended)?;
     let started = start(&engine, source, &mut subject, &mut file, mark, interrupt);
     let (order, transfer) = match started {
         Ok(started) => started,
@@ -86,7 +93,11 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn of(engine: &Engine, source: &EngineSource, read_only: bool) -> Result<Prepared, Failure> {
+    fn of(
+        engine: &Engine,
+        source: &EngineSource,
+        (read_only, unattended): (bool, bool),
+    ) -> Result<Prepared, Failure> {
         Ok(match &source.wanted {
             Wanted::Existing(wanted) => {
                 let disk = engine.find_disk(wanted)?;
@@ -94,7 +105,12 @@ impl Prepared {
                     true => holder::look(engine, &disk.id, &disk.name, read_only)?,
                     false => None,
                 };
-                let disk = engine.wait_for_disk(disk, holder.as_deref())?;
+                // An earlier run of the same work may have been killed.
+                let limit = match unattended {
+                    true => UNATTENDED_LOCK_WAIT,
+                    false => MAX_LOCK_WAIT,
+                };
+                let disk = engine.wait_for_disk(disk, holder.as_deref(), limit)?;
                 let storage_domain = this_hardware()
                     .and(disk.storage_domain.as_deref())
                     .and_then(|id| engine.storage_domain_name(id));
@@ -272,8 +288,8 @@ fn take_back(
             format!("{failure}; {e}: look at disk {} in the engine", note.disk_id)
         }
         NotUndone::Failed(e) => format!(
-            "{failure}; and what was begun is not taken back: {e}; `{}` does it",
-            note.recover_line()
+            "{failure}; and what was begun is not taken back: {e}; {}",
+            file.remedy("does it")
         ),
     };
     Failure::text(failure.exit, text)

@@ -176,11 +176,10 @@ impl<'a> Closing<'a> {
                     self.exit_of_a_bad_end(),
                     format!(
                         "transfer {} of {} lost its ticket and was finalized, and whether another one was \
-                         started is not known: {error}; the disk may be locked, `{}` looks for it and ends \
-                         it",
+                         started is not known: {error}; the disk may be locked, {}",
                         self.turn.id(),
                         self.own.shown,
-                        self.turn.note().note.recover_line()
+                        self.turn.note().remedy("looks for it and ends it")
                     ),
                 ));
             }
@@ -309,14 +308,15 @@ impl<'a> Closing<'a> {
     }
 
     fn not_finalized(&mut self, id: &str, error: &engine::Error, gone: bool) -> Failure {
-        let note = self.turn.note().note.clone();
-        let again = note.recover_line();
+        let file = self.turn.note();
+        let note = file.note.clone();
+        let [waits, tries] = ["waits for it again", "tries again"].map(|does| file.remedy(does));
         let next = match (gone, error) {
             (true, _) => "look at the disk in the engine before you use it".to_owned(),
             (false, engine::Error::Interrupted) => {
-                format!("gave up waiting on a signal; `{again}` waits for it again")
+                format!("gave up waiting on a signal; {waits}")
             }
-            (false, _) => format!("the disk may be locked; `{again}` tries again"),
+            (false, _) => format!("the disk may be locked; {tries}"),
         };
         Failure::text(
             self.exit_of_a_bad_end(),

@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nix::unistd::{User, geteuid};
+use nix::unistd::{AccessFlags, User, access, geteuid};
 use parking_lot::Mutex;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::note::{Lock, Note, Owner};
 use crate::engine::random_id;
@@ -49,6 +49,8 @@ pub(crate) struct NoteFile {
     pub(crate) note: Note,
     /// The file at `path`, for its owner: its lock ends with this descriptor.
     file: Option<File>,
+    /// False for a note that nobody keeps: there is no file at `path`.
+    kept: bool,
 }
 
 /// `/var/lib/rhv-mount` for root, else below the home directory; a user without one has it in the runtime
@@ -64,6 +66,13 @@ fn directory() -> io::Result<PathBuf> {
     }
 }
 
+/// Returns `directory` when it is there, and this process may write to it.
+fn made(directory: PathBuf) -> io::Result<PathBuf> {
+    DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+    access(&directory, AccessFlags::W_OK | AccessFlags::X_OK)?;
+    Ok(directory)
+}
+
 fn refuse(path: &Path, e: &io::Error) -> Failure {
     Failure::text(
         Exit::Other,
@@ -75,18 +84,28 @@ fn refuse(path: &Path, e: &io::Error) -> Failure {
 }
 
 impl NoteFile {
-    /// Notes a transfer that is about to be started.
-    pub(super) fn create(note: Note) -> Result<NoteFile, Failure> {
-        let directory = directory().map_err(|e| refuse(Path::new("the runtime directory"), &e))?;
-        NoteFile::create_in(&directory, note)
+    /// Notes a transfer that is about to be started. Where there is no place for a note (a container whose
+    /// file systems are read-only), that is an error; `may_lack` does without it.
+    pub(super) fn create(note: Note, may_lack: bool) -> Result<NoteFile, Failure> {
+        match directory().and_then(made) {
+            Ok(directory) => NoteFile::create_in(&directory, note),
+            Err(e) if may_lack => {
+                info!("no note is kept of the transfer: {e}");
+                Ok(NoteFile {
+                    path: PathBuf::new(),
+                    note,
+                    file: None,
+                    kept: false,
+                })
+            }
+            Err(e) => Err(refuse(
+                &directory().unwrap_or_else(|_| "the runtime directory".into()),
+                &e,
+            )),
+        }
     }
 
     fn create_in(directory: &Path, mut note: Note) -> Result<NoteFile, Failure> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|e| refuse(directory, &e))?;
         let of_mountpoint = key_of(&note.mountpoint);
         let of_both = format!("{of_mountpoint}-{}", key_of(Path::new(&note.disk_id)));
         let [path, beside] = [of_mountpoint, of_both].map(|name| directory.join(name + ".json"));
@@ -105,6 +124,7 @@ impl NoteFile {
                         path,
                         note,
                         file: Some(file),
+                        kept: true,
                     });
                 }
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(refuse(&path, &e)),
@@ -119,6 +139,9 @@ impl NoteFile {
 
     /// Writes `note` anew; a crash leaves the old one or the new one.
     pub(super) fn update(&mut self) -> Result<(), Failure> {
+        if !self.kept {
+            return Ok(());
+        }
         if self.is_replaced() {
             let why = io::Error::other("somebody has removed it, and another one is there");
             return Err(refuse(&self.path, &why));
@@ -131,7 +154,7 @@ impl NoteFile {
 
     /// Removes the note: nothing is left to recover.
     pub(crate) fn remove(&self) {
-        if !self.is_replaced() {
+        if self.kept && !self.is_replaced() {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -144,6 +167,15 @@ impl NoteFile {
         let written = if is_there { self.update() } else { Ok(()) };
         if let Err(e) = written {
             warn!("{e}");
+        }
+    }
+
+    /// Says what ends the transfer that is left: the command of `recover`, which `does` it, or the engine
+    /// where no note is kept for that.
+    pub(super) fn remedy(&self, does: &str) -> String {
+        match self.kept {
+            true => format!("`{}` {does}", self.note.recover_line()),
+            false => "the engine ends it by itself, minutes after its last request".to_owned(),
         }
     }
 
@@ -204,6 +236,7 @@ impl NoteFile {
                 path,
                 note,
                 file: None,
+                kept: true,
             }),
             Err(e) => {
                 if TOLD.lock().insert(path.clone()) {

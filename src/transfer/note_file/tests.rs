@@ -14,6 +14,7 @@ fn found(file: &NoteFile) -> NoteFile {
         path: file.path.clone(),
         note: file.note.clone(),
         file: None,
+        kept: true,
     }
 }
 
