@@ -12,7 +12,7 @@
 use std::io::{self, Write};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::{RecvTimeoutError, bounded};
@@ -41,6 +41,8 @@ pub(super) struct Download {
     request: u64,
     /// The place that the readers have come to.
     at: Mutex<u64>,
+    /// Bytes of the disk that the image has, the holes included.
+    done: Arc<AtomicU64>,
     /// `None` once it is published, or given up.
     output: RwLock<Option<Output>>,
     /// Bytes of the image that are never written are not zero by themselves.
@@ -64,6 +66,7 @@ impl Download {
             request: share.clamp(MIN_REQUEST_BYTES, disk.request_size().max(MIN_REQUEST_BYTES)),
             disk,
             at: Mutex::new(0),
+            done: Arc::default(),
             zeroes_holes: output.keeps_old_bytes(),
             output: RwLock::new(Some(output)),
             publishing: Mutex::new(false),
@@ -87,6 +90,11 @@ impl Download {
         }
         let output = self.output.write().take().ok_or(CopyError::Stopped)?;
         Ok(rights::with(move || output.publish())?)
+    }
+
+    /// Counts the bytes of the disk that the image has.
+    pub(super) fn done(&self) -> &Arc<AtomicU64> {
+        &self.done
     }
 
     /// Sets `stop`, unless it is too late for that; then false is returned.
@@ -155,6 +163,7 @@ impl Download {
                     true => {}
                 }
             }
+            self.done.fetch_add(data.end - hole.start, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -25,6 +25,10 @@ pub(super) enum CopyError {
          image is written where --image-format is left out"
     )]
     LooksLike { format: ImageFormat },
+    #[error(
+        "the disk has {disk} bytes, and the claim {claim}: it needs a larger claim, and nothing was written"
+    )]
+    ClaimTooSmall { disk: u64, claim: u64 },
     #[error("cannot read stdin: {0}")]
     Stdin(io::Error),
     #[error(
@@ -58,7 +62,9 @@ impl CopyError {
         match self {
             CopyError::Disk(DiskError::Failed(_)) | CopyError::Unproven(_) => Exit::DataLoss,
             CopyError::Disk(DiskError::Read(_)) => Exit::Transfer,
-            CopyError::DiskTooSmall { .. } | CopyError::LooksLike { .. } => Exit::Usage,
+            CopyError::DiskTooSmall { .. }
+            | CopyError::ClaimTooSmall { .. }
+            | CopyError::LooksLike { .. } => Exit::Usage,
             _ => Exit::Other,
         }
     }

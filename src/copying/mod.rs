@@ -1,4 +1,4 @@
-//! `upload` and `download`: a copy between a local image and an *open disk*, without a mount.
+//! `upload`, `download` and `populate`: a copy between a local image and an *open disk*, without a mount.
 //!
 //! ```text
 //! image checked -> disk open -> sizes and head checked -> copied -> disk ended -> outcome told
@@ -39,12 +39,12 @@ use self::error::CopyError;
 use self::proof::Proof;
 use self::upload::Upload;
 use crate::failure::Failure;
-use crate::images::{Backing, Format, Output, Source};
+use crate::images::{Backing, Format, Output, Source, make_room};
 use crate::open_disk::{OpenDisk, Step, Work};
 use crate::process::handover::Role;
 use crate::process::{rights, spawn};
 use crate::settings::Task;
-use crate::settings::copy::{CopySettings, Image};
+use crate::settings::copy::{CopySettings, Image, Volume};
 use crate::signals;
 use crate::supervisor::{Stage, Supervisor, Told};
 
@@ -122,6 +122,9 @@ fn copy_watched(
         Err(failure) => (Work::Unused, Some(failure), false),
         Ok(side) => {
             disk.set_used();
+            if let Side::Download(download) = &side {
+                supervisor.measure(download.done(), disk.disk().capacity());
+            }
             supervisor.enter(Stage::Copying);
             proof = side.proof_at_the_end();
             run(settings, side, &disk, &inbox, &events)?
@@ -189,11 +192,24 @@ fn prepare(settings: &CopySettings, source: Option<Source>, disk: &Arc<OpenDisk>
         ) => {
             let format = format.map_or_else(|| Format::of_name(path), Format::from);
             let (path, size, force) = (path.clone(), device.capacity(), *force);
+            if let Some(volume) = &settings.volume {
+                check_claim(volume, size)?;
+                make_room(&path)?;
+            }
             let output = rights::with(move || Output::create(&path, format, size, force))?;
             let shared = (disk.connections(), settings.disk.budgets.cache);
             Side::Download(Download::new(device.clone(), output, shared, proof))
         }
     })
+}
+
+/// Refuses a disk that is larger than the claim that it is to populate: the file system may have more room
+/// than that now, and a thin one may seem to have it.
+fn check_claim(volume: &Volume, disk: u64) -> Result<(), CopyError> {
+    match volume.bytes {
+        Some(claim) if claim < disk => Err(CopyError::ClaimTooSmall { disk, claim }),
+        _ => Ok(()),
+    }
 }
 
 /// Runs the copy to its end, or until a signal stops it. Returns what became of it, why it failed if that is

@@ -9,7 +9,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 use crate::settings::cli::definition;
 
 /// The sections of each page that are written by hand.
-const BY_HAND: [(&str, &str); 9] = [
+const BY_HAND: [(&str, &str); 10] = [
     ("rhv-mount", include_str!("../../docs/man/rhv-mount.man")),
     ("rhv-mount-ca", include_str!("../../docs/man/rhv-mount-ca.man")),
     (
@@ -23,6 +23,10 @@ const BY_HAND: [(&str, &str); 9] = [
     (
         "rhv-mount-list",
         include_str!("../../docs/man/rhv-mount-list.man"),
+    ),
+    (
+        "rhv-mount-populate",
+        include_str!("../../docs/man/rhv-mount-populate.man"),
     ),
     (
         "rhv-mount-recover",

@@ -1,9 +1,10 @@
 //! A file under a temporary name, beside the name that it gets when it is whole.
 //!
 //! The temporary name is hidden and can't be guessed; the file is made with O_EXCL, and with the mode that
-//! the user's umask says, without what a file that it replaces does not grant. It goes when the value is dropped, and stays behind only where the process is
-//! killed.
+//! the user's umask says, without what a file that it replaces does not grant. It goes when the value is
+//! dropped, and stays behind only where the process is killed.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -12,6 +13,10 @@ use std::path::{Path, PathBuf};
 use tempfile::{NamedTempFile, PersistError};
 
 use super::error::ImageError;
+
+/// The end of a temporary name, and the number of characters before it that can't be guessed.
+pub(super) const SUFFIX: &str = ".part";
+pub(super) const RANDOM_CHARACTERS: usize = 12;
 
 #[derive(Debug)]
 pub(super) struct Temporary {
@@ -39,12 +44,10 @@ impl Temporary {
             });
         };
         let granted = fs::metadata(&target).map_or(0o666, |meta| meta.permissions().mode() & 0o666);
-        // A name has 255 bytes at most, and most file systems take no more than that.
-        let shown: String = name.to_string_lossy().chars().take(50).collect();
         let file = tempfile::Builder::new()
-            .prefix(&format!(".{shown}."))
-            .suffix(".part")
-            .rand_bytes(12)
+            .prefix(&prefix(name))
+            .suffix(SUFFIX)
+            .rand_bytes(RANDOM_CHARACTERS)
             .permissions(Permissions::from_mode(granted))
             .tempfile_in(folder_of(&target))
             .map_err(ImageError::io("create", path))?;
@@ -86,6 +89,13 @@ impl Temporary {
     }
 }
 
+/// The beginning of the temporary names of a file. A name has 255 bytes at most, and most file systems take
+/// no more than that.
+pub(super) fn prefix(name: &OsStr) -> String {
+    let shown: String = name.to_string_lossy().chars().take(50).collect();
+    format!(".{shown}.")
+}
+
 /// True where a folder can't be flushed at all: by its file system, or by a user who may only write to it.
 fn is_unsupported(error: &io::Error) -> bool {
     let code = error.raw_os_error();
@@ -116,7 +126,7 @@ fn exists(path: &Path) -> ImageError {
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

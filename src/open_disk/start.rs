@@ -40,11 +40,16 @@ impl OpenDisk {
                 interruption.set();
                 let signal = event.ok().and_then(|event| signal(&event));
                 if let (Some(signal), Source::Engine(_)) = (signal, &settings.source) {
-                    signals::tell(
-                        signal,
-                        "what was begun in the engine is taken back; the next signal leaves that to \
-                         `rhv-mount recover`",
-                    );
+                    let what = match settings.unattended {
+                        true => {
+                            "what was begun in the engine is taken back; the next signal leaves that to it"
+                        }
+                        false => {
+                            "what was begun in the engine is taken back; the next signal leaves that to \
+                             `rhv-mount recover`"
+                        }
+                    };
+                    signals::tell(signal, what);
                 }
                 Err(wait_until_taken_back(settings, opened, inbox))
             }

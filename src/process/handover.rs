@@ -67,7 +67,7 @@ pub(crate) enum Role {
 /// Settings that travel from one process to the next.
 pub(crate) trait Errand: Serialize + DeserializeOwned {
     /// Environment variables that hold secrets. No later process inherits them.
-    const SECRET_VARIABLES: &'static [&'static str];
+    fn secret_variables(&self) -> &'static [&'static str];
 
     /// The argument that `ps` shows beside the program's name.
     fn shown(&self) -> &Path;
@@ -108,7 +108,7 @@ fn again<T: Errand>(role: Role, settings: &T) -> Result<(Command, OwnedFd), Fail
         .arg0("rhv-mount")
         .args(["--settings-fd", &memory.as_raw_fd().to_string()])
         .arg(settings.shown());
-    for variable in T::SECRET_VARIABLES {
+    for variable in settings.secret_variables() {
         command.env_remove(variable);
     }
     allocator::tune(&mut command);

@@ -1,4 +1,4 @@
-//! `rhv-mount upload` and `rhv-mount download`: the options are checked in this process, which then becomes
+//! `rhv-mount upload`, `download` and `populate`: the options are checked in this process, which then becomes
 //! one whose arguments and environment hold no secret, and that one copies.
 
 use super::{choose_output, start_log};
@@ -6,7 +6,7 @@ use crate::copying;
 use crate::failure::Failure;
 use crate::process::handover::{self, Role};
 use crate::settings::Run;
-use crate::settings::cli::{DownloadArgs, UploadArgs};
+use crate::settings::cli::{DownloadArgs, PopulateArgs, UploadArgs};
 use crate::settings::copy::CopySettings;
 
 pub(super) fn upload(args: UploadArgs) -> Result<u8, Failure> {
@@ -17,6 +17,11 @@ pub(super) fn upload(args: UploadArgs) -> Result<u8, Failure> {
 pub(super) fn download(args: DownloadArgs) -> Result<u8, Failure> {
     choose_output(args.output.progress, args.output.quiet);
     become_clean(CopySettings::of_download(args)?)
+}
+
+pub(super) fn populate(args: PopulateArgs) -> Result<u8, Failure> {
+    choose_output(args.output.progress, args.output.quiet);
+    become_clean(CopySettings::of_populate(args)?)
 }
 
 /// Becomes the process that copies; returns only if that fails.

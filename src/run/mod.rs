@@ -47,6 +47,7 @@ use crate::process::handover::{self, Role};
 use crate::process::privacy;
 use crate::settings::cli::{Action, MountArgs, Progress};
 use crate::settings::mount_helper::{self, Call};
+use crate::settings::populator;
 use crate::settings::{OutputSettings, Run, Settings};
 
 /// Runs the command line of this process. An error is one line on stderr.
@@ -56,7 +57,7 @@ pub fn main() -> ExitCode {
     }
     // A mount answers it with statistics; a process that is none yet, or no more, must not die of it.
     let _ = signal_hook::flag::register(SIGUSR1, Arc::new(AtomicBool::new(false)));
-    let args: Vec<OsString> = std::env::args_os().collect();
+    let args = populator::in_our_words(std::env::args_os().collect());
     ExitCode::from(match Call::parse(&args) {
         Some(call) => mount_helper::exit_code(code(call.and_then(answer))),
         None => code(act(args)),
@@ -95,6 +96,7 @@ fn act(args: Vec<OsString>) -> Result<u8, Failure> {
         Action::Recover(args) => recover::recover(&args),
         Action::Upload(args) => copy::upload(*args),
         Action::Download(args) => copy::download(*args),
+        Action::Populate(args) => copy::populate(*args),
         Action::List(args) => list::list(&args),
         Action::Checksum(args) => checksum::checksum(*args),
         Action::Ca(url) => ca::print(&url),

@@ -4,6 +4,7 @@
 //! the disk that is to be made, is refused before anything is begun.
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,17 @@ impl Image {
     }
 }
 
+/// The volume of a claim in Kubernetes, which a download populates.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Volume {
+    /// The size of the claim, where that is known.
+    pub(crate) bytes: Option<u64>,
+    /// The id of the claim.
+    pub(crate) owner: String,
+    /// The address at which the progress is told; `None` is the usual one.
+    pub(crate) listen: Option<SocketAddr>,
+}
+
 /// The settings of one copy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct CopySettings {
@@ -60,6 +72,9 @@ pub(crate) struct CopySettings {
     pub(crate) verify: bool,
     pub(crate) disk: DiskSettings,
     pub(crate) output: OutputSettings,
+    /// The volume that the image is on, where `populate` fills it.
+    #[serde(default)]
+    pub(crate) volume: Option<Volume>,
 }
 
 impl CopySettings {
@@ -131,6 +146,7 @@ impl CopySettings {
             verify: args.verify,
             disk: DiskSettings::gather(args.connection, source, trusted, Task::Upload, false)?,
             output: OutputSettings::gather(args.output, &section)?,
+            volume: None,
         })
     }
 
@@ -170,6 +186,7 @@ impl CopySettings {
             verify: args.verify,
             disk: DiskSettings::gather(args.connection, source, trusted, Task::Download, true)?,
             output: OutputSettings::gather(args.output, &section)?,
+            volume: None,
         })
     }
 

@@ -15,6 +15,7 @@ mod expected;
 pub(crate) mod memory;
 pub(crate) mod mount_helper;
 mod mount_options;
+pub(crate) mod populator;
 mod source;
 pub(crate) mod values;
 mod verify;
@@ -400,7 +401,15 @@ pub(crate) enum Run {
 }
 
 impl Errand for Run {
-    const SECRET_VARIABLES: &'static [&'static str] = &[URL_VARIABLE, "OVIRT_PASSWORD"];
+    fn secret_variables(&self) -> &'static [&'static str] {
+        match self {
+            // That is a name of everybody's, which means a password to nobody else.
+            Run::Copy(settings) if settings.volume.is_some() => {
+                &[URL_VARIABLE, "OVIRT_PASSWORD", populator::PASSWORD]
+            }
+            _ => &[URL_VARIABLE, "OVIRT_PASSWORD"],
+        }
+    }
 
     fn shown(&self) -> &Path {
         match self {

@@ -43,6 +43,8 @@ pub(super) struct Picture {
     pub(super) began: Option<SystemTime>,
     /// Each disk with the figures of its connections; none while it is opened.
     pub(super) disks: Vec<(DiskStatus, Vec<Figures>)>,
+    /// Bytes of a download that the image has, holes included, and all of them.
+    pub(super) copied: Option<(u64, u64)>,
 }
 
 /// Longest wait for the file system of the file. It may hang, and nothing else may hang with it.
@@ -96,7 +98,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 }
 
 /// The text of a file.
-fn text(picture: &Picture) -> String {
+pub(super) fn text(picture: &Picture) -> String {
     let mut page = Page {
         text: String::new(),
         place: (label_of(picture.task), &picture.place),
@@ -242,7 +244,7 @@ impl Page<'_> {
 }
 
 /// Returns a text as the value of a label, between quotes.
-fn label(text: &str) -> String {
+pub(super) fn label(text: &str) -> String {
     plain(&clean(text)).replace('\\', r"\\").replace('"', "\\\"")
 }
 

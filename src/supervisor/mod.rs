@@ -5,6 +5,7 @@
 //! node_exporter         a file with figures, every 15 s and at the end              metrics
 //! SIGUSR1               statistics in the log                                       statistics
 //! who has started it    a bar, or lines of JSON                                     display
+//! forklift's controller a page over HTTPS, for `populate`                           endpoint
 //! ```
 //!
 //! One thread, "reports", does all of this, in the order in which it is asked: a slow reader of one of them
@@ -15,11 +16,13 @@
 //! kill a mount that holds data, so no look goes through the mount or over the network.
 
 mod display;
+mod endpoint;
 mod metrics;
 pub(crate) mod statistics;
 mod words;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -29,6 +32,7 @@ use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use self::display::Display;
+use self::endpoint::Endpoint;
 use self::metrics::Picture;
 use crate::failure::{Exit, Failure};
 use crate::logging::STATISTICS;
@@ -37,7 +41,7 @@ use crate::process::handover::Role;
 use crate::process::notify::{self, Word};
 use crate::process::spawn;
 use crate::settings::cli::Output;
-use crate::settings::copy::CopySettings;
+use crate::settings::copy::{CopySettings, Volume};
 use crate::settings::{OutputSettings, Settings, Task};
 
 /// How often the figures are looked at, for the line that people read and for the speed that `status` tells.
@@ -46,6 +50,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often that is done while the mount begins or ends. A manager counts anew when the command that stops a
 /// unit has ended, so the next request for time has to come before a short limit is over.
 const STEP_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often it is done for those who ask over the network.
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the file with the figures is written. Prometheus asks every 15 s by custom, every minute by
 /// default.
@@ -95,6 +102,8 @@ pub(crate) struct Told<'a> {
     /// It is a mount without a COMMAND.
     is_service: bool,
     output: &'a OutputSettings,
+    /// The volume that is populated, which somebody asks about over the network.
+    volume: Option<&'a Volume>,
 }
 
 impl<'a> Told<'a> {
@@ -104,6 +113,7 @@ impl<'a> Told<'a> {
             task: settings.disk.task,
             is_service: settings.command.is_empty(),
             output: &settings.output,
+            volume: None,
         }
     }
 
@@ -113,6 +123,7 @@ impl<'a> Told<'a> {
             task: settings.disk.task,
             is_service: false,
             output: &settings.output,
+            volume: settings.volume.as_ref(),
         }
     }
 }
@@ -120,6 +131,7 @@ impl<'a> Told<'a> {
 /// Work for the thread.
 enum Ask {
     Watch(Vec<Weak<OpenDisk>>),
+    Measure(Arc<AtomicU64>, u64),
     Enter(Stage),
     Statistics,
 }
@@ -128,20 +140,24 @@ enum Ask {
 pub(crate) struct Supervisor {
     asks: Sender<Ask>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    endpoint: Option<Arc<Endpoint>>,
 }
 
 impl Supervisor {
     /// Begins to tell of a run whose disk is about to be opened. Fails where the file with the figures can't
     /// be written, and where there is no thread.
     pub(crate) fn start(run: &Told<'_>, role: Role) -> Result<Supervisor, Failure> {
+        let endpoint = run.volume.map(|volume| Arc::new(Endpoint::start(volume)));
         let mut reports = Reports {
             display: Display::of(run, role),
+            endpoint: endpoint.clone(),
             place: run.place.to_owned(),
             task: run.task,
             stage: Stage::Opening,
             began: SystemTime::now(),
             entered: Instant::now(),
             disks: Vec::new(),
+            measured: None,
             last: Picture::default(),
             metrics: run.output.metrics_file.clone(),
             metrics_written: Instant::now(),
@@ -164,12 +180,18 @@ impl Supervisor {
         Ok(Supervisor {
             asks,
             thread: Mutex::new(Some(thread)),
+            endpoint,
         })
     }
 
     /// Takes the figures from `disks` from now on.
     pub(crate) fn watch<'a>(&self, disks: impl Iterator<Item = &'a Arc<OpenDisk>>) {
         self.ask(Ask::Watch(disks.map(Arc::downgrade).collect()));
+    }
+
+    /// Takes from `done` how many of the `total` bytes of a copy are there.
+    pub(crate) fn measure(&self, done: &Arc<AtomicU64>, total: u64) {
+        self.ask(Ask::Measure(done.clone(), total));
     }
 
     /// Tells that `stage` has begun.
@@ -187,6 +209,7 @@ impl Supervisor {
         self.enter(Stage::Ended(code, message));
         if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join();
+            self.endpoint.iter().for_each(|endpoint| endpoint.linger());
         }
     }
 
@@ -206,8 +229,11 @@ struct Reports {
     /// When the stage began.
     entered: Instant,
     disks: Vec<Weak<OpenDisk>>,
+    /// Counts the bytes of a copy that are there, beside their whole.
+    measured: Option<(Arc<AtomicU64>, u64)>,
     /// The last figures of the disks, for when they are gone.
     last: Picture,
+    endpoint: Option<Arc<Endpoint>>,
     metrics: Option<PathBuf>,
     metrics_written: Instant,
     /// The file could not be written, and that is told.
@@ -230,6 +256,7 @@ impl Reports {
             let next = self.display.due().map_or(due, |shown| shown.min(due));
             match inbox.recv_deadline(next) {
                 Ok(Ask::Watch(disks)) => self.disks = disks,
+                Ok(Ask::Measure(done, total)) => self.measured = Some((done, total)),
                 Ok(Ask::Statistics) => self.log_statistics(),
                 Ok(Ask::Enter(stage)) => {
                     self.enter(stage);
@@ -241,6 +268,7 @@ impl Reports {
                 Err(RecvTimeoutError::Timeout) => {
                     let picture = self.picture();
                     self.display.show(&picture, self.entered.elapsed(), false);
+                    self.publish(&picture);
                     if Instant::now() < due {
                         continue;
                     }
@@ -266,7 +294,9 @@ impl Reports {
             true => STEP_INTERVAL,
             false => LOOK_INTERVAL,
         };
-        self.watchdog.map_or(period, |watchdog| watchdog.min(period))
+        let published = self.endpoint.as_ref().map(|_| PUBLISH_INTERVAL);
+        let shorter = published.into_iter().chain(self.watchdog).min();
+        shorter.map_or(period, |shorter| shorter.min(period))
     }
 
     fn enter(&mut self, stage: Stage) {
@@ -282,6 +312,7 @@ impl Reports {
         self.entered = Instant::now();
         let picture = self.picture();
         self.display.show(&picture, self.entered.elapsed(), true);
+        self.publish(&picture);
         self.notify(&picture, first);
         self.write_metrics(&picture);
     }
@@ -292,6 +323,8 @@ impl Reports {
         if !disks.is_empty() {
             self.last.disks = disks.iter().map(|disk| (disk.status(), disk.figures())).collect();
         }
+        let measured = self.measured.as_ref();
+        self.last.copied = measured.map(|(done, total)| (done.load(Ordering::Relaxed), *total));
         self.last.place = self.place.display().to_string();
         self.last.task = self.task;
         self.last.began = Some(self.began);
@@ -316,6 +349,12 @@ impl Reports {
         }
         notify::tell(&words);
         self.status = status;
+    }
+
+    fn publish(&self, picture: &Picture) {
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.publish(picture);
+        }
     }
 
     fn write_metrics(&mut self, picture: &Picture) {

@@ -162,6 +162,7 @@ mod tests {
             stage: Some(stage),
             disks: vec![(disk, vec![])],
             began: None,
+            copied: None,
         }
     }
 

@@ -66,7 +66,8 @@ impl Trust {
         let encrypted = url.starts_with("https:");
         let danger = match (self, encrypted) {
             (Trust::Insecure, true) => {
-                "is NOT VERIFIED (--insecure, secure = no or OVIRT_INSECURE): any server that answers there"
+                "is NOT VERIFIED (--insecure, secure = no, OVIRT_INSECURE or insecureSkipVerify): any server \
+                 that answers there"
             }
             (_, false) if !is_loopback(url) => "is NOT ENCRYPTED (http): anybody on the way",
             _ => return,

@@ -30,6 +30,8 @@ mod other_engine;
 mod owners;
 mod pasted;
 mod pausing;
+mod pods;
+mod populating;
 mod recovering;
 mod refusals;
 mod renewing;

@@ -8,6 +8,7 @@ mod forms;
 mod groups;
 mod help;
 mod options;
+mod populate;
 mod words;
 
 use std::ffi::OsString;
@@ -23,6 +24,7 @@ use self::options::{Cli, Command};
 pub(crate) use self::options::{
     DownloadArgs, ListArgs, Listed, MountArgs, RecoverArgs, StatusArgs, UploadArgs,
 };
+pub(crate) use self::populate::PopulateArgs;
 use super::{mount_options, source};
 use crate::failure::{Exit, Failure};
 use crate::secret::hide;
@@ -44,6 +46,8 @@ pub(crate) enum Action {
     Upload(Box<UploadArgs>),
     /// Copy a disk into an image.
     Download(Box<DownloadArgs>),
+    /// Copy a disk into the volume of a claim.
+    Populate(Box<PopulateArgs>),
     /// List what the engine has.
     List(Box<ListArgs>),
     /// Compute the checksum of an image or a disk.
@@ -76,6 +80,7 @@ impl Action {
             (Some(Command::Recover(args)), _, _) => Action::Recover(Box::new(args)),
             (Some(Command::Upload(args)), _, _) => Action::Upload(Box::new(args)),
             (Some(Command::Download(args)), _, _) => Action::Download(Box::new(args)),
+            (Some(Command::Populate(args)), _, _) => Action::Populate(args),
             (Some(Command::List(args)), _, _) => Action::List(Box::new(args)),
             (Some(Command::Checksum(args)), _, _) => Action::Checksum(args),
             (Some(Command::Ca { url, .. }), _, _) => Action::Ca(url),
@@ -122,6 +127,7 @@ pub(crate) fn definition() -> clap::Command {
     command
         .mut_subcommand("upload", |one| one.mut_args(without(&NOT_FOR_AN_UPLOAD)))
         .mut_subcommand("download", |one| one.mut_args(without(&NOT_FOR_A_DOWNLOAD)))
+        .mut_subcommand("populate", |one| one.mut_args(without(&NOT_FOR_A_POPULATION)))
 }
 
 /// The options about the disk that an upload refuses.
@@ -141,6 +147,9 @@ const NOT_FOR_A_DOWNLOAD: [&str; 11] = [
     "cache_size",
     "journal_size",
 ];
+
+/// The options of the data path that mean nothing to a population, which only reads.
+const NOT_FOR_A_POPULATION: [&str; 3] = ["no_zero_detect", "cache_size", "journal_size"];
 
 fn usage(text: impl std::fmt::Display) -> Failure {
     Failure::text(Exit::Usage, text)

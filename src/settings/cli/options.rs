@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::checksum::ChecksumArgs;
 use super::forms::{ImageFormat, Output};
 use super::groups::{ConnectionArgs, DiskArgs, EngineArgs, OutputArgs};
+use super::populate::PopulateArgs;
 use crate::settings::values::parse_mode;
 
 /// Mount an RHV/oVirt disk as one local file
@@ -94,6 +95,13 @@ pub(super) enum Command {
     /// own only once it is whole and on the storage of this machine. A file that is there is kept, unless
     /// --force is given.
     Download(DownloadArgs),
+    /// Copy a disk into a volume of Kubernetes, in the place of forklift's ovirt-populator
+    ///
+    /// It takes the flags and the environment of that program, tells its progress over HTTPS as that does,
+    /// and needs no privilege and no file outside of the volume. The bytes are compared with the disk before
+    /// the volume counts as populated; the progress is 100 only then.
+    #[command(args_override_self = true)]
+    Populate(Box<PopulateArgs>),
     /// List what the engine has, with the ids that the other commands take
     List(ListArgs),
     /// Print the block hash of an image or a disk, as imageio computes it

@@ -245,6 +245,11 @@ impl Engine {
         format!("kill -9 $(cat '{}'/*.pid)", self.nbd_dir().display())
     }
 
+    /// True while a disk has a server.
+    pub fn has_storage(&self) -> bool {
+        !self.storage_pids().is_empty()
+    }
+
     fn storage_pids(&self) -> Vec<i32> {
         let files = fs::read_dir(self.nbd_dir()).into_iter().flatten().flatten();
         let files = files.filter(|file| file.path().extension().is_some_and(|end| end == "pid"));

@@ -1,0 +1,87 @@
+//! A volume that has room for one image: what is there goes before another image is begun.
+//!
+//! `populate` writes to a volume that is nobody else's. An earlier attempt may have been killed, and has left
+//! its unfinished image under a temporary name; or it has failed after its image had its name. Either would
+//! take the space that the next one needs. A process that is at work there all the same loses its file, and
+//! can't give it a name: it fails, and writes nothing into the image of the next one.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tracing::info;
+
+use super::error::ImageError;
+use super::temporary::{RANDOM_CHARACTERS, SUFFIX, folder_of, prefix};
+
+/// Removes the file at `path`, and all that has one of its temporary names. What is no file stays.
+pub(crate) fn make_room(path: &Path) -> Result<(), ImageError> {
+    for left in unfinished(path).into_iter().chain([path.to_owned()]) {
+        if !fs::symlink_metadata(&left).is_ok_and(|meta| meta.is_file()) {
+            continue;
+        }
+        info!("{} is of an earlier attempt, and goes", left.display());
+        match fs::remove_file(&left) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(ImageError::io("remove", &left)(e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The unfinished images of `path`. In a folder that can't be read there are none that we could know of.
+fn unfinished(path: &Path) -> Vec<PathBuf> {
+    let prefix = prefix(path.file_name().unwrap_or_default());
+    let is_one = |name: &str| {
+        let random = name
+            .strip_prefix(&prefix)
+            .and_then(|rest| rest.strip_suffix(SUFFIX));
+        random.is_some_and(|random| {
+            random.len() == RANDOM_CHARACTERS && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        })
+    };
+    let entries = fs::read_dir(folder_of(path)).into_iter().flatten().flatten();
+    let ours = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_one));
+    ours.map(|entry| entry.path()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::{Format, Output};
+
+    #[test]
+    fn what_an_earlier_attempt_has_left_goes_and_all_else_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.img");
+        // Its process is killed: nothing removes it.
+        std::mem::forget(Output::create(&path, Format::Raw, 4096, true).unwrap());
+        fs::write(&path, "an earlier image").unwrap();
+        let others = [
+            ".disk.img.abc.part",
+            ".disk.img.abcdefghijk-.part",
+            ".other.img.abcdefghijkl.part",
+            "disk.img.abcdefghijkl.part",
+            "other",
+        ];
+        for name in others {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        fs::create_dir(folder.path().join("lost+found")).unwrap();
+        fs::create_dir(folder.path().join(".disk.img.abcdefghijkl.part")).unwrap();
+        make_room(&path).unwrap();
+        let names = fs::read_dir(folder.path()).unwrap();
+        let mut names: Vec<String> = names
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        let mut expected: Vec<&str> = others.to_vec();
+        expected.extend(["lost+found", ".disk.img.abcdefghijkl.part"]);
+        expected.sort_unstable();
+        assert_eq!(names, expected);
+        make_room(&path).unwrap();
+        make_room(&folder.path().join("none/disk.img")).unwrap();
+        make_room(Path::new("/dev/null")).unwrap();
+        assert!(Path::new("/dev/null").exists());
+    }
+}
