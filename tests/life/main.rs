@@ -21,6 +21,7 @@ mod fault_table;
 mod faults;
 mod heads;
 mod interrupted;
+mod jobs;
 mod left_behind;
 mod listing;
 mod listing_of_vms;

@@ -16,6 +16,7 @@ mod copy_matrix;
 mod failures;
 mod fsx_fio;
 mod loopdev;
+mod manifests;
 mod mount8;
 mod mountpoints;
 mod old_releases;
