@@ -59,6 +59,7 @@ mod slips;
 mod slow_storage;
 mod sticky_errors;
 mod strange_paths;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
 mod survived;
