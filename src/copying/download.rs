@@ -155,6 +155,11 @@ impl Download {
                     true => {}
                 }
             }
+            if let Some(proof) = &self.proof {
+                proof.keep_up(stop, |bytes, offset| {
+                    Ok(self.disk.read_straight(offset, bytes)?)
+                })?;
+            }
         }
         Ok(())
     }

@@ -81,15 +81,17 @@ impl Upload {
     pub(super) fn run(&self, connections: usize, stop: &AtomicBool) -> Result<(), CopyError> {
         in_parallel(connections.clamp(2, MAX_READERS), stop, || self.copy_parts(stop))?;
         if let Some(proof) = &self.proof {
-            proof.complete(|bytes, offset| {
-                // Behind the image's end the disk has zeros.
-                let count = self.source.size().saturating_sub(offset).min(bytes.len() as u64);
-                let (inside, behind) = bytes.split_at_mut(count as usize);
-                behind.fill(0);
-                Ok(self.source.read_at(inside, offset)?)
-            })?;
+            proof.complete(|bytes, offset| self.read_padded(bytes, offset))?;
         }
         Ok(self.source.check_unchanged()?)
+    }
+
+    /// Reads bytes of the disk as it should be: behind the image's end it has zeros.
+    fn read_padded(&self, bytes: &mut [u8], offset: u64) -> Result<(), CopyError> {
+        let count = self.source.size().saturating_sub(offset).min(bytes.len() as u64);
+        let (inside, behind) = bytes.split_at_mut(count as usize);
+        behind.fill(0);
+        Ok(self.source.read_at(inside, offset)?)
     }
 
     /// Returns the proof that has taken the bytes.
@@ -119,6 +121,9 @@ impl Upload {
                     }
                     self.disk.write_lent(range.start, bytes)?;
                 }
+            }
+            if let Some(proof) = &self.proof {
+                proof.keep_up(stop, |bytes, offset| self.read_padded(bytes, offset))?;
             }
         }
         Ok(())

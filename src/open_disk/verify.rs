@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::OpenDisk;
 use super::read_back::ReadBack;
 use crate::amounts;
-use crate::block_hash::{Bytes, Checksum, Hasher, Method, Padded, Watch, first_difference, hash};
+use crate::block_hash::{Bytes, Checksum, Difference, Hasher, Method, Padded, Watch, first_difference, hash};
 use crate::disk::DiskError;
 use crate::failure::{Exit, Failure};
 use crate::process::spawn;
@@ -173,7 +173,7 @@ impl OpenDisk {
             });
         }
         let place = match difference {
-            Some(block) => {
+            Some(Difference::At(block)) => {
                 let range = hasher.range(block);
                 format!(
                     "the first difference is in bytes {} to {} (block {block} of {})",
@@ -182,6 +182,10 @@ impl OpenDisk {
                     hasher.blocks()
                 )
             }
+            Some(Difference::From(block)) => format!(
+                "the first difference is behind byte {}, before which all is the same",
+                hasher.range(block).start
+            ),
             None => "each block that is read back now is the same, so the bytes differ from one read to the \
                      next, or the server computes another hash"
                 .to_owned(),
