@@ -3,7 +3,7 @@
 //!
 //! The server computes it where it can, while this side hashes what is expected; else the disk is read back.
 //! All of it begins with a flush, and nobody may write meanwhile. A [`Watch`] stops it at once, although the
-//! server goes on for a while: its answer has no reader then.
+//! server goes on for a while: its answer has no reader then, and no connection of the pool waits for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::amounts;
 use crate::block_hash::{Bytes, Checksum, Difference, Hasher, Method, Padded, Watch, first_difference, hash};
 use crate::disk::DiskError;
 use crate::failure::{Exit, Failure};
+use crate::pool::Pool;
 use crate::process::spawn;
 use crate::remote::{HashAnswer, HashRequest};
 
@@ -64,9 +65,9 @@ type Answer = Result<Checksum, String>;
 impl OpenDisk {
     /// Returns the block hash of the disk: the server's, or that of what is read back where it has none.
     /// Blocks for as long as reading the disk takes.
-    pub(crate) fn block_hash(self: &Arc<Self>, method: Method, watch: &Watch) -> Result<DiskHash, Failure> {
+    pub(crate) fn block_hash(&self, method: Method, watch: &Arc<Watch>) -> Result<DiskHash, Failure> {
         self.flush_for_hash()?;
-        match await_answer(&self.ask_server(method)?, watch)? {
+        match await_answer(&self.ask_server(method, watch), watch)? {
             Ok(checksum) => Ok(DiskHash {
                 checksum,
                 by_server: true,
@@ -85,17 +86,17 @@ impl OpenDisk {
     /// Fails, with the exit code of lost data, unless the disk on its storage holds what is expected. A
     /// hasher has a method of its own, which counts then.
     pub(crate) fn verify(
-        self: &Arc<Self>,
+        &self,
         expected: Expected<'_>,
         method: Method,
-        watch: &Watch,
+        watch: &Arc<Watch>,
     ) -> Result<DiskHash, Failure> {
         self.flush_for_hash()?;
         let size = self.disk.capacity();
         let (here, hasher, name, there) = match expected {
             Expected::Bytes(bytes, name) => {
                 let padded = self.padded(bytes, name)?;
-                let asked = self.ask_server(method)?;
+                let asked = self.ask_server(method, watch);
                 let (here, hasher) = hash(&padded, method, watch)?;
                 (here, hasher, name, await_answer(&asked, watch)?)
             }
@@ -104,11 +105,11 @@ impl OpenDisk {
                     let why = format!("{name} was not hashed as a whole");
                     return Err(Failure::text(Exit::DataLoss, unproven(&self.host(), &why)));
                 };
-                let there = await_answer(&self.ask_server(hasher.method())?, watch)?;
+                let there = await_answer(&self.ask_server(hasher.method(), watch), watch)?;
                 return self.compare(here, hasher, name, there, watch);
             }
             Expected::Itself => {
-                let asked = self.ask_server(method)?;
+                let asked = self.ask_server(method, watch);
                 let (here, hasher) = hash(&ReadBack::of(self), method, watch)?;
                 let there = await_answer(&asked, watch)?;
                 if let Err(why) = &there {
@@ -143,7 +144,7 @@ impl OpenDisk {
     }
 
     fn compare(
-        self: &Arc<Self>,
+        &self,
         here: Checksum,
         hasher: &Hasher,
         name: &str,
@@ -209,38 +210,80 @@ impl OpenDisk {
     }
 
     /// Has a thread ask the server, which may take hours.
-    fn ask_server(self: &Arc<Self>, method: Method) -> Result<Receiver<Answer>, Failure> {
+    fn ask_server(&self, method: Method, watch: &Arc<Watch>) -> Receiver<Answer> {
         let (give, answer) = bounded(1);
-        let (disk, tell) = (self.clone(), give.clone());
-        let started = spawn("checksum", move || {
-            let wanted = HashRequest {
-                algorithm: method.algorithm.name(),
-                block_size: method.block_size,
-                size: disk.disk.capacity(),
-            };
-            // On a connection of the pool it would hold up the end of the disk when it is stopped.
-            let can = disk.image.capabilities();
-            let own_connection = can.allows_beside(disk.pool.connections());
-            let asked = match disk.pool.block_hash(own_connection, wanted) {
-                Ok(HashAnswer::Hash(checksum)) => Ok(Checksum {
-                    algorithm: method.algorithm.name().to_owned(),
-                    block_size: method.block_size,
-                    checksum,
-                }),
-                Ok(HashAnswer::NotOffered(why)) => {
-                    Err(format!("the server computes no such checksum: {why}"))
-                }
-                Err(e) => {
-                    warn!("the server's checksum failed: {e}");
-                    Err(format!("the server's checksum failed: {e}"))
-                }
-            };
-            let _ = tell.send(asked);
-        });
-        if let Err(e) = started {
+        let ask = Ask {
+            pool: self.pool.clone(),
+            is_allowed_beside: self.image.capabilities().allows_beside(self.pool.connections()),
+            method,
+            size: self.disk.capacity(),
+        };
+        let (watch, tell) = (watch.clone(), give.clone());
+        let body = move || {
+            // Where it is stopped nobody wants to hear of it.
+            if let Some(answer) = ask.answer(&watch) {
+                let _ = tell.send(answer);
+            }
+        };
+        if let Err(e) = spawn("checksum", body) {
             let _ = give.send(Err(e.to_string()));
         }
-        Ok(answer)
+        answer
+    }
+}
+
+/// The request for a checksum.
+#[derive(Clone)]
+struct Ask {
+    pool: Arc<Pool>,
+    /// The server allows one connection more than the pool has.
+    is_allowed_beside: bool,
+    method: Method,
+    size: u64,
+}
+
+impl Ask {
+    /// Waits for the answer; `None` where `watch` is stopped before. The place of a connection is taken from
+    /// the pool for as long as this waits, and no longer.
+    fn answer(self, watch: &Watch) -> Option<Answer> {
+        let pool = self.pool.clone();
+        let _room = match self.is_allowed_beside {
+            true => None,
+            false => pool.make_room().ok(),
+        };
+        let (give, answer) = bounded(1);
+        // It can't be called back from a read of its connection, so it is left behind there.
+        let started = spawn("asking", move || drop(give.send(self.ask())));
+        if let Err(e) = started {
+            return Some(Err(e.to_string()));
+        }
+        loop {
+            match answer.recv_timeout(STOP_INTERVAL) {
+                Ok(answer) => return Some(answer),
+                Err(RecvTimeoutError::Timeout) => watch.check().ok()?,
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    fn ask(&self) -> Answer {
+        let wanted = HashRequest {
+            algorithm: self.method.algorithm.name(),
+            block_size: self.method.block_size,
+            size: self.size,
+        };
+        match self.pool.block_hash(wanted) {
+            Ok(HashAnswer::Hash(checksum)) => Ok(Checksum {
+                algorithm: self.method.algorithm.name().to_owned(),
+                block_size: self.method.block_size,
+                checksum,
+            }),
+            Ok(HashAnswer::NotOffered(why)) => Err(format!("the server computes no such checksum: {why}")),
+            Err(e) => {
+                warn!("the server's checksum failed: {e}");
+                Err(format!("the server's checksum failed: {e}"))
+            }
+        }
     }
 }
 
