@@ -21,6 +21,7 @@ mod download;
 mod ending;
 mod error;
 mod proof;
+mod stream;
 mod upload;
 mod workers;
 

@@ -10,10 +10,8 @@
 //! behind the image's end is zeroed too, first of all, beside the data: a used disk then reads as `cp` onto
 //! its mount would leave it.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,6 +20,7 @@ use parking_lot::Mutex;
 
 use super::CopyError;
 use super::proof::Proof;
+use super::stream::Stream;
 use super::workers::in_parallel;
 use crate::disk::{Disk, HEAD_BYTES, Head, detect};
 use crate::images::{Extent, Source};
@@ -217,12 +216,8 @@ pub(super) fn from_stdin(
     proof: Option<&Proof>,
     stop: &AtomicBool,
 ) -> Result<(), CopyError> {
-    let stdin = io::stdin()
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(CopyError::Stdin)?;
-    let mut stdin = File::from(stdin);
-    let _ = fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+    let mut stdin = Stream::of(io::stdin(), stop).map_err(CopyError::Stdin)?;
+    let _ = fcntl(&stdin.file, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
     zero_the_rest(disk, size, proof)?;
     let (piece, mut at) = (disk.piece(), 0);
     while at < size {
@@ -231,7 +226,7 @@ pub(super) fn from_stdin(
         }
         let mut bytes = disk.lend();
         bytes.truncate((size - at).min(piece) as usize);
-        let got = fill(&mut stdin, &mut bytes).map_err(CopyError::Stdin)?;
+        let got = stdin.fill(&mut bytes)?;
         let is_whole = got == bytes.len();
         bytes.truncate(got);
         if got > 0 {
@@ -245,24 +240,10 @@ pub(super) fn from_stdin(
             return Err(CopyError::StdinEnded { got: at, size });
         }
     }
-    match fill(&mut stdin, &mut [0]).map_err(CopyError::Stdin)? {
+    match stdin.fill(&mut [0])? {
         0 => Ok(()),
         _ => Err(CopyError::StdinLonger { size }),
     }
-}
-
-/// Fills `buf`, less of it where the stream ends; returns how much.
-fn fill(stream: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buf.len() {
-        match stream.read(&mut buf[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
 }
 
 #[cfg(test)]
@@ -325,25 +306,4 @@ mod tests {
     }
 
     const MIB_HOLE: u64 = 3 << 40;
-
-    #[test]
-    fn a_stream_that_comes_in_pieces_fills_a_buffer() {
-        struct Slow(u8);
-        impl Read for Slow {
-            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-                self.0 += 1;
-                match self.0 {
-                    2 => Err(io::ErrorKind::Interrupted.into()),
-                    5 => Ok(0),
-                    n => {
-                        buf[..2].fill(n);
-                        Ok(2)
-                    }
-                }
-            }
-        }
-        let mut buf = [0; 8];
-        assert_eq!(fill(&mut Slow(0), &mut buf).unwrap(), 6);
-        assert_eq!(buf, [1, 1, 3, 3, 4, 4, 0, 0]);
-    }
 }

@@ -1,15 +1,19 @@
 //! `upload -` and `download -`: a stream has one order, an end that must be the right one, and sometimes
 //! another process at its other end that has made it non-blocking.
 
-use std::fs;
-use std::io::Write;
-use std::process::Command;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::pipe2;
 
 use crate::rig::{MIB, TICKET, assert_same, pattern, settings, used_server};
 use crate::server::{Image, Server};
 use crate::support::mount::rhv_mount_command;
 use crate::support::redaction::assert_shows_none;
-use crate::support::run::{Ran, run, scratch};
+use crate::support::run::{Ran, run, scratch, text, wait_until};
 
 const SIZE: u64 = 24 * MIB;
 
@@ -103,3 +107,73 @@ fn run_to(server: &Server, filter: &str) -> Ran {
     run(&mut shell, 60)
 }
 
+/// A pipe, both of whose ends are as node and ssh leave theirs: one that would block fails.
+fn non_blocking_pipe() -> (File, File) {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).expect("make a pipe");
+    let both = (File::from(reader), File::from(writer));
+    for end in [&both.0, &both.1] {
+        fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("set a flag");
+    }
+    both
+}
+
+/// Makes calls on our end of the pipe wait again: each end has flags of its own.
+fn blocking(end: &File) {
+    fcntl(end, FcntlArg::F_SETFL(OFlag::empty())).expect("clear a flag");
+}
+
+/// Starts `rhv-mount ARGS`, with stderr in `dir`.
+fn start(server: &Server, args: &[&str], dir: &Path, stdin: Stdio, stdout: Stdio) -> Child {
+    let stderr = File::create(dir.join("stderr")).expect("create an output file");
+    let mut command = rhv_mount_command(Some(&server.url()));
+    let command = command.args(args).stdin(stdin).stdout(stdout).stderr(stderr);
+    command.spawn().expect("start rhv-mount")
+}
+
+#[track_caller]
+fn assert_ends_well(mut child: Child, dir: &Path) {
+    let mut code = None;
+    wait_until("the copy ends", 60, || {
+        code = child.try_wait().expect("look at the child");
+        code.is_some()
+    });
+    let told = text(&dir.join("stderr"));
+    assert_eq!(code.and_then(|status| status.code()), Some(0), "{told}");
+}
+
+#[test]
+fn a_stdin_that_would_block_is_waited_for() {
+    let (server, dir) = (used_server(settings(SIZE)), scratch());
+    let (reader, mut writer) = non_blocking_pipe();
+    let bytes = pattern(3, 5 * MIB as usize);
+    let size = bytes.len().to_string();
+    let args = ["upload", "-", "--size", &size];
+    let child = start(&server, &args, dir.path(), reader.into(), Stdio::null());
+    // It finds the pipe empty first.
+    wait_until("the disk is open", 60, || server.connections_opened() > 1);
+    blocking(&writer);
+    for piece in bytes.chunks(1 << 20) {
+        writer.write_all(piece).expect("write to the pipe");
+    }
+    drop(writer);
+    assert_ends_well(child, dir.path());
+    let mut expected = Image::new(SIZE);
+    expected.write(0, &bytes);
+    assert_same("durable", &server.durable(), &expected);
+}
+
+#[test]
+fn a_stdout_that_would_block_is_waited_for() {
+    let (server, dir) = (used_server(settings(SIZE)), scratch());
+    let (mut reader, writer) = non_blocking_pipe();
+    let args = ["download", "-"];
+    let child = start(&server, &args, dir.path(), Stdio::null(), writer.into());
+    // It finds the pipe full first.
+    let mut byte = [0];
+    wait_until("the first byte", 60, || reader.read(&mut byte).is_ok());
+    blocking(&reader);
+    let mut got = byte.to_vec();
+    reader.read_to_end(&mut got).expect("read from the pipe");
+    assert_ends_well(child, dir.path());
+    assert!(got == pattern(9, SIZE as usize), "other bytes");
+}
