@@ -12,7 +12,7 @@ use crate::support::run::{run, scratch, text, wait_until};
 use fuser::{
     BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
     Generation, INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry,
-    ReplyWrite, Request, Session, TimeOrNow, WriteFlags,
+    ReplyOpen, ReplyWrite, Request, Session, TimeOrNow, WriteFlags,
 };
 use nix::sys::signal::Signal;
 use std::collections::HashMap;
@@ -34,7 +34,7 @@ const NO_TIME: Duration = Duration::ZERO;
 const NOT_WRITTEN: &str = "the file of metrics";
 
 /// The mounted file system; unmounted when dropped.
-struct Hanging {
+pub struct Hanging {
     state: Arc<State>,
     session: Option<BackgroundSession>,
     victim: Option<JoinHandle<()>>,
@@ -56,7 +56,7 @@ struct State {
 }
 
 impl Hanging {
-    fn mount() -> Hanging {
+    pub fn mount() -> Hanging {
         let dir = scratch();
         let state = Arc::<State>::default();
         let fs = Memory(state.clone());
@@ -69,16 +69,16 @@ impl Hanging {
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         let names = self.state.names.lock().expect("no panic");
         names.contains_key(OsStr::new(name))
     }
 
-    fn hang(&mut self) {
+    pub fn hang(&mut self) {
         let (trap, state) = (self.path(TRAP), self.state.clone());
         let victim = std::thread::spawn(move || {
             while !state.is_trapped.load(Ordering::SeqCst) && !state.released.load(Ordering::SeqCst) {
@@ -184,6 +184,11 @@ impl Filesystem for Memory {
         let attr = Memory::attr(ino);
         self.0.open_files.fetch_add(1, Ordering::SeqCst);
         reply.created(&NO_TIME, &attr, Generation(0), FileHandle(0), FopenFlags::empty());
+    }
+
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.0.open_files.fetch_add(1, Ordering::SeqCst);
+        reply.opened(FileHandle(0), FopenFlags::empty());
     }
 
     fn write(

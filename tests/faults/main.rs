@@ -27,6 +27,7 @@ mod fetched;
 mod few_connections;
 mod flush_promise;
 mod hanging;
+mod hanging_images;
 mod heads;
 mod holders;
 mod hostile;
