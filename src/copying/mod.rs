@@ -44,7 +44,7 @@ use self::local::{Local, attended, open_source, prepare};
 use self::proof::Proof;
 use self::upload::Upload;
 use crate::failure::Failure;
-use crate::open_disk::{OpenDisk, Step, Work};
+use crate::open_disk::{OpenDisk, Step, Work, needs};
 use crate::process::handover::Role;
 use crate::process::{rights, spawn};
 use crate::settings::Task;
@@ -99,8 +99,9 @@ impl Drop for EndOnDrop {
 /// Makes one copy; returns the exit code. Errors before the first byte are returned, the outcome of the copy
 /// is printed.
 pub(crate) fn copy(settings: CopySettings) -> Result<u8, Failure> {
-    // That is done before the first thread is made. Root may copy another user's image: the threads that
-    // open it and make it have the capabilities for that.
+    needs::check(&settings.disk)?;
+    // That is done before the first thread is made that stays. Root may copy another user's image: the
+    // threads that open it and make it have the capabilities for that.
     rights::cut_down()?;
     let supervisor = Arc::new(Supervisor::start(&Told::of_copy(&settings), Role::Foreground)?);
     let _in_any_case = TellOnDrop(supervisor.clone());

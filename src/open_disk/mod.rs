@@ -3,6 +3,7 @@
 //! one value, and knows nothing of FUSE.
 //!
 //! ```text
+//! needs     what it takes of the system where it is not mounted
 //! start     opens it unless a signal comes first
 //! open      from the settings to a disk that can be read and written
 //! verify    the block hash of the disk, and the comparison with what it should hold
@@ -20,6 +21,7 @@
 
 mod course;
 mod ending;
+pub(crate) mod needs;
 mod open;
 mod ranges;
 mod read_back;
