@@ -121,6 +121,7 @@ pub(super) fn prepare(
     let (settings, device) = (settings.clone(), disk.disk().clone());
     let minds_the_head = disk.minds_the_head();
     let shared = (disk.connections(), settings.disk.budgets.cache);
+    let note = disk.note_of_image();
     move || {
         let proof = settings.verify.then(|| Proof::begin(device.capacity()));
         Ok(match (&settings.image, source) {
@@ -141,6 +142,9 @@ pub(super) fn prepare(
             ) => {
                 let format = format.map_or_else(|| Format::of_name(path), Format::from);
                 let output = Output::create(path, format, device.capacity(), *force)?;
+                if let Some((path, file)) = output.unfinished() {
+                    note(path, file);
+                }
                 Side::Download(Download::new(device, output, shared, proof))
             }
         })

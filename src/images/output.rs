@@ -85,6 +85,14 @@ impl Output {
         matches!(self.kind, Kind::InPlace(_))
     }
 
+    /// Returns the file that is not whole yet, and its path; `None` for a device.
+    pub(crate) fn unfinished(&self) -> Option<(&Path, &File)> {
+        match &self.kind {
+            Kind::Raw(temporary) | Kind::Qcow2(temporary, _) => Some((temporary.path(), temporary.file())),
+            Kind::InPlace(_) => None,
+        }
+    }
+
     /// Writes bytes of the guest's disk; all of them must be before the end. Two threads never write the same
     /// bytes at once.
     pub(crate) fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), ImageError> {

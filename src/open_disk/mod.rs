@@ -28,7 +28,8 @@ mod read_back;
 mod start;
 mod verify;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -42,6 +43,7 @@ use crate::disk::Disk;
 use crate::imageio::Image;
 use crate::pool::{ConnectionStatistics, Figures, Keeper, Op, Pool};
 use crate::settings::Task;
+use crate::transfer::unfinished::Unfinished;
 use crate::transfer::{OwnTransfer, stopped};
 
 /// See the head of this file.
@@ -149,6 +151,15 @@ impl OpenDisk {
     pub(crate) fn set_used(&self) {
         if let Some(transfer) = &self.transfer {
             transfer.set_used();
+        }
+    }
+
+    /// Returns what notes the image of a download until it is whole, for `recover`.
+    pub(crate) fn note_of_image(&self) -> impl FnOnce(&Path, &File) + Send + use<> {
+        let transfer = self.transfer.clone();
+        move |path, file| match (transfer, Unfinished::begin(path, file)) {
+            (Some(transfer), Ok(image)) => transfer.note_unfinished(image),
+            (None, _) | (_, Err(_)) => {}
         }
     }
 
