@@ -47,8 +47,20 @@ pub struct Hanging {
 const TRAP: &str = "trap";
 const TRAPPING: INodeNo = INodeNo(2);
 
+/// What else it does wrong.
+#[derive(Default)]
+pub struct Faults {
+    /// A rename is not answered before [`Hanging::release`], and then as ever.
+    pub holds_renames: AtomicBool,
+    /// A rename has come meanwhile.
+    pub rename_has_come: AtomicBool,
+    /// A flush of the directory fails.
+    pub fails_directory_flushes: AtomicBool,
+}
+
 #[derive(Default)]
 struct State {
+    faults: Faults,
     is_trapped: AtomicBool,
     released: AtomicBool,
     names: Mutex<HashMap<OsString, INodeNo>>,
@@ -76,6 +88,15 @@ impl Hanging {
     pub fn has(&self, name: &str) -> bool {
         let names = self.state.names.lock().expect("no panic");
         names.contains_key(OsStr::new(name))
+    }
+
+    pub fn faults(&self) -> &Faults {
+        &self.state.faults
+    }
+
+    /// Goes on with what is held.
+    pub fn release(&self) {
+        self.state.released.store(true, Ordering::SeqCst);
     }
 
     pub fn hang(&mut self) {
@@ -231,6 +252,13 @@ impl Filesystem for Memory {
         }
     }
 
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        match self.0.faults.fails_directory_flushes.load(Ordering::SeqCst) {
+            true => reply.error(Errno::EIO),
+            false => reply.ok(),
+        }
+    }
+
     fn rename(
         &self,
         _: &Request,
@@ -241,6 +269,11 @@ impl Filesystem for Memory {
         _: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let faults = &self.0.faults;
+        while faults.holds_renames.load(Ordering::SeqCst) && !self.0.released.load(Ordering::SeqCst) {
+            faults.rename_has_come.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let mut names = self.0.names.lock().expect("no panic");
         match names.remove(name) {
             Some(ino) => {

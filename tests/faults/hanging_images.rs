@@ -2,6 +2,7 @@
 //! go on then, and each is ended by signals.
 
 use std::fs;
+use std::sync::atomic::Ordering;
 
 use nix::sys::signal::Signal;
 
@@ -10,7 +11,7 @@ use crate::rig::{MIB, settings, used_server};
 use crate::server::{Action, Fault, Settings, Verb};
 use crate::support::foreground::Foreground;
 use crate::support::mount::{is_mounted, rhv_mount_command};
-use crate::support::run::{scratch, wait_until};
+use crate::support::run::{run, scratch, wait_until};
 
 const INTERRUPTED: i32 = 1;
 const DATA_MAY_BE_LOST: i32 = 7;
@@ -91,4 +92,43 @@ fn a_verification_whose_image_hangs_is_given_up_at_a_second_signal() {
         mount.stderr()
     );
     assert!(!mount.stderr().contains("verified:"), "{}", mount.stderr());
+}
+
+/// No thread can be called back from it, so the process ends when it is answered.
+#[test]
+fn a_download_whose_rename_hangs_tells_at_a_second_signal_that_nobody_knows() {
+    let (server, hanging) = (used_server(download()), Hanging::mount());
+    hanging.faults().holds_renames.store(true, Ordering::SeqCst);
+    let mut command = rhv_mount_command(Some(&server.url()));
+    let mut copy = Foreground::spawn(command.arg("download").arg(hanging.path("disk.raw")));
+    wait_until("the rename", 60, || {
+        hanging.faults().rename_has_come.load(Ordering::SeqCst)
+    });
+    copy.signal(Signal::SIGTERM);
+    wait_until("the answer", 60, || copy.stderr().contains("the image is whole"));
+    copy.signal(Signal::SIGTERM);
+    wait_until("the outcome", 60, || {
+        copy.stderr().contains("it may or may not be there")
+    });
+    hanging.release();
+    assert_eq!(copy.wait(60).code(), Some(INTERRUPTED), "{}", copy.stderr());
+    assert!(!copy.stderr().contains("is not made"), "{}", copy.stderr());
+}
+
+#[test]
+fn a_download_whose_name_may_be_undone_by_a_power_failure_is_told_as_that() {
+    let (server, hanging) = (used_server(download()), Hanging::mount());
+    let fails = &hanging.faults().fails_directory_flushes;
+    fails.store(true, Ordering::SeqCst);
+    let mut command = rhv_mount_command(Some(&server.url()));
+    let ran = run(command.arg("download").arg(hanging.path("disk.raw")), 60);
+    assert_eq!(ran.code, Some(INTERRUPTED), "{ran}");
+    assert!(
+        ran.stderr.contains("is whole, but its folder can't be flushed"),
+        "{ran}"
+    );
+    assert!(
+        !ran.stderr.contains("is not made") && hanging.has("disk.raw"),
+        "{ran}"
+    );
 }
