@@ -128,7 +128,7 @@ impl Pool {
     /// Gives up a connection, whose place at the server is free while the lease is held.
     pub(crate) fn make_room(&self) -> Result<Lease<'_>, PoolError> {
         let mut lease = self.lease(Purpose::Read)?;
-        lease.give_up_connection("a long request has its place");
+        lease.give_up_connection("making room");
         Ok(lease)
     }
 
