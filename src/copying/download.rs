@@ -72,6 +72,11 @@ impl Download {
         }
     }
 
+    /// True for a device, which keeps what was written to it when the copy fails.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.zeroes_holes
+    }
+
     /// Copies all of `open`, until `stop` is set, and gives the image its name.
     pub(super) fn run(&self, open: &Arc<OpenDisk>, stop: &AtomicBool) -> Result<(), CopyError> {
         in_parallel(open.connections().max(1), stop, || self.copy_parts(stop))?;

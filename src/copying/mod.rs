@@ -138,7 +138,7 @@ fn copy_watched(settings: &Arc<CopySettings>, supervisor: &Arc<Supervisor>) -> R
     if prepared.hangs {
         warn_of_remains(settings);
     }
-    let mut proof = None;
+    let (mut proof, mut remains) = (None, not_made(settings));
     let (work, failure, signalled) = match prepared.value {
         Err(failure) => {
             let signalled = matches!(failure, CopyError::Unbegun);
@@ -148,6 +148,7 @@ fn copy_watched(settings: &Arc<CopySettings>, supervisor: &Arc<Supervisor>) -> R
             disk.set_used();
             supervisor.enter(Stage::Copying);
             proof = side.proof_at_the_end();
+            remains = side.remains(settings);
             run(settings, side, &disk, &inbox, &events)?
         }
     };
@@ -157,6 +158,7 @@ fn copy_watched(settings: &Arc<CopySettings>, supervisor: &Arc<Supervisor>) -> R
         disk,
         work,
         failure,
+        remains,
         signalled,
         proof: proof.filter(|_| work == Work::Done),
     };
@@ -272,8 +274,20 @@ impl Side {
     fn when_stopped(&self, disk: &OpenDisk, settings: &CopySettings) -> String {
         let held = disk.when_stopped(true);
         match self {
-            Side::Download(_) => format!("{}, and {held}", not_made(settings)),
+            Side::Download(_) => format!("{}, and {held}", self.remains(settings)),
             Side::Upload(_) | Side::Stdin(..) | Side::Stdout(_) => held,
+        }
+    }
+
+    /// Says what a download that has failed leaves.
+    fn remains(&self, settings: &CopySettings) -> String {
+        let shown = settings.image.shown().display();
+        match self {
+            Side::Download(download) if download.is_in_place() => {
+                format!("{shown} has a part of the disk, over what it had before")
+            }
+            Side::Stdout(_) => "stdout has a part of the disk".to_owned(),
+            Side::Download(_) | Side::Upload(_) | Side::Stdin(..) => not_made(settings),
         }
     }
 }
@@ -310,6 +324,6 @@ fn hidden_name(path: &Path) -> (String, String) {
 fn not_made(settings: &CopySettings) -> String {
     match &settings.image {
         Image::File { path, .. } => format!("{} is not made", path.display()),
-        Image::Stream { .. } => "stdout has a part of the disk".to_owned(),
+        Image::Stream { .. } => "stdout has got nothing".to_owned(),
     }
 }
