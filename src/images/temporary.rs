@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, Metadata, Permissions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -24,8 +25,8 @@ pub(super) struct Temporary {
 }
 
 impl Temporary {
-    /// Makes an empty file beside `path`.
-    pub(super) fn create(path: &Path, force: bool) -> Result<Temporary, ImageError> {
+    /// Returns the name that a file for `path` gets; refuses one that can't be made, as far as a look tells.
+    pub(super) fn check(path: &Path, force: bool) -> Result<PathBuf, ImageError> {
         let target = match fs::symlink_metadata(path) {
             Ok(_) if !force => return Err(exists(path)),
             // The file that a link leads to is replaced, not the link.
@@ -33,12 +34,27 @@ impl Temporary {
             Err(e) if e.kind() == io::ErrorKind::NotFound => path.to_owned(),
             Err(e) => return Err(ImageError::io("look at", path)(e)),
         };
-        let Some(name) = target.file_name() else {
+        let ends_in_slash = path.as_os_str().as_bytes().ends_with(b"/");
+        if target.file_name().is_none() || ends_in_slash {
             return Err(ImageError::NoTarget {
                 path: path.to_owned(),
                 what: "a directory",
             });
-        };
+        }
+        match fs::metadata(folder_of(&target)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(ImageError::io("create", path)(e)),
+            Ok(meta) if !meta.is_dir() => {
+                let e = io::Error::from_raw_os_error(libc::ENOTDIR);
+                Err(ImageError::io("create", path)(e))
+            }
+            _ => Ok(target),
+        }
+    }
+
+    /// Makes an empty file beside `path`.
+    pub(super) fn create(path: &Path, force: bool) -> Result<Temporary, ImageError> {
+        let target = Temporary::check(path, force)?;
+        let name = target.file_name().unwrap_or_default();
         let granted = if target.exists() { 0o600 } else { 0o666 };
         // A name has 255 bytes at most, and most file systems take no more than that.
         let shown: String = name.to_string_lossy().chars().take(50).collect();

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
@@ -322,9 +322,59 @@ fn a_target_without_room_is_named() {
     let server = used_server(settings(SIZE));
     let ran = copy(&server, "download", Path::new("/dev/full"), &[]);
     assert_eq!(ran.code, Some(1), "{ran}");
+    let told = [
+        "cannot write /dev/full: No space left on device",
+        "/dev/full has a part of the disk",
+    ];
+    assert!(told.iter().all(|words| ran.stderr.contains(words)), "{ran}");
+}
+
+#[test]
+fn a_target_that_can_not_be_made_is_refused_before_anything_is_begun() {
+    let (server, dir) = (used_server(settings(MIB)), scratch());
+    let path = |name: &str| dir.path().join(name);
+    fs::create_dir(path("folder")).unwrap();
+    fs::write(path("file"), "mine").unwrap();
+    nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    symlink("nowhere", path("dangling")).unwrap();
+    symlink("circle", path("circle")).unwrap();
+    for (name, options, told) in [
+        ("folder", &["--force"][..], "is a directory"),
+        ("new/", &[], "is a directory"),
+        ("pipe", &["--force"], "is a pipe"),
+        ("file", &[], "exists"),
+        ("dangling", &[], "exists"),
+        ("dangling", &["--force"], "No such file"),
+        ("circle", &["--force"], "symbolic links"),
+        ("none/disk.raw", &[], "No such file"),
+        ("file/disk.raw", &[], "Not a directory"),
+        ("disk.raw", &["--image-format", "vmdk"], "vmdk"),
+    ] {
+        let ran = copy(&server, "download", &path(name), options);
+        assert_eq!(ran.code, Some(2), "{name}: {ran}");
+        assert!(ran.stderr.contains(told), "{name}: {ran}");
+    }
+    assert_eq!(server.connections_opened(), 0);
+    assert_eq!(fs::read(path("file")).unwrap(), b"mine");
+    assert_eq!(names_in(&dir).len(), 5, "{:?}", names_in(&dir));
+}
+
+/// Both have the same name in mind, and each has a temporary name of its own.
+#[test]
+fn of_two_downloads_at_once_into_one_file_one_makes_it_whole_and_the_other_is_told() {
+    let (server, dir) = (used_server(settings(SIZE)), scratch());
+    let path = dir.path().join("disk.raw");
+    let both = std::thread::scope(|scope| {
+        let one = scope.spawn(|| copy(&server, "download", &path, &[]));
+        [copy(&server, "download", &path, &[]), one.join().unwrap()]
+    });
+    let good = both.iter().filter(|ran| ran.success()).count();
+    assert_eq!(good, 1, "{} {}", both[0], both[1]);
+    let told = both.iter().any(|ran| ran.stderr.contains("disk.raw exists"));
+    assert!(told, "{} {}", both[0], both[1]);
     assert!(
-        ran.stderr
-            .contains("cannot write /dev/full: No space left on device"),
-        "{ran}"
+        fs::read(&path).unwrap() == pattern(9, SIZE as usize),
+        "other bytes"
     );
+    assert_eq!(names_in(&dir), ["disk.raw"]);
 }
