@@ -209,7 +209,7 @@ pub(super) fn check_size(image: u64, disk: &Disk) -> Result<(), CopyError> {
 }
 
 /// Copies `size` bytes from stdin to the disk, until `stop` is set. A stream that is shorter or longer is an
-/// error.
+/// error. One that ends within the first piece, as of a program that could not begin, changes nothing.
 pub(super) fn from_stdin(
     disk: &Disk,
     size: u64,
@@ -218,7 +218,6 @@ pub(super) fn from_stdin(
 ) -> Result<(), CopyError> {
     let mut stdin = Stream::of(io::stdin(), stop).map_err(CopyError::Stdin)?;
     let _ = fcntl(&stdin.file, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
-    zero_the_rest(disk, size, proof)?;
     let (piece, mut at) = (disk.piece(), 0);
     while at < size {
         if stop.load(Ordering::Relaxed) {
@@ -228,6 +227,16 @@ pub(super) fn from_stdin(
         bytes.truncate((size - at).min(piece) as usize);
         let got = stdin.fill(&mut bytes)?;
         let is_whole = got == bytes.len();
+        match (at, is_whole) {
+            (0, false) => {
+                return Err(CopyError::StdinEnded {
+                    got: got as u64,
+                    size,
+                });
+            }
+            (0, true) => zero_the_rest(disk, size, proof)?,
+            _ => {}
+        }
         bytes.truncate(got);
         if got > 0 {
             if let Some(proof) = proof {
@@ -241,6 +250,7 @@ pub(super) fn from_stdin(
         }
     }
     match stdin.fill(&mut [0])? {
+        0 if size == 0 => zero_the_rest(disk, size, proof),
         0 => Ok(()),
         _ => Err(CopyError::StdinLonger { size }),
     }

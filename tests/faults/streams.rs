@@ -66,6 +66,24 @@ fn a_stream_arrives_and_one_of_another_length_is_a_failure() {
     assert!(unsaid.stderr.contains("--size"), "{unsaid}");
 }
 
+/// A program that could not even begin must not cost a disk what it had.
+#[test]
+fn a_stream_that_ends_at_once_changes_nothing() {
+    let server = used_server(settings(SIZE));
+    for bytes in [&[][..], &[1; 1000]] {
+        let ran = from_stdin(&server, bytes, &["--size", "5M"]);
+        assert_eq!(ran.code, Some(1), "{ran}");
+        assert!(ran.stderr.contains("is unchanged"), "{ran}");
+    }
+    assert!(
+        server.read_durable(0..SIZE) == pattern(9, SIZE as usize),
+        "other bytes"
+    );
+    let nothing = from_stdin(&server, &[], &["--size", "0"]).ok();
+    assert_same("durable", &server.durable(), &Image::new(SIZE));
+    drop(nothing);
+}
+
 #[test]
 fn a_download_into_a_pipe_is_in_order_and_a_reader_who_leaves_is_told() {
     let server = used_server(settings(SIZE));
