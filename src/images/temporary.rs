@@ -232,6 +232,34 @@ mod tests {
         assert_eq!(made.mode() & 0o777, 0o644);
     }
 
+    /// A file that can't be flushed is one whose bytes may not be on the storage.
+    #[test]
+    fn a_file_that_can_not_be_flushed_never_gets_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk");
+        for (force, kept) in [(false, None), (true, Some("old"))] {
+            if let Some(kept) = kept {
+                fs::write(&target, kept).unwrap();
+            }
+            let path = folder.path().join("hidden");
+            fs::write(&path, "not safe").unwrap();
+            // fsync(2) refuses a pipe.
+            let (pipe, _writer) = nix::unistd::pipe().unwrap();
+            let temporary = Temporary {
+                file: NamedTempFile::from_parts(
+                    File::from(pipe),
+                    tempfile::TempPath::try_from_path(path).unwrap(),
+                ),
+                target: target.clone(),
+                force,
+            };
+            let error = temporary.publish().unwrap_err().to_string();
+            assert!(error.contains("cannot flush"), "{error}");
+            assert_eq!(fs::read_to_string(&target).ok().as_deref(), kept);
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
     #[test]
     fn a_claimed_name_does_not_stay_where_the_rename_fails() {
         let folder = tempfile::tempdir().unwrap();
