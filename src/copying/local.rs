@@ -2,9 +2,9 @@
 //!
 //! Its file system may hang (a network's, whose server is gone), and no thread can be called back from it. So
 //! each of these steps has a thread of its own, which the main thread [attends](attended) with an ear for
-//! signals; a panic in what parses an image is an error of the copy like others. The thread is made by the one
-//! that has root's capabilities, so it has them: root may copy another user's image, and another user's
-//! directory may be where it is made.
+//! signals; a panic in what parses an image is an error of the copy like others. Root may copy another user's
+//! image, and make one in another user's directory: the threads that open it and make it have root's
+//! capabilities, as the one has that makes these threads. The one that reads an image has none.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -41,9 +41,17 @@ pub(super) struct Attended<T> {
     pub(super) hangs: bool,
 }
 
-/// Does `step` in a thread of its own. A signal meanwhile gives up on it, after `answer` to that; what it
+/// The capabilities of the thread of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rights {
+    Roots,
+    None,
+}
+
+/// Does `step` in a thread of its own with these `rights`. A signal meanwhile gives up on it, after `answer` to that; what it
 /// returns later is dropped in its thread.
 pub(super) fn attended<T: Send + 'static>(
+    rights: Rights,
     step: impl FnOnce() -> Result<T, CopyError> + Send + 'static,
     inbox: &Receiver<Event>,
     answer: impl FnOnce(i32),
@@ -56,7 +64,12 @@ pub(super) fn attended<T: Send + 'static>(
         let value = catch_unwind(AssertUnwindSafe(step)).unwrap_or(Err(CopyError::Panicked));
         let _ = give.send(value);
     };
-    if let Err(failure) = rights::with(move || spawn("image", work).map(drop)) {
+    let start = move || spawn("image", work).map(drop);
+    let started = match rights {
+        Rights::Roots => rights::with(start),
+        Rights::None => start(),
+    };
+    if let Err(failure) = started {
         let value = Err(CopyError::NoThread(failure));
         return Attended { value, hangs: false };
     }
@@ -161,6 +174,7 @@ mod tests {
     fn a_step_that_panics_is_an_error() {
         let (_events, inbox) = unbounded();
         let ended = attended(
+            Rights::None,
             || -> Result<(), CopyError> { panic!("a decoder") },
             &inbox,
             |_| {},
@@ -185,7 +199,7 @@ mod tests {
             let _ = wait.recv();
             Ok(Made(tell))
         };
-        let ended = attended(step, &inbox, |signal| answered = Some(signal));
+        let ended = attended(Rights::Roots, step, &inbox, |signal| answered = Some(signal));
         assert!(matches!(ended.value, Err(CopyError::Unbegun)) && ended.hangs);
         assert_eq!(answered, Some(15));
         drop(go);

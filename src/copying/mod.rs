@@ -40,7 +40,7 @@ use tracing::warn;
 use self::download::Download;
 use self::ending::{End, end};
 use self::error::CopyError;
-use self::local::{Local, attended, open_source, prepare};
+use self::local::{Local, Rights, attended, open_source, prepare};
 use self::proof::Proof;
 use self::upload::Upload;
 use crate::failure::Failure;
@@ -117,7 +117,12 @@ fn copy_watched(settings: &Arc<CopySettings>, supervisor: &Arc<Supervisor>) -> R
     let forward = move |signal| drop(sender.send(Event::Signal(signal)));
     signals::forward(forward, move || reporter.log_statistics())?;
     let wanted = settings.clone();
-    let opened = attended(move || open_source(&wanted), &inbox, signals::begin_a_line);
+    let opened = attended(
+        Rights::Roots,
+        move || open_source(&wanted),
+        &inbox,
+        signals::begin_a_line,
+    );
     let Local { source, wholes } = opened.value?;
     let signal = |event: &Event| match event {
         Event::Signal(signal) => Some(*signal),
@@ -129,7 +134,11 @@ fn copy_watched(settings: &Arc<CopySettings>, supervisor: &Arc<Supervisor>) -> R
     let end_in_any_case = EndOnDrop(disk.clone());
     supervisor.watch(std::iter::once(&disk));
     disk.expect(wholes);
-    let prepared = attended(prepare(settings, source, &disk), &inbox, |signal| {
+    let rights = match settings.disk.task {
+        Task::Download => Rights::Roots,
+        _ => Rights::None,
+    };
+    let prepared = attended(rights, prepare(settings, source, &disk), &inbox, |signal| {
         signals::tell(
             signal,
             &format!("the copy is stopped; {}", when_unbegun(&disk, settings)),
