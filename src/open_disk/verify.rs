@@ -233,7 +233,6 @@ impl OpenDisk {
 }
 
 /// The request for a checksum.
-#[derive(Clone)]
 struct Ask {
     pool: Arc<Pool>,
     /// The server allows one connection more than the pool has.
@@ -297,7 +296,11 @@ fn await_answer(asked: &Receiver<Answer>, watch: &Watch) -> Result<Answer, Failu
         match asked.recv_timeout(STOP_INTERVAL) {
             Ok(answer) => return Ok(answer),
             Err(RecvTimeoutError::Timeout) => watch.check()?,
-            Err(RecvTimeoutError::Disconnected) => return Ok(Err("internal error in its thread".to_owned())),
+            Err(RecvTimeoutError::Disconnected) => {
+                // It ends without an answer where it is stopped.
+                watch.check()?;
+                return Ok(Err("internal error in its thread".to_owned()));
+            }
         }
     }
 }

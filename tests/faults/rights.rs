@@ -181,7 +181,7 @@ fn a_command_has_the_users_own_limits() {
 /// The folder is another user's: nobody else may look into it, or, where everybody may write to it, replace
 /// what is not his own.
 #[test]
-fn root_replaces_another_users_image_with_one_of_that_user_and_no_thread_that_copies_has_any_capability() {
+fn root_replaces_another_users_image_by_one_of_that_user() {
     if !is_root() {
         return;
     }
