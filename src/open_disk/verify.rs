@@ -151,26 +151,18 @@ impl OpenDisk {
         there: Answer,
         watch: &Watch,
     ) -> Result<DiskHash, Failure> {
-        let by_server = there.is_ok();
-        let there = match there {
-            Ok(checksum) if checksum == here => None,
-            Ok(checksum) => Some(checksum.checksum),
-            Err(why) => {
-                info!("the disk is read back: {why}");
-                None
-            }
-        };
-        if by_server && there.is_none() {
+        let judged = judge(&here, there);
+        if judged == Judged::Same {
             return Ok(DiskHash {
                 checksum: here,
-                by_server,
+                by_server: true,
             });
         }
         let difference = first_difference(&ReadBack::of(self), hasher, watch)?;
-        if !by_server && difference.is_none() {
+        if judged == Judged::Unknown && difference.is_none() {
             return Ok(DiskHash {
                 checksum: here,
-                by_server,
+                by_server: false,
             });
         }
         let place = match difference {
@@ -184,16 +176,16 @@ impl OpenDisk {
                 )
             }
             Some(Difference::From(block)) => format!(
-                "the first difference is behind byte {}, before which all is the same",
+                "the first difference is not before byte {}",
                 hasher.range(block).start
             ),
             None => "each block that is read back now is the same, so the bytes differ from one read to the \
                      next, or the server computes another hash"
                 .to_owned(),
         };
-        let hashes = match there {
-            Some(there) => format!(" ({} {there} instead of {})", here.algorithm, here.checksum),
-            None => String::new(),
+        let hashes = match judged {
+            Judged::Other(there) => format!(" ({} {there} instead of {})", here.algorithm, here.checksum),
+            Judged::Same | Judged::Unknown => String::new(),
         };
         Err(Failure::text(
             Exit::DataLoss,
@@ -286,6 +278,29 @@ impl Ask {
     }
 }
 
+/// What the server's answer says of the disk.
+#[derive(Debug, PartialEq, Eq)]
+enum Judged {
+    /// It holds what is expected.
+    Same,
+    /// It has this checksum instead.
+    Other(String),
+    /// There is no answer, and the disk has to be read back.
+    Unknown,
+}
+
+/// Compares the checksum of what is expected with the server's.
+fn judge(here: &Checksum, there: Answer) -> Judged {
+    match there {
+        Ok(there) if there == *here => Judged::Same,
+        Ok(there) => Judged::Other(there.checksum),
+        Err(why) => {
+            info!("the disk is read back: {why}");
+            Judged::Unknown
+        }
+    }
+}
+
 fn unproven(host: &str, why: &str) -> String {
     format!("the disk on {host} could not be verified: {why}")
 }
@@ -302,5 +317,31 @@ fn await_answer(asked: &Receiver<Answer>, watch: &Watch) -> Result<Answer, Failu
                 return Ok(Err("internal error in its thread".to_owned()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_checksum_by_the_same_method_proves_a_disk() {
+        let here = Checksum {
+            algorithm: "blake2b".to_owned(),
+            block_size: 4 << 20,
+            checksum: "5e".to_owned(),
+        };
+        assert_eq!(judge(&here, Ok(here.clone())), Judged::Same);
+        let others: [fn(&mut Checksum); 3] = [
+            |other| other.checksum = "5f".to_owned(),
+            |other| other.block_size = 1 << 20,
+            |other| other.algorithm = "sha256".to_owned(),
+        ];
+        for change in others {
+            let mut other = here.clone();
+            change(&mut other);
+            assert_eq!(judge(&here, Ok(other.clone())), Judged::Other(other.checksum));
+        }
+        assert_eq!(judge(&here, Err("no answer".to_owned())), Judged::Unknown);
     }
 }
