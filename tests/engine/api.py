@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import dataclass
 
+from machines import routes as machine_routes
 from sso import parse_form
 from transfers import ACTIONS
 from wire import Answer, Date, NotFound, Refused
@@ -48,7 +49,6 @@ class Api:
         self._world = world
         self._ca_file = ca_file
         surroundings, disks, transfers, jobs = world.directory, world.disks, world.transfers, world.jobs
-        vms = world.vms
         self._routes = [
             (method, re.compile(f"{PREFIX}{pattern}/?$"), function)
             for method, pattern, function in (
@@ -69,39 +69,33 @@ class Api:
                 ),
                 ("GET", "/hosts", lambda request: surroundings.list_hosts(request.query)),
                 ("GET", "/hosts/([^/]+)", lambda request, one: surroundings.show_host(one)),
+                (
+                    "GET",
+                    "/clusters",
+                    lambda request: surroundings.list_clusters(request.query, world.options.level),
+                ),
+                (
+                    "GET",
+                    "/clusters/([^/]+)",
+                    lambda request, one: surroundings.show_cluster(one, world.options.level),
+                ),
                 ("GET", "/jobs", lambda request: jobs.list(request.query)),
                 ("GET", "/jobs/([^/]+)", lambda request, one: jobs.show(one)),
                 ("GET", "/disks", lambda request: disks.list(request.query)),
                 ("POST", "/disks", self._create_disk),
                 ("GET", "/disks/([^/]+)", lambda request, one: disks.show_alone(disks.get(one))),
+                ("PUT", "/disks/([^/]+)", lambda request, one: disks.update(one, request.json())),
                 ("DELETE", "/disks/([^/]+)", self._delete_disk),
                 (
                     "GET",
                     "/disks/([^/]+)/disksnapshots",
                     lambda request, one: self._disk_snapshots(request, one),
                 ),
-                ("GET", "/vms", lambda request: vms.list(request.query)),
-                ("GET", "/vms/([^/]+)", lambda request, one: vms.show(one, request.query)),
-                (
-                    "GET",
-                    "/vms/([^/]+)/diskattachments",
-                    lambda request, one: vms.list_attachments(one, request.query),
-                ),
-                ("GET", "/vms/([^/]+)/snapshots", lambda request, one: vms.list_snapshots(one)),
-                (
-                    "GET",
-                    "/vms/([^/]+)/snapshots/([^/]+)",
-                    lambda request, one, snapshot: vms.show_snapshot(one, snapshot),
-                ),
-                (
-                    "GET",
-                    "/vms/([^/]+)/snapshots/([^/]+)/disks",
-                    lambda request, one, snapshot: vms.list_snapshot_disks(one, snapshot),
-                ),
                 ("GET", "/imagetransfers", lambda request: transfers.list()),
                 ("POST", "/imagetransfers", self._create_transfer),
                 ("GET", "/imagetransfers/([^/]+)", lambda request, one: transfers.show(one)),
                 ("POST", f"/imagetransfers/([^/]+)/({'|'.join(ACTIONS)}|extend)", self._act),
+                *machine_routes(world),
             )
         ]
 

@@ -76,15 +76,18 @@ import threading
 
 import certificates
 from api import PREFIX, Api
+from attachments import Attachments
 from control import Control
 from coordinator import Coordinator
 from daemon import Daemon
 from directory import Directory, Domain
 from disks import Disks
 from endpoints import Endpoints
+from guest import Guest
 from jobs import Jobs
 from journal import Journal
 from server import Server
+from snapshots import Snapshots
 from sso import Sso
 from switches import Switches
 from transfers import Transfers
@@ -132,6 +135,11 @@ def parse_arguments():
     add("--hardware-id", default="", help="hw_id of the only host")
     add("--disk", action="append", default=[], metavar="JSON", help="an existing disk, see control")
     add("--switch", action="append", default=[], metavar="JSON", help="a fault switch")
+    add(
+        "--level",
+        default=Options.level,
+        help="compatibility level of the cluster; below 4.7: no hybrid backup",
+    )
     add("--engine-version", default=Options.engine_version)
     add("--inactivity-timeout", type=int, default=60, help="seconds, for a transfer that gives none")
     add("--inactivity-cap", type=int, default=0, help="upper bound on any inactivity timeout; 0: no bound")
@@ -176,7 +184,10 @@ def build_world(arguments, directory):
     )
     world.disks = Disks(world)
     world.transfers = Transfers(world)
+    world.attachments = Attachments(world)
+    world.snapshots = Snapshots(world)
     world.vms = Vms(world)
+    world.guest = Guest(world)
     return world
 
 

@@ -148,7 +148,8 @@ class Machine:
         elif transfer.direction == "download":
             reason = None
         else:
-            reason = images.problem(transfer.volume.path, transfer.volume.format)
+            below = transfer.volume.parent_of(transfer.volume)
+            reason = images.problem(transfer.volume.path, transfer.volume.format, below and below.path)
         if reason:
             self._world.journal.event("verification_failed", transfer=transfer.id, reason=reason)
         return reason is None

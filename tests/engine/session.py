@@ -1,7 +1,8 @@
 """A transfer's session on the host: its qemu-nbd if its format is raw, its ticket, and its URLs.
 
 format=raw gives the guest's view of the disk through qemu-nbd, whatever the disk's own format. Without it, or
-with cow, imageio opens the image file itself, and the ticket's size bounds the file's growth.
+with cow, imageio opens the image file itself, and the ticket's size bounds the file's growth. A shallow
+transfer is of one layer alone: what the layers below have reads as a hole.
 """
 
 import math
@@ -79,11 +80,12 @@ class Session:
 
     def _start_nbd(self):
         transfer, volume = self._transfer, self._transfer.volume
+        alone = transfer.shallow and volume.format == "cow"
         self._nbd = NbdServer(
             os.path.join(self._world.options.dir, "nbd"),
             transfer.id[:8],
-            volume.path,
-            images.QEMU_FORMAT[volume.format],
+            images.alone(volume.path) if alone else volume.path,
+            None if alone else images.QEMU_FORMAT[volume.format],
             read_only=transfer.direction == "download",
             discard=volume.is_sparse_file,
             shared=self._world.options.nbd_shared,

@@ -14,9 +14,10 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from disks import EXCLUSIVE, SHARED, Disk, Volume, attached_message, locked_message
+from disks import EXCLUSIVE, SHARED, attached_message
 from phases import ENDED, Machine
 from session import Session, SessionError, transfer_size
+from volumes import Disk, Volume, locked_message
 from wire import NotFound, Refused, boolean, choice, incomplete, integer, listing, new_id
 
 ACTIONS = {
@@ -244,13 +245,15 @@ class Transfers:
         volume = disks.find_snapshot(reference["id"]) if body.get("snapshot") else disks.find(reference["id"])
         if volume is None:
             raise Refused(400, "Cannot transfer image: The specified disk does not exist.")
+        if isinstance(volume, Disk) and volume.is_lun:
+            raise Refused(400, "Cannot transfer image: The disk's storage type is not supported.")
         if body.get("snapshot") and direction == "upload":
             raise Refused(400, "Cannot transfer image: only a download can be made of a disk snapshot.")
         return volume
 
     def _refuse_if_busy(self, transfer):
         volume = transfer.volume
-        if isinstance(volume, Disk) and volume.vm_up:
+        if isinstance(volume, Disk) and self._world.attachments.is_plugged(volume):
             raise Refused(409, attached_message("transfer image", volume))
         if {"creation", "removal"} & volume.holders.keys():
             raise Refused(409, locked_message("transfer image", volume))

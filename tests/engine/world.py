@@ -19,6 +19,7 @@ class Options:
     block_extent: int = 128 << 20
     proxy_url: str = "same"
     download_autofinish: bool = True
+    level: str = "4.7"
 
     @property
     def version(self):
@@ -52,4 +53,10 @@ class World:
     disks: object = field(default=None)
     transfers: object = field(default=None)
     vms: object = field(default=None)
+    attachments: object = field(default=None)
+    snapshots: object = field(default=None)
+    backups: object = field(default=None)
+    checkpoints: object = field(default=None)
+    ovf: object = field(default=None)
+    guest: object = field(default=None)
     tickets: list = field(default_factory=list)  # every ticket that was ever given out

@@ -138,6 +138,31 @@ class Engine:
     def old_disk(self, **spec):
         return self.control("POST", "/disks", {"name": "old", "size": MIB, **spec})[1]
 
+    def vm(self, **spec):
+        """Adds a VM; returns its id."""
+        status, added = self.control("POST", "/vms", [{"name": "web", **spec}])
+        assert status == 200, added
+        return added[0]["id"]
+
+    def guest(self, disk_id, *writes):
+        status, value = self.control("POST", f"/disks/{disk_id}/guest", list(writes))
+        assert status == 200, value
+
+    def guest_bytes(self, disk_id):
+        """Returns what the guest reads."""
+        path = os.path.join(self.dir, "guest.raw")
+        status, value = self.control("POST", f"/disks/{disk_id}/copy", {"to": path})
+        assert status == 200, value
+        with open(path, "rb") as file:
+            return file.read()
+
+    def content(self, name, data):
+        """Writes a file for the `content` of a disk; returns its path."""
+        path = os.path.join(self.dir, name)
+        with open(path, "wb") as file:
+            file.write(data)
+        return path
+
     def new_disk(self, **spec):
         wanted = {"name": "new", "format": "raw", "provisioned_size": str(MIB), "sparse": "true"}
         domains = {"storage_domains": {"storage_domain": [{"name": spec.pop("domain", "data")}]}}
@@ -186,6 +211,13 @@ class Engine:
         cafile = os.path.join(_state["imageio"], "ca.pem")
         status, content, _ = request(transfer["transfer_url"], method, body, headers, cafile)
         return status, content
+
+    def extents(self, transfer, context="zero"):
+        """Returns the extents that imageio reports, or the status if it is not 200."""
+        url = f"{transfer['transfer_url']}/extents?context={context}"
+        cafile = os.path.join(_state["imageio"], "ca.pem")
+        status, content, _ = request(url, "GET", cafile=cafile)
+        return json.loads(content) if status == 200 else status
 
 
 class EngineTest(unittest.TestCase):
