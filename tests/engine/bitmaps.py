@@ -16,6 +16,11 @@ def names(path):
     return list(show(path))
 
 
+def usable(path):
+    """Returns the names without those of bitmaps that were not stored, as a crashed VM leaves them."""
+    return [name for name, flags in show(path).items() if "in-use" not in flags]
+
+
 def add(path, name):
     images.qemu_img("bitmap", "--add", path, name)
 

@@ -1,7 +1,8 @@
 """The control socket: plain HTTP with JSON on a unix socket, for tests.
 
-    GET    /state       {"disks": [...], "vms": [...], "snapshots": [...], "transfers": [...],
-                        "sessions": [...], "jobs": [...], "switches": {...}, "secrets": [...]}
+    GET    /state       {"disks": [...], "vms": [...], "snapshots": [...], "backups": [...],
+                        "checkpoints": [...], "events": [...], "transfers": [...], "sessions": [...],
+                        "jobs": [...], "switches": {...}, "secrets": [...]}
     POST   /switches    {"switch": NAME, "value": V, "times": N, "after": N, "match": RE}; only NAME is needed
     DELETE /switches    clears all of them
     POST   /disks       adds an existing disk, and answers with it as in /state
@@ -16,6 +17,9 @@
     POST   /vms/VM      changes a VM (by id or name); `attachments` then changes those that are there
     POST   /vms/VM/snapshots    makes a snapshot {"description": D} at once, and answers with its id
     DELETE /vms/VM/snapshots/S  merges it away at once
+    POST   /vms/VM/checkpoints/C    changes its `state`, and its `bitmap` ("removed" or "disabled") in
+                        `disk` or in all disks
+    DELETE /vms/VM/checkpoints  removes all of a VM, as a restored snapshot does
     POST   /storage     restarts every qemu-nbd that has ended by itself
 
 An act (`pause_now`, ...) is posted like a switch. Its `value` may select one transfer, by the id of the
@@ -35,7 +39,7 @@ import urllib.parse
 
 from daemon import DaemonError
 from images import ImageError
-from switches import ACTS, UnknownSwitch
+from switches import ACTS, ACTS_ON_BACKUPS, UnknownSwitch
 from wire import NotFound, Refused
 
 
@@ -57,14 +61,24 @@ class Control(socketserver.ThreadingUnixStreamServer):
 
     def state(self):
         world = self.world
-        names = ("disks", "vms", "snapshots", "transfers", "jobs", "switches")
+        names = (
+            "disks",
+            "vms",
+            "snapshots",
+            "backups",
+            "checkpoints",
+            "events",
+            "transfers",
+            "jobs",
+            "switches",
+        )
         parts = {name: getattr(world, name).dump() for name in names}
         return {**parts, "sessions": world.sso.dump(), "secrets": [*world.tickets, *world.sso.tokens()]}
 
     def switch(self, order):
         order = dict(order)
         name = order.pop("switch")
-        if name in ACTS:
+        if name in ACTS + ACTS_ON_BACKUPS:
             return {"met": getattr(self, f"_{name}")(order.get("value"))}
         self.world.switches.set(name, **order)
         return {}
@@ -85,6 +99,15 @@ class Control(socketserver.ThreadingUnixStreamServer):
         self.world.snapshots.merge(vm, snapshot)
         return {}
 
+    def change_checkpoints(self, call, order):
+        vm = self.world.vms.find(urllib.parse.unquote(call[2]))
+        if vm is None:
+            raise NotFound
+        if call[1] == "POST":
+            return self.world.checkpoints.change(vm, call[3], order)
+        self.world.checkpoints.remove_all(vm)
+        return {}
+
     def act_as_guest(self, disk, act, order):
         if act == "guest":
             self.world.guest.write(disk, order)
@@ -98,6 +121,9 @@ class Control(socketserver.ThreadingUnixStreamServer):
 
     def _expire_sessions(self, _):
         return self.world.sso.expire_all()
+
+    def _engine_restart(self, _):
+        return self.world.backups.engine_restarted()
 
     def _pause_now(self, which):
         return self._to_phase(which, "paused_system")
@@ -158,6 +184,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return control.disk(control.world.disks.add_existing(order))
         if call == "POST /vms":
             return [control.world.vms.add(spec) for spec in order]
+        if found := re.fullmatch(r"(POST|DELETE) /vms/([^/]+)/checkpoints(?:/([^/]+))?", call):
+            return control.change_checkpoints(found, order)
         if found := re.fullmatch(r"(POST|DELETE) /vms/([^/]+)(?:/snapshots(?:/([^/]+))?)?", call):
             return control.change_vm(found, order or {})
         if call == "POST /storage":

@@ -9,7 +9,6 @@ import threading
 import time
 
 import images
-import layers
 from search import select
 from snapshots import snapshot_id_of
 from volumes import Disk, locked_message
@@ -189,6 +188,19 @@ class Disks:
                     setattr(disk, name, spec[name])
         self._world.journal.event("disk_changed", disk=disk.id, changes=spec)
         return disk
+
+    def add_scratch(self, name, source):
+        """Adds the scratch disk of a live backup: clients see it, illegal, and can do nothing with it."""
+        scratch = self._new(new_id(), name, "cow", True, source.size, source.domain, None, new_id())
+        scratch.content_type, scratch.status = "backup_scratch", "illegal"
+        with self.lock:
+            self._disks[scratch.id] = scratch
+        return scratch
+
+    def drop_scratch(self, scratch):
+        images.remove(scratch.path)
+        with self.lock:
+            self._disks.pop(scratch.id, None)
 
     def give_capacity(self, disk):
         """Gives a thin disk of a block domain, or its new layer, the size of its logical volume."""

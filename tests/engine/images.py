@@ -43,6 +43,12 @@ def rebase(path, parent, parent_format):
     qemu_img("rebase", "-q", "-u", "-f", "qcow2", "-b", parent, "-F", QEMU_FORMAT[parent_format], path)
 
 
+def destroy(path):
+    """Overwrites the head of an image, so that nothing can read it."""
+    with open(path, "r+b") as file:
+        file.write(bytes(512))
+
+
 def resize(path, disk_format, size):
     qemu_img("resize", "-q", "-f", QEMU_FORMAT[disk_format], path, str(size))
 

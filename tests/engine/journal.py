@@ -11,6 +11,8 @@
     vm_*      existing, created, changed; disk_attached, disk_detached; snapshot_made, snapshot_removed:
               vm, snapshot, ...
     guest_wrote: disk, name, writes
+    backup_*  created, phase, gone, not_started: backup, phase, previous, modes, ...; redefinition_failed
+    checkpoint_created, checkpoint_removed: vm, checkpoint; event: code, vm, description
     session_opened, session_closed, sessions_expired; switch, switches_cleared; connection_failed; error;
     stopped
 

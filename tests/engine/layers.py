@@ -21,7 +21,7 @@ def push(world, disk, vm_snapshot, new_bitmap=None):
         path = os.path.join(disk.directory, image_id)
         images.create_layer(path, disk.path, disk.format, disk.size)
         if disk.format == "cow":
-            for name in bitmaps.names(disk.path):
+            for name in bitmaps.usable(disk.path):
                 bitmaps.add(path, name)
             if new_bitmap:
                 bitmaps.add(path, new_bitmap)
@@ -57,12 +57,13 @@ def merge(world, disk, frozen):
             images.resize(frozen.path, frozen.format, upper.size)
             frozen.size = upper.size
         if frozen.format == "cow":
-            own = bitmaps.names(frozen.path)
-            added = [name for name in bitmaps.names(upper_path) if name not in own]
-            for name in added:
-                bitmaps.add(frozen.path, name)
+            known = bitmaps.names(frozen.path)
+            for name in bitmaps.usable(upper_path):
+                if name not in known:
+                    bitmaps.add(frozen.path, name)
             images.commit(upper_path)
-            for name in bitmaps.names(upper_path):
+            both = set(bitmaps.usable(frozen.path)) & set(bitmaps.usable(upper_path))
+            for name in both:
                 bitmaps.merge(frozen.path, name, upper_path, name)
         else:
             images.commit(upper_path)

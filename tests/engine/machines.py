@@ -8,6 +8,7 @@ DONE = {"status": "complete"}
 def routes(world):
     """Returns rows for the table of api: method, path, function."""
     vms, attachments, snapshots = world.vms, world.attachments, world.snapshots
+    backups, checkpoints, events = world.backups, world.checkpoints, world.events
 
     def attach(request, vm):
         return Answer.json(201, attachments.add(vms.get(vm), request.json()))
@@ -25,6 +26,17 @@ def routes(world):
 
     def remove_vm(request, vm):
         vms.delete(vm)
+        return DONE
+
+    def start_backup(request, vm):
+        return Answer.json(201, backups.create(vms.get(vm), request.json(), request.query))
+
+    def finalize_backup(request, vm, backup):
+        backups.finalize(backup)
+        return DONE
+
+    def delete_checkpoint(request, vm, checkpoint):
+        checkpoints.delete(vms.get(vm), checkpoint)
         return DONE
 
     one, two = "/vms/([^/]+)", "/([^/]+)"
@@ -62,4 +74,19 @@ def routes(world):
             f"{one}/snapshots{two}/disks",
             lambda request, vm, snapshot: snapshots.list_disks(vms.get(vm), snapshot),
         ),
+        ("GET", f"{one}/backups", lambda request, vm: backups.list(vms.get(vm))),
+        ("POST", f"{one}/backups", start_backup),
+        ("GET", f"{one}/backups{two}", lambda request, vm, backup: backups.show(backup)),
+        ("GET", f"{one}/backups{two}/disks", lambda request, vm, backup: backups.list_disks(backup)),
+        ("POST", f"{one}/backups{two}/finalize", finalize_backup),
+        ("GET", f"{one}/checkpoints", lambda request, vm: checkpoints.list(vms.get(vm))),
+        ("GET", f"{one}/checkpoints{two}", lambda request, vm, point: checkpoints.show(vms.get(vm), point)),
+        (
+            "GET",
+            f"{one}/checkpoints{two}/disks",
+            lambda request, vm, checkpoint: checkpoints.list_disks(vms.get(vm), checkpoint),
+        ),
+        ("DELETE", f"{one}/checkpoints{two}", delete_checkpoint),
+        ("GET", "/events", lambda request: events.list(request.query)),
+        ("GET", "/events/([^/]+)", lambda request, event: events.show(event)),
     )

@@ -62,7 +62,27 @@ without a value.
     cancel_now          (act) transferring transfers become cancelled_system
     ticket_remove       (act) the daemon loses the ticket, and the engine does not know yet
 
-The answer to POST /imagetransfers counts for unknown_phase, url_missing and url_host as a GET does. An engine
+    backups (subject "BACKUP-ID VM-ID VM-NAME DESCRIPTION"; of disk_dropped "VM-ID VM-NAME DISK-ID DISK-NAME",
+    of the four of transfers as above)
+    backup_stuck        ["forever"] or seconds in the phase initializing, or in the next one with after=1
+    backup_fails        the backup fails before it is ready
+    backup_vanishes     ["failed"] it does so and is a 404; "succeeded": it is a 404 as soon as it has ended
+    redefine_fails      a live incremental backup: 400 "[]", 10791, and the chain of checkpoints is gone
+    freeze_fails        the guest is not frozen: with require_consistency, a live backup fails
+    scratch_fails       there is no room for the scratch disks of a live backup
+    disk_dropped        a disk is silently left out
+    finalize_conflict   409 "active transfers" to finalize
+    finalize_lag        [1.0] seconds that a finalized hybrid backup stays ready
+    merge_slow          [1.0] seconds in finalizing
+    snapshot_left       the snapshot of a hybrid backup stays: succeeded, and 10813
+    checkpoint_stays    (subject: its id) a deleted checkpoint stays, 10798; invalid if the VM is down
+    bitmap_missing      a transfer with a bitmap does not start: cancelled_system
+    dirty_missing       404 to the extents that are dirty
+    extents_without_zero    the extents that are dirty have no member `zero`
+    attach_fails        (subject "VM-ID VM-NAME DISK-ID DISK-NAME") an imported VM lacks the disk: 535
+    engine_restart      (act) the engine starts anew, and fails the backups whose ids clients chose: 10814
+
+The answer to a POST is lost with cut_after, also that of a backup. The answer to POST /imagetransfers counts for unknown_phase, url_missing and url_host as a GET does. An engine
 version below 4.4.7 (--engine-version) forgets a transfer as soon as it has ended; below 4.4.4 a disk does not
 list its snapshots, only its storage domain does.
 """
@@ -77,12 +97,15 @@ import threading
 import certificates
 from api import PREFIX, Api
 from attachments import Attachments
+from backups import Backups
+from checkpoints import Checkpoints
 from control import Control
 from coordinator import Coordinator
 from daemon import Daemon
 from directory import Directory, Domain
 from disks import Disks
 from endpoints import Endpoints
+from events import Events
 from guest import Guest
 from jobs import Jobs
 from journal import Journal
@@ -171,12 +194,13 @@ def build_world(arguments, directory):
         with open(arguments.users, encoding="utf-8") as file:
             users = json.load(file)
     domains = [Domain.parse(text) for text in arguments.domain or DOMAINS]
+    daemon = Daemon(os.path.abspath(arguments.imageio))
     world = World(
         options=options,
         journal=journal,
         switches=switches,
-        daemon=Daemon(os.path.abspath(arguments.imageio)),
-        endpoints=Endpoints(),
+        daemon=daemon,
+        endpoints=Endpoints(daemon),
         directory=Directory(domains, arguments.hardware_id),
         jobs=Jobs(),
         coordinator=Coordinator(arguments.poll, arguments.poll_max, journal),
@@ -188,6 +212,9 @@ def build_world(arguments, directory):
     world.snapshots = Snapshots(world)
     world.vms = Vms(world)
     world.guest = Guest(world)
+    world.events = Events(world)
+    world.checkpoints = Checkpoints(world)
+    world.backups = Backups(world)
     return world
 
 
@@ -239,6 +266,7 @@ def main():
     server.server_close()
     control.stop()
     world.coordinator.stop()
+    world.backups.stop()
     world.transfers.stop()
     world.endpoints.close()
     world.journal.event("stopped")

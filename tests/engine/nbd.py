@@ -19,14 +19,31 @@ class NbdError(Exception):
 
 
 class NbdServer:
-    def __init__(self, directory, name, image, qemu_format, *, read_only, discard, shared, capacity=None):
+    def __init__(
+        self,
+        directory,
+        name,
+        image,
+        qemu_format,
+        *,
+        read_only,
+        discard,
+        shared,
+        capacity=None,
+        bitmap=None,
+        direct=False,
+    ):
         self._base = os.path.join(directory, name)
         self.socket = self._base + ".sock"
+        self.url = f"nbd:unix:{self.socket}"
         os.makedirs(directory, exist_ok=True)
         command = ["qemu-nbd", f"--socket={self.socket}", f"--shared={shared}"]
         if qemu_format:
             command.append(f"--format={qemu_format}")
-        command += ["--persistent", "--cache=writeback", "--allocation-depth", f"--pid-file={self._base}.pid"]
+        command += ["--persistent", "--allocation-depth", f"--pid-file={self._base}.pid"]
+        if bitmap:
+            command.append(f"--bitmap={bitmap}")
+        command += ["--cache=none", "--aio=native"] if direct else ["--cache=writeback"]
         if read_only:
             command.append("--read-only")
         elif discard:

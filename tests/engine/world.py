@@ -59,4 +59,5 @@ class World:
     checkpoints: object = field(default=None)
     ovf: object = field(default=None)
     guest: object = field(default=None)
+    events: object = field(default=None)
     tickets: list = field(default_factory=list)  # every ticket that was ever given out

@@ -186,6 +186,30 @@ class Engine:
     def act(self, transfer_id, action):
         return self.call("POST", f"/imagetransfers/{transfer_id}/{action}")
 
+    def backup(self, vm, disks, query="", **spec):
+        """Starts a backup; returns the status and what is answered."""
+        body = {"disks": {"disk": [{"id": disk} for disk in disks]}, **spec}
+        return self.call("POST", f"/vms/{vm}/backups{query}", body)
+
+    def wait_backup(self, vm, backup_id, *phases):
+        return self._wait(f"/vms/{vm}/backups/{backup_id}", "phase", phases)
+
+    def finalize_backup(self, vm, backup_id):
+        return self.call("POST", f"/vms/{vm}/backups/{backup_id}/finalize")
+
+    def backup_transfer(self, backup_id, disk_id, **spec):
+        spec = {"backup": {"id": backup_id}, "direction": "download", **spec}
+        return self.transfer(disk_id, **spec)
+
+    def end_transfer(self, transfer_id):
+        self.act(transfer_id, "finalize")
+        self.wait_phase(transfer_id, "finished_success")
+
+    def codes(self, search):
+        """Returns the codes of the events that are found, the oldest first."""
+        found = self.call("GET", f"/events?search={search}")[1].get("event", [])
+        return [int(one["code"]) for one in reversed(found)]
+
     def wait_phase(self, transfer_id, *phases):
         return self._wait(f"/imagetransfers/{transfer_id}", "phase", phases)
 
