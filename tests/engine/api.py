@@ -6,8 +6,9 @@ returns a value (status 200) or an Answer, or raises Refused or NotFound.
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import markup
 from machines import routes as machine_routes
 from sso import parse_form
 from transfers import ACTIONS
@@ -33,8 +34,11 @@ class Request:
 
     def json(self):
         kind = self.headers.get("Content-Type", "")
+        if kind.startswith("application/xml"):
+            value = markup.read(self.body)
+            return value if isinstance(value, dict) else {}
         if not kind.startswith("application/json"):
-            raise Refused(415, f"This stand-in reads JSON, not {kind or 'a body without a type'}")
+            raise Refused(415, f"This stand-in reads JSON and XML, not {kind or 'a body without a type'}")
         try:
             value = json.loads(self.body or b"{}")
         except ValueError:
@@ -118,9 +122,18 @@ class Api:
         request.user = self._world.sso.authenticate(request.headers, subject)
         if request.user is None:
             return self._world.sso.unauthorized()
+        answer = self._answer_of_resource(request)
+        accepted = request.headers.get("Accept", "")
+        if answer.value is None or "json" in accepted:
+            return answer
+        parts = [part for part in request.path[len(PREFIX) :].split("/") if part]
+        root = markup.root_of(request.method, parts, answer.status)
+        return replace(answer, body=markup.write(root, answer.value), content_type="application/xml")
+
+    def _answer_of_resource(self, request):
         try:
-            if "json" not in request.headers.get("Accept", ""):
-                raise Refused(406, "This stand-in answers in JSON only")
+            if not {"json", "xml"} & set(re.findall("[a-z]+", request.headers.get("Accept", ""))):
+                raise Refused(406, "This stand-in answers in JSON and XML only")
             methods = set()
             for method, pattern, function in self._routes:
                 found = pattern.match(request.path)

@@ -144,11 +144,12 @@ class Attachments:
     def _show(self, vm, attachment, follow):
         disk = attachment.disk
         shown = {name: getattr(attachment, name) for name in SHOWN}
+        href = f"/ovirt-engine/api/disks/{disk.id}"
         return {
             "href": f"/ovirt-engine/api/vms/{vm.id}/diskattachments/{disk.id}",
             "id": disk.id,
             **shown,
             "bootable": self.is_bootable(vm, attachment),
-            "disk": self._world.disks.show(disk) if follow else {"id": disk.id},
+            "disk": self._world.disks.show(disk) if follow else {"href": href, "id": disk.id},
             "vm": {"id": vm.id},
         }

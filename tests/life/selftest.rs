@@ -4,8 +4,8 @@ use std::process::Command;
 
 use crate::support::run::{run, text, top};
 
-/// The parts that run in parallel. Each has its own daemon.
-const PARTS: [&[&str]; 8] = [
+/// The parts of disks and transfers, which run in parallel. Each has its own daemon.
+const OF_DISKS: [&[&str]; 5] = [
     &["test_api"],
     &[
         "test_switches.Requests",
@@ -14,17 +14,6 @@ const PARTS: [&[&str]; 8] = [
     ],
     &["test_switches.Runs", "test_transfers.Uploads"],
     &["test_transfers.Pauses"],
-    &["test_machines"],
-    &[
-        "test_backups.HybridChains",
-        "test_backups.OldLevel",
-        "test_backups.Refusals",
-    ],
-    &[
-        "test_backups.LiveChains",
-        "test_backups.ColdChains",
-        "test_backups.Checkpoints",
-    ],
     &[
         "test_transfers.ShortTickets",
         "test_transfers.CappedInactivity",
@@ -35,16 +24,42 @@ const PARTS: [&[&str]; 8] = [
     ],
 ];
 
+/// The parts of VMs and their backups.
+const OF_MACHINES: [&[&str]; 3] = [
+    &[
+        "test_machines",
+        "test_backups.Refusals",
+        "test_backups.OldLevel",
+        "test_sdk",
+    ],
+    &[
+        "test_backups.HybridChains",
+        "test_backups.LiveChains",
+        "test_backups.ColdChains",
+        "test_backups.Checkpoints",
+    ],
+    &["test_backup_faults"],
+];
+
 #[test]
 fn the_stand_in_does_what_it_says() {
+    assert_parts_succeed(&OF_DISKS);
+}
+
+#[test]
+fn its_vms_and_backups_do_too() {
+    assert_parts_succeed(&OF_MACHINES);
+}
+
+fn assert_parts_succeed(parts: &[&[&str]]) {
     let failed: Vec<String> = std::thread::scope(|scope| {
-        let running: Vec<_> = PARTS
+        let running: Vec<_> = parts
             .iter()
             .map(|names| {
                 scope.spawn(move || {
                     let mut command = Command::new(top().join("target/venv/bin/python"));
                     command.arg("-B").arg(top().join("tests/engine/selftest.py"));
-                    run(command.arg(top()).args(*names), 120)
+                    run(command.arg(top()).args(*names), 240)
                 })
             })
             .collect();
@@ -75,8 +90,9 @@ fn every_class_of_the_selftest_is_run() {
         // A class without tests of its own is the base of others.
         for class in classes.filter(|class| !["BackupTest", "Chains"].contains(class)) {
             let name = format!("{file}.{class}");
-            let known = PARTS
+            let known = OF_DISKS
                 .iter()
+                .chain(&OF_MACHINES)
                 .any(|part| part.contains(&file.as_str()) || part.contains(&name.as_str()));
             assert!(known, "{name} is not run");
         }

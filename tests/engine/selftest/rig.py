@@ -26,6 +26,10 @@ def start(project, engine):
     start_daemon()
 
 
+def project():
+    return _state["project"]
+
+
 def stop():
     stop_daemon()
     shutil.rmtree(_state["dir"])
@@ -217,7 +221,7 @@ class Engine:
         return self._wait(f"/disks/{disk_id}", "status", statuses)
 
     def _wait(self, path, name, wanted):
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             status, value = self.call("GET", path)
             if (value[name] if status == 200 else status) in wanted:

@@ -4,6 +4,7 @@ import base64
 import json
 import time
 import unittest
+import xml.etree.ElementTree as etree
 
 from rig import API, MIB, EngineTest
 
@@ -121,6 +122,30 @@ class Representations(EngineTest):
         self.assertNotIn(None, shown.values())
         self.assertIsInstance(self.ok(self.engine.call("GET", ""))["time"], int)
 
+    def test_the_same_is_said_in_xml(self):
+        domains = "<storage_domains><storage_domain><name>data</name></storage_domain></storage_domains>"
+        facts = "<name>a &amp; b</name><format>raw</format><provisioned_size>4096</provisioned_size>"
+        kinds = {"Accept": "application/xml", "Content_Type": "application/xml"}
+        self.engine.login()
+        kinds["Authorization"] = f"Bearer {self.engine.token}"
+
+        def call(method, path, body=None):
+            status, content, headers = self.engine.raw(method, f"{API}{path}", body, **kinds)
+            self.assertEqual(headers["Content-Type"], "application/xml")
+            return status, etree.fromstring(content)
+
+        status, disk = call("POST", "/disks", f"<disk>{facts}{domains}</disk>")
+        self.assertEqual((status, disk.tag, disk.findtext("name")), (202, "disk", "a & b"))
+        self.engine.wait_disk(disk.get("id"), "ok")
+        disks = call("GET", "/disks")[1]
+        self.assertEqual((disks.tag, [one.get("id") for one in disks]), ("disks", [disk.get("id")]))
+        job = call("GET", "/jobs")[1][0]
+        self.assertRegex(job.findtext("start_time"), r"^20\d\d-\d\d-\d\dT[\d:.]+\+00:00$")
+        status, fault = call("POST", "/disks", "<disk/>")
+        self.assertEqual((status, fault.tag, fault[0].tag), (400, "fault", "detail"))
+        self.assertEqual(call("DELETE", f"/disks/{disk.get('id')}")[1].tag, "action")
+        self.assertEqual(call("GET", "")[1].tag, "api")
+
     def test_what_is_missing_is_404_without_a_body(self):
         for path in (
             "/disks/x",
@@ -209,7 +234,8 @@ class Machines(EngineTest):
         disk = self.engine.old_disk(vm=vm["id"])
         path = f"/vms/{vm['id']}/diskattachments"
         plain = self.ok(self.engine.call("GET", path))["disk_attachment"][0]
-        self.assertEqual((plain["disk"], plain["bootable"]), ({"id": disk["id"]}, "true"))
+        reference = {"href": f"{API}/disks/{disk['id']}", "id": disk["id"]}
+        self.assertEqual((plain["disk"], plain["bootable"]), (reference, "true"))
         followed = self.ok(self.engine.call("GET", f"{path}?follow=disk"))["disk_attachment"][0]
         self.assertEqual(followed["disk"]["provisioned_size"], str(MIB))
         listed = self.ok(self.engine.call("GET", "/vms?follow=disk_attachments"))["vm"][0]

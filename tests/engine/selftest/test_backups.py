@@ -249,10 +249,12 @@ class Refusals(BackupTest):
         self.ok(self.engine.backup(self.vm, [self.cow]), 409)
 
     def test_of_transfers_and_of_finalize(self):
-        self.engine.switch("backup_stuck", value=0.5)
-        started = self.ok(self.engine.backup(self.vm, [self.cow]), 201)["id"]
-        self.ok(self.engine.backup_transfer(started, self.cow), 409)
-        backup = self.engine.wait_backup(self.vm, started, "ready")
+        other = self.engine.old_disk(name="other", format="cow")["id"]
+        stuck = self.engine.vm(name="stuck", status="up", attachments=[{"disk": other}])
+        self.engine.switch("backup_stuck", match="stuck")
+        started = self.ok(self.engine.backup(stuck, [other]), 201)["id"]
+        self.ok(self.engine.backup_transfer(started, other), 409)
+        backup = self.start(self.cow)
         self.ok(self.engine.backup_transfer(backup["id"], self.cow, format="cow"), 400)
         self.ok(self.engine.backup_transfer(backup["id"], self.raw), 400)
         self.ok(self.engine.backup_transfer(self.vm, self.cow), 400)
