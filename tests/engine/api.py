@@ -90,6 +90,7 @@ class Api:
                 ("GET", "/disks/([^/]+)", lambda request, one: disks.show_alone(disks.get(one))),
                 ("PUT", "/disks/([^/]+)", lambda request, one: disks.update(one, request.json())),
                 ("DELETE", "/disks/([^/]+)", self._delete_disk),
+                ("POST", "/disks/([^/]+)/convert", self._convert_disk),
                 (
                     "GET",
                     "/disks/([^/]+)/disksnapshots",
@@ -169,6 +170,10 @@ class Api:
 
     def _create_disk(self, request):
         return Answer.json(202, self._world.disks.create(request.json(), request.correlation_id))
+
+    def _convert_disk(self, request, disk_id):
+        self._world.disks.convert(disk_id, request.json(), request.correlation_id)
+        return {"status": "complete"}
 
     def _delete_disk(self, request, disk_id):
         self._world.disks.delete(disk_id)

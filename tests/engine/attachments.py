@@ -109,7 +109,13 @@ class Attachments:
         return found
 
     def vms_of(self, disk):
-        return [vm for vm in self._world.vms.all() if any(one.disk is disk for one in self.of_vm(vm))]
+        with self._world.disks.lock:
+            own = {
+                vm_id for (vm_id, disk_id), one in self._known.items() if disk_id == disk.id and one.is_own
+            }
+        if disk.vm is None and not own:
+            return []
+        return [vm for vm in self._world.vms.all() if vm.id in own or disk.vm in (vm.id, vm.name)]
 
     def is_plugged(self, disk):
         """Tells whether a VM that is not down uses the disk."""

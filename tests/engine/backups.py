@@ -288,6 +288,5 @@ class Backups:
             "from_checkpoint_id": backup.from_checkpoint,
             "to_checkpoint_id": backup.to_checkpoint,
             "vm": {"id": backup.vm.id},
-            "host": {"id": self._world.directory.host.id} if backup.kind.NAME == "live" else None,
             "snapshot": {"id": backup.snapshot} if backup.snapshot else None,
         }

@@ -64,14 +64,14 @@ class Checkpoints:
             checkpoint.state = "invalid"
 
         def step():
-            for disk in checkpoint.disks if status == "paused" else ():
-                images.destroy(disk.path)
             if stays:
                 checkpoint.deleting = False
                 self._world.events.add("checkpoint_not_deleted", vm, checkpoint=checkpoint.id)
             else:
                 self.remove(checkpoint)
                 self._world.events.add("checkpoint_deleted", vm, checkpoint=checkpoint.id)
+            for disk in checkpoint.disks if status == "paused" else ():
+                images.destroy(disk.path)
             return True
 
         self._world.coordinator.run(f"delete checkpoint {checkpoint.id}", step)

@@ -130,6 +130,38 @@ class Disks:
         self._world.journal.event("disk_changed", disk=disk.id, changes=body)
         return self.show(disk)
 
+    def convert(self, disk_id, body, correlation_id):
+        """Converts a disk to the format that the body wants, in a step: its bytes stay, its volume is new."""
+        disk, wanted = self.get(disk_id), body.get("disk") or {}
+        disk_format = choice(wanted, "format", ("raw", "cow"), disk.format)
+        backup = choice(wanted, "backup", ("none", "incremental"), disk.backup)
+        with self.lock:
+            if disk.status == "locked" or disk.holders:
+                raise Refused(409, locked_message("convert Virtual Disk", disk))
+            if self._world.attachments.is_plugged(disk):
+                raise Refused(409, attached_message("convert Virtual Disk", disk))
+            if disk.snapshots or (disk_format == "raw" and backup == "incremental"):
+                raise Refused(409, "Cannot convert Virtual Disk: the disk can't have that format.")
+            disk.holders["conversion"] = EXCLUSIVE
+            self.set_status(disk, "locked")
+        job = self._world.jobs.start(f"Converting Disk {disk.name}", correlation_id)
+
+        def step():
+            image_id = new_id()
+            path = os.path.join(disk.directory, image_id)
+            images.convert(disk.path, disk.format, path, disk_format)
+            os.unlink(disk.path)
+            with self.lock:
+                disk.path, disk.image_id, disk.format, disk.backup = path, image_id, disk_format, backup
+                disk.sparse = disk.sparse or disk_format == "cow"
+                self.give_capacity(disk)
+                disk.holders.pop("conversion")
+                self.set_status(disk, "ok")
+            job.finish()
+            return True
+
+        self._world.coordinator.run(f"convert disk {disk.id}", step)
+
     def set_status(self, volume, status):
         with self.lock:
             if volume.status == status:

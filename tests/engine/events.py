@@ -35,7 +35,7 @@ CODES = {
     ),
     "backup_unmonitored": (10814, "error", "Backup {backup} for VM {vm} was marked as failed."),
     "attach_failed": (
-        535,
+        175,
         "warning",
         "VM {vm} was imported, but these disks could not be attached: {disks}.",
     ),

@@ -14,6 +14,7 @@ import os
 import images
 from cold import lock, unlock
 from exports import SharedExport, find
+from nbd import NbdError
 from storage_daemon import QmpError, StorageDaemon
 
 
@@ -50,6 +51,8 @@ class Live:
         return disk.id in self._with_bitmap
 
     def export(self, name, disk, bitmap):
+        if not self._daemon.is_running():
+            raise NbdError("the VM that has the disk does not run")
         return SharedExport(self._url(export_of(self._number(disk))))
 
     def end(self):

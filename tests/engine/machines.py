@@ -5,9 +5,17 @@ from wire import Answer
 DONE = {"status": "complete"}
 
 
+def with_content(request):
+    """Returns the query, in which `all_content` may also be asked for by a header."""
+    if request.headers.get("All-Content", "").lower() != "true":
+        return request.query
+    return {**request.query, "all_content": "true"}
+
+
 def routes(world):
     """Returns rows for the table of api: method, path, function."""
     vms, attachments, snapshots = world.vms, world.attachments, world.snapshots
+    imports = world.imports
     backups, checkpoints, events = world.backups, world.checkpoints, world.events
 
     def attach(request, vm):
@@ -41,8 +49,9 @@ def routes(world):
 
     one, two = "/vms/([^/]+)", "/([^/]+)"
     return (
-        ("GET", "/vms", lambda request: vms.list(request.query)),
-        ("GET", one, lambda request, vm: vms.show(vm, request.query)),
+        ("GET", "/vms", lambda request: vms.list(with_content(request))),
+        ("POST", "/vms", lambda request: Answer.json(201, imports.create(request.json()))),
+        ("GET", one, lambda request, vm: vms.show(vm, with_content(request))),
         ("DELETE", one, remove_vm),
         (
             "GET",
@@ -66,7 +75,7 @@ def routes(world):
         (
             "GET",
             f"{one}/snapshots{two}",
-            lambda request, vm, snapshot: snapshots.show(vms.get(vm), snapshot),
+            lambda request, vm, snapshot: snapshots.show(vms.get(vm), snapshot, True),
         ),
         ("DELETE", f"{one}/snapshots{two}", remove_snapshot),
         (

@@ -79,7 +79,7 @@ without a value.
     bitmap_missing      a transfer with a bitmap does not start: cancelled_system
     dirty_missing       404 to the extents that are dirty
     extents_without_zero    the extents that are dirty have no member `zero`
-    attach_fails        (subject "VM-ID VM-NAME DISK-ID DISK-NAME") an imported VM lacks the disk: 535
+    attach_fails        (subject "VM-ID VM-NAME DISK-ID DISK-NAME") an imported VM lacks the disk: 175
     engine_restart      (act) the engine starts anew, and fails the backups whose ids clients chose: 10814
 
 The answer to a POST is lost with cut_after, also that of a backup. The answer to POST /imagetransfers counts for unknown_phase, url_missing and url_host as a GET does. An engine
@@ -107,8 +107,10 @@ from disks import Disks
 from endpoints import Endpoints
 from events import Events
 from guest import Guest
+from imports import Imports
 from jobs import Jobs
 from journal import Journal
+from ovf import Ovf
 from server import Server
 from snapshots import Snapshots
 from sso import Sso
@@ -213,6 +215,8 @@ def build_world(arguments, directory):
     world.vms = Vms(world)
     world.guest = Guest(world)
     world.events = Events(world)
+    world.ovf = Ovf(world)
+    world.imports = Imports(world)
     world.checkpoints = Checkpoints(world)
     world.backups = Backups(world)
     return world

@@ -143,6 +143,9 @@ class Vms:
         if vm.level:
             major, minor = self.level(vm)
             shown["custom_compatibility_version"] = {"major": major, "minor": minor}
+        if query.get("all_content") == "true":
+            data = self._world.ovf.write(vm, as_ova=query.get("ovf_as_ova") == "true")
+            shown["initialization"] = {"configuration": {"type": "ovf", "data": data}}
         if "disk_attachments" in query.get("follow", "").split(","):
             shown["disk_attachments"] = self._world.attachments.list(vm, {})
         return shown

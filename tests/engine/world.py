@@ -60,4 +60,5 @@ class World:
     ovf: object = field(default=None)
     guest: object = field(default=None)
     events: object = field(default=None)
+    imports: object = field(default=None)
     tickets: list = field(default_factory=list)  # every ticket that was ever given out

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import time
 import unittest
 import xml.etree.ElementTree as etree
@@ -277,6 +278,27 @@ class Machines(EngineTest):
         self.assertEqual([volume["disk"]["id"] for volume in below], [one["id"]])
         volumes = self.ok(self.engine.call("GET", f"{path}?include_active=true"))["disk_snapshot"]
         self.assertEqual(len(volumes), 3)
+
+
+class Changes(EngineTest):
+    def test_a_raw_disk_becomes_one_that_can_be_backed_up_incrementally(self):
+        content = os.urandom(MIB)
+        disk = self.engine.old_disk(content=self.engine.content("content", content))["id"]
+        body = {"disk": {"format": "cow", "backup": "incremental"}}
+        self.ok(self.engine.call("POST", f"/disks/{disk}/convert", body))
+        self.engine.wait_disk(disk, "ok")
+        shown = self.ok(self.engine.call("GET", f"/disks/{disk}"))
+        self.assertEqual((shown["format"], shown["backup"]), ("cow", "incremental"))
+        self.assertEqual(self.engine.guest_bytes(disk), content)
+        wrong = {"disk": {"format": "raw"}}
+        self.ok(self.engine.call("POST", f"/disks/{disk}/convert", wrong), 409)
+
+    def test_a_disk_grows_and_does_not_shrink(self):
+        disk = self.engine.old_disk(format="cow")["id"]
+        grown = self.ok(self.engine.call("PUT", f"/disks/{disk}", {"provisioned_size": str(2 * MIB)}))
+        self.assertEqual(grown["provisioned_size"], str(2 * MIB))
+        self.assertEqual(len(self.engine.guest_bytes(disk)), 2 * MIB)
+        self.ok(self.engine.call("PUT", f"/disks/{disk}", {"provisioned_size": str(MIB)}), 400)
 
 
 class NewDisks(EngineTest):

@@ -189,6 +189,7 @@ class LiveChains(Chains, BackupTest):
         self.ok(self.engine.control("POST", f"/vms/{self.vm}", {"status": "down"}))
         self.assertEqual(self.engine.data(transfer, "GET", length=1)[0], 500)
         self.engine.end_transfer(transfer["id"])
+        self.ok(self.engine.backup_transfer(backup["id"], self.cow), 400)
         self.finish(backup)
 
     def test_whose_vm_crashes_loses_the_bitmaps_that_were_in_use(self):
@@ -311,11 +312,9 @@ class Checkpoints(BackupTest):
         self.ok(self.engine.control("POST", f"/vms/{self.vm}", {"status": "paused"}))
         path = f"/vms/{self.vm}/checkpoints/{backup['to_checkpoint_id']}"
         self.ok(self.engine.call("DELETE", path))
-        disk = self.engine.state("disks", self.cow)["path"]
-        while True:
-            with open(disk, "rb") as file:
-                if file.read(4) != b"QFI\xfb":
-                    break
+        self.engine._wait(path, "state", (404,))
+        with open(self.engine.state("disks", self.cow)["path"], "rb") as file:
+            self.assertEqual(file.read(4), bytes(4))
 
     def test_go_with_a_detached_disk_and_with_a_restored_snapshot(self):
         backup = self.start()
