@@ -4,9 +4,9 @@
     live    initializing -> starting -> ready -> finalizing -> succeeded | failed
     cold    initializing -> ready -> finalizing -> succeeded | failed
 
-A finalized hybrid backup stays `ready` until the next poll (or longer, with the switch finalize_lag), and then
-merges its snapshot. Finalize of a live or cold backup that is not ready yet is answered with a fault and yet
-ends it; a hybrid one goes on until it is ready, and then ends by itself.
+A finalized hybrid backup stays `ready` until the next poll (or longer, with the switch finalize_lag), and
+then merges its snapshot. Finalize of a live or cold backup that is not ready yet is answered with a fault and
+yet ends it; a hybrid one goes on until it is ready, and then ends by itself.
 """
 
 import time

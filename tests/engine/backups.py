@@ -1,15 +1,15 @@
 """Backups of VMs as clients see them: the request, the entity, its disks, and finalize.
 
-The kind of a backup is the engine's choice: hybrid where the VM's compatibility level has it, unless the request
-has `legacy=true`; otherwise live for a VM that is up, cold for one that is down. The parameter `use_active`,
-which the API's documentation has, is not read, as in the engine. What a kind does is in hybrid, live and cold,
-and the steps in between are those of the backing (see backing).
+The kind of a backup is the engine's choice: hybrid where the VM's compatibility level has it, unless the
+request has `legacy=true`; otherwise live for a VM that is up, cold for one that is down. The parameter
+`use_active`, which the API's documentation has, is not read, as in the engine. What a kind does is in hybrid,
+live and cold, and the steps in between are those of the backing (see backing).
 
-Disks that can't take part (shareable, direct LUNs, unplugged) are left out without a word. A disk is backed up
-incrementally if the checkpoint that the request names has it, and whole otherwise.
+Disks that can't take part (shareable, direct LUNs, unplugged) are left out without a word. A disk is backed
+up incrementally if the checkpoint that the request names has it, and whole otherwise.
 
-Ended backups are forgotten after a while, like transfers; an engine before 4.4.7 forgets one as soon as it has
-failed.
+Ended backups are forgotten after a while, like transfers; an engine before 4.4.7 forgets one as soon as it
+has failed.
 """
 
 import threading
@@ -104,8 +104,8 @@ class Backups:
             backup = self.get(backup_id)
             if self._world.switches.take("finalize_conflict", self.subject(backup)):
                 raise Refused(409, self._busy_message(backup))
-            if backup.phase == "ready" and not backup.is_stopping and self._has_transfers(backup):
-                raise Refused(409, self._busy_message(backup))
+            if backup.phase == "ready" and not backup.is_stopping:
+                self._end_transfers(backup)
             self._backing.finalize(backup)
 
     # for other parts
@@ -259,10 +259,14 @@ class Backups:
     def _mode(self, disk, base):
         return "incremental" if base and disk.format == "cow" and disk in base.disks else "full"
 
-    def _has_transfers(self, backup):
-        return any(
-            one.backup is backup and one.phase not in TRANSFER_ENDED for one in self._world.transfers.all()
-        )
+    def _end_transfers(self, backup):
+        """Refuses to finalize a backup with active transfers, or cuts them, as old engines do."""
+        transfers = self._world.transfers
+        active = [one for one in transfers.all() if one.backup is backup and one.phase not in TRANSFER_ENDED]
+        if active and not self._world.options.cuts_transfers:
+            raise Refused(409, self._busy_message(backup))
+        for transfer in active:
+            transfers.set_phase(transfer, "cancelled_system")
 
     def _busy_message(self, backup):
         return f"Cannot stop VM backup: There are active image transfers for VM backup {backup.id}."

@@ -1,8 +1,8 @@
 """The checkpoints of VMs: from each of them on, a bitmap in every qcow2 disk tells what has changed.
 
-A checkpoint's bitmaps have its id as their name and stay enabled, so each holds all changes since. The chain of
-a VM's checkpoints is the order of their making. A checkpoint that was deleted is gone a step later, its bitmaps
-with it. If a bitmap can't be removed (the switch checkpoint_stays), it remains, `invalid`.
+A checkpoint's bitmaps have its id as their name and stay enabled, so each holds all changes since. The chain
+of a VM's checkpoints is the order of their making. A checkpoint that was deleted is gone a step later, its
+bitmaps with it. If a bitmap can't be removed (the switch checkpoint_stays), it remains, `invalid`.
 
 As in the engine, a checkpoint of a paused VM is deleted too, up to 4.5.6, which destroys the images of its
 disks: no client may do that.

@@ -1,4 +1,4 @@
-"""The cold backup of a VM that is down: a storage job adds the bitmaps, and transfers read the locked disks."""
+"""The cold backup of a VM that is down: bitmaps are added, and transfers read the locked disks."""
 
 import bitmaps
 from exports import LayerExport

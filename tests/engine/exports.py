@@ -1,9 +1,9 @@
 """What a transfer of a backup's disk serves: the frozen or locked layers of a disk, through qemu-nbd.
 
-With a bitmap, the export tells what is dirty since a checkpoint. As a host does, this looks for the bitmap from
-the upper layer down. One that is missing everywhere, or in a layer above one that has it, or that was not
-stored (its VM crashed) or not kept up, fails the transfer's start. A bitmap in several layers is merged in an
-overlay, which is served instead.
+With a bitmap, the export tells what is dirty since a checkpoint. As a host does, this looks for the bitmap
+from the upper layer down. One that is missing everywhere, or in a layer above one that has it, or that was
+not stored (its VM crashed) or not kept up, fails the transfer's start. A bitmap in several layers is merged
+in an overlay, which is served instead.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""The hybrid backup: a snapshot without memory freezes the disks, transfers read the frozen layers, and the end
-merges them. The guest goes on meanwhile, and the VM may stop, start and migrate.
+"""The hybrid backup: a snapshot without memory freezes the disks, transfers read the frozen layers, and the
+end merges them. The guest goes on meanwhile, and the VM may stop, start and migrate.
 
 The new layers have the bitmap of the new checkpoint, and the bitmaps of the older ones anew.
 """

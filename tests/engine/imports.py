@@ -1,7 +1,7 @@
 """New VMs: empty ones, and those that a configuration describes.
 
-An import attaches the disks that the configuration names, by their ids. As in the engine, a disk that can't be
-attached (it is not there, locked, or another VM's) does not fail the request: only an event tells.
+An import attaches the disks that the configuration names, by their ids. As in the engine, a disk that can't
+be attached (it is not there, locked, or another VM's) does not fail the request: only an event tells.
 """
 
 from vms import Vm

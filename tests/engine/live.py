@@ -1,12 +1,12 @@
-"""The live backup of a running VM: its qemu, here a storage daemon, copies what the guest overwrites to scratch
-disks, and exports the disks as they were, with what is dirty since a checkpoint.
+"""The live backup of a running VM: its qemu, here a storage daemon, copies what the guest overwrites to
+scratch disks, and exports the disks as they were, with what is dirty since a checkpoint.
 
 All disks are frozen in one transaction, which also adds the bitmaps of the new checkpoint. The export for the
-guest's writes is there before that, so that they pass the copying. Scratch disks are illegal disks that a client
-sees; they go with the backup.
+guest's writes is there before that, so that they pass the copying. Scratch disks are illegal disks that a
+client sees; they go with the backup.
 
-If the VM is powered off, its server is gone, and requests of transfers fail; finalize takes that for the end. A
-crash also leaves the bitmaps unusable.
+If the VM is powered off, its server is gone, and requests of transfers fail; finalize takes that for the end.
+A crash also leaves the bitmaps unusable.
 """
 
 import os

@@ -37,7 +37,8 @@ def routes(world):
         return DONE
 
     def start_backup(request, vm):
-        return Answer.json(201, backups.create(vms.get(vm), request.json(), request.query))
+        status = 202 if request.query.get("async") == "true" else 201
+        return Answer.json(status, backups.create(vms.get(vm), request.json(), request.query))
 
     def finalize_backup(request, vm, backup):
         backups.finalize(backup)

@@ -4,12 +4,13 @@
 
 It reproduces the engine's known behaviour, quirks included: numbers are strings, a missing object is a 404
 without a body, actions answer 200 for anything, and a cancelled upload removes its disk. Disks are real
-files; transfers are real tickets on a real ovirt-imageio daemon (started by scripts/imageio in the directory
-of --imageio), with their own qemu-nbd where the engine would start one.
+files, snapshots real layers, checkpoints real bitmaps; transfers are real tickets on a real ovirt-imageio
+daemon (started by scripts/imageio in the directory of --imageio), with their own qemu-nbd where the engine
+would start one. No VM runs, but its guest writes (see guest).
 
 When it is ready it prints one line of JSON: url, port, api, cafile, control, log, dir, pid. It runs in the
-foreground until SIGTERM or SIGINT. Then it ends its qemu-nbd processes and removes its tickets and sockets;
-disks and log stay.
+foreground until SIGTERM or SIGINT. Then it ends its qemu-nbd and qemu-storage-daemon processes and removes
+its tickets and sockets; disks and log stay.
 
 --dir contains the disks (`images/DOMAIN/DISK/IMAGE`), the log (`engine.log`, see journal), the control socket
 (`control`, see control), the sockets of qemu-nbd (`nbd/`), and the CA of the API (`api-ca.pem`). Without
@@ -63,7 +64,7 @@ without a value.
     ticket_remove       (act) the daemon loses the ticket, and the engine does not know yet
 
     backups (subject "BACKUP-ID VM-ID VM-NAME DESCRIPTION"; of disk_dropped "VM-ID VM-NAME DISK-ID DISK-NAME",
-    of the four of transfers as above)
+    of the three about bitmaps and extents as of a transfer)
     backup_stuck        ["forever"] or seconds in the phase initializing, or in the next one with after=1
     backup_fails        the backup fails before it is ready
     backup_vanishes     ["failed"] it does so and is a 404; "succeeded": it is a 404 as soon as it has ended
@@ -82,9 +83,10 @@ without a value.
     attach_fails        (subject "VM-ID VM-NAME DISK-ID DISK-NAME") an imported VM lacks the disk: 175
     engine_restart      (act) the engine starts anew, and fails the backups whose ids clients chose: 10814
 
-The answer to a POST is lost with cut_after, also that of a backup. The answer to POST /imagetransfers counts for unknown_phase, url_missing and url_host as a GET does. An engine
-version below 4.4.7 (--engine-version) forgets a transfer as soon as it has ended; below 4.4.4 a disk does not
-list its snapshots, only its storage domain does.
+The answer to a POST is lost with cut_after, also that of a backup. The answer to POST /imagetransfers counts
+for unknown_phase, url_missing and url_host as a GET does. An engine version below 4.4.7 (--engine-version)
+forgets a transfer as soon as it has ended; below 4.4.4 a disk does not list its snapshots, only its storage
+domain does.
 """
 
 import argparse

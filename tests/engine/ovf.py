@@ -1,8 +1,8 @@
 """A VM's configuration as OVF, in the two flavours that the engine writes and reads.
 
-In the flavour `ovf` a disk's `diskId` is the id of its volume, and its `fileRef` is DISK/VOLUME; in the flavour
-`ova` they are DISK and VOLUME. Sizes are whole GiB, rounded up. A snapshot's configuration names the volumes
-that it froze.
+In the flavour `ovf` a disk's `diskId` is the id of its volume, and its `fileRef` is DISK/VOLUME; in the
+flavour `ova` they are DISK and VOLUME. Sizes are whole GiB, rounded up. A snapshot's configuration names the
+volumes that it froze.
 """
 
 import xml.etree.ElementTree as etree

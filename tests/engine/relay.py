@@ -1,7 +1,8 @@
 """A server in front of imageio that answers like an old one: its dirty extents have no member `zero`.
 
-The stand-in gives out its address instead of imageio's for a transfer with the switch extents_without_zero. All
-other requests pass unchanged, but for the name of imageio's unix socket, by which a client would get around.
+The stand-in gives out its address instead of imageio's for a transfer with the switch extents_without_zero.
+All other requests pass unchanged, but for the name of imageio's unix socket, by which a client would get
+around.
 """
 
 import http.client

@@ -1,7 +1,7 @@
 """A qemu-storage-daemon that has the images of a running VM open, and its control protocol (QMP).
 
-It is the part of a VM's qemu that a live backup needs: it writes the guest's data, keeps the bitmaps, and copies
-what the guest is about to overwrite to a scratch disk. Commands are sent one at a time.
+It is the part of a VM's qemu that a live backup needs: it writes the guest's data, keeps the bitmaps, and
+copies what the guest is about to overwrite to a scratch disk. Commands are sent one at a time.
 """
 
 import json

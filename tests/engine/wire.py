@@ -43,8 +43,8 @@ def listing(element, members):
 
 @dataclass
 class Answer:
-    """An HTTP answer. With `padding`, a body of that many bytes is sent instead of `body`. The `value` is what
-    a JSON body says.
+    """An HTTP answer. With `padding`, a body of that many bytes is sent instead of `body`; `value` is what it
+    says.
     """
 
     status: int

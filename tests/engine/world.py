@@ -34,6 +34,11 @@ class Options:
         return self.version[:3] >= [4, 4, 4]
 
     @property
+    def cuts_transfers(self):
+        """Tells whether finalize of a backup ends its transfers, and is not refused, as before 4.5.1."""
+        return self.version[:3] < [4, 5, 1]
+
+    @property
     def drops_ended_transfers(self):
         """Tells whether a transfer is gone as soon as it has ended, as before 4.4.7."""
         return self.version[:3] < [4, 4, 7]

@@ -30,6 +30,7 @@ const OF_MACHINES: [&[&str]; 3] = [
         "test_machines",
         "test_backups.Refusals",
         "test_backups.OldLevel",
+        "test_backups.TheEnd",
         "test_sdk",
     ],
     &[

@@ -214,6 +214,14 @@ class ShortMemory(BackupTest):
 class OldEngine(BackupTest):
     options = ("--engine-version", "4.4.6")
 
+    def test_cuts_the_transfers_of_a_backup_that_is_finalized(self):
+        backup = self.start(self.cow)
+        transfer = self.ok(self.engine.backup_transfer(backup["id"], self.cow), 201)["id"]
+        self.ok(self.engine.finalize_backup(self.vm, backup["id"]))
+        self.engine.wait_phase(transfer, 404)
+        self.engine.wait_backup(self.vm, backup["id"], "succeeded")
+        self.assertIn("cancelled_system", self.engine.phases(transfer))
+
     def test_forgets_a_backup_that_has_failed(self):
         self.engine.switch("backup_fails")
         backup = self.ok(self.engine.backup(self.vm, [self.cow]), 201)["id"]

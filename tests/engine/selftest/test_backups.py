@@ -1,6 +1,7 @@
 """Backups of every kind with real data: full and incremental, while the guest goes on writing."""
 
 import os
+import subprocess
 import unittest
 
 from rig import MIB, EngineTest
@@ -216,6 +217,19 @@ class ColdChains(Chains, BackupTest):
         self.finish(backup)
         self.engine.wait_disk(self.raw, "ok")
         self.assertEqual(self.phases(backup), ["ready", "finalizing", "succeeded"])
+
+
+class TheEnd(BackupTest):
+    query = "?legacy=true"
+
+    def test_leaves_no_storage_daemon(self):
+        self.start()
+        pattern = ["pgrep", "-f", f"qemu-storage-daemon.*{self.engine.dir}"]
+        self.assertEqual(subprocess.run(pattern, capture_output=True).returncode, 0)
+        self.engine.process.terminate()
+        self.assertEqual(self.engine.process.wait(timeout=60), 0)
+        self.assertEqual(subprocess.run(pattern, capture_output=True).returncode, 1)
+        self.assertNotIn("nbd", os.listdir(self.engine.dir))
 
 
 class OldLevel(BackupTest):
