@@ -16,6 +16,7 @@ from cold import lock, unlock
 from exports import SharedExport, find
 from nbd import NbdError
 from storage_daemon import QmpError, StorageDaemon
+from volumes import quiet
 
 
 class Live:
@@ -37,15 +38,16 @@ class Live:
         if switches.take("freeze_fails", subject) and backup.is_consistent:
             raise QmpError("the guest could not be frozen")
         self._make_scratch_disks(subject)
-        for one in backup.disks:
-            if one.mode == "incremental":
-                # They are looked for before the daemon has the images, and marks the bitmaps as in use.
-                self._holders[one.disk.id] = find(one.disk.chain(one.disk), backup.from_checkpoint)
-        directory = os.path.join(self._world.options.dir, "nbd")
-        self._daemon = StorageDaemon(directory, backup.id[:8])
-        for number, one in enumerate(backup.disks):
-            self._open(node_of(number), one)
-        self._freeze()
+        with self._quiet():
+            for one in backup.disks:
+                if one.mode == "incremental":
+                    # They are looked for before the daemon has the images, and marks the bitmaps as in use.
+                    self._holders[one.disk.id] = find(one.disk.chain(one.disk), backup.from_checkpoint)
+            directory = os.path.join(self._world.options.dir, "nbd")
+            self._daemon = StorageDaemon(directory, backup.id[:8])
+            for number, one in enumerate(backup.disks):
+                self._open(node_of(number), one)
+            self._freeze()
 
     def has_bitmap(self, disk):
         return disk.id in self._with_bitmap
@@ -56,11 +58,13 @@ class Live:
         return SharedExport(self._url(export_of(self._number(disk))))
 
     def end(self):
-        self._stop_daemon()
+        with self._quiet():
+            self._stop_daemon()
         self._clean_up()
 
     def abandon(self):
-        self._stop_daemon()
+        with self._quiet():
+            self._stop_daemon()
         for one in self._backup.disks:
             if one.disk.id in self._with_bitmap:
                 self._world.checkpoints.remove_bitmap(one.disk, self._backup.next_checkpoint)
@@ -75,12 +79,16 @@ class Live:
     def vm_changed(self, crashed):
         if self._world.vms.status(self._backup.vm) == "up" or self._daemon is None:
             return
-        if crashed:
-            self._daemon.kill()
-        else:
-            self._stop_daemon()
+        with self._quiet():
+            if crashed:
+                self._daemon.kill()
+            else:
+                self._stop_daemon()
 
     # parts
+
+    def _quiet(self):
+        return quiet([one.disk for one in self._backup.disks])
 
     def _make_scratch_disks(self, subject):
         backup, disks = self._backup, self._world.disks

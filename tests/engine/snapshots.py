@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import layers
 from directory import stable_id
-from volumes import locked_message
+from volumes import locked_message, quiet
 from wire import Date, NotFound, Refused, listing, new_id
 
 FIRST_SNAPSHOT = 1_600_000_000  # seconds; each further snapshot of `--disk` is an hour younger
@@ -130,10 +130,12 @@ class Snapshots:
         return record
 
     def _freeze(self, vm, record, new_bitmap=None, bitmap_disks=(), disks=None):
-        for disk in self._disks(vm) if disks is None else disks:
-            if not disk.is_lun and not disk.shareable:
-                bitmap = new_bitmap if disk in bitmap_disks else None
-                layers.push(self._world, disk, record.id, bitmap)
+        disks = self._disks(vm) if disks is None else disks
+        with quiet(disks):
+            for disk in disks:
+                if not disk.is_lun and not disk.shareable:
+                    bitmap = new_bitmap if disk in bitmap_disks else None
+                    layers.push(self._world, disk, record.id, bitmap)
         if self._world.ovf:
             record.configuration = self._world.ovf.write(vm, record.id)
         record.status = "ok"

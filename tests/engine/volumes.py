@@ -6,9 +6,11 @@ that: after a transfer the status is ok before the lock is free.
 
 A disk's snapshots are real layers, oldest first: each qcow2 file has the one before as its backing file, and
 the active layer has the newest. The disk's id stays, and its `image_id` and `path` become those of the new
-layer. `io` serializes whatever changes the files: the guest's writes, new layers, merges and bitmaps.
+layer. `io` serializes whatever changes the files: the guest's writes, new layers, merges and bitmaps. All
+disks of a VM are frozen in one moment, with all of these held.
 """
 
+import contextlib
 import os
 import threading
 from dataclasses import dataclass, field
@@ -76,6 +78,15 @@ class Disk(Volume):
         if volume is not self:
             below = self.snapshots[: self.snapshots.index(volume)]
         return [volume, *reversed(below)]
+
+
+@contextlib.contextmanager
+def quiet(disks):
+    """Keeps the guest from writing to any of the disks meanwhile, as a frozen guest does."""
+    with contextlib.ExitStack() as stack:
+        for disk in sorted(disks, key=lambda one: one.id):
+            stack.enter_context(disk.io)
+        yield
 
 
 def locked_message(action, volume):

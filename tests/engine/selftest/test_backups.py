@@ -2,13 +2,16 @@
 
 import os
 import subprocess
+import threading
+import time
 import unittest
 
 from rig import MIB, EngineTest
 
 KIB = 1 << 10
 BLOCK = 64 * KIB
-CONTENT = os.urandom(MIB)
+CONTENT = bytes(1) + os.urandom(MIB - 1)
+PATTERNS = 251
 
 
 def laid_over(base, extents, content):
@@ -114,7 +117,37 @@ class Chains:
         self.finish(late)
 
 
-class HybridChains(Chains, BackupTest):
+class Moments:
+    """What every backup of a running VM promises of several disks."""
+
+    def test_all_disks_are_of_one_moment(self):
+        number, ended = 0, threading.Event()
+
+        def write():
+            nonlocal number
+            while not ended.is_set():
+                number += 1
+                for disk in (self.raw, self.cow):
+                    self.engine.guest(disk, {"offset": 0, "length": BLOCK, "pattern": number % PATTERNS})
+
+        guest = threading.Thread(target=write)
+        guest.start()
+        try:
+            backup = self.start()
+            before = number
+            while guest.is_alive() and number < before + 2:
+                time.sleep(0.01)
+        finally:
+            ended.set()
+            guest.join()
+        of_raw, of_cow = (self.read(backup, disk)[0][0] for disk in (self.raw, self.cow))
+        self.assertIn((of_raw - of_cow) % PATTERNS, (0, 1))
+        self.finish(backup)
+        self.assertGreaterEqual(number, before + 2)
+        self.assertEqual(self.engine.guest_bytes(self.raw)[0], number % PATTERNS)
+
+
+class HybridChains(Chains, Moments, BackupTest):
     def test_a_snapshot_freezes_the_disks_and_is_merged_at_the_end(self):
         backup = self.start(description="token")
         found = self.ok(self.engine.call("GET", f"/vms/{self.vm}/backups"))["backup"]
@@ -155,6 +188,16 @@ class HybridChains(Chains, BackupTest):
         self.assertEqual(self.modes(backup), {self.cow: "incremental", disk: "full"})
         self.finish(backup)
 
+    def test_a_disk_that_grew_since_is_still_incremental(self):
+        full = self.start(self.cow)
+        self.finish(full)
+        self.ok(self.engine.call("PUT", f"/disks/{self.cow}", {"provisioned_size": str(2 * MIB)}))
+        self.engine.guest(self.cow, {"offset": 2 * MIB - BLOCK, "length": BLOCK, "pattern": 1})
+        backup = self.start(self.cow, from_checkpoint_id=full["to_checkpoint_id"])
+        content, extents = self.read(backup, self.cow)
+        self.assertEqual(laid_over(CONTENT + bytes(MIB), extents, content), self.engine.guest_bytes(self.cow))
+        self.finish(backup)
+
     def test_raw_disks_alone_have_a_checkpoint_without_disks(self):
         backup = self.start(self.raw)
         path = f"/vms/{self.vm}/checkpoints/{backup['to_checkpoint_id']}/disks"
@@ -162,7 +205,7 @@ class HybridChains(Chains, BackupTest):
         self.finish(backup)
 
 
-class LiveChains(Chains, BackupTest):
+class LiveChains(Chains, Moments, BackupTest):
     query = "?legacy=true"
 
     def test_locks_the_disks_and_shows_scratch_disks_while_it_lasts(self):
