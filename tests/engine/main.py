@@ -85,8 +85,9 @@ without a value.
 
 The answer to a POST is lost with cut_after, also that of a backup. The answer to POST /imagetransfers counts
 for unknown_phase, url_missing and url_host as a GET does. An engine version below 4.4.7 (--engine-version)
-forgets a transfer as soon as it has ended; below 4.4.4 a disk does not list its snapshots, only its storage
-domain does.
+forgets a transfer as soon as it has ended, and a backup that has failed; below 4.4.4 a disk does not list its
+snapshots, only its storage domain does. Below 4.5.1 finalize of a backup cuts its transfers, and up to 4.5.6
+the deletion of a checkpoint destroys the images of a VM that is paused.
 """
 
 import argparse
@@ -266,7 +267,9 @@ def main():
         "control": control.path,
     }
     print(json.dumps({**ready, "log": world.journal.path, "dir": directory, "pid": os.getpid()}), flush=True)
-    stopping.wait()
+    # The kernel may hand a signal to another thread. Python then sets `stopping` only once this thread wakes.
+    while not stopping.wait(0.5):
+        continue
 
     server.shutdown()
     server.server_close()

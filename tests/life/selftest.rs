@@ -31,6 +31,7 @@ const OF_MACHINES: [&[&str]; 3] = [
         "test_backups.Refusals",
         "test_backups.OldLevel",
         "test_backups.TheEnd",
+        "test_imports",
         "test_sdk",
     ],
     &[
