@@ -32,7 +32,6 @@ const OF_MACHINES: [&[&str]; 3] = [
         "test_backups.OldLevel",
         "test_backups.TheEnd",
         "test_imports",
-        "test_sdk",
     ],
     &[
         "test_backups.HybridChains",

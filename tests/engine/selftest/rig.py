@@ -26,10 +26,6 @@ def start(project, engine):
     start_daemon()
 
 
-def project():
-    return _state["project"]
-
-
 def stop():
     stop_daemon()
     shutil.rmtree(_state["dir"])
