@@ -15,7 +15,9 @@ from nbd import NbdServer
 
 
 class BitmapError(Exception):
-    pass
+    """The transfer does not start; its request succeeds, and then it has this `phase`."""
+
+    phase = "cancelled_system"
 
 
 class LayerExport:

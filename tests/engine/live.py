@@ -77,7 +77,7 @@ class Live:
         return f"nbd+unix:///guest-{node_of(self._number(disk))}?socket={self._daemon.socket}"
 
     def vm_changed(self, crashed):
-        if self._world.vms.status(self._backup.vm) == "up" or self._daemon is None:
+        if self._world.vms.status(self._backup.vm) != "down" or self._daemon is None:
             return
         with self._quiet():
             if crashed:

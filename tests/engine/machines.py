@@ -33,7 +33,7 @@ def routes(world):
         return DONE
 
     def remove_vm(request, vm):
-        vms.delete(vm)
+        vms.delete(vm, keeps_disks=request.query.get("detach_only") == "true")
         return DONE
 
     def start_backup(request, vm):

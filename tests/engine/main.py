@@ -77,7 +77,7 @@ without a value.
     merge_slow          [1.0] seconds in finalizing
     snapshot_left       the snapshot of a hybrid backup stays: succeeded, and 10813
     checkpoint_stays    (subject: its id) a deleted checkpoint stays, 10798; invalid if the VM is down
-    bitmap_missing      a transfer with a bitmap does not start: cancelled_system
+    bitmap_missing      ["cancelled_system"] or "paused_system": a transfer with a bitmap does not start
     dirty_missing       404 to the extents that are dirty
     extents_without_zero    the extents that are dirty have no member `zero`
     attach_fails        (subject "VM-ID VM-NAME DISK-ID DISK-NAME") an imported VM lacks the disk: 175

@@ -58,7 +58,7 @@ class Machine:
             self.start_session(transfer)
         except BitmapError as error:
             self._world.journal.event("session_failed", transfer=transfer.id, reason=str(error))
-            self._transfers.set_phase(transfer, "cancelled_system", expected="initializing")
+            self._transfers.set_phase(transfer, error.phase, expected="initializing")
         except SessionError as error:
             self._world.journal.event("session_failed", transfer=transfer.id, reason=str(error))
             self._transfers.set_phase(transfer, "paused_system", expected="initializing")

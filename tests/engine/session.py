@@ -109,8 +109,12 @@ class Session:
         backup = transfer.backup
         one = backup.of_disk(transfer.disk_id)
         bitmap = backup.from_checkpoint if one.mode == "incremental" else None
-        if bitmap and (transfer.shallow or switches.take("bitmap_missing", transfer.subject)):
-            raise BitmapError(f"bitmap {bitmap} does not exist, or the transfer is shallow")
+        if bitmap and transfer.shallow:
+            raise BitmapError(f"bitmap {bitmap} is of no use to a shallow transfer")
+        if bitmap and (phase := switches.take("bitmap_missing", transfer.subject)):
+            error = BitmapError(f"bitmap {bitmap} is missing, by a switch")
+            error.phase = phase
+            raise error
         self._nbd = backup.kind.export(transfer.id[:8], one.disk, bitmap)
         self._is_dirty = bitmap is not None and not switches.take("dirty_missing", transfer.subject)
         return self._nbd.url

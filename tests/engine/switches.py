@@ -71,7 +71,7 @@ OF_BACKUPS = {
     "merge_slow": 1.0,
     "snapshot_left": True,
     "checkpoint_stays": True,
-    "bitmap_missing": True,
+    "bitmap_missing": "cancelled_system",
     "dirty_missing": True,
     "extents_without_zero": True,
     "attach_fails": True,

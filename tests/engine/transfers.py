@@ -321,7 +321,7 @@ class Transfers:
                 self.machine.start_session(transfer)
             except BitmapError as error:
                 self._world.journal.event("session_failed", transfer=transfer.id, reason=str(error))
-                self.set_phase(transfer, "cancelled_system")
+                self.set_phase(transfer, error.phase)
             except SessionError as error:
                 self.machine.end_with_failure(transfer)
                 raise Refused(400, f"Cannot transfer image: {error}") from error

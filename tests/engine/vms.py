@@ -105,15 +105,18 @@ class Vms:
         self._added[vm.id] = vm
         self._world.journal.event("vm_created", vm=vm.id, name=vm.name)
 
-    def delete(self, vm_id):
-        """Removes a VM that is down, and its disks."""
+    def delete(self, vm_id, keeps_disks=False):
+        """Removes a VM that is down, and its disks if it does not keep them."""
         vm = self.get(vm_id)
         if self.status(vm) != "down":
             raise Refused(409, "Cannot remove VM: VM is running.")
         if self._world.backups and self._world.backups.is_open(vm):
             raise Refused(409, "Cannot remove VM: The VM is during a backup operation.")
         for attachment in self._world.attachments.of_vm(vm):
-            self._world.disks.delete(attachment.disk.id)
+            if keeps_disks or attachment.disk.shareable or attachment.disk.is_lun:
+                self._world.attachments.remove(vm, attachment.disk.id)
+            else:
+                self._world.disks.delete(attachment.disk.id)
         self._added.pop(vm.id, None)
 
     def of_disk(self, disk):

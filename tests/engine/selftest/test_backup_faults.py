@@ -145,6 +145,11 @@ class Transfers(BackupTest):
         for spec in ({}, {"shallow": "true"}):
             transfer = self.ok(self.engine.backup_transfer(backup["id"], self.cow, **spec), 201)
             self.engine.wait_phase(transfer["id"], "finished_failure")
+        self.engine.switch("bitmap_missing", value="paused_system", times=1)
+        transfer = self.ok(self.engine.backup_transfer(backup["id"], self.cow), 201)
+        self.assertEqual((transfer["phase"], transfer.get("transfer_url")), ("paused_system", None))
+        self.ok(self.engine.act(transfer["id"], "cancel"))
+        self.engine.wait_phase(transfer["id"], "finished_failure")
         transfer = self.ok(self.engine.backup_transfer(backup["id"], self.cow), 201)
         self.assertEqual(transfer["phase"], "transferring")
 

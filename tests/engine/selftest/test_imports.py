@@ -63,14 +63,15 @@ class Configurations(EngineTest):
         text = self.configuration(f"/vms/{self.vm}?all_content=true")["data"]
         self.assertIn("already exists", self.ok(self.post(text, name="other"), 409)["detail"])
         self.ok(self.post(text), 409)
-        for disk in (self.root, self.data):
-            self.ok(self.engine.call("DELETE", f"/vms/{self.vm}/diskattachments/{disk}"))
-        self.ok(self.engine.call("DELETE", f"/vms/{self.vm}"))
+        self.ok(self.engine.call("DELETE", f"/vms/{self.vm}?detach_only=true"))
+        self.assertEqual(self.engine.call("GET", f"/vms/{self.vm}"), (404, None))
         self.assertEqual(self.ok(self.post(text), 201)["id"], self.vm)
         facts = [(one["id"], one["bootable"], one["interface"]) for one in self.attached(self.vm)]
         self.assertEqual(facts, [(self.root, "true", "virtio_scsi"), (self.data, "false", "virtio")])
         shown = self.ok(self.engine.call("GET", f"/vms/{self.vm}"))
         self.assertEqual((shown["name"], shown["description"], shown["status"]), ("web", "a & b", "down"))
+        self.ok(self.engine.call("DELETE", f"/vms/{self.vm}"))
+        self.engine.wait_disk(self.root, 404)
 
     def test_with_new_ids_lacks_the_disks_that_another_vm_has(self):
         ova = self.configuration(f"/vms/{self.vm}?all_content=true&ovf_as_ova=true")["data"]
