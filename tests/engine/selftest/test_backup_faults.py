@@ -1,12 +1,32 @@
 """What goes wrong with backups: every switch of theirs, with what a client sees."""
 
+import os
 import time
 import unittest
 
-from rig import MIB
+from rig import MIB, EngineTest
 from test_backups import BLOCK, BackupTest
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
+
+
+class Switches(EngineTest):
+    def test_each_is_documented_and_tried_here(self):
+        status, answer = self.engine.control("POST", "/switches", {"switch": "no_such_switch"})
+        self.assertEqual(status, 400)
+        names = answer["error"].partition("of backups: ")[2].partition(";")[0].split(", ")
+        self.assertGreater(len(names), 15)
+        here = os.path.dirname(os.path.abspath(__file__))
+        tests = ""
+        for file in sorted(os.listdir(here)):
+            if file.endswith(".py"):
+                with open(os.path.join(here, file), encoding="utf-8") as opened:
+                    tests += opened.read()
+        with open(os.path.join(os.path.dirname(here), "main.py"), encoding="utf-8") as opened:
+            documented = opened.read()
+        for name in names:
+            self.assertIn(f'"{name}"', tests)
+            self.assertIn(f"\n    {name} ", documented)
 
 
 class Starts(BackupTest):
