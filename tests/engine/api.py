@@ -6,8 +6,10 @@ returns a value (status 200) or an Answer, or raises Refused or NotFound.
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import markup
+from machines import routes as machine_routes
 from sso import parse_form
 from transfers import ACTIONS
 from wire import Answer, Date, NotFound, Refused
@@ -32,8 +34,11 @@ class Request:
 
     def json(self):
         kind = self.headers.get("Content-Type", "")
+        if kind.startswith("application/xml"):
+            value = markup.read(self.body)
+            return value if isinstance(value, dict) else {}
         if not kind.startswith("application/json"):
-            raise Refused(415, f"This stand-in reads JSON, not {kind or 'a body without a type'}")
+            raise Refused(415, f"This stand-in reads JSON and XML, not {kind or 'a body without a type'}")
         try:
             value = json.loads(self.body or b"{}")
         except ValueError:
@@ -48,7 +53,6 @@ class Api:
         self._world = world
         self._ca_file = ca_file
         surroundings, disks, transfers, jobs = world.directory, world.disks, world.transfers, world.jobs
-        vms = world.vms
         self._routes = [
             (method, re.compile(f"{PREFIX}{pattern}/?$"), function)
             for method, pattern, function in (
@@ -69,39 +73,34 @@ class Api:
                 ),
                 ("GET", "/hosts", lambda request: surroundings.list_hosts(request.query)),
                 ("GET", "/hosts/([^/]+)", lambda request, one: surroundings.show_host(one)),
+                (
+                    "GET",
+                    "/clusters",
+                    lambda request: surroundings.list_clusters(request.query, world.options.level),
+                ),
+                (
+                    "GET",
+                    "/clusters/([^/]+)",
+                    lambda request, one: surroundings.show_cluster(one, world.options.level),
+                ),
                 ("GET", "/jobs", lambda request: jobs.list(request.query)),
                 ("GET", "/jobs/([^/]+)", lambda request, one: jobs.show(one)),
                 ("GET", "/disks", lambda request: disks.list(request.query)),
                 ("POST", "/disks", self._create_disk),
                 ("GET", "/disks/([^/]+)", lambda request, one: disks.show_alone(disks.get(one))),
+                ("PUT", "/disks/([^/]+)", lambda request, one: disks.update(one, request.json())),
                 ("DELETE", "/disks/([^/]+)", self._delete_disk),
+                ("POST", "/disks/([^/]+)/convert", self._convert_disk),
                 (
                     "GET",
                     "/disks/([^/]+)/disksnapshots",
                     lambda request, one: self._disk_snapshots(request, one),
                 ),
-                ("GET", "/vms", lambda request: vms.list(request.query)),
-                ("GET", "/vms/([^/]+)", lambda request, one: vms.show(one, request.query)),
-                (
-                    "GET",
-                    "/vms/([^/]+)/diskattachments",
-                    lambda request, one: vms.list_attachments(one, request.query),
-                ),
-                ("GET", "/vms/([^/]+)/snapshots", lambda request, one: vms.list_snapshots(one)),
-                (
-                    "GET",
-                    "/vms/([^/]+)/snapshots/([^/]+)",
-                    lambda request, one, snapshot: vms.show_snapshot(one, snapshot),
-                ),
-                (
-                    "GET",
-                    "/vms/([^/]+)/snapshots/([^/]+)/disks",
-                    lambda request, one, snapshot: vms.list_snapshot_disks(one, snapshot),
-                ),
                 ("GET", "/imagetransfers", lambda request: transfers.list()),
                 ("POST", "/imagetransfers", self._create_transfer),
                 ("GET", "/imagetransfers/([^/]+)", lambda request, one: transfers.show(one)),
                 ("POST", f"/imagetransfers/([^/]+)/({'|'.join(ACTIONS)}|extend)", self._act),
+                *machine_routes(world),
             )
         ]
 
@@ -124,9 +123,18 @@ class Api:
         request.user = self._world.sso.authenticate(request.headers, subject)
         if request.user is None:
             return self._world.sso.unauthorized()
+        answer = self._answer_of_resource(request)
+        accepted = request.headers.get("Accept", "")
+        if answer.value is None or "json" in accepted:
+            return answer
+        parts = [part for part in request.path[len(PREFIX) :].split("/") if part]
+        root = markup.root_of(request.method, parts, answer.status)
+        return replace(answer, body=markup.write(root, answer.value), content_type="application/xml")
+
+    def _answer_of_resource(self, request):
         try:
-            if "json" not in request.headers.get("Accept", ""):
-                raise Refused(406, "This stand-in answers in JSON only")
+            if not {"json", "xml"} & set(re.findall("[a-z]+", request.headers.get("Accept", ""))):
+                raise Refused(406, "This stand-in answers in JSON and XML only")
             methods = set()
             for method, pattern, function in self._routes:
                 found = pattern.match(request.path)
@@ -162,6 +170,10 @@ class Api:
 
     def _create_disk(self, request):
         return Answer.json(202, self._world.disks.create(request.json(), request.correlation_id))
+
+    def _convert_disk(self, request, disk_id):
+        self._world.disks.convert(disk_id, request.json(), request.correlation_id)
+        return {"status": "complete"}
 
     def _delete_disk(self, request, disk_id):
         self._world.disks.delete(disk_id)

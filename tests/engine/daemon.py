@@ -31,10 +31,10 @@ class _Connection(http.client.HTTPConnection):
 
 class Daemon:
     def __init__(self, directory):
-        self._directory = directory
+        self.directory = directory
 
     def url(self):
-        with open(os.path.join(self._directory, "url"), encoding="ascii") as file:
+        with open(os.path.join(self.directory, "url"), encoding="ascii") as file:
             return file.read().strip()
 
     def add(self, ticket):
@@ -51,7 +51,7 @@ class Daemon:
 
     def _request(self, method, ticket_id, value=None):
         body = None if value is None else json.dumps(value)
-        connection = _Connection(os.path.join(self._directory, "control.sock"))
+        connection = _Connection(os.path.join(self.directory, "control.sock"))
         try:
             connection.request(method, f"/tickets/{ticket_id}", body=body)
             response = connection.getresponse()

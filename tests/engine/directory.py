@@ -1,4 +1,4 @@
-"""Storage domains, data centers and hosts. They are fixed at the start.
+"""Storage domains, data centers, clusters and hosts. They are fixed at the start.
 
 The syntax of a domain is NAME=TYPE[,detached][,maintenance]; TYPE is nfs, localfs, glusterfs (file) or iscsi,
 fcp (block). A detached domain belongs to no data center. As in the engine, a domain that is
@@ -60,6 +60,7 @@ class Directory:
         self.domains = domains
         self.data_center = Named("datacenter", "Default")
         self.host = Named("host", "host1")
+        self.cluster = Named("cluster", "Default")
         self._hardware_id = hardware_id
 
     def find_domain(self, reference):
@@ -106,6 +107,10 @@ class Directory:
         found = select([self.host], facts, query)
         return listing("host", [self.show_host(one.id) for one in found])
 
+    def list_clusters(self, query, level):
+        found = select([self.cluster], lambda one: {"name": one.name, "id": one.id}, query)
+        return listing("cluster", [self.show_cluster(one.id, level) for one in found])
+
     def show_domain(self, domain):
         attached = {"data_centers": {"data_center": [{"id": self.data_center.id}]}} if domain.attached else {}
         return {
@@ -127,6 +132,15 @@ class Directory:
             raise NotFound
         href = f"/ovirt-engine/api/datacenters/{center_id}"
         return {"href": href, "id": center_id, "name": self.data_center.name, "status": "up", "local": False}
+
+    def show_cluster(self, cluster_id, level):
+        if cluster_id != self.cluster.id:
+            raise NotFound
+        major, minor = level.split(".")
+        href = f"/ovirt-engine/api/clusters/{cluster_id}"
+        shown = {"href": href, "id": cluster_id, "name": self.cluster.name}
+        shown["data_center"] = {"id": self.data_center.id}
+        return {**shown, "version": {"major": int(major), "minor": int(minor)}}
 
     def show_host(self, host_id):
         if host_id != self.host.id:

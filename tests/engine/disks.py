@@ -1,8 +1,4 @@
-"""Disks and their snapshots: how they are created, shown, locked and removed.
-
-A Volume is the object of a transfer: a disk, or a snapshot of one. Clients see its `status`. Its `holders`,
-the commands that hold its lock, are independent of that: after a transfer the status is ok before the lock is
-free.
+"""Disks and their snapshots: how they are created, shown, locked and removed (see volumes for the records).
 
 Creation and removal are commands with steps (see coordinator). The store's lock guards all fields; qemu-img
 runs without it.
@@ -11,55 +7,15 @@ runs without it.
 import os
 import threading
 import time
-from dataclasses import dataclass, field
 
 import images
-from directory import Domain
 from search import select
-from vms import snapshot_id_of
+from snapshots import snapshot_id_of
+from volumes import Disk, locked_message
 from wire import NotFound, Refused, boolean, choice, identifier, incomplete, integer, listing, new_id
 
 EXCLUSIVE, SHARED = "exclusive", "shared"
 DUMPED = tuple("id name status format sparse size path image_id initial_size capacity vm vm_up".split())
-
-
-@dataclass
-class Volume:
-    id: str
-    name: str
-    format: str
-    sparse: bool
-    size: int
-    domain: Domain
-    path: str
-    image_id: str = field(default_factory=new_id)
-    status: str = "locked"
-    initial_size: int | None = None
-    capacity: int | None = None
-    holders: dict = field(default_factory=dict)
-
-    @property
-    def subject(self):
-        return f"{self.id} {self.name}"
-
-    @property
-    def is_sparse_file(self):
-        return self.sparse and not self.domain.is_block
-
-
-@dataclass
-class Snapshot(Volume):
-    disk_id: str = ""
-
-
-@dataclass
-class Disk(Volume):
-    description: str | None = None
-    content_type: str = "data"
-    backup: str = "none"
-    vm: str | None = None
-    vm_up: bool = False
-    snapshots: list = field(default_factory=list)
 
 
 class Disks:
@@ -108,7 +64,7 @@ class Disks:
             disk = self.get(disk_id)
             if disk.holders or disk.status == "locked":
                 raise Refused(409, locked_message("remove Virtual Disk", disk))
-            if disk.vm_up:
+            if self._world.attachments.is_plugged(disk):
                 raise Refused(409, attached_message("remove Virtual Disk", disk))
             self.remove(disk)
 
@@ -126,7 +82,8 @@ class Disks:
             disks = [self.get(disk_id)] if disk_id else self._disks.values()
             disks = [one for one in disks if domain_id in (None, one.domain.id)]
             active = query.get("include_active", "false") in ("", "true")
-            volumes = [volume for disk in disks for volume in self._volumes(disk, active)]
+            layered = [disk for disk in disks if not disk.is_lun]
+            volumes = [volume for disk in layered for volume in self._volumes(disk, active)]
             return listing("disk_snapshot", volumes)
 
     # other commands
@@ -151,6 +108,60 @@ class Disks:
                     return snapshot
         return None
 
+    def update(self, disk_id, body):
+        """Changes a disk as PUT does, also while its VM runs."""
+        disk = self.get(disk_id)
+        backup = choice(body, "backup", ("none", "incremental"), disk.backup)
+        size = integer(body, "provisioned_size", disk.size)
+        if backup == "incremental" and disk.format == "raw":
+            raise Refused(400, "Cannot edit Virtual Disk: Incremental backup is not supported for RAW disks.")
+        if size < disk.size:
+            raise Refused(400, "Cannot edit Virtual Disk: New disk size cannot be smaller than the current.")
+        with self.lock:
+            if disk.status == "locked" or disk.holders:
+                raise Refused(409, locked_message("edit Virtual Disk", disk))
+            disk.backup = backup
+            disk.name = body.get("name") or body.get("alias") or disk.name
+            disk.description = body.get("description", disk.description)
+        if size > disk.size:
+            with disk.io:
+                images.resize(disk.path, disk.format, size)
+                disk.size = size
+        self._world.journal.event("disk_changed", disk=disk.id, changes=body)
+        return self.show(disk)
+
+    def convert(self, disk_id, body, correlation_id):
+        """Converts a disk to the format that the body wants, in a step: its bytes stay, its volume is new."""
+        disk, wanted = self.get(disk_id), body.get("disk") or {}
+        disk_format = choice(wanted, "format", ("raw", "cow"), disk.format)
+        backup = choice(wanted, "backup", ("none", "incremental"), disk.backup)
+        with self.lock:
+            if disk.status == "locked" or disk.holders:
+                raise Refused(409, locked_message("convert Virtual Disk", disk))
+            if self._world.attachments.is_plugged(disk):
+                raise Refused(409, attached_message("convert Virtual Disk", disk))
+            if disk.snapshots or (disk_format == "raw" and backup == "incremental"):
+                raise Refused(409, "Cannot convert Virtual Disk: the disk can't have that format.")
+            disk.holders["conversion"] = EXCLUSIVE
+            self.set_status(disk, "locked")
+        job = self._world.jobs.start(f"Converting Disk {disk.name}", correlation_id)
+
+        def step():
+            image_id = new_id()
+            path = os.path.join(disk.directory, image_id)
+            images.convert(disk.path, disk.format, path, disk_format)
+            os.unlink(disk.path)
+            with self.lock:
+                disk.path, disk.image_id, disk.format, disk.backup = path, image_id, disk_format, backup
+                disk.sparse = disk.sparse or disk_format == "cow"
+                self.give_capacity(disk)
+                disk.holders.pop("conversion")
+                self.set_status(disk, "ok")
+            job.finish()
+            return True
+
+        self._world.coordinator.run(f"convert disk {disk.id}", step)
+
     def set_status(self, volume, status):
         with self.lock:
             if volume.status == status:
@@ -166,8 +177,6 @@ class Disks:
 
         def step():
             images.remove(disk.path)
-            for snapshot in disk.snapshots:
-                images.remove(snapshot.path)
             with self.lock:
                 self._disks.pop(disk.id, None)
             self._world.journal.event("disk_removed", disk=disk.id, name=disk.name)
@@ -191,9 +200,12 @@ class Disks:
         )
         disk.vm, disk.vm_up = spec.get("vm"), bool(spec.get("vm_up", spec.get("vm")))
         disk.content_type = spec.get("content_type", "data")
-        images.create(disk.path, disk.format, disk.size, not disk.sparse, spec.get("content"))
+        disk.backup = spec.get("backup", "none")
+        disk.shareable, disk.is_lun = bool(spec.get("shareable")), bool(spec.get("is_lun"))
+        if not disk.is_lun:
+            images.create(disk.path, disk.format, disk.size, not disk.sparse, spec.get("content"))
         for number in range(int(spec.get("snapshots", 0))):
-            disk.snapshots.append(self._snapshot_of(disk, number))
+            self._world.snapshots.give_old(disk, number)
         disk.status = spec.get("status", "ok")
         with self.lock:
             self._disks[disk.id] = disk
@@ -203,45 +215,76 @@ class Disks:
     def change(self, disk_id, spec):
         with self.lock:
             disk = self.get(disk_id)
-            for name in ("status", "name", "vm", "vm_up"):
+            for name in ("status", "name", "vm", "vm_up", "shareable"):
                 if name in spec:
                     setattr(disk, name, spec[name])
         self._world.journal.event("disk_changed", disk=disk.id, changes=spec)
         return disk
 
+    def add_scratch(self, name, source):
+        """Adds the scratch disk of a live backup: clients see it, illegal, and can do nothing with it."""
+        scratch = self._new(new_id(), name, "cow", True, source.size, source.domain, None, new_id())
+        scratch.content_type, scratch.status = "backup_scratch", "illegal"
+        with self.lock:
+            self._disks[scratch.id] = scratch
+        return scratch
+
+    def drop_scratch(self, scratch):
+        images.remove(scratch.path)
+        with self.lock:
+            self._disks.pop(scratch.id, None)
+
+    def give_capacity(self, disk):
+        """Gives a thin disk of a block domain, or its new layer, the size of its logical volume."""
+        disk.capacity = None
+        if disk.domain.is_block and disk.format == "cow":
+            extent = self._world.options.block_extent
+            wanted = self._world.options.block_chunk if disk.initial_size is None else disk.initial_size
+            disk.capacity = max(-(-wanted // extent), 1) * extent
+
     # representations
 
     def show_alone(self, disk):
         """Shows a disk with the VM that it is attached to, which no list of disks tells."""
-        vm = self._world.vms.of_disk(disk)
-        return {**self.show(disk), "vms": {"vm": [{"id": vm.id}]} if vm else None}
+        vms = [{"id": vm.id} for vm in self._world.attachments.vms_of(disk)]
+        return {**self.show(disk), "vms": {"vm": vms} if vms else None}
 
     def show(self, disk):
-        exists = os.path.exists(disk.path)
-        allocated = images.allocated(disk.path) if exists else 0
-        return {
+        shown = {
             "href": f"/ovirt-engine/api/disks/{disk.id}",
             "id": disk.id,
             "name": disk.name,
             "alias": disk.name,
             "description": disk.description or "",
             "status": disk.status,
+            "content_type": disk.content_type,
+            "storage_type": "lun" if disk.is_lun else "image",
+            "propagate_errors": False,
+            "shareable": disk.shareable,
+            "wipe_after_delete": False,
+        }
+        return {**shown, **(self._show_lun(disk) if disk.is_lun else self._show_image(disk))}
+
+    def _show_lun(self, disk):
+        unit = {"id": f"36001405{disk.id.replace('-', '')[:24]}", "size": disk.size, "status": "used"}
+        storage = {"type": "iscsi", "logical_units": {"logical_unit": [unit]}}
+        return {"lun_storage": storage}
+
+    def _show_image(self, disk):
+        allocated = images.allocated(disk.path)
+        below = sum(images.allocated(one.path) for one in disk.snapshots)
+        return {
             "format": disk.format,
             "sparse": disk.sparse,
             "provisioned_size": disk.size,
             "actual_size": allocated,
-            "total_size": allocated,
+            "total_size": allocated + below,
             "initial_size": disk.initial_size,
             "backup": disk.backup,
-            "content_type": disk.content_type,
             "image_id": disk.image_id,
-            "storage_type": "image",
             "qcow_version": "qcow2_v3" if disk.format == "cow" else None,
-            "propagate_errors": False,
-            "shareable": False,
-            "wipe_after_delete": False,
             "storage_domains": {"storage_domain": [{"id": disk.domain.id}]},
-            "snapshot": {"id": self._vm_snapshot(disk, None)},
+            "snapshot": {"id": self._active_snapshot(disk)},
         }
 
     def dump(self):
@@ -256,23 +299,19 @@ class Disks:
                 for disk in self._disks.values()
             ]
 
-    def _vm_snapshot(self, disk, number):
+    def _active_snapshot(self, disk):
         vm = self._world.vms.of_disk(disk)
-        return snapshot_id_of(vm.name if vm else disk.id, number)
+        return snapshot_id_of(vm.name if vm else disk.id, None)
 
     def _volumes(self, disk, active):
-        """Shows the disk's snapshots, oldest first, and its `active` volume if asked for."""
-        volumes = list(enumerate(disk.snapshots))
-        if active:
-            volumes.append((None, disk))
-        ids = [one.id for one in disk.snapshots]
-        parents = dict(zip([*ids, disk.image_id], [None, *ids]))
+        """Shows the disk's snapshots, oldest first, and its `active` layer if asked for."""
         shown = []
-        for number, volume in volumes:
-            own = disk.image_id if number is None else volume.id
-            vm_snapshot = {"id": self._vm_snapshot(disk, number)}
-            parent = {"id": parents[own]} if parents[own] else None
-            shown.append({**self._show_volume(disk, volume, own), "snapshot": vm_snapshot, "parent": parent})
+        for volume in [*disk.snapshots, disk] if active else disk.snapshots:
+            own = disk.image_id if volume is disk else volume.id
+            below = disk.parent_of(volume)
+            snapshot = self._active_snapshot(disk) if volume is disk else volume.vm_snapshot
+            facts = {"snapshot": {"id": snapshot}, "parent": {"id": below.id} if below else None}
+            shown.append({**self._show_volume(disk, volume, own), **facts})
         return shown
 
     def _show_volume(self, disk, volume, volume_id):
@@ -340,27 +379,8 @@ class Disks:
         disk = Disk(
             disk_id, name, disk_format, sparse, size, domain, path, image_id, initial_size=initial_size
         )
-        if domain.is_block and disk_format == "cow":
-            extent = self._world.options.block_extent
-            wanted = self._world.options.block_chunk if initial_size is None else initial_size
-            disk.capacity = max(-(-wanted // extent), 1) * extent
+        self.give_capacity(disk)
         return disk
-
-    def _snapshot_of(self, disk, number):
-        image_id = new_id()
-        path = os.path.join(
-            self._world.options.dir, "images", disk.domain.name, f"{disk.id}-{number}", image_id
-        )
-        images.copy(disk.path, path)
-        name = f"{disk.name} snapshot {number}"
-        facts = (disk.format, disk.sparse, disk.size, disk.domain, path, image_id)
-        return Snapshot(image_id, name, *facts, status="ok", disk_id=disk.id)
-
-
-def locked_message(action, volume):
-    return (
-        f"Cannot {action}: The following disks are locked: {volume.name}. Please try again in a few minutes."
-    )
 
 
 def attached_message(action, disk):

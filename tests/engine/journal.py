@@ -8,7 +8,11 @@
     ticket_*  added, extended, removed, not_extended, not_removed, lost: transfer, reason
     transfer_created, transfer_gone, session_failed, inactive, verification_failed, lock_released:
               transfer, ...
-    vm_existing: vm, name, status
+    vm_*      existing, created, changed; disk_attached, disk_detached; snapshot_made, snapshot_removed:
+              vm, snapshot, ...
+    guest_wrote: disk, name, writes
+    backup_*  created, phase, gone, not_started: backup, phase, previous, modes, ...; redefinition_failed
+    checkpoint_created, checkpoint_removed: vm, checkpoint; event: code, vm, description
     session_opened, session_closed, sessions_expired; switch, switches_cleared; connection_failed; error;
     stopped
 

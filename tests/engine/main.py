@@ -4,12 +4,13 @@
 
 It reproduces the engine's known behaviour, quirks included: numbers are strings, a missing object is a 404
 without a body, actions answer 200 for anything, and a cancelled upload removes its disk. Disks are real
-files; transfers are real tickets on a real ovirt-imageio daemon (started by scripts/imageio in the directory
-of --imageio), with their own qemu-nbd where the engine would start one.
+files, snapshots real layers, checkpoints real bitmaps; transfers are real tickets on a real ovirt-imageio
+daemon (started by scripts/imageio in the directory of --imageio), with their own qemu-nbd where the engine
+would start one. No VM runs, but its guest writes (see guest).
 
 When it is ready it prints one line of JSON: url, port, api, cafile, control, log, dir, pid. It runs in the
-foreground until SIGTERM or SIGINT. Then it ends its qemu-nbd processes and removes its tickets and sockets;
-disks and log stay.
+foreground until SIGTERM or SIGINT. Then it ends its qemu-nbd and qemu-storage-daemon processes and removes
+its tickets and sockets; disks and log stay.
 
 --dir contains the disks (`images/DOMAIN/DISK/IMAGE`), the log (`engine.log`, see journal), the control socket
 (`control`, see control), the sockets of qemu-nbd (`nbd/`), and the CA of the API (`api-ca.pem`). Without
@@ -62,9 +63,31 @@ without a value.
     cancel_now          (act) transferring transfers become cancelled_system
     ticket_remove       (act) the daemon loses the ticket, and the engine does not know yet
 
-The answer to POST /imagetransfers counts for unknown_phase, url_missing and url_host as a GET does. An engine
-version below 4.4.7 (--engine-version) forgets a transfer as soon as it has ended; below 4.4.4 a disk does not
-list its snapshots, only its storage domain does.
+    backups (subject "BACKUP-ID VM-ID VM-NAME DESCRIPTION"; of disk_dropped "VM-ID VM-NAME DISK-ID DISK-NAME",
+    of the three about bitmaps and extents as of a transfer)
+    backup_stuck        ["forever"] or seconds in the phase initializing, or in the next one with after=1
+    backup_fails        the backup fails before it is ready
+    backup_vanishes     ["failed"] it does so and is a 404; "succeeded": it is a 404 as soon as it has ended
+    redefine_fails      a live incremental backup: 400 "[]", 10791, and the chain of checkpoints is gone
+    freeze_fails        the guest is not frozen: with require_consistency, a live backup fails
+    scratch_fails       there is no room for the scratch disks of a live backup
+    disk_dropped        a disk is silently left out
+    finalize_conflict   409 "active transfers" to finalize
+    finalize_lag        [1.0] seconds that a finalized hybrid backup stays ready
+    merge_slow          [1.0] seconds in finalizing
+    snapshot_left       the snapshot of a hybrid backup stays: succeeded, and 10813
+    checkpoint_stays    (subject: its id) a deleted checkpoint stays, 10798; invalid if the VM is down
+    bitmap_missing      ["cancelled_system"] or "paused_system": a transfer with a bitmap does not start
+    dirty_missing       404 to the extents that are dirty
+    extents_without_zero    the extents that are dirty have no member `zero`
+    attach_fails        (subject "VM-ID VM-NAME DISK-ID DISK-NAME") an imported VM lacks the disk: 175
+    engine_restart      (act) the engine starts anew, and fails the backups whose ids clients chose: 10814
+
+The answer to a POST is lost with cut_after, also that of a backup. The answer to POST /imagetransfers counts
+for unknown_phase, url_missing and url_host as a GET does. An engine version below 4.4.7 (--engine-version)
+forgets a transfer as soon as it has ended, and a backup that has failed; below 4.4.4 a disk does not list its
+snapshots, only its storage domain does. Below 4.5.1 finalize of a backup cuts its transfers, and up to 4.5.6
+the deletion of a checkpoint destroys the images of a VM that is paused.
 """
 
 import argparse
@@ -76,15 +99,23 @@ import threading
 
 import certificates
 from api import PREFIX, Api
+from attachments import Attachments
+from backups import Backups
+from checkpoints import Checkpoints
 from control import Control
 from coordinator import Coordinator
 from daemon import Daemon
 from directory import Directory, Domain
 from disks import Disks
 from endpoints import Endpoints
+from events import Events
+from guest import Guest
+from imports import Imports
 from jobs import Jobs
 from journal import Journal
+from ovf import Ovf
 from server import Server
+from snapshots import Snapshots
 from sso import Sso
 from switches import Switches
 from transfers import Transfers
@@ -132,6 +163,11 @@ def parse_arguments():
     add("--hardware-id", default="", help="hw_id of the only host")
     add("--disk", action="append", default=[], metavar="JSON", help="an existing disk, see control")
     add("--switch", action="append", default=[], metavar="JSON", help="a fault switch")
+    add(
+        "--level",
+        default=Options.level,
+        help="compatibility level of the cluster; below 4.7: no hybrid backup",
+    )
     add("--engine-version", default=Options.engine_version)
     add("--inactivity-timeout", type=int, default=60, help="seconds, for a transfer that gives none")
     add("--inactivity-cap", type=int, default=0, help="upper bound on any inactivity timeout; 0: no bound")
@@ -163,12 +199,13 @@ def build_world(arguments, directory):
         with open(arguments.users, encoding="utf-8") as file:
             users = json.load(file)
     domains = [Domain.parse(text) for text in arguments.domain or DOMAINS]
+    daemon = Daemon(os.path.abspath(arguments.imageio))
     world = World(
         options=options,
         journal=journal,
         switches=switches,
-        daemon=Daemon(os.path.abspath(arguments.imageio)),
-        endpoints=Endpoints(),
+        daemon=daemon,
+        endpoints=Endpoints(daemon),
         directory=Directory(domains, arguments.hardware_id),
         jobs=Jobs(),
         coordinator=Coordinator(arguments.poll, arguments.poll_max, journal),
@@ -176,7 +213,15 @@ def build_world(arguments, directory):
     )
     world.disks = Disks(world)
     world.transfers = Transfers(world)
+    world.attachments = Attachments(world)
+    world.snapshots = Snapshots(world)
     world.vms = Vms(world)
+    world.guest = Guest(world)
+    world.events = Events(world)
+    world.ovf = Ovf(world)
+    world.imports = Imports(world)
+    world.checkpoints = Checkpoints(world)
+    world.backups = Backups(world)
     return world
 
 
@@ -222,12 +267,15 @@ def main():
         "control": control.path,
     }
     print(json.dumps({**ready, "log": world.journal.path, "dir": directory, "pid": os.getpid()}), flush=True)
-    stopping.wait()
+    # The kernel may hand a signal to another thread. Python then sets `stopping` only once this thread wakes.
+    while not stopping.wait(0.5):
+        continue
 
     server.shutdown()
     server.server_close()
     control.stop()
     world.coordinator.stop()
+    world.backups.stop()
     world.transfers.stop()
     world.endpoints.close()
     world.journal.event("stopped")

@@ -1,5 +1,7 @@
 """The qemu-nbd process behind a transfer: it serves an image on a unix socket, as a host does for imageio.
 
+The image is a path, or qemu's description of a node ("json:...") without a format.
+
 `capacity` limits the image file's size as a logical volume would: qemu-nbd runs under a file size limit, and
 its client gets ENOSPC for a write beyond it. Python starts children with the default action of SIGXFSZ, which
 would kill qemu-nbd instead; `restore_signals=False` leaves the signal ignored.
@@ -17,12 +19,31 @@ class NbdError(Exception):
 
 
 class NbdServer:
-    def __init__(self, directory, name, image, qemu_format, *, read_only, discard, shared, capacity=None):
+    def __init__(
+        self,
+        directory,
+        name,
+        image,
+        qemu_format,
+        *,
+        read_only,
+        discard,
+        shared,
+        capacity=None,
+        bitmap=None,
+        direct=False,
+    ):
         self._base = os.path.join(directory, name)
         self.socket = self._base + ".sock"
+        self.url = f"nbd:unix:{self.socket}"
         os.makedirs(directory, exist_ok=True)
-        command = ["qemu-nbd", f"--socket={self.socket}", f"--format={qemu_format}", f"--shared={shared}"]
-        command += ["--persistent", "--cache=writeback", "--allocation-depth", f"--pid-file={self._base}.pid"]
+        command = ["qemu-nbd", f"--socket={self.socket}", f"--shared={shared}"]
+        if qemu_format:
+            command.append(f"--format={qemu_format}")
+        command += ["--persistent", "--allocation-depth", f"--pid-file={self._base}.pid"]
+        if bitmap:
+            command.append(f"--bitmap={bitmap}")
+        command += ["--cache=none", "--aio=native"] if direct else ["--cache=writeback"]
         if read_only:
             command.append("--read-only")
         elif discard:

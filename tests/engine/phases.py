@@ -20,6 +20,7 @@ import time
 
 import images
 from daemon import DaemonError
+from exports import BitmapError
 from session import Session, SessionError
 
 ENDED = ("finished_success", "finished_failure")
@@ -55,6 +56,9 @@ class Machine:
             return
         try:
             self.start_session(transfer)
+        except BitmapError as error:
+            self._world.journal.event("session_failed", transfer=transfer.id, reason=str(error))
+            self._transfers.set_phase(transfer, error.phase, expected="initializing")
         except SessionError as error:
             self._world.journal.event("session_failed", transfer=transfer.id, reason=str(error))
             self._transfers.set_phase(transfer, "paused_system", expected="initializing")
@@ -122,7 +126,7 @@ class Machine:
     # finalizing
 
     def _finalizing_success(self, transfer):
-        switches, disks = self._world.switches, self._world.disks
+        switches = self._world.switches
         if transfer.finalize_at is None:
             transfer.finalize_at = time.monotonic() + (switches.take("finalize_slow", transfer.subject) or 0)
         if time.monotonic() < transfer.finalize_at or not self._stop_session(transfer):
@@ -131,15 +135,15 @@ class Machine:
         if vanish:
             self._vanish(transfer, vanish)
         elif switches.take("finalize_pause", transfer.subject):
-            disks.set_status(transfer.volume, "illegal")
+            self._set_status(transfer, "illegal")
             self._transfers.set_phase(transfer, "paused_system", expected="finalizing_success")
             transfer.finalize_at = None
         elif self._is_trusted(transfer):
-            disks.set_status(transfer.volume, "ok")
+            self._set_status(transfer, "ok")
             transfer.release_at = time.monotonic() + self._world.options.unlock_delay
             transfer.succeeded = True
         else:
-            disks.set_status(transfer.volume, "illegal")
+            self._set_status(transfer, "illegal")
             self._transfers.set_phase(transfer, "finalizing_failure", expected="finalizing_success")
 
     def _is_trusted(self, transfer):
@@ -148,7 +152,8 @@ class Machine:
         elif transfer.direction == "download":
             reason = None
         else:
-            reason = images.problem(transfer.volume.path, transfer.volume.format)
+            below = transfer.volume.parent_of(transfer.volume)
+            reason = images.problem(transfer.volume.path, transfer.volume.format, below and below.path)
         if reason:
             self._world.journal.event("verification_failed", transfer=transfer.id, reason=reason)
         return reason is None
@@ -160,7 +165,7 @@ class Machine:
         if outcome == "removed":
             self._world.disks.remove(transfer.volume)
         else:
-            self._world.disks.set_status(transfer.volume, outcome)
+            self._set_status(transfer, outcome)
         self._transfers.forget(transfer)
         transfer.succeeded = outcome == "ok"
 
@@ -186,8 +191,13 @@ class Machine:
     def _clean_up(self, transfer):
         if not self._stop_session(transfer):
             return False
-        self._world.disks.set_status(transfer.volume, "illegal" if transfer.direction == "upload" else "ok")
+        self._set_status(transfer, "illegal" if transfer.direction == "upload" else "ok")
         return True
+
+    def _set_status(self, transfer, status):
+        """Sets the disk's status, which a transfer of a backup leaves alone."""
+        if not transfer.backup:
+            self._world.disks.set_status(transfer.volume, status)
 
     # the end
 
@@ -214,7 +224,8 @@ class Machine:
     def _finish(self, transfer, phase):
         with self._world.disks.lock:
             transfer.volume.holders.pop(transfer.id, None)
-        self._world.journal.event("lock_released", transfer=transfer.id, disk=transfer.disk_id)
+        if not transfer.backup:
+            self._world.journal.event("lock_released", transfer=transfer.id, disk=transfer.disk_id)
         if self._world.options.drops_ended_transfers:
             self._transfers.forget(transfer)
         self._transfers.set_phase(transfer, phase)

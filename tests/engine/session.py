@@ -1,14 +1,17 @@
 """A transfer's session on the host: its qemu-nbd if its format is raw, its ticket, and its URLs.
 
 format=raw gives the guest's view of the disk through qemu-nbd, whatever the disk's own format. Without it, or
-with cow, imageio opens the image file itself, and the ticket's size bounds the file's growth.
+with cow, imageio opens the image file itself, and the ticket's size bounds the file's growth. A shallow
+transfer is of one layer alone: what the layers below have reads as a hole.
 """
 
 import math
 import os
 
 import images
+from images import ImageError
 from daemon import DaemonError
+from exports import BitmapError
 from nbd import NbdError, NbdServer
 from wire import new_id
 
@@ -29,13 +32,21 @@ class Session:
         self.ticket = new_id()
         world.tickets.append(self.ticket)
         self._nbd = None
+        self._is_dirty = False
         try:
-            backend = self._start_nbd() if transfer.uses_nbd else f"file://{transfer.volume.path}"
+            if transfer.backup:
+                backend = self._export_backup()
+            elif transfer.uses_nbd:
+                backend = self._start_nbd()
+            else:
+                backend = f"file://{transfer.volume.path}"
             world.daemon.add(self._ticket(backend))
-        except (DaemonError, NbdError) as error:
+        except (DaemonError, NbdError, ImageError) as error:
             self.kill_nbd()
             raise SessionError(str(error)) from error
         self.url = f"{world.daemon.url()}/images/{self.ticket}"
+        if transfer.backup and world.switches.take("extents_without_zero", transfer.subject):
+            self.url = world.endpoints.replace_host(self.url, world.endpoints.old_imageio())
         self.proxy_url = self._proxied(self.url)
         world.journal.event(
             "ticket_added", transfer=transfer.id, size=transfer.size, ops=OPS[transfer.direction]
@@ -79,17 +90,34 @@ class Session:
 
     def _start_nbd(self):
         transfer, volume = self._transfer, self._transfer.volume
+        alone = transfer.shallow and volume.format == "cow"
         self._nbd = NbdServer(
             os.path.join(self._world.options.dir, "nbd"),
             transfer.id[:8],
-            volume.path,
-            images.QEMU_FORMAT[volume.format],
+            images.alone(volume.path) if alone else volume.path,
+            None if alone else images.QEMU_FORMAT[volume.format],
             read_only=transfer.direction == "download",
             discard=volume.is_sparse_file,
             shared=self._world.options.nbd_shared,
             capacity=volume.capacity,
         )
-        return f"nbd:unix:{self._nbd.socket}"
+        return self._nbd.url
+
+    def _export_backup(self):
+        """Starts the export of a backup's disk. What is dirty is known where the backup is incremental."""
+        transfer, switches = self._transfer, self._world.switches
+        backup = transfer.backup
+        one = backup.of_disk(transfer.disk_id)
+        bitmap = backup.from_checkpoint if one.mode == "incremental" else None
+        if bitmap and transfer.shallow:
+            raise BitmapError(f"bitmap {bitmap} is of no use to a shallow transfer")
+        if bitmap and (phase := switches.take("bitmap_missing", transfer.subject)):
+            error = BitmapError(f"bitmap {bitmap} is missing, by a switch")
+            error.phase = phase
+            raise error
+        self._nbd = backup.kind.export(transfer.id[:8], one.disk, bitmap)
+        self._is_dirty = bitmap is not None and not switches.take("dirty_missing", transfer.subject)
+        return self._nbd.url
 
     def _ticket(self, backend):
         transfer = self._transfer
@@ -101,7 +129,7 @@ class Session:
             "inactivity_timeout": transfer.inactivity_timeout,
             "ops": OPS[transfer.direction],
             "sparse": transfer.volume.is_sparse_file,
-            "dirty": False,
+            "dirty": self._is_dirty,
             "transfer_id": transfer.id,
         }
 

@@ -57,6 +57,27 @@ DEFAULTS = {
     "finalize_vanish": "ok",
 }
 
+# the same, of backups
+OF_BACKUPS = {
+    "backup_stuck": "forever",
+    "backup_fails": True,
+    "backup_vanishes": "failed",
+    "redefine_fails": True,
+    "freeze_fails": True,
+    "scratch_fails": True,
+    "disk_dropped": True,
+    "finalize_conflict": True,
+    "finalize_lag": 1.0,
+    "merge_slow": 1.0,
+    "snapshot_left": True,
+    "checkpoint_stays": True,
+    "bitmap_missing": "cancelled_system",
+    "dirty_missing": True,
+    "extents_without_zero": True,
+    "attach_fails": True,
+}
+
+ACTS_ON_BACKUPS = ("engine_restart",)
 ACTS = ("pause_now", "cancel_now", "ticket_remove", "expire_sessions")
 
 
@@ -82,8 +103,10 @@ class Switches:
         self._lock = threading.Lock()
 
     def set(self, name, value=True, times=None, after=0, match=None):
-        if name not in DEFAULTS:
-            raise UnknownSwitch(f"no switch {name!r}; there are: {', '.join([*DEFAULTS, *ACTS])}")
+        if name not in DEFAULTS and name not in OF_BACKUPS:
+            of_backups = ", ".join([*OF_BACKUPS, *ACTS_ON_BACKUPS])
+            others = ", ".join([*DEFAULTS, *ACTS])
+            raise UnknownSwitch(f"no switch {name!r}; of backups: {of_backups}; else there are: {others}")
         with self._lock:
             if value in (None, False) and match is None:
                 self._settings.pop(name, None)
@@ -91,7 +114,7 @@ class Switches:
                 kept = [setting for setting in self._settings.get(name, []) if setting.match != match]
                 self._settings[name] = kept
             else:
-                value = DEFAULTS[name] if value is True else value
+                value = {**DEFAULTS, **OF_BACKUPS}[name] if value is True else value
                 self._settings.setdefault(name, []).append(Setting(value, times, after, match))
         self._journal.event("switch", switch=name, value=value, times=times, after=after, match=match)
 

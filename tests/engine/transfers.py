@@ -14,9 +14,11 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from disks import EXCLUSIVE, SHARED, Disk, Volume, attached_message, locked_message
+from disks import EXCLUSIVE, SHARED, attached_message
+from exports import BitmapError
 from phases import ENDED, Machine
 from session import Session, SessionError, transfer_size
+from volumes import Disk, Snapshot, Volume, locked_message
 from wire import NotFound, Refused, boolean, choice, incomplete, integer, listing, new_id
 
 ACTIONS = {
@@ -45,6 +47,7 @@ class Transfer:
     shallow: bool
     host_id: str
     job: object
+    backup: object = None
     id: str = field(default_factory=new_id)
     phase: str = "initializing"
     session: Session | None = None
@@ -80,8 +83,9 @@ class Transfers:
         with self._world.disks.lock:
             self._refuse_if_busy(transfer)
             self._refuse_by_switch(transfer)
-            transfer.volume.holders[transfer.id] = EXCLUSIVE if transfer.direction == "upload" else SHARED
-            self._world.disks.set_status(transfer.volume, "locked")
+            if not transfer.backup:
+                transfer.volume.holders[transfer.id] = EXCLUSIVE if transfer.direction == "upload" else SHARED
+                self._world.disks.set_status(transfer.volume, "locked")
         transfer.job = self._world.jobs.start(f"Transferring Disk {transfer.volume.name}", correlation_id)
         with self.lock:
             self._transfers[transfer.id] = transfer
@@ -167,6 +171,10 @@ class Transfers:
         with self.lock:
             return transfer.id not in self._transfers
 
+    def all(self):
+        with self.lock:
+            return self._living()
+
     def matching(self, pattern):
         with self.lock:
             return [one for one in self._living() if pattern in (None, one.id, one.disk_id, one.volume.name)]
@@ -220,8 +228,11 @@ class Transfers:
         host_id = (body.get("host") or {}).get("id", self._world.directory.host.id)
         if host_id != self._world.directory.host.id:
             raise Refused(400, NO_HOST)
+        backup = self._backup(body, direction, wanted_format)
         volume = self._volume(body, direction)
-        uses_nbd = wanted_format == "raw"
+        uses_nbd = wanted_format == "raw" or backup is not None
+        if backup:
+            volume, wanted_format = self._backed_up(backup, volume), "raw"
         return Transfer(
             volume,
             volume.id if isinstance(volume, Disk) else volume.disk_id,
@@ -234,7 +245,28 @@ class Transfers:
             boolean(body, "shallow", False),
             host_id,
             None,
+            backup,
         )
+
+    def _backup(self, body, direction, wanted_format):
+        """Returns the backup that the request names, or None."""
+        if not body.get("backup"):
+            return None
+        if wanted_format == "cow":
+            raise Refused(400, "Cannot transfer image: The format of a backup's transfer can't be COW.")
+        if direction != "download":
+            raise Refused(400, "Cannot transfer image: only a download can be made of a backup.")
+        return self._world.backups.find(body["backup"].get("id"))
+
+    def _backed_up(self, backup, disk):
+        """Returns a record of the disk as it is in the backup. Its status and holders are its own, because no
+        lock of the disk is taken.
+        """
+        found = backup.of_disk(disk.id) if isinstance(disk, Disk) else None
+        if found is None:
+            raise Refused(400, "Cannot transfer image: The disk is not part of the specified VM backup.")
+        facts = (disk.format, disk.sparse, found.size, disk.domain, disk.path, disk.image_id)
+        return Snapshot(disk.id, disk.name, *facts, status="ok", disk_id=disk.id)
 
     def _volume(self, body, direction):
         reference = body.get("snapshot") or body.get("disk") or body.get("image") or {}
@@ -244,13 +276,17 @@ class Transfers:
         volume = disks.find_snapshot(reference["id"]) if body.get("snapshot") else disks.find(reference["id"])
         if volume is None:
             raise Refused(400, "Cannot transfer image: The specified disk does not exist.")
+        if isinstance(volume, Disk) and volume.is_lun:
+            raise Refused(400, "Cannot transfer image: The disk's storage type is not supported.")
         if body.get("snapshot") and direction == "upload":
             raise Refused(400, "Cannot transfer image: only a download can be made of a disk snapshot.")
         return volume
 
     def _refuse_if_busy(self, transfer):
         volume = transfer.volume
-        if isinstance(volume, Disk) and volume.vm_up:
+        if transfer.backup:
+            return
+        if isinstance(volume, Disk) and self._world.attachments.is_plugged(volume):
             raise Refused(409, attached_message("transfer image", volume))
         if {"creation", "removal"} & volume.holders.keys():
             raise Refused(409, locked_message("transfer image", volume))
@@ -283,6 +319,9 @@ class Transfers:
         else:
             try:
                 self.machine.start_session(transfer)
+            except BitmapError as error:
+                self._world.journal.event("session_failed", transfer=transfer.id, reason=str(error))
+                self.set_phase(transfer, error.phase)
             except SessionError as error:
                 self.machine.end_with_failure(transfer)
                 raise Refused(400, f"Cannot transfer image: {error}") from error

@@ -1,8 +1,8 @@
-"""VMs: their disks, and their snapshots.
+"""VMs.
 
-A VM is there because it was added (see control), or because a disk names it: `vm` of a disk is the VM's id or
-name. Its snapshots are those of its disks: the disks' snapshots with the same number belong to one snapshot
-of the VM, which has an id of its own. The disks' active volumes belong to the snapshot "Active VM".
+A VM is there because it was added (see control), created by a client, or because a disk names it: `vm` of a
+disk is the VM's id or name. One that only a disk names is up while such a disk has `vm_up`; any other has its
+own status. Its disks are its attachments (see attachments), its snapshots are in snapshots.
 
 As in the engine, a list of VMs has pages (`search` with `page N`, and `max`), and follows `disk_attachments`.
 """
@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from directory import stable_id
 from search import select
-from wire import Date, NotFound, identifier, listing, new_id
+from wire import NotFound, Refused, identifier, new_id, listing
 
-FIRST_SNAPSHOT = 1_600_000_000  # seconds; each further snapshot is an hour younger
-HOUR = 3600
+STATUSES = tuple("up down paused suspended saving_state powering_up powering_down not_responding".split())
 
 
 @dataclass
@@ -22,6 +21,9 @@ class Vm:
     id: str
     name: str
     status: str | None = None
+    description: str = ""
+    level: str | None = None  # the compatibility level, if it is not that of the cluster
+    is_engine: bool = False  # it is the VM in which a hosted engine runs
 
 
 class Vms:
@@ -32,9 +34,35 @@ class Vms:
     # for the control socket
 
     def add(self, spec):
-        vm = Vm(spec.get("id") or new_id(), spec["name"], spec.get("status", "down"))
+        """Adds a VM; its `attachments` are a list of {"disk": ID, ...} with the members of an attachment."""
+        vm = Vm(spec.get("id") or new_id(), spec["name"])
         self._added[vm.id] = vm
+        facts = {name: value for name, value in spec.items() if name != "attachments"}
+        self.change(vm.id, {"status": "down", **facts})
+        for attachment in spec.get("attachments", []):
+            self._world.attachments.attach(vm, self._world.disks.get(attachment["disk"]), attachment)
         self._world.journal.event("vm_existing", vm=vm.id, name=vm.name, status=vm.status)
+        return self._dumped(vm)
+
+    def change(self, reference, spec):
+        """Changes `status`, `name`, `description`, `level` or `is_engine` of a VM, known by its id or name,
+        and `attachments`, a list of {"disk": ID, ...}.
+        """
+        vm = self.find(reference)
+        if vm is None:
+            raise NotFound
+        self._added[vm.id] = vm
+        if spec.get("status") not in (None, *STATUSES):
+            raise ValueError(f"no status of a VM: {spec['status']}")
+        was = self.status(vm)
+        for name in ("status", "name", "description", "level", "is_engine"):
+            if name in spec:
+                setattr(vm, name, spec[name])
+        if self.status(vm) != was and self._world.backups:
+            self._world.backups.vm_changed(vm, crashed=bool(spec.get("crashed")))
+        for one in spec.get("attachments", []):
+            self._world.attachments.change(vm, self._world.disks.get(one["disk"]), one)
+        self._world.journal.event("vm_changed", vm=vm.id, changes=spec)
         return self._dumped(vm)
 
     def dump(self):
@@ -49,29 +77,6 @@ class Vms:
     def show(self, vm_id, query):
         return self._show(self.get(vm_id), query)
 
-    def list_attachments(self, vm_id, query):
-        vm = self.get(vm_id)
-        follow = "disk" in query.get("follow", "").split(",")
-        return listing("disk_attachment", [self._attachment(vm, disk, follow) for disk in self._disks(vm)])
-
-    def list_snapshots(self, vm_id):
-        vm = self.get(vm_id)
-        return listing("snapshot", [self._snapshot(vm, number) for number in self._numbers(vm)])
-
-    def show_snapshot(self, vm_id, snapshot_id):
-        vm = self.get(vm_id)
-        return self._snapshot(vm, self._number(vm, snapshot_id))
-
-    def list_snapshot_disks(self, vm_id, snapshot_id):
-        vm = self.get(vm_id)
-        number = self._number(vm, snapshot_id)
-        shown = []
-        for disk in self._disks(vm) if number is not None else []:
-            if number < len(disk.snapshots):
-                volume = {"image_id": disk.snapshots[number].id, "snapshot": {"id": snapshot_id}}
-                shown.append({**self._world.disks.show(disk), **volume})
-        return listing("disk", shown)
-
     # parts
 
     def get(self, vm_id):
@@ -79,6 +84,9 @@ class Vms:
             if vm.id == vm_id:
                 return vm
         raise NotFound
+
+    def find(self, reference):
+        return next((vm for vm in self.all() if reference in (vm.id, vm.name)), None)
 
     def all(self):
         vms = dict(self._added)
@@ -90,76 +98,62 @@ class Vms:
                 vms[vm.id] = vm
         return list(vms.values())
 
+    def create(self, vm):
+        """Adds a VM that a client has created."""
+        if self.find(vm.id):
+            raise Refused(409, "Cannot import VM. VM with the same identifier already exists.")
+        self._added[vm.id] = vm
+        self._world.journal.event("vm_created", vm=vm.id, name=vm.name)
+
+    def delete(self, vm_id, keeps_disks=False):
+        """Removes a VM that is down, and its disks if it does not keep them."""
+        vm = self.get(vm_id)
+        if self.status(vm) != "down":
+            raise Refused(409, "Cannot remove VM: VM is running.")
+        if self._world.backups and self._world.backups.is_open(vm):
+            raise Refused(409, "Cannot remove VM: The VM is during a backup operation.")
+        for attachment in self._world.attachments.of_vm(vm):
+            if keeps_disks or attachment.disk.shareable or attachment.disk.is_lun:
+                self._world.attachments.remove(vm, attachment.disk.id)
+            else:
+                self._world.disks.delete(attachment.disk.id)
+        self._added.pop(vm.id, None)
+
     def of_disk(self, disk):
-        """Returns the VM that the disk names, or None."""
-        return next((vm for vm in self.all() if disk.vm in (vm.id, vm.name)), None) if disk.vm else None
+        """Returns the first VM that the disk is attached to, or None."""
+        named = next((vm for vm in self.all() if disk.vm in (vm.id, vm.name)), None) if disk.vm else None
+        return named or next(iter(self._world.attachments.vms_of(disk)), None)
 
-    def _disks(self, vm):
-        return [disk for disk in self._world.disks.all() if disk.vm in (vm.id, vm.name)]
+    def status(self, vm):
+        if vm.status:
+            return vm.status
+        disks = [one.disk for one in self._world.attachments.of_vm(vm)]
+        return "up" if any(disk.vm_up for disk in disks) else "down"
 
-    def _status(self, vm):
-        return vm.status or ("up" if any(disk.vm_up for disk in self._disks(vm)) else "down")
+    def level(self, vm):
+        """Returns the compatibility level as two numbers."""
+        text = vm.level or self._world.options.level
+        return tuple(int(number) for number in text.split("."))
 
     def _dumped(self, vm):
-        return {"id": vm.id, "name": vm.name, "status": self._status(vm)}
-
-    def _numbers(self, vm):
-        """Returns the numbers of the snapshots, oldest first, and None for the active one."""
-        most = max((len(disk.snapshots) for disk in self._disks(vm)), default=0)
-        return [*range(most), None]
-
-    def _number(self, vm, snapshot_id):
-        for number in self._numbers(vm):
-            if snapshot_id_of(vm.name, number) == snapshot_id:
-                return number
-        raise NotFound
-
-    # representations
+        return {"id": vm.id, "name": vm.name, "status": self.status(vm)}
 
     def _show(self, vm, query):
         href = f"/ovirt-engine/api/vms/{vm.id}"
-        shown = {"href": href, "id": vm.id, "name": vm.name, "status": self._status(vm), "type": "server"}
+        shown = {"href": href, "id": vm.id, "name": vm.name, "status": self.status(vm), "type": "server"}
+        shown["description"] = vm.description
+        shown["cluster"] = {"id": self._world.directory.cluster.id}
+        if vm.level:
+            major, minor = self.level(vm)
+            shown["custom_compatibility_version"] = {"major": major, "minor": minor}
+        if query.get("all_content") == "true":
+            data = self._world.ovf.write(vm, as_ova=query.get("ovf_as_ova") == "true")
+            shown["initialization"] = {"configuration": {"type": "ovf", "data": data}}
         if "disk_attachments" in query.get("follow", "").split(","):
-            shown["disk_attachments"] = self.list_attachments(vm.id, {})
+            shown["disk_attachments"] = self._world.attachments.list(vm, {})
         return shown
-
-    def _attachment(self, vm, disk, follow):
-        return {
-            "href": f"/ovirt-engine/api/vms/{vm.id}/diskattachments/{disk.id}",
-            "id": disk.id,
-            "active": True,
-            "bootable": disk is self._disks(vm)[0],
-            "interface": "virtio_scsi",
-            "pass_discard": False,
-            "read_only": False,
-            "uses_scsi_reservation": False,
-            "disk": self._world.disks.show(disk) if follow else {"id": disk.id},
-            "vm": {"id": vm.id},
-        }
-
-    def _snapshot(self, vm, number):
-        snapshot_id = snapshot_id_of(vm.name, number)
-        latest = max(len(self._numbers(vm)) - 2, 0)
-        seconds = FIRST_SNAPSHOT + HOUR * (latest if number is None else number)
-        return {
-            "href": f"/ovirt-engine/api/vms/{vm.id}/snapshots/{snapshot_id}",
-            "id": snapshot_id,
-            "description": "Active VM" if number is None else f"snapshot {number}",
-            "date": Date.at(seconds),
-            "persist_memorystate": False,
-            "snapshot_status": "ok",
-            "snapshot_type": "active" if number is None else "regular",
-            "vm": {"id": vm.id},
-        }
 
 
 def vm_id_of(reference):
     """Returns the id of the VM that a disk names by its id or name."""
     return identifier(reference) or stable_id(f"vm {reference}")
-
-
-def snapshot_id_of(vm_name, number):
-    """Returns the id of a VM's snapshot, None being the number of the active one. A disk without a VM has
-    such snapshots too, which nobody can ask for.
-    """
-    return stable_id(f"snapshot {vm_name} {'active' if number is None else number}")

@@ -43,7 +43,9 @@ def listing(element, members):
 
 @dataclass
 class Answer:
-    """An HTTP answer. With `padding`, a body of that many bytes is sent instead of `body`."""
+    """An HTTP answer. With `padding`, a body of that many bytes is sent instead of `body`; `value` is what it
+    says.
+    """
 
     status: int
     body: bytes = b""
@@ -51,10 +53,12 @@ class Answer:
     headers: dict = field(default_factory=dict)
     error: str | None = None
     padding: int = 0
+    value: object = None
 
     @classmethod
     def json(cls, status, value, **rest):
-        return cls(status, json.dumps(encode(value)).encode(), **rest)
+        value = encode(value)
+        return cls(status, json.dumps(value).encode(), value=value, **rest)
 
 
 class Refused(Exception):

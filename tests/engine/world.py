@@ -19,6 +19,7 @@ class Options:
     block_extent: int = 128 << 20
     proxy_url: str = "same"
     download_autofinish: bool = True
+    level: str = "4.7"
 
     @property
     def version(self):
@@ -31,6 +32,11 @@ class Options:
     def disks_list_snapshots(self):
         """Tells whether a disk lists its own snapshots, and not only its storage domain, as from 4.4.4 on."""
         return self.version[:3] >= [4, 4, 4]
+
+    @property
+    def cuts_transfers(self):
+        """Tells whether finalize of a backup ends its transfers, and is not refused, as before 4.5.1."""
+        return self.version[:3] < [4, 5, 1]
 
     @property
     def drops_ended_transfers(self):
@@ -52,4 +58,12 @@ class World:
     disks: object = field(default=None)
     transfers: object = field(default=None)
     vms: object = field(default=None)
+    attachments: object = field(default=None)
+    snapshots: object = field(default=None)
+    backups: object = field(default=None)
+    checkpoints: object = field(default=None)
+    ovf: object = field(default=None)
+    guest: object = field(default=None)
+    events: object = field(default=None)
+    imports: object = field(default=None)
     tickets: list = field(default_factory=list)  # every ticket that was ever given out

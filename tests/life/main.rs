@@ -16,6 +16,7 @@ mod copying;
 mod created;
 mod creating;
 mod downloads;
+mod example_of_the_sdk;
 mod existing;
 mod fault_table;
 mod faults;

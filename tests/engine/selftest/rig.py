@@ -138,6 +138,31 @@ class Engine:
     def old_disk(self, **spec):
         return self.control("POST", "/disks", {"name": "old", "size": MIB, **spec})[1]
 
+    def vm(self, **spec):
+        """Adds a VM; returns its id."""
+        status, added = self.control("POST", "/vms", [{"name": "web", **spec}])
+        assert status == 200, added
+        return added[0]["id"]
+
+    def guest(self, disk_id, *writes):
+        status, value = self.control("POST", f"/disks/{disk_id}/guest", list(writes))
+        assert status == 200, value
+
+    def guest_bytes(self, disk_id):
+        """Returns what the guest reads."""
+        path = os.path.join(self.dir, "guest.raw")
+        status, value = self.control("POST", f"/disks/{disk_id}/copy", {"to": path})
+        assert status == 200, value
+        with open(path, "rb") as file:
+            return file.read()
+
+    def content(self, name, data):
+        """Writes a file for the `content` of a disk; returns its path."""
+        path = os.path.join(self.dir, name)
+        with open(path, "wb") as file:
+            file.write(data)
+        return path
+
     def new_disk(self, **spec):
         wanted = {"name": "new", "format": "raw", "provisioned_size": str(MIB), "sparse": "true"}
         domains = {"storage_domains": {"storage_domain": [{"name": spec.pop("domain", "data")}]}}
@@ -161,6 +186,30 @@ class Engine:
     def act(self, transfer_id, action):
         return self.call("POST", f"/imagetransfers/{transfer_id}/{action}")
 
+    def backup(self, vm, disks, query="", **spec):
+        """Starts a backup; returns the status and what is answered."""
+        body = {"disks": {"disk": [{"id": disk} for disk in disks]}, **spec}
+        return self.call("POST", f"/vms/{vm}/backups{query}", body)
+
+    def wait_backup(self, vm, backup_id, *phases):
+        return self._wait(f"/vms/{vm}/backups/{backup_id}", "phase", phases)
+
+    def finalize_backup(self, vm, backup_id):
+        return self.call("POST", f"/vms/{vm}/backups/{backup_id}/finalize")
+
+    def backup_transfer(self, backup_id, disk_id, **spec):
+        spec = {"backup": {"id": backup_id}, "direction": "download", **spec}
+        return self.transfer(disk_id, **spec)
+
+    def end_transfer(self, transfer_id):
+        self.act(transfer_id, "finalize")
+        self.wait_phase(transfer_id, "finished_success")
+
+    def codes(self, search):
+        """Returns the codes of the events that are found, the oldest first."""
+        found = self.call("GET", f"/events?search={search}")[1].get("event", [])
+        return [int(one["code"]) for one in reversed(found)]
+
     def wait_phase(self, transfer_id, *phases):
         return self._wait(f"/imagetransfers/{transfer_id}", "phase", phases)
 
@@ -168,7 +217,7 @@ class Engine:
         return self._wait(f"/disks/{disk_id}", "status", statuses)
 
     def _wait(self, path, name, wanted):
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             status, value = self.call("GET", path)
             if (value[name] if status == 200 else status) in wanted:
@@ -186,6 +235,13 @@ class Engine:
         cafile = os.path.join(_state["imageio"], "ca.pem")
         status, content, _ = request(transfer["transfer_url"], method, body, headers, cafile)
         return status, content
+
+    def extents(self, transfer, context="zero"):
+        """Returns the extents that imageio reports, or the status if it is not 200."""
+        url = f"{transfer['transfer_url']}/extents?context={context}"
+        cafile = os.path.join(_state["imageio"], "ca.pem")
+        status, content, _ = request(url, "GET", cafile=cafile)
+        return json.loads(content) if status == 200 else status
 
 
 class EngineTest(unittest.TestCase):

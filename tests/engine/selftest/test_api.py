@@ -2,8 +2,10 @@
 
 import base64
 import json
+import os
 import time
 import unittest
+import xml.etree.ElementTree as etree
 
 from rig import API, MIB, EngineTest
 
@@ -121,6 +123,30 @@ class Representations(EngineTest):
         self.assertNotIn(None, shown.values())
         self.assertIsInstance(self.ok(self.engine.call("GET", ""))["time"], int)
 
+    def test_the_same_is_said_in_xml(self):
+        domains = "<storage_domains><storage_domain><name>data</name></storage_domain></storage_domains>"
+        facts = "<name>a &amp; b</name><format>raw</format><provisioned_size>4096</provisioned_size>"
+        kinds = {"Accept": "application/xml", "Content_Type": "application/xml"}
+        self.engine.login()
+        kinds["Authorization"] = f"Bearer {self.engine.token}"
+
+        def call(method, path, body=None):
+            status, content, headers = self.engine.raw(method, f"{API}{path}", body, **kinds)
+            self.assertEqual(headers["Content-Type"], "application/xml")
+            return status, etree.fromstring(content)
+
+        status, disk = call("POST", "/disks", f"<disk>{facts}{domains}</disk>")
+        self.assertEqual((status, disk.tag, disk.findtext("name")), (202, "disk", "a & b"))
+        self.engine.wait_disk(disk.get("id"), "ok")
+        disks = call("GET", "/disks")[1]
+        self.assertEqual((disks.tag, [one.get("id") for one in disks]), ("disks", [disk.get("id")]))
+        job = call("GET", "/jobs")[1][0]
+        self.assertRegex(job.findtext("start_time"), r"^20\d\d-\d\d-\d\dT[\d:.]+\+00:00$")
+        status, fault = call("POST", "/disks", "<disk/>")
+        self.assertEqual((status, fault.tag, fault[0].tag), (400, "fault", "detail"))
+        self.assertEqual(call("DELETE", f"/disks/{disk.get('id')}")[1].tag, "action")
+        self.assertEqual(call("GET", "")[1].tag, "api")
+
     def test_what_is_missing_is_404_without_a_body(self):
         for path in (
             "/disks/x",
@@ -209,7 +235,8 @@ class Machines(EngineTest):
         disk = self.engine.old_disk(vm=vm["id"])
         path = f"/vms/{vm['id']}/diskattachments"
         plain = self.ok(self.engine.call("GET", path))["disk_attachment"][0]
-        self.assertEqual((plain["disk"], plain["bootable"]), ({"id": disk["id"]}, "true"))
+        reference = {"href": f"{API}/disks/{disk['id']}", "id": disk["id"]}
+        self.assertEqual((plain["disk"], plain["bootable"]), (reference, "true"))
         followed = self.ok(self.engine.call("GET", f"{path}?follow=disk"))["disk_attachment"][0]
         self.assertEqual(followed["disk"]["provisioned_size"], str(MIB))
         listed = self.ok(self.engine.call("GET", "/vms?follow=disk_attachments"))["vm"][0]
@@ -251,6 +278,27 @@ class Machines(EngineTest):
         self.assertEqual([volume["disk"]["id"] for volume in below], [one["id"]])
         volumes = self.ok(self.engine.call("GET", f"{path}?include_active=true"))["disk_snapshot"]
         self.assertEqual(len(volumes), 3)
+
+
+class Changes(EngineTest):
+    def test_a_raw_disk_becomes_one_that_can_be_backed_up_incrementally(self):
+        content = os.urandom(MIB)
+        disk = self.engine.old_disk(content=self.engine.content("content", content))["id"]
+        body = {"disk": {"format": "cow", "backup": "incremental"}}
+        self.ok(self.engine.call("POST", f"/disks/{disk}/convert", body))
+        self.engine.wait_disk(disk, "ok")
+        shown = self.ok(self.engine.call("GET", f"/disks/{disk}"))
+        self.assertEqual((shown["format"], shown["backup"]), ("cow", "incremental"))
+        self.assertEqual(self.engine.guest_bytes(disk), content)
+        wrong = {"disk": {"format": "raw"}}
+        self.ok(self.engine.call("POST", f"/disks/{disk}/convert", wrong), 409)
+
+    def test_a_disk_grows_and_does_not_shrink(self):
+        disk = self.engine.old_disk(format="cow")["id"]
+        grown = self.ok(self.engine.call("PUT", f"/disks/{disk}", {"provisioned_size": str(2 * MIB)}))
+        self.assertEqual(grown["provisioned_size"], str(2 * MIB))
+        self.assertEqual(len(self.engine.guest_bytes(disk)), 2 * MIB)
+        self.ok(self.engine.call("PUT", f"/disks/{disk}", {"provisioned_size": str(MIB)}), 400)
 
 
 class NewDisks(EngineTest):

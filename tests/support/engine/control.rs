@@ -26,6 +26,33 @@ impl Engine {
         self.control("POST", "/vms", Some(specs));
     }
 
+    /// Changes a VM, known by its name or id: its `status`, and what else `tests/engine/vms.py` knows.
+    #[track_caller]
+    pub fn change_vm(&self, vm: &str, spec: &Value) {
+        self.control("POST", &format!("/vms/{vm}"), Some(spec));
+    }
+
+    /// Makes a snapshot of a VM at once; returns its id.
+    #[track_caller]
+    pub fn make_snapshot(&self, vm: &str, description: &str) -> String {
+        let order = json!({"description": description});
+        let made = self.control("POST", &format!("/vms/{vm}/snapshots"), Some(&order));
+        made["id"].as_str().expect("the id of the snapshot").to_owned()
+    }
+
+    /// Writes to a disk as its guest does: a list of writes, which `tests/engine/guest.py` describes.
+    #[track_caller]
+    pub fn guest_writes(&self, disk: &str, writes: &Value) {
+        self.control("POST", &format!("/disks/{disk}/guest"), Some(writes));
+    }
+
+    /// Copies what the guest of a disk reads now into a raw file.
+    #[track_caller]
+    pub fn guest_copy(&self, disk: &str, to: &Path) {
+        let order = json!({"to": to});
+        self.control("POST", &format!("/disks/{disk}/copy"), Some(&order));
+    }
+
     #[track_caller]
     pub fn change_disk(&self, id: &str, spec: &Value) {
         self.control("POST", &format!("/disks/{id}"), Some(spec));

@@ -11,6 +11,7 @@
 //! leaves behind for this engine are removed with it.
 
 mod control;
+mod sdk;
 mod state;
 
 pub use state::{DiskState, SnapshotState, TransferState};
