@@ -5,6 +5,7 @@
 //!
 //! upload     the image into the disk's write-behind          download   the disk into an image
 //! workers    several threads at one piece of work            ending     the disk's end, and the outcome
+//! outcome    --outcome and --once: what later runs know
 //! error      why a copy has failed                          proof     --verify
 //! ```
 //!
@@ -20,6 +21,7 @@
 mod download;
 mod ending;
 mod error;
+pub(crate) mod outcome;
 mod proof;
 mod upload;
 mod workers;
@@ -36,9 +38,11 @@ use tracing::warn;
 use self::download::Download;
 use self::ending::{End, end};
 use self::error::CopyError;
+use self::outcome::once::{Comparison, open_what_is_there};
+use self::outcome::{Outcome, Proven};
 use self::proof::Proof;
 use self::upload::Upload;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::images::{Backing, Format, Output, Source};
 use crate::open_disk::{OpenDisk, Step, Work};
 use crate::process::handover::Role;
@@ -70,6 +74,8 @@ enum Side {
     Download(Download),
     Stdin(u64, Option<Proof>),
     Stdout(Option<Proof>),
+    /// The image is there, and is compared.
+    Compare(Comparison),
 }
 
 /// Tells the end when a panic is its end.
@@ -86,13 +92,22 @@ impl Drop for TellOnDrop {
 /// Makes one copy; returns the exit code. Errors before the first byte are returned, the outcome of the copy
 /// is printed.
 pub(crate) fn copy(settings: CopySettings) -> Result<u8, Failure> {
+    let outcome = Outcome::of(&settings)?;
+    copy_once(settings, &outcome).inspect_err(|failure| outcome.failed(failure))
+}
+
+/// Does the same, and has `outcome` keep how it ends. A failure is its caller's to keep.
+fn copy_once(mut settings: CopySettings, outcome: &Outcome) -> Result<u8, Failure> {
     // Root may copy another user's image, so it is opened before the capabilities are given up. That is done
     // before the first thread is made.
     let source = open_source(&settings)?;
     rights::cut_down()?;
+    if outcome.spares_the_copy(&mut settings)? {
+        return Ok(Exit::Done as u8);
+    }
     let supervisor = Arc::new(Supervisor::start(&Told::of_copy(&settings), Role::Foreground)?);
     let _in_any_case = TellOnDrop(supervisor.clone());
-    copy_watched(&settings, source, &supervisor).inspect_err(|failure| {
+    copy_watched(&settings, source, &supervisor, outcome).inspect_err(|failure| {
         supervisor.end(failure.exit as u8, Some(failure.to_string()));
     })
 }
@@ -102,6 +117,7 @@ fn copy_watched(
     settings: &CopySettings,
     source: Option<Source>,
     supervisor: &Arc<Supervisor>,
+    outcome: &Outcome,
 ) -> Result<u8, Failure> {
     let (events, inbox) = unbounded();
     let (sender, reporter) = (events.clone(), supervisor.clone());
@@ -117,13 +133,14 @@ fn copy_watched(
     supervisor.watch(std::iter::once(&disk));
     disk.expect(settings.expected());
     let begun = prepare(settings, source, &disk);
-    let mut proof = None;
+    let (mut proof, mut proven) = (None, None);
     let (work, failure, signalled) = match begun {
         Err(failure) => (Work::Unused, Some(failure), false),
         Ok(side) => {
             disk.set_used();
             supervisor.enter(Stage::Copying);
             proof = side.proof_at_the_end();
+            proven = side.proven();
             run(settings, side, &disk, &inbox, &events)?
         }
     };
@@ -135,11 +152,13 @@ fn copy_watched(
         failure,
         signalled,
         proof: proof.filter(|_| work == Work::Done),
+        proven,
+        outcome,
     };
     Ok(end(end_of, &inbox, &events, supervisor))
 }
 
-/// Opens the image of an upload.
+/// Opens the image of an upload, or that of a download which is there already and is to be compared.
 fn open_source(settings: &CopySettings) -> Result<Option<Source>, Failure> {
     match (&settings.image, settings.disk.task) {
         (
@@ -163,6 +182,7 @@ fn open_source(settings: &CopySettings) -> Result<Option<Source>, Failure> {
                 None => Ok(Some(source)),
             }
         }
+        (_, Task::Download) => open_what_is_there(settings),
         _ => Ok(None),
     }
 }
@@ -172,6 +192,9 @@ fn prepare(settings: &CopySettings, source: Option<Source>, disk: &Arc<OpenDisk>
     let device = disk.disk();
     let proof = settings.verify.then(|| Proof::begin(device.capacity()));
     Ok(match (&settings.image, source) {
+        (image, Some(source)) if settings.disk.task == Task::Download => {
+            Side::Compare(Comparison::new(source, image.shown().to_owned()))
+        }
         (_, Some(source)) => {
             upload::check(&source, device, disk.minds_the_head())?;
             Side::Upload(Upload::new(source, device.clone(), proof))
@@ -275,6 +298,7 @@ impl Side {
             Side::Download(download) => download.run(disk, stop),
             Side::Stdin(bytes, proof) => upload::from_stdin(disk.disk(), *bytes, proof.as_ref(), stop),
             Side::Stdout(proof) => download::to_stdout(disk, proof.as_ref(), stop),
+            Side::Compare(comparison) => comparison.run(disk, stop),
         }
     }
 
@@ -283,7 +307,17 @@ impl Side {
         match self {
             Side::Upload(upload) => upload.proof(),
             Side::Stdin(_, proof) => proof.clone(),
-            Side::Download(_) | Side::Stdout(_) => None,
+            Side::Download(_) | Side::Stdout(_) | Side::Compare(_) => None,
+        }
+    }
+
+    /// The place of the hash that both sides are found to have.
+    fn proven(&self) -> Option<Proven> {
+        match self {
+            Side::Upload(upload) => upload.proof().map(|proof| proof.proven()),
+            Side::Download(download) => download.proof().map(|proof| proof.proven()),
+            Side::Stdin(_, proof) | Side::Stdout(proof) => proof.as_ref().map(Proof::proven),
+            Side::Compare(comparison) => Some(comparison.proven.clone()),
         }
     }
 
@@ -300,6 +334,11 @@ impl Side {
                 proof.iter().for_each(Proof::stop);
                 true
             }
+            Side::Compare(comparison) => {
+                stop.store(true, Ordering::Relaxed);
+                comparison.stop();
+                true
+            }
         }
     }
 
@@ -308,7 +347,7 @@ impl Side {
         let held = disk.when_stopped(true);
         match self {
             Side::Download(_) => format!("{}, and {held}", not_made(settings)),
-            Side::Upload(_) | Side::Stdin(..) | Side::Stdout(_) => held,
+            Side::Upload(_) | Side::Stdin(..) | Side::Stdout(_) | Side::Compare(_) => held,
         }
     }
 }

@@ -57,7 +57,7 @@ mod wire;
 
 pub(crate) use self::address::address;
 pub(crate) use self::ca::certificate;
-pub(crate) use self::disks::is_uuid;
+pub(crate) use self::disks::{Disk, is_uuid};
 pub(crate) use self::error::Error;
 pub(crate) use self::hosts::this_hardware;
 pub(crate) use self::listing::{

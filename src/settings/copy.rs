@@ -13,6 +13,7 @@ use super::choice::Choice;
 use super::cli::{DownloadArgs, ImageFormat, UploadArgs};
 use super::config_file::Section;
 use super::expected::sizes;
+use super::outcome::OutcomeSettings;
 use super::{DiskSettings, OutputSettings, Source, Task, Wanted, absolute, read_only_elsewhere, usage};
 use crate::failure::Failure;
 use crate::images::{self, ImageError};
@@ -43,6 +44,14 @@ pub(crate) enum Image {
 }
 
 impl Image {
+    /// The path; `None` for a stream.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Image::Stream { .. } => None,
+            Image::File { path, .. } => Some(path),
+        }
+    }
+
     /// The path, or the word for a stream.
     pub(crate) fn shown(&self) -> &Path {
         match self {
@@ -60,6 +69,9 @@ pub(crate) struct CopySettings {
     pub(crate) verify: bool,
     pub(crate) disk: DiskSettings,
     pub(crate) output: OutputSettings,
+    /// Where its outcome is kept.
+    #[serde(default)]
+    pub(crate) outcome: Option<OutcomeSettings>,
 }
 
 impl CopySettings {
@@ -126,8 +138,10 @@ impl CopySettings {
         };
         let from = (&args.engine, args.connection.proxy);
         let source = choice.source(&disk, from, &section, &trusted)?;
+        let outcome = OutcomeSettings::gather(args.outcome, image.path(), &source)?;
         Ok(CopySettings {
             image,
+            outcome,
             verify: args.verify,
             disk: DiskSettings::gather(args.connection, source, trusted, Task::Upload, false)?,
             output: OutputSettings::gather(args.output, &section)?,
@@ -157,7 +171,8 @@ impl CopySettings {
             }
             (true, _) => Image::Stream { bytes: 0 },
             (false, format) => Image::File {
-                path: refuse_a_file_that_is_there(absolute(&args.image)?, args.force)?,
+                // With --once it may be what an earlier run has made.
+                path: refuse_a_file_that_is_there(absolute(&args.image)?, args.force || args.outcome.once)?,
                 format,
                 force: args.force,
                 anywhere: false,
@@ -165,8 +180,10 @@ impl CopySettings {
         };
         let from = (&args.engine, args.connection.proxy);
         let source = choice.source(&args.disk, from, &section, &trusted)?;
+        let outcome = OutcomeSettings::gather(args.outcome, image.path(), &source)?;
         Ok(CopySettings {
             image,
+            outcome,
             verify: args.verify,
             disk: DiskSettings::gather(args.connection, source, trusted, Task::Download, true)?,
             output: OutputSettings::gather(args.output, &section)?,
@@ -196,9 +213,9 @@ impl CopySettings {
 }
 
 /// Refuses before anything is begun what would be refused when the image is made.
-fn refuse_a_file_that_is_there(path: PathBuf, force: bool) -> Result<PathBuf, Failure> {
+fn refuse_a_file_that_is_there(path: PathBuf, allowed: bool) -> Result<PathBuf, Failure> {
     match fs::symlink_metadata(&path) {
-        Ok(meta) if !force && (meta.is_file() || meta.is_symlink()) => {
+        Ok(meta) if !allowed && (meta.is_file() || meta.is_symlink()) => {
             Err(usage(ImageError::Exists { path }))
         }
         _ => Ok(path),

@@ -15,6 +15,7 @@ mod expected;
 pub(crate) mod memory;
 pub(crate) mod mount_helper;
 mod mount_options;
+pub(crate) mod outcome;
 mod source;
 pub(crate) mod values;
 mod verify;

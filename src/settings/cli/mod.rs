@@ -8,6 +8,7 @@ mod forms;
 mod groups;
 mod help;
 mod options;
+mod outcome;
 mod words;
 
 use std::ffi::OsString;
@@ -23,6 +24,7 @@ use self::options::{Cli, Command};
 pub(crate) use self::options::{
     DownloadArgs, ListArgs, Listed, MountArgs, RecoverArgs, StatusArgs, UploadArgs,
 };
+pub(crate) use self::outcome::OutcomeArgs;
 use super::{mount_options, source};
 use crate::failure::{Exit, Failure};
 use crate::secret::hide;
