@@ -3,26 +3,53 @@
 
 use std::path::{Path, PathBuf};
 
+use super::recover::recover_copy;
 use super::{choose_output, start_log};
 use crate::copying;
 use crate::copying::outcome::{Outcome, Which};
 use crate::failure::Failure;
 use crate::output::tell;
 use crate::process::handover::{self, Role};
-use crate::settings::cli::{DiskArgs, DownloadArgs, OutcomeArgs, UploadArgs};
+use crate::settings::cli::{DiskArgs, DownloadArgs, EngineArgs, OutcomeArgs, UploadArgs};
 use crate::settings::copy::CopySettings;
-use crate::settings::{Run, Task};
+use crate::settings::{Run, Source, Task, Wanted};
+use crate::transfer::note::Note;
 
 pub(super) fn upload(args: UploadArgs) -> Result<u8, Failure> {
     choose_output(args.output.progress, args.output.quiet);
     let asked = Asked::of(Task::Upload, &args.image, &args.disk, &args.outcome);
-    become_clean(CopySettings::of_upload(args).inspect_err(|failure| asked.refused(failure))?)
+    let engine = args.engine.clone();
+    let settings = CopySettings::of_upload(args).and_then(|settings| take_up(settings, engine));
+    become_clean(settings.inspect_err(|failure| asked.refused(failure))?)
 }
 
 pub(super) fn download(args: DownloadArgs) -> Result<u8, Failure> {
     choose_output(args.output.progress, args.output.quiet);
     let asked = Asked::of(Task::Download, &args.image, &args.disk, &args.outcome);
-    become_clean(CopySettings::of_download(args).inspect_err(|failure| asked.refused(failure))?)
+    let engine = args.engine.clone();
+    let settings = CopySettings::of_download(args).and_then(|settings| take_up(settings, engine));
+    become_clean(settings.inspect_err(|failure| asked.refused(failure))?)
+}
+
+/// With `--once`, ends first what a killed run of the same copy has left of itself: it would keep this one from
+/// the disk.
+fn take_up(settings: CopySettings, engine: EngineArgs) -> Result<CopySettings, Failure> {
+    let is_once = settings.outcome.as_ref().is_some_and(|outcome| outcome.once);
+    if let (true, Source::Engine(source)) = (is_once, &settings.disk.source) {
+        let same_disk = |note: &Note| match &source.wanted {
+            Wanted::New(new) => new.id.as_deref() == Some(note.disk_id.as_str()),
+            Wanted::Existing(name) | Wanted::Snapshot(name) => {
+                note.disk_id.eq_ignore_ascii_case(name) || note.disk_name == *name
+            }
+        };
+        recover_copy(engine, |note| {
+            note.task == settings.disk.task
+                && note.mountpoint == settings.image.shown()
+                && note.engine_url == source.account.url
+                && same_disk(note)
+        })?;
+    }
+    Ok(settings)
 }
 
 /// A copy as the command line asks for it, whose settings are yet to be gathered.

@@ -17,7 +17,7 @@ use crate::failure::{Exit, Failure};
 use crate::logging::plain;
 use crate::mount::mountpoint::canonical;
 use crate::output::{report, tell};
-use crate::settings::cli::RecoverArgs;
+use crate::settings::cli::{EngineArgs, RecoverArgs};
 use crate::transfer::head::{self, Danger};
 use crate::transfer::note::{Cause, Note, Owner};
 use crate::transfer::note_file::NoteFile;
@@ -78,6 +78,27 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
     }
     sessions.logout();
     Ok(code)
+}
+
+/// Ends what killed runs of one copy have left on this machine, and finds by `is_of_it`. Only what is surely
+/// nobody's any more is ended, and as `recover` ends it where nothing else is said: the disk is kept.
+pub(super) fn recover_copy(engine: EngineArgs, is_of_it: impl Fn(&Note) -> bool) -> Result<(), Failure> {
+    let args = RecoverArgs {
+        which: None,
+        finalize: false,
+        cancel: false,
+        forget: false,
+        engine,
+    };
+    let mut left = NoteFile::all(None);
+    left.retain(|file| is_of_it(&file.note) && file.owner() == Owner::Gone);
+    let mut sessions = Sessions::default();
+    let ended = left.iter_mut().try_for_each(|file| {
+        report(plan(file, &args));
+        end(file, &args, &mut sessions)
+    });
+    sessions.logout();
+    ended
 }
 
 /// The option by which the user vouches for what can't be seen. That is said of one transfer, and a

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::recovering::recover;
 use crate::rig::{
     DONE, ENGINE_FAILED, LIMIT, USAGE, assert_free, assert_nothing_deleted, assert_told, existing, source,
     used_disk,
@@ -169,24 +168,26 @@ fn a_copy_that_was_not_proven_is_made_again_where_a_proof_is_asked_for() {
     );
 }
 
+/// Kills a copy while its transfer is being finalized: its bytes are there, and it is not known to be done.
+fn killed_at_the_end(engine: &Engine, what: &str, image: &Path, args: &[String]) {
+    engine.switch(&json!({"switch": "finalize_slow", "value": 8, "times": 1}));
+    let args = [args, &words(&["--once"])].concat();
+    let mut killed = Foreground::spawn(&mut command(engine, what, image, &args));
+    wait_until("the transfer is being finalized", 60, || {
+        let all = engine.transfers();
+        all.iter().any(|transfer| transfer.phase == "finalizing_success")
+    });
+    killed.signal(Signal::SIGKILL);
+    killed.wait(60);
+    assert_eq!(engine.state_files().len(), 1, "no note of a killed copy");
+    assert!(lines(engine).is_empty(), "a killed process has left a line");
+}
+
 #[test]
 fn an_upload_that_was_killed_goes_on_with_the_disk_that_it_has_made() {
     let engine = Engine::start();
     let image = source(&engine, 74);
-    engine.switch(&json!({"switch": "finalize_slow", "value": 8, "times": 1}));
-    let args = [made(), words(&["--once"])].concat();
-    let mut killed = Foreground::spawn(&mut command(&engine, "upload", &image, &args));
-    wait_until("the upload is being finalized", 60, || {
-        engine
-            .transfers()
-            .iter()
-            .any(|transfer| transfer.phase == "finalizing_success")
-    });
-    killed.signal(Signal::SIGKILL);
-    killed.wait(60);
-    assert!(lines(&engine).is_empty(), "a killed process has left a line");
-
-    recover(&engine, &[], Some(Path::new(ID))).ok();
+    killed_at_the_end(&engine, "upload", &image, &made());
     once(&engine, "upload", &image, &made()).ok();
     assert_eq!(
         (engine.transfers().len(), engine.disks().len()),
@@ -195,6 +196,20 @@ fn an_upload_that_was_killed_goes_on_with_the_disk_that_it_has_made() {
     );
     assert_free(&engine, ID, &image);
     assert_nothing_deleted(&engine);
+    assert!(engine.state_files().is_empty());
+}
+
+#[test]
+fn a_download_that_was_killed_behind_its_last_byte_is_compared_and_done() {
+    let engine = Engine::start();
+    let (_, content) = used_disk(&engine, "web01", "raw");
+    let out = engine.dir().join("out.raw");
+    killed_at_the_end(&engine, "download", &out, &existing("web01"));
+    let ran = once(&engine, "download", &out, &existing("web01")).ok();
+    assert_told(&ran, &[DONE], &["verified: the disk holds the same"]);
+    compare(&out, &content).unwrap();
+    assert_free(&engine, "web01", &content);
+    assert_eq!(lines(&engine)[0]["verified"], json!(true));
     assert!(engine.state_files().is_empty());
 }
 

@@ -12,8 +12,8 @@ pub(crate) struct OutcomeArgs {
     #[arg(long, value_name = "PATH", help_heading = "Output")]
     pub(crate) outcome: Option<PathBuf>,
     /// Copy nothing where the lines of --outcome have this copy as done and it is still there: for a run
-    /// that takes up what an earlier one has left undone. With --create it needs --disk-id, and goes on with
-    /// that disk where an earlier run has made it
+    /// that takes up what an earlier one has left undone. What a killed run of this copy has left is ended
+    /// first. With --create it needs --disk-id, and goes on with that disk where an earlier run has made it
     #[arg(long, requires = "outcome", help_heading = "Output")]
     pub(crate) once: bool,
 }
