@@ -31,8 +31,8 @@ pub(super) fn download(args: DownloadArgs) -> Result<u8, Failure> {
     become_clean(settings.inspect_err(|failure| asked.refused(failure))?)
 }
 
-/// With `--once`, ends first what a killed run of the same copy has left of itself: it would keep this one from
-/// the disk.
+/// With `--once`, ends first what a killed run of the same copy has left of itself: it would keep this one
+/// from the disk.
 fn take_up(settings: CopySettings, engine: EngineArgs) -> Result<CopySettings, Failure> {
     let is_once = settings.outcome.as_ref().is_some_and(|outcome| outcome.once);
     if let (true, Source::Engine(source)) = (is_once, &settings.disk.source) {
@@ -42,7 +42,7 @@ fn take_up(settings: CopySettings, engine: EngineArgs) -> Result<CopySettings, F
                 note.disk_id.eq_ignore_ascii_case(name) || note.disk_name == *name
             }
         };
-        recover_copy(engine, |note| {
+        recover_copy(engine, source.keep_on_failure, |note| {
             note.task == settings.disk.task
                 && note.mountpoint == settings.image.shown()
                 && note.engine_url == source.account.url

@@ -213,6 +213,30 @@ fn a_download_that_was_killed_behind_its_last_byte_is_compared_and_done() {
     assert!(engine.state_files().is_empty());
 }
 
+/// Nobody can look at the head of the raw disk then, so its transfer is never finalized: the engine might
+/// remove the disk. It was made for the killed run, which nothing is lost with.
+#[test]
+fn an_upload_that_was_killed_and_has_lost_its_ticket_makes_its_disk_again() {
+    let engine = Engine::start();
+    let image = source(&engine, 81);
+    let args = [made(), words(&["--once"])].concat();
+    let mut killed = Foreground::spawn(&mut command(&engine, "upload", &image, &args));
+    wait_until("the transfer moves data", 60, || {
+        engine
+            .transfers()
+            .iter()
+            .any(|transfer| transfer.phase == "transferring")
+    });
+    killed.signal(Signal::SIGKILL);
+    killed.wait(60);
+    engine.switch(&json!({"switch": "ticket_remove"}));
+    engine.switch(&json!({"switch": "pause_now"}));
+    once(&engine, "upload", &image, &made()).ok();
+    assert_eq!(engine.disks().len(), 1);
+    assert_free(&engine, ID, &image);
+    assert!(engine.state_files().is_empty());
+}
+
 #[test]
 fn a_new_disk_is_never_taken_for_one_with_another_name() {
     let engine = Engine::start();
