@@ -35,6 +35,8 @@ class Site:
         run([SCRIPTS / "imageio", "start", self.imageio, "--tls"])
         words = [sys.executable, "-B", TOP / "tests/engine/main.py", "--imageio", self.imageio]
         words += ["--dir", self.place / "engine", "--domain", "data=nfs", "--keep-success", "7200"]
+        # A real engine takes longer than that: its poll of a transfer slows down to 10 s.
+        words += ["--switch", json.dumps({"switch": "finalize_slow", "value": 1})]
         with (self.place / "engine.err").open("wb") as errors:
             self.engine = subprocess.Popen(
                 [str(word) for word in words],
@@ -70,10 +72,12 @@ class Site:
     def open_transfers(self):
         return [one for one in self.state()["transfers"] if one["phase"] not in ENDED]
 
-    def most_at_a_time(self):
-        """The most transfers that were open at once."""
+    def most_at_a_time(self, which=None):
+        """The most transfers that were open at once; of those in `which`, where that is given."""
         now = most = 0
         for event in self.events():
+            if which is not None and event.get("transfer") not in which:
+                continue
             if event["kind"] == "transfer_created":
                 now += 1
                 most = max(most, now)

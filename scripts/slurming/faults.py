@@ -7,17 +7,18 @@ from pathlib import Path
 
 from measure import Failed
 
-MAX_WAIT = 300  # seconds until something is in the middle
+MAX_WAIT = 120  # seconds until something is in the middle
+PREFERRED = 3  # seconds for which a copy that moves data is looked for; later on any that has a transfer
 
 
 def until(what, find):
-    """Repeats `find` until it finds something, and returns that."""
-    end = time.monotonic() + MAX_WAIT
-    while time.monotonic() < end:
-        found = find()
+    """Repeats `find`, which is told the seconds, until it finds something, and returns that."""
+    begun = time.monotonic()
+    while (seconds := time.monotonic() - begun) < MAX_WAIT:
+        found = find(seconds)
         if found:
             return found
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise Failed(f"{what}: it did not come about in {MAX_WAIT} s")
 
 
@@ -33,13 +34,13 @@ class Faults:
         self.drain(job)
 
     def _copies(self):
-        """The copies at work, as (pid, image): not the shells that started them."""
+        """The process ids of the copies at work."""
         found = []
         for one in Path("/proc").iterdir():
             try:
                 pid = int(one.name)
                 words = (one / "cmdline").read_bytes().split(b"\0")
-                # The process that copies has taken its settings along, and has no arguments but these.
+                # Before that, it reads its options.
                 if b"--settings-fd" not in b" ".join(words):
                     continue
                 program = os.readlink(one / "exe")
@@ -49,31 +50,37 @@ class Faults:
                 found.append(pid)
         return found
 
-    def kill(self, job):
-        """Kills a copy whose transfer moves data."""
+    def _open(self, job, phases=None):
+        """The ids of the open transfers."""
+        if not self.cluster.tasks(job):
+            raise Failed("the array was over before all faults had come")
+        return {one["id"] for one in self.site.open_transfers() if phases in (None, one["phase"])}
 
-        def strike():
-            moving = {one["id"] for one in self.site.open_transfers() if one["phase"] == "transferring"}
-            pids = self._copies()
-            if not moving or not pids:
+    def kill(self, job):
+        """Kills a copy whose transfer is open, and moves data if there is such a one."""
+
+        def strike(seconds):
+            phase = "transferring" if seconds < PREFERRED else None
+            open_, pids = self._open(job, phase), self._copies()
+            if not open_ or not pids:
                 return None
             os.kill(pids[0], signal.SIGKILL)
-            left = {one["id"] for one in self.site.open_transfers() if one["phase"] == "transferring"}
-            return left & moving
+            return True
 
         until("a copy to kill", strike)
         self.say("killed a copy (SIGKILL)")
 
     def restart_imageio(self, job):
         """Kills the daemon while transfers are open, and starts it again."""
-        open_ = until("open transfers", self.site.open_transfers)
+        open_ = until("open transfers", lambda _: self._open(job))
         self.site.restart_imageio()
         self.say(f"killed and restarted ovirt-imageio, with {len(open_)} transfers open")
 
     def drain(self, job):
         """Drains a node, has its tasks go elsewhere, and takes it back."""
 
-        def running():
+        def running(_=None):
+            self._open(job)
             tasks = self.cluster.tasks(job, "RUNNING")
             return [task for task, _, node in tasks if node == "node2"]
 
@@ -81,7 +88,7 @@ class Faults:
         self.cluster.ask("scontrol", "update", "nodename=node2", "state=drain", "reason=test")
         for task in tasks:
             self.cluster.ask("scontrol", "requeue", f"{job}_{task}", check=False)
-        until("node2 to be empty", lambda: not running())
+        until("node2 to be empty", lambda _: not running())
         self.say(f"drained node2, {len(tasks)} tasks requeued")
         time.sleep(2)
         self.cluster.ask("scontrol", "update", "nodename=node2", "state=resume")
