@@ -85,7 +85,7 @@ class List:
         }
         self.job = cluster.ask(*words, **environment).strip()
         if faults:
-            faults.all(self.job)
+            faults.all(self)
         end = begun + MAX_SECONDS
         while cluster.tasks(self.job):
             if time.monotonic() > end:
@@ -94,7 +94,12 @@ class List:
             time.sleep(0.2)
         self.seconds = time.monotonic() - begun
 
+    def done(self):
+        return sum(line["exit_status"] == 0 for line in self.lines())
+
     def lines(self):
+        if not self.outcomes.exists():
+            return []
         return [json.loads(line) for line in self.outcomes.read_text().splitlines()]
 
     def of(self, disk):

@@ -7,19 +7,8 @@ from pathlib import Path
 
 from measure import Failed
 
-MAX_WAIT = 120  # seconds until something is in the middle
+MAX_WAIT = 300  # seconds until something is in the middle
 PREFERRED = 3  # seconds for which a copy that moves data is looked for; later on any that has a transfer
-
-
-def until(what, find):
-    """Repeats `find`, which is told the seconds, until it finds something, and returns that."""
-    begun = time.monotonic()
-    while (seconds := time.monotonic() - begun) < MAX_WAIT:
-        found = find(seconds)
-        if found:
-            return found
-        time.sleep(0.02)
-    raise Failed(f"{what}: it did not come about in {MAX_WAIT} s")
 
 
 class Faults:
@@ -28,10 +17,25 @@ class Faults:
     def __init__(self, cluster, site, place, say):
         self.cluster, self.site, self.place, self.say = cluster, site, place, say
 
-    def all(self, job):
-        self.kill(job)
-        self.restart_imageio(job)
-        self.drain(job)
+    def all(self, copies):
+        """Commits the three, when a quarter, a half and three quarters of the copies are done."""
+        for number, commit in enumerate((self.kill, self.restart_imageio, self.drain), 1):
+            share = len(copies.disks) * number // 4
+            self._until(copies.job, "a share of the copies", lambda _: copies.done() >= share)
+            commit(copies.job)
+
+    def _until(self, job, what, find):
+        """Repeats `find`, which is told the seconds, until it finds something, and returns that."""
+        begun = hastened = time.monotonic()
+        while (now := time.monotonic()) < begun + MAX_WAIT:
+            found = find(now - begun)
+            if found:
+                return found
+            if now > hastened + 1:
+                self.cluster.hasten(job)
+                hastened = now
+            time.sleep(0.02)
+        raise Failed(f"{what}: it did not come about in {MAX_WAIT} s")
 
     def _copies(self):
         """The process ids of the copies at work."""
@@ -67,12 +71,12 @@ class Faults:
             os.kill(pids[0], signal.SIGKILL)
             return True
 
-        until("a copy to kill", strike)
+        self._until(job, "a copy to kill", strike)
         self.say("killed a copy (SIGKILL)")
 
     def restart_imageio(self, job):
         """Kills the daemon while transfers are open, and starts it again."""
-        open_ = until("open transfers", lambda _: self._open(job))
+        open_ = self._until(job, "open transfers", lambda _: self._open(job))
         self.site.restart_imageio()
         self.say(f"killed and restarted ovirt-imageio, with {len(open_)} transfers open")
 
@@ -84,11 +88,11 @@ class Faults:
             tasks = self.cluster.tasks(job, "RUNNING")
             return [task for task, _, node in tasks if node == "node2"]
 
-        tasks = until("a task on node2", running)
+        tasks = self._until(job, "a task on node2", running)
         self.cluster.ask("scontrol", "update", "nodename=node2", "state=drain", "reason=test")
         for task in tasks:
             self.cluster.ask("scontrol", "requeue", f"{job}_{task}", check=False)
-        until("node2 to be empty", lambda _: not running())
+        self._until(job, "node2 to be empty", lambda _: not running())
         self.say(f"drained node2, {len(tasks)} tasks requeued")
         time.sleep(2)
         self.cluster.ask("scontrol", "update", "nodename=node2", "state=resume")
