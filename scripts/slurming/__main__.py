@@ -25,7 +25,7 @@ from storage import MIB, TOP, Source
 
 JOB = TOP / "packaging/slurm/disks.sbatch"
 MAX_SECONDS = 1800  # an array that runs longer is considered hung
-STATES = (Path("/var/lib/rhv-mount"), Path.home() / ".local/state/rhv-mount")
+STATES = ("/var/lib/rhv-mount", "~/.local/state/rhv-mount", f"/tmp/rhv-mount-{os.getuid()}/state")
 
 
 def arguments():
@@ -139,7 +139,9 @@ def judge(copies, site):
         wrong.append(f"there are {len(disks)} disks instead of {len(copies.disks)}")
     wrong += [f"transfer {one['id']} is left: {one['phase']}" for one in site.open_transfers()]
     mark = str(copies.place).encode()
-    notes = [note for state in STATES if state.is_dir() for note in state.iterdir() if note.is_file()]
+    states = [Path(state).expanduser() for state in STATES]
+    states = [state for state in states if os.access(state, os.R_OK | os.X_OK)]
+    notes = [note for state in states for note in state.iterdir() if note.is_file()]
     wrong += [f"a note is left: {note}" for note in notes if mark in note.read_bytes()]
     return wrong
 

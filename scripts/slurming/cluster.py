@@ -63,6 +63,19 @@ def free_ports(count):
         return [one.getsockname()[1] for one in sockets]
 
 
+def copies_at_work(place):
+    """The process ids of the copies of images below `place`. Nobody may look at more of such a process than
+    its arguments: it has taken its settings along, and kept the image.
+    """
+    found = []
+    for one in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            pid, words = int(one.name), (one / "cmdline").read_bytes().split(b"\0")
+            if words[1:2] == [b"--settings-fd"] and str(place).encode() in words[3]:
+                found.append(pid)
+    return found
+
+
 class Cluster:
     def __init__(self, place, licences):
         self.dir, self.licences, self.servers = place / "slurm", licences, []
@@ -159,7 +172,7 @@ class Cluster:
         user = pwd.getpwuid(os.getuid()).pw_name
         with contextlib.suppress(Failed, OSError, subprocess.SubprocessError):
             self.ask("scancel", "--full", "--signal=KILL", f"--user={user}", check=False)
-        for pid in self.left():
+        for pid in self.left() + copies_at_work(self.dir.parent):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         # The nodes end first: slurmctld and munged answer them until then.

@@ -3,8 +3,8 @@
 import os
 import signal
 import time
-from pathlib import Path
 
+from cluster import copies_at_work
 from measure import Failed
 
 MAX_WAIT = 300  # seconds until something is in the middle
@@ -18,8 +18,11 @@ class Faults:
         self.cluster, self.site, self.place, self.say = cluster, site, place, say
 
     def all(self, copies):
-        """Commits the three, when a quarter, a half and three quarters of the copies are done."""
-        for number, commit in enumerate((self.kill, self.restart_imageio, self.drain), 1):
+        """Commits the three, when a quarter, a half and three quarters of the copies are done. Each of the
+        first two leaves a task to be done again, which Slurm starts when it is asked for, so there is one for
+        the next fault.
+        """
+        for number, commit in enumerate((self.kill, self.drain, self.restart_imageio), 1):
             share = len(copies.disks) * number // 4
             self._until(copies.job, "a share of the copies", lambda _: copies.done() >= share)
             commit(copies.job)
@@ -37,23 +40,6 @@ class Faults:
             time.sleep(0.02)
         raise Failed(f"{what}: it did not come about in {MAX_WAIT} s")
 
-    def _copies(self):
-        """The process ids of the copies at work."""
-        found = []
-        for one in Path("/proc").iterdir():
-            try:
-                pid = int(one.name)
-                words = (one / "cmdline").read_bytes().split(b"\0")
-                # Before that, it reads its options.
-                if b"--settings-fd" not in b" ".join(words):
-                    continue
-                program = os.readlink(one / "exe")
-            except (OSError, ValueError):
-                continue
-            if program == str(self.place / "bin/rhv-mount"):
-                found.append(pid)
-        return found
-
     def _open(self, job, phases=None):
         """The ids of the open transfers."""
         if not self.cluster.tasks(job):
@@ -65,7 +51,7 @@ class Faults:
 
         def strike(seconds):
             phase = "transferring" if seconds < PREFERRED else None
-            open_, pids = self._open(job, phase), self._copies()
+            open_, pids = self._open(job, phase), copies_at_work(self.place)
             if not open_ or not pids:
                 return None
             os.kill(pids[0], signal.SIGKILL)
@@ -83,16 +69,28 @@ class Faults:
     def drain(self, job):
         """Drains a node, has its tasks go elsewhere, and takes it back."""
 
-        def running(_=None):
+        def tasks(node=None):
             self._open(job)
-            tasks = self.cluster.tasks(job, "RUNNING")
-            return [task for task, _, node in tasks if node == "node2"]
+            running = self.cluster.tasks(job, "RUNNING")
+            return [(task, where) for task, _, where in running if node in (None, where)]
 
-        tasks = self._until(job, "a task on node2", running)
-        self.cluster.ask("scontrol", "update", "nodename=node2", "state=drain", "reason=test")
-        for task in tasks:
-            self.cluster.ask("scontrol", "requeue", f"{job}_{task}", check=False)
-        self._until(job, "node2 to be empty", lambda _: not running())
-        self.say(f"drained node2, {len(tasks)} tasks requeued")
+        def drain(_):
+            for _, node in tasks()[:1]:
+                self._set(node, "drain")
+                moved = [f"{job}_{task}" for task, _ in tasks(node)]
+                for task in moved:
+                    self.cluster.ask("scontrol", "requeue", task, check=False)
+                if moved:
+                    return node, len(moved)
+                # It was over meanwhile.
+                self._set(node, "resume")
+            return None
+
+        node, count = self._until(job, "a task on a node", drain)
+        self._until(job, f"{node} to be empty", lambda _: not tasks(node))
+        self.say(f"drained {node}, {count} tasks requeued")
         time.sleep(2)
-        self.cluster.ask("scontrol", "update", "nodename=node2", "state=resume")
+        self._set(node, "resume")
+
+    def _set(self, node, state):
+        self.cluster.ask("scontrol", "update", f"nodename={node}", f"state={state}", "reason=test")
