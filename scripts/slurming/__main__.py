@@ -113,6 +113,14 @@ class List:
         return {int(task): int(restarts) for task, restarts in found}
 
 
+def notes_of(place):
+    """The notes that rhv-mount has of transfers to images below `place`."""
+    states = [Path(state).expanduser() for state in STATES]
+    states = [state for state in states if os.access(state, os.R_OK | os.X_OK)]
+    notes = [note for state in states for note in state.iterdir() if note.is_file()]
+    return [note for note in notes if str(place).encode() in note.read_bytes()]
+
+
 def judge(copies, site):
     """Returns what is wrong with a list that is over."""
     wrong, disks = [], {}
@@ -138,12 +146,7 @@ def judge(copies, site):
     if len(disks) != len(copies.disks):
         wrong.append(f"there are {len(disks)} disks instead of {len(copies.disks)}")
     wrong += [f"transfer {one['id']} is left: {one['phase']}" for one in site.open_transfers()]
-    mark = str(copies.place).encode()
-    states = [Path(state).expanduser() for state in STATES]
-    states = [state for state in states if os.access(state, os.R_OK | os.X_OK)]
-    notes = [note for state in states for note in state.iterdir() if note.is_file()]
-    wrong += [f"a note is left: {note}" for note in notes if mark in note.read_bytes()]
-    return wrong
+    return wrong + [f"a note is left: {note}" for note in notes_of(copies.place)]
 
 
 def table(lists, cluster, transfers):
@@ -239,6 +242,9 @@ def main():
             keep(place)
         cluster.stop()
         site.stop()
+        # Their engine is gone.
+        for note in notes_of(place):
+            note.unlink(missing_ok=True)
         shutil.rmtree(place, ignore_errors=True)
     for one in wrong:
         print(f"slurm: FAILED: {one}", file=sys.stderr)
