@@ -80,6 +80,11 @@ impl Download {
         self.zeroes_holes
     }
 
+    /// Returns the proof that takes the bytes.
+    pub(super) fn proof(&self) -> Option<Proof> {
+        self.proof.clone()
+    }
+
     /// Copies all of `open`, until `stop` is set, and gives the image its name.
     pub(super) fn run(&self, open: &Arc<OpenDisk>, stop: &AtomicBool) -> Result<(), CopyError> {
         in_parallel(open.connections().max(1), stop, || self.copy_parts(stop))?;

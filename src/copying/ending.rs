@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
+use super::outcome::{Outcome, Proven};
 use super::proof::Proof;
 use super::{CopyError, Event};
 use crate::failure::{Exit, Failure};
@@ -33,6 +34,10 @@ pub(super) struct End<'a> {
     pub(super) signalled: bool,
     /// Compares the disk with what was copied.
     pub(super) proof: Option<Proof>,
+    /// The hash that both sides were found to have, once there is one.
+    pub(super) proven: Option<Proven>,
+    /// Keeps how it ended.
+    pub(super) outcome: &'a Outcome,
 }
 
 /// Ends the disk, and tells the outcome. The first signal only says what is happening anyway, and what the
@@ -122,6 +127,9 @@ fn tell(end: &End<'_>, failures: Vec<Failure>, supervisor: &Supervisor) -> u8 {
         statistics::lines(disks, form)
     });
     lines.into_iter().flatten().for_each(output::tell_plainly);
+    let status = end.disk.status();
+    end.outcome
+        .end(Some(&status), code, message.as_deref(), end.proven.as_ref());
     supervisor.end(code, message);
     code
 }

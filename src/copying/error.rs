@@ -1,6 +1,7 @@
 //! Why a copy has failed: at the image, at the disk, or between them.
 
 use std::io;
+use std::path::PathBuf;
 
 use thiserror::Error;
 
@@ -43,6 +44,13 @@ pub(super) enum CopyError {
     /// The disk on its storage holds other bytes than those that were copied, or nobody can say.
     #[error("{0}")]
     Unproven(String),
+    /// It may be another one's, or half of one.
+    #[error(
+        "{} is there already and not known to be a copy of the disk: {why}. It is kept as it is; --force \
+         replaces it",
+        path.display()
+    )]
+    Unlike { path: PathBuf, why: String },
     /// A second signal came while the file system was waited for.
     #[error(
         "gave up on a second signal, before the image was known to be on the storage of this machine: it may \

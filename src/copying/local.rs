@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded, select};
 
 use super::download::Download;
+use super::outcome::once::{Comparison, open_what_is_there};
 use super::proof::Proof;
 use super::upload::{self, Upload};
 use super::{CopyError, Event, Side};
@@ -27,7 +28,7 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// The local side, before the disk is open.
 pub(super) struct Local {
-    /// The image of an upload, unless it is stdin.
+    /// The image of an upload, unless it is stdin; that of a download only where it is to be compared.
     pub(super) source: Option<Source>,
     /// How much may be written, in bytes, the likeliest number first.
     pub(super) wholes: Vec<u64>,
@@ -48,8 +49,8 @@ pub(super) enum Rights {
     None,
 }
 
-/// Does `step` in a thread of its own with these `rights`. A signal meanwhile gives up on it, after `answer` to that; what it
-/// returns later is dropped in its thread.
+/// Does `step` in a thread of its own with these `rights`. A signal meanwhile gives up on it, after `answer` to
+/// that; what it returns later is dropped in its thread.
 pub(super) fn attended<T: Send + 'static>(
     rights: Rights,
     step: impl FnOnce() -> Result<T, CopyError> + Send + 'static,
@@ -94,7 +95,8 @@ pub(super) fn attended<T: Send + 'static>(
     }
 }
 
-/// Opens the image of an upload, and looks how much it is.
+/// Opens the image of an upload, and looks how much it is, or that of a download which is there already and is
+/// to be compared.
 pub(super) fn open_source(settings: &CopySettings) -> Result<Local, CopyError> {
     let source = match (&settings.image, settings.disk.task) {
         (
@@ -110,6 +112,7 @@ pub(super) fn open_source(settings: &CopySettings) -> Result<Local, CopyError> {
             format.map(Format::from),
             Backing::of(*anywhere),
         )?),
+        (_, Task::Download) => open_what_is_there(settings)?,
         _ => None,
     };
     // It was looked at before, by the process that has read the command line.
@@ -138,6 +141,9 @@ pub(super) fn prepare(
     move || {
         let proof = settings.verify.then(|| Proof::begin(device.capacity()));
         Ok(match (&settings.image, source) {
+            (image, Some(source)) if settings.disk.task == Task::Download => {
+                Side::Compare(Comparison::new(source, image.shown().to_owned()))
+            }
             (_, Some(source)) => {
                 upload::check(&source, &device, minds_the_head)?;
                 Side::Upload(Upload::new(source, device, proof))

@@ -6,7 +6,8 @@
 //! upload     the image into the disk's write-behind          download   the disk into an image
 //! local      the image, before the first byte                stream     stdin and stdout
 //! workers    several threads at one piece of work            ending     the disk's end, and the outcome
-//! error      why a copy has failed                           proof      --verify
+//! outcome    --outcome and --once: what later runs know       error      why a copy has failed
+//! proof      --verify
 //! ```
 //!
 //! The disk is the same value that a mount holds: transfer, pool, journal, renewal, watcher and note, and so
@@ -23,6 +24,7 @@ mod download;
 mod ending;
 mod error;
 mod local;
+pub(crate) mod outcome;
 mod proof;
 mod stream;
 mod upload;
@@ -41,9 +43,11 @@ use self::download::Download;
 use self::ending::{End, end};
 use self::error::CopyError;
 use self::local::{Local, Rights, attended, open_source, prepare};
+use self::outcome::once::Comparison;
+use self::outcome::{Outcome, Proven};
 use self::proof::Proof;
 use self::upload::Upload;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::open_disk::{OpenDisk, Step, Work, needs};
 use crate::process::handover::Role;
 use crate::process::{rights, spawn};
@@ -74,6 +78,8 @@ enum Side {
     Download(Download),
     Stdin(u64, Option<Proof>),
     Stdout(Option<Proof>),
+    /// The image is there, and is compared.
+    Compare(Comparison),
 }
 
 /// Tells the end when a panic is its end.
@@ -99,19 +105,32 @@ impl Drop for EndOnDrop {
 /// Makes one copy; returns the exit code. Errors before the first byte are returned, the outcome of the copy
 /// is printed.
 pub(crate) fn copy(settings: CopySettings) -> Result<u8, Failure> {
+    let outcome = Outcome::of(&settings)?;
+    copy_once(settings, &outcome).inspect_err(|failure| outcome.failed(failure))
+}
+
+/// Does the same, and has `outcome` keep how it ends. A failure is its caller's to keep.
+fn copy_once(mut settings: CopySettings, outcome: &Outcome) -> Result<u8, Failure> {
     needs::check(&settings.disk)?;
     // That is done before the first thread is made that stays. Root may copy another user's image: the
     // threads that open it and make it have the capabilities for that.
     rights::cut_down()?;
+    if outcome.spares_the_copy(&mut settings)? {
+        return Ok(Exit::Done as u8);
+    }
     let supervisor = Arc::new(Supervisor::start(&Told::of_copy(&settings), Role::Foreground)?);
     let _in_any_case = TellOnDrop(supervisor.clone());
-    copy_watched(&Arc::new(settings), &supervisor).inspect_err(|failure| {
+    copy_watched(&Arc::new(settings), &supervisor, outcome).inspect_err(|failure| {
         supervisor.end(failure.exit as u8, Some(failure.to_string()));
     })
 }
 
 /// Does the same, and says to `supervisor` which stage has begun.
-fn copy_watched(settings: &Arc<CopySettings>, supervisor: &Arc<Supervisor>) -> Result<u8, Failure> {
+fn copy_watched(
+    settings: &Arc<CopySettings>,
+    supervisor: &Arc<Supervisor>,
+    outcome: &Outcome,
+) -> Result<u8, Failure> {
     let (events, inbox) = unbounded();
     let (sender, reporter) = (events.clone(), supervisor.clone());
     let forward = move |signal| drop(sender.send(Event::Signal(signal)));
@@ -147,7 +166,7 @@ fn copy_watched(settings: &Arc<CopySettings>, supervisor: &Arc<Supervisor>) -> R
     if prepared.hangs {
         warn_of_remains(settings);
     }
-    let (mut proof, mut remains) = (None, not_made(settings));
+    let (mut proof, mut proven, mut remains) = (None, None, not_made(settings));
     let (work, failure, signalled) = match prepared.value {
         Err(failure) => {
             let signalled = matches!(failure, CopyError::Unbegun);
@@ -160,6 +179,7 @@ fn copy_watched(settings: &Arc<CopySettings>, supervisor: &Arc<Supervisor>) -> R
             }
             supervisor.enter(Stage::Copying);
             proof = side.proof_at_the_end();
+            proven = side.proven();
             remains = side.remains(settings);
             run(settings, side, &disk, &inbox, &events)?
         }
@@ -173,6 +193,8 @@ fn copy_watched(settings: &Arc<CopySettings>, supervisor: &Arc<Supervisor>) -> R
         remains,
         signalled,
         proof: proof.filter(|_| work == Work::Done),
+        proven,
+        outcome,
     };
     let code = end(end_of, &inbox, &events, supervisor);
     drop(end_in_any_case);
@@ -254,6 +276,7 @@ impl Side {
             Side::Download(download) => download.run(disk, stop),
             Side::Stdin(bytes, proof) => upload::from_stdin(disk.disk(), *bytes, proof.as_ref(), stop),
             Side::Stdout(proof) => download::to_stdout(disk, proof.as_ref(), stop),
+            Side::Compare(comparison) => comparison.run(disk, stop),
         }
     }
 
@@ -262,7 +285,17 @@ impl Side {
         match self {
             Side::Upload(upload) => upload.proof(),
             Side::Stdin(_, proof) => proof.clone(),
-            Side::Download(_) | Side::Stdout(_) => None,
+            Side::Download(_) | Side::Stdout(_) | Side::Compare(_) => None,
+        }
+    }
+
+    /// The place of the hash that both sides are found to have.
+    fn proven(&self) -> Option<Proven> {
+        match self {
+            Side::Upload(upload) => upload.proof().map(|proof| proof.proven()),
+            Side::Download(download) => download.proof().map(|proof| proof.proven()),
+            Side::Stdin(_, proof) | Side::Stdout(proof) => proof.as_ref().map(Proof::proven),
+            Side::Compare(comparison) => Some(comparison.proven.clone()),
         }
     }
 
@@ -279,6 +312,11 @@ impl Side {
                 proof.iter().for_each(Proof::stop);
                 true
             }
+            Side::Compare(comparison) => {
+                stop.store(true, Ordering::Relaxed);
+                comparison.stop();
+                true
+            }
         }
     }
 
@@ -287,7 +325,7 @@ impl Side {
         let held = disk.when_stopped(true);
         match self {
             Side::Download(_) => format!("{}, and {held}", self.remains(settings)),
-            Side::Upload(_) | Side::Stdin(..) | Side::Stdout(_) => held,
+            Side::Upload(_) | Side::Stdin(..) | Side::Stdout(_) | Side::Compare(_) => held,
         }
     }
 
@@ -299,6 +337,7 @@ impl Side {
                 format!("{shown} has a part of the disk, over what it had before")
             }
             Side::Stdout(_) => "stdout has a part of the disk".to_owned(),
+            Side::Compare(_) => format!("{shown} is kept as it is"),
             Side::Download(_) | Side::Upload(_) | Side::Stdin(..) => not_made(settings),
         }
     }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::CopyError;
+use super::outcome::Proven;
 use crate::block_hash::{Hasher, Method, Watch};
 use crate::failure::Failure;
 use crate::open_disk::{self, Expected, OpenDisk};
@@ -25,6 +26,7 @@ const GAP_PAUSE: Duration = Duration::from_millis(10);
 pub(super) struct Proof {
     hasher: Arc<Hasher>,
     watch: Arc<Watch>,
+    proven: Proven,
 }
 
 impl Proof {
@@ -37,6 +39,7 @@ impl Proof {
         Proof {
             hasher: Arc::new(Hasher::new(algorithm, block_size, size)),
             watch: Arc::default(),
+            proven: Proven::default(),
         }
     }
 
@@ -95,6 +98,11 @@ impl Proof {
         self.watch.stop();
     }
 
+    /// The place of the hash that both sides are found to have.
+    pub(super) fn proven(&self) -> Proven {
+        self.proven.clone()
+    }
+
     /// Compares the disk with what was copied, which messages call `name`.
     pub(super) fn compare(&self, disk: &Arc<OpenDisk>, name: &str) -> Result<(), Failure> {
         let proven = disk.verify(
@@ -103,6 +111,7 @@ impl Proof {
             &self.watch,
         )?;
         inform(proven.told(name));
+        let _ = self.proven.set(proven.checksum);
         Ok(())
     }
 

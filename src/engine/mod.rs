@@ -57,7 +57,7 @@ mod wire;
 
 pub(crate) use self::address::address;
 pub(crate) use self::ca::certificate;
-pub(crate) use self::disks::{MAX_LOCK_WAIT, is_uuid};
+pub(crate) use self::disks::{Disk, MAX_LOCK_WAIT, is_uuid};
 pub(crate) use self::error::Error;
 pub(crate) use self::hosts::this_hardware;
 pub(crate) use self::listing::{

@@ -18,7 +18,7 @@ use crate::logging::plain;
 use crate::mount::mountpoint::canonical;
 use crate::output::{report, tell};
 use crate::settings::Task;
-use crate::settings::cli::RecoverArgs;
+use crate::settings::cli::{EngineArgs, RecoverArgs};
 use crate::transfer::head::{self, Danger};
 use crate::transfer::note::{Cause, Note, Owner};
 use crate::transfer::note_file::NoteFile;
@@ -71,7 +71,7 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
     for mut file in left {
         let ended = match args.forget {
             true => forget(&mut file, args),
-            false => end(&mut file, args, &mut sessions),
+            false => end(&mut file, args, &mut sessions, false),
         };
         if let Err(failure) = ended {
             tell(&failure);
@@ -80,6 +80,33 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
     }
     sessions.logout();
     Ok(code)
+}
+
+/// Ends what killed runs of one copy have left on this machine, and finds by `is_of_it`. Only what is surely
+/// nobody's any more is ended, and as `recover` ends it where nothing else is said: the disk is kept. A disk
+/// that was made for such a run, and whose transfer can't be finalized, goes as after a copy that failed,
+/// unless it is to be kept (`keep`): it is made again.
+pub(super) fn recover_copy(
+    engine: EngineArgs,
+    keep: bool,
+    is_of_it: impl Fn(&Note) -> bool,
+) -> Result<(), Failure> {
+    let args = RecoverArgs {
+        which: None,
+        finalize: false,
+        cancel: false,
+        forget: false,
+        engine,
+    };
+    let mut left = NoteFile::all(None);
+    left.retain(|file| is_of_it(&file.note) && file.owner() == Owner::Gone);
+    let mut sessions = Sessions::default();
+    let ended = left.iter_mut().try_for_each(|file| {
+        report(plan(file, &args));
+        end(file, &args, &mut sessions, !keep)
+    });
+    sessions.logout();
+    ended
 }
 
 /// The option by which the user vouches for what can't be seen. That is said of one transfer, and a
@@ -163,7 +190,8 @@ fn will_do(note: &Note, owner: Owner, args: &RecoverArgs) -> String {
     will.to_owned()
 }
 
-fn end(file: &mut NoteFile, args: &RecoverArgs, sessions: &mut Sessions) -> Result<(), Failure> {
+/// Ends the transfer of one note. `again`: the same copy is about to be made again.
+fn end(file: &mut NoteFile, args: &RecoverArgs, sessions: &mut Sessions, again: bool) -> Result<(), Failure> {
     if !claim(file, args)? {
         return Ok(());
     }
@@ -208,7 +236,7 @@ fn end(file: &mut NoteFile, args: &RecoverArgs, sessions: &mut Sessions) -> Resu
                     ),
                 ));
             }
-            end_transfer(engine, file, &transfer, &disk, destructive, args)?;
+            end_transfer(engine, file, &transfer, &disk, destructive, args, again)?;
         }
         Found::Ended(phase) => ended(engine, file, &disk, phase, destructive)?,
     }
@@ -236,20 +264,20 @@ fn end_transfer(
     disk: &str,
     destructive: bool,
     args: &RecoverArgs,
+    again: bool,
 ) -> Result<(), Failure> {
     let note = &file.note;
     let shown = note.mountpoint.display().to_string();
     if destructive {
-        engine.discard(&transfer.id, &note.disk_id)?;
-        report(format_args!(
-            "{shown}: cancelled; {disk} was made for this mount and is removed"
-        ));
-        return Ok(());
+        return discard(engine, note, transfer, disk);
     }
     // Messages also name --finalize for a mount that may be alive, or a transfer that may be somebody else's.
     // It vouches for the head only after a message that has told of it.
     let at_all_costs = args.finalize && note.cause == Cause::HeadUnseen;
     if let Some(danger) = head::in_the_way(engine, note, transfer, at_all_costs)? {
+        if again && cost(note, true) == Cost::DiskOfOurs {
+            return discard(engine, note, transfer, disk);
+        }
         file.amend(|note| {
             note.cause = danger.cause();
             if let Danger::Like(format) = &danger {
@@ -268,6 +296,16 @@ fn end_transfer(
     let id = (!note.snapshot).then_some(note.disk_id.as_str());
     engine.finalize(&transfer.id, id, &Interrupt::default())?;
     report(format_args!("{shown}: finalized; {disk} is free{}", doubt(note)));
+    Ok(())
+}
+
+/// Cancels a transfer to a disk that was made for it; the engine removes the disk.
+fn discard(engine: &Engine, note: &Note, transfer: &Transfer, disk: &str) -> Result<(), Failure> {
+    engine.discard(&transfer.id, &note.disk_id)?;
+    report(format_args!(
+        "{}: cancelled; {disk} was made for this mount and is removed",
+        note.mountpoint.display()
+    ));
     Ok(())
 }
 

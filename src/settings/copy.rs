@@ -14,6 +14,7 @@ use super::choice::Choice;
 use super::cli::{DownloadArgs, ImageFormat, UploadArgs};
 use super::config_file::Section;
 use super::expected::sizes;
+use super::outcome::OutcomeSettings;
 use super::{DiskSettings, OutputSettings, Source, Task, Wanted, absolute, read_only_elsewhere, usage};
 use crate::failure::Failure;
 use crate::images;
@@ -44,6 +45,14 @@ pub(crate) enum Image {
 }
 
 impl Image {
+    /// The path; `None` for a stream.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Image::Stream { .. } => None,
+            Image::File { path, .. } => Some(path),
+        }
+    }
+
     /// The path, or the word for a stream.
     pub(crate) fn shown(&self) -> &Path {
         match self {
@@ -75,6 +84,9 @@ pub(crate) struct CopySettings {
     /// The volume that the image is on, where `populate` fills it.
     #[serde(default)]
     pub(crate) volume: Option<Volume>,
+    /// Where its outcome is kept.
+    #[serde(default)]
+    pub(crate) outcome: Option<OutcomeSettings>,
 }
 
 impl CopySettings {
@@ -141,8 +153,10 @@ impl CopySettings {
         };
         let from = (&args.engine, args.connection.proxy);
         let source = choice.source(&disk, from, &section, &trusted)?;
+        let outcome = OutcomeSettings::gather(args.outcome, image.path(), &source)?;
         Ok(CopySettings {
             image,
+            outcome,
             verify: args.verify,
             disk: DiskSettings::gather(args.connection, source, trusted, Task::Upload, false)?,
             output: OutputSettings::gather(args.output, &section)?,
@@ -175,8 +189,10 @@ impl CopySettings {
             (false, format) => {
                 let path = absolute(&args.image)?;
                 let written = format.map_or_else(|| images::Format::of_name(&path), images::Format::from);
-                // What would be refused when the image is made is refused before anything is begun.
-                images::Output::check(&path, written, args.force).map_err(usage)?;
+                // What would be refused when the image is made is refused before anything is begun. With
+                // --once it may be what an earlier run has made.
+                let may_be_there = args.force || args.outcome.once;
+                images::Output::check(&path, written, may_be_there).map_err(usage)?;
                 Image::File {
                     path,
                     format,
@@ -187,8 +203,10 @@ impl CopySettings {
         };
         let from = (&args.engine, args.connection.proxy);
         let source = choice.source(&args.disk, from, &section, &trusted)?;
+        let outcome = OutcomeSettings::gather(args.outcome, image.path(), &source)?;
         Ok(CopySettings {
             image,
+            outcome,
             verify: args.verify,
             disk: DiskSettings::gather(args.connection, source, trusted, Task::Download, true)?,
             output: OutputSettings::gather(args.output, &section)?,

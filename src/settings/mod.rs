@@ -15,6 +15,7 @@ mod expected;
 pub(crate) mod memory;
 pub(crate) mod mount_helper;
 mod mount_options;
+pub(crate) mod outcome;
 pub(crate) mod populator;
 mod source;
 pub(crate) mod values;

@@ -122,6 +122,7 @@ impl CopySettings {
                 ..DiskSettings::gather(args.connection, source, trusted, Task::Download, true)?
             },
             output: OutputSettings::gather(args.output, &section)?,
+            outcome: None,
             volume: Some(Volume {
                 bytes: args.pvc_size,
                 owner: args.owner_uid,

@@ -36,6 +36,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Upper bound on the looks at a note that is rewritten all the time; a note is rewritten a few times in all.
 const MAX_LOOKS: u32 = 100;
 
+/// The beginning of the extension that a note has until it is whole.
+const UNFINISHED: &str = "new-";
+
 /// The way out where a note can't be read.
 const UNREADABLE: &str = "see in the engine that its transfer has ended, and remove the file then";
 
@@ -155,8 +158,35 @@ impl NoteFile {
     /// Removes the note: nothing is left to recover.
     pub(crate) fn remove(&self) {
         if self.kept && !self.is_replaced() {
+            // While the note is there, nobody else begins one in its place.
+            self.remove_unfinished();
             let _ = fs::remove_file(&self.path);
         }
+    }
+
+    /// Removes what processes that were killed while they wrote this note have left beside it. A file that is
+    /// being written is locked.
+    fn remove_unfinished(&self) {
+        let Some(stem) = self.path.file_stem().and_then(|stem| stem.to_str()) else {
+            return;
+        };
+        let prefix = format!("{stem}.{UNFINISHED}");
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let beside = fs::read_dir(folder).into_iter().flatten().flatten();
+        let left = beside
+            .filter(|entry| {
+                entry
+                    .file_name()
+                    .to_str()
+                    .is_some_and(|name| name.starts_with(&prefix))
+            })
+            .map(|entry| entry.path())
+            .filter(|path| {
+                // The note itself may have this name too.
+                let is_ours = self.file.as_ref().is_some_and(|file| is_at(file, path));
+                is_ours || File::open(path).is_ok_and(|file| matches!(is_locked(&file), Ok(false)))
+            });
+        left.for_each(|path| drop(fs::remove_file(path)));
     }
 
     /// Changes the note where it is still there. One that can't be written tells less, and that is no reason
@@ -363,7 +393,7 @@ fn write_new(path: &Path, note: &mut Note) -> io::Result<File> {
 /// Writes a whole file beside `path`, and locks it; another process with our number may do the same in
 /// another PID namespace.
 fn write_beside(path: &Path, note: &mut Note) -> io::Result<(PathBuf, File)> {
-    let new = path.with_extension(format!("new-{}", random_id()?));
+    let new = path.with_extension(format!("{UNFINISHED}{}", random_id()?));
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

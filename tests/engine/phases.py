@@ -47,6 +47,8 @@ class Machine:
     def end_with_failure(self, transfer):
         if transfer.direction == "upload":
             self._world.disks.remove(transfer.volume)
+        else:
+            self._world.disks.set_status(transfer.volume, "ok")
         self._finish(transfer, "finished_failure")
 
     # before and while data moves

@@ -29,6 +29,7 @@ mod listing_of_vms;
 mod locked;
 mod old_engine;
 mod other_engine;
+mod outcomes;
 mod owners;
 mod pasted;
 mod pausing;

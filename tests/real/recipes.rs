@@ -192,6 +192,51 @@ pub(crate) fn assert_same_as(raw: &Path, qcow2: &Path) {
     run(command.arg(raw).arg(qcow2), 60).ok();
 }
 
+/// Checks that a file has one line for each of these disks, which says that it is done and verified.
+#[track_caller]
+fn assert_done(outcomes: &Path, disks: [&str; 2]) {
+    let lines = text(outcomes);
+    let lines = lines.lines().map(serde_json::from_str::<serde_json::Value>);
+    let lines: Vec<_> = lines.collect::<Result<_, _>>().expect("lines of JSON");
+    let mut done: Vec<&str> = lines
+        .iter()
+        .filter(|line| line["exit_status"] == 0 && line["verified"] == true)
+        .filter_map(|line| line["disk_name"].as_str())
+        .collect();
+    done.sort_unstable();
+    assert_eq!(
+        (done.as_slice(), lines.len()),
+        (disks.as_slice(), 2),
+        "{lines:#?}"
+    );
+}
+
+/// Runs the lists of a section that has been run once more, without making new ones.
+#[track_caller]
+fn the_same_lists_copy_nothing_again(world: &World) {
+    let blocks = blocks(RECIPES);
+    let lists = blocks.iter().filter(|block| block.section == "Many disks");
+    let script = script_of(lists);
+    // A command ends with the first line that goes on nowhere.
+    let again = |from: &str| {
+        let at = script.find(from).unwrap_or_else(|| panic!("no {from}"));
+        let lines: Vec<&str> = script[at..].lines().collect();
+        let last = lines.iter().position(|line| !line.ends_with('\\'));
+        lines[..=last.expect("a last line")].join("\n")
+    };
+    let before = world.engine.transfers().len();
+    let config = world.engine.dir().join("config");
+    let variables = [("XDG_CONFIG_HOME", config.as_os_str())];
+    for command in ["parallel --jobs 4 --retries", "xargs -P 4 -L 1"] {
+        world.perform(&again(command), &variables);
+    }
+    assert_eq!(
+        world.engine.transfers().len(),
+        before,
+        "something was copied again"
+    );
+}
+
 /// Makes a test of each section, and a list of them.
 macro_rules! recipes {
     ($($name:ident, $section:literal, $check:expr;)*) => {
@@ -251,7 +296,15 @@ recipes! {
         }
         for disk in world.engine.disks().iter().filter(|disk| disk.name.starts_with("app")) {
             assert_same_as(&before, &world.work(&format!("{}.qcow2", disk.id)));
+            assert_same_as(&before, &world.work(&format!("{}-old.qcow2", disk.name)));
         }
+        for (outcomes, disks) in [("old.jsonl", ["app01", "app02"]), ("new.jsonl", ["web05", "web06"])] {
+            assert_done(&world.work(outcomes), disks);
+        }
+        for name in ["web05", "web06"] {
+            world.assert_disk_holds(name, "web01.raw");
+        }
+        the_same_lists_copy_nothing_again(world);
     };
     a_disk_gets_its_old_bytes_back, "Restore a disk in place", |world, _| {
         let disk = world.assert_disk_holds("web01", "web01.raw");

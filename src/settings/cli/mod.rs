@@ -8,6 +8,7 @@ mod forms;
 mod groups;
 mod help;
 mod options;
+mod outcome;
 mod populate;
 mod words;
 
@@ -24,6 +25,7 @@ use self::options::{Cli, Command};
 pub(crate) use self::options::{
     DownloadArgs, ListArgs, Listed, MountArgs, RecoverArgs, StatusArgs, UploadArgs,
 };
+pub(crate) use self::outcome::OutcomeArgs;
 pub(crate) use self::populate::PopulateArgs;
 use super::{mount_options, source};
 use crate::failure::{Exit, Failure};

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::checksum::ChecksumArgs;
 use super::forms::{ImageFormat, Output};
 use super::groups::{ConnectionArgs, DiskArgs, EngineArgs, OutputArgs};
+use super::outcome::OutcomeArgs;
 use super::populate::PopulateArgs;
 use crate::settings::values::parse_mode;
 
@@ -271,6 +272,8 @@ pub(crate) struct UploadArgs {
     #[command(flatten)]
     pub(crate) output: OutputArgs,
     #[command(flatten)]
+    pub(crate) outcome: OutcomeArgs,
+    #[command(flatten)]
     pub(crate) engine: EngineArgs,
 }
 
@@ -301,6 +304,8 @@ pub(crate) struct DownloadArgs {
     pub(crate) connection: ConnectionArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) outcome: OutcomeArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 }

@@ -55,6 +55,23 @@ fn a_note_whose_owner_is_gone_is_claimed_by_one_alone() {
     assert_eq!(second.claim().unwrap(), None);
 }
 
+/// A process that is killed while it writes leaves what it has written, once under the note's name as well.
+#[test]
+fn with_a_note_goes_what_killed_processes_have_left_of_it_and_nothing_that_is_being_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = NoteFile::create_in(dir.path(), note()).unwrap();
+    let beside = |word: &str| file.path.with_extension(format!("{UNFINISHED}{word}"));
+    fs::write(beside("left"), "{").unwrap();
+    fs::hard_link(&file.path, beside("linked")).unwrap();
+    let (written, writer) = write_beside(&file.path, &mut note()).unwrap();
+    let others = dir.path().join(format!("other.{UNFINISHED}left"));
+    fs::write(&others, "{").unwrap();
+    file.remove();
+    assert!(!beside("left").exists() && !beside("linked").exists() && !file.path.exists());
+    assert!(written.exists() && others.exists());
+    drop(writer);
+}
+
 #[test]
 fn the_note_of_a_later_mount_is_neither_rewritten_nor_removed() {
     let dir = tempfile::tempdir().unwrap();
