@@ -7,6 +7,7 @@
 //! open      from the settings to a disk that can be read and written
 //! verify    the block hash of the disk, and the comparison with what it should hold
 //! read_back its bytes as the server has them now
+//! sum       the figures of several disks as one
 //! course    how far the work on it has got, and how fast it goes on
 //! ending    the way out: the last flush, the connections, the transfer; with signals on the way
 //! ```
@@ -24,6 +25,7 @@ mod open;
 mod ranges;
 mod read_back;
 mod start;
+mod sum;
 mod verify;
 
 use std::path::PathBuf;
