@@ -30,7 +30,8 @@ pub(super) fn acquire(
     interrupt: &Interrupt,
 ) -> Result<OwnTransfer, Failure> {
     let engine = Engine::login(&source.account, interrupt)?;
-    let mut subject = Prepared::of(&engine, source, settings.read_only)?;
+    let log_out = |_: &Failure| engine.uninterrupted().logout();
+    let mut subject = Prepared::of(&engine, source, settings.read_only).inspect_err(log_out)?;
     let direction = match settings.read_only {
         true => Direction::Download,
         false => Direction::Upload,
@@ -47,7 +48,8 @@ pub(super) fn acquire(
         imageio_trust: Some(settings.trust.clone()),
         task: settings.task,
         ..Note::of(mountpoint, &source.account, direction)
-    })?;
+    })
+    .inspect_err(log_out)?;
     let started = start(&engine, source, &mut subject, &mut file, mark, interrupt);
     let (order, transfer) = match started {
         Ok(started) => started,
