@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use fuser::{Errno, INodeNo};
 use tracing::{debug, error};
 
-pub(crate) use self::attr::Tree;
+pub(crate) use self::attr::{Content, Tree};
 use self::attr::{File, Inodes, Node};
 use self::callers::Callers;
 pub(crate) use self::session::{ADDRESS_SPACE, MountError, MountOptions, THREADS, abort, mount, unmount};
@@ -47,7 +47,7 @@ impl OpenFiles {
     }
 }
 
-/// The file system: one file for each disk.
+/// The file system: one file for each disk. Each has its own connections, caches and failures.
 pub(crate) struct DiskFs {
     inodes: Inodes,
     open_files: OpenFiles,
@@ -58,8 +58,7 @@ pub(crate) struct DiskFs {
 
 impl DiskFs {
     fn new(inodes: Inodes, open_files: OpenFiles, sync: bool) -> Result<Self, Failure> {
-        let disks = inodes.files().iter().map(|file| file.disk.clone());
-        let callers = Callers::watch(disks)?;
+        let callers = Callers::watch(inodes.disks().cloned())?;
         Ok(DiskFs {
             inodes,
             open_files,
@@ -93,7 +92,8 @@ impl DiskFs {
         op: impl FnOnce(&File, &Disk) -> Result<T, DiskError>,
     ) -> Result<T, Errno> {
         let file = self.file(ino)?;
-        match catch_unwind(AssertUnwindSafe(|| op(file, &file.disk))) {
+        let disk = file.disk()?;
+        match catch_unwind(AssertUnwindSafe(|| op(file, disk))) {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(e)) => {
                 match e {

@@ -133,8 +133,10 @@ impl Filesystem for DiskFs {
             return reply.error(Errno::EISDIR);
         };
         let writing = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        if writing && file.disk.is_read_only() {
-            return reply.error(Errno::EROFS);
+        match file.disk() {
+            Ok(disk) if writing && disk.is_read_only() => return reply.error(Errno::EROFS),
+            Ok(_) => {}
+            Err(errno) => return reply.error(errno),
         }
         self.open_files.0.fetch_add(1, Ordering::Relaxed);
         let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
@@ -295,10 +297,9 @@ impl Filesystem for DiskFs {
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         const UNIT: u32 = 4096;
         let units = |bytes: u64| with_room(bytes) / u64::from(UNIT);
-        let files = self.inodes.files();
-        let size: u64 = files.iter().map(|file| file.disk.capacity()).sum();
-        let free: u64 = files.iter().map(|file| file.disk.free()).sum();
-        let (size, free, count) = (units(size), units(free), files.len() as u64);
+        let size: u64 = self.inodes.disks().map(|disk| disk.capacity()).sum();
+        let free: u64 = self.inodes.disks().map(|disk| disk.free()).sum();
+        let (size, free, count) = (units(size), units(free), self.inodes.count() as u64);
         reply.statfs(size, free, free, count, 0, UNIT, 255, UNIT);
     }
 

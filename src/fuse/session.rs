@@ -124,7 +124,10 @@ pub(crate) fn mount(
 ) -> Result<Mounted, MountError> {
     let read_only = match &tree {
         Tree::File(disk) => disk.is_read_only(),
-        Tree::Directory(files) => files.iter().all(|(_, disk)| disk.is_read_only()),
+        Tree::Directory(files) => {
+            let mut disks = files.iter().filter_map(|(_, content)| content.disk());
+            disks.all(|disk| disk.is_read_only())
+        }
     };
     let mut config = Config::default();
     config.mount_options = vec![

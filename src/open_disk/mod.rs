@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! start     opens it unless a signal comes first
+//! of_vm     opens the disks of a VM side by side
 //! open      from the settings to a disk that can be read and written
 //! verify    the block hash of the disk, and the comparison with what it should hold
 //! read_back its bytes as the server has them now
@@ -21,6 +22,7 @@
 
 mod course;
 mod ending;
+mod of_vm;
 mod open;
 mod ranges;
 mod read_back;
@@ -37,6 +39,7 @@ use serde::{Deserialize, Serialize};
 use self::course::Course;
 use self::ending::Hands;
 pub(crate) use self::ending::{Ending, Proof, Step, Work};
+pub(crate) use self::of_vm::{OpenVm, end_in_any_case, left_out_shown};
 pub(crate) use self::verify::Expected;
 use crate::disk::Disk;
 use crate::imageio::Image;

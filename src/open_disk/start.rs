@@ -35,7 +35,7 @@ impl OpenDisk {
 /// Does `open` in a thread of its own; an event in `inbox` meanwhile ends that in order. With an engine,
 /// there may be something to take back then: what `open` returns all the same, or has begun, ends as it is
 /// dropped.
-fn unless_interrupted<T: Send + 'static, E>(
+pub(super) fn unless_interrupted<T: Send + 'static, E>(
     open: impl FnOnce(&Interrupt) -> Result<T, Failure> + Send + 'static,
     task: Task,
     has_engine: bool,

@@ -47,6 +47,7 @@ pub(super) fn acquire(
         login: source.login.clone(),
         imageio_trust: Some(settings.trust.clone()),
         task: settings.task,
+        vm: source.of_vm.as_ref().map(|member| member.vm.clone()),
         ..Note::of(mountpoint, &source.account, direction)
     })
     .inspect_err(log_out)?;
@@ -120,7 +121,8 @@ impl Prepared {
                     });
                     return Err(engine::Error::Unfit(plain(&meant)).into());
                 }
-                let name = "disk snapshot".to_owned();
+                let member = source.of_vm.as_ref();
+                let name = member.map_or_else(|| "disk snapshot".to_owned(), |member| member.disk.clone());
                 holder::look(engine, id, &name, read_only)?;
                 Prepared {
                     id: id.clone(),
