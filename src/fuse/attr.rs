@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::SystemTime;
 
 use fuser::{Errno, FileAttr, FileType, INodeNo, TimeOrNow};
@@ -53,6 +54,8 @@ pub(super) struct File {
     ino: INodeNo,
     name: OsString,
     content: Content,
+    /// Requests that wait for the disk in a session thread, see `seats`.
+    pub(super) seated: AtomicUsize,
     attributes: Mutex<Changeable>,
 }
 
@@ -101,6 +104,7 @@ impl Inodes {
             ino: INodeNo(ino),
             name,
             content,
+            seated: AtomicUsize::new(0),
             attributes: Mutex::new(root.clone()),
         };
         let (root_is_file, files) = match tree {

@@ -240,7 +240,7 @@ fn mount_as_root(path: &Path, options: &MountOptions, read_only: bool) -> Result
 
 /// Session threads. Reads that wait for the server and writes that wait for room block here; a few more
 /// threads answer stat.
-const SESSION_THREADS: usize = 16;
+pub(super) const SESSION_THREADS: usize = 16;
 
 /// All threads of a mounted file system: fuser has one more, which waits for the others.
 pub(crate) const THREADS: usize = SESSION_THREADS + 1;

@@ -55,6 +55,7 @@ pub(super) fn needs<S>(disk: &DiskSettings<S>, count: usize) -> Needs {
     Needs {
         threads: OWN_THREADS
             + fuse::THREADS
+            + if count > 1 { fuse::MAX_APART } else { 0 }
             + THREADS_PER_DISK * count
             + THREADS_PER_CONNECTION * connections,
         descriptors: OWN_DESCRIPTORS

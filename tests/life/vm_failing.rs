@@ -16,8 +16,8 @@ use crate::support::run::{sh, wait_until};
 use crate::vm_mounts::{directory, files, of_file, over, status, vm, web};
 use crate::vm_writing::read_write;
 
-/// Programs that wait for one disk at the same time.
-const READERS: usize = 8;
+/// Programs that wait for one disk at the same time: more than the file system has threads.
+const READERS: usize = 24;
 
 /// The errno of opening a file.
 fn errno(path: &Path) -> Option<i32> {
