@@ -78,8 +78,17 @@ pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Even
             }
         }
     }
-    let outcomes = endings.iter_mut().filter_map(open_disk::Ending::outcome);
-    let mut failures: Vec<Failure> = outcomes.flat_map(|outcome| outcome.failures).collect();
+    let mut failures: Vec<Failure> = Vec::new();
+    for (mounted, ending) in mount.disks.iter().zip(&mut endings) {
+        let failed = ending.outcome().into_iter().flat_map(|outcome| outcome.failures);
+        failures.extend(failed.map(|failure| match mount.of_vm {
+            Some(_) => Failure::text(
+                failure.exit,
+                format!("{}: {failure}", mounted.file_name.to_string_lossy()),
+            ),
+            None => failure,
+        }));
+    }
     // Whoever reads a part of the disks is to know that it was not the whole.
     failures.extend(mount.broken.iter().map(|one| Failure::text(one.exit, one.told())));
     let ending = ending(mount, &failures, ended.cut_off);

@@ -34,8 +34,8 @@ const UMOUNT_SILENCE: Duration = Duration::from_secs(5);
 const MAX_UNANSWERED: u32 = 3;
 
 /// Upper bound on a line, in bytes: root asks the processes of every user. The ending of 64 connections with
-/// their figures takes half of it.
-pub(crate) const MAX_LINE_BYTES: u64 = 128 << 10;
+/// their figures, or the status of 100 disks, takes half of it.
+pub(crate) const MAX_LINE_BYTES: u64 = 256 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

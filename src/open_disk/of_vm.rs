@@ -100,6 +100,7 @@ fn open(
     check_memory(settings, disks.len())?;
     check(disks.len())?;
     let open_one = |n: usize, disk: &VmDisk| {
+        interrupt.check()?;
         let member = Member {
             vm: plain(&vm.name),
             disk: plain(&disk.name),

@@ -3,8 +3,8 @@
 //!
 //! A disk that no transfer can take, or that is not the VM's alone, is left out and named with the reason.
 //! The disks of a snapshot come from the snapshot itself (`/vms/VM/snapshots/S/disks`): it may have disks that
-//! were detached since. The id there is the disk's; that of the *disk snapshot*, which a transfer takes, is
-//! the `image_id`.
+//! were detached since. The id there is the disk's. Which *disk snapshot* a transfer takes is looked up among
+//! the disk's volumes, by the snapshot that they belong to: another volume would give other bytes.
 
 use serde_json::{Value, json};
 
@@ -54,6 +54,9 @@ pub(crate) struct LeftOut {
     pub(crate) why: &'static str,
 }
 
+/// A disk as a snapshot shows it, and its volume there.
+type Frozen = (Value, Option<String>);
+
 impl Engine {
     /// Returns the disks of the VM with this name or id, which has to be down, or of its snapshot with this
     /// id or description. An error lists the candidates where several have the name.
@@ -66,8 +69,8 @@ impl Engine {
         };
         let found = match snapshot {
             Some(snapshot) => {
-                let (snapshot, disks) = self.disks_of_snapshot(&vm, snapshot)?;
-                let mut found = of_snapshot(&attached, disks);
+                let (snapshot, disks) = self.disks_of_snapshot(&vm, &attached, snapshot)?;
+                let mut found = of_snapshot(&attached, &disks);
                 found.snapshot = Some(snapshot);
                 found
             }
@@ -130,23 +133,36 @@ impl Engine {
         Ok(attached)
     }
 
-    /// Returns what the snapshot is called, and its disks.
-    fn disks_of_snapshot(&self, vm: &ListedVm, wanted: &str) -> Result<(String, Vec<Value>), Error> {
+    /// Returns what the snapshot is called, and its disks, each with its volume in the snapshot.
+    fn disks_of_snapshot(
+        &self,
+        vm: &ListedVm,
+        attached: &[(Value, Value)],
+        wanted: &str,
+    ) -> Result<(String, Vec<Frozen>), Error> {
         let snapshot = self.the_snapshot(vm, wanted)?;
         let path = format!("/vms/{}/snapshots/{}/disks", vm.id, snapshot.id);
         let mut disks = self.part("disks of the snapshot", &path, "disk", |disk| Some(disk.clone()))?;
-        for disk in &mut disks {
-            let Some(id) = text(disk, "id").filter(|_| text(disk, "image_id").is_none()) else {
-                continue;
-            };
+        if disks.is_empty() {
+            let images = attached.iter().map(|(_, disk)| disk);
+            disks.extend(
+                images
+                    .filter(|disk| why_never_in_a_snapshot(disk).is_none())
+                    .cloned(),
+            );
+        }
+        let mut found = Vec::with_capacity(disks.len());
+        for disk in disks {
+            let id = text(&disk, "id").unwrap_or_default();
             let path = format!("/disks/{id}/disksnapshots?include_active=true&include_template=true");
             let volumes = self.part("disk snapshots", &path, "disk_snapshot", |one| Some(one.clone()))?;
-            let its_own = |one: &&Value| reference(one, "snapshot").as_deref() == Some(&snapshot.id);
-            if let Some(volume) = volumes.iter().find(its_own).and_then(|one| text(one, "id")) {
-                disk["image_id"] = volume.into();
-            }
+            let is_it = |one: &&(Value, Value)| text(&one.1, "id").as_ref() == Some(&id);
+            let now = attached.iter().find(is_it);
+            let active = now.and_then(|(_, now)| text(now, "image_id"));
+            let volume = volume_of(&snapshot.id, &disk, &volumes, active.as_deref());
+            found.push((disk, volume));
         }
-        Ok((shown(&snapshot), disks))
+        Ok((shown(&snapshot), found))
     }
 
     fn the_snapshot(&self, vm: &ListedVm, wanted: &str) -> Result<VmSnapshot, Error> {
@@ -197,6 +213,20 @@ fn chosen(mut all: Vec<VmSnapshot>, vm: &ListedVm, wanted: &str) -> Result<VmSna
         )),
         (None, _) => Err(format!("no snapshot {wanted} of {of_vm}: {there_are}")),
     }
+}
+
+/// Returns the volume of a disk in a snapshot of its VM. Where the engine does not tell the snapshots of a
+/// disk's volumes (before 4.4.4 it lists none), the word of the `disk`, as the snapshot shows it, is taken,
+/// unless that is about another snapshot, or is the `active` volume.
+fn volume_of(snapshot: &str, disk: &Value, volumes: &[Value], active: Option<&str>) -> Option<String> {
+    let of = |one: &Value| reference(one, "snapshot");
+    if let Some(volume) = volumes.iter().find(|one| of(one).as_deref() == Some(snapshot)) {
+        return text(volume, "id");
+    }
+    let tells = volumes.iter().any(|one| of(one).is_some());
+    let is_anothers = of(disk).is_some_and(|other| other != snapshot);
+    let own = text(disk, "image_id").filter(|_| !tells && !is_anothers);
+    own.filter(|own| Some(own.as_str()) != active)
 }
 
 /// A snapshot for messages.
@@ -250,13 +280,13 @@ fn of_attachments(attached: &[(Value, Value)]) -> VmDisks {
 }
 
 /// Tells the disks of a snapshot. A disk that is attached and not in it is left out.
-fn of_snapshot(attached: &[(Value, Value)], disks: Vec<Value>) -> VmDisks {
+fn of_snapshot(attached: &[(Value, Value)], disks: &[Frozen]) -> VmDisks {
     let mut found = VmDisks::none();
-    for disk in &disks {
+    for (disk, volume) in disks {
         let Some(listed) = ListedDisk::of(disk) else {
             continue;
         };
-        match text(disk, "image_id") {
+        match volume.clone() {
             Some(volume) => found.disks.push(VmDisk {
                 id: listed.id,
                 name: listed.name,
@@ -391,12 +421,15 @@ mod tests {
             json!({"id": "2", "alias": "lun", "storage_type": "lun"}),
             json!({"id": "3", "alias": "added later"}),
         ]);
-        let then = vec![
-            json!({"id": "1", "alias": "root", "image_id": "v1", "snapshot": {"id": "s"}}),
-            json!({"id": "9", "alias": "detached since", "image_id": "v9"}),
-            json!({"id": "8", "alias": "odd"}),
+        let then = [
+            (json!({"id": "1", "alias": "root"}), Some("v1".to_owned())),
+            (
+                json!({"id": "9", "alias": "detached since"}),
+                Some("v9".to_owned()),
+            ),
+            (json!({"id": "8", "alias": "odd"}), None),
         ];
-        let found = of_snapshot(&now, then);
+        let found = of_snapshot(&now, &then);
         let volumes: Vec<_> = found
             .disks
             .iter()
@@ -415,6 +448,32 @@ mod tests {
                 "{left:?}"
             );
         }
+    }
+
+    /// Another volume has other bytes, and the active one changes.
+    #[test]
+    fn the_volume_in_a_snapshot_is_the_one_that_belongs_to_it() {
+        let volume = |id: &str, of: &str| json!({"id": id, "snapshot": {"id": of}});
+        let all = [volume("v1", "older"), volume("v2", "s"), volume("v3", "active")];
+        let disk = json!({"id": "d", "image_id": "v3", "snapshot": {"id": "s"}});
+        assert_eq!(volume_of("s", &disk, &all, Some("v3")).as_deref(), Some("v2"));
+        assert_eq!(volume_of("other", &disk, &all, None), None);
+        // An engine that tells nothing else.
+        assert_eq!(volume_of("s", &disk, &[], Some("v4")).as_deref(), Some("v3"));
+        assert_eq!(
+            volume_of("s", &json!({"image_id": "v1"}), &[], Some("v4")).as_deref(),
+            Some("v1")
+        );
+        assert_eq!(
+            volume_of("s", &disk, &[], Some("v3")),
+            None,
+            "it is the active one"
+        );
+        assert_eq!(
+            volume_of("other", &disk, &[], None),
+            None,
+            "it is of another snapshot"
+        );
     }
 
     fn snapshots() -> Vec<VmSnapshot> {
