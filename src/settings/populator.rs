@@ -100,6 +100,7 @@ impl CopySettings {
             login: LoginPlaces::of(&args.engine, &section),
             wanted: Wanted::Existing(args.disk_id),
             proxy: args.connection.proxy,
+            of_vm: None,
             keep_on_failure: false,
         }));
         let path = absolute(&args.volume_path)?;
