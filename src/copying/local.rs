@@ -49,8 +49,8 @@ pub(super) enum Rights {
     None,
 }
 
-/// Does `step` in a thread of its own with these `rights`. A signal meanwhile gives up on it, after `answer` to
-/// that; what it returns later is dropped in its thread.
+/// Does `step` in a thread of its own with these `rights`. A signal meanwhile gives up on it, after `answer`
+/// to that; what it returns later is dropped in its thread.
 pub(super) fn attended<T: Send + 'static>(
     rights: Rights,
     step: impl FnOnce() -> Result<T, CopyError> + Send + 'static,

@@ -2,9 +2,9 @@
 //! storage.
 //!
 //! The copying threads give each byte to the [`Proof`], the holes included. A block whose parts were too far
-//! apart to be held is read again by the next thread that looks. An upload is compared between the last flush and the end of
-//! its disk, as with a mount, so that a disk which differs does not end as a good one; a download before its
-//! image gets its name.
+//! apart to be held is read again by the next thread that looks. An upload is compared between the last flush
+//! and the end of its disk, as with a mount, so that a disk which differs does not end as a good one; a
+//! download before its image gets its name.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 //!
 //! The temporary name is hidden and can't be guessed; the file is made with O_EXCL. Where it replaces another
 //! one, as `--force` asks, only this user may read it until it takes over that one's owner, group and
-//! permissions, as if that one had been written; else it has the mode that the user's umask says. It goes when
-//! the value is dropped, and stays behind only where the process is killed.
+//! permissions, as if that one had been written; else it has the mode that the user's umask says. It goes
+//! when the value is dropped, and stays behind only where the process is killed.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, Permissions};

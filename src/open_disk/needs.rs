@@ -8,8 +8,8 @@ use crate::settings::DiskSettings;
 /// more that read an image, spare, extents, watch, renewal, checksum, asking, close, finalize, discard.
 const OWN_THREADS: usize = 19;
 
-/// Threads for each connection: writer, prefetch, keeper; the one that dials it or, later, flushes it; and the
-/// one that copies.
+/// Threads for each connection: writer, prefetch, keeper; the one that dials it or, later, flushes it; and
+/// the one that copies.
 const THREADS_PER_CONNECTION: usize = 5;
 
 /// Descriptors beside those of the connections: log, signals, the image and its folder, the engine, a

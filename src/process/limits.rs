@@ -1,9 +1,9 @@
 //! The system's limits on threads, descriptors and memory, tried out before anything is begun.
 //!
 //! A mount that runs into one of them half way is a dead mount: its file system has no threads that answer,
-//! or a buffer is missing and the process aborts. A copy aborts with its transfer open. So [`check`] takes all
-//! that the run will need at once, lets go of it again, and refuses with the number that is needed. Somebody
-//! else may take it in between; every step that needs a thread therefore fails in order too.
+//! or a buffer is missing and the process aborts. A copy aborts with its transfer open. So [`check`] takes
+//! all that the run will need at once, lets go of it again, and refuses with the number that is needed.
+//! Somebody else may take it in between; every step that needs a thread therefore fails in order too.
 
 use std::fs::File;
 use std::io;

@@ -23,8 +23,8 @@ use tracing::warn;
 use super::limits::no_thread;
 use crate::failure::Failure;
 
-/// Needed while the mount is made: files of other users (CA, vdsm.id), another user's server, mount(2); and by
-/// a download to the end, which may replace another user's image.
+/// Needed while the mount is made: files of other users (CA, vdsm.id), another user's server, mount(2); and
+/// by a download to the end, which may replace another user's image.
 const AT_FIRST: [Capability; 6] = [
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,

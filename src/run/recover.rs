@@ -148,8 +148,8 @@ fn select(which: Option<&Path>) -> Vec<NoteFile> {
     all
 }
 
-/// True for the note of the run on `mountpoint`, which the user has called `which`. The note of a copy has the
-/// path of its image as that user has named it, a stream, or a disk.
+/// True for the note of the run on `mountpoint`, which the user has called `which`. The note of a copy has
+/// the path of its image as that user has named it, a stream, or a disk.
 fn is_on(note: &Note, which: &Path, mountpoint: &Path) -> bool {
     let path = &note.mountpoint;
     let is_copy = note.task != Task::Mount;

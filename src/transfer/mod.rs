@@ -138,8 +138,8 @@ impl OwnTransfer {
         file.update()
     }
 
-    /// Notes the image of a download, for as long as it is not whole. It is no reason to fail where that can't
-    /// be noted.
+    /// Notes the image of a download, for as long as it is not whole. It is no reason to fail where that
+    /// can't be noted.
     pub(crate) fn note_unfinished(&self, image: Unfinished) {
         self.life
             .turn()

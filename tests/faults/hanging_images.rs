@@ -1,5 +1,5 @@
-//! Images on a file system that hangs, a network's whose server is gone: no copy, checksum or verification can
-//! go on then, and each is ended by signals.
+//! Images on a file system that hangs, a network's whose server is gone: no copy, checksum or verification
+//! can go on then, and each is ended by signals.
 
 use std::fs;
 use std::sync::atomic::Ordering;
