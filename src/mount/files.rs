@@ -1,4 +1,4 @@
-//! The files of a mount, and what `status` says of those of several disks, and of the disks that have no file.
+//! The files of a mount, and what `status` says of those of several disks, and of disks that have no file.
 //! The names are those of `status -o json`.
 
 use std::ffi::OsString;

@@ -20,9 +20,9 @@
 //! ```
 //!
 //! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session, COMMAND and the end
-//! of each disk have threads that send them. A mount is made for one disk, or for the disks of a VM; each ends
-//! on its own, and the outcome is the worst of theirs. Of several, one that could not be opened has a file
-//! that gives EIO.
+//! of each disk have threads that send them. A mount is made for one disk, or for the disks of a VM; each
+//! ends on its own, and the outcome is the worst of theirs. Of several, one that could not be opened has a
+//! file that gives EIO.
 
 mod asks;
 mod close;

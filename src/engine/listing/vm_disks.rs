@@ -2,9 +2,9 @@
 //! snapshot of the VM has them.
 //!
 //! A disk that no transfer can take, or that is not the VM's alone, is left out and named with the reason.
-//! The disks of a snapshot come from the snapshot itself (`/vms/VM/snapshots/S/disks`): it may have disks that
-//! were detached since. The id there is the disk's. Which *disk snapshot* a transfer takes is looked up among
-//! the disk's volumes, by the snapshot that they belong to: another volume would give other bytes.
+//! The disks of a snapshot come from the snapshot itself (`/vms/VM/snapshots/S/disks`): it may have disks
+//! that were detached since. The id there is the disk's. The *disk snapshot* that a transfer takes is looked
+//! up among the disk's volumes, by the snapshot that they belong to: another volume would give other bytes.
 
 use serde_json::{Value, json};
 
@@ -115,7 +115,7 @@ impl Engine {
         }
     }
 
-    /// Returns each attachment of the VM with its disk. No disk is lost because an engine has not followed it.
+    /// Returns each attachment of the VM with its disk. No disk is lost where an engine has not followed it.
     fn attachments(&self, vm: &str) -> Result<Vec<(Value, Value)>, Error> {
         let path = format!("/vms/{vm}/diskattachments?follow=disk");
         let mut attached = self.part("disks of the VM", &path, "disk_attachment", |attachment| {
@@ -193,7 +193,8 @@ fn chosen(mut all: Vec<VmSnapshot>, vm: &ListedVm, wanted: &str) -> Result<VmSna
     let of_vm = format!("VM {} ({})", vm.name, vm.id);
     match (all.pop(), all.len()) {
         (Some(one), 0) if one.status.as_deref() == Some("locked") => Err(format!(
-            "snapshot {} of {of_vm} is locked: the engine is making or removing it; try again when that is over",
+            "snapshot {} of {of_vm} is locked: the engine is making or removing it; try again when that \
+             is over",
             shown(&one)
         )),
         (Some(one), 0) => Ok(one),
@@ -201,8 +202,8 @@ fn chosen(mut all: Vec<VmSnapshot>, vm: &ListedVm, wanted: &str) -> Result<VmSna
             all.push(one);
             let all: Vec<String> = all.iter().map(shown).collect();
             Err(format!(
-                "{} snapshots of {of_vm} have the description {wanted}: {}; take --snapshot with one of these \
-                 ids",
+                "{} snapshots of {of_vm} have the description {wanted}: {}; take --snapshot with one of \
+                 these ids",
                 all.len(),
                 all.join(", ")
             ))
@@ -248,9 +249,9 @@ fn refuse_while_it_runs(vm: &ListedVm) -> Result<(), Error> {
     match status(vm) {
         "down" => Ok(()),
         other => Err(Error::Unfit(plain(&format!(
-            "VM {} ({}) is {other}, and not down: its disks may change at any time, and no transfer gets them. \
-             Shut it down first, or mount a snapshot of it with --snapshot, which the VM may go on beside \
-             (`rhv-mount list vms {}` shows its snapshots)",
+            "VM {} ({}) is {other}, and not down: its disks may change at any time, and no transfer gets \
+             them. Shut it down first, or mount a snapshot of it with --snapshot, which the VM may go on \
+             beside (`rhv-mount list vms {}` shows its snapshots)",
             vm.name,
             vm.id,
             shell::word(&vm.name)
