@@ -24,7 +24,7 @@ pub(crate) enum Tree {
     Directory(Vec<(OsString, Content)>),
 }
 
-/// What is in a file.
+/// The content of a file.
 #[derive(Clone)]
 pub(crate) enum Content {
     Disk(Arc<Disk>),

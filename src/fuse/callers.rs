@@ -118,8 +118,8 @@ impl Callers {
         Ok(callers)
     }
 
-    /// Runs `op` for the thread `caller` and then answers by `answer`, unless the caller has died meanwhile and has its
-    /// answer.
+    /// Runs `op` for the thread `caller` and then answers by `answer`, unless the caller has died meanwhile
+    /// and has its answer.
     pub(super) fn attend<R: Reply, T>(
         &self,
         caller: u32,

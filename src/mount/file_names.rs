@@ -88,7 +88,8 @@ mod tests {
         fn names_are_unique_and_safe_whatever_the_engine_says(
             disks in proptest::collection::vec(("[ab/]{0,2}", "[ab/.]{0,2}"), 0..8),
         ) {
-            let disks: Vec<(&str, &str)> = disks.iter().map(|(id, name)| (id.as_str(), name.as_str())).collect();
+            let disks = disks.iter().map(|(id, name)| (id.as_str(), name.as_str()));
+            let disks: Vec<(&str, &str)> = disks.collect();
             let names = file_names(&disks);
             prop_assert!(names.iter().all(|name| is_safe(name)), "{names:?}");
             let different: HashSet<&String> = names.iter().collect();

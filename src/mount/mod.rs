@@ -15,13 +15,14 @@
 //! ready        what "mounted" means       holders  who keeps a mount from its end
 //! umount_table lets umount(8) wait        loops    and the loop devices among them
 //! interrupted  answers a signal at once
-//! verification `--verify`              file_names  the names of several disks
+//! verification `--verify`                 files    the files, and what `status` says of several
+//! file_names   the names of several
 //! ```
 //!
 //! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session, COMMAND and the end
-//! of each disk have threads that send them. A mount is made for one disk, or for the disks of a VM; each ends
-//! on its own, and the outcome is the worst of theirs. Of several, one that could not be opened has a file
-//! that gives EIO.
+//! of each disk have threads that send them. A mount is made for one disk, or for the disks of a VM; each
+//! ends on its own, and the outcome is the worst of theirs. Of several, one that could not be opened has a
+//! file that gives EIO.
 
 mod asks;
 mod close;
@@ -61,8 +62,8 @@ use self::record::{Held, Place, Record};
 use self::wait::Ended;
 use crate::engine::LeftOut;
 use crate::failure::{Exit, Failure};
-use crate::fuse::{self, Content, MountOptions, OpenFiles};
-use crate::open_disk::{DiskStatus, OpenDisk, Step, end_in_any_case};
+use crate::fuse::{self, MountOptions, OpenFiles};
+use crate::open_disk::{OpenDisk, Step, end_in_any_case};
 use crate::output::tell;
 use crate::process::handover::Role;
 use crate::process::identity::this_pid_namespace;
@@ -363,41 +364,6 @@ impl Mount {
             earlier: self.place.earlier(),
             ..status
         }
-    }
-
-    /// The files of a directory, in the order of their names.
-    fn files(&self) -> Vec<(OsString, Content)> {
-        let open = self.disks.iter();
-        let open = open.map(|one| (one.file_name.clone(), Content::Disk(one.disk.disk().clone())));
-        let broken = self.broken.iter();
-        let broken = broken.map(|one| (one.file_name.clone(), Content::Broken(one.size)));
-        let mut files: Vec<(OsString, Content)> = open.chain(broken).collect();
-        files.sort_by(|(a, _), (b, _)| a.cmp(b));
-        files
-    }
-
-    /// How each file stands, in the order of their names.
-    fn file_statuses(&self) -> Vec<FileStatus> {
-        let of = |name: &OsString, disk| FileStatus {
-            file_name: name.to_string_lossy().into_owned(),
-            disk,
-        };
-        let open = self.disks.iter().map(|one| of(&one.file_name, one.disk.status()));
-        let broken = self.broken.iter().map(|one| {
-            let disk = DiskStatus {
-                read_only: true,
-                disk_size: one.size,
-                file_size: one.size,
-                disk_id: Some(one.id.clone()),
-                disk_name: Some(one.name.clone()),
-                failure: Some(format!("it could not be opened: {}", one.why)),
-                ..DiskStatus::default()
-            };
-            of(&one.file_name, disk)
-        });
-        let mut files: Vec<FileStatus> = open.chain(broken).collect();
-        files.sort_by(|a, b| a.file_name.cmp(&b.file_name));
-        files
     }
 }
 

@@ -3,8 +3,8 @@
 use super::DiskStatus;
 
 impl DiskStatus {
-    /// Returns the sum of `disks`; of what cannot be added, the longest time, and each text once. What names a
-    /// single disk or transfer is not there.
+    /// Returns the sum of `disks`; of what cannot be added, the longest time, and each text once. A name
+    /// of a single disk or transfer is not there.
     pub(crate) fn sum<'a>(disks: impl Iterator<Item = &'a DiskStatus> + Clone) -> DiskStatus {
         let total = |of: fn(&DiskStatus) -> u64| disks.clone().map(of).sum::<u64>();
         let texts = |of: fn(&DiskStatus) -> Option<&String>| {

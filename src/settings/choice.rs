@@ -95,9 +95,9 @@ impl Choice {
             }
         }
         Err(usage(format!(
-            "which disk? name one with SOURCE, --disk, --disk-snapshot or --create, all of a VM with --vm, or \
-             give a transfer URL (https://HOST:54322/images/TICKET) with --transfer-url-file, {URL_VARIABLE} \
-             or --transfer-url"
+            "which disk? name one with SOURCE, --disk, --disk-snapshot or --create, all of a VM with --vm, \
+             or give a transfer URL (https://HOST:54322/images/TICKET) with --transfer-url-file, \
+             {URL_VARIABLE} or --transfer-url"
         )))
     }
 

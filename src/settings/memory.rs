@@ -109,8 +109,8 @@ impl Budgets {
         share.clamp(least, most).next_power_of_two().min(most)
     }
 
-    /// The part of each of `disks` that share them. No part gets so small that nothing could move any more, so
-    /// the parts of many disks may be more than there is to divide.
+    /// The part of each of `disks` that share them. No part gets so small that nothing could move any more,
+    /// so the parts of many disks may be more than there is to divide.
     pub(crate) fn share(&self, disks: usize) -> Budgets {
         let disks = disks.max(1) as u64;
         let part = |bytes: u64, least: u64| match bytes {
@@ -177,7 +177,7 @@ mod tests {
         }
         let each = usual.share(10_000);
         assert_eq!((each.journal, each.write_behind), (4 * MIB, MIB));
-        // What was switched off stays off.
+        // A part that was switched off stays off.
         let said = Said {
             cache: Some(0),
             journal: Some(0),

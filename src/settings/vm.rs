@@ -17,7 +17,7 @@ use crate::failure::Failure;
 /// The name of the file of a disk that is alone.
 const USUAL_FILE_NAME: &str = "disk";
 
-/// What a mount shows.
+/// The disk, or the disks, that a mount shows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Shown {
     /// One disk.

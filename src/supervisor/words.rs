@@ -42,7 +42,7 @@ pub(super) fn line(picture: &Picture, since: Duration) -> String {
 /// One disk, or several as one.
 struct Whole {
     disk: DiskStatus,
-    /// What keeps the data from moving, told with the disk's name where there are several.
+    /// The reason why data does not move, told with the disk's name where there are several.
     trouble: Option<String>,
 }
 

@@ -279,7 +279,7 @@ fn a_disk_that_cannot_take_part_is_named_and_has_no_file() {
     // The good end of what is mounted is a good end.
     mount.umount().ok();
     assert_free(&engine, &disks[0].0.id, &disks[0].1);
-    // Where there is nothing else, there is no mount.
+    // There is no mount where there is nothing else.
     engine.add_vms(&json!([{"name": "odd", "attachments": [{"disk": left[0].0}]}]));
     let refused = engine.mounting(vm("odd")).try_start().expect_err("no disk");
     assert_told(&refused, &[4], &["no disk of VM odd", &left[0].0, "shareable"]);

@@ -187,7 +187,7 @@ fn mount8_names_the_vm_by_an_option_and_the_environment_by_a_variable() {
         assert_eq!(files(&point).len(), 2);
         let source = sh(r#"findmnt -n -o SOURCE "$1""#, [&point], 20).ok().stdout;
         assert_eq!(source.trim(), if words.len() == 2 { "none" } else { "web" });
-        // What mount(8) says of every mount asks for no writes.
+        // The word rw, which mount(8) says of every mount, asks for no writes.
         let opened = fs::File::options().write(true).open(point.join(&disks[0].0.name));
         assert!(opened.is_err(), "it can be written: {words:?}");
         engine

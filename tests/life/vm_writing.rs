@@ -122,8 +122,8 @@ fn a_disk_that_is_not_finalized_keeps_no_other_one_from_it() {
     assert_nothing_deleted(&engine);
 }
 
-/// Ten disks share what one mount may have: 64 MiB, and what `--memory` says. No log is kept, which would take
-/// longer than the copies.
+/// Ten disks share what one mount may have: 64 MiB, and what `--memory` says. No log is kept, which would
+/// take longer than the copies.
 #[test]
 fn ten_disks_that_are_copied_at_once_stay_within_the_memory_of_one_mount() {
     const DISK: u64 = 20 * MIB;
