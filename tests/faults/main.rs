@@ -14,6 +14,7 @@ mod bad_servers;
 mod bare_system;
 mod checksums;
 mod command;
+mod company;
 mod completions;
 mod containers;
 mod copies;

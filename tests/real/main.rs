@@ -3,7 +3,7 @@
 //! mount.
 //!
 //! The tests need the programs that `scripts/setup test` installs. They share nothing and may run in
-//! parallel; measurements of time are in a test binary of their own (`tests/speed.rs`).
+//! parallel; what counts requests is a test binary of its own (`tests/speed.rs`).
 
 #[path = "../support/mod.rs"]
 mod support;

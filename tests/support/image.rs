@@ -22,8 +22,6 @@ pub enum Backend {
     RawNbd,
     /// A raw file that imageio opens itself; it allows one writer and has no extents.
     RawFile,
-    /// Memory behind nbdkit that takes 5 ms for each request, like remote storage.
-    Delayed,
     /// A raw file behind nbdkit that can be made to fail; see [`Image::break_storage`].
     Failing,
 }
@@ -52,22 +50,6 @@ impl Image {
     pub fn create(backend: Backend, size: u64, content: Content<'_>) -> Self {
         let dir = scratch();
         let raw = dir.path().join("image.raw");
-        if backend == Backend::Delayed {
-            assert!(matches!(content, Content::Fresh), "a delayed image is in memory");
-            let memory = ["memory", &format!("size={size}")];
-            let nbdkit = Some(nbdkit(
-                dir.path(),
-                "delay",
-                &memory,
-                &["rdelay=5ms", "wdelay=5ms"],
-            ));
-            return Self {
-                backend,
-                path: raw,
-                nbdkit,
-                dir,
-            };
-        }
         match content {
             Content::Fresh => {}
             Content::Used { seed } => random_image(&raw, size, seed),
@@ -109,7 +91,7 @@ impl Image {
         let format = match self.backend {
             Backend::Qcow2Nbd => "qcow2",
             Backend::RawNbd => "raw",
-            Backend::RawFile | Backend::Delayed => return,
+            Backend::RawFile => return,
             Backend::Failing => {
                 let file = ["file", &self.path.display().to_string()];
                 let armed = format!("error-file={}", self.broken_mark().display());
@@ -162,7 +144,6 @@ impl Image {
         self.stop();
         match self.backend {
             Backend::RawNbd | Backend::RawFile | Backend::Failing => self.path.clone(),
-            Backend::Delayed => panic!("a delayed image can't be read on the server side"),
             Backend::Qcow2Nbd => {
                 let raw = self.dir.path().join("image.raw");
                 run(

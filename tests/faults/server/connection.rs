@@ -126,6 +126,13 @@ impl<'a> Connection<'a> {
             }
             (record, state.faults.pick(operation.verb(), &operation.range()))
         };
+        if let Some((gated, wanted)) = &settings.company {
+            let range = operation.range();
+            let within = gated.start <= range.start && range.end <= gated.end;
+            if within && matches!(operation.verb(), Verb::Get | Verb::Put) {
+                self.shared.wait_for_company(record, *wanted);
+            }
+        }
         let answer = self.perform(&operation, fault, &settings);
         {
             let mut state = self.shared.state();

@@ -29,6 +29,8 @@ pub struct Record {
     pub flush: bool,
     /// None while the request runs, and for ever when the connection was cut before the answer.
     pub status: Option<u16>,
+    /// The most requests with its verb that ran at once while it ran, itself included.
+    pub at_once: usize,
 }
 
 impl Record {
@@ -39,7 +41,8 @@ impl Record {
 
 pub struct Ledger {
     records: Vec<Record>,
-    running: BTreeMap<u64, Verb>,
+    /// The record of the request that runs on a connection.
+    running: BTreeMap<u64, usize>,
     most_at_once: BTreeMap<Verb, usize>,
     most_requests: usize,
     most_writes: usize,
@@ -84,25 +87,33 @@ impl Ledger {
 
     /// Returns the record's index, for `finish`.
     pub fn begin(&mut self, connection: u64, verb: Verb, range: Range<u64>) -> usize {
-        self.running.insert(connection, verb);
-        let same = self.running.values().filter(|other| **other == verb).count();
-        let most = self.most_at_once.entry(verb).or_default();
-        *most = same.max(*most);
-        let writes = self
-            .running
-            .values()
-            .filter(|other| matches!(other, Verb::Put | Verb::Zero))
-            .count();
-        self.most_writes = self.most_writes.max(writes);
-        self.most_requests = self.most_requests.max(self.running.len());
+        let record = self.records.len();
         self.records.push(Record {
             connection,
             verb,
             range,
             flush: false,
             status: None,
+            at_once: 0,
         });
-        self.records.len() - 1
+        self.running.insert(connection, record);
+        let same: Vec<usize> = self.running_with(|other| other == verb).collect();
+        for record in &same {
+            let most = &mut self.records[*record].at_once;
+            *most = same.len().max(*most);
+        }
+        let most = self.most_at_once.entry(verb).or_default();
+        *most = same.len().max(*most);
+        let writes = self.running_with(|other| matches!(other, Verb::Put | Verb::Zero));
+        self.most_writes = self.most_writes.max(writes.count());
+        self.most_requests = self.most_requests.max(self.running.len());
+        record
+    }
+
+    /// Returns the records of the requests that run, with these verbs.
+    fn running_with(&self, wanted: impl Fn(Verb) -> bool) -> impl Iterator<Item = usize> {
+        let running = self.running.values().copied();
+        running.filter(move |record| wanted(self.records[*record].verb))
     }
 
     pub fn finish(&mut self, record: usize, status: u16) {

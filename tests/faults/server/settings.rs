@@ -1,6 +1,7 @@
 //! The settings of the server: the features that it offers and how slow it is. A test may change them at any
 //! time; the next request sees the change.
 
+use std::ops::Range;
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct Settings {
     pub unix_socket: Option<String>,
     /// The delay before every answer.
     pub delay: Duration,
+    /// GETs and PUTs that lie in this range wait until so many of their kind are under way at once.
+    pub company: Option<(Range<u64>, usize)>,
     /// The delay between reading a PUT's body and storing it.
     pub put_delay: Duration,
     pub flush_delay: Duration,
@@ -72,6 +75,7 @@ impl Settings {
             max_writers: 8,
             unix_socket: None,
             delay: Duration::ZERO,
+            company: None,
             put_delay: Duration::ZERO,
             flush_delay: Duration::ZERO,
             speed: None,
