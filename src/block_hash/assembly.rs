@@ -55,6 +55,8 @@ pub(super) enum Progress {
     /// The block is whole, and this is its digest.
     Whole(Box<[u8]>),
     /// A byte came twice, or too much would have to be held: the block has to be read again.
+    GivenUpNow,
+    /// It was given up before.
     GivenUp,
 }
 
@@ -125,8 +127,10 @@ impl Assembly {
         for (_, kept) in std::mem::take(&mut self.held) {
             held.fetch_sub(kept.weight(), Ordering::Relaxed);
         }
-        self.given_up = true;
-        Progress::GivenUp
+        match std::mem::replace(&mut self.given_up, true) {
+            false => Progress::GivenUpNow,
+            true => Progress::GivenUp,
+        }
     }
 
     fn hash(&mut self, part: Part<'_>) {

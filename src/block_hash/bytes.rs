@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, bounded};
 use parking_lot::Mutex;
@@ -23,6 +24,9 @@ const MAX_THREADS: u64 = 8;
 
 /// Blocks that are read before they are compared, in the search for the first one that differs.
 const BATCH_BLOCKS: u64 = 64;
+
+/// The pause between two looks whether a block that all others wait for has come.
+const GAP_PAUSE: Duration = Duration::from_millis(10);
 
 /// A run of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,30 +132,48 @@ pub(crate) fn hash(bytes: &dyn Bytes, method: Method, watch: &Watch) -> Result<(
     }
 }
 
-/// Returns the first block of `bytes` whose digest is not the one that `expected` knows, which has the same
-/// size. Blocks of which `expected` knows none do not count.
+/// The place where bytes differ from what is expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Difference {
+    /// This block is the first one.
+    At(u64),
+    /// The block hashes differ, and all blocks before this one are the same. Of those from there on no digest
+    /// was kept.
+    From(u64),
+}
+
+/// Returns the place of the first difference between `bytes` and what `expected` has hashed, which has the
+/// same size and is whole; `None` where both have the same block hash.
 pub(crate) fn first_difference(
     bytes: &dyn Bytes,
     expected: &Hasher,
     watch: &Watch,
-) -> Result<Option<u64>, Failure> {
+) -> Result<Option<Difference>, Failure> {
     let Method {
         algorithm,
         block_size,
     } = expected.method();
     let hasher = Hasher::new(algorithm, block_size, bytes.size());
+    let mut unknown = None;
     for start in (0..hasher.blocks()).step_by(BATCH_BLOCKS as usize) {
         let blocks = start..(start + BATCH_BLOCKS).min(hasher.blocks());
         hash_blocks(bytes, &hasher, blocks.clone(), watch)?;
-        let differs = |block: &u64| {
-            let known = expected.digest_of(*block);
-            known.is_some() && known != hasher.digest_of(*block)
-        };
-        if let Some(block) = blocks.clone().find(differs) {
-            return Ok(Some(block));
+        for block in blocks {
+            match (expected.digest_of(block), hasher.digest_of(block)) {
+                (Some(known), Some(here)) if known != here => return Ok(Some(Difference::At(block))),
+                (Some(_), Some(_)) => {}
+                _ => drop(unknown.get_or_insert(block)),
+            }
         }
     }
-    Ok(None)
+    match (hasher.finish(), expected.finish()) {
+        (Some(here), Some(there)) if here == there => Ok(None),
+        (Some(_), Some(_)) => Ok(Some(Difference::From(unknown.unwrap_or(0)))),
+        _ => Err(Failure::text(
+            Exit::Other,
+            "internal error: a block was not hashed",
+        )),
+    }
 }
 
 /// Hashes these blocks into `hasher`.
@@ -185,6 +207,11 @@ fn hash_blocks(bytes: &dyn Bytes, hasher: &Hasher, blocks: Range<u64>, watch: &W
         }
         let walked = walk(bytes, hasher, blocks, watch, &mut |block| {
             watch.check()?;
+            // One of the threads is at the block that the others wait for.
+            while hasher.is_far_ahead() && failure.lock().is_none() {
+                std::thread::sleep(GAP_PAUSE);
+                watch.check()?;
+            }
             Ok(failure.lock().is_none() && give.send(block).is_ok())
         });
         drop(give);

@@ -1,25 +1,26 @@
-//! The digests of the blocks, however they arrive: pages of a table that is as large as what is not zeros.
+//! The digests of the blocks, however they arrive: hashed in order into the block hash as soon as all before
+//! them are there, and kept in the pages of a table.
 //!
-//! A page without any digest costs a few bytes, so 8 TiB of holes take 256 KiB here, and each TiB of data
-//! 8 MiB with digests of 32 bytes and blocks of 4 MiB.
+//! A page of which nothing, or only zeros, is known costs a few bytes. Digests that are in the block hash
+//! already are kept for one purpose, to name the first block that differs: the first [`MAX_KEPT_BYTES`] of
+//! them, which are those of 1 TiB of data with the usual method. Those behind are forgotten. A digest that
+//! came before its turn is kept until that comes, so who feeds them must not let a gap stand while more than
+//! a bounded number arrive behind it ([`Digests::waiting_bytes`]).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use blake2::digest::DynDigest;
+
+use super::method::Algorithm;
+
 /// Blocks in a page.
 const PAGE_BLOCKS: u64 = 512;
 
-/// The knowledge about a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Known<'a> {
-    /// Nothing, or not all of its bytes.
-    Missing,
-    /// It is whole, and all zeros.
-    Zero,
-    /// The digest of its bytes.
-    Digest(&'a [u8]),
-}
+/// Upper bound on the digests that are kept although they are in the block hash, in bytes.
+const MAX_KEPT_BYTES: usize = 8 << 20;
 
+/// The knowledge about a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Missing,
@@ -27,7 +28,6 @@ enum State {
     Digest,
 }
 
-#[derive(Debug)]
 enum Page {
     /// All of its blocks are zeros.
     Zeros,
@@ -38,75 +38,169 @@ enum Page {
     },
 }
 
-/// See the head of this file.
-#[derive(Debug)]
-pub(super) struct Digests {
+impl Page {
+    /// Bytes of digests.
+    fn weight(&self) -> usize {
+        match self {
+            Page::Zeros => 0,
+            Page::Mixed { bytes, .. } => bytes.len(),
+        }
+    }
+}
+
+/// What is known of each block.
+struct Table {
     blocks: u64,
-    /// Length of a digest in bytes.
-    length: usize,
+    /// The digest of a whole block of zeros, and that of the last block if it were zeros.
+    zeros: [Box<[u8]>; 2],
     pages: BTreeMap<u64, Page>,
 }
 
+/// See the head of this file.
+pub(super) struct Digests {
+    table: Table,
+    /// The block hash of the blocks before `folded`.
+    outer: Box<dyn DynDigest + Send>,
+    folded: u64,
+    /// Bytes of digests in the pages that are folded, and in the others.
+    kept: usize,
+    waiting: usize,
+    most_kept: usize,
+}
+
 impl Digests {
-    pub(super) fn new(blocks: u64, length: usize) -> Digests {
+    /// The digests of so many blocks; `zeros` are that of a whole block of zeros, and that of the last block
+    /// if it were zeros.
+    pub(super) fn new(algorithm: Algorithm, blocks: u64, zeros: [Box<[u8]>; 2]) -> Digests {
         Digests {
-            blocks,
-            length,
-            pages: BTreeMap::new(),
-        }
-    }
-
-    pub(super) fn get(&self, block: u64) -> Known<'_> {
-        let at = (block % PAGE_BLOCKS) as usize;
-        match self.pages.get(&(block / PAGE_BLOCKS)) {
-            None => Known::Missing,
-            Some(Page::Zeros) => Known::Zero,
-            Some(Page::Mixed { states, bytes }) => match states[at] {
-                State::Missing => Known::Missing,
-                State::Zero => Known::Zero,
-                State::Digest => Known::Digest(&bytes[at * self.length..][..self.length]),
+            table: Table {
+                blocks,
+                zeros,
+                pages: BTreeMap::new(),
             },
+            outer: algorithm.begin(),
+            folded: 0,
+            kept: 0,
+            waiting: 0,
+            most_kept: MAX_KEPT_BYTES,
         }
     }
 
-    /// Notes the digest of a block.
+    /// Returns the digest of a block, where it is known and was not forgotten.
+    pub(super) fn digest(&self, block: u64) -> Option<&[u8]> {
+        self.table.digest(block)
+    }
+
+    /// True once a block is whole.
+    pub(super) fn has(&self, block: u64) -> bool {
+        block < self.folded || self.digest(block).is_some()
+    }
+
+    /// Notes the digest of a block, unless it is known.
     pub(super) fn set(&mut self, block: u64, digest: &[u8]) {
-        let (at, length) = ((block % PAGE_BLOCKS) as usize, self.length);
-        let (states, bytes) = self.mixed(block / PAGE_BLOCKS);
+        if self.has(block) {
+            return;
+        }
+        let (at, length) = ((block % PAGE_BLOCKS) as usize, self.table.length());
+        let (states, bytes) = self.table.mixed(block / PAGE_BLOCKS);
         states[at] = State::Digest;
+        let before = bytes.len();
         bytes.resize(PAGE_BLOCKS as usize * length, 0);
         bytes[at * length..][..length].copy_from_slice(digest);
+        self.waiting += bytes.len() - before;
+        self.fold();
     }
 
-    /// Notes that these blocks are zeros.
+    /// Notes that these blocks are zeros, but for those that are known.
     pub(super) fn set_zero(&mut self, blocks: Range<u64>) {
-        let mut at = blocks.start;
+        let mut at = blocks.start.max(self.folded);
         while at < blocks.end {
             let page = at / PAGE_BLOCKS;
             let whole = page * PAGE_BLOCKS..(page + 1) * PAGE_BLOCKS;
             let end = whole.end.min(blocks.end);
-            if at == whole.start && (end == whole.end || end == self.blocks) {
-                self.pages.insert(page, Page::Zeros);
+            let is_whole = at == whole.start && (end == whole.end || end == self.table.blocks);
+            if is_whole && !self.table.pages.contains_key(&page) {
+                self.table.pages.insert(page, Page::Zeros);
             } else {
-                let (states, _) = self.mixed(page);
+                let (states, _) = self.table.mixed(page);
                 let range = (at - whole.start) as usize..(end - whole.start) as usize;
-                states[range].fill(State::Zero);
+                let missing = states[range].iter_mut().filter(|state| **state == State::Missing);
+                missing.for_each(|state| *state = State::Zero);
             }
             at = end;
         }
+        self.fold();
     }
 
-    /// Returns the first block that is missing, from `from` on.
-    pub(super) fn missing_from(&self, from: u64) -> Option<u64> {
-        let mut block = from;
-        while block < self.blocks {
-            match self.pages.get(&(block / PAGE_BLOCKS)) {
-                Some(Page::Zeros) => block = (block / PAGE_BLOCKS + 1) * PAGE_BLOCKS,
-                _ if self.get(block) == Known::Missing => return Some(block),
-                _ => block += 1,
+    /// Returns the first block that is missing.
+    pub(super) fn first_missing(&self) -> Option<u64> {
+        Some(self.folded).filter(|block| *block < self.table.blocks)
+    }
+
+    /// Bytes of the digests that came before their turn.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.waiting
+    }
+
+    /// Returns the block hash, once no block is missing.
+    pub(super) fn finish(&self) -> Option<Box<[u8]>> {
+        let is_whole = self.first_missing().is_none();
+        is_whole.then(|| self.outer.box_clone().finalize())
+    }
+
+    /// Hashes the digests whose turn has come, and forgets what is too much to be kept.
+    fn fold(&mut self) {
+        while self.folded < self.table.blocks {
+            let Some(digest) = self.table.digest(self.folded) else {
+                return;
+            };
+            self.outer.update(digest);
+            self.folded += 1;
+            if self.folded % PAGE_BLOCKS == 0 || self.folded == self.table.blocks {
+                self.leave((self.folded - 1) / PAGE_BLOCKS);
             }
         }
-        None
+    }
+
+    /// A page is folded.
+    fn leave(&mut self, page: u64) {
+        let pages = &mut self.table.pages;
+        let weight = pages.get(&page).map_or(0, Page::weight);
+        self.waiting -= weight;
+        match weight {
+            0 => drop(pages.insert(page, Page::Zeros)),
+            // Once one was forgotten, so are all behind it, since each weighs the same.
+            _ if self.kept + weight > self.most_kept => drop(pages.remove(&page)),
+            _ => self.kept += weight,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn keep_at_most(&mut self, bytes: usize) {
+        self.most_kept = bytes;
+    }
+}
+
+impl Table {
+    fn digest(&self, block: u64) -> Option<&[u8]> {
+        let (at, length) = ((block % PAGE_BLOCKS) as usize, self.length());
+        match self.pages.get(&(block / PAGE_BLOCKS))? {
+            Page::Zeros => Some(self.of_zeros(block)),
+            Page::Mixed { states, bytes } => match states[at] {
+                State::Missing => None,
+                State::Zero => Some(self.of_zeros(block)),
+                State::Digest => Some(&bytes[at * length..][..length]),
+            },
+        }
+    }
+
+    /// Length of a digest in bytes.
+    fn length(&self) -> usize {
+        self.zeros[0].len()
+    }
+
+    fn of_zeros(&self, block: u64) -> &[u8] {
+        &self.zeros[usize::from(block + 1 == self.blocks)]
     }
 
     fn mixed(&mut self, page: u64) -> (&mut [State], &mut Vec<u8>) {
@@ -132,27 +226,70 @@ impl Digests {
 mod tests {
     use super::*;
 
-    #[test]
-    fn holes_cost_a_page_at_most_and_hide_no_digest() {
-        let blocks = 8 * (1 << 40) / (1 << 20);
-        let mut digests = Digests::new(blocks, 2);
-        digests.set(1000, &[1, 2]);
-        digests.set_zero(0..1000);
-        assert_eq!(digests.missing_from(0), Some(1001));
-        digests.set_zero(1001..blocks);
-        assert_eq!(digests.missing_from(0), None);
-        assert_eq!(digests.get(1000), Known::Digest(&[1, 2]));
-        assert_eq!((digests.get(999), digests.get(1001)), (Known::Zero, Known::Zero));
-        let mixed = |page: &&Page| matches!(page, Page::Mixed { .. });
-        assert_eq!(digests.pages.values().filter(mixed).count(), 1);
+    fn digests(blocks: u64) -> Digests {
+        let zeros = [0, 1].map(|n| vec![n; 16].into());
+        Digests::new(Algorithm::Md5, blocks, zeros)
+    }
+
+    fn digest(block: u64) -> Vec<u8> {
+        [block.to_le_bytes(), 77_u64.to_le_bytes()].concat()
     }
 
     #[test]
-    fn a_block_among_zeros_can_get_a_digest() {
-        let mut digests = Digests::new(600, 1);
+    fn holes_cost_a_page_at_most_and_hide_no_digest() {
+        let blocks = 8 * (1 << 40) / (1 << 20);
+        let mut digests = digests(blocks);
+        digests.set(1000, &digest(1000));
+        digests.set_zero(0..1000);
+        assert_eq!(digests.first_missing(), Some(1001));
+        digests.set_zero(1000..blocks);
+        assert_eq!(digests.first_missing(), None);
+        assert_eq!(digests.digest(1000), Some(digest(1000).as_slice()));
+        for zero in [999, 1001] {
+            assert_eq!(digests.digest(zero), Some([0; 16].as_slice()), "block {zero}");
+        }
+        assert_eq!(
+            digests.digest(blocks - 1),
+            Some([1; 16].as_slice()),
+            "the last block"
+        );
+        let mixed = |page: &&Page| matches!(page, Page::Mixed { .. });
+        assert_eq!(digests.table.pages.values().filter(mixed).count(), 1);
+    }
+
+    /// With blocks of 1 MiB and digests of 64 bytes it would be 64 MiB for each TiB otherwise.
+    #[test]
+    fn digests_whose_turn_was_are_kept_up_to_a_bound_and_all_are_in_the_hash() {
+        let (blocks, one_page) = (20 * PAGE_BLOCKS + 100, PAGE_BLOCKS as usize * 16);
+        let bound = 7 * one_page;
+        let (mut digests, mut expected) = (digests(blocks), Algorithm::Md5.begin());
+        digests.keep_at_most(bound);
+        // Each pair comes in the wrong order.
+        for pair in (0..blocks).step_by(2) {
+            for block in [pair + 1, pair] {
+                digests.set(block, &digest(block));
+            }
+            [pair, pair + 1]
+                .into_iter()
+                .for_each(|block| expected.update(&digest(block)));
+            let in_pages: usize = digests.table.pages.values().map(Page::weight).sum();
+            assert!(in_pages <= bound + 2 * one_page, "{in_pages} at block {pair}");
+            assert!(digests.waiting_bytes() <= 2 * one_page);
+        }
+        assert_eq!(digests.finish(), Some(expected.finalize()));
+        assert_eq!(digests.digest(1), Some(digest(1).as_slice()));
+        assert_eq!(digests.digest(blocks - 1), None);
+        assert!(digests.has(blocks - 1));
+    }
+
+    #[test]
+    fn what_is_known_is_not_changed() {
+        let mut digests = digests(600);
+        digests.set(599, &digest(599));
         digests.set_zero(0..600);
-        digests.set(599, &[7]);
-        assert_eq!(digests.get(599), Known::Digest(&[7]));
-        assert_eq!((digests.get(598), digests.missing_from(0)), (Known::Zero, None));
+        digests.set(5, &digest(5));
+        assert_eq!(digests.digest(599), Some(digest(599).as_slice()));
+        assert_eq!(digests.digest(5), Some([0; 16].as_slice()));
+        assert_eq!(digests.first_missing(), None);
     }
 }

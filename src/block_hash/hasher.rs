@@ -10,9 +10,12 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::assembly::{Assembly, Part, Progress};
-use super::digests::{Digests, Known};
+use super::digests::Digests;
 use super::method::{Algorithm, Method};
 use crate::disk::is_zero;
+
+/// Digests may wait for an earlier one up to so many bytes, before whoever feeds them waits, too.
+const MAX_WAITING_BYTES: usize = 8 << 20;
 
 /// The block hash of some bytes, in the form of imageio's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,10 +43,10 @@ pub(crate) struct Hasher {
     method: Method,
     /// Bytes in all.
     size: u64,
-    /// The digest of a whole block of zeros, and that of the last block if it were zeros.
-    zeros: [Box<[u8]>; 2],
     digests: Mutex<Digests>,
     open: Mutex<HashMap<u64, Arc<Mutex<Assembly>>>>,
+    /// Blocks that were given up, and that nobody has come to read again.
+    given_up: Mutex<Vec<u64>>,
     /// Bytes that the blocks in `open` hold.
     held: AtomicU64,
 }
@@ -63,9 +66,9 @@ impl Hasher {
         Hasher {
             method,
             size,
-            digests: Mutex::new(Digests::new(size.div_ceil(block_size), zero.len())),
-            zeros: [zero, last],
+            digests: Mutex::new(Digests::new(algorithm, size.div_ceil(block_size), [zero, last])),
             open: Mutex::default(),
+            given_up: Mutex::default(),
             held: AtomicU64::new(0),
         }
     }
@@ -132,35 +135,31 @@ impl Hasher {
 
     /// Returns the first bytes of which there is no digest yet, one block of them.
     pub(crate) fn missing(&self) -> Option<Range<u64>> {
-        let block = self.digests.lock().missing_from(0)?;
+        let block = self.digests.lock().first_missing()?;
         Some(self.range(block))
     }
 
-    /// Returns the digest of a block, once all of its bytes are there.
+    /// Takes a block that was given up: whoever feeds this reads it again, so that what follows it does not
+    /// wait for it.
+    pub(crate) fn take_given_up(&self) -> Option<Range<u64>> {
+        let block = self.given_up.lock().pop()?;
+        Some(self.range(block))
+    }
+
+    /// True where so many digests wait for an earlier one that whoever feeds this in order should wait, too.
+    pub(crate) fn is_far_ahead(&self) -> bool {
+        self.digests.lock().waiting_bytes() > MAX_WAITING_BYTES
+    }
+
+    /// Returns the digest of a block, once all of its bytes are there, and where it was not forgotten.
     pub(crate) fn digest_of(&self, block: u64) -> Option<Box<[u8]>> {
-        match self.digests.lock().get(block) {
-            Known::Missing => None,
-            Known::Zero => Some(self.of_zeros(block).into()),
-            Known::Digest(digest) => Some(digest.into()),
-        }
+        self.digests.lock().digest(block).map(Into::into)
     }
 
     /// Returns the block hash; `None` where bytes are [missing](Self::missing).
     pub(crate) fn finish(&self) -> Option<Checksum> {
-        let mut outer = self.method.algorithm.begin();
-        let digests = self.digests.lock();
-        for block in 0..self.blocks() {
-            match digests.get(block) {
-                Known::Missing => return None,
-                Known::Zero => outer.update(self.of_zeros(block)),
-                Known::Digest(digest) => outer.update(digest),
-            }
-        }
-        Some(Checksum::of(self.method, &outer.finalize()))
-    }
-
-    fn of_zeros(&self, block: u64) -> &[u8] {
-        &self.zeros[usize::from(block + 1 == self.blocks())]
+        let digest = self.digests.lock().finish()?;
+        Some(Checksum::of(self.method, &digest))
     }
 
     fn note(&self, block: u64, digest: &[u8]) {
@@ -177,7 +176,7 @@ impl Hasher {
     fn add(&self, block: u64, offset: u64, part: Part<'_>) {
         let assembly = match self.open.lock().entry(block) {
             Entry::Occupied(open) => open.get().clone(),
-            Entry::Vacant(_) if self.digests.lock().get(block) != Known::Missing => return,
+            Entry::Vacant(_) if self.digests.lock().has(block) => return,
             Entry::Vacant(place) => {
                 let range = self.range(block);
                 let new = Assembly::new(self.method.algorithm, range.end - range.start);
@@ -186,6 +185,7 @@ impl Hasher {
         };
         match assembly.lock().add(offset, part, &self.held) {
             Progress::Whole(digest) => self.note(block, &digest),
+            Progress::GivenUpNow => self.given_up.lock().push(block),
             Progress::Open | Progress::GivenUp => {}
         }
     }

@@ -9,7 +9,7 @@
 //! that it can be dropped at a signal, whatever the copying threads wait for. That is done in a thread that
 //! has root's capabilities, as root may have made it in another user's directory.
 
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +20,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::CopyError;
 use super::proof::Proof;
+use super::stream::Stream;
 use super::workers::in_parallel;
 use crate::disk::{BLOCK_BYTES, Disk, is_zero};
 use crate::images::{ImageError, Output};
@@ -69,6 +70,11 @@ impl Download {
             publishing: Mutex::new(false),
             proof,
         }
+    }
+
+    /// True for a device, which keeps what was written to it when the copy fails.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.zeroes_holes
     }
 
     /// Copies all of `open`, until `stop` is set, and gives the image its name.
@@ -155,6 +161,11 @@ impl Download {
                     true => {}
                 }
             }
+            if let Some(proof) = &self.proof {
+                proof.keep_up(stop, |bytes, offset| {
+                    Ok(self.disk.read_straight(offset, bytes)?)
+                })?;
+            }
         }
         Ok(())
     }
@@ -217,8 +228,7 @@ pub(super) fn to_stdout(
 ) -> Result<(), CopyError> {
     let disk = open.disk();
     // The lock of `io::stdout` has a buffer that would be one copy more.
-    let stdout = std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned();
-    let mut stdout = std::fs::File::from(stdout.map_err(CopyError::Stdout)?);
+    let mut stdout = Stream::of(io::stdout(), stop).map_err(CopyError::Stdout)?;
     let (mut at, mut buffer) = (0, Vec::new());
     while at < disk.capacity() {
         if stop.load(Ordering::Relaxed) {
@@ -228,11 +238,11 @@ pub(super) fn to_stdout(
         if let Some(proof) = proof {
             proof.data(at, &bytes);
         }
-        stdout.write_all(&bytes).map_err(CopyError::Stdout)?;
+        stdout.write(&bytes)?;
         at += bytes.len() as u64;
     }
     // A file keeps what it got; a pipe has nothing to flush.
-    match stdout.sync_all() {
+    match stdout.file.sync_all() {
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EROFS | libc::ENOTSUP)) => {}
         synced => synced.map_err(CopyError::Stdout)?,
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::proof::Proof;
-use super::{CopyError, Event, not_made};
+use super::{CopyError, Event};
 use crate::failure::{Exit, Failure};
 use crate::images::ImageError;
 use crate::logging::announce_failure;
@@ -27,6 +27,8 @@ pub(super) struct End<'a> {
     pub(super) work: Work,
     /// Why it failed.
     pub(super) failure: Option<CopyError>,
+    /// What a download that has failed leaves.
+    pub(super) remains: String,
     /// A signal has come: the next one gives up.
     pub(super) signalled: bool,
     /// Compares the disk with what was copied.
@@ -99,7 +101,7 @@ fn told(error: CopyError, end: &End<'_>, fate: &str, of_disk: &[Failure]) -> Opt
     let text = match (end.settings.disk.task, end.work) {
         // The error says all of it, or the answer to the signal did.
         _ if is_all => what,
-        (Task::Download, _) => format!("{what}; {}", not_made(end.settings)),
+        (Task::Download, _) => format!("{what}; {}", end.remains),
         (_, Work::Unused) => what,
         (_, Work::Done | Work::Failed) => format!("{what}; {fate}"),
     };

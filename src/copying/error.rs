@@ -45,6 +45,11 @@ pub(super) enum CopyError {
          or may not be there; download it again"
     )]
     Unpublished,
+    /// A signal came while the image was opened or made.
+    #[error("interrupted before the first byte was copied")]
+    Unbegun,
+    #[error("{0}")]
+    NoThread(Failure),
     /// A signal has stopped it, which is told by itself.
     #[error("interrupted")]
     Stopped,
@@ -59,6 +64,7 @@ impl CopyError {
             CopyError::Disk(DiskError::Failed(_)) | CopyError::Unproven(_) => Exit::DataLoss,
             CopyError::Disk(DiskError::Read(_)) => Exit::Transfer,
             CopyError::DiskTooSmall { .. } | CopyError::LooksLike { .. } => Exit::Usage,
+            CopyError::NoThread(failure) => failure.exit,
             _ => Exit::Other,
         }
     }

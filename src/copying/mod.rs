@@ -1,11 +1,12 @@
 //! `upload` and `download`: a copy between a local image and an *open disk*, without a mount.
 //!
 //! ```text
-//! image checked -> disk open -> sizes and head checked -> copied -> disk ended -> outcome told
+//! image opened -> disk open -> sizes and head checked -> copied -> disk ended -> outcome told
 //!
 //! upload     the image into the disk's write-behind          download   the disk into an image
+//! local      the image, before the first byte                stream     stdin and stdout
 //! workers    several threads at one piece of work            ending     the disk's end, and the outcome
-//! error      why a copy has failed                          proof     --verify
+//! error      why a copy has failed                           proof      --verify
 //! ```
 //!
 //! The disk is the same value that a mount holds: transfer, pool, journal, renewal, watcher and note, and so
@@ -13,14 +14,17 @@
 //! was acknowledged is brought home all the same, and the fate of the disk is that of the table in
 //! `transfer::end`.
 //!
-//! The main thread waits for [`Event`]s. The thread "copy" does the work, with others that it starts; a
-//! signal is answered at once, and the end does not wait for a thread that hangs in a read of the image or of
-//! the disk: the disk refuses its writes, and the image is taken from it.
+//! The main thread waits for [`Event`]s, and touches no image itself. The thread "image" opens it, or makes
+//! it; the thread "copy" does the work, with others that it starts; a signal is answered at once, and the end
+//! does not wait for a thread that hangs in a read of the image or of the disk: the disk refuses its writes,
+//! and the image is taken from it.
 
 mod download;
 mod ending;
 mod error;
+mod local;
 mod proof;
+mod stream;
 mod upload;
 mod workers;
 
@@ -36,11 +40,11 @@ use tracing::warn;
 use self::download::Download;
 use self::ending::{End, end};
 use self::error::CopyError;
+use self::local::{Local, Rights, attended, open_source, prepare};
 use self::proof::Proof;
 use self::upload::Upload;
 use crate::failure::Failure;
-use crate::images::{Backing, Format, Output, Source};
-use crate::open_disk::{OpenDisk, Step, Work};
+use crate::open_disk::{OpenDisk, Step, Work, needs};
 use crate::process::handover::Role;
 use crate::process::{rights, spawn};
 use crate::settings::Task;
@@ -83,30 +87,43 @@ impl Drop for TellOnDrop {
     }
 }
 
+/// Ends the transfer when the copy ends without having done so, whoever else has the disk.
+struct EndOnDrop(Arc<OpenDisk>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end_in_any_case();
+    }
+}
+
 /// Makes one copy; returns the exit code. Errors before the first byte are returned, the outcome of the copy
 /// is printed.
 pub(crate) fn copy(settings: CopySettings) -> Result<u8, Failure> {
-    // Root may copy another user's image, so it is opened before the capabilities are given up. That is done
-    // before the first thread is made.
-    let source = open_source(&settings)?;
+    needs::check(&settings.disk)?;
+    // That is done before the first thread is made that stays. Root may copy another user's image: the
+    // threads that open it and make it have the capabilities for that.
     rights::cut_down()?;
     let supervisor = Arc::new(Supervisor::start(&Told::of_copy(&settings), Role::Foreground)?);
     let _in_any_case = TellOnDrop(supervisor.clone());
-    copy_watched(&settings, source, &supervisor).inspect_err(|failure| {
+    copy_watched(&Arc::new(settings), &supervisor).inspect_err(|failure| {
         supervisor.end(failure.exit as u8, Some(failure.to_string()));
     })
 }
 
 /// Does the same, and says to `supervisor` which stage has begun.
-fn copy_watched(
-    settings: &CopySettings,
-    source: Option<Source>,
-    supervisor: &Arc<Supervisor>,
-) -> Result<u8, Failure> {
+fn copy_watched(settings: &Arc<CopySettings>, supervisor: &Arc<Supervisor>) -> Result<u8, Failure> {
     let (events, inbox) = unbounded();
     let (sender, reporter) = (events.clone(), supervisor.clone());
     let forward = move |signal| drop(sender.send(Event::Signal(signal)));
     signals::forward(forward, move || reporter.log_statistics())?;
+    let wanted = settings.clone();
+    let opened = attended(
+        Rights::Roots,
+        move || open_source(&wanted),
+        &inbox,
+        signals::begin_a_line,
+    );
+    let Local { source, wholes } = opened.value?;
     let signal = |event: &Event| match event {
         Event::Signal(signal) => Some(*signal),
         Event::Copied(_) | Event::Disk(_) => None,
@@ -114,16 +131,33 @@ fn copy_watched(
     let place = settings.image.shown();
     let disk = OpenDisk::open_unless_interrupted(&settings.disk, place, &inbox, signal)?;
     let disk = Arc::new(disk);
+    let end_in_any_case = EndOnDrop(disk.clone());
     supervisor.watch(std::iter::once(&disk));
-    disk.expect(settings.expected());
-    let begun = prepare(settings, source, &disk);
-    let mut proof = None;
-    let (work, failure, signalled) = match begun {
-        Err(failure) => (Work::Unused, Some(failure), false),
+    disk.expect(wholes);
+    let rights = match settings.disk.task {
+        Task::Download => Rights::Roots,
+        _ => Rights::None,
+    };
+    let prepared = attended(rights, prepare(settings, source, &disk), &inbox, |signal| {
+        signals::tell(
+            signal,
+            &format!("the copy is stopped; {}", when_unbegun(&disk, settings)),
+        );
+    });
+    if prepared.hangs {
+        warn_of_remains(settings);
+    }
+    let (mut proof, mut remains) = (None, not_made(settings));
+    let (work, failure, signalled) = match prepared.value {
+        Err(failure) => {
+            let signalled = matches!(failure, CopyError::Unbegun);
+            (Work::Unused, Some(failure), signalled)
+        }
         Ok(side) => {
             disk.set_used();
             supervisor.enter(Stage::Copying);
             proof = side.proof_at_the_end();
+            remains = side.remains(settings);
             run(settings, side, &disk, &inbox, &events)?
         }
     };
@@ -133,67 +167,13 @@ fn copy_watched(
         disk,
         work,
         failure,
+        remains,
         signalled,
         proof: proof.filter(|_| work == Work::Done),
     };
-    Ok(end(end_of, &inbox, &events, supervisor))
-}
-
-/// Opens the image of an upload.
-fn open_source(settings: &CopySettings) -> Result<Option<Source>, Failure> {
-    match (&settings.image, settings.disk.task) {
-        (
-            Image::File {
-                path,
-                format,
-                anywhere,
-                ..
-            },
-            Task::Upload,
-        ) => {
-            let source = Source::open_with(path, format.map(Format::from), Backing::of(*anywhere));
-            let source = source.map_err(CopyError::from)?;
-            // It was looked at before, by the process that has read the command line.
-            match settings.new_size().filter(|size| *size < source.size()) {
-                Some(disk) => Err(CopyError::DiskTooSmall {
-                    image: source.size(),
-                    disk,
-                }
-                .into()),
-                None => Ok(Some(source)),
-            }
-        }
-        _ => Ok(None),
-    }
-}
-
-/// Checks that the image and the disk fit together, and makes the image of a download.
-fn prepare(settings: &CopySettings, source: Option<Source>, disk: &Arc<OpenDisk>) -> Result<Side, CopyError> {
-    let device = disk.disk();
-    let proof = settings.verify.then(|| Proof::begin(device.capacity()));
-    Ok(match (&settings.image, source) {
-        (_, Some(source)) => {
-            upload::check(&source, device, disk.minds_the_head())?;
-            Side::Upload(Upload::new(source, device.clone(), proof))
-        }
-        (Image::Stream { bytes }, None) if settings.disk.task == Task::Upload => {
-            upload::check_size(*bytes, device)?;
-            Side::Stdin(*bytes, proof)
-        }
-        (Image::Stream { .. }, None) => Side::Stdout(proof),
-        (
-            Image::File {
-                path, format, force, ..
-            },
-            None,
-        ) => {
-            let format = format.map_or_else(|| Format::of_name(path), Format::from);
-            let (path, size, force) = (path.clone(), device.capacity(), *force);
-            let output = rights::with(move || Output::create(&path, format, size, force))?;
-            let shared = (disk.connections(), settings.disk.budgets.cache);
-            Side::Download(Download::new(device.clone(), output, shared, proof))
-        }
-    })
+    let code = end(end_of, &inbox, &events, supervisor);
+    drop(end_in_any_case);
+    Ok(code)
 }
 
 /// Runs the copy to its end, or until a signal stops it. Returns what became of it, why it failed if that is
@@ -254,11 +234,7 @@ fn run(
     };
     if let Side::Download(download) = &*side {
         if !download.discard() {
-            let (name, folder) = hidden_name(settings.image.shown());
-            warn!(
-                "the unfinished image may still be in {folder} as {name}: it could not be removed in time; \
-                 remove it when the file system answers again"
-            );
+            warn_of_remains(settings);
         }
     }
     Ok(match (until, result) {
@@ -307,10 +283,43 @@ impl Side {
     fn when_stopped(&self, disk: &OpenDisk, settings: &CopySettings) -> String {
         let held = disk.when_stopped(true);
         match self {
-            Side::Download(_) => format!("{}, and {held}", not_made(settings)),
+            Side::Download(_) => format!("{}, and {held}", self.remains(settings)),
             Side::Upload(_) | Side::Stdin(..) | Side::Stdout(_) => held,
         }
     }
+
+    /// Says what a download that has failed leaves.
+    fn remains(&self, settings: &CopySettings) -> String {
+        let shown = settings.image.shown().display();
+        match self {
+            Side::Download(download) if download.is_in_place() => {
+                format!("{shown} has a part of the disk, over what it had before")
+            }
+            Side::Stdout(_) => "stdout has a part of the disk".to_owned(),
+            Side::Download(_) | Side::Upload(_) | Side::Stdin(..) => not_made(settings),
+        }
+    }
+}
+
+/// Says what the disk, and the image, hold where the copy is stopped before its first byte.
+fn when_unbegun(disk: &OpenDisk, settings: &CopySettings) -> String {
+    let held = disk.when_stopped(true);
+    match (&settings.image, settings.disk.task) {
+        (Image::File { .. }, Task::Download) => format!("{}, and {held}", not_made(settings)),
+        _ => held,
+    }
+}
+
+/// Tells of the image of a download that could not be removed, as its file system hangs.
+fn warn_of_remains(settings: &CopySettings) {
+    if settings.disk.task != Task::Download {
+        return;
+    }
+    let (name, folder) = hidden_name(settings.image.shown());
+    warn!(
+        "the unfinished image may still be in {folder} as {name}: it could not be removed in time; \
+         remove it when the file system answers again"
+    );
 }
 
 /// The name that an image at `path` has before it is whole, as a pattern, and its folder.
@@ -324,6 +333,6 @@ fn hidden_name(path: &Path) -> (String, String) {
 fn not_made(settings: &CopySettings) -> String {
     match &settings.image {
         Image::File { path, .. } => format!("{} is not made", path.display()),
-        Image::Stream { .. } => "stdout has a part of the disk".to_owned(),
+        Image::Stream { .. } => "stdout has got nothing".to_owned(),
     }
 }

@@ -1,18 +1,24 @@
 //! `--verify`: the bytes that a copy moves are hashed as they pass, and compared with the disk on its
 //! storage.
 //!
-//! The copying threads give each byte to the [`Proof`], the holes included. Blocks whose parts were too far
-//! apart to be held are read again at the end. An upload is compared between the last flush and the end of
-//! its disk, as with a mount, so that a disk which differs does not end as a good one; a download before its
-//! image gets its name.
+//! The copying threads give each byte to the [`Proof`], the holes included. A block whose parts were too far
+//! apart to be held is read again by the next thread that looks. An upload is compared between the last flush
+//! and the end of its disk, as with a mount, so that a disk which differs does not end as a good one; a
+//! download before its image gets its name.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::CopyError;
 use crate::block_hash::{Hasher, Method, Watch};
 use crate::failure::Failure;
 use crate::open_disk::{self, Expected, OpenDisk};
 use crate::output::inform;
+
+/// The pause between two looks whether the bytes have come that all others wait for.
+const GAP_PAUSE: Duration = Duration::from_millis(10);
 
 /// See the head of this file.
 #[derive(Clone)]
@@ -44,17 +50,43 @@ impl Proof {
         self.hasher.zero(offset, length);
     }
 
-    /// Has `read` read the blocks again that could not be held.
+    /// Has `read` read the blocks again that could not be held, and waits while more than enough was copied
+    /// before bytes that another thread is at. Parts are taken in order, so that one never waits for this.
+    pub(super) fn keep_up(
+        &self,
+        stop: &AtomicBool,
+        read: impl Fn(&mut [u8], u64) -> Result<(), CopyError>,
+    ) -> Result<(), CopyError> {
+        loop {
+            while let Some(range) = self.hasher.take_given_up() {
+                self.read_again(range, &read)?;
+            }
+            if !self.hasher.is_far_ahead() || stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            std::thread::sleep(GAP_PAUSE);
+        }
+    }
+
+    /// Has `read` read what is missing now that all is copied.
     pub(super) fn complete(
         &self,
         read: impl Fn(&mut [u8], u64) -> Result<(), CopyError>,
     ) -> Result<(), CopyError> {
-        let mut bytes = Vec::new();
         while let Some(range) = self.hasher.missing() {
-            bytes.resize((range.end - range.start) as usize, 0);
-            read(&mut bytes, range.start)?;
-            self.hasher.data(range.start, &bytes);
+            self.read_again(range, &read)?;
         }
+        Ok(())
+    }
+
+    fn read_again(
+        &self,
+        range: Range<u64>,
+        read: impl Fn(&mut [u8], u64) -> Result<(), CopyError>,
+    ) -> Result<(), CopyError> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        read(&mut bytes, range.start)?;
+        self.hasher.data(range.start, &bytes);
         Ok(())
     }
 

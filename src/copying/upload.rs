@@ -10,10 +10,8 @@
 //! behind the image's end is zeroed too, first of all, beside the data: a used disk then reads as `cp` onto
 //! its mount would leave it.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,6 +20,7 @@ use parking_lot::Mutex;
 
 use super::CopyError;
 use super::proof::Proof;
+use super::stream::Stream;
 use super::workers::in_parallel;
 use crate::disk::{Disk, HEAD_BYTES, Head, detect};
 use crate::images::{Extent, Source};
@@ -81,15 +80,17 @@ impl Upload {
     pub(super) fn run(&self, connections: usize, stop: &AtomicBool) -> Result<(), CopyError> {
         in_parallel(connections.clamp(2, MAX_READERS), stop, || self.copy_parts(stop))?;
         if let Some(proof) = &self.proof {
-            proof.complete(|bytes, offset| {
-                // Behind the image's end the disk has zeros.
-                let count = self.source.size().saturating_sub(offset).min(bytes.len() as u64);
-                let (inside, behind) = bytes.split_at_mut(count as usize);
-                behind.fill(0);
-                Ok(self.source.read_at(inside, offset)?)
-            })?;
+            proof.complete(|bytes, offset| self.read_padded(bytes, offset))?;
         }
         Ok(self.source.check_unchanged()?)
+    }
+
+    /// Reads bytes of the disk as it should be: behind the image's end it has zeros.
+    fn read_padded(&self, bytes: &mut [u8], offset: u64) -> Result<(), CopyError> {
+        let count = self.source.size().saturating_sub(offset).min(bytes.len() as u64);
+        let (inside, behind) = bytes.split_at_mut(count as usize);
+        behind.fill(0);
+        Ok(self.source.read_at(inside, offset)?)
     }
 
     /// Returns the proof that has taken the bytes.
@@ -119,6 +120,9 @@ impl Upload {
                     }
                     self.disk.write_lent(range.start, bytes)?;
                 }
+            }
+            if let Some(proof) = &self.proof {
+                proof.keep_up(stop, |bytes, offset| self.read_padded(bytes, offset))?;
             }
         }
         Ok(())
@@ -205,20 +209,15 @@ pub(super) fn check_size(image: u64, disk: &Disk) -> Result<(), CopyError> {
 }
 
 /// Copies `size` bytes from stdin to the disk, until `stop` is set. A stream that is shorter or longer is an
-/// error.
+/// error. One that ends within the first piece, as of a program that could not begin, changes nothing.
 pub(super) fn from_stdin(
     disk: &Disk,
     size: u64,
     proof: Option<&Proof>,
     stop: &AtomicBool,
 ) -> Result<(), CopyError> {
-    let stdin = io::stdin()
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(CopyError::Stdin)?;
-    let mut stdin = File::from(stdin);
-    let _ = fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
-    zero_the_rest(disk, size, proof)?;
+    let mut stdin = Stream::of(io::stdin(), stop).map_err(CopyError::Stdin)?;
+    let _ = fcntl(&stdin.file, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
     let (piece, mut at) = (disk.piece(), 0);
     while at < size {
         if stop.load(Ordering::Relaxed) {
@@ -226,8 +225,18 @@ pub(super) fn from_stdin(
         }
         let mut bytes = disk.lend();
         bytes.truncate((size - at).min(piece) as usize);
-        let got = fill(&mut stdin, &mut bytes).map_err(CopyError::Stdin)?;
+        let got = stdin.fill(&mut bytes)?;
         let is_whole = got == bytes.len();
+        match (at, is_whole) {
+            (0, false) => {
+                return Err(CopyError::StdinEnded {
+                    got: got as u64,
+                    size,
+                });
+            }
+            (0, true) => zero_the_rest(disk, size, proof)?,
+            _ => {}
+        }
         bytes.truncate(got);
         if got > 0 {
             if let Some(proof) = proof {
@@ -240,24 +249,11 @@ pub(super) fn from_stdin(
             return Err(CopyError::StdinEnded { got: at, size });
         }
     }
-    match fill(&mut stdin, &mut [0]).map_err(CopyError::Stdin)? {
+    match stdin.fill(&mut [0])? {
+        0 if size == 0 => zero_the_rest(disk, size, proof),
         0 => Ok(()),
         _ => Err(CopyError::StdinLonger { size }),
     }
-}
-
-/// Fills `buf`, less of it where the stream ends; returns how much.
-fn fill(stream: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buf.len() {
-        match stream.read(&mut buf[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
 }
 
 #[cfg(test)]
@@ -320,25 +316,4 @@ mod tests {
     }
 
     const MIB_HOLE: u64 = 3 << 40;
-
-    #[test]
-    fn a_stream_that_comes_in_pieces_fills_a_buffer() {
-        struct Slow(u8);
-        impl Read for Slow {
-            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-                self.0 += 1;
-                match self.0 {
-                    2 => Err(io::ErrorKind::Interrupted.into()),
-                    5 => Ok(0),
-                    n => {
-                        buf[..2].fill(n);
-                        Ok(2)
-                    }
-                }
-            }
-        }
-        let mut buf = [0; 8];
-        assert_eq!(fill(&mut Slow(0), &mut buf).unwrap(), 6);
-        assert_eq!(buf, [1, 1, 3, 3, 4, 4, 0, 0]);
-    }
 }

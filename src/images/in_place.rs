@@ -11,13 +11,8 @@ use super::stamp::length_of;
 
 /// Opens the device `path` for an image of `size` bytes. It must be the one that `meta` was read of: another
 /// file may have taken its name since.
-pub(super) fn open(path: &Path, meta: &Metadata, size: u64, force: bool) -> Result<File, ImageError> {
+pub(super) fn open(path: &Path, meta: &Metadata, size: u64) -> Result<File, ImageError> {
     let block = meta.file_type().is_block_device();
-    if block && !force {
-        return Err(ImageError::Device {
-            path: path.to_owned(),
-        });
-    }
     // With O_EXCL the kernel refuses a block device that is mounted, or part of another one.
     let exclusive = if block { libc::O_EXCL } else { 0 };
     let file = OpenOptions::new()

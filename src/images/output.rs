@@ -1,6 +1,6 @@
 //! An image that is written: what is the same for every format.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -40,38 +40,22 @@ impl Output {
     /// is there already is replaced only with `force`. A device is written in place: `force` is needed for a
     /// block device, and what is zero must be zeroed, as [`Output::keeps_old_bytes`] tells.
     pub(crate) fn create(path: &Path, format: Format, size: u64, force: bool) -> Result<Output, ImageError> {
-        let unwritable = |why| ImageError::Unwritable {
-            path: path.to_owned(),
-            format: format.name(),
-            why,
-        };
-        let kind = match fs::metadata(path) {
-            Ok(meta) if !meta.is_file() => match odd_kind(&meta) {
-                Some(what @ ("a directory" | "a pipe" | "a socket")) => {
-                    return Err(ImageError::NoTarget {
-                        path: path.to_owned(),
-                        what,
-                    });
-                }
-                _ if format != Format::Raw => return Err(unwritable(", as it is a device")),
-                _ => Kind::InPlace(in_place::open(path, &meta, size, force)?),
-            },
-            _ => match format {
-                Format::Raw => {
-                    let temporary = Temporary::create(path, force)?;
-                    let sized = temporary.file().set_len(size);
-                    sized.map_err(ImageError::io("size", path))?;
-                    Kind::Raw(temporary)
-                }
-                Format::Qcow2 if size > MAX_SIZE => {
-                    return Err(ImageError::TooLarge {
-                        path: path.to_owned(),
-                        size,
-                    });
-                }
-                Format::Qcow2 => Kind::Qcow2(Temporary::create(path, force)?, Writer::new(size)),
-                Format::Vmdk => return Err(unwritable("")),
-            },
+        let kind = match (device(path, format, force)?, format) {
+            (Some(meta), _) => Kind::InPlace(in_place::open(path, &meta, size)?),
+            (None, Format::Raw) => {
+                let temporary = Temporary::create(path, force)?;
+                let sized = temporary.file().set_len(size);
+                sized.map_err(ImageError::io("size", path))?;
+                Kind::Raw(temporary)
+            }
+            (None, Format::Qcow2) if size > MAX_SIZE => {
+                return Err(ImageError::TooLarge {
+                    path: path.to_owned(),
+                    size,
+                });
+            }
+            (None, Format::Qcow2) => Kind::Qcow2(Temporary::create(path, force)?, Writer::new(size)),
+            (None, Format::Vmdk) => return Err(unwritable(path, format, "")),
         };
         Ok(Output {
             path: path.to_owned(),
@@ -80,9 +64,25 @@ impl Output {
         })
     }
 
+    /// Refuses what [`Output::create`] would refuse by a look at the path: for who has more to begin before.
+    pub(crate) fn check(path: &Path, format: Format, force: bool) -> Result<(), ImageError> {
+        match device(path, format, force)? {
+            Some(_) => Ok(()),
+            None => Temporary::check(path, force).map(drop),
+        }
+    }
+
     /// Returns whether what is never written is not zero, so that [`Output::zero_at`] must be called for it.
     pub(crate) fn keeps_old_bytes(&self) -> bool {
         matches!(self.kind, Kind::InPlace(_))
+    }
+
+    /// Returns the file that is not whole yet, and its path; `None` for a device.
+    pub(crate) fn unfinished(&self) -> Option<(&Path, &File)> {
+        match &self.kind {
+            Kind::Raw(temporary) | Kind::Qcow2(temporary, _) => Some((temporary.path(), temporary.file())),
+            Kind::InPlace(_) => None,
+        }
     }
 
     /// Writes bytes of the guest's disk; all of them must be before the end. Two threads never write the same
@@ -123,6 +123,31 @@ impl Output {
                 flushed.map_err(ImageError::io("flush", &self.path))
             }
         }
+    }
+}
+
+/// Returns what the device `path` is; `None` where a file is to be made there. Refuses what can be neither.
+fn device(path: &Path, format: Format, force: bool) -> Result<Option<Metadata>, ImageError> {
+    let path_of = || path.to_owned();
+    match fs::metadata(path) {
+        Ok(meta) if !meta.is_file() => match odd_kind(&meta) {
+            Some(what @ ("a directory" | "a pipe" | "a socket")) => Err(ImageError::NoTarget {
+                path: path_of(),
+                what,
+            }),
+            _ if format != Format::Raw => Err(unwritable(path, format, ", as it is a device")),
+            None if !force => Err(ImageError::Device { path: path_of() }),
+            _ => Ok(Some(meta)),
+        },
+        _ => Ok(None),
+    }
+}
+
+fn unwritable(path: &Path, format: Format, why: &'static str) -> ImageError {
+    ImageError::Unwritable {
+        path: path.to_owned(),
+        format: format.name(),
+        why,
     }
 }
 

@@ -1,12 +1,14 @@
 //! A file under a temporary name, beside the name that it gets when it is whole.
 //!
-//! The temporary name is hidden and can't be guessed; the file is made with O_EXCL, and with the mode that
-//! the user's umask says, without what a file that it replaces does not grant. It goes when the value is dropped, and stays behind only where the process is
-//! killed.
+//! The temporary name is hidden and can't be guessed; the file is made with O_EXCL. Where it replaces another
+//! one, as `--force` asks, only this user may read it until it takes over that one's owner, group and
+//! permissions, as if that one had been written; else it has the mode that the user's umask says. It goes
+//! when the value is dropped, and stays behind only where the process is killed.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use tempfile::{NamedTempFile, PersistError};
@@ -23,8 +25,8 @@ pub(super) struct Temporary {
 }
 
 impl Temporary {
-    /// Makes an empty file beside `path`.
-    pub(super) fn create(path: &Path, force: bool) -> Result<Temporary, ImageError> {
+    /// Returns the name that a file for `path` gets; refuses one that can't be made, as far as a look tells.
+    pub(super) fn check(path: &Path, force: bool) -> Result<PathBuf, ImageError> {
         let target = match fs::symlink_metadata(path) {
             Ok(_) if !force => return Err(exists(path)),
             // The file that a link leads to is replaced, not the link.
@@ -32,13 +34,28 @@ impl Temporary {
             Err(e) if e.kind() == io::ErrorKind::NotFound => path.to_owned(),
             Err(e) => return Err(ImageError::io("look at", path)(e)),
         };
-        let Some(name) = target.file_name() else {
+        let ends_in_slash = path.as_os_str().as_bytes().ends_with(b"/");
+        if target.file_name().is_none() || ends_in_slash {
             return Err(ImageError::NoTarget {
                 path: path.to_owned(),
                 what: "a directory",
             });
-        };
-        let granted = fs::metadata(&target).map_or(0o666, |meta| meta.permissions().mode() & 0o666);
+        }
+        match fs::metadata(folder_of(&target)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(ImageError::io("create", path)(e)),
+            Ok(meta) if !meta.is_dir() => {
+                let e = io::Error::from_raw_os_error(libc::ENOTDIR);
+                Err(ImageError::io("create", path)(e))
+            }
+            _ => Ok(target),
+        }
+    }
+
+    /// Makes an empty file beside `path`.
+    pub(super) fn create(path: &Path, force: bool) -> Result<Temporary, ImageError> {
+        let target = Temporary::check(path, force)?;
+        let name = target.file_name().unwrap_or_default();
+        let granted = if target.exists() { 0o600 } else { 0o666 };
         // A name has 255 bytes at most, and most file systems take no more than that.
         let shown: String = name.to_string_lossy().chars().take(50).collect();
         let file = tempfile::Builder::new()
@@ -55,9 +72,19 @@ impl Temporary {
         self.file.as_file()
     }
 
+    /// The path that it has now.
+    pub(super) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     /// Gives the file its name once its bytes are on the storage, and waits until the name is there too.
     pub(super) fn publish(self) -> Result<(), ImageError> {
         let Temporary { file, target, force } = self;
+        let replaced = fs::symlink_metadata(&target).ok().filter(Metadata::is_file);
+        if let Some(replaced) = replaced.filter(|_| force) {
+            // Where the file system knows none, the file stays its maker's alone.
+            let _ = take_over(file.as_file(), &replaced);
+        }
         file.as_file()
             .sync_all()
             .map_err(ImageError::io("flush", &target))?;
@@ -84,6 +111,23 @@ impl Temporary {
             _ => Ok(()),
         }
     }
+}
+
+/// Gives `file` the owner, the group and the permissions of the file that it replaces. Only root may give a
+/// file away; where the group can't be kept either, ours gets what everybody has.
+fn take_over(file: &File, replaced: &Metadata) -> io::Result<()> {
+    let made = file.metadata()?;
+    let mut mode = replaced.mode() & 0o777;
+    let keeps_group = replaced.gid() == made.gid() || fchown(file, None, Some(replaced.gid())).is_ok();
+    if !keeps_group {
+        mode = (mode & 0o707) | ((mode & 0o007) << 3);
+    }
+    // Whoever is no owner any more may not set it.
+    file.set_permissions(Permissions::from_mode(mode))?;
+    if replaced.uid() != made.uid() {
+        let _ = fchown(file, Some(replaced.uid()), None);
+    }
+    Ok(())
 }
 
 /// True where a folder can't be flushed at all: by its file system, or by a user who may only write to it.
@@ -143,14 +187,77 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_replaces_another_one_grants_no_more_than_that() {
+    fn a_file_that_replaces_another_one_has_its_owner_group_and_permissions() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("disk");
+        let is_root = nix::unistd::geteuid().is_root();
+        for mode in [0o600, 0o640, 0o664, 0o777] {
+            fs::write(&target, "old").unwrap();
+            fs::set_permissions(&target, Permissions::from_mode(mode)).unwrap();
+            if is_root {
+                std::os::unix::fs::chown(&target, Some(61234), Some(61235)).unwrap();
+            }
+            let before = fs::metadata(&target).unwrap();
+            let temporary = Temporary::create(&target, true).unwrap();
+            let made = temporary.file().metadata().unwrap();
+            assert_eq!(made.mode() & 0o777, 0o600, "it is not whole");
+            temporary.publish().unwrap();
+            let after = fs::metadata(&target).unwrap();
+            let of = |meta: &Metadata| (meta.uid(), meta.gid(), meta.mode());
+            assert_eq!((after.len(), of(&after)), (0, of(&before)));
+        }
+    }
+
+    #[test]
+    fn a_group_that_was_not_that_of_the_file_gets_no_more_than_everybody() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk");
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
         fs::write(&target, "old").unwrap();
-        fs::set_permissions(&target, Permissions::from_mode(0o600)).unwrap();
-        Temporary::create(&target, true).unwrap().publish().unwrap();
-        let meta = fs::metadata(&target).unwrap();
-        assert_eq!((meta.len(), meta.permissions().mode() & 0o777), (0, 0o600));
+        let theirs = fs::metadata(&target).unwrap();
+        std::os::unix::fs::chown(&target, Some(61234), Some(61235)).unwrap();
+        fs::set_permissions(&target, Permissions::from_mode(0o664)).unwrap();
+        let replaced = fs::metadata(&target).unwrap();
+        // A user who is no member of the group, and no owner, has made the new one.
+        let file = NamedTempFile::new_in(folder.path()).unwrap();
+        let kept = caps::read(None, caps::CapSet::Effective).unwrap();
+        caps::drop(None, caps::CapSet::Effective, caps::Capability::CAP_CHOWN).unwrap();
+        let taken = take_over(file.as_file(), &replaced);
+        caps::set(None, caps::CapSet::Effective, &kept).unwrap();
+        taken.unwrap();
+        let made = file.as_file().metadata().unwrap();
+        assert_eq!((made.uid(), made.gid()), (theirs.uid(), theirs.gid()));
+        assert_eq!(made.mode() & 0o777, 0o644);
+    }
+
+    /// A file that can't be flushed is one whose bytes may not be on the storage.
+    #[test]
+    fn a_file_that_can_not_be_flushed_never_gets_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk");
+        for (force, kept) in [(false, None), (true, Some("old"))] {
+            if let Some(kept) = kept {
+                fs::write(&target, kept).unwrap();
+            }
+            let path = folder.path().join("hidden");
+            fs::write(&path, "not safe").unwrap();
+            // fsync(2) refuses a pipe.
+            let (pipe, _writer) = nix::unistd::pipe().unwrap();
+            let temporary = Temporary {
+                file: NamedTempFile::from_parts(
+                    File::from(pipe),
+                    tempfile::TempPath::try_from_path(path).unwrap(),
+                ),
+                target: target.clone(),
+                force,
+            };
+            let error = temporary.publish().unwrap_err().to_string();
+            assert!(error.contains("cannot flush"), "{error}");
+            assert_eq!(fs::read_to_string(&target).ok().as_deref(), kept);
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl Drop for TellOnDrop {
 /// Serves one mount; returns the exit code. Errors before the file is usable are returned, the outcome of the
 /// data is printed.
 pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
-    limits::check(ready::needs(&settings.disk))?;
+    limits::check(limits::Kind::Mount, ready::needs(&settings.disk))?;
     // Capabilities are given up before the first thread is made that stays.
     rights::cut_down()?;
     if let Some(path) = &settings.pid_file {

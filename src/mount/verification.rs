@@ -35,7 +35,7 @@ pub(super) fn proof(settings: &Settings) -> Option<Proof> {
     })
 }
 
-fn prove(disk: &Arc<OpenDisk>, verify: &Verify, watch: &Watch) -> Result<(), Failure> {
+fn prove(disk: &Arc<OpenDisk>, verify: &Verify, watch: &Arc<Watch>) -> Result<(), Failure> {
     let (proven, what) = match verify {
         Verify::Itself => (
             disk.verify(Expected::Itself, Method::default(), watch)?,

@@ -3,6 +3,7 @@
 //! one value, and knows nothing of FUSE.
 //!
 //! ```text
+//! needs     what it takes of the system where it is not mounted
 //! start     opens it unless a signal comes first
 //! open      from the settings to a disk that can be read and written
 //! verify    the block hash of the disk, and the comparison with what it should hold
@@ -20,13 +21,15 @@
 
 mod course;
 mod ending;
+pub(crate) mod needs;
 mod open;
 mod ranges;
 mod read_back;
 mod start;
 mod verify;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -40,6 +43,7 @@ use crate::disk::Disk;
 use crate::imageio::Image;
 use crate::pool::{ConnectionStatistics, Figures, Keeper, Op, Pool};
 use crate::settings::Task;
+use crate::transfer::unfinished::Unfinished;
 use crate::transfer::{OwnTransfer, stopped};
 
 /// See the head of this file.
@@ -147,6 +151,15 @@ impl OpenDisk {
     pub(crate) fn set_used(&self) {
         if let Some(transfer) = &self.transfer {
             transfer.set_used();
+        }
+    }
+
+    /// Returns what notes the image of a download until it is whole, for `recover`.
+    pub(crate) fn note_of_image(&self) -> impl FnOnce(&Path, &File) + Send + use<> {
+        let transfer = self.transfer.clone();
+        move |path, file| match (transfer, Unfinished::begin(path, file)) {
+            (Some(transfer), Ok(image)) => transfer.note_unfinished(image),
+            (None, _) | (_, Err(_)) => {}
         }
     }
 

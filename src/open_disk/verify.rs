@@ -3,7 +3,7 @@
 //!
 //! The server computes it where it can, while this side hashes what is expected; else the disk is read back.
 //! All of it begins with a flush, and nobody may write meanwhile. A [`Watch`] stops it at once, although the
-//! server goes on for a while: its answer has no reader then.
+//! server goes on for a while: its answer has no reader then, and no connection of the pool waits for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,10 @@ use tracing::{info, warn};
 use super::OpenDisk;
 use super::read_back::ReadBack;
 use crate::amounts;
-use crate::block_hash::{Bytes, Checksum, Hasher, Method, Padded, Watch, first_difference, hash};
+use crate::block_hash::{Bytes, Checksum, Difference, Hasher, Method, Padded, Watch, first_difference, hash};
 use crate::disk::DiskError;
 use crate::failure::{Exit, Failure};
+use crate::pool::Pool;
 use crate::process::spawn;
 use crate::remote::{HashAnswer, HashRequest};
 
@@ -64,9 +65,9 @@ type Answer = Result<Checksum, String>;
 impl OpenDisk {
     /// Returns the block hash of the disk: the server's, or that of what is read back where it has none.
     /// Blocks for as long as reading the disk takes.
-    pub(crate) fn block_hash(self: &Arc<Self>, method: Method, watch: &Watch) -> Result<DiskHash, Failure> {
+    pub(crate) fn block_hash(&self, method: Method, watch: &Arc<Watch>) -> Result<DiskHash, Failure> {
         self.flush_for_hash()?;
-        match await_answer(&self.ask_server(method)?, watch)? {
+        match await_answer(&self.ask_server(method, watch), watch)? {
             Ok(checksum) => Ok(DiskHash {
                 checksum,
                 by_server: true,
@@ -85,17 +86,17 @@ impl OpenDisk {
     /// Fails, with the exit code of lost data, unless the disk on its storage holds what is expected. A
     /// hasher has a method of its own, which counts then.
     pub(crate) fn verify(
-        self: &Arc<Self>,
+        &self,
         expected: Expected<'_>,
         method: Method,
-        watch: &Watch,
+        watch: &Arc<Watch>,
     ) -> Result<DiskHash, Failure> {
         self.flush_for_hash()?;
         let size = self.disk.capacity();
         let (here, hasher, name, there) = match expected {
             Expected::Bytes(bytes, name) => {
                 let padded = self.padded(bytes, name)?;
-                let asked = self.ask_server(method)?;
+                let asked = self.ask_server(method, watch);
                 let (here, hasher) = hash(&padded, method, watch)?;
                 (here, hasher, name, await_answer(&asked, watch)?)
             }
@@ -104,11 +105,11 @@ impl OpenDisk {
                     let why = format!("{name} was not hashed as a whole");
                     return Err(Failure::text(Exit::DataLoss, unproven(&self.host(), &why)));
                 };
-                let there = await_answer(&self.ask_server(hasher.method())?, watch)?;
+                let there = await_answer(&self.ask_server(hasher.method(), watch), watch)?;
                 return self.compare(here, hasher, name, there, watch);
             }
             Expected::Itself => {
-                let asked = self.ask_server(method)?;
+                let asked = self.ask_server(method, watch);
                 let (here, hasher) = hash(&ReadBack::of(self), method, watch)?;
                 let there = await_answer(&asked, watch)?;
                 if let Err(why) = &there {
@@ -143,37 +144,29 @@ impl OpenDisk {
     }
 
     fn compare(
-        self: &Arc<Self>,
+        &self,
         here: Checksum,
         hasher: &Hasher,
         name: &str,
         there: Answer,
         watch: &Watch,
     ) -> Result<DiskHash, Failure> {
-        let by_server = there.is_ok();
-        let there = match there {
-            Ok(checksum) if checksum == here => None,
-            Ok(checksum) => Some(checksum.checksum),
-            Err(why) => {
-                info!("the disk is read back: {why}");
-                None
-            }
-        };
-        if by_server && there.is_none() {
+        let judged = judge(&here, there);
+        if judged == Judged::Same {
             return Ok(DiskHash {
                 checksum: here,
-                by_server,
+                by_server: true,
             });
         }
         let difference = first_difference(&ReadBack::of(self), hasher, watch)?;
-        if !by_server && difference.is_none() {
+        if judged == Judged::Unknown && difference.is_none() {
             return Ok(DiskHash {
                 checksum: here,
-                by_server,
+                by_server: false,
             });
         }
         let place = match difference {
-            Some(block) => {
+            Some(Difference::At(block)) => {
                 let range = hasher.range(block);
                 format!(
                     "the first difference is in bytes {} to {} (block {block} of {})",
@@ -182,13 +175,17 @@ impl OpenDisk {
                     hasher.blocks()
                 )
             }
+            Some(Difference::From(block)) => format!(
+                "the first difference is not before byte {}",
+                hasher.range(block).start
+            ),
             None => "each block that is read back now is the same, so the bytes differ from one read to the \
                      next, or the server computes another hash"
                 .to_owned(),
         };
-        let hashes = match there {
-            Some(there) => format!(" ({} {there} instead of {})", here.algorithm, here.checksum),
-            None => String::new(),
+        let hashes = match judged {
+            Judged::Other(there) => format!(" ({} {there} instead of {})", here.algorithm, here.checksum),
+            Judged::Same | Judged::Unknown => String::new(),
         };
         Err(Failure::text(
             Exit::DataLoss,
@@ -205,38 +202,102 @@ impl OpenDisk {
     }
 
     /// Has a thread ask the server, which may take hours.
-    fn ask_server(self: &Arc<Self>, method: Method) -> Result<Receiver<Answer>, Failure> {
+    fn ask_server(&self, method: Method, watch: &Arc<Watch>) -> Receiver<Answer> {
         let (give, answer) = bounded(1);
-        let (disk, tell) = (self.clone(), give.clone());
-        let started = spawn("checksum", move || {
-            let wanted = HashRequest {
-                algorithm: method.algorithm.name(),
-                block_size: method.block_size,
-                size: disk.disk.capacity(),
-            };
-            // On a connection of the pool it would hold up the end of the disk when it is stopped.
-            let can = disk.image.capabilities();
-            let own_connection = can.allows_beside(disk.pool.connections());
-            let asked = match disk.pool.block_hash(own_connection, wanted) {
-                Ok(HashAnswer::Hash(checksum)) => Ok(Checksum {
-                    algorithm: method.algorithm.name().to_owned(),
-                    block_size: method.block_size,
-                    checksum,
-                }),
-                Ok(HashAnswer::NotOffered(why)) => {
-                    Err(format!("the server computes no such checksum: {why}"))
-                }
-                Err(e) => {
-                    warn!("the server's checksum failed: {e}");
-                    Err(format!("the server's checksum failed: {e}"))
-                }
-            };
-            let _ = tell.send(asked);
-        });
-        if let Err(e) = started {
+        let ask = Ask {
+            pool: self.pool.clone(),
+            is_allowed_beside: self.image.capabilities().allows_beside(self.pool.connections()),
+            method,
+            size: self.disk.capacity(),
+        };
+        let (watch, tell) = (watch.clone(), give.clone());
+        let body = move || {
+            // Where it is stopped nobody wants to hear of it.
+            if let Some(answer) = ask.answer(&watch) {
+                let _ = tell.send(answer);
+            }
+        };
+        if let Err(e) = spawn("checksum", body) {
             let _ = give.send(Err(e.to_string()));
         }
-        Ok(answer)
+        answer
+    }
+}
+
+/// The request for a checksum.
+struct Ask {
+    pool: Arc<Pool>,
+    /// The server allows one connection more than the pool has.
+    is_allowed_beside: bool,
+    method: Method,
+    size: u64,
+}
+
+impl Ask {
+    /// Waits for the answer; `None` where `watch` is stopped before. The place of a connection is taken from
+    /// the pool for as long as this waits, and no longer.
+    fn answer(self, watch: &Watch) -> Option<Answer> {
+        let pool = self.pool.clone();
+        let _room = match self.is_allowed_beside {
+            true => None,
+            false => pool.make_room().ok(),
+        };
+        let (give, answer) = bounded(1);
+        // It can't be called back from a read of its connection, so it is left behind there.
+        let started = spawn("asking", move || drop(give.send(self.ask())));
+        if let Err(e) = started {
+            return Some(Err(e.to_string()));
+        }
+        loop {
+            match answer.recv_timeout(STOP_INTERVAL) {
+                Ok(answer) => return Some(answer),
+                Err(RecvTimeoutError::Timeout) => watch.check().ok()?,
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    fn ask(&self) -> Answer {
+        let wanted = HashRequest {
+            algorithm: self.method.algorithm.name(),
+            block_size: self.method.block_size,
+            size: self.size,
+        };
+        match self.pool.block_hash(wanted) {
+            Ok(HashAnswer::Hash(checksum)) => Ok(Checksum {
+                algorithm: self.method.algorithm.name().to_owned(),
+                block_size: self.method.block_size,
+                checksum,
+            }),
+            Ok(HashAnswer::NotOffered(why)) => Err(format!("the server computes no such checksum: {why}")),
+            Err(e) => {
+                warn!("the server's checksum failed: {e}");
+                Err(format!("the server's checksum failed: {e}"))
+            }
+        }
+    }
+}
+
+/// What the server's answer says of the disk.
+#[derive(Debug, PartialEq, Eq)]
+enum Judged {
+    /// It holds what is expected.
+    Same,
+    /// It has this checksum instead.
+    Other(String),
+    /// There is no answer, and the disk has to be read back.
+    Unknown,
+}
+
+/// Compares the checksum of what is expected with the server's.
+fn judge(here: &Checksum, there: Answer) -> Judged {
+    match there {
+        Ok(there) if there == *here => Judged::Same,
+        Ok(there) => Judged::Other(there.checksum),
+        Err(why) => {
+            info!("the disk is read back: {why}");
+            Judged::Unknown
+        }
     }
 }
 
@@ -250,7 +311,37 @@ fn await_answer(asked: &Receiver<Answer>, watch: &Watch) -> Result<Answer, Failu
         match asked.recv_timeout(STOP_INTERVAL) {
             Ok(answer) => return Ok(answer),
             Err(RecvTimeoutError::Timeout) => watch.check()?,
-            Err(RecvTimeoutError::Disconnected) => return Ok(Err("internal error in its thread".to_owned())),
+            Err(RecvTimeoutError::Disconnected) => {
+                // It ends without an answer where it is stopped.
+                watch.check()?;
+                return Ok(Err("internal error in its thread".to_owned()));
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_checksum_by_the_same_method_proves_a_disk() {
+        let here = Checksum {
+            algorithm: "blake2b".to_owned(),
+            block_size: 4 << 20,
+            checksum: "5e".to_owned(),
+        };
+        assert_eq!(judge(&here, Ok(here.clone())), Judged::Same);
+        let others: [fn(&mut Checksum); 3] = [
+            |other| other.checksum = "5f".to_owned(),
+            |other| other.block_size = 1 << 20,
+            |other| other.algorithm = "sha256".to_owned(),
+        ];
+        for change in others {
+            let mut other = here.clone();
+            change(&mut other);
+            assert_eq!(judge(&here, Ok(other.clone())), Judged::Other(other.checksum));
+        }
+        assert_eq!(judge(&here, Err("no answer".to_owned())), Judged::Unknown);
     }
 }

@@ -113,29 +113,23 @@ impl Pool {
 
     /// Has the server compute a block hash of the whole disk, which takes as long as reading it. What is
     /// written meanwhile is in it or not, so the caller flushes before, and lets nobody write. The request
-    /// uses a connection of the pool, which does not close before its answer, or with `own_connection` one of
-    /// its own, which the server must allow.
-    pub(crate) fn block_hash(
-        &self,
-        own_connection: bool,
-        wanted: HashRequest<'_>,
-    ) -> Result<HashAnswer, PoolError> {
-        if own_connection {
-            let mut retry = Retry::new(RequestKind::Walk, Duration::ZERO);
-            loop {
-                match self.dial.dial().and_then(|mut remote| remote.block_hash(wanted)) {
-                    Ok(answer) => return Ok(answer),
-                    Err(error) => retry.again(error, None)?,
-                }
+    /// has a connection of its own, for which [`Pool::make_room`] has to be called where the server allows no
+    /// more than those of the pool: one that is given up does not hold up the end of the pool then.
+    pub(crate) fn block_hash(&self, wanted: HashRequest<'_>) -> Result<HashAnswer, PoolError> {
+        let mut retry = Retry::new(RequestKind::Walk, Duration::ZERO);
+        loop {
+            match self.dial.dial().and_then(|mut remote| remote.block_hash(wanted)) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => retry.again(error, None)?,
             }
         }
+    }
+
+    /// Gives up a connection, whose place at the server is free while the lease is held.
+    pub(crate) fn make_room(&self) -> Result<Lease<'_>, PoolError> {
         let mut lease = self.lease(Purpose::Read)?;
-        let mut answer = HashAnswer::NotOffered(String::new());
-        lease.repeat(RequestKind::Walk, Op::Checksum, wanted.size, |remote| {
-            answer = remote.block_hash(wanted)?;
-            Ok(())
-        })?;
-        Ok(answer)
+        lease.give_up_connection("making room");
+        Ok(lease)
     }
 
     /// Writes `parts`, one after the other, at `offset`.

@@ -25,18 +25,15 @@ pub(crate) enum Op {
     Extents,
     /// OPTIONS, to keep the connection alive.
     Touch,
-    /// GET checksum.
-    Checksum,
 }
 
-const OPS: [(Op, &str); 7] = [
+const OPS: [(Op, &str); 6] = [
     (Op::Read, "read"),
     (Op::Write, "write"),
     (Op::Zero, "zero"),
     (Op::Flush, "flush"),
     (Op::Extents, "extents"),
     (Op::Touch, "options"),
-    (Op::Checksum, "checksum"),
 ];
 
 #[derive(Debug, Default)]
@@ -52,8 +49,7 @@ struct Counter {
 pub(crate) struct Figures {
     /// Time since the mount began.
     pub(crate) seconds: f64,
-    /// Every kind of request by its name: `read`, `write`, `zero`, `flush`, `extents`, `options`,
-    /// `checksum`.
+    /// Every kind of request by its name: `read`, `write`, `zero`, `flush`, `extents`, `options`.
     #[serde(flatten)]
     pub(crate) operations: BTreeMap<&'static str, OpFigures>,
 }

@@ -1,9 +1,9 @@
 //! The system's limits on threads, descriptors and memory, tried out before anything is begun.
 //!
 //! A mount that runs into one of them half way is a dead mount: its file system has no threads that answer,
-//! or a buffer is missing and the process aborts. So [`check`] takes all that the mount will need at once,
-//! lets go of it again, and refuses with the number that is needed. Somebody else may take it in between;
-//! every step that needs a thread therefore fails in order too.
+//! or a buffer is missing and the process aborts. A copy aborts with its transfer open. So [`check`] takes
+//! all that the run will need at once, lets go of it again, and refuses with the number that is needed.
+//! Somebody else may take it in between; every step that needs a thread therefore fails in order too.
 
 use std::fs::File;
 use std::io;
@@ -22,7 +22,32 @@ const PIECE_BYTES: usize = 16 << 20;
 /// The soft limit on descriptors that this process was started with, where it was raised.
 static DESCRIPTOR_LIMIT: OnceLock<rlim_t> = OnceLock::new();
 
-/// The needs of a mount beyond what this process has already.
+/// The kind of the run that has needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Mount,
+    /// A copy, or a checksum: an open disk without a mount.
+    Copy,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Mount => "a mount",
+            Kind::Copy => "a copy",
+        }
+    }
+
+    fn refuse(self, why: String) -> Failure {
+        let exit = match self {
+            Kind::Mount => Exit::Mount,
+            Kind::Copy => Exit::Other,
+        };
+        Failure::text(exit, format!("{} needs {why}", self.name()))
+    }
+}
+
+/// The needs of a run beyond what this process has already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Needs {
     /// Threads and processes at once.
@@ -33,23 +58,24 @@ pub(crate) struct Needs {
     pub(crate) bytes: usize,
 }
 
-/// Refuses, with exit code 6, where the system does not grant `needs`. Raises the soft limit on descriptors
-/// where that is enough.
-pub(crate) fn check(needs: Needs) -> Result<(), Failure> {
+/// Refuses where the system does not grant `needs`, a mount with exit code 6. Raises the soft limit on
+/// descriptors where that is enough.
+pub(crate) fn check(kind: Kind, needs: Needs) -> Result<(), Failure> {
     if let Err(e) = take_descriptors(needs.descriptors) {
         raise_descriptors();
-        take_descriptors(needs.descriptors).map_err(|_| too_few_descriptors(needs.descriptors, &e))?;
+        let taken = take_descriptors(needs.descriptors);
+        taken.map_err(|_| too_few_descriptors(kind, needs.descriptors, &e))?;
     }
     let (hold, held) = bounded::<()>(0);
     let mut threads = Vec::with_capacity(needs.threads);
     let enough = (0..needs.threads).try_for_each(|n| {
         let held = held.clone();
         let spawned = Builder::new().spawn(move || held.recv().unwrap_or(()));
-        threads.push(spawned.map_err(|e| too_few_threads(needs.threads, n, &e))?);
+        threads.push(spawned.map_err(|e| too_few_threads(kind, needs.threads, n, &e))?);
         Ok(())
     });
     // The stacks still take their part of it.
-    let enough = enough.and_then(|()| take_memory(needs.bytes));
+    let enough = enough.and_then(|()| take_memory(kind, needs.bytes));
     drop(hold);
     threads.into_iter().for_each(|thread| drop(thread.join()));
     enough
@@ -77,24 +103,20 @@ pub(crate) fn no_thread(name: &str, error: &io::Error) -> Failure {
 }
 
 const RAISE_THREADS: &str = "raise the limit (pids.max of its cgroup, TasksMax= of its unit, ulimit -u), or \
-                             mount with fewer --connections";
+                             take fewer --connections";
 
-fn too_few_threads(needed: usize, got: usize, error: &io::Error) -> Failure {
-    Failure::text(
-        Exit::Mount,
-        format!("a mount needs {needed} threads, and the system grants {got} ({error}): {RAISE_THREADS}"),
-    )
+fn too_few_threads(kind: Kind, needed: usize, got: usize, error: &io::Error) -> Failure {
+    kind.refuse(format!(
+        "{needed} threads, and the system grants {got} ({error}): {RAISE_THREADS}"
+    ))
 }
 
-fn too_few_descriptors(needed: usize, error: &io::Error) -> Failure {
+fn too_few_descriptors(kind: Kind, needed: usize, error: &io::Error) -> Failure {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
-    Failure::text(
-        Exit::Mount,
-        format!(
-            "a mount needs {needed} file descriptors beside those that are open, and the limit is {limit} \
-             ({error}): raise it (ulimit -n, LimitNOFILE= of its unit), or mount with fewer --connections"
-        ),
-    )
+    kind.refuse(format!(
+        "{needed} file descriptors beside those that are open, and the limit is {limit} ({error}): raise it \
+         (ulimit -n, LimitNOFILE= of its unit), or take fewer --connections"
+    ))
 }
 
 fn take_descriptors(count: usize) -> io::Result<()> {
@@ -113,7 +135,7 @@ fn raise_descriptors() {
     }
 }
 
-fn take_memory(bytes: usize) -> Result<(), Failure> {
+fn take_memory(kind: Kind, bytes: usize) -> Result<(), Failure> {
     let mut pieces: Vec<Vec<u8>> = Vec::new();
     for _ in 0..bytes.div_ceil(PIECE_BYTES) {
         let mut piece = Vec::new();
@@ -123,14 +145,11 @@ fn take_memory(bytes: usize) -> Result<(), Failure> {
                 RLIM_INFINITY => format!("this machine does not give it ({e})"),
                 bytes => format!("the limit is {} MiB ({e})", bytes >> 20),
             };
-            Failure::text(
-                Exit::Mount,
-                format!(
-                    "a mount needs {} MiB of address space beside its threads, and {why}: raise the limit \
-                     (ulimit -v and -d, LimitAS= of its unit), or mount with a smaller --memory",
-                    bytes >> 20
-                ),
-            )
+            kind.refuse(format!(
+                "{} MiB of address space beside its threads, and {why}: raise the limit (ulimit -v and -d, \
+                 LimitAS= of its unit), or take a smaller --memory",
+                bytes >> 20
+            ))
         })?;
         pieces.push(piece);
     }

@@ -23,9 +23,12 @@ use tracing::warn;
 use super::limits::no_thread;
 use crate::failure::Failure;
 
-/// Needed while the mount is made: files of other users (CA, vdsm.id), another user's server, mount(2).
-const AT_FIRST: [Capability; 4] = [
+/// Needed while the mount is made: files of other users (CA, vdsm.id), another user's server, mount(2); and
+/// by a download to the end, which may replace another user's image.
+const AT_FIRST: [Capability; 6] = [
+    Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_FOWNER,
     Capability::CAP_KILL,
     Capability::CAP_SYS_ADMIN,
     Capability::CAP_SYS_PTRACE,

@@ -9,7 +9,7 @@ mod disk;
 mod show;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, bounded, select, unbounded};
@@ -80,20 +80,26 @@ fn of_image(args: &ChecksumArgs, image: &Path) -> Result<u8, Failure> {
     let (method, signals) = (args.method(), heard()?);
     let shown = image.display().to_string();
     Show::of(args.output.progress, args.output.quiet).attended(|show| {
-        // The bytes stay here, so the image may name any file.
-        let source = Source::open_with(image, format, Backing::Anywhere);
-        let source = source.map_err(|e| Failure::text(Exit::Other, e))?;
-        let size = source.size();
         let watch = Arc::new(Watch::default());
-        let seen = watch.clone();
+        let (path, seen) = (image.to_owned(), watch.clone());
+        let size = Arc::new(OnceLock::new());
+        let sized = size.clone();
         let work = move || {
+            // The bytes stay here, so the image may name any file. Its file system may hang.
+            let source = Source::open_with(&path, format, Backing::Anywhere);
+            let source = source.map_err(|e| Failure::text(Exit::Other, e))?;
+            let size = *sized.get_or_init(|| source.size());
             let (checksum, _) = hash(&source as &dyn Bytes, method, &seen)?;
             let unchanged = source.check_unchanged();
             unchanged.map_err(|e| Failure::text(Exit::Other, e))?;
-            Ok(checksum)
+            Ok((checksum, size))
         };
-        let look = |show: &mut Show| show.row(&shown, watch.done(), Some(size));
-        let checksum = attend(work, &watch, &signals, || look(show))?;
+        let look = |show: &mut Show| {
+            if let Some(size) = size.get().copied() {
+                show.row(&shown, watch.done(), Some(size));
+            }
+        };
+        let (checksum, size) = attend(work, &watch, &signals, || look(show))?;
         print_result(args.form, &checksum, size, &shown, false)?;
         Ok(Exit::Done as u8)
     })

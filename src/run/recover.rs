@@ -17,10 +17,12 @@ use crate::failure::{Exit, Failure};
 use crate::logging::plain;
 use crate::mount::mountpoint::canonical;
 use crate::output::{report, tell};
+use crate::settings::Task;
 use crate::settings::cli::RecoverArgs;
 use crate::transfer::head::{self, Danger};
 use crate::transfer::note::{Cause, Note, Owner};
 use crate::transfer::note_file::NoteFile;
+use crate::transfer::unfinished::Removal;
 
 /// Ends the transfers that `args` names, after it has told what it found and what it will do. The exit code
 /// is that of the first failure.
@@ -110,13 +112,21 @@ fn select(which: Option<&Path>) -> Vec<NoteFile> {
         }
     }
     let mountpoint = canonical(which).unwrap_or_else(|_| which.to_owned());
-    all.retain(|file| file.note.mountpoint == mountpoint);
+    all.retain(|file| is_on(&file.note, which, &mountpoint));
     // A mount at work, of another disk on the same path, is told of only where there is nothing else.
     let is_left = |file: &NoteFile| !matches!(file.owner(), Owner::AtWork | Owner::Elsewhere);
     if all.iter().any(is_left) {
         all.retain(is_left);
     }
     all
+}
+
+/// True for the note of the run on `mountpoint`, which the user has called `which`. The note of a copy has
+/// the path of its image as that user has named it, a stream, or a disk.
+fn is_on(note: &Note, which: &Path, mountpoint: &Path) -> bool {
+    let path = &note.mountpoint;
+    let is_copy = note.task != Task::Mount;
+    path == mountpoint || is_copy && (path == which || canonical(path).is_ok_and(|path| path == mountpoint))
 }
 
 /// One line about what is left, and what will be done about it.
@@ -159,6 +169,7 @@ fn end(file: &mut NoteFile, args: &RecoverArgs, sessions: &mut Sessions) -> Resu
     }
     let note = &file.note;
     let shown = note.mountpoint.display();
+    remove_unfinished(note);
     let disk = plain(&format!("disk {} ({})", note.disk_id, note.disk_name));
     let destructive = match cost(note, args.cancel) {
         Cost::Nothing => false,
@@ -203,6 +214,19 @@ fn end(file: &mut NoteFile, args: &RecoverArgs, sessions: &mut Sessions) -> Resu
     }
     file.remove();
     Ok(())
+}
+
+/// Removes the image that a killed download has not finished. It is no reason to fail where it stays.
+fn remove_unfinished(note: &Note) {
+    let Some(image) = &note.unfinished else { return };
+    let (shown, path) = (note.mountpoint.display(), image.path.display());
+    match image.remove() {
+        Removal::Removed => report(format_args!("{shown}: the unfinished image {path} is removed")),
+        Removal::Gone => {}
+        Removal::Left(why) => tell(format_args!(
+            "{shown}: the unfinished image {path} is not removed: {why}"
+        )),
+    }
 }
 
 fn end_transfer(

@@ -15,7 +15,7 @@ use super::config_file::Section;
 use super::expected::sizes;
 use super::{DiskSettings, OutputSettings, Source, Task, Wanted, absolute, read_only_elsewhere, usage};
 use crate::failure::Failure;
-use crate::images::{self, ImageError};
+use crate::images;
 
 /// The word that means stdin or stdout.
 const STREAM: &str = "-";
@@ -156,12 +156,18 @@ impl CopySettings {
                 ));
             }
             (true, _) => Image::Stream { bytes: 0 },
-            (false, format) => Image::File {
-                path: refuse_a_file_that_is_there(absolute(&args.image)?, args.force)?,
-                format,
-                force: args.force,
-                anywhere: false,
-            },
+            (false, format) => {
+                let path = absolute(&args.image)?;
+                let written = format.map_or_else(|| images::Format::of_name(&path), images::Format::from);
+                // What would be refused when the image is made is refused before anything is begun.
+                images::Output::check(&path, written, args.force).map_err(usage)?;
+                Image::File {
+                    path,
+                    format,
+                    force: args.force,
+                    anywhere: false,
+                }
+            }
         };
         let from = (&args.engine, args.connection.proxy);
         let source = choice.source(&args.disk, from, &section, &trusted)?;
@@ -192,16 +198,6 @@ impl CopySettings {
             },
             Source::Transfer(_) => None,
         }
-    }
-}
-
-/// Refuses before anything is begun what would be refused when the image is made.
-fn refuse_a_file_that_is_there(path: PathBuf, force: bool) -> Result<PathBuf, Failure> {
-    match fs::symlink_metadata(&path) {
-        Ok(meta) if !force && (meta.is_file() || meta.is_symlink()) => {
-            Err(usage(ImageError::Exists { path }))
-        }
-        _ => Ok(path),
     }
 }
 

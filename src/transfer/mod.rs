@@ -13,6 +13,7 @@
 //! holder    who has a disk that another mount wants
 //! note      the facts from which `recover` finds a transfer that this process could not end
 //! note_file the file with them, and its lock, which says that this process lives
+//! unfinished the image of a download among them, until it is whole
 //! ```
 //!
 //! Each of these but `fate`, `life`, `stopped` and the notes is one act on the transfer. Others see
@@ -31,6 +32,7 @@ pub(crate) mod note;
 pub(crate) mod note_file;
 mod renewal;
 pub(crate) mod stopped;
+pub(crate) mod unfinished;
 mod watch;
 
 use std::path::Path;
@@ -44,6 +46,7 @@ use self::head::Danger;
 use self::life::{Course, Life, Stage, Turn};
 use self::note::Cause;
 use self::renewal::Renewal;
+use self::unfinished::Unfinished;
 use crate::engine::{Direction, Engine, Interrupt, Order, Subject};
 use crate::failure::{Exit, Failure};
 use crate::imageio::{TicketState, TransferUrl};
@@ -133,6 +136,15 @@ impl OwnTransfer {
             file.note.head = Some(format.clone());
         }
         file.update()
+    }
+
+    /// Notes the image of a download, for as long as it is not whole. It is no reason to fail where that
+    /// can't be noted.
+    pub(crate) fn note_unfinished(&self, image: Unfinished) {
+        self.life
+            .turn()
+            .note()
+            .amend(|note| note.unfinished = Some(image));
     }
 
     /// Returns the warning about a head that was there before anything was written.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::unfinished::Unfinished;
 use crate::engine::{Account, Direction, Mark, Transfer, is_uuid};
 use crate::process::identity::{start_of, this_boot, this_machine, this_pid_namespace};
 use crate::settings::Task;
@@ -74,6 +75,9 @@ pub(crate) struct Note {
     /// Every byte that was acknowledged is on the storage: the process had seen that before it was gone.
     #[serde(default)]
     pub(crate) all_arrived: bool,
+    /// The image of a download that is not whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unfinished: Option<Unfinished>,
     /// The machine that serves it, and since which boot: a home directory may be shared.
     pub(crate) machine: String,
     pub(crate) boot: String,
@@ -216,6 +220,7 @@ impl Note {
             imageio_trust: None,
             cause: Cause::Killed,
             all_arrived: false,
+            unfinished: None,
             machine: this_machine(),
             boot: this_boot(),
             namespace: this_pid_namespace(),

@@ -141,6 +141,35 @@ fn a_signal_ends_it_while_the_server_is_silent() {
     server.disarm();
 }
 
+/// The server allows no connection beside the one at work, so the end could only wait for that one.
+#[test]
+fn a_signal_ends_it_where_the_server_allows_one_connection() {
+    let dir = scratch();
+    let image = dir.path().join("disk.raw");
+    let download_args = ["download", "--verify", image.to_str().unwrap()];
+    for (args, told) in [
+        (&["checksum"][..], "stopped by a signal"),
+        (&download_args, "disk.raw is not made"),
+    ] {
+        let server = used_server(Settings {
+            max_readers: 1,
+            max_writers: 1,
+            ..download()
+        });
+        server.arm(Fault::always(Verb::Checksum, Action::Hold));
+        let mut command: Command = rhv_mount_command(Some(&server.url()));
+        let mut running = Foreground::spawn(command.args(args));
+        crate::support::run::wait_until("the server is asked", 60, || server.count(Verb::Checksum) > 0);
+        running.signal(Signal::SIGTERM);
+        let status = running.wait(60);
+        let said = running.stderr();
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains(told) && !said.contains("verified:"), "{said}");
+        server.disarm();
+    }
+    assert!(!image.exists());
+}
+
 #[test]
 fn a_disk_that_can_not_be_read_has_no_checksum() {
     let server = used_server(Settings {

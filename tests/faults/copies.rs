@@ -3,19 +3,17 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::rig::{MIB, TICKET, assert_same, pattern, settings, used_server};
+use crate::rig::{MIB, assert_same, pattern, settings, used_server};
 use crate::server::{Action, Fault, Image, Server, Verb};
 use crate::support::foreground::Foreground;
 use crate::support::mount::{rhv_mount, rhv_mount_command};
-use crate::support::redaction::assert_shows_none;
-use crate::support::run::{Ran, run, scratch, wait_until};
+use crate::support::run::{Ran, scratch, wait_until};
 
 const SIZE: u64 = 24 * MIB;
 
@@ -122,55 +120,6 @@ fn an_image_that_is_larger_than_the_disk_is_refused_before_the_first_byte() {
     assert_eq!(server.count(Verb::Put) + server.count(Verb::Zero), 0);
 }
 
-/// Runs an upload of stdin, which gets `bytes`.
-fn from_stdin(server: &Server, bytes: &[u8], options: &[&str]) -> Ran {
-    let dir = scratch();
-    let input = dir.path().join("stdin");
-    fs::write(&input, bytes).unwrap();
-    let script = "cat \"$1\" | \"$2\" upload - \"${@:3}\"";
-    let command = rhv_mount_command(Some(&server.url()));
-    let program = command.get_program().to_owned();
-    let mut shell = Command::new("bash");
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
-    shell
-        .args(["-c", script, "sh"])
-        .arg(&input)
-        .arg(program)
-        .args(options);
-    let ran = run(&mut shell, 60);
-    assert_shows_none(&ran, &[TICKET]);
-    ran
-}
-
-#[test]
-fn a_stream_arrives_and_one_of_another_length_is_a_failure() {
-    let server = used_server(settings(SIZE));
-    let bytes = pattern(3, 5 * MIB as usize + 1234);
-    let size = bytes.len().to_string();
-    from_stdin(&server, &bytes, &["--size", &size]).ok();
-    let mut expected = Image::new(SIZE);
-    expected.write(0, &bytes);
-    assert_same("durable", &server.durable(), &expected);
-
-    let short = from_stdin(&server, &bytes[..MIB as usize], &["--size", &size]);
-    assert_eq!(short.code, Some(1), "{short}");
-    assert!(
-        short.stderr.contains("stdin ended after 1048576 bytes"),
-        "{short}"
-    );
-    let long = from_stdin(&server, &bytes, &["--size", "1M"]);
-    assert_eq!(long.code, Some(1), "{long}");
-    assert!(long.stderr.contains("more than the 1048576 bytes"), "{long}");
-    let unsaid = from_stdin(&server, &bytes, &[]);
-    assert_eq!(unsaid.code, Some(2), "{unsaid}");
-    assert!(unsaid.stderr.contains("--size"), "{unsaid}");
-}
-
 #[test]
 fn a_download_has_every_byte_and_the_holes() {
     let dir = scratch();
@@ -226,47 +175,6 @@ fn a_read_that_fails_for_good_leaves_no_file() {
         "{ran}"
     );
     assert_eq!(names_in(&dir), Vec::<String>::new());
-}
-
-#[test]
-fn a_download_into_a_pipe_is_in_order_and_a_reader_who_leaves_is_told() {
-    let server = used_server(settings(SIZE));
-    let whole = run_to(&server, "cat").ok();
-    let expected = run(
-        Command::new("sha256sum")
-            .arg("-b")
-            .arg(written(&pattern(9, SIZE as usize)).path()),
-        60,
-    );
-    assert_eq!(
-        whole.stdout.split(' ').next(),
-        expected.stdout.split(' ').next(),
-        "{whole}"
-    );
-    let left = run_to(&server, "head -c 1000");
-    assert_eq!(left.code, Some(1), "{left}");
-    assert!(left.stderr.contains("cannot write to stdout"), "{left}");
-}
-
-fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(bytes).unwrap();
-    file
-}
-
-/// Downloads through `filter` into sha256sum; the exit code is the download's.
-fn run_to(server: &Server, filter: &str) -> Ran {
-    let script = format!("\"$1\" download - | {filter} | sha256sum; exit ${{PIPESTATUS[0]}}");
-    let command = rhv_mount_command(Some(&server.url()));
-    let mut shell = Command::new("bash");
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
-    shell.args(["-c", &script, "sh"]).arg(command.get_program());
-    run(&mut shell, 60)
 }
 
 /// Starts a copy that the server holds up, and waits until it does.
@@ -414,9 +322,59 @@ fn a_target_without_room_is_named() {
     let server = used_server(settings(SIZE));
     let ran = copy(&server, "download", Path::new("/dev/full"), &[]);
     assert_eq!(ran.code, Some(1), "{ran}");
+    let told = [
+        "cannot write /dev/full: No space left on device",
+        "/dev/full has a part of the disk",
+    ];
+    assert!(told.iter().all(|words| ran.stderr.contains(words)), "{ran}");
+}
+
+#[test]
+fn a_target_that_can_not_be_made_is_refused_before_anything_is_begun() {
+    let (server, dir) = (used_server(settings(MIB)), scratch());
+    let path = |name: &str| dir.path().join(name);
+    fs::create_dir(path("folder")).unwrap();
+    fs::write(path("file"), "mine").unwrap();
+    nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    symlink("nowhere", path("dangling")).unwrap();
+    symlink("circle", path("circle")).unwrap();
+    for (name, options, told) in [
+        ("folder", &["--force"][..], "is a directory"),
+        ("new/", &[], "is a directory"),
+        ("pipe", &["--force"], "is a pipe"),
+        ("file", &[], "exists"),
+        ("dangling", &[], "exists"),
+        ("dangling", &["--force"], "No such file"),
+        ("circle", &["--force"], "symbolic links"),
+        ("none/disk.raw", &[], "No such file"),
+        ("file/disk.raw", &[], "Not a directory"),
+        ("disk.raw", &["--image-format", "vmdk"], "vmdk"),
+    ] {
+        let ran = copy(&server, "download", &path(name), options);
+        assert_eq!(ran.code, Some(2), "{name}: {ran}");
+        assert!(ran.stderr.contains(told), "{name}: {ran}");
+    }
+    assert_eq!(server.connections_opened(), 0);
+    assert_eq!(fs::read(path("file")).unwrap(), b"mine");
+    assert_eq!(names_in(&dir).len(), 5, "{:?}", names_in(&dir));
+}
+
+/// Both have the same name in mind, and each has a temporary name of its own.
+#[test]
+fn of_two_downloads_at_once_into_one_file_one_makes_it_whole_and_the_other_is_told() {
+    let (server, dir) = (used_server(settings(SIZE)), scratch());
+    let path = dir.path().join("disk.raw");
+    let both = std::thread::scope(|scope| {
+        let one = scope.spawn(|| copy(&server, "download", &path, &[]));
+        [copy(&server, "download", &path, &[]), one.join().unwrap()]
+    });
+    let good = both.iter().filter(|ran| ran.success()).count();
+    assert_eq!(good, 1, "{} {}", both[0], both[1]);
+    let told = both.iter().any(|ran| ran.stderr.contains("disk.raw exists"));
+    assert!(told, "{} {}", both[0], both[1]);
     assert!(
-        ran.stderr
-            .contains("cannot write /dev/full: No space left on device"),
-        "{ran}"
+        fs::read(&path).unwrap() == pattern(9, SIZE as usize),
+        "other bytes"
     );
+    assert_eq!(names_in(&dir), ["disk.raw"]);
 }

@@ -12,7 +12,7 @@ use crate::support::run::{run, scratch, text, wait_until};
 use fuser::{
     BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
     Generation, INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry,
-    ReplyWrite, Request, Session, TimeOrNow, WriteFlags,
+    ReplyOpen, ReplyWrite, Request, Session, TimeOrNow, WriteFlags,
 };
 use nix::sys::signal::Signal;
 use std::collections::HashMap;
@@ -34,7 +34,7 @@ const NO_TIME: Duration = Duration::ZERO;
 const NOT_WRITTEN: &str = "the file of metrics";
 
 /// The mounted file system; unmounted when dropped.
-struct Hanging {
+pub struct Hanging {
     state: Arc<State>,
     session: Option<BackgroundSession>,
     victim: Option<JoinHandle<()>>,
@@ -47,8 +47,20 @@ struct Hanging {
 const TRAP: &str = "trap";
 const TRAPPING: INodeNo = INodeNo(2);
 
+/// What else it does wrong.
+#[derive(Default)]
+pub struct Faults {
+    /// A rename is not answered before [`Hanging::release`], and then as ever.
+    pub holds_renames: AtomicBool,
+    /// A rename has come meanwhile.
+    pub rename_has_come: AtomicBool,
+    /// A flush of the directory fails.
+    pub fails_directory_flushes: AtomicBool,
+}
+
 #[derive(Default)]
 struct State {
+    faults: Faults,
     is_trapped: AtomicBool,
     released: AtomicBool,
     names: Mutex<HashMap<OsString, INodeNo>>,
@@ -56,7 +68,7 @@ struct State {
 }
 
 impl Hanging {
-    fn mount() -> Hanging {
+    pub fn mount() -> Hanging {
         let dir = scratch();
         let state = Arc::<State>::default();
         let fs = Memory(state.clone());
@@ -69,16 +81,25 @@ impl Hanging {
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         let names = self.state.names.lock().expect("no panic");
         names.contains_key(OsStr::new(name))
     }
 
-    fn hang(&mut self) {
+    pub fn faults(&self) -> &Faults {
+        &self.state.faults
+    }
+
+    /// Goes on with what is held.
+    pub fn release(&self) {
+        self.state.released.store(true, Ordering::SeqCst);
+    }
+
+    pub fn hang(&mut self) {
         let (trap, state) = (self.path(TRAP), self.state.clone());
         let victim = std::thread::spawn(move || {
             while !state.is_trapped.load(Ordering::SeqCst) && !state.released.load(Ordering::SeqCst) {
@@ -186,6 +207,11 @@ impl Filesystem for Memory {
         reply.created(&NO_TIME, &attr, Generation(0), FileHandle(0), FopenFlags::empty());
     }
 
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.0.open_files.fetch_add(1, Ordering::SeqCst);
+        reply.opened(FileHandle(0), FopenFlags::empty());
+    }
+
     fn write(
         &self,
         _: &Request,
@@ -226,6 +252,13 @@ impl Filesystem for Memory {
         }
     }
 
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        match self.0.faults.fails_directory_flushes.load(Ordering::SeqCst) {
+            true => reply.error(Errno::EIO),
+            false => reply.ok(),
+        }
+    }
+
     fn rename(
         &self,
         _: &Request,
@@ -236,6 +269,11 @@ impl Filesystem for Memory {
         _: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let faults = &self.0.faults;
+        while faults.holds_renames.load(Ordering::SeqCst) && !self.0.released.load(Ordering::SeqCst) {
+            faults.rename_has_come.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let mut names = self.0.names.lock().expect("no panic");
         match names.remove(name) {
             Some(ino) => {

@@ -195,6 +195,33 @@ fn a_limit_of_address_space_is_refused_with_the_number_that_is_needed() {
     assert!(refused_or_usable("ulimit -v 4000000", ""));
 }
 
+/// A copy that has begun must not lack a thread or a buffer half way: it is refused with the number.
+#[test]
+fn a_copy_without_what_it_needs_is_refused_before_anything_is_begun() {
+    let dir = scratch();
+    for (limit, told) in [
+        ("ulimit -n 20", "a copy needs 24 file descriptors"),
+        ("ulimit -v 170000", "a copy needs"),
+    ] {
+        for what in ["download", "checksum"] {
+            let server = used_server(settings(4 * MIB));
+            let image = dir.path().join("disk.raw");
+            let mut shell = Command::new("bash");
+            clean_environment(&mut shell);
+            let script = format!(r#"{limit}; exec "$0" "$@""#);
+            shell.args(["-euc", &script, BINARY, what]);
+            if what == "download" {
+                shell.arg(&image);
+            }
+            let ran = run(shell.env(URL_VARIABLE, server.url()), 60);
+            assert_eq!(ran.code, Some(1), "{limit}, {what}: {ran}");
+            assert!(ran.stderr.contains(told), "{limit}, {what}: {ran}");
+            assert_eq!(server.connections_opened(), 0, "{limit}, {what}: {ran}");
+            assert!(!image.exists());
+        }
+    }
+}
+
 #[test]
 fn a_command_keeps_the_limit_that_was_raised_for_the_mount() {
     let server = Server::start(settings(MIB));

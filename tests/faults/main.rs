@@ -27,6 +27,7 @@ mod fetched;
 mod few_connections;
 mod flush_promise;
 mod hanging;
+mod hanging_images;
 mod heads;
 mod holders;
 mod hostile;
@@ -59,6 +60,7 @@ mod slips;
 mod slow_storage;
 mod sticky_errors;
 mod strange_paths;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
 mod survived;

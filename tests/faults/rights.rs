@@ -2,8 +2,8 @@
 //! keeps a few of root's capabilities and COMMAND keeps all of them. No other process of the same user can
 //! trace or dump the mount.
 
-use crate::rig::{MIB, Rig, settings};
-use crate::server::Server;
+use crate::rig::{MIB, Rig, pattern, settings, used_server};
+use crate::server::{Action, Fault, Server, Verb};
 use crate::support::foreground::Foreground;
 use crate::support::mount::{
     BINARY, MountKind, Mounting, URL_VARIABLE, clean_environment, is_mounted, rhv_mount, rhv_mount_command,
@@ -176,4 +176,44 @@ fn a_command_has_the_users_own_limits() {
     program.args(["--", "sh", "-c", command]);
     let ran = run(program.env(URL_VARIABLE, server.url()), 60).ok();
     assert_eq!(ran.stdout.trim(), "1000", "{ran}");
+}
+
+/// The folder is another user's: nobody else may look into it, or, where everybody may write to it, replace
+/// what is not his own.
+#[test]
+fn root_replaces_another_users_image_by_one_of_that_user() {
+    if !is_root() {
+        return;
+    }
+    for mode in [0o700, 0o1777] {
+        let dir = scratch();
+        let folder = dir.path().join("folder");
+        let image = folder.join("disk.raw");
+        fs::create_dir(&folder).unwrap();
+        fs::write(&image, "old").unwrap();
+        fs::set_permissions(&image, Permissions::from_mode(0o640)).unwrap();
+        chown(&image, Some(NOBODY), Some(61234)).unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(mode)).unwrap();
+        chown(&folder, Some(61235), None).unwrap();
+        let server = used_server(settings(8 * MIB));
+        // The first bytes are asked for when the disk is opened.
+        server.arm(Fault::always(Verb::Get, Action::Hold).touching(7 * MIB));
+        let mut command = rhv_mount_command(Some(&server.url()));
+        let mut copy = Foreground::spawn(command.args(["download", "--force"]).arg(&image));
+        wait_until("the copy is at work", 60, || server.faults_fired() > 0);
+        for task in tasks(copy.pid()) {
+            let (name, status) = (text(&task.join("comm")), text(&task.join("status")));
+            let is_copying = !["rights", "image"].contains(&name.trim());
+            assert!(!is_copying || field(&status, "CapEff") == 0, "{name}");
+        }
+        server.disarm();
+        assert_eq!(copy.wait(60).code(), Some(0), "{mode:o}: {}", copy.stderr());
+        let meta = fs::metadata(&image).unwrap();
+        assert_eq!(
+            (meta.uid(), meta.gid(), meta.mode() & 0o7777),
+            (NOBODY, 61234, 0o640)
+        );
+        assert!(fs::read(&image).unwrap() == pattern(9, 8 * MIB as usize));
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    }
 }

@@ -241,6 +241,45 @@ fn what_a_killed_upload_has_left_is_recovered() {
     assert_free(&engine, &disk.id, &image);
 }
 
+/// Starts a download that the kernel kills when its image has 4 MiB, half of what it will have.
+fn killed_half_way(engine: &Engine, image: &Path) {
+    let program = command(engine, "download", image, &existing("web01"));
+    let killed = run(&mut in_shell(&program, "ulimit -c 0 -f 4096; exec \"$@\""), LIMIT);
+    assert!(killed.signal.is_some(), "{killed}");
+}
+
+#[test]
+fn what_a_killed_download_has_left_is_recovered_with_its_unfinished_image() {
+    let engine = Engine::start();
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    let (real, link) = (engine.dir().join("real"), engine.dir().join("link"));
+    fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let names = || -> Vec<String> {
+        let names = fs::read_dir(&real).expect("look into a directory");
+        names
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    };
+    killed_half_way(&engine, &link.join("out.qcow2"));
+    let [left] = names().try_into().expect("the unfinished image");
+    assert!(
+        left.starts_with(".out.qcow2.") && left.ends_with(".part"),
+        "{left}"
+    );
+    fs::write(real.join(".out.qcow2.of-somebody-else.part"), "theirs").unwrap();
+    assert_eq!(engine.state_files().len(), 1, "no note of a killed download");
+    // It is found by another name of its folder.
+    let ran = recover(&engine, &[], Some(&real.join("out.qcow2"))).ok();
+    assert!(ran.stdout.contains("the unfinished image"), "{ran}");
+    assert_eq!(names(), [".out.qcow2.of-somebody-else.part"]);
+    assert!(engine.state_files().is_empty(), "the note is left");
+    assert_free(&engine, &disk.id, &content);
+    let out = real.join("out.raw");
+    copy(&engine, "download", &out, &existing("web01")).ok();
+    compare(&out, &content).unwrap();
+}
+
 #[test]
 fn one_image_goes_to_two_disks_at_once() {
     let engine = Engine::start();

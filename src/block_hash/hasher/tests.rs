@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::{Bytes, Padded, Run, Watch, first_difference, hash};
+use super::super::{Bytes, Difference, Padded, Run, Watch, first_difference, hash};
 use super::*;
 use crate::failure::{Exit, Failure};
 
@@ -216,8 +216,22 @@ fn the_first_block_that_differs_is_found() {
         other.holes.clear();
         other.bytes[SIZE as usize - 1] ^= 1;
         other.bytes[at as usize] ^= u8::from(at != SIZE - 1);
-        assert_eq!(difference(&other), Some(block), "byte {at}");
+        assert_eq!(difference(&other), Some(Difference::At(block)), "byte {at}");
     }
+}
+
+#[test]
+fn a_difference_behind_what_is_kept_is_found_all_the_same() {
+    let image = image(&[HOLE]);
+    let hasher = Hasher::new(Algorithm::Blake2b, MIB, SIZE);
+    hasher.digests.lock().keep_at_most(0);
+    hasher.data(0, &image.bytes);
+    assert_eq!(hasher.digest_of(0), None, "it was forgotten");
+    let difference = |other: &InMemory| first_difference(other, &hasher, &Watch::default()).unwrap();
+    assert_eq!(difference(&image), None);
+    let mut other = image.clone();
+    other.bytes[SIZE as usize - 1] ^= 1;
+    assert_eq!(difference(&other), Some(Difference::From(0)));
 }
 
 #[test]
@@ -241,6 +255,7 @@ fn what_is_missing_is_named_until_it_is_there() {
     hasher.data(2 * MIB, &bytes[2 * MIB as usize..]);
     hasher.zero(0, 100);
     assert_eq!(hasher.missing(), Some(0..MIB));
+    assert_eq!(hasher.take_given_up(), None, "its other bytes may come");
     assert!(hasher.finish().is_none() && hasher.digest_of(0).is_none() && hasher.digest_of(5).is_some());
     hasher.data(0, &bytes[..MIB as usize]);
     hasher.zero(MIB, MIB);
@@ -256,6 +271,8 @@ fn a_block_of_which_a_byte_came_twice_has_to_be_given_again() {
     hasher.data(500, &bytes[500..MIB as usize]);
     hasher.data(MIB, &bytes[MIB as usize..]);
     assert_eq!(hasher.missing(), Some(0..MIB));
+    assert_eq!(hasher.take_given_up(), Some(0..MIB));
+    assert_eq!(hasher.take_given_up(), None, "somebody reads it");
     hasher.data(0, &bytes[..MIB as usize]);
     assert_eq!(hasher.finish().unwrap().checksum, KNOWN);
 }

@@ -228,3 +228,34 @@ fn a_change_of_any_file_of_the_chain_is_told() {
     let error = source.check_unchanged().unwrap_err().to_string();
     assert!(error.contains("base.raw has changed"), "{error}");
 }
+
+/// The files stay open: what takes their names meanwhile is not read, and what is written into them is told.
+#[test]
+fn a_backing_file_that_is_replaced_is_read_as_it_was_and_one_that_changes_is_told() {
+    let folder = Folder::new();
+    folder.raw("base.raw", 1 << 20);
+    folder.run("qemu-img create -q -f qcow2 -F raw -b base.raw top.qcow2 1M");
+    let expected = fs::read(folder.path("base.raw")).unwrap();
+    let source = Source::open(&folder.path("top.qcow2"), None).unwrap();
+    fs::write(folder.path("other.raw"), vec![9; 1 << 20]).unwrap();
+    fs::rename(folder.path("base.raw"), folder.path("kept.raw")).unwrap();
+    fs::rename(folder.path("other.raw"), folder.path("base.raw")).unwrap();
+    let mut bytes = vec![0; 1 << 20];
+    source.read_at(&mut bytes, 0).unwrap();
+    assert!(bytes == expected, "bytes of another file");
+    source.check_unchanged().unwrap();
+    let kept = fs::File::options()
+        .write(true)
+        .open(folder.path("kept.raw"))
+        .unwrap();
+    kept.set_len(1000).unwrap();
+    let error = source.check_unchanged().unwrap_err().to_string();
+    assert!(
+        error.contains("base.raw has changed since it was opened"),
+        "{error}"
+    );
+    assert!(
+        source.read_at(&mut bytes, 0).is_err(),
+        "it is shorter than it was"
+    );
+}

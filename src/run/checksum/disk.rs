@@ -9,7 +9,7 @@ use super::show::Show;
 use super::{attend, heard};
 use crate::block_hash::{Checksum, Watch};
 use crate::failure::{Exit, Failure};
-use crate::open_disk::{Ending, OpenDisk, Work};
+use crate::open_disk::{Ending, OpenDisk, Work, needs};
 use crate::output::tell;
 use crate::process::rights;
 use crate::settings::checksum::ChecksumSettings;
@@ -27,6 +27,7 @@ pub(super) struct OfDisk {
 
 /// Returns the checksum, and the exit code: that of the transfer's end, which is told here.
 pub(super) fn checksum(settings: &ChecksumSettings, show: &mut Show) -> Result<(OfDisk, u8), Failure> {
+    needs::check(&settings.disk)?;
     rights::cut_down()?;
     let signals = heard()?;
     let number = |signal: &i32| Some(*signal);

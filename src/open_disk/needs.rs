@@ -1,0 +1,33 @@
+//! What one open disk takes of the system where it is not mounted, to be tried out before it is opened.
+
+use crate::failure::Failure;
+use crate::process::limits::{self, Kind, Needs};
+use crate::settings::DiskSettings;
+
+/// Threads beside those of the connections: rights, reports, metrics, signals, open, image, copy and three
+/// more that read an image, spare, extents, watch, renewal, checksum, asking, close, finalize, discard.
+const OWN_THREADS: usize = 19;
+
+/// Threads for each connection: writer, prefetch, keeper; the one that dials it or, later, flushes it; and
+/// the one that copies.
+const THREADS_PER_CONNECTION: usize = 5;
+
+/// Descriptors beside those of the connections: log, signals, the image and its folder, the engine, a
+/// resolver, files that are read or written for a moment.
+const OWN_DESCRIPTORS: usize = 16;
+
+/// Descriptors for each connection: the old socket may be there while a new one is made.
+const DESCRIPTORS_PER_CONNECTION: usize = 2;
+
+/// Address space for everything that has no budget, in bytes.
+const OWN_BYTES: usize = 64 << 20;
+
+/// Refuses where the system does not grant what a copy, or a checksum, of this disk takes at most.
+pub(crate) fn check(disk: &DiskSettings) -> Result<(), Failure> {
+    let needs = Needs {
+        threads: OWN_THREADS + THREADS_PER_CONNECTION * disk.connections,
+        descriptors: OWN_DESCRIPTORS + DESCRIPTORS_PER_CONNECTION * disk.connections,
+        bytes: OWN_BYTES.saturating_add(usize::try_from(disk.budgets.sum()).unwrap_or(usize::MAX)),
+    };
+    limits::check(Kind::Copy, needs)
+}
