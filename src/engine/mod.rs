@@ -61,7 +61,7 @@ pub(crate) use self::disks::is_uuid;
 pub(crate) use self::error::Error;
 pub(crate) use self::hosts::this_hardware;
 pub(crate) use self::listing::{
-    AttachedDisk, ListedDisk, ListedDomain, ListedSnapshot, ListedVm, VmSnapshot,
+    AttachedDisk, LeftOut, ListedDisk, ListedDomain, ListedSnapshot, ListedVm, VmDisk, VmDisks, VmSnapshot,
 };
 pub(crate) use self::new_disks::{Format, NewDisk};
 pub(crate) use self::patience::{Interrupt, Patience};

@@ -3,9 +3,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::SystemTime;
 
-use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
+use fuser::{Errno, FileAttr, FileType, INodeNo, TimeOrNow};
 use parking_lot::Mutex;
 
 use crate::disk::Disk;
@@ -20,7 +21,25 @@ pub(crate) enum Tree {
     /// The root is the file.
     File(Arc<Disk>),
     /// The root is a directory that holds a file for each disk, under its name.
-    Directory(Vec<(OsString, Arc<Disk>)>),
+    Directory(Vec<(OsString, Content)>),
+}
+
+/// What is in a file.
+#[derive(Clone)]
+pub(crate) enum Content {
+    Disk(Arc<Disk>),
+    /// A disk of so many bytes that could not be opened: whoever opens the file gets EIO.
+    Broken(u64),
+}
+
+impl Content {
+    /// The disk, where there is one.
+    pub(super) fn disk(&self) -> Option<&Arc<Disk>> {
+        match self {
+            Content::Disk(disk) => Some(disk),
+            Content::Broken(_) => None,
+        }
+    }
 }
 
 /// One inode.
@@ -34,7 +53,9 @@ pub(super) enum Node<'a> {
 pub(super) struct File {
     ino: INodeNo,
     name: OsString,
-    pub(super) disk: Arc<Disk>,
+    content: Content,
+    /// Requests that wait for the disk in a session thread, see `seats`.
+    pub(super) seated: AtomicUsize,
     attributes: Mutex<Changeable>,
 }
 
@@ -79,19 +100,22 @@ impl Inodes {
             mtime: now,
             ctime: now,
         };
-        let file = |ino, name, disk| File {
+        let file = |ino, name, content| File {
             ino: INodeNo(ino),
             name,
-            disk,
+            content,
+            seated: AtomicUsize::new(0),
             attributes: Mutex::new(root.clone()),
         };
         let (root_is_file, files) = match tree {
-            Tree::File(disk) => (true, vec![file(1, OsString::new(), disk)]),
+            Tree::File(disk) => (true, vec![file(1, OsString::new(), Content::Disk(disk))]),
             Tree::Directory(files) => {
                 let files = (2..).zip(files);
                 (
                     false,
-                    files.map(|(ino, (name, disk))| file(ino, name, disk)).collect(),
+                    files
+                        .map(|(ino, (name, content))| file(ino, name, content))
+                        .collect(),
                 )
             }
         };
@@ -115,9 +139,14 @@ impl Inodes {
         self.files.iter().find(|file| file.name == name)
     }
 
-    /// Every file of the mount.
-    pub(super) fn files(&self) -> &[File] {
-        &self.files
+    /// The number of files.
+    pub(super) fn count(&self) -> usize {
+        self.files.len()
+    }
+
+    /// The disks behind the files, as far as they could be opened.
+    pub(super) fn disks(&self) -> impl Iterator<Item = &Arc<Disk>> {
+        self.files.iter().filter_map(|file| file.content.disk())
     }
 
     /// Entries of the directory in order.
@@ -162,13 +191,22 @@ impl Inodes {
 }
 
 impl File {
+    /// The disk behind the file.
+    pub(super) fn disk(&self) -> Result<&Arc<Disk>, Errno> {
+        self.content.disk().ok_or(Errno::EIO)
+    }
+
     /// Blocks that the disk has allocated tell `cp` and `du` that there are holes to skip.
     fn attr(&self, mounted: SystemTime) -> FileAttr {
-        let allocated = self.disk.allocated();
+        let (size, allocated) = match &self.content {
+            Content::Disk(disk) => (disk.len(), disk.allocated()),
+            // It looks like data, so that nobody skips it as a hole.
+            Content::Broken(size) => (*size, *size),
+        };
         let attributes = self.attributes.lock();
         FileAttr {
             ino: self.ino,
-            size: self.disk.len(),
+            size,
             blocks: allocated.div_ceil(512),
             atime: attributes.atime,
             mtime: attributes.mtime,

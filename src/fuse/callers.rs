@@ -18,7 +18,7 @@ use std::sync::{Arc, Weak};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use fuser::{Errno, ReplyAttr, ReplyData, ReplyEmpty, ReplyLseek, ReplyWrite, Request};
+use fuser::{Errno, ReplyAttr, ReplyData, ReplyEmpty, ReplyLseek, ReplyWrite};
 use parking_lot::Mutex;
 use tracing::debug;
 
@@ -118,11 +118,11 @@ impl Callers {
         Ok(callers)
     }
 
-    /// Runs `op` for `caller` and then answers by `answer`, unless the caller has died meanwhile and has its
+    /// Runs `op` for the thread `caller` and then answers by `answer`, unless the caller has died meanwhile and has its
     /// answer.
     pub(super) fn attend<R: Reply, T>(
         &self,
-        caller: &Request,
+        caller: u32,
         reply: R,
         op: impl FnOnce() -> T,
         answer: impl FnOnce(R, T),
@@ -135,7 +135,7 @@ impl Callers {
                 reply.refuse(Errno::EINTR);
             }
         };
-        let entry = self.enter(caller.pid(), R::EARLY.then(|| Box::new(refuse) as _));
+        let entry = self.enter(caller, R::EARLY.then(|| Box::new(refuse) as _));
         let done = op();
         drop(entry);
         let reply = owed.lock().take();

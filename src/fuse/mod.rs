@@ -1,24 +1,28 @@
 //! The kernel's side: the only place that knows fuser.
 //!
 //! ```text
-//! operations  each request of the kernel, asked of the disk and answered
+//! operations  each request of the kernel
+//! requests    those that may wait for a disk, asked of it and answered
+//! seats       in which thread they wait
 //! callers     lets go of programs that are killed while they wait
 //! attr        names, sizes, owners and times
 //! session     mounting and unmounting
 //! errno       the one table of errnos
 //! ```
 //!
-//! Session threads call the operations and block in them; the kernel sends requests of at most 1 MiB. Every
-//! open is direct, past the page cache. For writers that is 1.4-1.7 times as fast as the kernel's writeback,
-//! with exact ENOSPC and sizes, and no second copy of the truth for readers to see. For readers it is 1.6-2
-//! times as fast with two thirds of the processor time: a page cache fills fresh memory with bytes that are
-//! read once, and its readahead, which only root may raise, is ours in any case (`disk/read`). The price: a
-//! small read costs a round trip to here, 10 µs or so.
+//! Session threads call the operations and block in them, but never all of them for one of several disks; the
+//! kernel sends requests of at most 1 MiB. Every open is direct, past the page cache. For writers that is
+//! 1.4-1.7 times as fast as the kernel's writeback, with exact ENOSPC and sizes, and no second copy of the
+//! truth for readers to see. For readers it is 1.6-2 times as fast with two thirds of the processor time: a
+//! page cache fills fresh memory with bytes that are read once, and its readahead, which only root may raise,
+//! is ours in any case (`disk/read`). The price: a small read costs a round trip to here, 10 µs or so.
 
 mod attr;
 mod callers;
 mod errno;
 mod operations;
+mod requests;
+mod seats;
 mod session;
 pub(crate) mod system;
 
@@ -29,9 +33,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use fuser::{Errno, INodeNo};
 use tracing::{debug, error};
 
-pub(crate) use self::attr::Tree;
+pub(crate) use self::attr::{Content, Tree};
 use self::attr::{File, Inodes, Node};
 use self::callers::Callers;
+pub(crate) use self::seats::MAX_APART;
+use self::seats::Seats;
 pub(crate) use self::session::{ADDRESS_SPACE, MountError, MountOptions, THREADS, abort, mount, unmount};
 use crate::disk::{Disk, DiskError};
 use crate::failure::Failure;
@@ -47,27 +53,33 @@ impl OpenFiles {
     }
 }
 
-/// The file system: one file for each disk.
-pub(crate) struct DiskFs {
+/// The file system: one file for each disk. Each has its own connections, caches and failures.
+pub(crate) struct DiskFs(Arc<Files>);
+
+/// The files, and those who wait for them.
+struct Files {
     inodes: Inodes,
     open_files: OpenFiles,
     callers: Arc<Callers>,
+    seats: Seats,
     /// Every change is on the storage before it is answered, as with O_SYNC.
     sync: bool,
 }
 
 impl DiskFs {
     fn new(inodes: Inodes, open_files: OpenFiles, sync: bool) -> Result<Self, Failure> {
-        let disks = inodes.files().iter().map(|file| file.disk.clone());
-        let callers = Callers::watch(disks)?;
-        Ok(DiskFs {
+        let callers = Callers::watch(inodes.disks().cloned())?;
+        Ok(DiskFs(Arc::new(Files {
+            seats: Seats::of(inodes.count()),
             inodes,
             open_files,
             callers,
             sync,
-        })
+        })))
     }
+}
 
+impl Files {
     /// Flushes a change of the disk where every change has to be durable.
     fn settle(&self, disk: &Disk) -> Result<(), DiskError> {
         match self.sync {
@@ -93,7 +105,8 @@ impl DiskFs {
         op: impl FnOnce(&File, &Disk) -> Result<T, DiskError>,
     ) -> Result<T, Errno> {
         let file = self.file(ino)?;
-        match catch_unwind(AssertUnwindSafe(|| op(file, &file.disk))) {
+        let disk = file.disk()?;
+        match catch_unwind(AssertUnwindSafe(|| op(file, disk))) {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(e)) => {
                 match e {

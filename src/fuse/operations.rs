@@ -1,11 +1,10 @@
-//! The operations of the kernel, each one short method that asks the [`Disk`] of its file and answers with
-//! its result or an errno from `errno`.
+//! The operations of the kernel, each one short method: what waits for no disk is answered here, and the rest
+//! goes to `requests`, in the thread that `seats` chooses.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
@@ -15,12 +14,8 @@ use fuser::{
 };
 
 use super::DiskFs;
-use super::attr::{Change, File, Node};
-use super::callers::ReplyFlushed;
-use crate::disk::{Disk, DiskError};
-
-/// How long the kernel may keep an answer about names and attributes. Nothing changes behind its back.
-const TTL: Duration = Duration::from_secs(1);
+use super::attr::{Change, Node};
+use super::requests::TTL;
 
 /// Upper bound on a write request, in bytes: the kernel's own limit of 256 pages.
 const MAX_WRITE_BYTES: u32 = 1 << 20;
@@ -33,24 +28,12 @@ const MAX_BACKGROUND: u16 = 64;
 const READING: FileHandle = FileHandle(0);
 const WRITING: FileHandle = FileHandle(1);
 
-thread_local! {
-    /// Each session thread reads into the same memory again and again.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 /// Returns the size that statfs reports for so many bytes. A program that looks whether an image of the
 /// disk's size fits adds something for its own records: partclone 0.3 a bit for each sector, and a header.
 fn with_room(bytes: u64) -> u64 {
     match bytes {
         0 => 0,
         bytes => bytes + bytes / 1024 + (1 << 20),
-    }
-}
-
-fn empty(reply: ReplyEmpty, result: Result<(), Errno>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(e),
     }
 }
 
@@ -67,9 +50,9 @@ impl Filesystem for DiskFs {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.inodes.node(parent) {
-            Some(Node::Directory) => match self.inodes.file_named(name) {
-                Some(file) => reply.entry(&TTL, &self.inodes.attr(Node::File(file)), Generation(0)),
+        match self.0.inodes.node(parent) {
+            Some(Node::Directory) => match self.0.inodes.file_named(name) {
+                Some(file) => reply.entry(&TTL, &self.0.inodes.attr(Node::File(file)), Generation(0)),
                 None => reply.error(Errno::ENOENT),
             },
             Some(Node::File(_)) => reply.error(Errno::ENOTDIR),
@@ -78,8 +61,8 @@ impl Filesystem for DiskFs {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.inodes.node(ino) {
-            Some(node) => reply.attr(&TTL, &self.inodes.attr(node)),
+        match self.0.inodes.node(ino) {
+            Some(node) => reply.attr(&TTL, &self.0.inodes.attr(node)),
             None => reply.error(Errno::ENOENT),
         }
     }
@@ -109,34 +92,21 @@ impl Filesystem for DiskFs {
             atime,
             mtime,
         };
-        let truncate = |file: &File, disk: &Disk| {
-            if let Some(size) = size {
-                disk.truncate(size)?;
-                self.settle(disk)?;
-                file.written();
-            }
-            file.change(change);
-            Ok(self.inodes.attr(Node::File(file)))
-        };
-        let op = || self.on_file("truncate", ino, truncate);
-        self.callers
-            .attend(caller, reply, op, |reply, result| match result {
-                Ok(attr) => reply.attr(&TTL, &attr),
-                // Nobody needs another mode or time on the directory.
-                Err(e) if i32::from(e) == libc::EISDIR => reply.error(Errno::EPERM),
-                Err(e) => reply.error(e),
-            });
+        let caller = caller.pid();
+        self.wait_for(ino, move |files| files.change(caller, ino, size, change, reply));
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let Ok(file) = self.file(ino) else {
+        let Ok(file) = self.0.file(ino) else {
             return reply.error(Errno::EISDIR);
         };
         let writing = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        if writing && file.disk.is_read_only() {
-            return reply.error(Errno::EROFS);
+        match file.disk() {
+            Ok(disk) if writing && disk.is_read_only() => return reply.error(Errno::EROFS),
+            Ok(_) => {}
+            Err(errno) => return reply.error(errno),
         }
-        self.open_files.0.fetch_add(1, Ordering::Relaxed);
+        self.0.open_files.0.fetch_add(1, Ordering::Relaxed);
         let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
         reply.opened(if writing { WRITING } else { READING }, direct);
     }
@@ -152,7 +122,7 @@ impl Filesystem for DiskFs {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.open_files.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.open_files.0.fetch_sub(1, Ordering::Relaxed);
         reply.ok();
     }
 
@@ -167,15 +137,8 @@ impl Filesystem for DiskFs {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        BUFFER.with_borrow_mut(|buffer| {
-            let size = size as usize;
-            let op = || self.on_file("read", ino, move |_, disk| disk.read(offset, size, buffer));
-            self.callers
-                .attend(caller, reply, op, |reply, result| match result {
-                    Ok(bytes) => reply.data(&bytes),
-                    Err(e) => reply.error(e),
-                });
-        });
+        let caller = caller.pid();
+        self.wait_for(ino, move |files| files.read(caller, ino, offset, size, reply));
     }
 
     fn write(
@@ -191,21 +154,11 @@ impl Filesystem for DiskFs {
         reply: ReplyWrite,
     ) {
         // The kernel leaves O_SYNC on direct files to us.
-        let durable = self.sync || flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0;
-        let write = |file: &File, disk: &Disk| {
-            let n = disk.write(offset, data)?;
-            if durable {
-                disk.flush()?;
-            }
-            file.written();
-            Ok(n)
-        };
-        let op = || self.on_file("write", ino, write);
-        self.callers
-            .attend(caller, reply, op, |reply, result| match result {
-                Ok(n) => reply.written(n as u32),
-                Err(e) => reply.error(e),
-            });
+        let durable = self.0.sync || flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0;
+        let caller = caller.pid();
+        self.wait_with(ino, data, move |files, data| {
+            files.write(caller, ino, offset, data, durable, reply);
+        });
     }
 
     /// Called by close(2): every acknowledged write has been answered, or the error is reported now.
@@ -213,19 +166,13 @@ impl Filesystem for DiskFs {
         if fh != WRITING {
             return reply.ok();
         }
-        let op = || self.on_file("close", ino, |_, disk| disk.drain());
-        self.callers
-            .attend(caller, ReplyFlushed(reply), op, |reply, result| {
-                empty(reply.0, result)
-            });
+        let caller = caller.pid();
+        self.wait_for(ino, move |files| files.close(caller, ino, reply));
     }
 
     fn fsync(&self, caller: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        let op = || self.on_file("fsync", ino, |_, disk| disk.flush());
-        self.callers
-            .attend(caller, ReplyFlushed(reply), op, |reply, result| {
-                empty(reply.0, result)
-            });
+        let caller = caller.pid();
+        self.wait_for(ino, move |files| files.fsync(caller, ino, reply));
     }
 
     fn fallocate(
@@ -238,34 +185,10 @@ impl Filesystem for DiskFs {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
-        let end = offset.saturating_add(length);
-        let allocate = |file: &File, disk: &Disk| {
-            match mode {
-                0 => disk.allocate(end)?,
-                // The bytes within the disk have their place there.
-                libc::FALLOC_FL_KEEP_SIZE if end <= disk.capacity() => {}
-                libc::FALLOC_FL_KEEP_SIZE => {
-                    return Err(DiskError::NoSpace {
-                        size: disk.capacity(),
-                    });
-                }
-                PUNCH | ZERO_KEEP => disk.zero(offset, length, false)?,
-                libc::FALLOC_FL_ZERO_RANGE => disk.zero(offset, length, true)?,
-                _ => return Ok(false),
-            }
-            self.settle(disk)?;
-            file.written();
-            Ok(true)
-        };
-        let op = || self.on_file("fallocate", ino, allocate);
-        self.callers
-            .attend(caller, reply, op, |reply, result| match result {
-                Ok(true) => reply.ok(),
-                Ok(false) => reply.error(Errno::EOPNOTSUPP),
-                Err(e) => reply.error(e),
-            });
+        let caller = caller.pid();
+        self.wait_for(ino, move |files| {
+            files.allocate(caller, ino, (offset, length), mode, reply);
+        });
     }
 
     fn lseek(
@@ -280,33 +203,25 @@ impl Filesystem for DiskFs {
         let Ok(from) = u64::try_from(offset) else {
             return reply.error(Errno::ENXIO);
         };
-        let op = || match whence {
-            libc::SEEK_DATA => self.on_file("lseek", ino, |_, disk| disk.next_data(from)),
-            libc::SEEK_HOLE => self.on_file("lseek", ino, |_, disk| disk.next_hole(from)),
-            _ => Err(Errno::EINVAL),
-        };
-        self.callers
-            .attend(caller, reply, op, |reply, result| match result {
-                Ok(at) => reply.offset(at as i64),
-                Err(e) => reply.error(e),
-            });
+        let caller = caller.pid();
+        self.wait_for(ino, move |files| files.seek(caller, ino, from, whence, reply));
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         const UNIT: u32 = 4096;
         let units = |bytes: u64| with_room(bytes) / u64::from(UNIT);
-        let files = self.inodes.files();
-        let size: u64 = files.iter().map(|file| file.disk.capacity()).sum();
-        let free: u64 = files.iter().map(|file| file.disk.free()).sum();
-        let (size, free, count) = (units(size), units(free), files.len() as u64);
+        let size: u64 = self.0.inodes.disks().map(|disk| disk.capacity()).sum();
+        let free: u64 = self.0.inodes.disks().map(|disk| disk.free()).sum();
+        let (size, free, count) = (units(size), units(free), self.0.inodes.count() as u64);
         reply.statfs(size, free, free, count, 0, UNIT, 255, UNIT);
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        if !matches!(self.inodes.node(ino), Some(Node::Directory)) {
+        if !matches!(self.0.inodes.node(ino), Some(Node::Directory)) {
             return reply.error(Errno::ENOTDIR);
         }
         for (n, (ino, kind, name)) in self
+            .0
             .inodes
             .entries()
             .into_iter()

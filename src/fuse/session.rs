@@ -124,7 +124,10 @@ pub(crate) fn mount(
 ) -> Result<Mounted, MountError> {
     let read_only = match &tree {
         Tree::File(disk) => disk.is_read_only(),
-        Tree::Directory(files) => files.iter().all(|(_, disk)| disk.is_read_only()),
+        Tree::Directory(files) => {
+            let mut disks = files.iter().filter_map(|(_, content)| content.disk());
+            disks.all(|disk| disk.is_read_only())
+        }
     };
     let mut config = Config::default();
     config.mount_options = vec![
@@ -237,7 +240,7 @@ fn mount_as_root(path: &Path, options: &MountOptions, read_only: bool) -> Result
 
 /// Session threads. Reads that wait for the server and writes that wait for room block here; a few more
 /// threads answer stat.
-const SESSION_THREADS: usize = 16;
+pub(super) const SESSION_THREADS: usize = 16;
 
 /// All threads of a mounted file system: fuser has one more, which waits for the others.
 pub(crate) const THREADS: usize = SESSION_THREADS + 1;

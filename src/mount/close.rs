@@ -1,7 +1,6 @@
 //! The end of the disks, once the mount is out of the tree: the outcome, and who hears it.
 
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
@@ -10,10 +9,10 @@ use tracing::warn;
 
 use super::record::Ending;
 use super::wait::Ended;
-use super::{Event, Mount, control, verification};
+use super::{Event, Mount, MountedDisk, control, verification};
 use crate::failure::{Exit, Failure};
 use crate::logging::announce_failure;
-use crate::open_disk::{self, OpenDisk, Work};
+use crate::open_disk::{self, Work};
 use crate::output;
 use crate::signals;
 use crate::supervisor::{Stage, statistics};
@@ -40,16 +39,18 @@ pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Even
         _ => Work::Done,
     };
     let limits = (mount.settings.disk.retry_time, mount.settings.disk.timeout);
-    let begin = |(n, disk): (usize, &Arc<OpenDisk>)| {
+    let begin = |(n, mounted): (usize, &MountedDisk)| {
+        let disk = mounted.disk.clone();
+        let file = mount.of_vm.as_ref().map(|_| mounted.file_name.as_os_str());
         let events = events.clone();
         let report = move |step| drop(events.send(Event::Disk(n, step)));
         let proof = match work {
-            Work::Done => verification::proof(&mount.settings),
+            Work::Done => verification::proof(&mount.settings, file),
             Work::Failed | Work::Unused => None,
         };
-        open_disk::Ending::begin(disk.clone(), work, limits, proof, report)
+        open_disk::Ending::begin(disk, work, limits, proof, report)
     };
-    let mut endings: Vec<_> = mount.disks().enumerate().map(begin).collect();
+    let mut endings: Vec<_> = mount.disks.iter().enumerate().map(begin).collect();
     let mut flushing = true;
     while !endings.iter().all(open_disk::Ending::is_over) {
         if flushing && !endings.iter().any(open_disk::Ending::is_draining) {
@@ -77,8 +78,19 @@ pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Even
             }
         }
     }
-    let outcomes = endings.iter_mut().filter_map(open_disk::Ending::outcome);
-    let failures: Vec<Failure> = outcomes.flat_map(|outcome| outcome.failures).collect();
+    let mut failures: Vec<Failure> = Vec::new();
+    for (mounted, ending) in mount.disks.iter().zip(&mut endings) {
+        let failed = ending.outcome().into_iter().flat_map(|outcome| outcome.failures);
+        failures.extend(failed.map(|failure| match mount.of_vm {
+            Some(_) => Failure::text(
+                failure.exit,
+                format!("{}: {failure}", mounted.file_name.to_string_lossy()),
+            ),
+            None => failure,
+        }));
+    }
+    // Whoever reads a part of the disks is to know that it was not the whole.
+    failures.extend(mount.broken.iter().map(|one| Failure::text(one.exit, one.told())));
     let ending = ending(mount, &failures, ended.cut_off);
     let code = ended.command.filter(|code| *code != 0).unwrap_or(ending.code);
     tell(mount, &ending, code, std::mem::take(&mut ended.waiting));

@@ -4,6 +4,7 @@
 //! A request to unmount is answered with the outcome when everything has ended; that makes `umount` a
 //! barrier.
 
+use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +17,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, 
 use nix::sys::time::{TimeVal, TimeValLike};
 use serde::{Deserialize, Serialize};
 
+use super::files::{FileStatus, LeftOutStatus};
 use super::record::{Ending, Held, Place};
 use crate::open_disk::DiskStatus;
 use crate::path_bytes::bytes_beside_text;
@@ -32,8 +34,8 @@ const UMOUNT_SILENCE: Duration = Duration::from_secs(5);
 const MAX_UNANSWERED: u32 = 3;
 
 /// Upper bound on a line, in bytes: root asks the processes of every user. The ending of 64 connections with
-/// their figures takes half of it.
-pub(crate) const MAX_LINE_BYTES: u64 = 128 << 10;
+/// their figures, or the status of 100 disks, takes half of it.
+pub(crate) const MAX_LINE_BYTES: u64 = 256 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -71,6 +73,15 @@ pub(crate) struct Status {
     /// The bad end of an earlier mount on the same path that nobody has heard of yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) earlier: Option<String>,
+    /// The VM whose disks are mounted, and its snapshot where they are those of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) vm: Option<String>,
+    /// The files of a VM's disks. The figures beside them are their sums.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) disks: Vec<FileStatus>,
+    /// The disks of the VM that are not mounted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) left_out: Vec<LeftOutStatus>,
     #[serde(flatten)]
     pub(crate) disk: DiskStatus,
 }
@@ -94,16 +105,35 @@ impl Status {
             held: None,
             holders: vec![],
             earlier: None,
+            vm: None,
+            disks: vec![],
+            left_out: vec![],
             disk,
         }
     }
 
-    /// True when `path` is the mountpoint or the file.
+    /// The same with the files of several disks.
+    pub(crate) fn with_files(self, disks: Vec<FileStatus>) -> Status {
+        Status { disks, ..self }
+    }
+
+    /// True when `path` is the mountpoint or a file of the mount.
     pub(crate) fn is_about(&self, path: &Path) -> bool {
-        let is = |text: &str, bytes: &Option<Vec<u8>>| {
+        let is = |path: &Path, text: &str, bytes: &Option<Vec<u8>>| {
             path.as_os_str().as_bytes() == bytes.as_deref().unwrap_or(text.as_bytes())
         };
-        is(&self.mountpoint, &self.mountpoint_bytes) || is(&self.file, &self.file_bytes)
+        let is_mountpoint = |path: &Path| is(path, &self.mountpoint, &self.mountpoint_bytes);
+        let is_file = |name: &OsStr| self.disks.iter().any(|one| name == one.file_name.as_str());
+        is_mountpoint(path)
+            || is(path, &self.file, &self.file_bytes)
+            || path.file_name().is_some_and(is_file) && path.parent().is_some_and(is_mountpoint)
+    }
+
+    /// True for a mount that has this transfer.
+    pub(crate) fn has_transfer(&self, id: &str) -> bool {
+        let disks = self.disks.iter().map(|one| &one.disk);
+        let mut disks = disks.chain([&self.disk]);
+        disks.any(|disk| disk.transfer.as_deref() == Some(id))
     }
 }
 

@@ -15,17 +15,21 @@
 //! ready        what "mounted" means       holders  who keeps a mount from its end
 //! umount_table lets umount(8) wait        loops    and the loop devices among them
 //! interrupted  answers a signal at once
-//! verification `--verify`
+//! verification `--verify`                 files    the files, and what `status` says of several
+//! file_names   the names of several
 //! ```
 //!
 //! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session, COMMAND and the end
-//! of each disk have threads that send them. A mount is made for one disk or more (the command line names
-//! one); each ends on its own, and the outcome is the worst of theirs.
+//! of each disk have threads that send them. A mount is made for one disk, or for the disks of a VM; each ends
+//! on its own, and the outcome is the worst of theirs. Of several, one that could not be opened has a file
+//! that gives EIO.
 
 mod asks;
 mod close;
 mod command;
 pub(crate) mod control;
+mod file_names;
+pub(crate) mod files;
 pub(crate) mod holders;
 mod interrupted;
 mod loops;
@@ -52,12 +56,14 @@ use parking_lot::Mutex;
 use tracing::warn;
 
 use self::control::{Ask, Status};
+use self::files::{FileStatus, LeftOutStatus};
 use self::mountpoint::Mountpoint;
 use self::record::{Held, Place, Record};
 use self::wait::Ended;
+use crate::engine::LeftOut;
 use crate::failure::{Exit, Failure};
 use crate::fuse::{self, MountOptions, OpenFiles};
-use crate::open_disk::{OpenDisk, Step};
+use crate::open_disk::{OpenDisk, Step, end_in_any_case};
 use crate::output::tell;
 use crate::process::handover::Role;
 use crate::process::identity::this_pid_namespace;
@@ -89,12 +95,47 @@ struct MountedDisk {
     disk: Arc<OpenDisk>,
 }
 
+/// One of several disks that could not be opened.
+struct BrokenDisk {
+    file_name: OsString,
+    id: String,
+    name: String,
+    /// The size that the engine has told, in bytes.
+    size: u64,
+    why: String,
+    exit: Exit,
+}
+
+impl BrokenDisk {
+    /// Says what is the matter with it.
+    fn told(&self) -> String {
+        format!(
+            "disk {} ({}) could not be opened, and its file {} gives an error: {}",
+            self.id,
+            self.name,
+            self.file_name.to_string_lossy(),
+            self.why
+        )
+    }
+}
+
+/// The VM whose disks are mounted.
+struct OfVm {
+    /// For people.
+    shown: String,
+    left_out: Vec<LeftOut>,
+}
+
 /// One mount at work.
 struct Mount {
     settings: Settings,
     mountpoint: Mountpoint,
     /// At least one disk.
     disks: Vec<MountedDisk>,
+    /// The files beside them that give EIO.
+    broken: Vec<BrokenDisk>,
+    /// `None` for one disk that was named itself.
+    of_vm: Option<OfVm>,
     place: Place,
     /// The files at the place stay while this is there, however old they are.
     _kept: Option<Flock<File>>,
@@ -116,7 +157,7 @@ struct EndOnDrop(Vec<Arc<OpenDisk>>);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        self.0.iter().for_each(|disk| disk.end_in_any_case());
+        end_in_any_case(self.0.iter().map(Arc::as_ref));
     }
 }
 
@@ -135,7 +176,7 @@ impl Drop for TellOnDrop {
 /// Serves one mount; returns the exit code. Errors before the file is usable are returned, the outcome of the
 /// data is printed.
 pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
-    limits::check(limits::Kind::Mount, ready::needs(&settings.disk))?;
+    limits::check(limits::Kind::Mount, ready::needs(&settings.disk, 1))?;
     // Capabilities are given up before the first thread is made that stays.
     rights::cut_down()?;
     if let Some(path) = &settings.pid_file {
@@ -241,8 +282,7 @@ impl Mount {
             },
             extra: self.settings.kernel_options.clone(),
         };
-        let file = |mounted: &MountedDisk| (mounted.file_name.clone(), mounted.disk.disk().clone());
-        let tree = self.mountpoint.tree(self.disks.iter().map(file).collect());
+        let tree = self.mountpoint.tree(self.files());
         let mounted = fuse::mount(tree, &self.mountpoint.path, options, self.open_files.clone())?;
         let ended = events.clone();
         let watch = move || {
@@ -252,8 +292,10 @@ impl Mount {
             let _ = ended.send(Event::Unmounted);
         };
         let begun = spawn("session", watch).and_then(|session| {
-            let _ = self.numbers.set(ready::look(&self.mountpoint)?);
-            if self.mountpoint.path != self.mountpoint.file {
+            let _ = self
+                .numbers
+                .set(ready::look(&self.mountpoint, &self.disks[0].file_name)?);
+            if self.mountpoint.is_directory() {
                 *self.umount_line.lock() = umount_table::Line::add(&self.mountpoint.path);
             }
             self.answer_asks(listener, events)?;
@@ -304,16 +346,23 @@ impl Mount {
             (false, None) => "mounted",
         };
         let Mountpoint { path, file, .. } = &self.mountpoint;
+        let of = |disk| Status::of(path, file, Some(std::process::id()), phase, disk);
+        let status = match &self.of_vm {
+            None => of(self.disks[0].disk.status()),
+            Some(vm) => {
+                let files = self.file_statuses();
+                let left_out = vm.left_out.iter().map(LeftOutStatus::of);
+                Status {
+                    vm: Some(vm.shown.clone()),
+                    left_out: left_out.collect(),
+                    ..of(FileStatus::sum(&files)).with_files(files)
+                }
+            }
+        };
         Status {
             held: detached.filter(|_| phase == "detached"),
             earlier: self.place.earlier(),
-            ..Status::of(
-                path,
-                file,
-                Some(std::process::id()),
-                phase,
-                self.disks[0].disk.status(),
-            )
+            ..status
         }
     }
 }

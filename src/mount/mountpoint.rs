@@ -1,11 +1,10 @@
 //! The three kinds of mountpoint, and every reason to refuse one before anything is mounted.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use nix::unistd::{AccessFlags, Uid, access};
 use parking_lot::Mutex;
@@ -13,13 +12,12 @@ use tracing::warn;
 
 use super::mount_table::{is_dead, is_mounted, mounted_by};
 use super::record::Place;
-use crate::disk::Disk;
 use crate::failure::{Exit, Failure};
-use crate::fuse::{Tree, unmount};
+use crate::fuse::{Content, Tree, unmount};
 use crate::output::tell;
 use crate::process::rights;
 use crate::process::runtime_directory::{self, key_of};
-use crate::settings::Settings;
+use crate::settings::{Settings, Shown};
 use crate::shell;
 
 /// A path that can be mounted on. A file made for it is removed when this is dropped.
@@ -27,7 +25,7 @@ use crate::shell;
 pub(crate) struct Mountpoint {
     /// The canonical path.
     pub(crate) path: PathBuf,
-    /// The path that users of the file open.
+    /// The path that users of the file open; the directory's where it holds several.
     pub(crate) file: PathBuf,
     /// The path is a directory that holds the files; else it is the file itself.
     is_directory: bool,
@@ -69,8 +67,23 @@ impl Mountpoint {
         if is_mounted(&path) {
             return Err(in_use());
         }
+        let has_several = matches!(settings.disk.source, Shown::OfVm(_));
         let (is_directory, made) = match meta {
             Ok(meta) if meta.is_dir() => (true, None),
+            Err(e) if has_several && e.kind() == io::ErrorKind::NotFound => {
+                return Err(refuse(
+                    &path,
+                    format!(
+                        "--vm shows the disks in a directory, and there is none: `mkdir {shown}` makes it"
+                    ),
+                ));
+            }
+            Ok(_) if has_several => {
+                return Err(refuse(
+                    &path,
+                    "--vm shows the disks in a directory, and it is none; name an empty one",
+                ));
+            }
             Ok(meta) if meta.is_file() => {
                 check_unused(&path, &meta)?;
                 (false, None)
@@ -90,7 +103,7 @@ impl Mountpoint {
         };
         // From here on a file that was made is removed by drop.
         let mountpoint = Mountpoint {
-            file: match is_directory {
+            file: match is_directory && !has_several {
                 true => path.join(&settings.file_name),
                 false => path.clone(),
             },
@@ -125,11 +138,27 @@ impl Mountpoint {
 }
 
 impl Mountpoint {
-    /// Lays `files`, at least one, out for this kind of mountpoint.
-    pub(super) fn tree(&self, mut files: Vec<(OsString, Arc<Disk>)>) -> Tree {
+    /// True for a directory that holds the files.
+    pub(super) fn is_directory(&self) -> bool {
+        self.is_directory
+    }
+
+    /// The path of the file with this name.
+    pub(super) fn path_of(&self, name: &OsStr) -> PathBuf {
         match self.is_directory {
-            true => Tree::Directory(files),
-            false => Tree::File(files.swap_remove(0).1),
+            true => self.path.join(name),
+            false => self.path.clone(),
+        }
+    }
+
+    /// Lays `files`, at least one, out for this kind of mountpoint.
+    pub(super) fn tree(&self, mut files: Vec<(OsString, Content)>) -> Tree {
+        match (self.is_directory, files.pop()) {
+            (false, Some((_, Content::Disk(disk)))) => Tree::File(disk),
+            (_, last) => {
+                files.extend(last);
+                Tree::Directory(files)
+            }
         }
     }
 

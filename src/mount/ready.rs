@@ -4,6 +4,7 @@
 //! A mount whose session does not answer would be told as mounted otherwise; and where the look finds another
 //! file, a program would write into that one, with success and for nobody.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
@@ -24,17 +25,23 @@ use crate::settings::DiskSettings;
 /// extents.
 const LOOK_LIMIT: Duration = Duration::from_secs(60);
 
-/// Threads of a mount beside those of the file system and of the connections, and the processes that it
-/// starts: rights, reports, metrics, signals, control, session, callers, open, look, spare, extents, watch,
-/// renewal, close, finalize, command; COMMAND and fusermount3.
-const OWN_THREADS: usize = 18;
+/// Threads of a mount beside those of the file system and of the disks, and the processes that it starts:
+/// rights, reports, metrics, signals, control, session, callers, open, look, command; COMMAND and
+/// fusermount3.
+const OWN_THREADS: usize = 12;
+
+/// Threads for each disk beside those of its connections: spare, extents, watch, renewal, close, finalize.
+const THREADS_PER_DISK: usize = 6;
 
 /// Threads for each connection: writer, prefetch, keeper; and the one that dials it or, later, flushes it.
 const THREADS_PER_CONNECTION: usize = 4;
 
-/// Descriptors beside those of the connections: log, signals, control socket and who asks there, /dev/fuse,
-/// the engine, a resolver, files that are read or written for a moment.
-const OWN_DESCRIPTORS: usize = 16;
+/// Descriptors beside those of the disks: log, signals, control socket and who asks there, /dev/fuse, a
+/// resolver, files that are read or written for a moment.
+const OWN_DESCRIPTORS: usize = 13;
+
+/// Descriptors for each disk beside those of its connections: the engine, the note, the one of the extents.
+const DESCRIPTORS_PER_DISK: usize = 3;
 
 /// Descriptors for each connection: the old socket may be there while a new one is made.
 const DESCRIPTORS_PER_CONNECTION: usize = 2;
@@ -42,19 +49,26 @@ const DESCRIPTORS_PER_CONNECTION: usize = 2;
 /// Address space for everything that has no budget, in bytes.
 const OWN_BYTES: usize = 64 << 20;
 
-/// Returns what a mount of one disk takes at most.
-pub(super) fn needs(disk: &DiskSettings) -> Needs {
+/// Returns what a mount of `count` disks takes at most; each has one connection at least.
+pub(super) fn needs<S>(disk: &DiskSettings<S>, count: usize) -> Needs {
+    let connections = disk.connections.max(count);
     Needs {
-        threads: OWN_THREADS + fuse::THREADS + THREADS_PER_CONNECTION * disk.connections,
-        descriptors: OWN_DESCRIPTORS + DESCRIPTORS_PER_CONNECTION * disk.connections,
+        threads: OWN_THREADS
+            + fuse::THREADS
+            + if count > 1 { fuse::MAX_APART } else { 0 }
+            + THREADS_PER_DISK * count
+            + THREADS_PER_CONNECTION * connections,
+        descriptors: OWN_DESCRIPTORS
+            + DESCRIPTORS_PER_DISK * count
+            + DESCRIPTORS_PER_CONNECTION * connections,
         bytes: (fuse::ADDRESS_SPACE + OWN_BYTES)
             .saturating_add(usize::try_from(disk.budgets.sum()).unwrap_or(usize::MAX)),
     }
 }
 
-/// Looks through the mount for the file, in a thread that nobody waits for longer than [`LOOK_LIMIT`].
-/// Returns the numbers of the file system.
-pub(super) fn look(mountpoint: &Mountpoint) -> Result<Held, Failure> {
+/// Looks through the mount for the file with this name, in a thread that nobody waits for longer than
+/// [`LOOK_LIMIT`]. Returns the numbers of the file system.
+pub(super) fn look(mountpoint: &Mountpoint, name: &OsStr) -> Result<Held, Failure> {
     let fail = |why: String| {
         let message = format!("cannot mount on {}: {why}", mountpoint.path.display());
         Err(Failure::text(Exit::Mount, message))
@@ -63,16 +77,17 @@ pub(super) fn look(mountpoint: &Mountpoint) -> Result<Held, Failure> {
         return fail("it was unmounted again at once".to_owned());
     };
     let (done, looked) = bounded(1);
-    let file = mountpoint.file.clone();
+    let file = mountpoint.path_of(name);
+    let looked_for = file.clone();
     // A directory on the way may be another user's: the thread has the rights of the one that makes it.
-    rights::with(move || spawn("look", move || drop(done.send(fs::metadata(file)))))?;
+    rights::with(move || spawn("look", move || drop(done.send(fs::metadata(looked_for)))))?;
     match looked.recv_timeout(LOOK_LIMIT) {
         Ok(Ok(meta)) if meta.is_file() && (major(meta.dev()), minor(meta.dev())) == ours.device => Ok(ours),
-        Ok(Ok(_)) => fail(format!("{} is another file", mountpoint.file.display())),
-        Ok(Err(e)) => fail(format!("{} does not answer: {e}", mountpoint.file.display())),
+        Ok(Ok(_)) => fail(format!("{} is another file", file.display())),
+        Ok(Err(e)) => fail(format!("{} does not answer: {e}", file.display())),
         Err(_) => fail(format!(
             "{} does not answer within {} s",
-            mountpoint.file.display(),
+            file.display(),
             LOOK_LIMIT.as_secs()
         )),
     }

@@ -1,6 +1,7 @@
 //! `--verify`: the disk is compared with an image, or with itself, between the last flush and the end of its
 //! transfer.
 
+use std::ffi::OsStr;
 use std::sync::Arc;
 
 use crate::block_hash::{Method, Watch};
@@ -25,17 +26,25 @@ pub(super) fn check(settings: &Settings, disk: &OpenDisk) -> Result<(), Failure>
     }
 }
 
-/// Returns the proof that is asked for.
-pub(super) fn proof(settings: &Settings) -> Option<Proof> {
+/// Returns the proof that is asked for; `file` tells one of several disks from the others.
+pub(super) fn proof(settings: &Settings, file: Option<&OsStr>) -> Option<Proof> {
     let (verify, watch) = (settings.verify.clone()?, Arc::new(Watch::default()));
-    let seen = watch.clone();
+    let (seen, file) = (
+        watch.clone(),
+        file.map(|name| name.to_string_lossy().into_owned()),
+    );
     Some(Proof {
         watch,
-        prove: Box::new(move |disk| prove(disk, &verify, &seen)),
+        prove: Box::new(move |disk| prove(disk, &verify, file.as_deref(), &seen)),
     })
 }
 
-fn prove(disk: &Arc<OpenDisk>, verify: &Verify, watch: &Arc<Watch>) -> Result<(), Failure> {
+fn prove(
+    disk: &Arc<OpenDisk>,
+    verify: &Verify,
+    file: Option<&str>,
+    watch: &Arc<Watch>,
+) -> Result<(), Failure> {
     let (proven, what) = match verify {
         Verify::Itself => (
             disk.verify(Expected::Itself, Method::default(), watch)?,
@@ -53,6 +62,10 @@ fn prove(disk: &Arc<OpenDisk>, verify: &Verify, watch: &Arc<Watch>) -> Result<()
             (proven, name)
         }
     };
-    inform(proven.told(&what));
+    let told = proven.told(&what);
+    match file {
+        Some(file) => inform(format_args!("{file}: {told}")),
+        None => inform(told),
+    }
     Ok(())
 }

@@ -5,9 +5,11 @@
 //! ```text
 //! needs     what it takes of the system where it is not mounted
 //! start     opens it unless a signal comes first
+//! of_vm     opens the disks of a VM side by side
 //! open      from the settings to a disk that can be read and written
 //! verify    the block hash of the disk, and the comparison with what it should hold
 //! read_back its bytes as the server has them now
+//! sum       the figures of several disks as one
 //! course    how far the work on it has got, and how fast it goes on
 //! ending    the way out: the last flush, the connections, the transfer; with signals on the way
 //! ```
@@ -22,10 +24,12 @@
 mod course;
 mod ending;
 pub(crate) mod needs;
+mod of_vm;
 mod open;
 mod ranges;
 mod read_back;
 mod start;
+mod sum;
 mod verify;
 
 use std::fs::File;
@@ -38,6 +42,7 @@ use serde::{Deserialize, Serialize};
 use self::course::Course;
 use self::ending::Hands;
 pub(crate) use self::ending::{Ending, Proof, Step, Work};
+pub(crate) use self::of_vm::{OpenVm, end_in_any_case, left_out_shown};
 pub(crate) use self::verify::Expected;
 use crate::disk::Disk;
 use crate::imageio::Image;

@@ -1,5 +1,5 @@
-//! Opens the disk in a thread, so that a signal can cut it short; what was begun in the engine is then taken
-//! back.
+//! Opens a disk, or several, in a thread, so that a signal can cut it short; what was begun in the engine is
+//! then taken back.
 
 use std::path::Path;
 
@@ -25,46 +25,60 @@ impl OpenDisk {
         inbox: &Receiver<E>,
         signal: impl Fn(&E) -> Option<i32>,
     ) -> Result<OpenDisk, Failure> {
-        let (done, opened) = bounded(1);
         let (wanted, path) = (settings.clone(), place.to_owned());
-        let interrupt = Interrupt::default();
-        let interruption = interrupt.clone();
-        spawn("open", move || {
-            drop(done.send(OpenDisk::open(&wanted, &path, &interrupt)))
-        })?;
-        select! {
-            recv(opened) -> disk => {
-                disk.map_err(|_| Failure::text(Exit::Other, CONNECTING_FAILED))?
+        let has_engine = matches!(settings.source, Source::Engine(_));
+        let open = move |interrupt: &Interrupt| OpenDisk::open(&wanted, &path, interrupt);
+        unless_interrupted(open, settings.task, has_engine, inbox, signal)
+    }
+}
+
+/// Does `open` in a thread of its own; an event in `inbox` meanwhile ends that in order. With an engine,
+/// there may be something to take back then: what `open` returns all the same, or has begun, ends as it is
+/// dropped.
+pub(super) fn unless_interrupted<T: Send + 'static, E>(
+    open: impl FnOnce(&Interrupt) -> Result<T, Failure> + Send + 'static,
+    task: Task,
+    has_engine: bool,
+    inbox: &Receiver<E>,
+    signal: impl Fn(&E) -> Option<i32>,
+) -> Result<T, Failure> {
+    let (done, opened) = bounded(1);
+    let interrupt = Interrupt::default();
+    let interruption = interrupt.clone();
+    spawn("open", move || drop(done.send(open(&interrupt))))?;
+    select! {
+        recv(opened) -> disk => {
+            disk.map_err(|_| Failure::text(Exit::Other, CONNECTING_FAILED))?
+        }
+        recv(inbox) -> event => {
+            interruption.set();
+            let signal = event.ok().and_then(|event| signal(&event));
+            if let Some(signal) = signal.filter(|_| has_engine) {
+                signals::tell(
+                    signal,
+                    "what was begun in the engine is taken back; the next signal leaves that to \
+                     `rhv-mount recover`",
+                );
             }
-            recv(inbox) -> event => {
-                interruption.set();
-                let signal = event.ok().and_then(|event| signal(&event));
-                if let (Some(signal), Source::Engine(_)) = (signal, &settings.source) {
-                    signals::tell(
-                        signal,
-                        "what was begun in the engine is taken back; the next signal leaves that to \
-                         `rhv-mount recover`",
-                    );
-                }
-                Err(wait_until_taken_back(settings, opened, inbox))
-            }
+            Err(wait_until_taken_back(task, has_engine, opened, inbox))
         }
     }
 }
 
 /// Waits until what was begun in the engine is taken back; a second signal leaves it to `recover`.
-fn wait_until_taken_back<E>(
-    settings: &DiskSettings,
-    opened: Receiver<Result<OpenDisk, Failure>>,
+fn wait_until_taken_back<T: Send + 'static, E>(
+    task: Task,
+    has_engine: bool,
+    opened: Receiver<Result<T, Failure>>,
     inbox: &Receiver<E>,
 ) -> Failure {
-    let interrupted = match settings.task {
+    let interrupted = match task {
         Task::Mount => "interrupted before the disk was mounted",
         Task::Upload | Task::Download => "interrupted before the first byte was copied",
         Task::Checksum => "interrupted before the disk was open",
     };
     let failure = Failure::text(Exit::Other, interrupted);
-    if matches!(settings.source, Source::Transfer(_)) {
+    if !has_engine {
         return failure;
     }
     let (done, taken_back) = bounded(1);

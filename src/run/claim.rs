@@ -75,7 +75,7 @@ pub(super) fn claim(file: &mut NoteFile, args: &RecoverArgs) -> Result<bool, Fai
 fn serves(mountpoint: &Path, transfer: Option<&str>) -> bool {
     let place = runtime_directory::directory().map(|directory| Place::of(&directory, mountpoint));
     let status = place.and_then(|place| control::ask_status(&place));
-    status.is_ok_and(|status| transfer.is_some() && status.disk.transfer.as_deref() == transfer)
+    status.is_ok_and(|status| transfer.is_some_and(|transfer| status.has_transfer(transfer)))
 }
 
 /// Removes what a killed mount left in the tree, and its record.

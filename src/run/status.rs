@@ -5,6 +5,7 @@
 //! nothing is mounted there, what is left. With `--follow` each of them is one line.
 
 mod asking;
+mod files;
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -253,6 +254,7 @@ pub(super) fn text(status: &Status) -> String {
     for holder in &status.holders {
         out += &format!("  held         {}\n", plain(holder));
     }
+    out += &files::text(status);
     if let (Some(id), Some(name)) = (&disk.disk_id, &disk.disk_name) {
         out += &format!("  disk         {} ({})\n", plain(id), plain(name));
     }

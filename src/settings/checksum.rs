@@ -33,7 +33,7 @@ impl ChecksumSettings {
     pub(crate) fn gather(args: ChecksumArgs) -> Result<ChecksumSettings, Failure> {
         let section = Section::read(&args.engine)?;
         let trusted = trust(args.engine.cafile.clone(), args.engine.insecure, &section)?;
-        let choice = Choice::of(None, &args.disk, &section)?;
+        let choice = Choice::of(&args.disk, &section)?;
         if matches!(choice, Choice::Create(_)) {
             return Err(usage(
                 "checksum reads a disk that is there: --create is for a mount and for `upload`",

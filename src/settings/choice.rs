@@ -20,12 +20,29 @@ pub(super) enum Choice {
     Disk(String),
     Snapshot(String),
     Create(String),
+    /// Every disk of a VM, for a mount only.
+    Vm(String),
 }
 
 impl Choice {
     /// Takes the disk from the command line, else from the configuration file, else from the environment.
     /// Each may name one disk.
-    pub(super) fn of(source: Option<&str>, args: &DiskArgs, section: &Section) -> Result<Choice, Failure> {
+    pub(super) fn of(args: &DiskArgs, section: &Section) -> Result<Choice, Failure> {
+        match Choice::for_mount((None, None), args, section)? {
+            Choice::Vm(name) => Err(usage(format!(
+                "the section of ovirt-img.conf, or the environment, names the VM {name}, and this is for one \
+                 disk: name it with --disk"
+            ))),
+            choice => Ok(choice),
+        }
+    }
+
+    /// Does the same for a mount, which has a SOURCE, and which may be of a VM.
+    pub(super) fn for_mount(
+        (source, vm): (Option<&str>, Option<&str>),
+        args: &DiskArgs,
+        section: &Section,
+    ) -> Result<Choice, Failure> {
         let named = |get: &dyn Fn(&str) -> Option<String>| {
             [
                 get("transfer_url").map(Choice::Url),
@@ -33,6 +50,7 @@ impl Choice {
                 get("disk").map(Choice::Disk),
                 get("disk_snapshot").map(Choice::Snapshot),
                 get("create").map(Choice::Create),
+                get("vm").map(Choice::Vm),
             ]
         };
         let given = [
@@ -41,6 +59,7 @@ impl Choice {
             args.disk.clone().map(Choice::Disk),
             args.disk_snapshot.clone().map(Choice::Snapshot),
             args.create.clone().map(Choice::Create),
+            vm.map(str::to_owned).map(Choice::Vm),
         ];
         if let Some(source) = source.filter(|source| *source != source::NONE) {
             match given
@@ -76,8 +95,9 @@ impl Choice {
             }
         }
         Err(usage(format!(
-            "which disk? name one with SOURCE, --disk, --disk-snapshot or --create, or give a transfer URL \
-             (https://HOST:54322/images/TICKET) with --transfer-url-file, {URL_VARIABLE} or --transfer-url"
+            "which disk? name one with SOURCE, --disk, --disk-snapshot or --create, all of a VM with --vm, or \
+             give a transfer URL (https://HOST:54322/images/TICKET) with --transfer-url-file, {URL_VARIABLE} \
+             or --transfer-url"
         )))
     }
 
@@ -85,7 +105,9 @@ impl Choice {
     pub(super) fn name(&self) -> Option<&str> {
         match self {
             Choice::Url(_) | Choice::UrlFile(_) => None,
-            Choice::Disk(name) | Choice::Snapshot(name) | Choice::Create(name) => Some(name),
+            Choice::Disk(name) | Choice::Snapshot(name) | Choice::Create(name) | Choice::Vm(name) => {
+                Some(name)
+            }
         }
     }
 
@@ -109,6 +131,7 @@ impl Choice {
             Choice::Disk(_) => "--disk",
             Choice::Snapshot(_) => "--disk-snapshot",
             Choice::Create(_) => "--create",
+            Choice::Vm(_) => "--vm",
         }
     }
 
@@ -129,6 +152,11 @@ impl Choice {
             Choice::Disk(name) => Wanted::Existing(name),
             Choice::Snapshot(id) => Wanted::Snapshot(id),
             Choice::Create(_) => Wanted::New(new_disk(self, args, section)?),
+            Choice::Vm(name) => {
+                return Err(usage(format!(
+                    "--vm {name} is no single disk: name one with --disk"
+                )));
+            }
         };
         if !matches!(wanted, Wanted::New(_))
             && (args.size.is_some()
@@ -146,12 +174,13 @@ impl Choice {
             wanted,
             proxy,
             keep_on_failure: args.keep_on_failure,
+            of_vm: None,
         })))
     }
 }
 
 /// The words of the section, or else of the environment.
-fn elsewhere(key: &str, section: &Section) -> Option<String> {
+pub(super) fn elsewhere(key: &str, section: &Section) -> Option<String> {
     let value = section.get(key).map(str::to_owned);
     value.or_else(|| variable(&format!("RHV_MOUNT_{}", key.to_uppercase())))
 }

@@ -67,7 +67,7 @@ impl CopySettings {
     pub(crate) fn of_upload(args: UploadArgs) -> Result<CopySettings, Failure> {
         let section = Section::read(&args.engine)?;
         let trusted = trust(args.engine.cafile.clone(), args.engine.insecure, &section)?;
-        let choice = Choice::of(None, &args.disk, &section)?;
+        let choice = Choice::of(&args.disk, &section)?;
         if args.disk.read_only || read_only_elsewhere(&section)? || matches!(choice, Choice::Snapshot(_)) {
             return Err(usage(
                 "upload writes the disk, and the options, the section or the environment ask for one that is \
@@ -138,7 +138,7 @@ impl CopySettings {
     pub(crate) fn of_download(args: DownloadArgs) -> Result<CopySettings, Failure> {
         let section = Section::read(&args.engine)?;
         let trusted = trust(args.engine.cafile.clone(), args.engine.insecure, &section)?;
-        let choice = Choice::of(None, &args.disk, &section)?;
+        let choice = Choice::of(&args.disk, &section)?;
         if matches!(choice, Choice::Create(_)) {
             return Err(usage(
                 "download reads a disk that is there: --create is for `upload`",

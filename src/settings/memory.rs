@@ -23,6 +23,9 @@ const DEFAULT_JOURNAL_BYTES: u64 = 256 << 20;
 /// Lower bound on a journal that nobody has switched off, in bytes: without one, a lost connection is a loss.
 const MIN_JOURNAL_BYTES: u64 = 4 << 20;
 
+/// Lower bound on the write-behind of one of several disks, in bytes: as much as the kernel writes at once.
+const MIN_WRITE_BEHIND_BYTES: u64 = 1 << 20;
+
 /// Bounds on one request, in bytes: half of what the kernel writes at once, and as much as the server takes
 /// in before it turns to the storage (its buffer). On storage that is far away size hides latency: with 20 ms
 /// a request and 4 connections, 1 MiB gave 160 MiB/s, 4 MiB 380, 8 MiB 455.
@@ -106,6 +109,21 @@ impl Budgets {
         share.clamp(least, most).next_power_of_two().min(most)
     }
 
+    /// The part of each of `disks` that share them. No part gets so small that nothing could move any more, so
+    /// the parts of many disks may be more than there is to divide.
+    pub(crate) fn share(&self, disks: usize) -> Budgets {
+        let disks = disks.max(1) as u64;
+        let part = |bytes: u64, least: u64| match bytes {
+            0 => 0,
+            bytes => (bytes / disks).max(least),
+        };
+        Budgets {
+            cache: self.cache / disks,
+            journal: part(self.journal, MIN_JOURNAL_BYTES.min(self.journal)),
+            write_behind: part(self.write_behind, MIN_WRITE_BEHIND_BYTES.min(self.write_behind)),
+        }
+    }
+
     /// All of them together.
     pub(crate) fn sum(&self) -> u64 {
         let journal_and_cache = self.journal.saturating_add(self.cache);
@@ -148,6 +166,25 @@ mod tests {
         let (tight, _) = Budgets::divide(Said::default(), Some(&limited(128)));
         assert_eq!(tight.request_size(4), MIB);
         assert!(Budgets::divide(Said::default(), Some(&limited(1))).0.sum() <= MIN_BYTES);
+    }
+
+    #[test]
+    fn disks_that_share_the_budgets_never_get_more_than_there_is_unless_nothing_could_move() {
+        let (usual, _) = Budgets::divide(Said::default(), None);
+        for disks in 1..=40 {
+            let each = usual.share(disks);
+            assert!(each.sum() * disks as u64 <= usual.sum(), "{disks}: {each:?}");
+        }
+        let each = usual.share(10_000);
+        assert_eq!((each.journal, each.write_behind), (4 * MIB, MIB));
+        // What was switched off stays off.
+        let said = Said {
+            cache: Some(0),
+            journal: Some(0),
+            ..Said::default()
+        };
+        let each = Budgets::divide(said, None).0.share(3);
+        assert_eq!((each.cache, each.journal), (0, 0));
     }
 
     #[test]

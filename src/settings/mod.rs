@@ -18,6 +18,7 @@ mod mount_options;
 mod source;
 pub(crate) mod values;
 mod verify;
+pub(crate) mod vm;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -35,6 +36,7 @@ use self::config_file::{Section, yes_or_no};
 use self::copy::CopySettings;
 use self::memory::{Budgets, MIN_MEMORY_BYTES, Said};
 pub(crate) use self::verify::Verify;
+pub(crate) use self::vm::{Shown, VmSource};
 use crate::engine::{Account, NewDisk};
 use crate::failure::{Exit, Failure};
 use crate::imageio::TransferUrl;
@@ -72,6 +74,9 @@ pub(crate) struct EngineSource {
     pub(crate) proxy: bool,
     /// Keep a disk that this run created even when the run fails.
     pub(crate) keep_on_failure: bool,
+    /// The VM through which the disk was found, where it is one of those that are shown together.
+    #[serde(default)]
+    pub(crate) of_vm: Option<vm::Member>,
 }
 
 /// A disk as the user names it.
@@ -100,10 +105,11 @@ pub(crate) enum Task {
     Checksum,
 }
 
-/// How one disk is opened, with or without a mount.
+/// How one disk is opened, with or without a mount; with another kind of source, how several are, and then
+/// connections and memory are for all of them together.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct DiskSettings {
-    pub(crate) source: Source,
+pub(crate) struct DiskSettings<S = Source> {
+    pub(crate) source: S,
     /// The certificates that imageio is trusted with.
     pub(crate) trust: Trust,
     /// The work for which it is opened.
@@ -148,8 +154,8 @@ pub(crate) struct Settings {
     /// An absolute path.
     #[serde(with = "crate::path_bytes")]
     pub(crate) mountpoint: PathBuf,
-    /// The disk to show there.
-    pub(crate) disk: DiskSettings,
+    /// The disk or the disks to show there.
+    pub(crate) disk: DiskSettings<Shown>,
     /// Other users may use the mount.
     pub(crate) allow_other: bool,
     /// Owner of the file.
@@ -201,13 +207,28 @@ impl Settings {
         let mut args = args;
         args.disk.read_only |= read_only_elsewhere(&section)?;
         let trusted = trust(args.engine.cafile.clone(), args.engine.insecure, &section)?;
-        let disk = Choice::of(args.source.as_deref(), &args.disk, &section)?;
-        let read_only = args.disk.read_only || matches!(disk, Choice::Snapshot(_));
+        let named = (args.source.as_deref(), args.vm.as_deref());
+        let disk = Choice::for_mount(named, &args.disk, &section)?;
+        let snapshot = vm::check(&disk, &args, &section)?;
+        let read_only = match disk {
+            Choice::Vm(_) => !args.read_write,
+            Choice::Snapshot(_) => true,
+            _ => args.disk.read_only,
+        };
         let mode = file_mode(&args, read_only)?;
         let named = args.source.clone().or_else(|| disk.name().map(str::to_owned));
         let shown_source = args.fsname.clone().or(named);
         let from = (&args.engine, args.connection.proxy);
-        let source = disk.source(&args.disk, from, &section, &trusted)?;
+        let source = match disk {
+            Choice::Vm(name) => Shown::OfVm(Box::new(VmSource {
+                account: account::engine_account(&args.engine, &section, trusted.clone())?,
+                login: LoginPlaces::of(&args.engine, &section),
+                vm: name,
+                snapshot,
+                proxy: args.connection.proxy,
+            })),
+            disk => Shown::Disk(disk.source(&args.disk, from, &section, &trusted)?),
+        };
         let is_in_foreground = args.foreground || !args.command.is_empty();
         if matches!(args.output.progress, Progress::Bar | Progress::Json) && !is_in_foreground {
             return Err(usage(
@@ -219,9 +240,9 @@ impl Settings {
         let output = OutputSettings::gather(args.output, &section)?;
         let disk = DiskSettings::gather(args.connection, source, trusted, Task::Mount, read_only)?;
         let mountpoint = absolute(&args.mountpoint)?;
-        let expected = match read_only {
-            true => Vec::new(),
-            false => expected::wholes(&args.command, &mountpoint, &disk.source),
+        let expected = match &disk.source {
+            Shown::Disk(source) if !read_only => expected::wholes(&args.command, &mountpoint, source),
+            Shown::Disk(_) | Shown::OfVm(_) => Vec::new(),
         };
         Ok(Settings {
             mountpoint,
@@ -247,16 +268,16 @@ impl Settings {
     }
 }
 
-impl DiskSettings {
+impl<S> DiskSettings<S> {
     /// Checks the options of the data path, for a disk that is opened for `task`; `trusted` are the
     /// certificates of the engine.
     fn gather(
         args: ConnectionArgs,
-        source: Source,
+        source: S,
         trusted: Trust,
         task: Task,
         read_only: bool,
-    ) -> Result<DiskSettings, Failure> {
+    ) -> Result<DiskSettings<S>, Failure> {
         let budgets = budgets(&args)?;
         Ok(DiskSettings {
             source,
@@ -275,9 +296,27 @@ impl DiskSettings {
         })
     }
 
-    /// Keeps what is secret in them out of every output of this process.
+    /// The same for another source.
+    pub(crate) fn with<T>(&self, source: T) -> DiskSettings<T> {
+        DiskSettings {
+            source,
+            trust: self.trust.clone(),
+            task: self.task,
+            read_only: self.read_only,
+            connections: self.connections,
+            unix_socket: self.unix_socket,
+            budgets: self.budgets,
+            retry_time: self.retry_time,
+            timeout: self.timeout,
+            zero_detect: self.zero_detect,
+        }
+    }
+}
+
+impl Source {
+    /// Keeps what is secret in it out of every output of this process.
     fn hide_secrets(&self) {
-        match &self.source {
+        match self {
             Source::Transfer(url) => hide(url.ticket()),
             Source::Engine(source) => hide(source.account.password.expose()),
         }
@@ -407,9 +446,12 @@ impl Errand for Run {
 
     fn hide_secrets(&self) {
         match self {
-            Run::Mount(settings) => settings.disk.hide_secrets(),
-            Run::Copy(settings) => settings.disk.hide_secrets(),
-            Run::Checksum(settings) => settings.disk.hide_secrets(),
+            Run::Mount(settings) => match &settings.disk.source {
+                Shown::Disk(source) => source.hide_secrets(),
+                Shown::OfVm(source) => hide(source.account.password.expose()),
+            },
+            Run::Copy(settings) => settings.disk.source.hide_secrets(),
+            Run::Checksum(settings) => settings.disk.source.hide_secrets(),
         }
     }
 }

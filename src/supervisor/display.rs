@@ -63,7 +63,10 @@ struct Line<'a> {
     message: Option<&'a str>,
     /// It is absent until the disk is open.
     #[serde(flatten)]
-    disk: Option<&'a DiskStatus>,
+    disk: Option<DiskStatus>,
+    /// Each of several disks, whose sums the figures beside them are then.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    disks: Vec<&'a DiskStatus>,
 }
 
 impl Display {
@@ -123,6 +126,12 @@ impl Display {
             }
             (Form::Json, ended) => {
                 if is_due || is_new {
+                    let disks: Vec<&DiskStatus> = picture.disks.iter().map(|(disk, _)| disk).collect();
+                    let (disk, disks) = match disks.as_slice() {
+                        [] => (None, Vec::new()),
+                        [one] => (Some((*one).clone()), Vec::new()),
+                        _ => (Some(DiskStatus::sum(disks.iter().copied())), disks),
+                    };
                     let place = |task| Some(picture.place.as_str()).filter(|_| picture.task == task);
                     let line = Line {
                         event: if ended.is_some() { "ended" } else { "progress" },
@@ -133,7 +142,8 @@ impl Display {
                         image: place(Task::Upload).or_else(|| place(Task::Download)),
                         exit_status: ended.map(|(code, _)| code),
                         message: ended.and_then(|(_, message)| message),
-                        disk: picture.disks.first().map(|(disk, _)| disk),
+                        disk,
+                        disks,
                     };
                     match ended {
                         Some(_) => output::tell_last_object(&line),

@@ -127,11 +127,25 @@ fn text(picture: &Picture) -> String {
         );
         page.sample("exit_code", &[], code);
     }
-    if let Some((disk, connections)) = picture.disks.first() {
-        page.disk(disk);
-        page.requests(connections);
+    if !picture.disks.is_empty() {
+        page.disks(&picture.disks);
+        page.requests(&picture.disks);
     }
     page.text
+}
+
+/// A disk with the figures of its connections.
+type Figured = (DiskStatus, Vec<Figures>);
+
+/// The labels that tell several disks of a mount apart. A disk that is alone needs none.
+fn labels_of<'a>(disks: &[Figured], disk: &'a DiskStatus) -> Vec<(&'static str, &'a str)> {
+    match disks.len() {
+        ..=1 => Vec::new(),
+        _ => vec![
+            ("disk", disk.disk_name.as_deref().unwrap_or_default()),
+            ("disk_id", disk.disk_id.as_deref().unwrap_or_default()),
+        ],
+    }
 }
 
 /// The name of the label that tells runs apart.
@@ -149,63 +163,58 @@ struct Page<'a> {
 }
 
 impl Page<'_> {
-    fn disk(&mut self, disk: &DiskStatus) {
+    fn disks(&mut self, disks: &[Figured]) {
         self.family(
             "info",
             "gauge",
             "The disk, the server and the program; the value is 1.",
         );
-        let labels = [
-            ("disk", disk.disk_name.as_deref().unwrap_or_default()),
-            ("disk_id", disk.disk_id.as_deref().unwrap_or_default()),
-            ("host", disk.host.as_str()),
-            ("transport", disk.transport.as_str()),
-            ("read_only", if disk.read_only { "true" } else { "false" }),
-            ("version", env!("CARGO_PKG_VERSION")),
-        ];
-        self.sample("info", &labels, 1);
-        let gauges = [
-            ("disk_size_bytes", disk.disk_size, "Size of the disk."),
-            (
-                "file_size_bytes",
-                disk.file_size,
-                "Size of the file, which a truncate changes.",
-            ),
-            ("connections", disk.connections as u64, "Connections to imageio."),
-            (
-                "unflushed_bytes",
-                disk.bytes_unflushed,
-                "Acknowledged data that is not known to be on the storage.",
-            ),
-            (
-                "failed",
-                disk.failure.is_some().into(),
-                "1 when acknowledged data may be lost.",
-            ),
-        ];
-        for (name, value, help) in gauges {
-            self.family(name, "gauge", help);
-            self.sample(name, &[], value);
+        for (disk, _) in disks {
+            let labels = [
+                ("disk", disk.disk_name.as_deref().unwrap_or_default()),
+                ("disk_id", disk.disk_id.as_deref().unwrap_or_default()),
+                ("host", disk.host.as_str()),
+                ("transport", disk.transport.as_str()),
+                ("read_only", if disk.read_only { "true" } else { "false" }),
+                ("version", env!("CARGO_PKG_VERSION")),
+            ];
+            self.sample("info", &labels, 1);
         }
+        let mut family = |name: &str, kind: &str, help: &str, value: fn(&DiskStatus) -> u64| {
+            self.family(name, kind, help);
+            for (disk, _) in disks {
+                self.sample(name, &labels_of(disks, disk), value(disk));
+            }
+        };
+        family("disk_size_bytes", "gauge", "Size of the disk.", |disk| {
+            disk.disk_size
+        });
+        let help = "Size of the file, which a truncate changes.";
+        family("file_size_bytes", "gauge", help, |disk| disk.file_size);
+        let help = "Connections to imageio.";
+        family("connections", "gauge", help, |disk| disk.connections as u64);
+        let help = "Acknowledged data that is not known to be on the storage.";
+        family("unflushed_bytes", "gauge", help, |disk| disk.bytes_unflushed);
+        let help = "1 when acknowledged data may be lost.";
+        family("failed", "gauge", help, |disk| disk.failure.is_some().into());
         let help = "Connections that were lost or given up, and replaced.";
-        self.family("connections_replaced_total", "counter", help);
-        self.sample("connections_replaced_total", &[], disk.replaced);
+        family("connections_replaced_total", "counter", help, |disk| {
+            disk.replaced
+        });
     }
 
-    /// The sums over all connections.
-    fn requests(&mut self, connections: &[Figures]) {
-        let mut sums: BTreeMap<&str, OpFigures> = BTreeMap::new();
-        for (operation, figures) in connections.iter().flat_map(|connection| &connection.operations) {
-            let sum = sums.entry(*operation).or_default();
-            sum.ops += figures.ops;
-            sum.errors += figures.errors;
-            sum.seconds += figures.seconds;
-            sum.bytes += figures.bytes;
-        }
+    /// The sums over all connections of each disk.
+    fn requests(&mut self, disks: &[Figured]) {
+        let sums = disks.iter().map(|(disk, connections)| (disk, sums(connections)));
+        let sums: Vec<_> = sums.collect();
         let mut family = |name: &str, help: &str, value: fn(&OpFigures) -> f64| {
             self.family(name, "counter", help);
-            for (operation, sum) in &sums {
-                self.sample(name, &[("operation", *operation)], value(sum));
+            for (disk, of_disk) in &sums {
+                for (operation, sum) in of_disk {
+                    let mut labels = labels_of(disks, disk);
+                    labels.push(("operation", operation));
+                    self.sample(name, &labels, value(sum));
+                }
             }
         };
         family("requests_total", "Requests to imageio that succeeded.", |sum| {
@@ -241,6 +250,19 @@ impl Page<'_> {
     }
 }
 
+/// The sums of each kind of request.
+fn sums(connections: &[Figures]) -> BTreeMap<&'static str, OpFigures> {
+    let mut sums: BTreeMap<&str, OpFigures> = BTreeMap::new();
+    for (operation, figures) in connections.iter().flat_map(|connection| &connection.operations) {
+        let sum = sums.entry(*operation).or_default();
+        sum.ops += figures.ops;
+        sum.errors += figures.errors;
+        sum.seconds += figures.seconds;
+        sum.bytes += figures.bytes;
+    }
+    sums
+}
+
 /// Returns a text as the value of a label, between quotes.
 fn label(text: &str) -> String {
     plain(&clean(text)).replace('\\', r"\\").replace('"', "\\\"")
@@ -268,6 +290,41 @@ mod tests {
         );
         let ours = |line: &str| line.starts_with("# ") || line.starts_with("rhv_mount_");
         assert!(text.lines().all(ours), "{text}");
+    }
+
+    #[test]
+    fn several_disks_are_told_apart_and_each_family_stands_once() {
+        let disk = |name: &str| DiskStatus {
+            disk_name: Some(name.to_owned()),
+            disk_id: Some(format!("id of {name}")),
+            disk_size: name.len() as u64,
+            ..DiskStatus::default()
+        };
+        let figures = || {
+            let statistics = crate::pool::ConnectionStatistics::start();
+            vec![statistics.figures(), statistics.figures()]
+        };
+        let picture = Picture {
+            place: "/mnt".to_owned(),
+            disks: vec![(disk("a"), figures()), (disk("bc"), figures())],
+            ..Picture::default()
+        };
+        let text = text(&picture);
+        for line in [
+            r#"rhv_mount_disk_size_bytes{mountpoint="/mnt",disk="a",disk_id="id of a"} 1"#,
+            r#"rhv_mount_disk_size_bytes{mountpoint="/mnt",disk="bc",disk_id="id of bc"} 2"#,
+        ] {
+            assert!(text.lines().any(|one| one == line), "{text}");
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let names = samples.map(|line| line.rsplit_once(' ').unwrap().0);
+        for name in names {
+            assert!(seen.insert(name), "{name} stands twice: {text}");
+        }
+        let heads: Vec<&str> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
+        let different: std::collections::BTreeSet<&&str> = heads.iter().collect();
+        assert_eq!(heads.len(), different.len(), "{text}");
     }
 
     #[test]

@@ -18,8 +18,8 @@ pub(super) fn line(picture: &Picture, since: Duration) -> String {
     match &picture.stage {
         None | Some(Stage::Opening) => format!("opening the disk for {}", picture.place),
         Some(Stage::Mounted) => {
-            let disks: Vec<String> = disks().map(|disk| mounted(disk, &picture.place)).collect();
-            disks.join("; ")
+            let whole = Whole::of(picture);
+            whole.map_or_else(String::new, |whole| mounted(&whole, &picture.place))
         }
         Some(Stage::Copying) => {
             let disks: Vec<String> = disks().map(|disk| copied(disk, &picture.place)).collect();
@@ -39,16 +39,48 @@ pub(super) fn line(picture: &Picture, since: Duration) -> String {
     }
 }
 
+/// One disk, or several as one.
+struct Whole {
+    disk: DiskStatus,
+    /// What keeps the data from moving, told with the disk's name where there are several.
+    trouble: Option<String>,
+}
+
+impl Whole {
+    fn of(picture: &Picture) -> Option<Whole> {
+        let disks = picture.disks.iter().map(|(status, _)| status);
+        match picture.disks.as_slice() {
+            [] => None,
+            [(disk, _)] => Some(Whole {
+                disk: disk.clone(),
+                trouble: disk.trouble(),
+            }),
+            several => {
+                let told = |disk: &DiskStatus| Some(format!("{}: {}", name(disk), disk.trouble()?));
+                let trouble: Vec<String> = disks.clone().filter_map(told).collect();
+                Some(Whole {
+                    disk: DiskStatus {
+                        disk_name: Some(format!("{} disks", several.len())),
+                        ..DiskStatus::sum(disks)
+                    },
+                    trouble: (!trouble.is_empty()).then(|| trouble.join(", ")),
+                })
+            }
+        }
+    }
+}
+
 fn flushing(picture: &Picture, seconds: u64) -> String {
-    let disks = || picture.disks.iter().map(|(status, _)| status);
-    let unflushed = size(disks().map(|disk| disk.bytes_unflushed).sum::<u64>());
-    let trouble: Vec<String> = disks().filter_map(DiskStatus::trouble).collect();
-    let parts = [format!("flushing {unflushed}"), format!("{seconds} s")];
+    let whole = Whole::of(picture);
+    let unflushed = whole.as_ref().map_or(0, |whole| whole.disk.bytes_unflushed);
+    let parts = [format!("flushing {}", size(unflushed)), format!("{seconds} s")];
+    let trouble = whole.and_then(|whole| whole.trouble);
     parts.into_iter().chain(trouble).collect::<Vec<_>>().join(", ")
 }
 
-/// Says how a mounted disk stands: what moved, what waits, and whatever is not as it should be.
-fn mounted(disk: &DiskStatus, mountpoint: &str) -> String {
+/// Says how mounted disks stand: what moved, what waits, and whatever is not as it should be.
+fn mounted(whole: &Whole, mountpoint: &str) -> String {
+    let disk = &whole.disk;
     let mut line = format!("{} on {mountpoint}: {} read", name(disk), size(disk.bytes_read));
     if !disk.read_only {
         line += &format!(
@@ -57,7 +89,7 @@ fn mounted(disk: &DiskStatus, mountpoint: &str) -> String {
             size(disk.bytes_unflushed)
         );
     }
-    for more in disk.pace_shown().into_iter().chain(disk.trouble()) {
+    for more in disk.pace_shown().iter().chain(&whole.trouble) {
         line += &format!(", {more}");
     }
     line
@@ -83,14 +115,17 @@ pub(super) fn row(picture: &Picture, since: Duration, columns: usize) -> String 
     let elapsed = time(since.as_secs());
     match (&picture.stage, picture.disks.as_slice()) {
         (None | Some(Stage::Opening), _) => format!("opening the disk for {}, {elapsed}", picture.place),
-        (Some(Stage::Mounted | Stage::Copying), [(disk, _)]) => moving(disk, columns),
+        (Some(Stage::Mounted | Stage::Copying), _) => {
+            Whole::of(picture).map_or_else(String::new, |whole| moving(&whole, columns))
+        }
         (Some(Stage::Flushing), _) => flushing(picture, since.as_secs()),
         (Some(Stage::Finalizing), [(disk, _)]) => format!("{}: finalizing, {elapsed}", name(disk)),
         _ => line(picture, since),
     }
 }
 
-fn moving(disk: &DiskStatus, columns: usize) -> String {
+fn moving(whole: &Whole, columns: usize) -> String {
+    let disk = &whole.disk;
     let amount = match disk.bytes_total {
         Some(total) => format!("{} of {}", size(disk.bytes_done), size(total)),
         None => size(disk.bytes_done),
@@ -98,7 +133,7 @@ fn moving(disk: &DiskStatus, columns: usize) -> String {
     let speed = Some(disk.bytes_per_second).filter(|speed| *speed > 0);
     let speed = speed.map(|speed| format!("{}/s", size(speed)));
     let left = disk.seconds_left.map(|left| format!("{} left", time(left)));
-    let parts = [Some(amount), speed, left, disk.trouble()];
+    let parts = [Some(amount), speed, left, whole.trouble.clone()];
     let text = parts.into_iter().flatten().collect::<Vec<_>>().join("  ");
     let name = name(disk);
     let Some(percent) = disk.percent() else {
@@ -203,6 +238,28 @@ mod tests {
         assert_eq!(line(Stage::Finalizing), "finalizing transfer t, 12 s");
         let lost = Stage::Ended(7, Some("data may be lost: x".to_owned()));
         assert_eq!(line(lost), "data may be lost: x");
+    }
+
+    #[test]
+    fn several_disks_are_one_line_in_which_trouble_names_its_disk() {
+        let mut picture = picture(Stage::Mounted, copied());
+        let other = DiskStatus {
+            disk_name: Some("web02".to_owned()),
+            failure: Some("no space".to_owned()),
+            ..copied()
+        };
+        picture.disks.push((other, vec![]));
+        let told = line(&picture, Duration::ZERO);
+        assert!(
+            told.starts_with("2 disks on /mnt: 0 bytes read, 10.00 GiB written"),
+            "{told}"
+        );
+        assert!(told.ends_with(", web02: DATA MAY BE LOST: no space"), "{told}");
+        let drawn = row(&picture, Duration::ZERO, 200);
+        assert!(
+            drawn.starts_with("2 disks [#") && drawn.contains("10.00 GiB of 40.00 GiB"),
+            "{drawn}"
+        );
     }
 
     #[test]

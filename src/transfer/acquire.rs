@@ -30,7 +30,8 @@ pub(super) fn acquire(
     interrupt: &Interrupt,
 ) -> Result<OwnTransfer, Failure> {
     let engine = Engine::login(&source.account, interrupt)?;
-    let mut subject = Prepared::of(&engine, source, settings.read_only)?;
+    let log_out = |_: &Failure| engine.uninterrupted().logout();
+    let mut subject = Prepared::of(&engine, source, settings.read_only).inspect_err(log_out)?;
     let direction = match settings.read_only {
         true => Direction::Download,
         false => Direction::Upload,
@@ -46,8 +47,10 @@ pub(super) fn acquire(
         login: source.login.clone(),
         imageio_trust: Some(settings.trust.clone()),
         task: settings.task,
+        vm: source.of_vm.as_ref().map(|member| member.vm.clone()),
         ..Note::of(mountpoint, &source.account, direction)
-    })?;
+    })
+    .inspect_err(log_out)?;
     let started = start(&engine, source, &mut subject, &mut file, mark, interrupt);
     let (order, transfer) = match started {
         Ok(started) => started,
@@ -118,7 +121,8 @@ impl Prepared {
                     });
                     return Err(engine::Error::Unfit(plain(&meant)).into());
                 }
-                let name = "disk snapshot".to_owned();
+                let member = source.of_vm.as_ref();
+                let name = member.map_or_else(|| "disk snapshot".to_owned(), |member| member.disk.clone());
                 holder::look(engine, id, &name, read_only)?;
                 Prepared {
                     id: id.clone(),

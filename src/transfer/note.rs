@@ -27,6 +27,9 @@ pub(crate) struct Note {
     /// The work for which the disk was opened; notes of older versions are of mounts.
     #[serde(default)]
     pub(crate) task: Task,
+    /// The VM whose disks were opened together, this one among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) vm: Option<String>,
     /// The process that serves it.
     pub(crate) pid: u32,
     /// When that process began, see [`start_of`].
@@ -198,6 +201,7 @@ impl Note {
         Note {
             mountpoint: mountpoint.to_owned(),
             task: Task::Mount,
+            vm: None,
             pid: std::process::id(),
             started: start_of(std::process::id()),
             engine_url: account.url.clone(),

@@ -7,7 +7,8 @@
 //! removed this one by hand.
 //!
 //! Its name is that of the mountpoint. What an earlier mount of *another* disk has left there keeps that
-//! name, and the note of the next mount stands beside it, under the names of mountpoint and disk.
+//! name, and the note of the next mount stands beside it, under the names of mountpoint and disk. So do the
+//! notes of several disks that are mounted together.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -93,10 +94,10 @@ impl NoteFile {
         if beside.symlink_metadata().is_ok() {
             return Err(in_the_way(&beside, &note));
         }
-        // One image may be copied to several disks at once.
+        // One image may be copied to several disks at once, and a mount of a VM has several.
         let names = match note.task {
-            Task::Mount => vec![path, beside],
-            Task::Upload | Task::Download | Task::Checksum => vec![beside],
+            Task::Mount if note.vm.is_none() => vec![path, beside],
+            Task::Mount | Task::Upload | Task::Download | Task::Checksum => vec![beside],
         };
         for path in names {
             match write_new(&path, &mut note) {

@@ -48,4 +48,8 @@ mod told;
 mod unread;
 mod unseen;
 mod verified;
+mod vm_failing;
+mod vm_mounts;
+mod vm_refused;
+mod vm_writing;
 mod waiting;

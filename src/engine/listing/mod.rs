@@ -18,12 +18,14 @@
 //! snapshots  disk snapshots, told from the VM snapshots that they belong to
 //! meant      the disk snapshots that a wrong word may mean
 //! vms        VMs, their disks and their snapshots
+//! vm_disks   the disks of one VM, for a mount of them all
 //! ```
 
 mod disks;
 mod domains;
 mod meant;
 mod snapshots;
+mod vm_disks;
 mod vms;
 
 use std::collections::HashSet;
@@ -33,6 +35,7 @@ use serde_json::Value;
 pub(crate) use self::disks::ListedDisk;
 pub(crate) use self::domains::ListedDomain;
 pub(crate) use self::snapshots::ListedSnapshot;
+pub(crate) use self::vm_disks::{LeftOut, VmDisk, VmDisks};
 pub(crate) use self::vms::{AttachedDisk, ListedVm, VmSnapshot};
 use super::address::{query, quoted};
 use super::disks::{is_uuid, there_are};

@@ -189,6 +189,18 @@ pub(crate) struct MountArgs {
     #[arg(short = 'o', value_name = "OPTIONS", help_heading = "Mount")]
     pub(crate) _mount_options: Vec<String>,
 
+    /// Every disk of this VM, which has to be down, as the files of the directory MOUNTPOINT; read-only
+    /// [env: RHV_MOUNT_VM]
+    #[arg(long, value_name = "NAME|UUID", help_heading = "Disk")]
+    pub(crate) vm: Option<String>,
+    /// With --vm, up or down: the disks as this snapshot of the VM has them, by its id or description
+    /// [env: RHV_MOUNT_SNAPSHOT]
+    #[arg(long, value_name = "UUID|NAME", help_heading = "Disk")]
+    pub(crate) snapshot: Option<String>,
+    /// With --vm: let the disks be written
+    #[arg(long, help_heading = "Disk")]
+    pub(crate) read_write: bool,
+
     /// When COMMAND has succeeded, compare the disk on its storage with IMAGE, by their block hashes; without
     /// IMAGE, the server's hash with that of what is read back. A difference is exit status 7
     #[arg(long, value_name = "IMAGE", num_args = 0..=1, require_equals = true, default_missing_value = "",

@@ -233,6 +233,14 @@ impl Engine {
         Stalled(pids)
     }
 
+    /// Does the same with the server of one transfer.
+    pub fn stall_storage_of(&self, transfer: &str) -> Stalled {
+        let file = self.nbd_dir().join(format!("{}.pid", &transfer[..8]));
+        let pid = Pid::from_raw(text(&file).trim().parse().expect("the transfer has a server"));
+        kill(pid, Signal::SIGSTOP).expect("stop the server");
+        Stalled(vec![pid])
+    }
+
     /// Stops the engine and its control socket from answering until the value is dropped: connections to them
     /// succeed but stay silent, as with a swapping machine or a network that drops packets.
     pub fn away(&self) -> Away {

@@ -1,0 +1,95 @@
+//! The files of a mount, and what `status` says of those of several disks, and of the disks that have no file.
+//! The names are those of `status -o json`.
+
+use std::ffi::OsString;
+
+use serde::{Deserialize, Serialize};
+
+use super::Mount;
+use crate::engine::LeftOut;
+use crate::fuse::Content;
+use crate::logging::plain;
+use crate::open_disk::DiskStatus;
+
+/// One file and its disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct FileStatus {
+    /// Its name in the directory.
+    pub(crate) file_name: String,
+    #[serde(flatten)]
+    pub(crate) disk: DiskStatus,
+}
+
+/// A disk that is left out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LeftOutStatus {
+    pub(crate) disk_id: String,
+    pub(crate) disk_name: String,
+    pub(crate) why: String,
+}
+
+impl FileStatus {
+    /// The sum of `files`, in which what went wrong is told with the file's name.
+    pub(super) fn sum(files: &[FileStatus]) -> DiskStatus {
+        let told = |of: fn(&DiskStatus) -> &Option<String>| {
+            let told = files.iter().filter_map(|file| {
+                let why = of(&file.disk).as_ref()?;
+                Some(format!("{}: {why}", file.file_name))
+            });
+            let told: Vec<String> = told.collect();
+            (!told.is_empty()).then(|| told.join("; "))
+        };
+        DiskStatus {
+            failure: told(|disk| &disk.failure),
+            refused: told(|disk| &disk.refused),
+            ..DiskStatus::sum(files.iter().map(|file| &file.disk))
+        }
+    }
+}
+
+impl LeftOutStatus {
+    pub(super) fn of(one: &LeftOut) -> LeftOutStatus {
+        LeftOutStatus {
+            disk_id: plain(&one.id),
+            disk_name: plain(&one.name),
+            why: one.why.to_owned(),
+        }
+    }
+}
+
+impl Mount {
+    /// The files of a directory, in the order of their names.
+    pub(super) fn files(&self) -> Vec<(OsString, Content)> {
+        let open = self.disks.iter();
+        let open = open.map(|one| (one.file_name.clone(), Content::Disk(one.disk.disk().clone())));
+        let broken = self.broken.iter();
+        let broken = broken.map(|one| (one.file_name.clone(), Content::Broken(one.size)));
+        let mut files: Vec<(OsString, Content)> = open.chain(broken).collect();
+        files.sort_by(|(a, _), (b, _)| a.cmp(b));
+        files
+    }
+
+    /// How each file stands, in the order of their names.
+    pub(super) fn file_statuses(&self) -> Vec<FileStatus> {
+        let of = |name: &OsString, disk| FileStatus {
+            file_name: name.to_string_lossy().into_owned(),
+            disk,
+        };
+        let open = self.disks.iter().map(|one| of(&one.file_name, one.disk.status()));
+        let broken = self.broken.iter().map(|one| {
+            let disk = DiskStatus {
+                read_only: true,
+                disk_size: one.size,
+                file_size: one.size,
+                disk_id: Some(one.id.clone()),
+                disk_name: Some(one.name.clone()),
+                failure: Some(format!("it could not be opened: {}", one.why)),
+                ..DiskStatus::default()
+            };
+            of(&one.file_name, disk)
+        });
+        let mut files: Vec<FileStatus> = open.chain(broken).collect();
+        files.sort_by(|a, b| a.file_name.cmp(&b.file_name));
+        files
+    }
+}

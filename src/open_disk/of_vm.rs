@@ -1,0 +1,232 @@
+//! The disks of a VM, opened side by side.
+//!
+//! The VM is looked up first, in a session of its own: nothing is started where that fails, or where the VM
+//! runs. Then a few threads open the disks, each with a transfer, a session and a share of connections and
+//! memory of its own. One that cannot be opened keeps nobody else from it; where none can, all of it fails.
+//! A disk that is not needed any more ends as it is dropped, all of them at the same time.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use crossbeam::channel::Receiver;
+use parking_lot::Mutex;
+
+use super::OpenDisk;
+use super::start::unless_interrupted;
+use crate::amounts;
+use crate::engine::{Engine, Interrupt, LeftOut, VmDisk, VmDisks};
+use crate::failure::{Exit, Failure};
+use crate::logging::plain;
+use crate::settings::vm::Member;
+use crate::settings::{DiskSettings, VmSource, Wanted};
+
+/// Upper bound on the disks that are opened at the same time. Most of it is waiting for the engine, which
+/// takes its steps one after the other for each host.
+const MAX_AT_ONCE: usize = 8;
+
+/// A disk of a VM, open or not.
+pub(crate) struct Opened {
+    pub(crate) disk: VmDisk,
+    pub(crate) open: Result<OpenDisk, Failure>,
+}
+
+/// The disks of a VM. Those that are open end when this is dropped.
+pub(crate) struct OpenVm {
+    /// The VM, and its snapshot where the disks are those of one, for people.
+    pub(crate) shown: String,
+    /// In the order of their names; one of them at least is open.
+    pub(crate) disks: Vec<Opened>,
+    pub(crate) left_out: Vec<LeftOut>,
+}
+
+impl Drop for OpenVm {
+    fn drop(&mut self) {
+        let open = self.disks.iter().filter_map(|disk| disk.open.as_ref().ok());
+        end_in_any_case(open);
+    }
+}
+
+/// Ends disks that nobody has ended, at the same time.
+pub(crate) fn end_in_any_case<'a>(disks: impl Iterator<Item = &'a OpenDisk>) {
+    let disks: Vec<&OpenDisk> = disks.collect();
+    thread::scope(|scope| {
+        for (n, disk) in disks.iter().enumerate() {
+            let end = || disk.end_in_any_case();
+            // This thread ends the last one, and each for which there is no thread.
+            let is_last = n + 1 == disks.len();
+            if is_last || thread::Builder::new().spawn_scoped(scope, end).is_err() {
+                end();
+            }
+        }
+    });
+}
+
+impl OpenVm {
+    /// Opens the disks in a thread of its own; an event in `inbox` meanwhile ends that in order. `signal`
+    /// tells the number of a signal from other events. `check` may refuse the number of disks, before the
+    /// first transfer is started.
+    pub(crate) fn open_unless_interrupted<E>(
+        settings: &DiskSettings<Box<VmSource>>,
+        place: &Path,
+        check: impl Fn(usize) -> Result<(), Failure> + Send + 'static,
+        inbox: &Receiver<E>,
+        signal: impl Fn(&E) -> Option<i32>,
+    ) -> Result<OpenVm, Failure> {
+        let (wanted, path): (_, PathBuf) = (settings.clone(), place.to_owned());
+        let open = move |interrupt: &Interrupt| open(&wanted, &path, &check, interrupt);
+        unless_interrupted(open, settings.task, true, inbox, signal)
+    }
+}
+
+fn open(
+    settings: &DiskSettings<Box<VmSource>>,
+    place: &Path,
+    check: &dyn Fn(usize) -> Result<(), Failure>,
+    interrupt: &Interrupt,
+) -> Result<OpenVm, Failure> {
+    let source = &settings.source;
+    let engine = Engine::login(&source.account, interrupt)?;
+    let found = engine.vm_disks(&source.vm, source.snapshot.as_deref());
+    engine.uninterrupted().logout();
+    let found = found?;
+    let shown = shown(&found);
+    let VmDisks {
+        vm, disks, left_out, ..
+    } = found;
+    if disks.is_empty() {
+        return Err(none_there(&shown, &left_out));
+    }
+    check_memory(settings, disks.len())?;
+    check(disks.len())?;
+    let open_one = |n: usize, disk: &VmDisk| {
+        interrupt.check()?;
+        let member = Member {
+            vm: plain(&vm.name),
+            disk: plain(&disk.name),
+        };
+        let wanted = match &disk.disk_snapshot {
+            Some(id) => Wanted::Snapshot(id.clone()),
+            None => Wanted::Existing(disk.id.clone()),
+        };
+        let settings = settings.of_disk(member, wanted, n, disks.len());
+        OpenDisk::open(&settings, place, interrupt)
+    };
+    let opened = side_by_side(&disks, MAX_AT_ONCE, open_one);
+    let disks = disks.into_iter().zip(opened);
+    let vm = OpenVm {
+        shown,
+        disks: disks.map(|(disk, open)| Opened { disk, open }).collect(),
+        left_out,
+    };
+    // Whatever is open ends with `vm`.
+    interrupt.check()?;
+    match vm.disks.iter().any(|disk| disk.open.is_ok()) {
+        true => Ok(vm),
+        false => Err(none_opened(&vm)),
+    }
+}
+
+/// Does `work` for each of `items`, for `most` of them at the same time; the results are in their order.
+fn side_by_side<T: Sync, R: Send>(items: &[T], most: usize, work: impl Fn(usize, &T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<R>>> = items.iter().map(|_| Mutex::new(None)).collect();
+    let run = || {
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(n) else { return };
+            *results[n].lock() = Some(work(n, item));
+        }
+    };
+    thread::scope(|scope| {
+        // This thread works too, so all is done even where the system grants no thread.
+        for _ in 1..items.len().min(most) {
+            if thread::Builder::new()
+                .name("open".to_owned())
+                .spawn_scoped(scope, run)
+                .is_err()
+            {
+                break;
+            }
+        }
+        run();
+    });
+    results.into_iter().filter_map(Mutex::into_inner).collect()
+}
+
+/// Refuses more disks than can be written with the memory that they share.
+fn check_memory(settings: &DiskSettings<Box<VmSource>>, count: usize) -> Result<(), Failure> {
+    let (all, each) = (settings.budgets.sum(), settings.budgets.share(count).sum());
+    let needed = each.saturating_mul(count as u64);
+    if settings.read_only || needed <= all {
+        return Ok(());
+    }
+    Err(Failure::text(
+        Exit::Usage,
+        format!(
+            "{count} disks that are written take at least {} of memory together, and they have {}: give more \
+             with --memory, or mount them one by one with --disk",
+            amounts::size(needed),
+            amounts::size(all)
+        ),
+    ))
+}
+
+fn shown(found: &VmDisks) -> String {
+    plain(&match &found.snapshot {
+        Some(snapshot) => format!("VM {} ({}), snapshot {snapshot}", found.vm.name, found.vm.id),
+        None => format!("VM {} ({})", found.vm.name, found.vm.id),
+    })
+}
+
+/// A disk that is left out, for people.
+pub(crate) fn left_out_shown(one: &LeftOut) -> String {
+    plain(&format!(
+        "disk {} ({}) is left out: {}",
+        one.id, one.name, one.why
+    ))
+}
+
+fn none_there(vm: &str, left_out: &[LeftOut]) -> Failure {
+    let why: Vec<String> = left_out.iter().map(left_out_shown).collect();
+    let why = match why.is_empty() {
+        true => "it has no disks that this user may see".to_owned(),
+        false => why.join("; "),
+    };
+    Failure::text(Exit::Transfer, format!("no disk of {vm} can be mounted: {why}"))
+}
+
+/// Returns the failure of all disks. The exit code is the one that they share, else the worst.
+fn none_opened(vm: &OpenVm) -> Failure {
+    let failures: Vec<&Failure> = vm
+        .disks
+        .iter()
+        .filter_map(|disk| disk.open.as_ref().err())
+        .collect();
+    let exit = failures.iter().map(|failure| failure.exit).max();
+    let mut texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    texts.dedup();
+    Failure::text(
+        exit.unwrap_or(Exit::Transfer),
+        format!("no disk of {} could be opened: {}", vm.shown, texts.join("; ")),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_keep_their_order_however_many_work_at_once() {
+        for most in [1, 3, 100] {
+            let items: Vec<usize> = (0..20).collect();
+            let done = side_by_side(&items, most, |n, item| {
+                assert_eq!(n, *item);
+                thread::yield_now();
+                item * 2
+            });
+            assert_eq!(done, (0..20).map(|n| n * 2).collect::<Vec<_>>());
+        }
+        assert!(side_by_side(&[0; 0], 4, |_, _| ()).is_empty());
+    }
+}
