@@ -117,11 +117,21 @@ impl Pool {
     /// more than those of the pool: one that is given up does not hold up the end of the pool then.
     pub(crate) fn block_hash(&self, wanted: HashRequest<'_>) -> Result<HashAnswer, PoolError> {
         let mut retry = Retry::new(RequestKind::Walk, Duration::ZERO);
+        let mut renewals = 0;
         loop {
-            match self.dial.dial().and_then(|mut remote| remote.block_hash(wanted)) {
+            let epoch = self.dial.epoch();
+            let answer = self.dial.dial().and_then(|mut remote| remote.block_hash(wanted));
+            let error = match answer {
                 Ok(answer) => return Ok(answer),
-                Err(error) => retry.again(error, None)?,
+                Err(error) => error,
+            };
+            // An engine ends a download by itself once every byte was read, and the hash needs another one.
+            let is_denied = matches!(error, RemoteError::Denied(..)) && renewals < MAX_RENEWALS;
+            if is_denied && self.dial.renew(epoch, &error, self.renewal_wait()) {
+                renewals += 1;
+                continue;
             }
+            retry.again(error, None)?;
         }
     }
 
