@@ -44,6 +44,7 @@ use self::local::{Local, Rights, attended, open_source, prepare};
 use self::proof::Proof;
 use self::upload::Upload;
 use crate::failure::Failure;
+use crate::images::Output;
 use crate::open_disk::{OpenDisk, Step, Work, needs};
 use crate::process::handover::Role;
 use crate::process::{rights, spawn};
@@ -99,7 +100,7 @@ impl Drop for EndOnDrop {
 /// Makes one copy; returns the exit code. Errors before the first byte are returned, the outcome of the copy
 /// is printed.
 pub(crate) fn copy(settings: CopySettings) -> Result<u8, Failure> {
-    needs::check(&settings.disk)?;
+    needs::check(&settings.disk, 1)?;
     // That is done before the first thread is made that stays. Root may copy another user's image: the
     // threads that open it and make it have the capabilities for that.
     rights::cut_down()?;
@@ -327,6 +328,19 @@ fn hidden_name(path: &Path) -> (String, String) {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let folder = path.parent().unwrap_or(Path::new("/"));
     (format!(".{name}.*.part"), folder.display().to_string())
+}
+
+/// Fills `output` with all of a disk, over all connections, until `stop` is set; the buffers take at most
+/// `memory` bytes together. Returns the image, which is whole and has not got its name.
+pub(crate) fn fill(
+    disk: &Arc<OpenDisk>,
+    output: Output,
+    memory: u64,
+    stop: &AtomicBool,
+) -> Result<Output, Failure> {
+    let shared = (disk.connections(), memory);
+    let download = Download::new(disk.disk().clone(), output, shared, None);
+    Ok(download.fill(disk.connections(), stop)?)
 }
 
 /// Says that a download has left no image.

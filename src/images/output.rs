@@ -31,6 +31,8 @@ pub(crate) struct Output {
 enum Kind {
     Raw(Temporary),
     Qcow2(Temporary, Writer),
+    /// It is whole, and has not got its name.
+    Whole(Temporary),
     /// A device holds old bytes where nothing is written.
     InPlace(File),
 }
@@ -80,7 +82,9 @@ impl Output {
     /// Returns the file that is not whole yet, and its path; `None` for a device.
     pub(crate) fn unfinished(&self) -> Option<(&Path, &File)> {
         match &self.kind {
-            Kind::Raw(temporary) | Kind::Qcow2(temporary, _) => Some((temporary.path(), temporary.file())),
+            Kind::Raw(temporary) | Kind::Qcow2(temporary, _) | Kind::Whole(temporary) => {
+                Some((temporary.path(), temporary.file()))
+            }
             Kind::InPlace(_) => None,
         }
     }
@@ -93,6 +97,7 @@ impl Output {
             Kind::Raw(temporary) => temporary.file().write_all_at(buf, offset),
             Kind::Qcow2(temporary, writer) => writer.write_at(temporary.file(), buf, offset),
             Kind::InPlace(file) => file.write_all_at(buf, offset),
+            Kind::Whole(_) => Err(whole_already()),
         };
         written.map_err(ImageError::io("write", &self.path))
     }
@@ -104,26 +109,52 @@ impl Output {
             Kind::Raw(temporary) => zero(temporary.file(), offset, length),
             Kind::Qcow2(temporary, writer) => writer.zero_at(temporary.file(), offset, length, zero),
             Kind::InPlace(file) => zero(file, offset, length),
+            Kind::Whole(_) => Err(whole_already()),
         };
         zeroed.map_err(ImageError::io("write", &self.path))
+    }
+
+    /// Ends the writing, so that the image can be read under the name that it has now. All writes have
+    /// returned before, and none follows.
+    pub(crate) fn complete(self) -> Result<Output, ImageError> {
+        let kind = match self.kind {
+            Kind::Qcow2(temporary, writer) => {
+                let finished = writer.finish(temporary.file());
+                finished.map_err(ImageError::io("write", &self.path))?;
+                Kind::Whole(temporary)
+            }
+            Kind::Raw(temporary) => Kind::Whole(temporary),
+            other => other,
+        };
+        Ok(Output { kind, ..self })
     }
 
     /// Gives a file its name when everything is on the storage; nothing of it is there under this name
     /// before. A device is flushed.
     pub(crate) fn publish(self) -> Result<(), ImageError> {
-        match self.kind {
-            Kind::Raw(temporary) => temporary.publish(),
-            Kind::Qcow2(temporary, writer) => {
-                let finished = writer.finish(temporary.file());
-                finished.map_err(ImageError::io("write", &self.path))?;
-                temporary.publish()
-            }
+        let Output { path, kind, .. } = self.complete()?;
+        match kind {
+            Kind::Whole(temporary) | Kind::Raw(temporary) | Kind::Qcow2(temporary, _) => temporary.publish(),
             Kind::InPlace(file) => {
                 let flushed = file.sync_all().or_else(ignore_no_storage);
-                flushed.map_err(ImageError::io("flush", &self.path))
+                flushed.map_err(ImageError::io("flush", &path))
             }
         }
     }
+}
+
+/// Makes a file with these bytes, which appears under its name only when it is whole and on the storage. One
+/// that is there already is an error.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
+    let temporary = Temporary::create(path, false)?;
+    let written = temporary.file().write_all_at(bytes, 0);
+    written.map_err(ImageError::io("write", path))?;
+    temporary.publish()
+}
+
+/// The error of a write that comes too late.
+fn whole_already() -> io::Error {
+    io::Error::other("it is whole already")
 }
 
 /// Returns what the device `path` is; `None` where a file is to be made there. Refuses what can be neither.

@@ -43,7 +43,7 @@ use self::course::Course;
 use self::ending::Hands;
 pub(crate) use self::ending::{Ending, Proof, Step, Work};
 pub(crate) use self::of_vm::{OpenVm, end_in_any_case, left_out_shown};
-pub(crate) use self::verify::Expected;
+pub(crate) use self::verify::{DiskHash, Expected};
 use crate::disk::Disk;
 use crate::imageio::Image;
 use crate::pool::{ConnectionStatistics, Figures, Keeper, Op, Pool};

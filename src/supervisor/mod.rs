@@ -36,6 +36,7 @@ use crate::open_disk::OpenDisk;
 use crate::process::handover::Role;
 use crate::process::notify::{self, Word};
 use crate::process::spawn;
+use crate::settings::backup::BackupSettings;
 use crate::settings::cli::Output;
 use crate::settings::copy::CopySettings;
 use crate::settings::{OutputSettings, Settings, Task};
@@ -103,6 +104,15 @@ impl<'a> Told<'a> {
             place: &settings.mountpoint,
             task: settings.disk.task,
             is_service: settings.command.is_empty(),
+            output: &settings.output,
+        }
+    }
+
+    pub(crate) fn of_backup(settings: &'a BackupSettings) -> Told<'a> {
+        Told {
+            place: &settings.dir,
+            task: settings.disk.task,
+            is_service: false,
             output: &settings.output,
         }
     }

@@ -77,7 +77,7 @@ fn refuse(path: &Path, e: &io::Error) -> Failure {
 
 impl NoteFile {
     /// Notes a transfer that is about to be started.
-    pub(super) fn create(note: Note) -> Result<NoteFile, Failure> {
+    pub(crate) fn create(note: Note) -> Result<NoteFile, Failure> {
         let directory = directory().map_err(|e| refuse(Path::new("the runtime directory"), &e))?;
         NoteFile::create_in(&directory, note)
     }
@@ -97,7 +97,7 @@ impl NoteFile {
         // One image may be copied to several disks at once, and a mount of a VM has several.
         let names = match note.task {
             Task::Mount if note.vm.is_none() => vec![path, beside],
-            Task::Mount | Task::Upload | Task::Download | Task::Checksum => vec![beside],
+            Task::Mount | Task::Upload | Task::Download | Task::Checksum | Task::Backup => vec![beside],
         };
         for path in names {
             match write_new(&path, &mut note) {
@@ -119,7 +119,7 @@ impl NoteFile {
     }
 
     /// Writes `note` anew; a crash leaves the old one or the new one.
-    pub(super) fn update(&mut self) -> Result<(), Failure> {
+    pub(crate) fn update(&mut self) -> Result<(), Failure> {
         if self.is_replaced() {
             let why = io::Error::other("somebody has removed it, and another one is there");
             return Err(refuse(&self.path, &why));
@@ -149,7 +149,7 @@ impl NoteFile {
     }
 
     /// Leaves the note, and what it is about, to `recover`.
-    pub(super) fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.file = None;
     }
 
@@ -309,6 +309,7 @@ fn in_the_way(path: &Path, ours: &Note) -> Failure {
         Task::Mount => Failure::text(Exit::Mount, format!("cannot mount on {shown}: {why}")),
         Task::Upload => Failure::text(Exit::Transfer, format!("cannot upload {shown}: {why}")),
         Task::Download => Failure::text(Exit::Transfer, format!("cannot download to {shown}: {why}")),
+        Task::Backup => Failure::text(Exit::Transfer, format!("cannot back up to {shown}: {why}")),
         Task::Checksum => Failure::text(
             Exit::Transfer,
             format!("cannot compute the checksum of {shown}: {why}"),

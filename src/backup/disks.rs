@@ -1,0 +1,141 @@
+//! The disks of a backup, side by side.
+//!
+//! A few threads take the disks one after the other; each has an equal share of the connections and of the
+//! memory, so that ten disks take no more than one. A disk that fails ends alone.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+
+use parking_lot::Mutex;
+
+use super::file;
+use super::life::Life;
+use super::manifest::Entry;
+use super::naming::Names;
+use super::stop::Stop;
+use crate::engine::VmDisk;
+use crate::failure::{Exit, Failure};
+use crate::images::Output;
+use crate::logging::plain;
+use crate::open_disk::OpenDisk;
+use crate::settings::backup::BackupSettings;
+use crate::settings::vm::Member;
+use crate::settings::{DiskSettings, Wanted};
+use crate::supervisor::Supervisor;
+
+/// Upper bound on the disks that are copied at the same time.
+const MAX_AT_ONCE: usize = 8;
+
+/// How many disks are copied at the same time, of so many: each has a connection at least.
+pub(super) fn at_once(settings: &BackupSettings, disks: usize) -> usize {
+    settings.disk.connections.min(MAX_AT_ONCE).min(disks).max(1)
+}
+
+/// What all disks of a backup share.
+pub(super) struct Shared<'a> {
+    pub(super) settings: &'a BackupSettings,
+    pub(super) stop: &'a Stop,
+    pub(super) names: &'a Names,
+    supervisor: &'a Supervisor,
+    life: Mutex<&'a mut Life>,
+    backup: String,
+    checkpoint: Option<String>,
+    vm: String,
+    open: Mutex<Vec<Weak<OpenDisk>>>,
+}
+
+/// A disk that was copied, or not.
+pub(super) struct Backed {
+    pub(super) entry: Result<Entry, Failure>,
+    /// Why its transfer did not end well.
+    pub(super) ended: Vec<Failure>,
+}
+
+impl<'a> Shared<'a> {
+    pub(super) fn new(
+        settings: &'a BackupSettings,
+        stop: &'a Stop,
+        supervisor: &'a Supervisor,
+        life: &'a mut Life,
+        names: &'a Names,
+    ) -> Shared<'a> {
+        Shared {
+            settings,
+            stop,
+            names,
+            supervisor,
+            backup: life.id().to_owned(),
+            checkpoint: life.checkpoint().map(str::to_owned),
+            vm: life.vm().name.clone(),
+            life: Mutex::new(life),
+            open: Mutex::default(),
+        }
+    }
+
+    /// The checkpoint that knows the changes of a disk from here on.
+    pub(super) fn checkpoint_of(&self, disk: &VmDisk) -> Option<String> {
+        self.checkpoint.clone().filter(|_| !disk.raw)
+    }
+
+    /// The settings of a disk that has share number `n` of `count`.
+    pub(super) fn settings_of(&self, disk: &VmDisk, n: usize, count: usize) -> DiskSettings {
+        let member = Member {
+            vm: plain(&self.vm),
+            disk: plain(&disk.name),
+        };
+        let wanted = Wanted::OfBackup {
+            disk: disk.id.clone(),
+            backup: self.backup.clone(),
+        };
+        self.settings.disk.of_disk(member, wanted, n, count)
+    }
+
+    /// Has the figures of `disk` told.
+    pub(super) fn watch(&self, disk: &Arc<OpenDisk>) {
+        let mut open = self.open.lock();
+        open.retain(|one| one.strong_count() > 0);
+        open.push(Arc::downgrade(disk));
+        let there: Vec<Arc<OpenDisk>> = open.iter().filter_map(Weak::upgrade).collect();
+        self.supervisor.watch(there.iter());
+    }
+
+    /// Notes a file that is about to get its name.
+    pub(super) fn note_file(&self, path: &Path, output: &Output) {
+        self.life.lock().note_file(path, output);
+    }
+}
+
+/// Copies the disks; the results are in their order.
+pub(super) fn copy(shared: &Shared<'_>, disks: &[&VmDisk]) -> Vec<Backed> {
+    let count = at_once(shared.settings, disks.len());
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<Backed>>> = disks.iter().map(|_| Mutex::new(None)).collect();
+    let work = |share: usize| {
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            let Some(disk) = disks.get(n) else { return };
+            let copied = || file::copy(shared, disk, share, count);
+            let copied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(copied));
+            *results[n].lock() = Some(copied.unwrap_or_else(|_| Backed {
+                entry: Err(Failure::text(
+                    Exit::Other,
+                    "internal error in the copy of a disk; report it with the log of --log-level debug",
+                )),
+                ended: Vec::new(),
+            }));
+        }
+    };
+    thread::scope(|scope| {
+        for share in 1..count {
+            let builder = thread::Builder::new().name(format!("disk-{share}"));
+            // With fewer threads it takes longer.
+            if builder.spawn_scoped(scope, move || work(share)).is_err() {
+                break;
+            }
+        }
+        work(0);
+    });
+    results.into_iter().filter_map(Mutex::into_inner).collect()
+}

@@ -1,0 +1,278 @@
+//! `rhv-mount backup`: every disk of a VM at one point in time, as qcow2 files in a directory.
+//!
+//! ```text
+//! disks chosen -> backup begun in the engine -> disks copied, several at once -> manifest -> backup ended
+//!
+//! plan      which disks take part
+//! life      the backup in the engine, with the note from which `recover` ends it
+//! disks     the disks of a backup, side by side, over one bound of connections and memory
+//! file      one disk's file: copied, verified, given its name
+//! naming    the names of the files
+//! manifest  what tells that the files are a backup
+//! points    what a directory has: `--list`
+//! check     whether its files still hold what their manifests say: `--check`
+//! stop      how a signal stops all of it
+//! ```
+//!
+//! A file counts once a manifest names it, and a manifest is written last, at once and as a whole: after the
+//! bytes of its disks were compared with the server's block hash, and are on the storage of this machine. One
+//! disk that fails takes no other one with it. The transfers end before the backup does, which the engine
+//! insists on, and the backup ends in any case; where this process is killed, its notes have both.
+//!
+//! The main thread waits for signals, and for the thread "backup", which does all of it with others that it
+//! starts. None of these threads has capabilities: files are opened and made by the one that has them.
+
+mod check;
+mod disks;
+mod file;
+mod life;
+mod manifest;
+mod naming;
+mod plan;
+mod points;
+mod stop;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crossbeam::channel::unbounded;
+
+pub(crate) use self::check::check;
+use self::disks::{Backed, Shared};
+use self::life::Life;
+use self::manifest::{Manifest, Named};
+use self::naming::Names;
+use self::plan::Plan;
+pub(crate) use self::points::list;
+use self::stop::Stop;
+use crate::amounts;
+use crate::engine::{Engine, VmDisk};
+use crate::failure::{Exit, Failure};
+use crate::images::write_whole;
+use crate::logging::{announce, announce_failure, plain};
+use crate::open_disk::needs;
+use crate::output::{inform, report};
+use crate::process::handover::Role;
+use crate::process::{rights, spawn};
+use crate::settings::backup::BackupSettings;
+use crate::signals;
+use crate::supervisor::{Stage, Supervisor, Told};
+
+/// An event that the main thread waits for.
+enum Event {
+    Signal(i32),
+    Over(Result<Vec<Failure>, Failure>),
+}
+
+/// Makes one backup; returns the exit code. Errors before the first byte are returned, the others are told.
+pub(crate) fn back_up(settings: BackupSettings) -> Result<u8, Failure> {
+    needs::check(&settings.disk, disks::at_once(&settings, usize::MAX))?;
+    rights::cut_down()?;
+    let supervisor = Arc::new(Supervisor::start(&Told::of_backup(&settings), Role::Foreground)?);
+    let ended = watched(settings, &supervisor);
+    let (code, message) = match &ended {
+        Ok(failures) => {
+            let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
+            let worst = failures.iter().map(|failure| failure.exit).max();
+            let message = (!texts.is_empty()).then(|| texts.join("; "));
+            (worst.unwrap_or(Exit::Done) as u8, message)
+        }
+        Err(failure) => (failure.exit as u8, Some(failure.to_string())),
+    };
+    if let (Some(message), Ok(_)) = (&message, &ended) {
+        announce_failure(message);
+    }
+    supervisor.end(code, message);
+    ended.map(|_| code)
+}
+
+/// Does the same in a thread of its own, with an ear for signals. Returns what has failed.
+fn watched(settings: BackupSettings, supervisor: &Arc<Supervisor>) -> Result<Vec<Failure>, Failure> {
+    let (events, inbox) = unbounded();
+    let (sender, reporter) = (events.clone(), supervisor.clone());
+    let forward = move |signal| drop(sender.send(Event::Signal(signal)));
+    signals::forward(forward, move || reporter.log_statistics())?;
+    let stop = Arc::new(Stop::default());
+    let (stopped, told) = (stop.clone(), supervisor.clone());
+    let settings = Arc::new(settings);
+    spawn("backup", move || {
+        let run = || run(&settings, &stopped, &told);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+        let result = result.unwrap_or_else(|_| Err(Failure::text(Exit::Other, PANICKED)));
+        let _ = events.send(Event::Over(result));
+    })?;
+    loop {
+        match inbox.recv() {
+            Ok(Event::Over(result)) => return result,
+            Ok(Event::Signal(signal)) if stop.begin() => signals::tell(
+                signal,
+                "the backup is stopped: disks that are whole are kept, and it is ended in the engine; the next \
+                 signal leaves that to `rhv-mount recover`",
+            ),
+            Ok(Event::Signal(_)) => return Err(Failure::text(Exit::Other, GIVEN_UP)),
+            Err(_) => return Err(Failure::text(Exit::Other, PANICKED)),
+        }
+    }
+}
+
+const GIVEN_UP: &str = "gave up on a second signal, before the backup had ended in the engine: see \
+                        `rhv-mount status`, and end it with `rhv-mount recover`";
+
+const PANICKED: &str = "internal error in a backup: end what is left of it with `rhv-mount recover`, and report \
+                        it with the log of --log-level debug (--log-file PATH)";
+
+fn run(
+    settings: &Arc<BackupSettings>,
+    stop: &Arc<Stop>,
+    supervisor: &Arc<Supervisor>,
+) -> Result<Vec<Failure>, Failure> {
+    let engine = Engine::login(&settings.disk.source.account, &stop.interrupt)?;
+    let done = with_engine(&engine, settings, stop, supervisor);
+    engine.uninterrupted().logout();
+    done
+}
+
+fn with_engine(
+    engine: &Engine,
+    settings: &Arc<BackupSettings>,
+    stop: &Arc<Stop>,
+    supervisor: &Arc<Supervisor>,
+) -> Result<Vec<Failure>, Failure> {
+    let plan = Plan::of(engine, settings)?;
+    plan.tell();
+    if settings.dry_run {
+        plan.tell_amounts();
+        return Ok(Vec::new());
+    }
+    make_directory(&settings.dir)?;
+    plan.tell_left_snapshots(engine);
+    let begun = SystemTime::now();
+    let mut life = Life::begin(engine, settings, &plan.vm, &plan.disks, begun)?;
+    let mut failures = Vec::new();
+    let made = copy_all(&mut life, &plan, settings, stop, supervisor, begun, &mut failures);
+    supervisor.enter(Stage::Finalizing);
+    failures.extend(made.err());
+    failures.extend(life.end(stop));
+    Ok(failures)
+}
+
+/// Copies the disks, and writes the manifest of those that are whole.
+fn copy_all(
+    life: &mut Life,
+    plan: &Plan,
+    settings: &Arc<BackupSettings>,
+    stop: &Arc<Stop>,
+    supervisor: &Arc<Supervisor>,
+    begun: SystemTime,
+    failures: &mut Vec<Failure>,
+) -> Result<(), Failure> {
+    let names = Names::of(begun, life.checkpoint());
+    let mut failed: Vec<Named> = Vec::new();
+    let (there, missing) = life.split(&plan.disks)?;
+    for disk in missing {
+        let why = "the engine has left it out of the backup";
+        failures.push(of_disk(disk, Exit::Transfer, why));
+        failed.push(Named::of(disk, why));
+    }
+    let configuration = match save_configuration(life, &settings.dir, &names) {
+        Ok(name) => Some(name),
+        Err(failure) => {
+            failures.push(failure);
+            None
+        }
+    };
+    supervisor.enter(Stage::Copying);
+    let shared = Shared::new(settings, stop, supervisor, life, &names);
+    let mut whole = Vec::new();
+    for (disk, Backed { entry, ended }) in there.iter().zip(disks::copy(&shared, &there)) {
+        match entry {
+            Ok(entry) => {
+                inform(plain(&format!(
+                    "disk {} ({}): whole in {}, {} of {}, verified",
+                    disk.id,
+                    disk.name,
+                    entry.file,
+                    amounts::size(entry.file_size),
+                    amounts::size(entry.size)
+                )));
+                whole.push(entry);
+            }
+            Err(failure) => {
+                failed.push(Named::of(disk, &failure.to_string()));
+                failures.push(of_disk(disk, failure.exit, &failure.to_string()));
+            }
+        }
+        failures.extend(ended);
+    }
+    if whole.is_empty() {
+        return Err(Failure::text(
+            Exit::Transfer,
+            format!(
+                "no disk of {} is backed up, and no manifest is written",
+                plan.shown()
+            ),
+        ));
+    }
+    let manifest = Manifest::new(life, plan, &names, configuration, whole, failed);
+    manifest.write(&settings.dir)?;
+    report(plain(&format!(
+        "{}: backed up {} of {} as {}",
+        plan.shown(),
+        match manifest.disks.len() {
+            1 => "1 disk".to_owned(),
+            n => format!("{n} disks"),
+        },
+        plan.disks.len(),
+        settings.dir.join(manifest.file_name()).display()
+    )));
+    Ok(())
+}
+
+fn of_disk(disk: &VmDisk, exit: Exit, why: &str) -> Failure {
+    Failure::text(
+        exit,
+        plain(&format!(
+            "disk {} ({}) is not backed up: {why}",
+            disk.id, disk.name
+        )),
+    )
+}
+
+/// Saves the configuration of the VM at the moment of the backup; returns the name of its file.
+fn save_configuration(life: &Life, dir: &Path, names: &Names) -> Result<String, Failure> {
+    let fail = |why: String| {
+        let text = format!("the configuration of the VM is not saved: {why}");
+        Failure::text(Exit::Transfer, plain(&text))
+    };
+    let text = life.configuration().map_err(|e| fail(e.to_string()))?;
+    let text = text.ok_or_else(|| fail("the engine gives none".to_owned()))?;
+    let name = names.configuration(&life.vm().id);
+    let path = dir.join(&name);
+    rights::with(move || write_whole(&path, text.as_bytes())).map_err(|e| fail(e.to_string()))?;
+    Ok(name)
+}
+
+/// Makes the directory where it is not there.
+fn make_directory(dir: &Path) -> Result<(), Failure> {
+    let path = dir.to_owned();
+    let made = rights::with(move || match fs::create_dir(&path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Ok(()) => {
+            announce(&format!("{} is made", path.display()));
+            Ok(())
+        }
+        Err(e) => Err(e),
+    });
+    made.map_err(|e| {
+        Failure::text(
+            Exit::Usage,
+            format!(
+                "cannot make the directory {}: {e}; no backup was begun",
+                dir.display()
+            ),
+        )
+    })
+}
