@@ -10,6 +10,7 @@ use std::thread;
 
 use parking_lot::Mutex;
 
+use super::base::Base;
 use super::file;
 use super::life::Life;
 use super::manifest::Entry;
@@ -42,6 +43,7 @@ pub(super) struct Shared<'a> {
     life: Mutex<&'a mut Life>,
     backup: String,
     checkpoint: Option<String>,
+    base: Option<&'a Base>,
     vm: String,
     open: Mutex<Vec<Weak<OpenDisk>>>,
 }
@@ -51,6 +53,8 @@ pub(super) struct Backed {
     pub(super) entry: Result<Entry, Failure>,
     /// Why its transfer did not end well.
     pub(super) ended: Vec<Failure>,
+    /// It could not be opened for its changes: a backup of it as a whole may work.
+    pub(super) again: bool,
 }
 
 impl<'a> Shared<'a> {
@@ -60,11 +64,13 @@ impl<'a> Shared<'a> {
         supervisor: &'a Supervisor,
         life: &'a mut Life,
         names: &'a Names,
+        base: Option<&'a Base>,
     ) -> Shared<'a> {
         Shared {
             settings,
             stop,
             names,
+            base,
             supervisor,
             backup: life.id().to_owned(),
             checkpoint: life.checkpoint().map(str::to_owned),
@@ -77,6 +83,11 @@ impl<'a> Shared<'a> {
     /// The checkpoint that knows the changes of a disk from here on.
     pub(super) fn checkpoint_of(&self, disk: &VmDisk) -> Option<String> {
         self.checkpoint.clone().filter(|_| !disk.raw)
+    }
+
+    /// The file over which the next one of a disk goes.
+    pub(super) fn base_of(&self, disk: &VmDisk) -> Option<&str> {
+        self.base?.files.get(&disk.id).map(String::as_str)
     }
 
     /// The settings of a disk that has share number `n` of `count`.
@@ -108,15 +119,17 @@ impl<'a> Shared<'a> {
 }
 
 /// Copies the disks; the results are in their order.
-pub(super) fn copy(shared: &Shared<'_>, disks: &[&VmDisk]) -> Vec<Backed> {
+pub(super) fn copy(shared: &Shared<'_>, disks: &[(&VmDisk, bool)]) -> Vec<Backed> {
     let count = at_once(shared.settings, disks.len());
     let next = AtomicUsize::new(0);
     let results: Vec<Mutex<Option<Backed>>> = disks.iter().map(|_| Mutex::new(None)).collect();
     let work = |share: usize| {
         loop {
             let n = next.fetch_add(1, Ordering::Relaxed);
-            let Some(disk) = disks.get(n) else { return };
-            let copied = || file::copy(shared, disk, share, count);
+            let Some((disk, changes)) = disks.get(n) else {
+                return;
+            };
+            let copied = || file::copy(shared, disk, *changes, (share, count));
             let copied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(copied));
             *results[n].lock() = Some(copied.unwrap_or_else(|_| Backed {
                 entry: Err(Failure::text(
@@ -124,6 +137,7 @@ pub(super) fn copy(shared: &Shared<'_>, disks: &[&VmDisk]) -> Vec<Backed> {
                     "internal error in the copy of a disk; report it with the log of --log-level debug",
                 )),
                 ended: Vec::new(),
+                again: false,
             }));
         }
     };

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use tracing::info;
 
+use super::base::Base;
 use super::manifest::Kind;
 use super::naming;
 use super::stop::Stop;
@@ -38,8 +39,25 @@ pub(super) struct Life {
     vm: BackedVm,
     note: NoteFile,
     backup: Backup,
+    /// The checkpoint from which changes were asked for.
+    from: Option<String>,
     manifest: PathBuf,
     time: String,
+}
+
+/// The disks that should be in a backup.
+#[derive(Default)]
+pub(super) struct Split<'a> {
+    /// They are in it; true where the engine knows what has changed in them.
+    pub(super) there: Vec<(&'a VmDisk, bool)>,
+    pub(super) missing: Vec<&'a VmDisk>,
+}
+
+/// What became of the start of a backup.
+pub(super) enum Begun {
+    Life(Box<Life>),
+    /// It could not be an incremental one, for this reason, and nothing is left of it.
+    FullNeeded(String),
 }
 
 impl Life {
@@ -49,8 +67,9 @@ impl Life {
         settings: &BackupSettings,
         vm: &BackedVm,
         disks: &[VmDisk],
+        base: Option<&Base>,
         begun: SystemTime,
-    ) -> Result<Life, Failure> {
+    ) -> Result<Begun, Failure> {
         let token = format!("rhv-mount-{}", random_id()?);
         let manifest = PathBuf::from(naming::manifest(begun, &token));
         let source = &settings.disk.source;
@@ -72,6 +91,7 @@ impl Life {
             vm: vm.id.clone(),
             disks: disks.iter().map(|disk| disk.id.clone()).collect(),
             token,
+            from: base.map(|base| base.checkpoint.clone()),
             live: settings.live,
             consistent: settings.require_consistency,
         };
@@ -79,6 +99,11 @@ impl Life {
         let started = match engine.start_backup(&order) {
             Ok(started) => started,
             Err(e @ engine::Error::Unclear(_)) => return Err(Life::unclear(&patient, &order, note, e)),
+            // The checkpoint is gone or invalid, or the host could not define it anew.
+            Err(e) if base.is_some() && e.is_refusal() => {
+                note.remove();
+                return Ok(Begun::FullNeeded(e.to_string()));
+            }
             Err(e) => {
                 note.remove();
                 return Err(e.into());
@@ -91,14 +116,19 @@ impl Life {
         let failure = match ready {
             Ok(Readiness::Ready(backup)) => {
                 note_backup(&mut note, &backup)?;
-                return Ok(Life {
+                return Ok(Begun::Life(Box::new(Life {
                     engine: patient,
                     vm: vm.clone(),
                     note,
                     backup,
+                    from: base.map(|base| base.checkpoint.clone()),
                     manifest,
                     time: naming::time(begun),
-                });
+                })));
+            }
+            Ok(Readiness::Failed(why)) if base.is_some() => {
+                note.remove();
+                return Ok(Begun::FullNeeded(why));
             }
             Ok(Readiness::Failed(why)) => {
                 note.remove();
@@ -138,6 +168,11 @@ impl Life {
         self.backup.to_checkpoint.as_deref()
     }
 
+    /// The checkpoint from which changes were asked for.
+    pub(super) fn from(&self) -> Option<&str> {
+        self.from.as_deref()
+    }
+
     /// When it was begun, in UTC.
     pub(super) fn time(&self) -> &str {
         &self.time
@@ -156,14 +191,18 @@ impl Life {
         }
     }
 
-    /// Tells the disks that are in it from those that the engine has left out.
-    pub(super) fn split<'a>(
-        &self,
-        disks: &'a [VmDisk],
-    ) -> Result<(Vec<&'a VmDisk>, Vec<&'a VmDisk>), Failure> {
+    /// Tells the disks that are in it, with whether their changes are known, from those that the engine has
+    /// left out.
+    pub(super) fn split<'a>(&self, disks: &'a [VmDisk]) -> Result<Split<'a>, Failure> {
         let there = self.engine.disks_in_backup(&self.vm.id, &self.backup.id)?;
-        let is_there = |disk: &&VmDisk| there.iter().any(|id| id.eq_ignore_ascii_case(&disk.id));
-        Ok(disks.iter().partition(is_there))
+        let mut split = Split::default();
+        for disk in disks {
+            match there.iter().find(|(id, _)| id.eq_ignore_ascii_case(&disk.id)) {
+                Some((_, changes)) => split.there.push((disk, *changes)),
+                None => split.missing.push(disk),
+            }
+        }
+        Ok(split)
     }
 
     /// Returns the configuration of the VM at the moment of the backup: that of its snapshot, where it has one.

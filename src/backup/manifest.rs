@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::life::Life;
-use super::naming::{MANIFEST, Names};
+use super::naming::MANIFEST;
 use super::plan::Plan;
 use crate::block_hash::Checksum;
 use crate::engine::VmDisk;
@@ -104,6 +104,9 @@ pub(super) struct Manifest {
     pub(super) time: String,
     /// The checkpoint that it has made.
     pub(super) checkpoint: Option<String>,
+    /// The checkpoint from which changes were asked for; none of a full backup.
+    #[serde(default)]
+    pub(super) from_checkpoint: Option<String>,
     /// The file with the configuration of the VM, in the directory of the manifest.
     pub(super) configuration: Option<String>,
     pub(super) disks: Vec<Entry>,
@@ -120,7 +123,6 @@ impl Manifest {
     pub(super) fn new(
         life: &Life,
         plan: &Plan,
-        _names: &Names,
         configuration: Option<String>,
         disks: Vec<Entry>,
         failed: Vec<Named>,
@@ -136,6 +138,7 @@ impl Manifest {
             kind: life.kind(&plan.status),
             time: life.time().to_owned(),
             checkpoint: life.checkpoint().map(str::to_owned),
+            from_checkpoint: life.from().map(str::to_owned),
             configuration,
             disks,
             left_out: plan.left_out.clone(),
@@ -248,6 +251,7 @@ pub(super) mod tests {
             kind: Kind::Hybrid,
             time: "2026-11-29T08:35:01Z".into(),
             checkpoint: Some("c".into()),
+            from_checkpoint: None,
             configuration: None,
             disks: vec![Entry {
                 id: "d".into(),

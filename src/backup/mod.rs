@@ -4,6 +4,7 @@
 //! disks chosen -> backup begun in the engine -> disks copied, several at once -> manifest -> backup ended
 //!
 //! plan      which disks take part
+//! base      what they can be incremental to
 //! life      the backup in the engine, with the note from which `recover` ends it
 //! disks     the disks of a backup, side by side, over one bound of connections and memory
 //! file      one disk's file: copied, verified, given its name
@@ -22,6 +23,7 @@
 //! The main thread waits for signals, and for the thread "backup", which does all of it with others that it
 //! starts. None of these threads has capabilities: files are opened and made by the one that has them.
 
+mod base;
 mod check;
 mod disks;
 mod file;
@@ -40,9 +42,10 @@ use std::time::SystemTime;
 
 use crossbeam::channel::unbounded;
 
+use self::base::Base;
 pub(crate) use self::check::check;
-use self::disks::{Backed, Shared};
-use self::life::Life;
+use self::disks::Shared;
+use self::life::{Begun, Life, Split};
 use self::manifest::{Manifest, Named};
 use self::naming::Names;
 use self::plan::Plan;
@@ -54,7 +57,7 @@ use crate::failure::{Exit, Failure};
 use crate::images::write_whole;
 use crate::logging::{announce, announce_failure, plain};
 use crate::open_disk::needs;
-use crate::output::{inform, report};
+use crate::output::{inform, report, tell};
 use crate::process::handover::Role;
 use crate::process::{rights, spawn};
 use crate::settings::backup::BackupSettings;
@@ -149,29 +152,77 @@ fn with_engine(
     }
     make_directory(&settings.dir)?;
     plan.tell_left_snapshots(engine);
-    let begun = SystemTime::now();
-    let mut life = Life::begin(engine, settings, &plan.vm, &plan.disks, begun)?;
+    let mut base = plan.base.clone();
     let mut failures = Vec::new();
-    let made = copy_all(&mut life, &plan, settings, stop, supervisor, begun, &mut failures);
+    let again = loop {
+        let begun = SystemTime::now();
+        match Life::begin(engine, settings, &plan.vm, &plan.disks, base.as_ref(), begun)? {
+            Begun::Life(life) => {
+                let round = (&plan, plan.disks.as_slice(), base.as_ref(), begun);
+                break one_round(*life, round, settings, stop, supervisor, &mut failures);
+            }
+            Begun::FullNeeded(why) if base.take().is_some() => tell(plain(&format!(
+                "{}: every disk is copied as a whole: {why}",
+                plan.shown()
+            ))),
+            Begun::FullNeeded(why) => return Err(Failure::text(Exit::Transfer, why)),
+        }
+    };
+    if again.is_empty() || stop.has_begun() {
+        return Ok(failures);
+    }
+    // What is dirty is the backup's to decide, so these disks need another one.
+    let begun = SystemTime::now();
+    match Life::begin(engine, settings, &plan.vm, &again, None, begun) {
+        Ok(Begun::Life(life)) => {
+            let round = (&plan, again.as_slice(), None, begun);
+            one_round(*life, round, settings, stop, supervisor, &mut failures);
+        }
+        Ok(Begun::FullNeeded(why)) => failures.push(Failure::text(Exit::Transfer, why)),
+        Err(failure) => failures.push(failure),
+    }
+    Ok(failures)
+}
+
+/// The plan, the disks of one backup, what they are incremental to, and when it was begun.
+type Round<'a> = (&'a Plan, &'a [VmDisk], Option<&'a Base>, SystemTime);
+
+/// Copies the disks of one backup, and ends it. Returns the disks that need another backup as a whole.
+fn one_round(
+    mut life: Life,
+    round: Round<'_>,
+    settings: &Arc<BackupSettings>,
+    stop: &Arc<Stop>,
+    supervisor: &Arc<Supervisor>,
+    failures: &mut Vec<Failure>,
+) -> Vec<VmDisk> {
+    let mut again = Vec::new();
+    let made = copy_all(
+        &mut life,
+        round,
+        settings,
+        stop,
+        supervisor,
+        (failures, &mut again),
+    );
     supervisor.enter(Stage::Finalizing);
     failures.extend(made.err());
     failures.extend(life.end(stop));
-    Ok(failures)
+    again
 }
 
 /// Copies the disks, and writes the manifest of those that are whole.
 fn copy_all(
     life: &mut Life,
-    plan: &Plan,
+    (plan, disks, base, begun): Round<'_>,
     settings: &Arc<BackupSettings>,
     stop: &Arc<Stop>,
     supervisor: &Arc<Supervisor>,
-    begun: SystemTime,
-    failures: &mut Vec<Failure>,
+    (failures, again): (&mut Vec<Failure>, &mut Vec<VmDisk>),
 ) -> Result<(), Failure> {
     let names = Names::of(begun, life.checkpoint());
     let mut failed: Vec<Named> = Vec::new();
-    let (there, missing) = life.split(&plan.disks)?;
+    let Split { there, missing } = life.split(disks)?;
     for disk in missing {
         let why = "the engine has left it out of the backup";
         failures.push(of_disk(disk, Exit::Transfer, why));
@@ -185,27 +236,39 @@ fn copy_all(
         }
     };
     supervisor.enter(Stage::Copying);
-    let shared = Shared::new(settings, stop, supervisor, life, &names);
+    let shared = Shared::new(settings, stop, supervisor, life, &names, base);
     let mut whole = Vec::new();
-    for (disk, Backed { entry, ended }) in there.iter().zip(disks::copy(&shared, &there)) {
-        match entry {
+    for ((disk, _), backed) in there.iter().zip(disks::copy(&shared, &there)) {
+        match backed.entry {
             Ok(entry) => {
                 inform(plain(&format!(
-                    "disk {} ({}): whole in {}, {} of {}, verified",
+                    "disk {} ({}): {} in {}, {} of {}, verified",
                     disk.id,
                     disk.name,
+                    entry.mode.name(),
                     entry.file,
                     amounts::size(entry.file_size),
                     amounts::size(entry.size)
                 )));
                 whole.push(entry);
             }
+            Err(failure) if backed.again => {
+                tell(plain(&format!(
+                    "disk {} ({}): its changes can't be read, and a full backup is made of it: {failure}",
+                    disk.id, disk.name
+                )));
+                failed.push(Named::of(disk, &failure.to_string()));
+                again.push((*disk).clone());
+            }
             Err(failure) => {
                 failed.push(Named::of(disk, &failure.to_string()));
                 failures.push(of_disk(disk, failure.exit, &failure.to_string()));
             }
         }
-        failures.extend(ended);
+        failures.extend(backed.ended);
+    }
+    if whole.is_empty() && !again.is_empty() {
+        return Ok(());
     }
     if whole.is_empty() {
         return Err(Failure::text(
@@ -216,7 +279,7 @@ fn copy_all(
             ),
         ));
     }
-    let manifest = Manifest::new(life, plan, &names, configuration, whole, failed);
+    let manifest = Manifest::new(life, plan, configuration, whole, failed);
     manifest.write(&settings.dir)?;
     report(plain(&format!(
         "{}: backed up {} of {} as {}",
@@ -225,7 +288,7 @@ fn copy_all(
             1 => "1 disk".to_owned(),
             n => format!("{n} disks"),
         },
-        plan.disks.len(),
+        disks.len(),
         settings.dir.join(manifest.file_name()).display()
     )));
     Ok(())

@@ -66,9 +66,13 @@ fn stamp(at: SystemTime) -> String {
     )
 }
 
-/// The time for manifests, as `2026-11-29T08:35:01Z`.
+/// The time for manifests, as `2026-11-29T08:35:01.250Z`: two of them may be of the same second.
 pub(super) fn time(at: SystemTime) -> String {
-    date(at).map_or_else(String::new, |date| date.to_string())
+    let millis = at.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_millis();
+    date(at).map_or_else(String::new, |date| {
+        let date = date.to_string();
+        format!("{}.{millis:03}Z", date.trim_end_matches('Z'))
+    })
 }
 
 #[cfg(test)]
@@ -86,7 +90,7 @@ mod tests {
         );
         let none = Names::of(at, None).disk("d1", Mode::Full);
         assert_eq!(none, "20261129083501.None.d1.full.qcow2");
-        assert_eq!(time(at), "2026-11-29T08:35:01Z");
+        assert_eq!(time(at), "2026-11-29T08:35:01.999Z");
         assert_eq!(manifest(at, "t"), "20261129083501.t.manifest.json");
     }
 }

@@ -1,5 +1,6 @@
 //! Which disks of the VM take part. The others are named, with the reason; none is left out in silence.
 
+use super::base::Base;
 use super::manifest::Named;
 use crate::amounts;
 use crate::engine::{BackedVm, Engine, Error, VmDisk, is_uuid};
@@ -15,6 +16,7 @@ pub(super) struct Plan {
     pub(super) status: String,
     pub(super) disks: Vec<VmDisk>,
     pub(super) left_out: Vec<Named>,
+    pub(super) base: Option<Base>,
 }
 
 impl Plan {
@@ -25,6 +27,7 @@ impl Plan {
             status,
             disks: Vec::new(),
             left_out: Vec::new(),
+            base: None,
         };
         for one in found.left_out {
             plan.left_out.push(Named {
@@ -50,7 +53,12 @@ impl Plan {
             plan.left_out.push(Named::of(&disk, why));
         }
         match (plan.disks.is_empty(), all) {
-            (false, _) => Ok(plan),
+            (false, _) => {
+                if !settings.full {
+                    plan.base = Base::of(engine, &settings.dir, &plan.vm.id, &plan.disks)?;
+                }
+                Ok(plan)
+            }
             (true, 0) => {
                 Err(Error::Unfit(format!("{} has no disks that this user may see", plan.shown())).into())
             }
@@ -110,10 +118,15 @@ impl Plan {
     pub(super) fn tell_amounts(&self) {
         let mut all = 0;
         for disk in &self.disks {
+            let base = self.base.as_ref();
+            let backing = base.and_then(|base| Some((base, base.files.get(&disk.id)?)));
+            let mode = backing.map_or("full".to_owned(), |(base, file)| {
+                format!("incremental since checkpoint {} over {file}", base.checkpoint)
+            });
             let most = disk.actual_size.map_or(disk.size, |actual| actual.min(disk.size));
             all += most;
             report(plain(&format!(
-                "disk {} ({}): full, {} at most of {}",
+                "disk {} ({}): {mode}, {} at most of {}",
                 disk.id,
                 disk.name,
                 amounts::size(most),

@@ -19,6 +19,7 @@
 //! does not wait for a thread that hangs in a read of the image or of the disk: the disk refuses its writes,
 //! and the image is taken from it.
 
+mod changes;
 mod download;
 mod ending;
 mod error;
@@ -37,6 +38,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use tracing::warn;
 
+pub(crate) use self::changes::{Changes, fill_changes};
 use self::download::Download;
 use self::ending::{End, end};
 use self::error::CopyError;

@@ -116,6 +116,8 @@ pub(crate) struct BackupOrder {
     pub(crate) disks: Vec<String>,
     /// The words in its description that no other backup has.
     pub(crate) token: String,
+    /// The checkpoint from which changes are wanted; disks that it does not have come whole.
+    pub(crate) from: Option<String>,
     /// Through libvirt, without a snapshot.
     pub(crate) live: bool,
     /// A guest whose file systems can't be frozen is an error.
@@ -149,6 +151,10 @@ impl Engine {
         let what = format!("start of a backup of VM {}", order.vm);
         let disks: Vec<Value> = order.disks.iter().map(|id| json!({"id": id})).collect();
         let body = json!({"description": order.token, "disks": {"disk": disks}});
+        let mut body = body;
+        if let Some(from) = &order.from {
+            body["from_checkpoint_id"] = from.as_str().into();
+        }
         let mut path = format!("/vms/{}/backups", order.vm);
         let mut parameters = Vec::new();
         if order.live {
@@ -221,14 +227,16 @@ impl Engine {
         self.object("backup", id, found, Backup::of)
     }
 
-    /// Returns the ids of the disks that are in a backup: the engine leaves some out without a word.
-    pub(crate) fn disks_in_backup(&self, vm: &str, id: &str) -> Result<Vec<String>, Error> {
+    /// Returns the ids of the disks that are in a backup, each with whether its changes are known: the engine
+    /// leaves some out without a word.
+    pub(crate) fn disks_in_backup(&self, vm: &str, id: &str) -> Result<Vec<(String, bool)>, Error> {
         let answer = self.get_list("disks of the backup", &format!("/vms/{vm}/backups/{id}/disks"))?;
         let answer = self.listed("disks of the backup", "disk", answer)?;
-        Ok(list(&answer, "disk")
-            .iter()
-            .filter_map(|disk| text(disk, "id"))
-            .collect())
+        let of = |disk| {
+            let mode = text(disk, "backup_mode");
+            Some((text(disk, "id")?, mode.as_deref() == Some("incremental")))
+        };
+        Ok(list(&answer, "disk").iter().filter_map(of).collect())
     }
 
     /// Waits until the disks of a backup can be read.

@@ -32,6 +32,7 @@
 //! endings          finalizes and cancels transfers
 //! backups          starts, follows and finalizes backups of a VM
 //! refused_backups  why the engine refuses one, and what to do
+//! checkpoints      the points in time from which changes are known
 //! events           what the engine has noted about an object
 //! ```
 
@@ -40,6 +41,7 @@ mod agent;
 mod answers;
 mod backups;
 mod ca;
+mod checkpoints;
 mod disks;
 mod effect;
 mod endings;

@@ -10,10 +10,13 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use super::error::ImageError;
 use super::format::Format;
 use super::in_place;
-use super::qcow2::{MAX_SIZE, Writer};
+use super::qcow2::{CLUSTER, MAX_SIZE, Writer};
 use super::reader::within;
 use super::stamp::odd_kind;
 use super::temporary::Temporary;
+
+/// An image that lies over another one is written in units of so many bytes.
+pub(crate) const CLUSTER_BYTES: u64 = CLUSTER;
 
 /// Zeros are written in pieces of so many bytes where the storage has no cheaper way.
 const ZEROS: usize = 1 << 20;
@@ -63,6 +66,24 @@ impl Output {
             path: path.to_owned(),
             size,
             kind,
+        })
+    }
+
+    /// Makes a qcow2 image of `size` bytes that reads as the qcow2 file `backing` in the same folder, which has
+    /// the same size. Whole units of [`CLUSTER_BYTES`] are written, or made zeros, and each once.
+    pub(crate) fn create_over(path: &Path, size: u64, backing: &str) -> Result<Output, ImageError> {
+        let too_large = || ImageError::TooLarge {
+            path: path.to_owned(),
+            size,
+        };
+        if size > MAX_SIZE {
+            return Err(too_large());
+        }
+        let writer = Writer::over(size, backing.as_bytes()).ok_or_else(too_large)?;
+        Ok(Output {
+            path: path.to_owned(),
+            size,
+            kind: Kind::Qcow2(Temporary::create(path, false)?, writer),
         })
     }
 

@@ -36,7 +36,7 @@ use super::retry::{Doubt, RequestKind, Retry};
 use super::{Lease, Op, Pool, PoolError, Purpose, Seat, Slot};
 #[cfg(doc)]
 use crate::remote::Dial;
-use crate::remote::{Extent, HashAnswer, HashRequest, Remote, RemoteError};
+use crate::remote::{DirtyAnswer, DirtyExtent, Extent, HashAnswer, HashRequest, Remote, RemoteError};
 use crate::sync::Instant;
 
 /// Upper bound on new rights that one request may ask for after refusals.
@@ -109,6 +109,23 @@ impl Pool {
         let mut lease = self.lease(Purpose::Read)?;
         lease.repeat(RequestKind::Walk, Op::Extents, 0, |remote| remote.extents(found))?;
         Ok(())
+    }
+
+    /// Reports what has changed since the checkpoint of the backup. Each attempt begins with `begin`, and
+    /// reports all of it.
+    pub(crate) fn dirty_extents(
+        &self,
+        begin: &mut dyn FnMut(),
+        found: &mut dyn FnMut(DirtyExtent),
+    ) -> Result<DirtyAnswer, PoolError> {
+        let mut lease = self.lease(Purpose::Read)?;
+        let mut told = None;
+        lease.repeat(RequestKind::Walk, Op::Extents, 0, |remote| {
+            begin();
+            told = Some(remote.dirty_extents(found)?);
+            Ok(())
+        })?;
+        Ok(told.unwrap_or_else(|| DirtyAnswer::NotOffered("no answer".to_owned())))
     }
 
     /// Has the server compute a block hash of the whole disk, which takes as long as reading it. What is

@@ -19,6 +19,8 @@ pub(crate) struct BackupSettings {
     pub(crate) dir: PathBuf,
     /// Connections and memory are for all disks together.
     pub(crate) disk: DiskSettings<Box<VmSource>>,
+    /// Whole, whatever DIR has.
+    pub(crate) full: bool,
     /// Without a snapshot.
     pub(crate) live: bool,
     /// The guest's file systems must have been frozen.
@@ -53,6 +55,7 @@ impl BackupSettings {
         Ok(BackupSettings {
             dir: absolute(&args.dir)?,
             disk: DiskSettings::gather(args.connection, source, trusted, Task::Backup, true)?,
+            full: args.full,
             // The engine's other way does not tell whether the file systems were frozen.
             live: args.live || args.require_consistency,
             require_consistency: args.require_consistency,

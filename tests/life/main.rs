@@ -10,6 +10,7 @@ mod support;
 
 mod addresses;
 mod authority;
+mod backup_chains;
 mod backup_faults;
 mod backup_killed;
 mod backups;

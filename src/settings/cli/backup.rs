@@ -21,6 +21,9 @@ pub(crate) struct BackupArgs {
     /// Without this disk, by name or id; may be given several times
     #[arg(long, value_name = "DISK", help_heading = "Backup")]
     pub(crate) exclude: Vec<String>,
+    /// Copy every disk as a whole, also where DIR has a base
+    #[arg(long, help_heading = "Backup")]
+    pub(crate) full: bool,
     /// Through libvirt instead of a snapshot: nothing is merged afterwards, and the VM can't migrate or stop
     /// meanwhile
     #[arg(long, help_heading = "Backup")]
