@@ -94,7 +94,7 @@ pub(super) fn verify(dir: &Path, entry: &Entry) -> Result<(), String> {
 }
 
 /// Returns the images that no manifest names: of other programs, or of a backup that was killed.
-fn unnamed(dir: &Path, named: &BTreeSet<&str>) -> std::io::Result<Vec<String>> {
+pub(super) fn unnamed(dir: &Path, named: &BTreeSet<&str>) -> std::io::Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let Ok(name) = entry?.file_name().into_string() else {

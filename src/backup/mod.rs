@@ -12,6 +12,9 @@
 //! manifest  what tells that the files are a backup
 //! points    what a directory has: `--list`
 //! check     whether its files still hold what their manifests say: `--check`
+//! tidy      what goes after a backup that went well
+//! outdated  which checkpoints of ours no disk needs any more
+//! prune     which files `--keep` removes
 //! stop      how a signal stops all of it
 //! ```
 //!
@@ -30,9 +33,12 @@ mod file;
 mod life;
 mod manifest;
 mod naming;
+mod outdated;
 mod plan;
 mod points;
+mod prune;
 mod stop;
+mod tidy;
 
 use std::fs;
 use std::io;
@@ -51,6 +57,7 @@ use self::naming::Names;
 use self::plan::Plan;
 pub(crate) use self::points::list;
 use self::stop::Stop;
+use self::tidy::tidy;
 use crate::amounts;
 use crate::engine::{Engine, VmDisk};
 use crate::failure::{Exit, Failure};
@@ -168,18 +175,20 @@ fn with_engine(
             Begun::FullNeeded(why) => return Err(Failure::text(Exit::Transfer, why)),
         }
     };
-    if again.is_empty() || stop.has_begun() {
-        return Ok(failures);
-    }
-    // What is dirty is the backup's to decide, so these disks need another one.
-    let begun = SystemTime::now();
-    match Life::begin(engine, settings, &plan.vm, &again, None, begun) {
-        Ok(Begun::Life(life)) => {
-            let round = (&plan, again.as_slice(), None, begun);
-            one_round(*life, round, settings, stop, supervisor, &mut failures);
+    if !again.is_empty() && !stop.has_begun() {
+        // What is dirty is the backup's to decide, so these disks need another one.
+        let begun = SystemTime::now();
+        match Life::begin(engine, settings, &plan.vm, &again, None, begun) {
+            Ok(Begun::Life(life)) => {
+                let round = (&plan, again.as_slice(), None, begun);
+                one_round(*life, round, settings, stop, supervisor, &mut failures);
+            }
+            Ok(Begun::FullNeeded(why)) => failures.push(Failure::text(Exit::Transfer, why)),
+            Err(failure) => failures.push(failure),
         }
-        Ok(Begun::FullNeeded(why)) => failures.push(Failure::text(Exit::Transfer, why)),
-        Err(failure) => failures.push(failure),
+    }
+    if failures.is_empty() && !stop.has_begun() {
+        tidy(engine, settings, &plan);
     }
     Ok(failures)
 }

@@ -29,6 +29,8 @@ pub(crate) struct BackupSettings {
     pub(crate) include: Vec<String>,
     /// Names and ids of those that do not.
     pub(crate) exclude: Vec<String>,
+    /// How many backups of each disk are kept; all, where that is not said.
+    pub(crate) keep: Option<usize>,
     /// Only tell what would be done.
     pub(crate) dry_run: bool,
     pub(crate) output: OutputSettings,
@@ -61,6 +63,7 @@ impl BackupSettings {
             require_consistency: args.require_consistency,
             include: args.include,
             exclude: args.exclude,
+            keep: args.keep.map(|keep| keep as usize),
             dry_run: args.dry_run,
             output: OutputSettings::gather(args.output, &section)?,
         })

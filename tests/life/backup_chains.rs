@@ -238,3 +238,107 @@ fn a_whole_copy_can_be_asked_for() {
     assert_eq!(mode(manifest, &disks[0].0), "full");
     assert_eq!(manifest["from_checkpoint"], Value::Null);
 }
+
+fn checkpoints(engine: &Engine) -> Vec<String> {
+    let all = engine.state("checkpoints");
+    let ids = all.as_array().expect("checkpoints").iter();
+    ids.filter_map(|one| one["id"].as_str().map(str::to_owned))
+        .collect()
+}
+
+/// A checkpoint that nobody needs costs a bitmap in each disk; one of somebody else's is left alone.
+#[test]
+fn checkpoints_of_ours_go_once_a_newer_one_is_a_base() {
+    let engine = Engine::start();
+    let disks = web(&engine, "up", "4.7");
+    back_up(&engine, &[]).ok();
+    // Another program's backup of the same VM.
+    let other = engine.dir().join("elsewhere");
+    let mut command = engine.program();
+    command
+        .arg("backup")
+        .args(["--vm", "web"])
+        .args(engine.args())
+        .arg(&other);
+    crate::support::run::run(&mut command, 150).ok();
+    let theirs = checkpoints(&engine)[1].clone();
+    back_up(&engine, &[]).ok();
+    back_up(&engine, &["--exclude", "root"]).ok();
+    let ran = back_up(&engine, &[]).ok();
+    assert_nothing_left(&engine, &ran);
+    let newest = entry(manifests(&engine).last().expect("a manifest"), &disks[0].0.id)["checkpoint"].clone();
+    let left = checkpoints(&engine);
+    assert!(left.contains(&theirs), "{left:?}: {ran}");
+    assert_eq!(left.len(), 2, "{left:?}: {ran}");
+    assert_eq!(left[1], newest, "{left:?}: {ran}");
+}
+
+/// An engine up to 4.5.6 destroys the disks of a VM that is paused.
+#[test]
+fn no_checkpoint_of_a_vm_that_was_paused_meanwhile_is_deleted() {
+    let engine = Engine::start();
+    web(&engine, "up", "4.7");
+    back_up(&engine, &[]).ok();
+    engine.switch(&json!({"switch": "slow", "value": 3.0, "match": "^GET .*/checkpoints$", "after": 1}));
+    let ran = std::thread::scope(|scope| {
+        let running = scope.spawn(|| back_up(&engine, &[]));
+        crate::support::run::wait_until("the backup has ended", 100, || {
+            let backups = engine.state("backups");
+            backups
+                .as_array()
+                .is_some_and(|all| all.len() == 2 && all[1]["phase"] == "succeeded")
+        });
+        engine.change_vm("web", &json!({"status": "paused"}));
+        running.join().expect("it runs")
+    });
+    ran.ok();
+    let deleted = engine.requests("DELETE", "");
+    let of_checkpoints = deleted.iter().filter(|one| {
+        one["path"]
+            .as_str()
+            .is_some_and(|path| path.contains("/checkpoints/"))
+    });
+    assert_eq!(of_checkpoints.count(), 0, "{deleted:?}");
+}
+
+#[test]
+fn older_backups_go_and_nothing_that_a_kept_one_needs() {
+    let engine = Engine::start();
+    let disks: Vec<DiskState> = web(&engine, "up", "4.7")
+        .into_iter()
+        .map(|(disk, _)| disk)
+        .collect();
+    let mut contents = Vec::new();
+    for (n, args) in [&[][..], &[], &["--full"], &[]].into_iter().enumerate() {
+        let place = n as u64 * 2 * BLOCK;
+        write(
+            &engine,
+            &disks,
+            &json!([{"offset": place, "length": BLOCK, "pattern": n + 1}]),
+        );
+        contents.push(now(&engine, &disks, &format!("point-{n}")));
+        back_up(&engine, &[args, &["--keep", "3"]].concat()).ok();
+    }
+    // The second needs the first one's file.
+    assert_eq!(manifests(&engine).len(), 4);
+    let ran = back_up(&engine, &["--keep", "3"]).ok();
+    assert!(ran.stderr.contains("2 older backups are removed"), "{ran}");
+    let all = manifests(&engine);
+    assert_eq!(all.len(), 3);
+    for (manifest, contents) in all.iter().zip(&contents[2..]) {
+        for (disk, content) in disks.iter().zip(contents) {
+            assert_holds(&engine, manifest, &disk.id, content);
+        }
+    }
+    let images = crate::backups::files(&engine)
+        .iter()
+        .filter(|name| name.ends_with(".qcow2"))
+        .count();
+    assert_eq!(images, 6, "{ran}");
+
+    // What no manifest names may need any file.
+    fs::write(dir(&engine).join("other.qcow2"), "of another program").expect("write a file");
+    let ran = back_up(&engine, &["--keep", "1"]).ok();
+    assert!(ran.stderr.contains("--keep removes nothing"), "{ran}");
+    assert_eq!(manifests(&engine).len(), 4);
+}
