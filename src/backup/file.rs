@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crossbeam::channel::{RecvTimeoutError, unbounded};
 
-use super::disks::{Backed, Shared};
 use super::manifest::{Entry, Mode};
+use super::shared::{Backed, Shared};
 use crate::amounts;
 use crate::block_hash::Method;
 use crate::copying::{self, Changes};

@@ -8,14 +8,14 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::life::Life;
-use super::naming::MANIFEST;
-use super::plan::Plan;
 use crate::block_hash::Checksum;
 use crate::engine::VmDisk;
 use crate::failure::{Exit, Failure};
 use crate::images::write_whole;
 use crate::process::rights;
+
+/// The end of the names of manifests.
+pub(super) const MANIFEST: &str = ".manifest.json";
 
 /// The version of the form below.
 const VERSION: u32 = 1;
@@ -116,34 +116,28 @@ pub(super) struct Manifest {
     pub(super) failed: Vec<Named>,
     /// Its own name.
     #[serde(skip)]
-    name: PathBuf,
+    pub(super) name: PathBuf,
 }
 
+/// Manifests that can't be read, with the reasons.
+type Unreadable = Vec<(PathBuf, String)>;
+
 impl Manifest {
-    pub(super) fn new(
-        life: &Life,
-        plan: &Plan,
-        configuration: Option<String>,
-        disks: Vec<Entry>,
-        failed: Vec<Named>,
-    ) -> Manifest {
+    /// The manifest of a backup in which no disk is yet; it gets this name.
+    pub(super) fn begin(name: PathBuf, vm: Named, backup: &str, kind: Kind, time: &str) -> Manifest {
         Manifest {
             version: VERSION,
-            vm: Named {
-                id: plan.vm.id.clone(),
-                name: plan.vm.name.clone(),
-                why: String::new(),
-            },
-            backup: life.id().to_owned(),
-            kind: life.kind(&plan.status),
-            time: life.time().to_owned(),
-            checkpoint: life.checkpoint().map(str::to_owned),
-            from_checkpoint: life.from().map(str::to_owned),
-            configuration,
-            disks,
-            left_out: plan.left_out.clone(),
-            failed,
-            name: life.manifest_name(),
+            vm,
+            backup: backup.to_owned(),
+            kind,
+            time: time.to_owned(),
+            checkpoint: None,
+            from_checkpoint: None,
+            configuration: None,
+            disks: Vec::new(),
+            left_out: Vec::new(),
+            failed: Vec::new(),
+            name,
         }
     }
 
@@ -205,7 +199,7 @@ impl Manifest {
     }
 
     /// Reads those of a directory, the oldest first; and those that can't be read, with the reason.
-    pub(super) fn all(dir: &Path) -> std::io::Result<(Vec<Manifest>, Vec<(PathBuf, String)>)> {
+    pub(super) fn all(dir: &Path) -> std::io::Result<(Vec<Manifest>, Unreadable)> {
         let (mut read, mut unreadable) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();

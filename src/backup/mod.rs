@@ -7,6 +7,7 @@
 //! base      what they can be incremental to
 //! life      the backup in the engine, with the note from which `recover` ends it
 //! disks     the disks of a backup, side by side, over one bound of connections and memory
+//! shared    what they share
 //! file      one disk's file: copied, verified, given its name
 //! naming    the names of the files
 //! manifest  what tells that the files are a backup
@@ -37,6 +38,7 @@ mod outdated;
 mod plan;
 mod points;
 mod prune;
+mod shared;
 mod stop;
 mod tidy;
 
@@ -50,12 +52,12 @@ use crossbeam::channel::unbounded;
 
 use self::base::Base;
 pub(crate) use self::check::check;
-use self::disks::Shared;
 use self::life::{Begun, Life, Split};
 use self::manifest::{Manifest, Named};
 use self::naming::Names;
 use self::plan::Plan;
 pub(crate) use self::points::list;
+use self::shared::Shared;
 use self::stop::Stop;
 use self::tidy::tidy;
 use crate::amounts;
@@ -288,7 +290,21 @@ fn copy_all(
             ),
         ));
     }
-    let manifest = Manifest::new(life, plan, configuration, whole, failed);
+    let vm = Named {
+        id: plan.vm.id.clone(),
+        name: plan.vm.name.clone(),
+        why: String::new(),
+    };
+    let kind = life.kind(&plan.status);
+    let manifest = Manifest {
+        checkpoint: life.checkpoint().map(str::to_owned),
+        from_checkpoint: life.from().map(str::to_owned),
+        configuration,
+        disks: whole,
+        left_out: plan.left_out.clone(),
+        failed,
+        ..Manifest::begin(life.manifest_name(), vm, life.id(), kind, life.time())
+    };
     manifest.write(&settings.dir)?;
     report(plain(&format!(
         "{}: backed up {} of {} as {}",

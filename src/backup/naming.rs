@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use x509_cert::der::DateTime;
 
-use super::manifest::Mode;
+use super::manifest::{MANIFEST, Mode};
 
 /// See the head of this file.
 #[derive(Debug, Clone)]
@@ -39,9 +39,6 @@ impl Names {
 pub(super) fn manifest(begun: SystemTime, token: &str) -> String {
     format!("{}.{token}{MANIFEST}", stamp(begun))
 }
-
-/// The end of the names of manifests.
-pub(super) const MANIFEST: &str = ".manifest.json";
 
 fn date(at: SystemTime) -> Option<DateTime> {
     let since = at.duration_since(UNIX_EPOCH).ok()?;
