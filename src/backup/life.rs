@@ -275,6 +275,7 @@ fn note_backup(file: &mut NoteFile, found: &Backup) -> Result<(), Failure> {
     if let Some(backup) = &mut file.note.backup {
         backup.id = Some(found.id.clone());
         backup.snapshot.clone_from(&found.snapshot);
+        backup.checkpoint.clone_from(&found.to_checkpoint);
     }
     file.update()
 }

@@ -13,7 +13,7 @@ use super::left_backup;
 use super::left_behind::{Cost, Left, asked_for, cost, left};
 use super::remains::happened;
 use super::sessions::Sessions;
-use crate::engine::{Direction, Engine, Interrupt, Phase, Transfer, is_uuid};
+use crate::engine::{Direction, Engine, Interrupt, Patience, Phase, Transfer, is_uuid};
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
 use crate::mount::mountpoint::canonical;
@@ -317,8 +317,17 @@ fn find(engine: &Engine, note: &Note) -> Result<Found, Failure> {
             None => Found::Ended(None),
         });
     }
-    let open = engine.open_transfers(&note.disk_id)?;
-    Ok(match asked_for(note, open) {
+    let never = Interrupt::default();
+    let mut patience = Patience::new(left_backup::APPEARANCE_PATIENCE, &never);
+    let found = loop {
+        let found = asked_for(note, engine.open_transfers(&note.disk_id)?);
+        // The engine may be at the request still, and the end of the backup waits for its transfer.
+        let is_awaited = found.is_none() && note.of_backup.is_some() && note.asked;
+        if !(is_awaited && patience.pause()?) {
+            break found;
+        }
+    };
+    Ok(match found {
         // The disk of a backup has no other transfer with its mark.
         Some(transfer) => {
             let sure = note.created || note.of_backup.is_some() && note.is_proven(&transfer);

@@ -108,6 +108,9 @@ pub(crate) struct NotedBackup {
     /// The snapshot that the engine has made for it.
     #[serde(default)]
     pub(crate) snapshot: Option<String>,
+    /// The checkpoint that it makes, which is in the names of its files.
+    #[serde(default)]
+    pub(crate) checkpoint: Option<String>,
     /// The manifest that will name the files.
     #[serde(with = "crate::path_bytes")]
     pub(crate) manifest: PathBuf,

@@ -342,3 +342,56 @@ fn older_backups_go_and_nothing_that_a_kept_one_needs() {
     assert!(ran.stderr.contains("--keep removes nothing"), "{ran}");
     assert_eq!(manifests(&engine).len(), 4);
 }
+
+/// The names are those of the SDK's example, so each finds the other's files.
+#[test]
+fn the_sdks_example_goes_on_with_a_chain_of_ours_and_ours_after_it() {
+    let engine = Engine::start();
+    let disks: Vec<DiskState> = web(&engine, "up", "4.7")
+        .into_iter()
+        .map(|(disk, _)| disk)
+        .collect();
+    back_up(&engine, &[]).ok();
+    let vm = engine.state("vms")[0]["id"].as_str().expect("an id").to_owned();
+    let checkpoint = manifests(&engine)[0]["checkpoint"]
+        .as_str()
+        .expect("a checkpoint")
+        .to_owned();
+    write(
+        &engine,
+        &disks,
+        &json!([{"offset": MIB, "length": BLOCK, "pattern": 4}]),
+    );
+    let contents = now(&engine, &disks, "theirs");
+    let theirs = engine.sdk_backup(&vm, &dir(&engine), Some(&checkpoint));
+    assert_eq!(theirs.len(), 2);
+    for (disk, content) in disks.iter().zip(&contents) {
+        let file = theirs
+            .iter()
+            .find(|file| file.to_string_lossy().contains(&disk.id));
+        let (file, to) = (
+            file.expect("a file of the disk"),
+            engine.dir().join("restored.raw"),
+        );
+        let mut convert = std::process::Command::new("qemu-img");
+        convert
+            .args(["convert", "-f", "qcow2", "-O", "raw"])
+            .arg(file)
+            .arg(&to);
+        crate::support::run::run(&mut convert, 60).ok();
+        crate::support::content::compare(&to, content).unwrap();
+    }
+    write(
+        &engine,
+        &disks,
+        &json!([{"offset": 2 * MIB, "length": BLOCK, "zero": true}]),
+    );
+    let contents = now(&engine, &disks, "ours");
+    let ran = back_up(&engine, &[]).ok();
+    assert_nothing_left(&engine, &ran);
+    let last = &manifests(&engine)[1];
+    assert_eq!(mode(last, &disks[0]), "incremental");
+    for (disk, content) in disks.iter().zip(&contents) {
+        assert_holds(&engine, last, &disk.id, content);
+    }
+}

@@ -1,11 +1,15 @@
 //! A backup that is killed or stopped: `recover` leaves nothing locked and nothing behind.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::backups::entry;
 use crate::backups::{assert_holds, assert_nothing_left, back_up, command, dir, files, manifests, web};
 use crate::recovering::recover;
 use crate::rig::LIMIT;
+use crate::support::content::Random;
 use crate::support::engine::Engine;
 use crate::support::foreground::Foreground;
 use crate::support::run::{run, wait_until};
@@ -26,7 +30,7 @@ fn killed_at(engine: &Engine, args: &[&str], moment: impl Fn(&Engine) -> bool) {
     running.signal(Signal::SIGKILL);
     running.wait(20);
     engine.clear_switches();
-    let ran = recover(engine, &[], None).ok();
+    let ran = recover(engine, &[], Some(&dir(engine))).ok();
     assert_nothing_left(engine, &ran);
     let manifest_files: Vec<Value> = manifests(engine);
     let images = files(engine)
@@ -147,4 +151,38 @@ fn what_is_left_is_shown_by_status_and_named_by_recover() {
         "{ran}"
     );
     assert_nothing_left(&engine, &ran);
+}
+
+/// Whatever a killed backup was at, `recover` leaves nothing, and the next one is right.
+#[test]
+fn a_backup_may_be_killed_at_any_moment() {
+    let engine = Engine::start();
+    let disks = web(&engine, "up", "4.7");
+    back_up(&engine, &[]).ok();
+    let mut random = Random::new(20);
+    for n in 0..20 {
+        let args: &[&str] = if n % 3 == 2 { &["--live"] } else { &[] };
+        let mut running = Foreground::spawn(&mut command(&engine, args));
+        std::thread::sleep(Duration::from_millis(random.below(2500)));
+        if !running.has_ended() {
+            running.signal(Signal::SIGKILL);
+        }
+        running.wait(20);
+        let ran = recover(&engine, &[], Some(&dir(&engine))).ok();
+        assert_nothing_left(&engine, &ran);
+    }
+    let writes = json!([{"offset": 0, "length": 65536, "pattern": 3}]);
+    for (disk, content) in &disks {
+        engine.guest_writes(&disk.id, &writes);
+        engine.guest_copy(&disk.id, content);
+    }
+    let ran = back_up(&engine, &[]).ok();
+    let all = manifests(&engine);
+    let last = all.last().expect("a manifest");
+    assert_eq!(entry(last, &disks[0].0.id)["mode"], "incremental", "{ran}");
+    for (disk, content) in &disks {
+        assert_holds(&engine, last, &disk.id, content);
+    }
+    let mut check = engine.tool();
+    run(check.args(["backup", "--check"]).arg(dir(&engine)), LIMIT).ok();
 }
