@@ -34,6 +34,7 @@
 
 mod addresses;
 mod amounts;
+mod backup;
 mod block_hash;
 mod copying;
 mod disk;

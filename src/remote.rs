@@ -7,6 +7,7 @@
 #[cfg(test)]
 pub(crate) mod memory;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -44,6 +45,25 @@ pub(crate) enum HashAnswer {
     NotOffered(String),
 }
 
+/// A run of bytes with its state since the checkpoint of a backup, as the server reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DirtyExtent {
+    pub(crate) range: Range<u64>,
+    /// It may have changed.
+    pub(crate) dirty: bool,
+    /// It reads as zeros.
+    pub(crate) zero: bool,
+}
+
+/// The server's answer to the question what has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum DirtyAnswer {
+    /// All extents were reported.
+    Told,
+    /// It has no record of changes, for this reason.
+    NotOffered(String),
+}
+
 /// One open, authorised connection to the remote disk.
 pub(crate) trait Remote: Send {
     /// Returns the [`Dial::epoch`] in which this connection was dialled.
@@ -72,6 +92,11 @@ pub(crate) trait Remote: Send {
     /// none. Gaps are data; zeros begin behind all that was reported before; data may lie over earlier
     /// extents, whose place holds data then.
     fn extents(&mut self, found: &mut dyn FnMut(Extent)) -> Result<(), RemoteError>;
+    /// Reports what has changed since the checkpoint of the backup that the image belongs to.
+    fn dirty_extents(&mut self, found: &mut dyn FnMut(DirtyExtent)) -> Result<DirtyAnswer, RemoteError> {
+        let _ = found;
+        Ok(DirtyAnswer::NotOffered("it has no such request".to_owned()))
+    }
     /// Has the server compute the block hash of the whole disk, which takes as long as reading it.
     fn block_hash(&mut self, wanted: HashRequest<'_>) -> Result<HashAnswer, RemoteError> {
         let _ = wanted;

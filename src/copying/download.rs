@@ -108,6 +108,13 @@ impl Download {
         &self.done
     }
 
+    /// Copies all of the disk over so many connections, and returns the image, which is whole.
+    pub(super) fn fill(self, connections: usize, stop: &AtomicBool) -> Result<Output, CopyError> {
+        in_parallel(connections.max(1), stop, || self.copy_parts(stop))?;
+        let output = self.output.into_inner().ok_or(CopyError::Stopped)?;
+        Ok(output.complete()?)
+    }
+
     /// Sets `stop`, unless it is too late for that; then false is returned.
     pub(super) fn stop(&self, stop: &AtomicBool) -> bool {
         let publishing = self.publishing.lock();

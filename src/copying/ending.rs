@@ -101,7 +101,9 @@ fn told(error: CopyError, end: &End<'_>, fate: &str, of_disk: &[Failure]) -> Opt
     );
     let what = match end.settings.disk.task {
         Task::Download => format!("cannot download to {image}: {error}"),
-        Task::Upload | Task::Mount | Task::Checksum => format!("cannot upload {image}: {error}"),
+        Task::Upload | Task::Mount | Task::Checksum | Task::Backup => {
+            format!("cannot upload {image}: {error}")
+        }
     };
     let text = match (end.settings.disk.task, end.work) {
         // The error says all of it, or the answer to the signal did.

@@ -20,6 +20,7 @@
 //! does not wait for a thread that hangs in a read of the image or of the disk: the disk refuses its writes,
 //! and the image is taken from it.
 
+mod changes;
 mod download;
 mod ending;
 mod error;
@@ -39,6 +40,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use tracing::warn;
 
+pub(crate) use self::changes::{Changes, fill_changes};
 use self::download::Download;
 use self::ending::{End, end};
 use self::error::CopyError;
@@ -48,6 +50,7 @@ use self::outcome::{Outcome, Proven};
 use self::proof::Proof;
 use self::upload::Upload;
 use crate::failure::{Exit, Failure};
+use crate::images::Output;
 use crate::open_disk::{OpenDisk, Step, Work, needs};
 use crate::process::handover::Role;
 use crate::process::{rights, spawn};
@@ -111,7 +114,7 @@ pub(crate) fn copy(settings: CopySettings) -> Result<u8, Failure> {
 
 /// Does the same, and has `outcome` keep how it ends. A failure is its caller's to keep.
 fn copy_once(mut settings: CopySettings, outcome: &Outcome) -> Result<u8, Failure> {
-    needs::check(&settings.disk)?;
+    needs::check(&settings.disk, 1)?;
     // That is done before the first thread is made that stays. Root may copy another user's image: the
     // threads that open it and make it have the capabilities for that.
     rights::cut_down()?;
@@ -369,6 +372,19 @@ fn hidden_name(path: &Path) -> (String, String) {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let folder = path.parent().unwrap_or(Path::new("/"));
     (format!(".{name}.*.part"), folder.display().to_string())
+}
+
+/// Fills `output` with all of a disk, over all connections, until `stop` is set; the buffers take at most
+/// `memory` bytes together. Returns the image, which is whole and has not got its name.
+pub(crate) fn fill(
+    disk: &Arc<OpenDisk>,
+    output: Output,
+    memory: u64,
+    stop: &AtomicBool,
+) -> Result<Output, Failure> {
+    let shared = (disk.connections(), memory);
+    let download = Download::new(disk.disk().clone(), output, shared, None);
+    Ok(download.fill(disk.connections(), stop)?)
 }
 
 /// Says that a download has left no image.

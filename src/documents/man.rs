@@ -9,8 +9,12 @@ use clap_mangen::roff::{Roff, bold, roman};
 use crate::settings::cli::definition;
 
 /// The sections of each page that are written by hand.
-const BY_HAND: [(&str, &str); 10] = [
+const BY_HAND: [(&str, &str); 11] = [
     ("rhv-mount", include_str!("../../docs/man/rhv-mount.man")),
+    (
+        "rhv-mount-backup",
+        include_str!("../../docs/man/rhv-mount-backup.man"),
+    ),
     ("rhv-mount-ca", include_str!("../../docs/man/rhv-mount-ca.man")),
     (
         "rhv-mount-checksum",

@@ -110,6 +110,7 @@ pub fn engine_answers(data: &[u8]) {
             direction: Direction::Download,
             host: None,
             mark: Mark::random(),
+            backup: None,
         };
         let done = match request {
             b'l' => engine.renew(None),

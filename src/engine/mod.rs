@@ -30,16 +30,23 @@
 //! phase            the phases of a transfer
 //! transfers        starts and follows transfers
 //! endings          finalizes and cancels transfers
+//! backups          starts, follows and finalizes backups of a VM
+//! refused_backups  why the engine refuses one, and what to do
+//! checkpoints      the points in time from which changes are known
+//! events           what the engine has noted about an object
 //! ```
 
 mod address;
 mod agent;
 mod answers;
+mod backups;
 mod ca;
+mod checkpoints;
 mod disks;
 mod effect;
 mod endings;
 mod error;
+mod events;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod hosts;
@@ -50,18 +57,21 @@ mod new_disks;
 mod opening;
 mod patience;
 mod phase;
+mod refused_backups;
 mod storage_domains;
 mod transfers;
 mod transport;
 mod wire;
 
 pub(crate) use self::address::address;
+pub(crate) use self::backups::{Backup, BackupEnd, BackupOrder, Readiness};
 pub(crate) use self::ca::certificate;
 pub(crate) use self::disks::{Disk, MAX_LOCK_WAIT, is_uuid};
 pub(crate) use self::error::Error;
 pub(crate) use self::hosts::this_hardware;
 pub(crate) use self::listing::{
-    AttachedDisk, LeftOut, ListedDisk, ListedDomain, ListedSnapshot, ListedVm, VmDisk, VmDisks, VmSnapshot,
+    AttachedDisk, BackedVm, LeftOut, ListedDisk, ListedDomain, ListedSnapshot, ListedVm, VmDisk, VmDisks,
+    VmSnapshot,
 };
 pub(crate) use self::new_disks::{Format, NewDisk};
 pub(crate) use self::patience::{Interrupt, Patience};

@@ -99,6 +99,8 @@ pub(crate) struct Order {
     /// The id of the host that must serve it; by default the engine chooses.
     pub(crate) host: Option<String>,
     pub(crate) mark: Mark,
+    /// The id of the backup as part of which the disk is read.
+    pub(crate) backup: Option<String>,
 }
 
 impl Order {
@@ -206,6 +208,9 @@ impl Engine {
         }
         if let Some(host) = &order.host {
             body["host"] = json!({"id": host});
+        }
+        if let Some(backup) = &order.backup {
+            body["backup"] = json!({"id": backup});
         }
         let what = match &order.subject {
             Subject::Disk(id) => format!("start of the {} of disk {id}", order.direction),

@@ -118,9 +118,9 @@ struct ExtentBody {
 pub(super) const MAX_EXTENT_TEXT_BYTES: usize = 4096;
 
 /// A reader that fails once its ration is used up; each complete extent renews the ration.
-struct Rationed<'a, R> {
-    reader: R,
-    ration: &'a Cell<usize>,
+pub(super) struct Rationed<'a, R> {
+    pub(super) reader: R,
+    pub(super) ration: &'a Cell<usize>,
 }
 
 impl<R: Read> Read for Rationed<'_, R> {

@@ -30,6 +30,7 @@ mod answers;
 mod checksum;
 mod client;
 mod diagnosis;
+mod dirty;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;

@@ -16,11 +16,11 @@ use super::diagnosis::{MAX_MESSAGE_BYTES, lost_if_cut_short};
 use super::error::Error;
 use super::line::Lines;
 use super::patience::{MAX_FLUSH_WEIGHT, MAX_ZERO_WEIGHT};
-use crate::remote::{Extent, HashAnswer, HashRequest, Remote, RemoteError};
+use crate::remote::{DirtyAnswer, DirtyExtent, Extent, HashAnswer, HashRequest, Remote, RemoteError};
 
 /// Upper bound on the body of an extents answer. It fits more than ten million extents; far fewer are
 /// remembered.
-const MAX_EXTENTS_BYTES: u64 = 1 << 30;
+pub(super) const MAX_EXTENTS_BYTES: u64 = 1 << 30;
 
 /// Upper bound on one PATCH zero. imageio cuts what is too long for its storage; a server that passes it on
 /// to NBD, whose lengths have 32 bits, fails (Apache CloudStack's). A multiple of any cluster size of qcow2.
@@ -34,7 +34,7 @@ const TOUCH_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Upper bound on the silence after an extents request: the server walks the image's whole allocation map
 /// before it answers.
-const EXTENTS_TIMEOUT: Duration = Duration::from_secs(300);
+pub(super) const EXTENTS_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl Client {
     fn get(&mut self, offset: u64, parts: &mut [&mut [u8]]) -> Result<(), Error> {
@@ -307,6 +307,10 @@ impl Remote for Client {
         let got = self.get_extents(found);
         self.permit.be_patient(self.permit.usual);
         self.learn(got)
+    }
+
+    fn dirty_extents(&mut self, found: &mut dyn FnMut(DirtyExtent)) -> Result<DirtyAnswer, RemoteError> {
+        self.get_dirty(found)
     }
 
     fn block_hash(&mut self, wanted: HashRequest<'_>) -> Result<HashAnswer, RemoteError> {

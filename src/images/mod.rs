@@ -31,6 +31,6 @@ pub(crate) use self::chain::Backing;
 pub(crate) use self::error::ImageError;
 pub(crate) use self::format::Format;
 pub(crate) use self::leftovers::make_room;
-pub(crate) use self::output::Output;
+pub(crate) use self::output::{CLUSTER_BYTES, Output, write_whole};
 pub(crate) use self::reader::Extent;
 pub(crate) use self::source::Source;

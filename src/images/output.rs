@@ -10,10 +10,13 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use super::error::ImageError;
 use super::format::Format;
 use super::in_place;
-use super::qcow2::{MAX_SIZE, Writer};
+use super::qcow2::{CLUSTER, MAX_SIZE, Writer};
 use super::reader::within;
 use super::stamp::odd_kind;
 use super::temporary::Temporary;
+
+/// An image that lies over another one is written in units of so many bytes.
+pub(crate) const CLUSTER_BYTES: u64 = CLUSTER;
 
 /// Zeros are written in pieces of so many bytes where the storage has no cheaper way.
 const ZEROS: usize = 1 << 20;
@@ -31,6 +34,8 @@ pub(crate) struct Output {
 enum Kind {
     Raw(Temporary),
     Qcow2(Temporary, Writer),
+    /// It is whole, and has not got its name.
+    Whole(Temporary),
     /// A device holds old bytes where nothing is written.
     InPlace(File),
 }
@@ -64,6 +69,24 @@ impl Output {
         })
     }
 
+    /// Makes a qcow2 image of `size` bytes that reads as the qcow2 file `backing` in the same folder, which has
+    /// the same size. Whole units of [`CLUSTER_BYTES`] are written, or made zeros, and each once.
+    pub(crate) fn create_over(path: &Path, size: u64, backing: &str) -> Result<Output, ImageError> {
+        let too_large = || ImageError::TooLarge {
+            path: path.to_owned(),
+            size,
+        };
+        if size > MAX_SIZE {
+            return Err(too_large());
+        }
+        let writer = Writer::over(size, backing.as_bytes()).ok_or_else(too_large)?;
+        Ok(Output {
+            path: path.to_owned(),
+            size,
+            kind: Kind::Qcow2(Temporary::create(path, false)?, writer),
+        })
+    }
+
     /// Refuses what [`Output::create`] would refuse by a look at the path: for who has more to begin before.
     pub(crate) fn check(path: &Path, format: Format, force: bool) -> Result<(), ImageError> {
         match device(path, format, force)? {
@@ -80,7 +103,9 @@ impl Output {
     /// Returns the file that is not whole yet, and its path; `None` for a device.
     pub(crate) fn unfinished(&self) -> Option<(&Path, &File)> {
         match &self.kind {
-            Kind::Raw(temporary) | Kind::Qcow2(temporary, _) => Some((temporary.path(), temporary.file())),
+            Kind::Raw(temporary) | Kind::Qcow2(temporary, _) | Kind::Whole(temporary) => {
+                Some((temporary.path(), temporary.file()))
+            }
             Kind::InPlace(_) => None,
         }
     }
@@ -93,6 +118,7 @@ impl Output {
             Kind::Raw(temporary) => temporary.file().write_all_at(buf, offset),
             Kind::Qcow2(temporary, writer) => writer.write_at(temporary.file(), buf, offset),
             Kind::InPlace(file) => file.write_all_at(buf, offset),
+            Kind::Whole(_) => Err(whole_already()),
         };
         written.map_err(ImageError::io("write", &self.path))
     }
@@ -104,26 +130,52 @@ impl Output {
             Kind::Raw(temporary) => zero(temporary.file(), offset, length),
             Kind::Qcow2(temporary, writer) => writer.zero_at(temporary.file(), offset, length, zero),
             Kind::InPlace(file) => zero(file, offset, length),
+            Kind::Whole(_) => Err(whole_already()),
         };
         zeroed.map_err(ImageError::io("write", &self.path))
+    }
+
+    /// Ends the writing, so that the image can be read under the name that it has now. All writes have
+    /// returned before, and none follows.
+    pub(crate) fn complete(self) -> Result<Output, ImageError> {
+        let kind = match self.kind {
+            Kind::Qcow2(temporary, writer) => {
+                let finished = writer.finish(temporary.file());
+                finished.map_err(ImageError::io("write", &self.path))?;
+                Kind::Whole(temporary)
+            }
+            Kind::Raw(temporary) => Kind::Whole(temporary),
+            other => other,
+        };
+        Ok(Output { kind, ..self })
     }
 
     /// Gives a file its name when everything is on the storage; nothing of it is there under this name
     /// before. A device is flushed.
     pub(crate) fn publish(self) -> Result<(), ImageError> {
-        match self.kind {
-            Kind::Raw(temporary) => temporary.publish(),
-            Kind::Qcow2(temporary, writer) => {
-                let finished = writer.finish(temporary.file());
-                finished.map_err(ImageError::io("write", &self.path))?;
-                temporary.publish()
-            }
+        let Output { path, kind, .. } = self.complete()?;
+        match kind {
+            Kind::Whole(temporary) | Kind::Raw(temporary) | Kind::Qcow2(temporary, _) => temporary.publish(),
             Kind::InPlace(file) => {
                 let flushed = file.sync_all().or_else(ignore_no_storage);
-                flushed.map_err(ImageError::io("flush", &self.path))
+                flushed.map_err(ImageError::io("flush", &path))
             }
         }
     }
+}
+
+/// Makes a file with these bytes, which appears under its name only when it is whole and on the storage. One
+/// that is there already is an error.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
+    let temporary = Temporary::create(path, false)?;
+    let written = temporary.file().write_all_at(bytes, 0);
+    written.map_err(ImageError::io("write", path))?;
+    temporary.publish()
+}
+
+/// The error of a write that comes too late.
+fn whole_already() -> io::Error {
+    io::Error::other("it is whole already")
 }
 
 /// Returns what the device `path` is; `None` where a file is to be made there. Refuses what can be neither.

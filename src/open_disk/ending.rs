@@ -300,6 +300,7 @@ impl Ending {
                     Task::Upload => "upload of",
                     Task::Download => "download to",
                     Task::Checksum => "checksum of",
+                    Task::Backup => "backup to",
                 },
                 self.disk.mountpoint.display()
             );

@@ -43,10 +43,12 @@ use self::course::Course;
 use self::ending::Hands;
 pub(crate) use self::ending::{Ending, Proof, Step, Work};
 pub(crate) use self::of_vm::{OpenVm, end_in_any_case, left_out_shown};
-pub(crate) use self::verify::Expected;
+pub(crate) use self::verify::{DiskHash, Expected};
 use crate::disk::Disk;
+use crate::failure::Failure;
 use crate::imageio::Image;
 use crate::pool::{ConnectionStatistics, Figures, Keeper, Op, Pool};
+use crate::remote::{DirtyAnswer, DirtyExtent};
 use crate::settings::Task;
 use crate::transfer::unfinished::Unfinished;
 use crate::transfer::{OwnTransfer, stopped};
@@ -150,6 +152,16 @@ impl OpenDisk {
         self.transfer
             .as_ref()
             .is_some_and(|transfer| transfer.minds_the_head())
+    }
+
+    /// Reports what has changed since the checkpoint of the backup that the disk is read in; `begin` is called
+    /// before each attempt, which reports all of it.
+    pub(crate) fn dirty_extents(
+        &self,
+        begin: &mut dyn FnMut(),
+        found: &mut dyn FnMut(DirtyExtent),
+    ) -> Result<DirtyAnswer, Failure> {
+        Ok(self.pool.dirty_extents(begin, found)?)
     }
 
     /// Bytes may move from now on: an end without a verdict means that data is lost.

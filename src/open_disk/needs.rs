@@ -22,11 +22,13 @@ const DESCRIPTORS_PER_CONNECTION: usize = 2;
 /// Address space for everything that has no budget, in bytes.
 const OWN_BYTES: usize = 64 << 20;
 
-/// Refuses where the system does not grant what a copy, or a checksum, of this disk takes at most.
-pub(crate) fn check(disk: &DiskSettings) -> Result<(), Failure> {
+/// Refuses where the system does not grant what a copy, or a checksum, of this disk takes at most; `at_once`
+/// tells how many disks share its connections and its memory.
+pub(crate) fn check<S>(disk: &DiskSettings<S>, at_once: usize) -> Result<(), Failure> {
+    let connections = disk.connections.max(at_once);
     let needs = Needs {
-        threads: OWN_THREADS + THREADS_PER_CONNECTION * disk.connections,
-        descriptors: OWN_DESCRIPTORS + DESCRIPTORS_PER_CONNECTION * disk.connections,
+        threads: OWN_THREADS * at_once + THREADS_PER_CONNECTION * connections,
+        descriptors: OWN_DESCRIPTORS * at_once + DESCRIPTORS_PER_CONNECTION * connections,
         bytes: OWN_BYTES.saturating_add(usize::try_from(disk.budgets.sum()).unwrap_or(usize::MAX)),
     };
     limits::check(Kind::Copy, needs)

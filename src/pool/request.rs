@@ -36,7 +36,7 @@ use super::retry::{Doubt, RequestKind, Retry};
 use super::{Lease, Op, Pool, PoolError, Purpose, Seat, Slot};
 #[cfg(doc)]
 use crate::remote::Dial;
-use crate::remote::{Extent, HashAnswer, HashRequest, Remote, RemoteError};
+use crate::remote::{DirtyAnswer, DirtyExtent, Extent, HashAnswer, HashRequest, Remote, RemoteError};
 use crate::sync::Instant;
 
 /// Upper bound on new rights that one request may ask for after refusals.
@@ -111,17 +111,44 @@ impl Pool {
         Ok(())
     }
 
+    /// Reports what has changed since the checkpoint of the backup. Each attempt begins with `begin`, and
+    /// reports all of it.
+    pub(crate) fn dirty_extents(
+        &self,
+        begin: &mut dyn FnMut(),
+        found: &mut dyn FnMut(DirtyExtent),
+    ) -> Result<DirtyAnswer, PoolError> {
+        let mut lease = self.lease(Purpose::Read)?;
+        let mut told = None;
+        lease.repeat(RequestKind::Walk, Op::Extents, 0, |remote| {
+            begin();
+            told = Some(remote.dirty_extents(found)?);
+            Ok(())
+        })?;
+        Ok(told.unwrap_or_else(|| DirtyAnswer::NotOffered("no answer".to_owned())))
+    }
+
     /// Has the server compute a block hash of the whole disk, which takes as long as reading it. What is
     /// written meanwhile is in it or not, so the caller flushes before, and lets nobody write. The request
     /// has a connection of its own, for which [`Pool::make_room`] has to be called where the server allows no
     /// more than those of the pool: one that is given up does not hold up the end of the pool then.
     pub(crate) fn block_hash(&self, wanted: HashRequest<'_>) -> Result<HashAnswer, PoolError> {
         let mut retry = Retry::new(RequestKind::Walk, Duration::ZERO);
+        let mut renewals = 0;
         loop {
-            match self.dial.dial().and_then(|mut remote| remote.block_hash(wanted)) {
+            let epoch = self.dial.epoch();
+            let answer = self.dial.dial().and_then(|mut remote| remote.block_hash(wanted));
+            let error = match answer {
                 Ok(answer) => return Ok(answer),
-                Err(error) => retry.again(error, None)?,
+                Err(error) => error,
+            };
+            // An engine ends a download by itself once every byte was read, and the hash needs another one.
+            let is_denied = matches!(error, RemoteError::Denied(..)) && renewals < MAX_RENEWALS;
+            if is_denied && self.dial.renew(epoch, &error, self.renewal_wait()) {
+                renewals += 1;
+                continue;
             }
+            retry.again(error, None)?;
         }
     }
 

@@ -41,6 +41,7 @@ fn take_up(settings: CopySettings, engine: EngineArgs) -> Result<CopySettings, F
             Wanted::Existing(name) | Wanted::Snapshot(name) => {
                 note.disk_id.eq_ignore_ascii_case(name) || note.disk_name == *name
             }
+            Wanted::OfBackup { .. } => false,
         };
         recover_copy(engine, source.keep_on_failure, |note| {
             note.task == settings.disk.task

@@ -2,6 +2,7 @@
 //! engine, so the message says what stays as it was there.
 
 use super::claim::{claim, remove_dead_mount};
+use super::left_backup;
 use crate::engine::Direction;
 use crate::failure::Failure;
 use crate::logging::plain;
@@ -16,6 +17,19 @@ pub(super) fn forget(file: &mut NoteFile, args: &RecoverArgs) -> Result<(), Fail
     }
     let note = &file.note;
     remove_dead_mount(note)?;
+    if let Some(backup) = &note.backup {
+        let text = format!(
+            "WARNING: {}: the note of it is dropped, and nothing was ended: if the engine {} still exists, {} \
+             is as it was: finalize it there (POST /ovirt-engine/api/vms/{}/backups/ID/finalize)",
+            note.mountpoint.display(),
+            note.engine_url,
+            left_backup::shown(note, backup),
+            note.disk_id
+        );
+        file.remove();
+        tell(plain(&text));
+        return Ok(());
+    }
     let kept = match note.snapshot {
         true => format!("disk snapshot {} stays locked there", note.disk_id),
         false => format!(

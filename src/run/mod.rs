@@ -11,6 +11,7 @@
 //! mount(8) and umount(8) call this program by other names, and get exit codes of their own
 //! (`settings::mount_helper`).
 
+mod backup;
 mod ca;
 mod checksum;
 mod claim;
@@ -19,6 +20,7 @@ mod copy;
 mod forget;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod left_backup;
 mod left_behind;
 mod list;
 mod recover;
@@ -83,6 +85,7 @@ fn act(args: Vec<OsString>) -> Result<u8, Failure> {
                 (role, Run::Mount(settings)) => (role, settings),
                 (_, Run::Copy(settings)) => return copy::go_on(*settings),
                 (_, Run::Checksum(settings)) => return checksum::go_on(&settings),
+                (_, Run::Backup(settings)) => return backup::go_on(*settings),
             };
             // The launcher reads the code of the background process, and mount(8) that of the launcher.
             let for_mount8 = settings.for_mount8 && role != Role::Background;
@@ -97,6 +100,7 @@ fn act(args: Vec<OsString>) -> Result<u8, Failure> {
         Action::Upload(args) => copy::upload(*args),
         Action::Download(args) => copy::download(*args),
         Action::Populate(args) => copy::populate(*args),
+        Action::Backup(args) => backup::backup(*args),
         Action::List(args) => list::list(&args),
         Action::Checksum(args) => checksum::checksum(*args),
         Action::Ca(url) => ca::print(&url),

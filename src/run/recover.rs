@@ -9,10 +9,11 @@ use std::path::Path;
 
 use super::claim::{claim, remove_dead_mount};
 use super::forget::forget;
+use super::left_backup;
 use super::left_behind::{Cost, Left, asked_for, cost, left};
 use super::remains::happened;
 use super::sessions::Sessions;
-use crate::engine::{Direction, Engine, Interrupt, Phase, Transfer, is_uuid};
+use crate::engine::{Direction, Engine, Interrupt, Patience, Phase, Transfer, is_uuid};
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
 use crate::mount::mountpoint::canonical;
@@ -27,7 +28,9 @@ use crate::transfer::unfinished::Removal;
 /// Ends the transfers that `args` names, after it has told what it found and what it will do. The exit code
 /// is that of the first failure.
 pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
-    let left = select(args.which.as_deref());
+    let mut left = select(args.which.as_deref());
+    // A backup ends after its transfers.
+    left.sort_by_key(|file| file.note.backup.is_some());
     if left.is_empty() {
         match &args.which {
             Some(which) => report(format_args!(
@@ -129,7 +132,12 @@ fn select(which: Option<&Path>) -> Vec<NoteFile> {
         return all;
     };
     if let Some(id) = which.to_str().filter(|text| is_uuid(text)) {
-        let is_it = |file: &NoteFile| file.note.id().eq_ignore_ascii_case(id);
+        let is_it = |file: &NoteFile| {
+            // The transfers of a backup end with it.
+            let backup = file.note.of_backup.as_deref();
+            file.note.id().eq_ignore_ascii_case(id)
+                || backup.is_some_and(|backup| backup.eq_ignore_ascii_case(id))
+        };
         // A message may have named the disk, while its transfer was being replaced.
         let is_of_it = |file: &NoteFile| file.note.disk_id.eq_ignore_ascii_case(id);
         let fits: [&dyn Fn(&NoteFile) -> bool; 2] = [&is_it, &is_of_it];
@@ -167,6 +175,14 @@ fn plan(file: &NoteFile, args: &RecoverArgs) -> String {
         ),
         _ => (happened(note, owner).1, will_do(note, owner, args)),
     };
+    if let Some(backup) = &note.backup {
+        return plain(&format!(
+            "{}: {} of {}: {what}; {will}",
+            note.mountpoint.display(),
+            left_backup::shown(note, backup),
+            note.engine_url
+        ));
+    }
     plain(&format!(
         "{}: transfer {} ({}) of disk {} ({}) of {}: {what}; {will}",
         note.mountpoint.display(),
@@ -183,6 +199,7 @@ fn will_do(note: &Note, owner: Owner, args: &RecoverArgs) -> String {
     let will = match (args.forget, cost(note, args.cancel)) {
         _ if !sure => "it is left alone without --finalize or --cancel",
         (true, _) => "its note will be dropped, and nothing else",
+        (false, Cost::Nothing) if note.backup.is_some() => "it will be finalized",
         (false, Cost::Nothing) => "it will be finalized, and the disk kept",
         (false, Cost::DiskOfOurs) => "it will be cancelled, and the disk, which was made for it, removed",
         (false, Cost::DiskThatWasThere) => "it can't be cancelled without the loss of a disk that was there",
@@ -213,6 +230,9 @@ fn end(file: &mut NoteFile, args: &RecoverArgs, sessions: &mut Sessions, again: 
         }
     };
     let engine = sessions.of(note, args)?;
+    if let Some(backup) = &note.backup {
+        return left_backup::end(engine, file, backup);
+    }
     remove_dead_mount(note)?;
     match find(engine, note)? {
         Found::Open(transfer, sure) => {
@@ -293,8 +313,7 @@ fn end_transfer(
             ),
         ));
     }
-    let id = (!note.snapshot).then_some(note.disk_id.as_str());
-    engine.finalize(&transfer.id, id, &Interrupt::default())?;
+    engine.finalize(&transfer.id, note.disk_to_check(), &Interrupt::default())?;
     report(format_args!("{shown}: finalized; {disk} is free{}", doubt(note)));
     Ok(())
 }
@@ -336,9 +355,22 @@ fn find(engine: &Engine, note: &Note) -> Result<Found, Failure> {
             None => Found::Ended(None),
         });
     }
-    let open = engine.open_transfers(&note.disk_id)?;
-    Ok(match asked_for(note, open) {
-        Some(transfer) => Found::Open(transfer, note.created),
+    let never = Interrupt::default();
+    let mut patience = Patience::new(left_backup::APPEARANCE_PATIENCE, &never);
+    let found = loop {
+        let found = asked_for(note, engine.open_transfers(&note.disk_id)?);
+        // The engine may be at the request still, and the end of the backup waits for its transfer.
+        let is_awaited = found.is_none() && note.of_backup.is_some() && note.asked;
+        if !(is_awaited && patience.pause()?) {
+            break found;
+        }
+    };
+    Ok(match found {
+        // The disk of a backup has no other transfer with its mark.
+        Some(transfer) => {
+            let sure = note.created || note.of_backup.is_some() && note.is_proven(&transfer);
+            Found::Open(transfer, sure)
+        }
         None => Found::Ended(None),
     })
 }
@@ -353,7 +385,7 @@ fn ended(
 ) -> Result<(), Failure> {
     let note = &file.note;
     let shown = note.mountpoint.display();
-    if note.snapshot {
+    if note.disk_to_check().is_none() {
         report(format_args!("{shown}: no transfer is open"));
         return Ok(());
     }

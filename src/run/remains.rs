@@ -31,6 +31,9 @@ pub(super) struct Remains {
     /// Absent where the run was killed before it knew.
     #[serde(skip_serializing_if = "Option::is_none")]
     transfer: Option<String>,
+    /// A backup of the VM `disk_id`, and no transfer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backup: Option<String>,
     engine_url: String,
     /// The command that ends it, for a shell.
     recover: String,
@@ -88,6 +91,10 @@ impl Remains {
             disk_id: note.disk_id.clone(),
             disk_name: note.disk_name.clone(),
             transfer: note.transfer.clone(),
+            backup: note
+                .backup
+                .as_ref()
+                .map(|backup| backup.id.clone().unwrap_or_else(|| "unknown".to_owned())),
             engine_url: note.engine_url.clone(),
             recover: note.recover_line(),
             note: file.shown().to_string(),
@@ -101,8 +108,14 @@ impl Remains {
         let lines = [
             self.mountpoint.clone(),
             format!("  phase        left ({mode}): {}", self.failure),
-            format!("  disk         {} ({})", self.disk_id, self.disk_name),
-            format!("  transfer     {transfer} of {}", self.engine_url),
+            match &self.backup {
+                Some(_) => format!("  VM           {} ({})", self.disk_id, self.disk_name),
+                None => format!("  disk         {} ({})", self.disk_id, self.disk_name),
+            },
+            match &self.backup {
+                Some(id) => format!("  backup       {id} of {}", self.engine_url),
+                None => format!("  transfer     {transfer} of {}", self.engine_url),
+            },
             format!("  recover      {}", self.recover),
         ];
         lines.map(|line| plain(&line) + "\n").concat()

@@ -229,7 +229,7 @@ impl CopySettings {
         match &self.disk.source {
             Source::Engine(source) => match &source.wanted {
                 Wanted::New(disk) => Some(disk.size),
-                Wanted::Existing(_) | Wanted::Snapshot(_) => None,
+                Wanted::Existing(_) | Wanted::Snapshot(_) | Wanted::OfBackup { .. } => None,
             },
             Source::Transfer(_) => None,
         }

@@ -29,7 +29,7 @@ pub(super) fn wholes(command: &[OsString], mountpoint: &Path, source: &Source) -
     let of_disk = match source {
         Source::Engine(source) => match &source.wanted {
             Wanted::New(disk) => Some(disk.size),
-            Wanted::Existing(_) | Wanted::Snapshot(_) => None,
+            Wanted::Existing(_) | Wanted::Snapshot(_) | Wanted::OfBackup { .. } => None,
         },
         Source::Transfer(_) => None,
     };

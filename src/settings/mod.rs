@@ -5,6 +5,7 @@
 //! environment.
 
 pub(crate) mod account;
+pub(crate) mod backup;
 pub(crate) mod checksum;
 mod choice;
 pub(crate) mod cli;
@@ -31,6 +32,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use self::account::{LoginPlaces, trust, variable};
+use self::backup::BackupSettings;
 use self::checksum::ChecksumSettings;
 use self::choice::Choice;
 use self::cli::{ConnectionArgs, LogTarget, MountArgs, Output, OutputArgs, Progress};
@@ -90,6 +92,8 @@ pub(crate) enum Wanted {
     Snapshot(String),
     /// A disk to be created.
     New(NewDisk),
+    /// A disk as it is in a backup that has begun, each by its id.
+    OfBackup { disk: String, backup: String },
 }
 
 /// The work for which a disk is opened.
@@ -105,6 +109,8 @@ pub(crate) enum Task {
     Download,
     /// Its checksum is computed.
     Checksum,
+    /// It is copied into a file of a backup of its VM.
+    Backup,
 }
 
 /// How one disk is opened, with or without a mount; with another kind of source, how several are, and then
@@ -439,6 +445,7 @@ pub(crate) enum Run {
     Mount(Box<Settings>),
     Copy(Box<CopySettings>),
     Checksum(Box<ChecksumSettings>),
+    Backup(Box<BackupSettings>),
 }
 
 impl Errand for Run {
@@ -457,6 +464,7 @@ impl Errand for Run {
             Run::Mount(settings) => &settings.mountpoint,
             Run::Copy(settings) => settings.image.shown(),
             Run::Checksum(settings) => &settings.place,
+            Run::Backup(settings) => &settings.dir,
         }
     }
 
@@ -468,6 +476,7 @@ impl Errand for Run {
             },
             Run::Copy(settings) => settings.disk.source.hide_secrets(),
             Run::Checksum(settings) => settings.disk.source.hide_secrets(),
+            Run::Backup(settings) => hide(settings.disk.source.account.password.expose()),
         }
     }
 }

@@ -56,6 +56,9 @@ struct Line<'a> {
     /// It is there for a copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<&'a str>,
+    /// It is there for a backup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    directory: Option<&'a str>,
     /// This and the message are there at the end only.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_status: Option<u8>,
@@ -140,6 +143,7 @@ impl Display {
                         run_seconds: took.as_secs(),
                         mountpoint: place(Task::Mount),
                         image: place(Task::Upload).or_else(|| place(Task::Download)),
+                        directory: place(Task::Backup),
                         exit_status: ended.map(|(code, _)| code),
                         message: ended.and_then(|(_, message)| message),
                         disk,

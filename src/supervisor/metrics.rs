@@ -155,6 +155,7 @@ fn label_of(task: Task) -> &'static str {
     match task {
         Task::Mount => "mountpoint",
         Task::Upload | Task::Download | Task::Checksum => "image",
+        Task::Backup => "directory",
     }
 }
 

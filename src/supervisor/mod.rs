@@ -40,6 +40,7 @@ use crate::open_disk::OpenDisk;
 use crate::process::handover::Role;
 use crate::process::notify::{self, Word};
 use crate::process::spawn;
+use crate::settings::backup::BackupSettings;
 use crate::settings::cli::Output;
 use crate::settings::copy::{CopySettings, Volume};
 use crate::settings::{OutputSettings, Settings, Task};
@@ -112,6 +113,16 @@ impl<'a> Told<'a> {
             place: &settings.mountpoint,
             task: settings.disk.task,
             is_service: settings.command.is_empty(),
+            output: &settings.output,
+            volume: None,
+        }
+    }
+
+    pub(crate) fn of_backup(settings: &'a BackupSettings) -> Told<'a> {
+        Told {
+            place: &settings.dir,
+            task: settings.disk.task,
+            is_service: false,
             output: &settings.output,
             volume: None,
         }

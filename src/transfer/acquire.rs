@@ -49,6 +49,10 @@ pub(super) fn acquire(
         disk_name: subject.name.clone(),
         snapshot: matches!(source.wanted, Wanted::Snapshot(_)),
         created: matches!(source.wanted, Wanted::New(_)),
+        of_backup: match &source.wanted {
+            Wanted::OfBackup { backup, .. } => Some(backup.clone()),
+            _ => None,
+        },
         id_given: matches!(&source.wanted, Wanted::New(new) if new.id.is_some()),
         mark: Some(mark),
         login: source.login.clone(),
@@ -148,6 +152,17 @@ impl Prepared {
                     is_there: true,
                 }
             }
+            // The engine locks the disks of some backups itself, and starts a transfer all the same.
+            Wanted::OfBackup { disk, .. } => {
+                let member = source.of_vm.as_ref();
+                Prepared {
+                    id: disk.clone(),
+                    name: member.map_or_else(String::new, |member| member.disk.clone()),
+                    raw: false,
+                    storage_domain: None,
+                    is_there: true,
+                }
+            }
             Wanted::New(new) => {
                 let id = engine.prepare_disk(new)?;
                 warn_of_namesakes(engine, &new.name);
@@ -217,6 +232,7 @@ fn start(
         direction: file.note.direction,
         host,
         mark,
+        backup: file.note.of_backup.clone(),
     };
     file.note.asked = true;
     file.update()?;
@@ -341,7 +357,7 @@ fn undo(engine: &Engine, note: &Note, is_there: bool, remove: bool) -> Result<()
             if let Some(danger) = danger.transpose()?.flatten() {
                 return Err(NotUndone::Head(danger));
             }
-            let disk = (!note.snapshot).then_some(note.disk_id.as_str());
+            let disk = note.disk_to_check();
             engine.finalize(id, disk, &Interrupt::default())?;
         }
         (None, true) => match engine.disk(&note.disk_id)? {

@@ -68,7 +68,7 @@ pub(crate) fn in_the_way(
     transfer: &Transfer,
     at_all_costs: bool,
 ) -> Result<Option<Danger>, engine::Error> {
-    if note.snapshot || note.direction == Direction::Download {
+    if note.disk_to_check().is_none() || note.direction == Direction::Download {
         return Ok(None);
     }
     let may_wait = matches!(

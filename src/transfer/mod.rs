@@ -241,11 +241,12 @@ impl OwnTransfer {
         self.order.direction == Direction::Upload
     }
 
-    /// The disk whose status tells how a transfer has ended; a snapshot has none.
+    /// The disk whose status tells how a transfer has ended; a snapshot has none, and that of a disk in a
+    /// backup is the backup's.
     fn disk_to_check(&self) -> Option<&str> {
         match &self.order.subject {
-            Subject::Disk(id) => Some(id),
-            Subject::Snapshot(_) => None,
+            Subject::Disk(id) if self.order.backup.is_none() => Some(id),
+            Subject::Disk(_) | Subject::Snapshot(_) => None,
         }
     }
 }

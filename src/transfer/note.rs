@@ -46,6 +46,12 @@ pub(crate) struct Note {
     pub(crate) disk_name: String,
     /// `disk_id` is a disk snapshot.
     pub(crate) snapshot: bool,
+    /// The id of the backup as part of which the disk is read, which ends after the transfer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) of_backup: Option<String>,
+    /// It is about this backup of the VM `disk_id`, and about no transfer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) backup: Option<NotedBackup>,
     /// The disk was made for this mount.
     pub(crate) created: bool,
     /// The user has chosen the id of the disk that was to be made, so it may be somebody else's.
@@ -92,6 +98,27 @@ pub(crate) struct Note {
     pub(crate) locked: bool,
 }
 
+/// A backup of a VM in a note.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NotedBackup {
+    /// The words in its description that no other backup has.
+    pub(crate) token: String,
+    /// `None` before the engine has answered.
+    pub(crate) id: Option<String>,
+    /// The snapshot that the engine has made for it.
+    #[serde(default)]
+    pub(crate) snapshot: Option<String>,
+    /// The checkpoint that it makes, which is in the names of its files.
+    #[serde(default)]
+    pub(crate) checkpoint: Option<String>,
+    /// The manifest that will name the files.
+    #[serde(with = "crate::path_bytes")]
+    pub(crate) manifest: PathBuf,
+    /// The files that have got their names, and are worth nothing without the manifest.
+    #[serde(default)]
+    pub(crate) files: Vec<Unfinished>,
+}
+
 /// Why a run has left its transfer behind. Notes of older versions have none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -134,6 +161,7 @@ impl Cause {
     pub(crate) fn words(self, task: Task) -> &'static str {
         match self {
             Cause::Killed => "its process was killed",
+            Cause::Ending if task == Task::Backup => "its process was gone before it had ended in the engine",
             Cause::StartFailed if task != Task::Mount => {
                 "it could not begin, and what was begun could not be taken back"
             }
@@ -197,7 +225,7 @@ pub(crate) enum Owner {
 
 impl Note {
     /// A note of this process's, about no disk and no transfer yet.
-    pub(super) fn of(mountpoint: &Path, account: &Account, direction: Direction) -> Note {
+    pub(crate) fn of(mountpoint: &Path, account: &Account, direction: Direction) -> Note {
         Note {
             mountpoint: mountpoint.to_owned(),
             task: Task::Mount,
@@ -212,6 +240,8 @@ impl Note {
             disk_id: String::new(),
             disk_name: String::new(),
             snapshot: false,
+            of_backup: None,
+            backup: None,
             created: false,
             id_given: false,
             asked: false,
@@ -290,10 +320,17 @@ impl Note {
         format!("rhv-mount recover {option} {}", self.which())
     }
 
-    /// The id by which `recover` takes what is left: that of the transfer, or of the disk while there is
-    /// none.
+    /// The id by which `recover` takes what is left: that of the transfer or backup, or of the disk or VM
+    /// while there is none.
     pub(crate) fn id(&self) -> &str {
-        self.transfer.as_deref().unwrap_or(&self.disk_id)
+        let backup = || self.backup.as_ref().and_then(|backup| backup.id.as_deref());
+        self.transfer.as_deref().or_else(backup).unwrap_or(&self.disk_id)
+    }
+
+    /// The disk whose status tells how its transfer has ended: no snapshot, and no disk that a backup has.
+    pub(crate) fn disk_to_check(&self) -> Option<&str> {
+        let is_others = self.snapshot || self.of_backup.is_some() || self.backup.is_some();
+        (!is_others).then_some(self.disk_id.as_str())
     }
 
     /// The word for `recover` that means this note alone: others may stand on the same mountpoint.
@@ -322,6 +359,7 @@ impl Note {
             Task::Upload => "an upload of",
             Task::Download => "a download to",
             Task::Checksum => "a checksum of",
+            Task::Backup => "a backup to",
         };
         format!("{run} {}", self.mountpoint.display())
     }

@@ -90,7 +90,7 @@ fn refuse(path: &Path, e: &io::Error) -> Failure {
 impl NoteFile {
     /// Notes a transfer that is about to be started. Where there is no place for a note (a container whose
     /// file systems are read-only), that is an error; `may_lack` does without it.
-    pub(super) fn create(note: Note, may_lack: bool) -> Result<NoteFile, Failure> {
+    pub(crate) fn create(note: Note, may_lack: bool) -> Result<NoteFile, Failure> {
         match directory().and_then(made) {
             Ok(directory) => NoteFile::create_in(&directory, note),
             Err(e) if may_lack => {
@@ -119,7 +119,7 @@ impl NoteFile {
         // One image may be copied to several disks at once, and a mount of a VM has several.
         let names = match note.task {
             Task::Mount if note.vm.is_none() => vec![path, beside],
-            Task::Mount | Task::Upload | Task::Download | Task::Checksum => vec![beside],
+            Task::Mount | Task::Upload | Task::Download | Task::Checksum | Task::Backup => vec![beside],
         };
         for path in names {
             match write_new(&path, &mut note) {
@@ -142,7 +142,7 @@ impl NoteFile {
     }
 
     /// Writes `note` anew; a crash leaves the old one or the new one.
-    pub(super) fn update(&mut self) -> Result<(), Failure> {
+    pub(crate) fn update(&mut self) -> Result<(), Failure> {
         if !self.kept {
             return Ok(());
         }
@@ -211,7 +211,7 @@ impl NoteFile {
     }
 
     /// Leaves the note, and what it is about, to `recover`.
-    pub(super) fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.file = None;
     }
 
@@ -372,6 +372,7 @@ fn in_the_way(path: &Path, ours: &Note) -> Failure {
         Task::Mount => Failure::text(Exit::Mount, format!("cannot mount on {shown}: {why}")),
         Task::Upload => Failure::text(Exit::Transfer, format!("cannot upload {shown}: {why}")),
         Task::Download => Failure::text(Exit::Transfer, format!("cannot download to {shown}: {why}")),
+        Task::Backup => Failure::text(Exit::Transfer, format!("cannot back up to {shown}: {why}")),
         Task::Checksum => Failure::text(
             Exit::Transfer,
             format!("cannot compute the checksum of {shown}: {why}"),

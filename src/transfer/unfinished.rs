@@ -42,6 +42,22 @@ impl Unfinished {
         })
     }
 
+    /// The file that is at `path` now.
+    pub(crate) fn found(path: &Path) -> io::Result<Unfinished> {
+        Ok(Unfinished {
+            path: path.to_owned(),
+            inode: fs::symlink_metadata(path)?.ino(),
+        })
+    }
+
+    /// The same file under the name that it is about to get.
+    pub(crate) fn renamed(&self, path: &Path) -> Unfinished {
+        Unfinished {
+            path: path.to_owned(),
+            inode: self.inode,
+        }
+    }
+
     /// Removes it, where it is that file and its process is gone.
     pub(crate) fn remove(&self) -> Removal {
         match self.try_remove() {

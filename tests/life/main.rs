@@ -10,6 +10,10 @@ mod support;
 
 mod addresses;
 mod authority;
+mod backup_chains;
+mod backup_faults;
+mod backup_killed;
+mod backups;
 mod configuration;
 mod configuration_files;
 mod copying;

@@ -71,6 +71,7 @@ impl Which {
                 let (disk, id) = match &source.wanted {
                     Wanted::Existing(name) | Wanted::Snapshot(name) => (name.clone(), None),
                     Wanted::New(new) => (new.name.clone(), new.id.clone()),
+                    Wanted::OfBackup { disk, .. } => (disk.clone(), None),
                 };
                 (Some(source.account.url.clone()), Some(disk), id)
             }
@@ -100,7 +101,7 @@ fn name_of(task: Task) -> &'static str {
     match task {
         Task::Upload => "upload",
         Task::Download => "download",
-        Task::Mount | Task::Checksum => "",
+        Task::Mount | Task::Checksum | Task::Backup => "",
     }
 }
 

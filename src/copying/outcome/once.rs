@@ -73,7 +73,7 @@ impl Outcome {
         let found = match &source.wanted {
             Wanted::New(new) => engine.disk(new.id.as_deref().unwrap_or_default()),
             Wanted::Existing(name) => engine.find_disk(name).map(Some),
-            Wanted::Snapshot(_) => Ok(None),
+            Wanted::Snapshot(_) | Wanted::OfBackup { .. } => Ok(None),
         };
         engine.logout();
         let Some(disk) = found? else {

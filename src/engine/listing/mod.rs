@@ -17,6 +17,7 @@
 //! domains    storage domains
 //! snapshots  disk snapshots, told from the VM snapshots that they belong to
 //! meant      the disk snapshots that a wrong word may mean
+//! of_backup  the disks of one VM, for a backup of them
 //! vms        VMs, their disks and their snapshots
 //! vm_disks   the disks of one VM, for a mount of them all
 //! ```
@@ -24,6 +25,7 @@
 mod disks;
 mod domains;
 mod meant;
+mod of_backup;
 mod snapshots;
 mod vm_disks;
 mod vms;
@@ -35,7 +37,7 @@ use serde_json::Value;
 pub(crate) use self::disks::ListedDisk;
 pub(crate) use self::domains::ListedDomain;
 pub(crate) use self::snapshots::ListedSnapshot;
-pub(crate) use self::vm_disks::{LeftOut, VmDisk, VmDisks};
+pub(crate) use self::vm_disks::{LeftOut, Vm as BackedVm, VmDisk, VmDisks};
 pub(crate) use self::vms::{AttachedDisk, ListedVm, VmSnapshot};
 use super::address::{query, quoted};
 use super::disks::{is_uuid, there_are};

@@ -42,6 +42,10 @@ pub(crate) struct VmDisk {
     pub(crate) name: String,
     /// The size in bytes that the guest sees.
     pub(crate) size: u64,
+    /// The bytes that it takes on its storage.
+    pub(crate) actual_size: Option<u64>,
+    /// Its volumes are raw.
+    pub(crate) raw: bool,
     /// The disk snapshot, where the disks are those of a snapshot of the VM.
     pub(crate) disk_snapshot: Option<String>,
 }
@@ -89,7 +93,7 @@ impl Engine {
         Ok(found)
     }
 
-    fn the_vm(&self, wanted: &str) -> Result<ListedVm, Error> {
+    pub(super) fn the_vm(&self, wanted: &str) -> Result<ListedVm, Error> {
         let found = self.named(&VMS, wanted)?;
         let mut vms = match found.exactly {
             true => found.objects,
@@ -116,7 +120,7 @@ impl Engine {
     }
 
     /// Returns each attachment of the VM with its disk. No disk is lost where an engine has not followed it.
-    fn attachments(&self, vm: &str) -> Result<Vec<(Value, Value)>, Error> {
+    pub(super) fn attachments(&self, vm: &str) -> Result<Vec<(Value, Value)>, Error> {
         let path = format!("/vms/{vm}/diskattachments?follow=disk");
         let mut attached = self.part("disks of the VM", &path, "disk_attachment", |attachment| {
             let its_id = || json!({"id": text(attachment, "id")});
@@ -240,7 +244,7 @@ fn shown(snapshot: &VmSnapshot) -> String {
     }
 }
 
-fn status(vm: &ListedVm) -> &str {
+pub(super) fn status(vm: &ListedVm) -> &str {
     vm.status.as_deref().unwrap_or("of unknown status")
 }
 
@@ -260,7 +264,7 @@ fn refuse_while_it_runs(vm: &ListedVm) -> Result<(), Error> {
 }
 
 /// Tells the disks of a VM that is down.
-fn of_attachments(attached: &[(Value, Value)]) -> VmDisks {
+pub(super) fn of_attachments(attached: &[(Value, Value)]) -> VmDisks {
     let mut found = VmDisks::none();
     for (attachment, disk) in attached {
         let Some(listed) = ListedDisk::of(disk) else {
@@ -273,6 +277,8 @@ fn of_attachments(attached: &[(Value, Value)]) -> VmDisks {
                 id: listed.id,
                 name: listed.name,
                 size: listed.size.unwrap_or_default(),
+                actual_size: listed.actual_size,
+                raw: listed.format.as_deref() == Some("raw"),
                 disk_snapshot: None,
             }),
         }
@@ -292,6 +298,8 @@ fn of_snapshot(attached: &[(Value, Value)], disks: &[Frozen]) -> VmDisks {
                 id: listed.id,
                 name: listed.name,
                 size: listed.size.unwrap_or_default(),
+                actual_size: listed.actual_size,
+                raw: listed.format.as_deref() == Some("raw"),
                 disk_snapshot: Some(volume),
             }),
             None => found.leave_out(listed, "the engine names no disk snapshot of it in this snapshot"),

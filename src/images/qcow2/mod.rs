@@ -19,7 +19,7 @@ use self::header::Compression;
 #[cfg(test)]
 pub(super) use self::table::LOOKS;
 use self::table::{Kind, Tables};
-pub(super) use self::write::{MAX_SIZE, Writer};
+pub(super) use self::write::{CLUSTER, MAX_SIZE, Writer};
 use super::chain::Opening;
 use super::error::ImageError;
 use super::raw::{end_of_file, hole_or_data, read_up_to_at};

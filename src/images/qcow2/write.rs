@@ -1,4 +1,5 @@
-//! A qcow2 image that is written: version 3, clusters of 64 KiB, no backing file, nothing compressed.
+//! A qcow2 image that is written: version 3, clusters of 64 KiB, nothing compressed. It may lie over another
+//! one: then whole clusters are written or made zeros, and what is not comes from there.
 //!
 //! The file only grows, so it is its own free list: clusters are taken at its end, L2 tables among them, and
 //! each has one reference. So the reference counts are written once, when it is published, and the header
@@ -15,7 +16,7 @@ use std::os::unix::fs::FileExt;
 use parking_lot::Mutex;
 
 const CLUSTER_BITS: u32 = 16;
-const CLUSTER: u64 = 1 << CLUSTER_BITS;
+pub(in crate::images) const CLUSTER: u64 = 1 << CLUSTER_BITS;
 /// Entries of an L2 table, and those of a refcount block of 16 bits each.
 const ENTRIES: u64 = CLUSTER / 8;
 const COUNTS: u64 = CLUSTER / 2;
@@ -25,9 +26,18 @@ const HEADER_LENGTH: u32 = 112;
 /// There is one reference to what an entry names.
 const COPIED: u64 = 1 << 63;
 
+/// The cluster reads as zeros, whatever is below it.
+const ZERO: u64 = 1;
+/// The header extension that names the format of the backing file.
+const BACKING_FORMAT: u32 = 0xe279_2aca;
+/// The limit of QEMU on the name of a backing file, in bytes.
+const MAX_BACKING_BYTES: usize = 1023;
+
 #[derive(Debug)]
 pub(in crate::images) struct Writer {
     size: u64,
+    /// The name of the qcow2 file below it.
+    backing: Option<Vec<u8>>,
     tables: Mutex<Tables>,
 }
 
@@ -53,6 +63,7 @@ impl Writer {
         let l1_clusters = (l1.len() as u64 * 8).div_ceil(CLUSTER);
         Writer {
             size: size.next_multiple_of(512),
+            backing: None,
             tables: Mutex::new(Tables {
                 l1,
                 next: 1 + l1_clusters,
@@ -60,7 +71,28 @@ impl Writer {
         }
     }
 
+    /// The same over the qcow2 file of this name; `None` where the name is too long.
+    pub(in crate::images) fn over(size: u64, backing: &[u8]) -> Option<Writer> {
+        (1..=MAX_BACKING_BYTES).contains(&backing.len()).then(|| Writer {
+            backing: Some(backing.to_vec()),
+            ..Writer::new(size)
+        })
+    }
+
+    /// Fails where the image lies over another one, and these bytes are not whole clusters.
+    fn check_clusters(&self, offset: u64, length: u64) -> io::Result<()> {
+        let end = offset + length;
+        let is_whole = offset % CLUSTER == 0 && (end % CLUSTER == 0 || end >= self.size);
+        match self.backing.is_none() || is_whole {
+            true => Ok(()),
+            false => Err(io::Error::other(
+                "internal error: a part of a cluster over another image",
+            )),
+        }
+    }
+
     pub(in crate::images) fn write_at(&self, file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.check_clusters(offset, buf.len() as u64)?;
         let mut rest = buf;
         for run in self.runs(file, offset, buf.len() as u64, true)? {
             let (part, behind) = rest.split_at(run.length as usize);
@@ -78,8 +110,29 @@ impl Writer {
         length: u64,
         zero: impl Fn(&File, u64, u64) -> io::Result<()>,
     ) -> io::Result<()> {
+        if self.backing.is_some() {
+            return self.flag_zeros(file, offset, length);
+        }
         for run in self.runs(file, offset, length, false)? {
             zero(file, run.host, run.length)?;
+        }
+        Ok(())
+    }
+
+    /// Has whole clusters, none of which was written, read as zeros.
+    fn flag_zeros(&self, file: &File, offset: u64, length: u64) -> io::Result<()> {
+        self.check_clusters(offset, length)?;
+        let mut tables = self.tables.lock();
+        let (mut at, end) = (offset, offset + length);
+        while at < end {
+            let table = at / CLUSTER / ENTRIES;
+            let until = end.min((table + 1) * ENTRIES * CLUSTER);
+            if let Some(l2) = tables.l2(table, true) {
+                let count = until.div_ceil(CLUSTER) - at / CLUSTER;
+                let entries = ZERO.to_be_bytes().repeat(count as usize);
+                file.write_all_at(&entries, l2 + at / CLUSTER % ENTRIES * 8)?;
+            }
+            at = until;
         }
         Ok(())
     }
@@ -103,7 +156,7 @@ impl Writer {
                 let mut taken = false;
                 for entry in entries.chunks_exact_mut(8) {
                     let mut host =
-                        entry.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)) & !COPIED;
+                        entry.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)) & !(COPIED | ZERO);
                     if host == 0 && take {
                         host = tables.cluster();
                         entry.copy_from_slice(&(host | COPIED).to_be_bytes());
@@ -171,8 +224,12 @@ impl Writer {
         let mut word = |value: u32| header.extend(value.to_be_bytes());
         let mut words = |values: &[u32]| values.iter().for_each(|value| word(*value));
         let halves = |value: u64| [(value >> 32) as u32, value as u32];
-        // Version; no backing file: its offset and length; cluster bits; the disk's size.
-        words(&[3, 0, 0, 0, CLUSTER_BITS]);
+        let name = self.backing.as_deref().unwrap_or_default();
+        let has_name = u32::from(!name.is_empty());
+        // Behind the header are the extension with the format of the backing file, and the end of them.
+        let name_at = has_name * (HEADER_LENGTH + 16 + 8);
+        // Version; the backing file's name: its offset and length; cluster bits; the disk's size.
+        words(&[3, 0, name_at, name.len() as u32, CLUSTER_BITS]);
         words(&halves(self.size));
         // No encryption; the L1 table; the refcount table; no snapshots: their number and offset.
         words(&[0, l1_entries]);
@@ -181,8 +238,17 @@ impl Writer {
         words(&[refcount_clusters, 0, 0, 0]);
         // No features of any kind; counts of 2^4 bits; the length, and compression by deflate with padding.
         words(&[0, 0, 0, 0, 0, 0, 4, HEADER_LENGTH, 0, 0]);
+        if has_name == 1 {
+            words(&[
+                BACKING_FORMAT,
+                5,
+                u32::from_be_bytes(*b"qcow"),
+                u32::from_be_bytes(*b"2\0\0\0"),
+            ]);
+        }
         // The end of the header extensions.
         words(&[0, 0]);
+        header.extend(name);
         header
     }
 }

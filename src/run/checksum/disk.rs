@@ -27,7 +27,7 @@ pub(super) struct OfDisk {
 
 /// Returns the checksum, and the exit code: that of the transfer's end, which is told here.
 pub(super) fn checksum(settings: &ChecksumSettings, show: &mut Show) -> Result<(OfDisk, u8), Failure> {
-    needs::check(&settings.disk)?;
+    needs::check(&settings.disk, 1)?;
     rights::cut_down()?;
     let signals = heard()?;
     let number = |signal: &i32| Some(*signal);

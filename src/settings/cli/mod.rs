@@ -3,6 +3,7 @@
 //! `options` defines it; help, manual and completions are made from that. Before clap sees the arguments, the
 //! name of the subcommand comes to the front (`words`) and `-o` lists become long options (`mount_options`).
 
+mod backup;
 mod checksum;
 mod forms;
 mod groups;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
+pub(crate) use self::backup::BackupArgs;
 pub(crate) use self::checksum::ChecksumArgs;
 pub(crate) use self::forms::{ImageFormat, LogTarget, Output, Progress};
 pub(crate) use self::groups::{ConnectionArgs, DiskArgs, EngineArgs, OutputArgs};
@@ -50,6 +52,8 @@ pub(crate) enum Action {
     Download(Box<DownloadArgs>),
     /// Copy a disk into the volume of a claim.
     Populate(Box<PopulateArgs>),
+    /// Back a VM up.
+    Backup(Box<BackupArgs>),
     /// List what the engine has.
     List(Box<ListArgs>),
     /// Compute the checksum of an image or a disk.
@@ -83,6 +87,7 @@ impl Action {
             (Some(Command::Upload(args)), _, _) => Action::Upload(Box::new(args)),
             (Some(Command::Download(args)), _, _) => Action::Download(Box::new(args)),
             (Some(Command::Populate(args)), _, _) => Action::Populate(args),
+            (Some(Command::Backup(args)), _, _) => Action::Backup(args),
             (Some(Command::List(args)), _, _) => Action::List(Box::new(args)),
             (Some(Command::Checksum(args)), _, _) => Action::Checksum(args),
             (Some(Command::Ca { url, .. }), _, _) => Action::Ca(url),
@@ -130,6 +135,7 @@ pub(crate) fn definition() -> clap::Command {
         .mut_subcommand("upload", |one| one.mut_args(without(&NOT_FOR_AN_UPLOAD)))
         .mut_subcommand("download", |one| one.mut_args(without(&NOT_FOR_A_DOWNLOAD)))
         .mut_subcommand("populate", |one| one.mut_args(without(&NOT_FOR_A_POPULATION)))
+        .mut_subcommand("backup", |one| one.mut_args(without(&NOT_FOR_A_BACKUP)))
 }
 
 /// The options about the disk that an upload refuses.
@@ -152,6 +158,9 @@ const NOT_FOR_A_DOWNLOAD: [&str; 11] = [
 
 /// The options of the data path that mean nothing to a population, which only reads.
 const NOT_FOR_A_POPULATION: [&str; 3] = ["no_zero_detect", "cache_size", "journal_size"];
+
+/// The options about the memory of a disk that is written.
+const NOT_FOR_A_BACKUP: [&str; 3] = ["no_zero_detect", "cache_size", "journal_size"];
 
 fn usage(text: impl std::fmt::Display) -> Failure {
     Failure::text(Exit::Usage, text)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::backup::BackupArgs;
 use super::checksum::ChecksumArgs;
 use super::forms::{ImageFormat, Output};
 use super::groups::{ConnectionArgs, DiskArgs, EngineArgs, OutputArgs};
@@ -103,6 +104,12 @@ pub(super) enum Command {
     /// the volume counts as populated; the progress is 100 only then.
     #[command(args_override_self = true)]
     Populate(Box<PopulateArgs>),
+    /// Back up every disk of a VM at one point in time, with its configuration
+    ///
+    /// The VM may be up or down. Each disk becomes a qcow2 file in DIR; it is compared with the disk by the
+    /// server's block hash, and counts once the manifest of the backup, which is written last, names it. A
+    /// disk that can't take part is named. Where one fails, the others are kept, and the exit status tells.
+    Backup(Box<BackupArgs>),
     /// List what the engine has, with the ids that the other commands take
     List(ListArgs),
     /// Print the block hash of an image or a disk, as imageio computes it

@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::settings::mount_options::is_subcommand;
 
 /// Names of subcommands that are promised and not there yet.
-const PROMISED: [&str; 2] = ["backup", "restore"];
+const PROMISED: [&str; 1] = ["restore"];
 
 /// A word is nearly a name when no more than one letter in this many is wrong, missing or in excess.
 const LETTERS_FOR_A_MISTAKE: usize = 3;

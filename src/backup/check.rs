@@ -1,0 +1,109 @@
+//! `backup --check DIR`: whether the files of a directory still hold what their manifests say. No engine is
+//! asked: the guest's bytes of each file are hashed, through the chain of files below it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use super::manifest::{Entry, Manifest};
+use crate::block_hash::{Algorithm, Bytes, Method, Watch, hash};
+use crate::failure::{Exit, Failure};
+use crate::images::{Backing, Format, Source};
+use crate::logging::plain;
+use crate::output::{report, tell};
+
+/// Checks every file that a manifest in `dir` names; returns the exit code.
+pub(crate) fn check(dir: &Path) -> Result<u8, Failure> {
+    let unreadable_dir = |e| Failure::text(Exit::Usage, format!("cannot read {}: {e}", dir.display()));
+    let (manifests, unreadable) = Manifest::all(dir).map_err(unreadable_dir)?;
+    let (mut good, mut bad) = (0, 0);
+    for (path, why) in &unreadable {
+        bad += 1;
+        tell(plain(&format!(
+            "the manifest {} can't be used: {why}",
+            path.display()
+        )));
+    }
+    let mut named = BTreeSet::new();
+    for manifest in &manifests {
+        named.extend(manifest.configuration.iter().map(String::as_str));
+        if let Some(name) = manifest
+            .configuration
+            .as_ref()
+            .filter(|name| !dir.join(name).is_file())
+        {
+            bad += 1;
+            tell(plain(&format!(
+                "{name}: it is missing, and was the configuration of the VM"
+            )));
+        }
+        for entry in &manifest.disks {
+            named.insert(entry.file.as_str());
+            match verify(dir, entry) {
+                Ok(()) => {
+                    good += 1;
+                    report(plain(&format!("{}: whole", entry.file)));
+                }
+                Err(why) => {
+                    bad += 1;
+                    tell(plain(&format!("{}: {why}", entry.file)));
+                }
+            }
+        }
+    }
+    for name in unnamed(dir, &named).map_err(unreadable_dir)? {
+        report(plain(&format!("{name}: no manifest names it")));
+    }
+    report(format_args!(
+        "{}: {good} files are whole, {bad} are not",
+        plain(&dir.display().to_string())
+    ));
+    Ok(if bad == 0 { Exit::Done } else { Exit::DataLoss } as u8)
+}
+
+/// Says why a file does not hold what it should.
+pub(super) fn verify(dir: &Path, entry: &Entry) -> Result<(), String> {
+    let path = dir.join(&entry.file);
+    let length = fs::metadata(&path).map_err(|e| e.to_string())?.len();
+    if length != entry.file_size {
+        return Err(format!("it has {length} bytes, and had {}", entry.file_size));
+    }
+    let algorithm: Algorithm = entry.checksum.algorithm.parse()?;
+    let block_size = Method::check_block_size(entry.checksum.block_size)?;
+    let method = Method {
+        algorithm,
+        block_size,
+    };
+    let source = Source::open_with(&path, Some(Format::Qcow2), Backing::Beside).map_err(|e| e.to_string())?;
+    if source.size() != entry.size {
+        return Err(format!(
+            "the disk in it has {} bytes, and had {}",
+            source.size(),
+            entry.size
+        ));
+    }
+    let (there, _) = hash(&source as &dyn Bytes, method, &Watch::default()).map_err(|e| e.to_string())?;
+    match there == entry.checksum {
+        true => Ok(()),
+        false => Err(format!(
+            "the guest's bytes in it are not those that were backed up ({} {} instead of {}): it, or a file \
+             below it, has changed",
+            there.algorithm, there.checksum, entry.checksum.checksum
+        )),
+    }
+}
+
+/// Returns the images that no manifest names: of other programs, or of a backup that was killed.
+pub(super) fn unnamed(dir: &Path, named: &BTreeSet<&str>) -> std::io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let Ok(name) = entry?.file_name().into_string() else {
+            continue;
+        };
+        if name.ends_with(".qcow2") && !named.contains(name.as_str()) {
+            found.push(name);
+        }
+    }
+    found.sort();
+    Ok(found)
+}

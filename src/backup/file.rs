@@ -1,0 +1,224 @@
+//! One disk's file: the disk is opened as it is in the backup, copied under a temporary name, read back and
+//! compared with the server's block hash of the disk, and given its name. The transfer ends in any case.
+//!
+//! The comparison reads the file, and not what passed through memory: so what is proven is what a restore
+//! will read. Where a server has no block hash, the disk is read a second time.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{RecvTimeoutError, unbounded};
+
+use super::manifest::{Entry, Mode};
+use super::shared::{Backed, Shared};
+use crate::amounts;
+use crate::block_hash::Method;
+use crate::copying::{self, Changes};
+use crate::engine::VmDisk;
+use crate::failure::{Exit, Failure};
+use crate::images::{Backing, Format, ImageError, Output, Source};
+use crate::logging::plain;
+use crate::open_disk::{DiskHash, Ending, Expected, OpenDisk, Work};
+use crate::output::{inform, tell};
+use crate::process::rights;
+use crate::remote::DirtyAnswer;
+use crate::settings::DiskSettings;
+
+/// How often the end of a transfer is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Makes the file of `disk`, with share number `n` of `count` of connections and memory. `changes`: the engine
+/// knows what has changed in it.
+pub(super) fn copy(shared: &Shared<'_>, disk: &VmDisk, changes: bool, (n, count): (usize, usize)) -> Backed {
+    let failed = |failure, again| Backed {
+        entry: Err(failure),
+        ended: Vec::new(),
+        again,
+    };
+    if shared.stop.has_begun() {
+        return failed(stopped(), false);
+    }
+    let settings = shared.settings_of(disk, n, count);
+    let opened = OpenDisk::open(&settings, &shared.settings.dir, &shared.stop.interrupt);
+    let open = match opened {
+        Ok(open) => Arc::new(open),
+        // A bitmap that is missing or in use shows here, and not when the backup begins.
+        Err(failure) => return failed(failure, changes && !shared.stop.has_begun()),
+    };
+    shared.watch(&open);
+    open.set_used();
+    let made = make(shared, disk, changes, &open, settings.budgets.cache);
+    let entry = made.map_err(|failure| match shared.stop.has_begun() {
+        true => stopped(),
+        false => failure,
+    });
+    let work = if entry.is_ok() { Work::Done } else { Work::Failed };
+    Backed {
+        entry,
+        ended: end(open, work, &settings),
+        again: false,
+    }
+}
+
+fn stopped() -> Failure {
+    Failure::text(Exit::Other, "stopped by a signal")
+}
+
+/// Copies what has changed, where that is known and there is a file to go over; else, and where that can't be
+/// verified, all of the disk: in the same backup, as the disk can be read as a whole in any case.
+fn make(
+    shared: &Shared<'_>,
+    disk: &VmDisk,
+    changes: bool,
+    open: &Arc<OpenDisk>,
+    memory: u64,
+) -> Result<Entry, Failure> {
+    if let Some(backing) = shared.base_of(disk).filter(|_| changes) {
+        let why = match incremental(shared, disk, open, memory, backing) {
+            Ok(Made::Entry(entry)) => return Ok(*entry),
+            Ok(Made::NotOffered(why)) => why,
+            // The disk itself can't be read, or the storage here is full.
+            Err(failure) if shared.stop.has_begun() || failure.exit != Exit::DataLoss => return Err(failure),
+            Err(failure) => failure.to_string(),
+        };
+        tell(plain(&format!(
+            "disk {} ({}) is copied as a whole: {why}",
+            disk.id, disk.name
+        )));
+    }
+    full(shared, disk, open, memory)
+}
+
+fn local(e: ImageError) -> Failure {
+    Failure::text(Exit::Other, e)
+}
+
+fn full(shared: &Shared<'_>, disk: &VmDisk, open: &Arc<OpenDisk>, memory: u64) -> Result<Entry, Failure> {
+    let name = shared.names.disk(&disk.id, Mode::Full);
+    let (target, size) = (shared.settings.dir.join(&name), open.disk().capacity());
+    let output = rights::with(move || Output::create(&target, Format::Qcow2, size, false));
+    let output = noted(open, output.map_err(local)?);
+    let output = copying::fill(open, output, memory, &shared.stop.copying)?;
+    publish(shared, disk, open, output, (name, Mode::Full, None))
+}
+
+/// What became of an incremental copy.
+enum Made {
+    Entry(Box<Entry>),
+    /// The server has no record of changes.
+    NotOffered(String),
+}
+
+fn incremental(
+    shared: &Shared<'_>,
+    disk: &VmDisk,
+    open: &Arc<OpenDisk>,
+    memory: u64,
+    backing: &str,
+) -> Result<Made, Failure> {
+    let size = open.disk().capacity();
+    let changes = RefCell::new(Changes::of(size));
+    let answer = open.dirty_extents(&mut || drop(changes.replace(Changes::of(size))), &mut |extent| {
+        changes.borrow_mut().add(&extent)
+    })?;
+    if let DirtyAnswer::NotOffered(why) = answer {
+        return Ok(Made::NotOffered(why));
+    }
+    let changes = changes.into_inner().end();
+    inform(plain(&format!(
+        "disk {} ({}): {} to be read goes over {backing}",
+        disk.id,
+        disk.name,
+        amounts::size(changes.data_bytes())
+    )));
+    let name = shared.names.disk(&disk.id, Mode::Incremental);
+    let (target, below) = (shared.settings.dir.join(&name), backing.to_owned());
+    let output = rights::with(move || Output::create_over(&target, size, &below));
+    let output = noted(open, output.map_err(local)?);
+    let output = copying::fill_changes(open, output, memory, &shared.stop.copying, &changes)?;
+    let made = (name, Mode::Incremental, Some(backing.to_owned()));
+    publish(shared, disk, open, output, made).map(|entry| Made::Entry(Box::new(entry)))
+}
+
+/// Notes the file until it is whole.
+fn noted(open: &OpenDisk, output: Output) -> Output {
+    if let Some((path, file)) = output.unfinished() {
+        open.note_of_image()(path, file);
+    }
+    output
+}
+
+/// Verifies a file, and gives it its name.
+fn publish(
+    shared: &Shared<'_>,
+    disk: &VmDisk,
+    open: &Arc<OpenDisk>,
+    output: Output,
+    (name, mode, backing): (String, Mode, Option<String>),
+) -> Result<Entry, Failure> {
+    let path = shared.settings.dir.join(&name);
+    let (hash, file_size) = verify(shared, open, &output, &name)?;
+    shared.note_file(&path, &output);
+    rights::with(move || output.publish()).map_err(local)?;
+    Ok(Entry {
+        id: disk.id.clone(),
+        name: disk.name.clone(),
+        mode,
+        file: name,
+        size: open.disk().capacity(),
+        file_size,
+        backing,
+        checkpoint: shared.checkpoint_of(disk),
+        verified_by: if hash.by_server { "server" } else { "client" }.to_owned(),
+        checksum: hash.checksum,
+    })
+}
+
+/// Compares the file, as it can be read now, with the disk. Returns the block hash of both, and the size of
+/// the file.
+fn verify(
+    shared: &Shared<'_>,
+    open: &Arc<OpenDisk>,
+    output: &Output,
+    name: &str,
+) -> Result<(DiskHash, u64), Failure> {
+    let (path, file) = output
+        .unfinished()
+        .ok_or_else(|| Failure::text(Exit::Other, "internal error: no file to be verified"))?;
+    let file_size = file.metadata()?.len();
+    let path = path.to_owned();
+    let source = rights::with(move || Source::open_with(&path, Some(Format::Qcow2), Backing::Beside));
+    // A file below it that can't be read is a reason for a whole copy.
+    let source = source.map_err(|e| Failure::text(Exit::DataLoss, e))?;
+    if source.size() != open.disk().capacity().next_multiple_of(512) {
+        return Err(Failure::text(
+            Exit::DataLoss,
+            format!("{name} has another size than the disk"),
+        ));
+    }
+    let hash = open.verify(
+        Expected::Bytes(&source, name),
+        Method::default(),
+        &shared.stop.watch,
+    )?;
+    Ok((hash, file_size))
+}
+
+/// Ends the transfer of a disk; returns what has failed.
+fn end(disk: Arc<OpenDisk>, work: Work, settings: &DiskSettings) -> Vec<Failure> {
+    let (tell, steps) = unbounded();
+    let limits = (settings.retry_time, settings.timeout);
+    let mut ending = Ending::begin(disk, work, limits, None, move |step| drop(tell.send(step)));
+    while !ending.is_over() {
+        match steps.recv_timeout(LOOK_INTERVAL) {
+            Ok(step) => ending.step(step),
+            Err(RecvTimeoutError::Timeout) => ending.look(),
+            Err(RecvTimeoutError::Disconnected) => ending.abandon(),
+        }
+    }
+    ending
+        .outcome()
+        .map(|outcome| outcome.failures)
+        .unwrap_or_default()
+}

@@ -1,0 +1,289 @@
+//! The manifest of a backup: a JSON file that names its files, and what the guest sees in each.
+//!
+//! `docs/backup.md` describes the fields. A reader refuses a version that it does not know, and a name that
+//! leads out of the directory.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::block_hash::Checksum;
+use crate::engine::VmDisk;
+use crate::failure::{Exit, Failure};
+use crate::images::write_whole;
+use crate::process::rights;
+
+/// The end of the names of manifests.
+pub(super) const MANIFEST: &str = ".manifest.json";
+
+/// The version of the form below.
+const VERSION: u32 = 1;
+
+/// Upper bound on a manifest, in bytes: some ten thousand disks.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// What a disk's file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Mode {
+    /// The whole disk.
+    Full,
+    /// What has changed since its backing file.
+    Incremental,
+}
+
+impl Mode {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Mode::Full => "full",
+            Mode::Incremental => "incremental",
+        }
+    }
+}
+
+/// The way in which the engine has made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    Hybrid,
+    Live,
+    Cold,
+}
+
+/// A VM, or a disk that has no file, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Named {
+    pub(super) id: String,
+    pub(super) name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) why: String,
+}
+
+impl Named {
+    pub(super) fn of(disk: &VmDisk, why: &str) -> Named {
+        Named {
+            id: disk.id.clone(),
+            name: disk.name.clone(),
+            why: why.to_owned(),
+        }
+    }
+}
+
+/// A disk, and its file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) mode: Mode,
+    /// The name of the file, in the directory of the manifest.
+    pub(super) file: String,
+    /// Bytes of the guest's disk.
+    pub(super) size: u64,
+    /// Bytes of the file.
+    pub(super) file_size: u64,
+    /// The name of the file below it; none of a full one.
+    pub(super) backing: Option<String>,
+    /// The checkpoint from which its changes are known; none of a disk whose volumes are raw.
+    pub(super) checkpoint: Option<String>,
+    /// The block hash of what the guest sees.
+    pub(super) checksum: Checksum,
+    /// `server`, or `client` where the disk was read twice instead.
+    pub(super) verified_by: String,
+}
+
+/// See the head of this file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    pub(super) version: u32,
+    pub(super) vm: Named,
+    /// The id of the backup in the engine.
+    pub(super) backup: String,
+    pub(super) kind: Kind,
+    /// When it was begun, in UTC.
+    pub(super) time: String,
+    /// The checkpoint that it has made.
+    pub(super) checkpoint: Option<String>,
+    /// The checkpoint from which changes were asked for; none of a full backup.
+    #[serde(default)]
+    pub(super) from_checkpoint: Option<String>,
+    /// The file with the configuration of the VM, in the directory of the manifest.
+    pub(super) configuration: Option<String>,
+    pub(super) disks: Vec<Entry>,
+    /// Disks that could not, or were not to, take part.
+    pub(super) left_out: Vec<Named>,
+    /// Disks that should have been in it, and have no file.
+    pub(super) failed: Vec<Named>,
+    /// Its own name.
+    #[serde(skip)]
+    pub(super) name: PathBuf,
+}
+
+/// Manifests that can't be read, with the reasons.
+type Unreadable = Vec<(PathBuf, String)>;
+
+impl Manifest {
+    /// The manifest of a backup in which no disk is yet; it gets this name.
+    pub(super) fn begin(name: PathBuf, vm: Named, backup: &str, kind: Kind, time: &str) -> Manifest {
+        Manifest {
+            version: VERSION,
+            vm,
+            backup: backup.to_owned(),
+            kind,
+            time: time.to_owned(),
+            checkpoint: None,
+            from_checkpoint: None,
+            configuration: None,
+            disks: Vec::new(),
+            left_out: Vec::new(),
+            failed: Vec::new(),
+            name,
+        }
+    }
+
+    pub(super) fn file_name(&self) -> &Path {
+        &self.name
+    }
+
+    /// Writes it, at once and as a whole.
+    pub(super) fn write(&self, dir: &Path) -> Result<(), Failure> {
+        let path = dir.join(&self.name);
+        let unwritten = |why: String| {
+            let text = format!(
+                "the manifest {} is not written: {why}; its files count for nothing",
+                path.display()
+            );
+            Failure::text(Exit::Other, text)
+        };
+        let mut json = serde_json::to_vec_pretty(self).map_err(|e| unwritten(e.to_string()))?;
+        json.push(b'\n');
+        let to = path.clone();
+        rights::with(move || write_whole(&to, &json)).map_err(|e| unwritten(e.to_string()))
+    }
+
+    /// Reads one.
+    fn read(path: &Path) -> Result<Manifest, String> {
+        let length = fs::metadata(path).map_err(|e| e.to_string())?.len();
+        if length > MAX_BYTES {
+            return Err(format!("it has {length} bytes, which is no manifest"));
+        }
+        let bytes = fs::read(path).map_err(|e| e.to_string())?;
+        let mut manifest = Manifest::of_bytes(&bytes)?;
+        manifest.name = path.file_name().map(PathBuf::from).unwrap_or_default();
+        Ok(manifest)
+    }
+
+    pub(super) fn of_bytes(bytes: &[u8]) -> Result<Manifest, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let version: Version = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        if version.version != VERSION {
+            return Err(format!(
+                "it has version {}, and this program knows version {VERSION}",
+                version.version
+            ));
+        }
+        let manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        let files = manifest.disks.iter().map(|disk| &disk.file);
+        let backings = manifest.disks.iter().filter_map(|disk| disk.backing.as_ref());
+        match files
+            .chain(backings)
+            .chain(&manifest.configuration)
+            .find(|name| !is_plain_name(name))
+        {
+            Some(name) => Err(format!("it names {name}, which is not in its directory")),
+            None => Ok(manifest),
+        }
+    }
+
+    /// Reads those of a directory, the oldest first; and those that can't be read, with the reason.
+    pub(super) fn all(dir: &Path) -> std::io::Result<(Vec<Manifest>, Unreadable)> {
+        let (mut read, mut unreadable) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            let is_one = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| name.ends_with(MANIFEST) && !name.starts_with('.'));
+            if !is_one {
+                continue;
+            }
+            match Manifest::read(&path) {
+                Ok(manifest) => read.push(manifest),
+                Err(why) => unreadable.push((path, why)),
+            }
+        }
+        read.sort_by(|a, b| (&a.time, &a.name).cmp(&(&b.time, &b.name)));
+        unreadable.sort();
+        Ok((read, unreadable))
+    }
+}
+
+/// True for the name of a file, and nothing that leads elsewhere.
+fn is_plain_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!((parts.next(), parts.next()), (Some(Component::Normal(one)), None) if one == name)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::block_hash::Method;
+
+    /// A manifest of one full disk.
+    pub(in crate::backup) fn manifest(file: &str, backing: Option<&str>) -> Manifest {
+        Manifest {
+            version: VERSION,
+            vm: Named {
+                id: "v".into(),
+                name: "web".into(),
+                why: String::new(),
+            },
+            backup: "b".into(),
+            kind: Kind::Hybrid,
+            time: "2026-11-29T08:35:01Z".into(),
+            checkpoint: Some("c".into()),
+            from_checkpoint: None,
+            configuration: None,
+            disks: vec![Entry {
+                id: "d".into(),
+                name: "disk".into(),
+                mode: Mode::Full,
+                file: file.into(),
+                size: 1 << 20,
+                file_size: 1 << 18,
+                backing: backing.map(str::to_owned),
+                checkpoint: Some("c".into()),
+                checksum: Checksum::of(Method::default(), &[0; 32]),
+                verified_by: "server".into(),
+            }],
+            left_out: vec![],
+            failed: vec![],
+            name: PathBuf::new(),
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_read_as_it_was_written() {
+        let written = manifest("a.qcow2", None);
+        let bytes = serde_json::to_vec(&written).unwrap();
+        assert_eq!(Manifest::of_bytes(&bytes).unwrap(), written);
+    }
+
+    #[test]
+    fn a_later_version_and_a_name_that_leads_elsewhere_are_refused() {
+        let mut json = serde_json::to_value(manifest("a.qcow2", None)).unwrap();
+        json["version"] = 2.into();
+        let why = Manifest::of_bytes(json.to_string().as_bytes()).unwrap_err();
+        assert!(why.contains("version 2"), "{why}");
+        for name in ["../a", "/etc/shadow", "a/b", "", ".", "..", "a/"] {
+            for (file, backing) in [(name, None), ("a", Some(name))] {
+                let bytes = serde_json::to_vec(&manifest(file, backing)).unwrap();
+                let why = Manifest::of_bytes(&bytes).unwrap_err();
+                assert!(why.contains("not in its directory"), "{name}: {why}");
+            }
+        }
+    }
+}

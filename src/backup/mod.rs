@@ -1,0 +1,366 @@
+//! `rhv-mount backup`: every disk of a VM at one point in time, as qcow2 files in a directory.
+//!
+//! ```text
+//! disks chosen -> backup begun in the engine -> disks copied, several at once -> manifest -> backup ended
+//!
+//! plan      which disks take part
+//! base      what they can be incremental to
+//! life      the backup in the engine, with the note from which `recover` ends it
+//! disks     the disks of a backup, side by side, over one bound of connections and memory
+//! shared    what they share
+//! file      one disk's file: copied, verified, given its name
+//! naming    the names of the files
+//! manifest  what tells that the files are a backup
+//! points    what a directory has: `--list`
+//! check     whether its files still hold what their manifests say: `--check`
+//! tidy      what goes after a backup that went well
+//! outdated  which checkpoints of ours no disk needs any more
+//! prune     which files `--keep` removes
+//! stop      how a signal stops all of it
+//! ```
+//!
+//! A file counts once a manifest names it, and a manifest is written last, at once and as a whole: after the
+//! bytes of its disks were compared with the server's block hash, and are on the storage of this machine. One
+//! disk that fails takes no other one with it. The transfers end before the backup does, which the engine
+//! insists on, and the backup ends in any case; where this process is killed, its notes have both.
+//!
+//! The main thread waits for signals, and for the thread "backup", which does all of it with others that it
+//! starts. None of these threads has capabilities: files are opened and made by the one that has them.
+
+mod base;
+mod check;
+mod disks;
+mod file;
+mod life;
+mod manifest;
+mod naming;
+mod outdated;
+mod plan;
+mod points;
+mod prune;
+mod shared;
+mod stop;
+mod tidy;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crossbeam::channel::unbounded;
+
+use self::base::Base;
+pub(crate) use self::check::check;
+use self::life::{Begun, Life, Split};
+use self::manifest::{Manifest, Named};
+use self::naming::Names;
+use self::plan::Plan;
+pub(crate) use self::points::list;
+use self::shared::Shared;
+use self::stop::Stop;
+use self::tidy::tidy;
+use crate::amounts;
+use crate::engine::{Engine, VmDisk};
+use crate::failure::{Exit, Failure};
+use crate::images::write_whole;
+use crate::logging::{announce, announce_failure, plain};
+use crate::open_disk::needs;
+use crate::output::{inform, report, tell};
+use crate::process::handover::Role;
+use crate::process::{rights, spawn};
+use crate::settings::backup::BackupSettings;
+use crate::signals;
+use crate::supervisor::{Stage, Supervisor, Told};
+
+/// An event that the main thread waits for.
+enum Event {
+    Signal(i32),
+    Over(Result<Vec<Failure>, Failure>),
+}
+
+/// Makes one backup; returns the exit code. Errors before the first byte are returned, the others are told.
+pub(crate) fn back_up(settings: BackupSettings) -> Result<u8, Failure> {
+    needs::check(&settings.disk, disks::at_once(&settings, usize::MAX))?;
+    rights::cut_down()?;
+    let supervisor = Arc::new(Supervisor::start(&Told::of_backup(&settings), Role::Foreground)?);
+    let ended = watched(settings, &supervisor);
+    let (code, message) = match &ended {
+        Ok(failures) => {
+            let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
+            let worst = failures.iter().map(|failure| failure.exit).max();
+            let message = (!texts.is_empty()).then(|| texts.join("; "));
+            (worst.unwrap_or(Exit::Done) as u8, message)
+        }
+        Err(failure) => (failure.exit as u8, Some(failure.to_string())),
+    };
+    if let (Some(message), Ok(_)) = (&message, &ended) {
+        announce_failure(message);
+    }
+    supervisor.end(code, message);
+    ended.map(|_| code)
+}
+
+/// Does the same in a thread of its own, with an ear for signals. Returns what has failed.
+fn watched(settings: BackupSettings, supervisor: &Arc<Supervisor>) -> Result<Vec<Failure>, Failure> {
+    let (events, inbox) = unbounded();
+    let (sender, reporter) = (events.clone(), supervisor.clone());
+    let forward = move |signal| drop(sender.send(Event::Signal(signal)));
+    signals::forward(forward, move || reporter.log_statistics())?;
+    let stop = Arc::new(Stop::default());
+    let (stopped, told) = (stop.clone(), supervisor.clone());
+    let settings = Arc::new(settings);
+    spawn("backup", move || {
+        let run = || run(&settings, &stopped, &told);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+        let result = result.unwrap_or_else(|_| Err(Failure::text(Exit::Other, PANICKED)));
+        let _ = events.send(Event::Over(result));
+    })?;
+    loop {
+        match inbox.recv() {
+            Ok(Event::Over(result)) => return result,
+            Ok(Event::Signal(signal)) if stop.begin() => signals::tell(
+                signal,
+                "the backup is stopped: disks that are whole are kept, and it is ended in the engine; the next \
+                 signal leaves that to `rhv-mount recover`",
+            ),
+            Ok(Event::Signal(_)) => return Err(Failure::text(Exit::Other, GIVEN_UP)),
+            Err(_) => return Err(Failure::text(Exit::Other, PANICKED)),
+        }
+    }
+}
+
+const GIVEN_UP: &str = "gave up on a second signal, before the backup had ended in the engine: see \
+                        `rhv-mount status`, and end it with `rhv-mount recover`";
+
+const PANICKED: &str = "internal error in a backup: end what is left of it with `rhv-mount recover`, and report \
+                        it with the log of --log-level debug (--log-file PATH)";
+
+fn run(
+    settings: &Arc<BackupSettings>,
+    stop: &Arc<Stop>,
+    supervisor: &Arc<Supervisor>,
+) -> Result<Vec<Failure>, Failure> {
+    let engine = Engine::login(&settings.disk.source.account, &stop.interrupt)?;
+    let done = with_engine(&engine, settings, stop, supervisor);
+    engine.uninterrupted().logout();
+    done
+}
+
+fn with_engine(
+    engine: &Engine,
+    settings: &Arc<BackupSettings>,
+    stop: &Arc<Stop>,
+    supervisor: &Arc<Supervisor>,
+) -> Result<Vec<Failure>, Failure> {
+    let plan = Plan::of(engine, settings)?;
+    plan.tell();
+    if settings.dry_run {
+        plan.tell_amounts();
+        return Ok(Vec::new());
+    }
+    make_directory(&settings.dir)?;
+    plan.tell_left_snapshots(engine);
+    let mut base = plan.base.clone();
+    let mut failures = Vec::new();
+    let again = loop {
+        let begun = SystemTime::now();
+        match Life::begin(engine, settings, &plan.vm, &plan.disks, base.as_ref(), begun)? {
+            Begun::Life(life) => {
+                let round = (&plan, plan.disks.as_slice(), base.as_ref(), begun);
+                break one_round(*life, round, settings, stop, supervisor, &mut failures);
+            }
+            Begun::FullNeeded(why) if base.take().is_some() => tell(plain(&format!(
+                "{}: every disk is copied as a whole: {why}",
+                plan.shown()
+            ))),
+            Begun::FullNeeded(why) => return Err(Failure::text(Exit::Transfer, why)),
+        }
+    };
+    if !again.is_empty() && !stop.has_begun() {
+        // What is dirty is the backup's to decide, so these disks need another one.
+        let begun = SystemTime::now();
+        match Life::begin(engine, settings, &plan.vm, &again, None, begun) {
+            Ok(Begun::Life(life)) => {
+                let round = (&plan, again.as_slice(), None, begun);
+                one_round(*life, round, settings, stop, supervisor, &mut failures);
+            }
+            Ok(Begun::FullNeeded(why)) => failures.push(Failure::text(Exit::Transfer, why)),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if failures.is_empty() && !stop.has_begun() {
+        tidy(engine, settings, &plan);
+    }
+    Ok(failures)
+}
+
+/// The plan, the disks of one backup, what they are incremental to, and when it was begun.
+type Round<'a> = (&'a Plan, &'a [VmDisk], Option<&'a Base>, SystemTime);
+
+/// Copies the disks of one backup, and ends it. Returns the disks that need another backup as a whole.
+fn one_round(
+    mut life: Life,
+    round: Round<'_>,
+    settings: &Arc<BackupSettings>,
+    stop: &Arc<Stop>,
+    supervisor: &Arc<Supervisor>,
+    failures: &mut Vec<Failure>,
+) -> Vec<VmDisk> {
+    let mut again = Vec::new();
+    let made = copy_all(
+        &mut life,
+        round,
+        settings,
+        stop,
+        supervisor,
+        (failures, &mut again),
+    );
+    supervisor.enter(Stage::Finalizing);
+    failures.extend(made.err());
+    failures.extend(life.end(stop));
+    again
+}
+
+/// Copies the disks, and writes the manifest of those that are whole.
+fn copy_all(
+    life: &mut Life,
+    (plan, disks, base, begun): Round<'_>,
+    settings: &Arc<BackupSettings>,
+    stop: &Arc<Stop>,
+    supervisor: &Arc<Supervisor>,
+    (failures, again): (&mut Vec<Failure>, &mut Vec<VmDisk>),
+) -> Result<(), Failure> {
+    let names = Names::of(begun, life.checkpoint());
+    let mut failed: Vec<Named> = Vec::new();
+    let Split { there, missing } = life.split(disks)?;
+    for disk in missing {
+        let why = "the engine has left it out of the backup";
+        failures.push(of_disk(disk, Exit::Transfer, why));
+        failed.push(Named::of(disk, why));
+    }
+    let configuration = match save_configuration(life, &settings.dir, &names) {
+        Ok(name) => Some(name),
+        Err(failure) => {
+            failures.push(failure);
+            None
+        }
+    };
+    supervisor.enter(Stage::Copying);
+    let shared = Shared::new(settings, stop, supervisor, life, &names, base);
+    let mut whole = Vec::new();
+    for ((disk, _), backed) in there.iter().zip(disks::copy(&shared, &there)) {
+        match backed.entry {
+            Ok(entry) => {
+                inform(plain(&format!(
+                    "disk {} ({}): {} in {}, {} of {}, verified",
+                    disk.id,
+                    disk.name,
+                    entry.mode.name(),
+                    entry.file,
+                    amounts::size(entry.file_size),
+                    amounts::size(entry.size)
+                )));
+                whole.push(entry);
+            }
+            Err(failure) if backed.again => {
+                tell(plain(&format!(
+                    "disk {} ({}): its changes can't be read, and a full backup is made of it: {failure}",
+                    disk.id, disk.name
+                )));
+                failed.push(Named::of(disk, &failure.to_string()));
+                again.push((*disk).clone());
+            }
+            Err(failure) => {
+                failed.push(Named::of(disk, &failure.to_string()));
+                failures.push(of_disk(disk, failure.exit, &failure.to_string()));
+            }
+        }
+        failures.extend(backed.ended);
+    }
+    if whole.is_empty() && !again.is_empty() {
+        return Ok(());
+    }
+    if whole.is_empty() {
+        return Err(Failure::text(
+            Exit::Transfer,
+            format!(
+                "no disk of {} is backed up, and no manifest is written",
+                plan.shown()
+            ),
+        ));
+    }
+    let vm = Named {
+        id: plan.vm.id.clone(),
+        name: plan.vm.name.clone(),
+        why: String::new(),
+    };
+    let kind = life.kind(&plan.status);
+    let manifest = Manifest {
+        checkpoint: life.checkpoint().map(str::to_owned),
+        from_checkpoint: life.from().map(str::to_owned),
+        configuration,
+        disks: whole,
+        left_out: plan.left_out.clone(),
+        failed,
+        ..Manifest::begin(life.manifest_name(), vm, life.id(), kind, life.time())
+    };
+    manifest.write(&settings.dir)?;
+    report(plain(&format!(
+        "{}: backed up {} of {} as {}",
+        plan.shown(),
+        match manifest.disks.len() {
+            1 => "1 disk".to_owned(),
+            n => format!("{n} disks"),
+        },
+        disks.len(),
+        settings.dir.join(manifest.file_name()).display()
+    )));
+    Ok(())
+}
+
+fn of_disk(disk: &VmDisk, exit: Exit, why: &str) -> Failure {
+    Failure::text(
+        exit,
+        plain(&format!(
+            "disk {} ({}) is not backed up: {why}",
+            disk.id, disk.name
+        )),
+    )
+}
+
+/// Saves the configuration of the VM at the moment of the backup; returns the name of its file.
+fn save_configuration(life: &Life, dir: &Path, names: &Names) -> Result<String, Failure> {
+    let fail = |why: String| {
+        let text = format!("the configuration of the VM is not saved: {why}");
+        Failure::text(Exit::Transfer, plain(&text))
+    };
+    let text = life.configuration().map_err(|e| fail(e.to_string()))?;
+    let text = text.ok_or_else(|| fail("the engine gives none".to_owned()))?;
+    let name = names.configuration(&life.vm().id);
+    let path = dir.join(&name);
+    rights::with(move || write_whole(&path, text.as_bytes())).map_err(|e| fail(e.to_string()))?;
+    Ok(name)
+}
+
+/// Makes the directory where it is not there.
+fn make_directory(dir: &Path) -> Result<(), Failure> {
+    let path = dir.to_owned();
+    let made = rights::with(move || match fs::create_dir(&path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Ok(()) => {
+            announce(&format!("{} is made", path.display()));
+            Ok(())
+        }
+        Err(e) => Err(e),
+    });
+    made.map_err(|e| {
+        Failure::text(
+            Exit::Usage,
+            format!(
+                "cannot make the directory {}: {e}; no backup was begun",
+                dir.display()
+            ),
+        )
+    })
+}

@@ -1,0 +1,93 @@
+//! The names of the files of one backup.
+//!
+//! A disk's is `{time}.{checkpoint}.{disk}.{mode}.qcow2`, as the SDK's example of a backup names it: its next
+//! incremental backup finds ours by checkpoint and disk. `{checkpoint}` is `None` where the backup makes none.
+//! The time is in UTC, by which the names sort.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use x509_cert::der::DateTime;
+
+use super::manifest::{MANIFEST, Mode};
+
+/// See the head of this file.
+#[derive(Debug, Clone)]
+pub(super) struct Names {
+    /// As `20261129083501`.
+    stamp: String,
+    checkpoint: String,
+}
+
+impl Names {
+    pub(super) fn of(begun: SystemTime, checkpoint: Option<&str>) -> Names {
+        Names {
+            stamp: stamp(begun),
+            checkpoint: checkpoint.unwrap_or("None").to_owned(),
+        }
+    }
+
+    pub(super) fn disk(&self, id: &str, mode: Mode) -> String {
+        format!("{}.{}.{id}.{}.qcow2", self.stamp, self.checkpoint, mode.name())
+    }
+
+    pub(super) fn configuration(&self, vm: &str) -> String {
+        format!("{}.{}.{vm}.ovf", self.stamp, self.checkpoint)
+    }
+}
+
+/// The name of the manifest of a backup that began then.
+pub(super) fn manifest(begun: SystemTime, token: &str) -> String {
+    format!("{}.{token}{MANIFEST}", stamp(begun))
+}
+
+fn date(at: SystemTime) -> Option<DateTime> {
+    let since = at.duration_since(UNIX_EPOCH).ok()?;
+    // Certificates have the same calendar, without fractions.
+    DateTime::from_unix_duration(Duration::from_secs(since.as_secs())).ok()
+}
+
+fn stamp(at: SystemTime) -> String {
+    date(at).map_or_else(
+        || "00000000000000".to_owned(),
+        |date| {
+            format!(
+                "{:04}{:02}{:02}{:02}{:02}{:02}",
+                date.year(),
+                date.month(),
+                date.day(),
+                date.hour(),
+                date.minutes(),
+                date.seconds()
+            )
+        },
+    )
+}
+
+/// The time for manifests, as `2026-11-29T08:35:01.250Z`: two of them may be of the same second.
+pub(super) fn time(at: SystemTime) -> String {
+    let millis = at.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_millis();
+    date(at).map_or_else(String::new, |date| {
+        let date = date.to_string();
+        format!("{}.{millis:03}Z", date.trim_end_matches('Z'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_sdks_example() {
+        let at = UNIX_EPOCH + Duration::from_millis(1_795_941_301_999);
+        let names = Names::of(at, Some("c1"));
+        assert_eq!(names.disk("d1", Mode::Full), "20261129083501.c1.d1.full.qcow2");
+        assert_eq!(
+            names.disk("d1", Mode::Incremental),
+            "20261129083501.c1.d1.incremental.qcow2"
+        );
+        let none = Names::of(at, None).disk("d1", Mode::Full);
+        assert_eq!(none, "20261129083501.None.d1.full.qcow2");
+        assert_eq!(time(at), "2026-11-29T08:35:01.999Z");
+        assert_eq!(manifest(at, "t"), "20261129083501.t.manifest.json");
+    }
+}

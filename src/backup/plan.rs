@@ -1,0 +1,170 @@
+//! Which disks of the VM take part. The others are named, with the reason; none is left out in silence.
+
+use super::base::Base;
+use super::manifest::Named;
+use crate::amounts;
+use crate::engine::{BackedVm, Engine, Error, VmDisk, is_uuid};
+use crate::failure::{Exit, Failure};
+use crate::logging::plain;
+use crate::output::{inform, report, tell};
+use crate::settings::backup::BackupSettings;
+
+/// See the head of this file.
+pub(super) struct Plan {
+    pub(super) vm: BackedVm,
+    /// The status of the VM.
+    pub(super) status: String,
+    pub(super) disks: Vec<VmDisk>,
+    pub(super) left_out: Vec<Named>,
+    pub(super) base: Option<Base>,
+}
+
+impl Plan {
+    pub(super) fn of(engine: &Engine, settings: &BackupSettings) -> Result<Plan, Failure> {
+        let (found, status) = engine.disks_for_backup(&settings.disk.source.vm)?;
+        let mut plan = Plan {
+            vm: found.vm,
+            status,
+            disks: Vec::new(),
+            left_out: Vec::new(),
+            base: None,
+        };
+        for one in found.left_out {
+            plan.left_out.push(Named {
+                id: one.id,
+                name: one.name,
+                why: one.why.to_owned(),
+            });
+        }
+        let all = found.disks.len() + plan.left_out.len();
+        plan.check_names(settings, &found.disks)?;
+        for disk in found.disks {
+            let is_it = |wanted: &String| is_named(&disk.id, &disk.name, wanted);
+            let why = match () {
+                () if settings.exclude.iter().any(is_it) => "--exclude names it",
+                () if !settings.include.is_empty() && !settings.include.iter().any(is_it) => {
+                    "--include does not name it"
+                }
+                () => {
+                    plan.disks.push(disk);
+                    continue;
+                }
+            };
+            plan.left_out.push(Named::of(&disk, why));
+        }
+        match (plan.disks.is_empty(), all) {
+            (false, _) => {
+                if !settings.full {
+                    plan.base = Base::of(engine, &settings.dir, &plan.vm.id, &plan.disks)?;
+                }
+                Ok(plan)
+            }
+            (true, 0) => {
+                Err(Error::Unfit(format!("{} has no disks that this user may see", plan.shown())).into())
+            }
+            (true, _) => {
+                let why: Vec<String> = plan.left_out.iter().map(left_out).collect();
+                let text = format!("no disk of {} can be backed up: {}", plan.shown(), why.join("; "));
+                Err(Error::Unfit(plain(&text)).into())
+            }
+        }
+    }
+
+    /// Refuses names that no disk has: a disk that is not backed up because of a typing error is a lost one.
+    fn check_names(&self, settings: &BackupSettings, disks: &[VmDisk]) -> Result<(), Failure> {
+        let known = |wanted: &String| {
+            let left = self
+                .left_out
+                .iter()
+                .any(|one| is_named(&one.id, &one.name, wanted));
+            left || disks.iter().any(|disk| is_named(&disk.id, &disk.name, wanted))
+        };
+        let options = [("--include", &settings.include), ("--exclude", &settings.exclude)];
+        for (option, names) in options {
+            let Some(name) = names.iter().find(|name| !known(name)) else {
+                continue;
+            };
+            let there: Vec<&str> = disks.iter().map(|disk| disk.name.as_str()).collect();
+            return Err(Failure::text(
+                Exit::Usage,
+                plain(&format!(
+                    "{option} {name}: {} has no such disk; it has {}",
+                    self.shown(),
+                    there.join(", ")
+                )),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn shown(&self) -> String {
+        plain(&format!("VM {} ({})", self.vm.name, self.vm.id))
+    }
+
+    /// Names the disks that do not take part.
+    pub(super) fn tell(&self) {
+        for one in &self.left_out {
+            tell(plain(&left_out(one)));
+        }
+        for disk in self.disks.iter().filter(|disk| disk.raw) {
+            inform(plain(&format!(
+                "disk {} ({}) has raw volumes, which have no record of changes: it is always copied as a whole",
+                disk.id, disk.name
+            )));
+        }
+    }
+
+    /// Says how much would move.
+    pub(super) fn tell_amounts(&self) {
+        let mut all = 0;
+        for disk in &self.disks {
+            let base = self.base.as_ref();
+            let backing = base.and_then(|base| Some((base, base.files.get(&disk.id)?)));
+            let mode = backing.map_or("full".to_owned(), |(base, file)| {
+                format!("incremental since checkpoint {} over {file}", base.checkpoint)
+            });
+            let most = disk.actual_size.map_or(disk.size, |actual| actual.min(disk.size));
+            all += most;
+            report(plain(&format!(
+                "disk {} ({}): {mode}, {} at most of {}",
+                disk.id,
+                disk.name,
+                amounts::size(most),
+                amounts::size(disk.size)
+            )));
+        }
+        report(format_args!(
+            "{}: {} at most would be copied; nothing was begun",
+            self.shown(),
+            amounts::size(all)
+        ));
+    }
+
+    /// Tells of snapshots that the engine made for earlier backups, and has not removed. It is no reason to
+    /// fail where that can't be found out.
+    pub(super) fn tell_left_snapshots(&self, engine: &Engine) {
+        let open = engine
+            .backups(&self.vm.id)
+            .map(|all| all.iter().any(|one| one.is_open()));
+        let Ok(false) = open else { return };
+        for id in engine.snapshots_of_backups(&self.vm.id).unwrap_or_default() {
+            tell(plain(&format!(
+                "WARNING: snapshot {id} of {} is left over from an earlier backup, takes space and slows the VM \
+                 down: delete it in the engine, while the VM may go on",
+                self.shown()
+            )));
+        }
+    }
+}
+
+fn left_out(one: &Named) -> String {
+    format!("disk {} ({}) is not backed up: {}", one.id, one.name, one.why)
+}
+
+/// True where `wanted` is the id of the disk, or its name.
+fn is_named(id: &str, name: &str, wanted: &str) -> bool {
+    match is_uuid(wanted) {
+        true => id.eq_ignore_ascii_case(wanted),
+        false => name == wanted,
+    }
+}

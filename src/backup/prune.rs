@@ -1,0 +1,145 @@
+//! `--keep N`: removes the backups of a VM that are older than the newest N of each disk, and never what one of
+//! those needs.
+//!
+//! A manifest stays where an entry of it is among the newest N of its disk, and where a file of it lies below
+//! one that stays. The others go: the manifest first, so that it never names what is gone, then its files. A
+//! disk that the VM has no more keeps its newest N, too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use super::manifest::Manifest;
+use super::points::chain;
+
+/// What goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Goes {
+    /// The numbers of the manifests.
+    manifests: Vec<usize>,
+    files: Vec<String>,
+}
+
+/// Decides what goes of the backups of `vm`, where the newest `keep` of each disk are kept. `all` are the
+/// manifests of the directory, the oldest first.
+pub(super) fn goes(all: &[Manifest], vm: &str, keep: usize) -> Goes {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut stay = BTreeSet::new();
+    for (n, manifest) in all.iter().enumerate().rev() {
+        if manifest.vm.id != vm {
+            stay.insert(n);
+            continue;
+        }
+        for entry in &manifest.disks {
+            let count = seen.entry(&entry.id).or_default();
+            *count += 1;
+            if *count <= keep {
+                stay.insert(n);
+            }
+        }
+    }
+    // All entries of a manifest that stays are kept, and what they need.
+    let mut needed: BTreeSet<&str> = BTreeSet::new();
+    loop {
+        for n in &stay {
+            let entries = all[*n].disks.iter();
+            needed.extend(entries.flat_map(|entry| chain(entry, all)));
+        }
+        let before = stay.len();
+        let has_needed = |manifest: &Manifest| {
+            let mut entries = manifest.disks.iter();
+            entries.any(|entry| needed.contains(entry.file.as_str()))
+        };
+        stay.extend((0..all.len()).filter(|n| has_needed(&all[*n])));
+        if stay.len() == before {
+            break;
+        }
+    }
+    let manifests: Vec<usize> = (0..all.len()).filter(|n| !stay.contains(n)).collect();
+    let kept: BTreeSet<&str> = stay
+        .iter()
+        .filter_map(|n| all[*n].configuration.as_deref())
+        .chain(needed)
+        .collect();
+    let files = manifests
+        .iter()
+        .flat_map(|n| {
+            let entries = all[*n].disks.iter().map(|entry| &entry.file);
+            entries.chain(&all[*n].configuration)
+        })
+        .filter(|name| !kept.contains(name.as_str()))
+        .cloned()
+        .collect();
+    Goes { manifests, files }
+}
+
+/// Removes what goes; returns how many manifests that were.
+pub(super) fn remove(dir: &Path, all: &[Manifest], goes: &Goes) -> io::Result<usize> {
+    for n in &goes.manifests {
+        fs::remove_file(dir.join(all[*n].file_name()))?;
+    }
+    // Their names are gone before the files are, also where the power fails.
+    File::open(dir)?.sync_all()?;
+    for name in &goes.files {
+        match fs::remove_file(dir.join(name)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
+    }
+    Ok(goes.manifests.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifest::tests::manifest;
+    use super::*;
+
+    #[test]
+    fn what_a_kept_backup_needs_is_never_removed() {
+        let all = [
+            manifest("a", None),
+            manifest("b", Some("a")),
+            manifest("c", None),
+            manifest("d", Some("c")),
+            manifest("e", Some("d")),
+        ];
+        let of = |manifests: &[usize], files: &[&str]| Goes {
+            manifests: manifests.to_vec(),
+            files: files.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        assert_eq!(goes(&all, "v", 1), of(&[0, 1], &["a", "b"]));
+        assert_eq!(goes(&all, "v", 3), of(&[0, 1], &["a", "b"]));
+        assert_eq!(goes(&all, "v", 4), of(&[], &[]), "b needs a");
+        assert_eq!(goes(&all, "another", 1), of(&[], &[]));
+    }
+
+    #[test]
+    fn a_disk_that_is_in_few_backups_keeps_its_own() {
+        let mut all = [manifest("a", None), manifest("b", None), manifest("c", None)];
+        all[0].disks[0].id = "gone".into();
+        let goes = goes(&all, "v", 1);
+        assert_eq!((goes.manifests, goes.files), (vec![1], vec!["b".to_owned()]));
+    }
+
+    #[test]
+    fn the_manifest_goes_with_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        for (name, file) in [("1.manifest.json", "a"), ("2.manifest.json", "b")] {
+            let mut one = serde_json::to_value(manifest(file, None)).unwrap();
+            one["time"] = name.into();
+            fs::write(dir.join(name), one.to_string()).unwrap();
+            fs::write(dir.join(file), "bytes").unwrap();
+        }
+        let (all, _) = Manifest::all(dir).unwrap();
+        let goes = goes(&all, "v", 1);
+        assert_eq!(remove(dir, &all, &goes).unwrap(), 1);
+        let mut left: Vec<_> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["2.manifest.json", "b"]);
+    }
+}

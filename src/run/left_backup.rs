@@ -1,0 +1,128 @@
+//! The end of a backup of a VM that a killed run has left. Its transfers have notes of their own, and end
+//! before it.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::engine::{BackupEnd, Engine, Interrupt, Patience};
+use crate::failure::{Exit, Failure};
+use crate::logging::plain;
+use crate::output::{report, tell};
+use crate::transfer::note::{Note, NotedBackup};
+use crate::transfer::note_file::NoteFile;
+use crate::transfer::unfinished::{Removal, Unfinished};
+
+/// How long the end is waited for once the engine is at it.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// How long a backup, or a transfer of one, is looked for that the engine may be about to make: its process was
+/// killed before it had an answer. Others of the VM are refused meanwhile, so nothing of theirs is taken for it.
+pub(super) const APPEARANCE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Characters of a file's name that its hidden name has (`images::temporary`).
+const NAMED_CHARS: usize = 50;
+
+/// What a note is about, for people.
+pub(super) fn shown(note: &Note, backup: &NotedBackup) -> String {
+    plain(&format!(
+        "backup {} of VM {} ({})",
+        backup.id.as_deref().unwrap_or("(unknown)"),
+        note.disk_id,
+        note.disk_name
+    ))
+}
+
+/// Ends the backup of a note that this process has claimed, and removes the files that are worth nothing.
+pub(super) fn end(engine: &Engine, file: &NoteFile, backup: &NotedBackup) -> Result<(), Failure> {
+    let note = &file.note;
+    let (place, vm) = (note.mountpoint.display(), &note.disk_id);
+    remove_files(note, backup);
+    let id = match &backup.id {
+        Some(id) => id.clone(),
+        None => match find(engine, vm, &backup.token)? {
+            Some(id) => id,
+            None => {
+                report(format_args!("{place}: no backup was begun"));
+                file.remove();
+                return Ok(());
+            }
+        },
+    };
+    // It also has the snapshot, where the run was gone before it had heard of that.
+    let seen = engine.backup(vm, &id)?;
+    let snapshot = seen.and_then(|seen| seen.snapshot).or(backup.snapshot.clone());
+    let ended = engine.finalize_backup(vm, &id, PATIENCE, &Interrupt::default())?;
+    report(format_args!(
+        "{place}: {}",
+        match ended {
+            BackupEnd::Succeeded => format!("backup {id} is ended"),
+            BackupEnd::Going => format!("the engine is at the end of backup {id}, which needs nobody"),
+            BackupEnd::Failed(why) => format!("backup {id} is over, and has failed: {why}"),
+            BackupEnd::Forgotten => format!("backup {id} is over, and the engine has forgotten it"),
+        }
+    ));
+    file.remove();
+    match engine.left_by_backup(vm, &id, snapshot.as_deref()) {
+        Some(left) => Err(Failure::text(Exit::Transfer, left)),
+        None => Ok(()),
+    }
+}
+
+/// Looks for a backup whose start was asked for: the engine may be at the request still.
+fn find(engine: &Engine, vm: &str, token: &str) -> Result<Option<String>, Failure> {
+    let never = Interrupt::default();
+    let mut patience = Patience::new(APPEARANCE_PATIENCE, &never);
+    loop {
+        if let Some(found) = engine.backup_with(vm, token)? {
+            return Ok(Some(found.id));
+        }
+        if !patience.pause()? {
+            return Ok(None);
+        }
+    }
+}
+
+/// Removes the files that no manifest names, as the run was killed before it wrote that.
+fn remove_files(note: &Note, backup: &NotedBackup) {
+    let shown = note.mountpoint.display();
+    for part in parts(note, backup) {
+        if part.remove() == Removal::Removed {
+            let path = part.path.display();
+            report(format_args!("{shown}: the unfinished file {path} is removed"));
+        }
+    }
+    if backup.manifest.exists() {
+        return;
+    }
+    for file in &backup.files {
+        let path = file.path.display();
+        match file.remove() {
+            Removal::Removed => report(format_args!(
+                "{shown}: {path} is removed: its backup has no manifest"
+            )),
+            Removal::Gone => {}
+            Removal::Left(why) => tell(format_args!(
+                "{shown}: {path} is not removed, and its backup has no manifest: {why}"
+            )),
+        }
+    }
+}
+
+/// Returns the files of a backup that have not got their names: those of its disks are in the notes of their
+/// transfers, and the others are known by what their hidden names begin with.
+fn parts(note: &Note, backup: &NotedBackup) -> Vec<Unfinished> {
+    let name = backup.manifest.file_name().unwrap_or_default().to_string_lossy();
+    let stamp = name.split('.').next().unwrap_or_default();
+    let checkpoint = backup.checkpoint.as_deref().unwrap_or("None");
+    let begins = [name.to_string(), format!("{stamp}.{checkpoint}")]
+        .map(|name| format!(".{}", name.chars().take(NAMED_CHARS).collect::<String>()));
+    let entries = fs::read_dir(&note.mountpoint).into_iter().flatten().flatten();
+    let is_part = |name: &str| {
+        let is_ours = begins.iter().any(|begin| name.starts_with(begin.as_str()));
+        is_ours && name.ends_with(".part") && !stamp.is_empty()
+    };
+    entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_part))
+        .filter_map(|entry| Unfinished::found(&entry.path()).ok())
+        .collect()
+}
