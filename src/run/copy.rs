@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::recover::recover_copy;
+use super::recover::{Again, recover_copy};
 use super::{choose_output, start_log};
 use crate::copying;
 use crate::copying::outcome::{Outcome, Which};
@@ -42,7 +42,11 @@ fn take_up(settings: CopySettings, engine: EngineArgs) -> Result<CopySettings, F
                 note.disk_id.eq_ignore_ascii_case(name) || note.disk_name == *name
             }
         };
-        recover_copy(engine, source.keep_on_failure, |note| {
+        let again = match &source.wanted {
+            Wanted::New(_) if !source.keep_on_failure => Again::WithNewDisk,
+            _ => Again::WithSameDisk,
+        };
+        recover_copy(engine, again, |note| {
             note.task == settings.disk.task
                 && note.mountpoint == settings.image.shown()
                 && note.engine_url == source.account.url
