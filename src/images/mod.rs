@@ -34,3 +34,4 @@ pub(crate) use self::leftovers::make_room;
 pub(crate) use self::output::Output;
 pub(crate) use self::reader::Extent;
 pub(crate) use self::source::Source;
+pub(crate) use self::stamp::{FileStamp, file_stamp};

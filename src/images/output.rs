@@ -12,7 +12,7 @@ use super::format::Format;
 use super::in_place;
 use super::qcow2::{MAX_SIZE, Writer};
 use super::reader::within;
-use super::stamp::odd_kind;
+use super::stamp::{FileStamp, odd_kind};
 use super::temporary::Temporary;
 
 /// Zeros are written in pieces of so many bytes where the storage has no cheaper way.
@@ -109,8 +109,8 @@ impl Output {
     }
 
     /// Gives a file its name when everything is on the storage; nothing of it is there under this name
-    /// before. A device is flushed.
-    pub(crate) fn publish(self) -> Result<(), ImageError> {
+    /// before. A device is flushed. Returns how the file is then; `None` for a device.
+    pub(crate) fn publish(self) -> Result<Option<FileStamp>, ImageError> {
         match self.kind {
             Kind::Raw(temporary) => temporary.publish(),
             Kind::Qcow2(temporary, writer) => {
@@ -120,7 +120,8 @@ impl Output {
             }
             Kind::InPlace(file) => {
                 let flushed = file.sync_all().or_else(ignore_no_storage);
-                flushed.map_err(ImageError::io("flush", &self.path))
+                flushed.map_err(ImageError::io("flush", &self.path))?;
+                Ok(None)
             }
         }
     }
