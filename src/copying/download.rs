@@ -11,8 +11,8 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam::channel::{RecvTimeoutError, bounded};
@@ -23,7 +23,7 @@ use super::proof::Proof;
 use super::stream::Stream;
 use super::workers::in_parallel;
 use crate::disk::{BLOCK_BYTES, Disk, is_zero};
-use crate::images::{ImageError, Output};
+use crate::images::{FileStamp, ImageError, Output};
 use crate::open_disk::OpenDisk;
 use crate::process::{rights, spawn};
 
@@ -50,6 +50,8 @@ pub(super) struct Download {
     zeroes_holes: bool,
     /// The image is whole, and on its way to its name: a signal comes too late.
     publishing: Mutex<bool>,
+    /// How the image was when it got its name, once it has that.
+    stamp: Arc<OnceLock<FileStamp>>,
     /// Takes what is copied.
     proof: Option<Proof>,
 }
@@ -71,6 +73,7 @@ impl Download {
             zeroes_holes: output.keeps_old_bytes(),
             output: RwLock::new(Some(output)),
             publishing: Mutex::new(false),
+            stamp: Arc::default(),
             proof,
         }
     }
@@ -100,7 +103,15 @@ impl Download {
             *publishing = true;
         }
         let output = self.output.write().take().ok_or(CopyError::Stopped)?;
-        Ok(rights::with(move || output.publish())?)
+        if let Some(stamp) = rights::with(move || output.publish())? {
+            let _ = self.stamp.set(stamp);
+        }
+        Ok(())
+    }
+
+    /// How the image was when it got its name.
+    pub(super) fn stamp(&self) -> &Arc<OnceLock<FileStamp>> {
+        &self.stamp
     }
 
     /// Counts the bytes of the disk that the image has.

@@ -170,6 +170,7 @@ fn copy_watched(
         warn_of_remains(settings);
     }
     let (mut proof, mut proven, mut remains) = (None, None, not_made(settings));
+    let mut published = None;
     let (work, failure, signalled) = match prepared.value {
         Err(failure) => {
             let signalled = matches!(failure, CopyError::Unbegun);
@@ -179,6 +180,10 @@ fn copy_watched(
             disk.set_used();
             if let Side::Download(download) = &side {
                 supervisor.measure(download.done(), disk.disk().capacity());
+                published = Some(download.stamp().clone());
+            }
+            if let Side::Compare(comparison) = &side {
+                outcome.set_stamps(comparison.stamps().unwrap_or_default());
             }
             supervisor.enter(Stage::Copying);
             proof = side.proof_at_the_end();
@@ -187,6 +192,9 @@ fn copy_watched(
             run(settings, side, &disk, &inbox, &events)?
         }
     };
+    if let Some(stamp) = published.as_ref().and_then(|stamp| stamp.get()) {
+        outcome.set_stamps(vec![*stamp]);
+    }
     supervisor.enter(Stage::Flushing);
     let end_of = End {
         settings,

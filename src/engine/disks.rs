@@ -31,6 +31,8 @@ pub(crate) struct Disk {
     pub(crate) raw: bool,
     /// The id of its storage domain.
     pub(crate) storage_domain: Option<String>,
+    /// A VM has it. The engine says that of a disk that is asked for by its id, and not in lists.
+    pub(crate) attached: bool,
 }
 
 impl Disk {
@@ -47,6 +49,7 @@ impl Disk {
             storage_domain: list(domains, "storage_domain")
                 .first()
                 .and_then(|d| text(d, "id")),
+            attached: value.get("vms").is_some_and(|vms| !list(vms, "vm").is_empty()),
         })
     }
 

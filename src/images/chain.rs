@@ -20,6 +20,7 @@ use super::format::Format;
 use super::kept::{Kept, KeptOfFile};
 use super::raw;
 use super::reader::Reader;
+use super::stamp::{FileStamp, file_stamp};
 
 /// Chains of snapshots that oVirt makes have 27 files at most by default; libvirt takes 200.
 const MAX_DEPTH: usize = 200;
@@ -53,6 +54,8 @@ pub(super) struct Opening {
     folders: Vec<PathBuf>,
     /// Device and inode of the images that are open already.
     seen: RefCell<Vec<(u64, u64)>>,
+    /// The stamps of the files that were opened, in order; `None` where one of them keeps no time.
+    stamps: RefCell<Option<Vec<FileStamp>>>,
     kept: Arc<Kept>,
 }
 
@@ -71,6 +74,7 @@ impl Opening {
                 .filter_map(|folder| real(&folder))
                 .collect(),
             seen: RefCell::default(),
+            stamps: RefCell::new(Some(Vec::new())),
             kept: Kept::new(),
         }
     }
@@ -78,6 +82,22 @@ impl Opening {
     /// The cache for the tables of the file that is being opened.
     pub(super) fn kept(&self) -> KeptOfFile {
         self.kept.of_next_file()
+    }
+
+    /// Notes the stamp of a file.
+    pub(super) fn note(&self, path: &Path, file: &File) -> Result<(), ImageError> {
+        let meta = file.metadata().map_err(ImageError::io("look at", path))?;
+        let mut stamps = self.stamps.borrow_mut();
+        *stamps = stamps.take().zip(file_stamp(&meta)).map(|(mut all, one)| {
+            all.push(one);
+            all
+        });
+        Ok(())
+    }
+
+    /// Returns the stamps of all files; see the field.
+    pub(super) fn stamps(self) -> Option<Vec<FileStamp>> {
+        self.stamps.into_inner()
     }
 
     /// Notes an image of the chain, and refuses one that is in it already.
@@ -152,6 +172,7 @@ impl Opening {
         if self.backing == Backing::Beside && !is_at(&file, &real) {
             return Err(ImageError::replaced(&real));
         }
+        self.note(&real, &file)?;
         // Names in the other file are relative to where its own name is.
         Ok((path, file))
     }

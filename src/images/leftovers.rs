@@ -14,10 +14,11 @@ use tracing::info;
 use super::error::ImageError;
 use super::temporary::{RANDOM_CHARACTERS, SUFFIX, folder_of, prefix};
 
-/// Removes the file at `path`, and all that has one of its temporary names. What is no file stays.
+/// Removes the file at `path`, and all that has one of its temporary names. What is no file stays, but for a
+/// link in the place of the image: what it leads to is not on the volume, and nobody's to replace.
 pub(crate) fn make_room(path: &Path) -> Result<(), ImageError> {
     for left in unfinished(path).into_iter().chain([path.to_owned()]) {
-        if !fs::symlink_metadata(&left).is_ok_and(|meta| meta.is_file()) {
+        if !is_image(&left) {
             continue;
         }
         info!("{} is of an earlier attempt, and goes", left.display());
@@ -27,6 +28,18 @@ pub(crate) fn make_room(path: &Path) -> Result<(), ImageError> {
         }
     }
     Ok(())
+}
+
+/// True for a file, and for a link to one or to nothing; a device may be named by a link.
+fn is_image(path: &Path) -> bool {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_symlink() => match fs::metadata(path) {
+            Ok(meta) => meta.is_file(),
+            Err(e) => e.kind() == io::ErrorKind::NotFound,
+        },
+        Ok(meta) => meta.is_file(),
+        Err(_) => false,
+    }
 }
 
 /// The unfinished images of `path`. In a folder that can't be read there are none that we could know of.
@@ -83,5 +96,27 @@ mod tests {
         make_room(&folder.path().join("none/disk.img")).unwrap();
         make_room(Path::new("/dev/null")).unwrap();
         assert!(Path::new("/dev/null").exists());
+    }
+
+    /// Whoever has written to the volume before could name any file by it.
+    #[test]
+    fn a_link_in_the_place_of_the_image_goes_and_what_it_leads_to_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("disk.img"), folder.path().join("other"));
+        fs::write(&other, "somebody else's").unwrap();
+        for target in [other.as_path(), Path::new("none")] {
+            std::os::unix::fs::symlink(target, &path).unwrap();
+            make_room(&path).unwrap();
+            Output::create(&path, Format::Raw, 4096, true)
+                .unwrap()
+                .publish()
+                .unwrap();
+            assert!(fs::symlink_metadata(&path).unwrap().is_file());
+            assert_eq!(fs::read_to_string(&other).unwrap(), "somebody else's");
+            fs::remove_file(&path).unwrap();
+        }
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        make_room(&path).unwrap();
+        assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
     }
 }

@@ -34,3 +34,4 @@ pub(crate) use self::leftovers::make_room;
 pub(crate) use self::output::{CLUSTER_BYTES, Output, write_whole};
 pub(crate) use self::reader::Extent;
 pub(crate) use self::source::Source;
+pub(crate) use self::stamp::{FileStamp, file_stamp};

@@ -12,7 +12,7 @@ use super::format::Format;
 use super::in_place;
 use super::qcow2::{CLUSTER, MAX_SIZE, Writer};
 use super::reader::within;
-use super::stamp::odd_kind;
+use super::stamp::{FileStamp, odd_kind};
 use super::temporary::Temporary;
 
 /// An image that lies over another one is written in units of so many bytes.
@@ -151,14 +151,15 @@ impl Output {
     }
 
     /// Gives a file its name when everything is on the storage; nothing of it is there under this name
-    /// before. A device is flushed.
-    pub(crate) fn publish(self) -> Result<(), ImageError> {
+    /// before. A device is flushed. Returns how the file is then; `None` for a device.
+    pub(crate) fn publish(self) -> Result<Option<FileStamp>, ImageError> {
         let Output { path, kind, .. } = self.complete()?;
         match kind {
             Kind::Whole(temporary) | Kind::Raw(temporary) | Kind::Qcow2(temporary, _) => temporary.publish(),
             Kind::InPlace(file) => {
                 let flushed = file.sync_all().or_else(ignore_no_storage);
-                flushed.map_err(ImageError::io("flush", &path))
+                flushed.map_err(ImageError::io("flush", &path))?;
+                Ok(None)
             }
         }
     }

@@ -9,6 +9,7 @@ use super::format::{Format, PROBED, Probed, probe};
 use super::qcow2::Qcow2;
 use super::raw::{self, Raw, read_up_to};
 use super::reader::{Extent, Reader, joined, within};
+use super::stamp::FileStamp;
 use super::vmdk::Vmdk;
 
 /// An image that is open to be read.
@@ -16,6 +17,7 @@ use super::vmdk::Vmdk;
 pub(crate) struct Source {
     path: PathBuf,
     format: Format,
+    stamps: Option<Vec<FileStamp>>,
     reader: Box<dyn Reader>,
 }
 
@@ -45,10 +47,13 @@ impl Source {
     ) -> Result<Source, ImageError> {
         let format = format_of(path, &file, format)?;
         let opening = Opening::new(path, backing, reader_of);
+        opening.note(path, &file)?;
+        let reader = reader_of(path, file, Some(format), &opening)?;
         Ok(Source {
             path: path.to_owned(),
             format,
-            reader: reader_of(path, file, Some(format), &opening)?,
+            stamps: opening.stamps(),
+            reader,
         })
     }
 
@@ -59,6 +64,12 @@ impl Source {
 
     pub(crate) fn format(&self) -> Format {
         self.format
+    }
+
+    /// Returns how its files were when they were opened, the image itself first; `None` where one of them
+    /// keeps no time of its content.
+    pub(crate) fn stamps(&self) -> Option<&[FileStamp]> {
+        self.stamps.as_deref()
     }
 
     /// Returns the extent that begins at `offset`, which is before the end. It is as long as it can be told

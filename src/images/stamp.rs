@@ -8,6 +8,16 @@ use std::path::{Path, PathBuf};
 
 use super::error::ImageError;
 
+/// The length of a file in bytes, and the time of its last change in nanoseconds since 1970.
+pub(crate) type FileStamp = (u64, i64);
+
+/// Returns the length and the time of a regular file; `None` for what keeps no time of its content.
+pub(crate) fn file_stamp(meta: &Metadata) -> Option<FileStamp> {
+    let nanoseconds = meta.mtime().saturating_mul(1_000_000_000);
+    meta.is_file()
+        .then(|| (meta.len(), nanoseconds.saturating_add(meta.mtime_nsec())))
+}
+
 /// A file as it was when it was opened.
 #[derive(Debug)]
 pub(super) struct Stamp {

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use tempfile::{NamedTempFile, PersistError};
 
 use super::error::ImageError;
+use super::stamp::{FileStamp, file_stamp};
 
 /// The end of a temporary name, and the number of characters before it that can't be guessed.
 pub(super) const SUFFIX: &str = ".part";
@@ -81,7 +82,8 @@ impl Temporary {
     }
 
     /// Gives the file its name once its bytes are on the storage, and waits until the name is there too.
-    pub(super) fn publish(self) -> Result<(), ImageError> {
+    /// Returns how the file is, before anybody else can find it.
+    pub(super) fn publish(self) -> Result<Option<FileStamp>, ImageError> {
         let Temporary { file, target, force } = self;
         let replaced = fs::symlink_metadata(&target).ok().filter(Metadata::is_file);
         if let Some(replaced) = replaced.filter(|_| force) {
@@ -91,6 +93,8 @@ impl Temporary {
         file.as_file()
             .sync_all()
             .map_err(ImageError::io("flush", &target))?;
+        let meta = file.as_file().metadata();
+        let stamp = file_stamp(&meta.map_err(ImageError::io("look at", &target))?);
         // It is opened before the rename, so that this can't fail when the file has its name.
         let folder = match File::open(folder_of(&target)) {
             Err(e) if !is_unsupported(&e) => return Err(ImageError::io("open", folder_of(&target))(e)),
@@ -111,7 +115,7 @@ impl Temporary {
         })?;
         match folder.and_then(|folder| folder.sync_all()) {
             Err(source) if !is_unsupported(&source) => Err(ImageError::Unflushed { path: target, source }),
-            _ => Ok(()),
+            _ => Ok(stamp),
         }
     }
 }

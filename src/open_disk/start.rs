@@ -111,7 +111,12 @@ fn wait_until_taken_back<T: Send + 'static, E>(
         recv(taken_back) -> taken => taken.ok().flatten().unwrap_or(failure),
         recv(inbox) -> _ => Failure::text(
             Exit::Other,
-            format!("{interrupted}, and again before all was taken back; see `rhv-mount recover`"),
+            match left_to {
+                Some(LeftTo::TheEngine) => {
+                    format!("{interrupted}, and again before all was taken back, which the engine does")
+                }
+                _ => format!("{interrupted}, and again before all was taken back; see `rhv-mount recover`"),
+            },
         ),
     }
 }

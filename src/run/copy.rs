@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::recover::recover_copy;
+use super::recover::{Again, recover_copy};
 use super::{choose_output, start_log};
 use crate::copying;
 use crate::copying::outcome::{Outcome, Which};
@@ -43,7 +43,11 @@ fn take_up(settings: CopySettings, engine: EngineArgs) -> Result<CopySettings, F
             }
             Wanted::OfBackup { .. } => false,
         };
-        recover_copy(engine, source.keep_on_failure, |note| {
+        let again = match &source.wanted {
+            Wanted::New(_) if !source.keep_on_failure => Again::WithNewDisk,
+            _ => Again::WithSameDisk,
+        };
+        recover_copy(engine, again, |note| {
             note.task == settings.disk.task
                 && note.mountpoint == settings.image.shown()
                 && note.engine_url == source.account.url

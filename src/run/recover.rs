@@ -74,7 +74,7 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
     for mut file in left {
         let ended = match args.forget {
             true => forget(&mut file, args),
-            false => end(&mut file, args, &mut sessions, false),
+            false => end(&mut file, args, &mut sessions, None),
         };
         if let Err(failure) = ended {
             tell(&failure);
@@ -87,11 +87,11 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
 
 /// Ends what killed runs of one copy have left on this machine, and finds by `is_of_it`. Only what is surely
 /// nobody's any more is ended, and as `recover` ends it where nothing else is said: the disk is kept. A disk
-/// that was made for such a run, and whose transfer can't be finalized, goes as after a copy that failed,
-/// unless it is to be kept (`keep`): it is made again.
+/// that was made for such a run, and whose transfer can't be finalized, goes as after a copy that failed
+/// where `again` says that it is made again.
 pub(super) fn recover_copy(
     engine: EngineArgs,
-    keep: bool,
+    again: Again,
     is_of_it: impl Fn(&Note) -> bool,
 ) -> Result<(), Failure> {
     let args = RecoverArgs {
@@ -106,10 +106,19 @@ pub(super) fn recover_copy(
     let mut sessions = Sessions::default();
     let ended = left.iter_mut().try_for_each(|file| {
         report(plan(file, &args));
-        end(file, &args, &mut sessions, !keep)
+        end(file, &args, &mut sessions, Some(again))
     });
     sessions.logout();
     ended
+}
+
+/// The same copy is about to be made again, and nobody has looked at what is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    /// To a disk that it makes: what is left of that one may go.
+    WithNewDisk,
+    /// To or from a disk that is there.
+    WithSameDisk,
 }
 
 /// The option by which the user vouches for what can't be seen. That is said of one transfer, and a
@@ -207,8 +216,13 @@ fn will_do(note: &Note, owner: Owner, args: &RecoverArgs) -> String {
     will.to_owned()
 }
 
-/// Ends the transfer of one note. `again`: the same copy is about to be made again.
-fn end(file: &mut NoteFile, args: &RecoverArgs, sessions: &mut Sessions, again: bool) -> Result<(), Failure> {
+/// Ends the transfer of one note, which nobody has named where `again` is something.
+fn end(
+    file: &mut NoteFile,
+    args: &RecoverArgs,
+    sessions: &mut Sessions,
+    again: Option<Again>,
+) -> Result<(), Failure> {
     if !claim(file, args)? {
         return Ok(());
     }
@@ -243,13 +257,16 @@ fn end(file: &mut NoteFile, args: &RecoverArgs, sessions: &mut Sessions, again: 
                 transfer.phase,
                 transfer.host.as_deref().unwrap_or("unknown")
             ));
+            let is_marked = transfer.is_of(note.direction, note.mark);
+            // Somebody else may have begun to write to a disk that was made for it.
+            let sure = sure && (again.is_none() || note.transfer.is_some() || is_marked);
             if !(sure || args.finalize) {
                 return Err(Failure::text(
                     Exit::Transfer,
                     format!(
                         "{shown}: the mount was gone before it knew its transfer, so this one{} may be \
                          somebody else's: if it is not, end it with --finalize",
-                        match note.is_proven(&transfer) {
+                        match is_marked {
                             true => ", which has the mark of its request,",
                             false => ", which does not have the mark of its request,",
                         }
@@ -284,7 +301,7 @@ fn end_transfer(
     disk: &str,
     destructive: bool,
     args: &RecoverArgs,
-    again: bool,
+    again: Option<Again>,
 ) -> Result<(), Failure> {
     let note = &file.note;
     let shown = note.mountpoint.display().to_string();
@@ -295,7 +312,7 @@ fn end_transfer(
     // It vouches for the head only after a message that has told of it.
     let at_all_costs = args.finalize && note.cause == Cause::HeadUnseen;
     if let Some(danger) = head::in_the_way(engine, note, transfer, at_all_costs)? {
-        if again && cost(note, true) == Cost::DiskOfOurs {
+        if again == Some(Again::WithNewDisk) && cost(note, true) == Cost::DiskOfOurs {
             return discard(engine, note, transfer, disk);
         }
         file.amend(|note| {

@@ -77,6 +77,9 @@ pub(crate) struct Volume {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct CopySettings {
     pub(crate) image: Image,
+    /// How the files of an upload's image are, as [`images::Source::stamps`] tells; they are opened later.
+    #[serde(default)]
+    pub(crate) stamps: Option<Vec<images::FileStamp>>,
     /// The bytes are compared at the end.
     pub(crate) verify: bool,
     pub(crate) disk: DiskSettings,
@@ -102,7 +105,7 @@ impl CopySettings {
             ));
         }
         let creates = matches!(choice, Choice::Create(_));
-        let mut disk = args.disk;
+        let (mut disk, mut stamps) = (args.disk, None);
         let image = match args.image == Path::new(STREAM) {
             true => {
                 if args.image_format.is_some_and(|format| format != ImageFormat::Raw) {
@@ -125,6 +128,7 @@ impl CopySettings {
                 let anywhere = args.allow_backing_elsewhere;
                 let source = images::Source::open_with(&path, format, images::Backing::of(anywhere));
                 let source = source.map_err(usage)?;
+                stamps = source.stamps().map(<[_]>::to_vec);
                 let wanted = choice.size(&disk, &section)?;
                 if let Some(size) = wanted.filter(|size| *size < source.size()) {
                     return Err(usage(format!(
@@ -156,6 +160,7 @@ impl CopySettings {
         let outcome = OutcomeSettings::gather(args.outcome, image.path(), &source)?;
         Ok(CopySettings {
             image,
+            stamps,
             outcome,
             verify: args.verify,
             disk: DiskSettings::gather(args.connection, source, trusted, Task::Upload, false)?,
@@ -206,6 +211,7 @@ impl CopySettings {
         let outcome = OutcomeSettings::gather(args.outcome, image.path(), &source)?;
         Ok(CopySettings {
             image,
+            stamps: None,
             outcome,
             verify: args.verify,
             disk: DiskSettings::gather(args.connection, source, trusted, Task::Download, true)?,

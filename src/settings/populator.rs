@@ -117,6 +117,7 @@ impl CopySettings {
                 force: true,
                 anywhere: false,
             },
+            stamps: None,
             verify: !args.no_verify && verify.transpose()?.unwrap_or(true),
             disk: DiskSettings {
                 unattended: true,

@@ -308,6 +308,113 @@ fn a_file_without_a_line_is_compared_and_never_replaced() {
     assert_free(&engine, "web01", &content);
 }
 
+/// The lines tell of a copy that was done, and of one that has taken its place since.
+#[test]
+fn a_disk_that_holds_another_image_by_now_is_neither_called_done_nor_written_over() {
+    let engine = Engine::start();
+    let (image, other) = (source(&engine, 82), source(&engine, 83));
+    once(&engine, "upload", &image, &made()).ok();
+    copy(&engine, "upload", &other, &existing(ID)).ok();
+    let ran = once(&engine, "upload", &image, &made());
+    assert_told(&ran, &[USAGE], &["has been written since", "leave --once out"]);
+    let third = source(&engine, 84);
+    let ran = once(&engine, "upload", &third, &made());
+    assert_told(&ran, &[USAGE], &["has been written", "leave --once out"]);
+    assert_free(&engine, ID, &other);
+    once(&engine, "upload", &other, &existing(ID)).ok();
+    assert_eq!((engine.transfers().len(), engine.disks().len()), (2, 1));
+}
+
+/// As where the lines of the run that has made it are in another file.
+#[test]
+fn a_disk_that_a_vm_has_is_not_what_a_killed_run_has_left() {
+    let engine = Engine::start();
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    engine.add_vms(&json!([{"name": "web", "attachments": [{"disk": disk.id}]}]));
+    let image = source(&engine, 89);
+    let new = words(&[
+        "--create",
+        "web01",
+        "--disk-id",
+        &disk.id,
+        "--storage-domain",
+        "data",
+    ]);
+    let ran = once(&engine, "upload", &image, &new);
+    assert_told(&ran, &[USAGE], &["is attached to a VM", "leave --once out"]);
+    assert_free(&engine, &disk.id, &content);
+    assert_nothing_deleted(&engine);
+}
+
+#[test]
+fn an_upload_that_was_done_and_has_failed_since_is_made_again() {
+    let engine = Engine::start();
+    let image = source(&engine, 85);
+    once(&engine, "upload", &image, &made()).ok();
+    let done = text(&outcomes(&engine));
+    let failed = done.replace("\"exit_status\":0", "\"exit_status\":7");
+    assert_ne!(done, failed);
+    fs::write(outcomes(&engine), done + &failed).unwrap();
+    once(&engine, "upload", &image, &made()).ok();
+    assert_eq!((engine.transfers().len(), engine.disks().len()), (2, 1));
+    assert_eq!(lines(&engine)[2]["attempt"], json!(3));
+}
+
+/// The last byte of the copy is long on the disk when the engine has ended its transfer.
+#[test]
+fn an_image_that_changes_between_its_copy_and_its_line_has_changed() {
+    let engine = Engine::start();
+    let image = source(&engine, 86);
+    engine.switch(&json!({"switch": "finalize_slow", "value": 8, "times": 1}));
+    let args = [made(), words(&["--once"])].concat();
+    let mut copying = Foreground::spawn(&mut command(&engine, "upload", &image, &args));
+    wait_until("the transfer is being finalized", 60, || {
+        let all = engine.transfers();
+        all.iter().any(|transfer| transfer.phase == "finalizing_success")
+    });
+    random_image(&image, 8 << 20, 9);
+    copying.wait(60);
+    assert_eq!(lines(&engine)[0]["exit_status"], json!(0));
+    let ran = once(&engine, "upload", &image, &made());
+    assert_told(&ran, &[USAGE], &["has changed since"]);
+}
+
+#[test]
+fn an_image_has_changed_where_its_backing_file_has() {
+    let engine = Engine::start();
+    let base = source(&engine, 87);
+    let image = engine.dir().join("top.qcow2");
+    let script = r#"qemu-img create -q -f qcow2 -F raw -b "$1" "$2""#;
+    sh(script, [base.to_str().unwrap(), image.to_str().unwrap()], 30).ok();
+    once(&engine, "upload", &image, &made()).ok();
+    once(&engine, "upload", &image, &made()).ok();
+    assert_eq!(engine.transfers().len(), 1);
+    random_image(&base, 8 << 20, 9);
+    let ran = once(&engine, "upload", &image, &made());
+    assert_told(&ran, &[USAGE], &["has changed since"]);
+}
+
+/// It is made for a run that was killed. A run that names it as a disk that is there would not make it again.
+#[test]
+fn a_disk_that_is_asked_for_as_one_that_is_there_is_never_removed_to_be_made_again() {
+    let engine = Engine::start();
+    let image = source(&engine, 88);
+    let args = [made(), words(&["--once"])].concat();
+    let mut killed = Foreground::spawn(&mut command(&engine, "upload", &image, &args));
+    wait_until("the transfer moves data", 60, || {
+        let all = engine.transfers();
+        all.iter().any(|transfer| transfer.phase == "transferring")
+    });
+    killed.signal(Signal::SIGKILL);
+    killed.wait(60);
+    engine.switch(&json!({"switch": "ticket_remove"}));
+    engine.switch(&json!({"switch": "pause_now"}));
+    let ran = once(&engine, "upload", &image, &existing(ID));
+    assert_told(&ran, &[7], &["is not finalized"]);
+    assert!(engine.disk(ID).is_some());
+    assert_nothing_deleted(&engine);
+}
+
 #[test]
 fn what_once_could_not_tell_again_is_refused_at_once() {
     let engine = Engine::start();

@@ -1,9 +1,12 @@
 //! One line of the file of `--outcome`: a copy that has ended. The names are a contract
 //! (`docs/many.md`), those of `--progress json` where both have a fact; more may be added.
 
+use std::io::{self, BufRead};
+
 use serde::{Deserialize, Serialize};
 
 use super::Which;
+use crate::images::FileStamp;
 
 /// What is known of a copy that has ended. A line without the names that are always there is none.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -62,6 +65,9 @@ pub(in crate::copying) struct Line {
     pub(super) image_size: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) image_modified: Option<i64>,
+    /// The same of each other file that an uploaded image needs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) image_others: Vec<FileStamp>,
 }
 
 impl Line {
@@ -69,14 +75,41 @@ impl Line {
     pub(super) fn is_about(&self, copy: &Which) -> bool {
         // A path that is not UTF-8 has no exact name here.
         let same_image = copy.image.to_str() == Some(&self.image);
-        let same_engine = self.engine == copy.engine || self.engine.is_none();
         let ids = [&self.disk, &self.disk_id];
         let same_disk = match (&copy.id, &copy.disk) {
             // The id of a new disk was chosen for this copy.
             (Some(id), _) => ids.into_iter().flatten().any(|one| one.eq_ignore_ascii_case(id)),
             (None, disk) => self.disk == *disk || (disk.is_some() && ids.contains(&disk)),
         };
-        self.task == copy.task && same_image && same_engine && same_disk
+        self.task == copy.task && same_image && self.is_of_engine(copy) && same_disk
+    }
+
+    /// True where it is about a disk of the same engine, or a transfer whose engine is not known.
+    pub(super) fn is_of_engine(&self, copy: &Which) -> bool {
+        self.engine == copy.engine || self.engine.is_none()
+    }
+
+    /// Keeps how the files of the image are, the image itself first.
+    pub(super) fn set_stamps(&mut self, stamps: &[FileStamp]) {
+        if let Some((&(size, modified), others)) = stamps.split_first() {
+            (self.image_size, self.image_modified) = (Some(size), Some(modified));
+            self.image_others = others.to_vec();
+        }
+    }
+
+    /// True where the files of the image are `stamps` now, as they were then.
+    pub(super) fn has_stamps(&self, stamps: &[FileStamp]) -> bool {
+        stamps.split_first().is_some_and(|(&(size, modified), others)| {
+            (self.image_size, self.image_modified) == (Some(size), Some(modified))
+                && self.image_others == others
+        })
+    }
+
+    /// Returns the id of the disk that it says was written, wholly or not. A run that was refused before it
+    /// had a transfer has written nothing.
+    pub(super) fn written(&self) -> Option<&str> {
+        let began = self.task == "upload" && self.transfer.is_some();
+        self.disk_id.as_deref().filter(|_| began)
     }
 
     /// True where it says that the copy was done; `verified`: and that the bytes were compared.
@@ -85,13 +118,14 @@ impl Line {
     }
 }
 
-/// Reads the lines of a file. What is no line of ours says nothing: one that broke off when a storage was
-/// full, or when its machine failed.
-pub(super) fn lines(text: &[u8]) -> Vec<Line> {
-    let lines = text.split(|byte| *byte == b'\n');
-    lines
-        .filter_map(|line| serde_json::from_slice(line).ok())
-        .collect()
+/// Reads the lines of a file one after the other. What is no line of ours says nothing: one that broke off
+/// when a storage was full, or when its machine failed.
+pub(super) fn lines(text: impl BufRead) -> impl Iterator<Item = io::Result<Line>> {
+    let lines = text.split(b'\n');
+    lines.filter_map(|line| match line {
+        Ok(line) => serde_json::from_slice(&line).ok().map(Ok),
+        Err(e) => Some(Err(e)),
+    })
 }
 
 #[cfg(test)]
@@ -184,6 +218,7 @@ mod tests {
     fn a_line_that_broke_off_says_nothing_and_hides_no_other() {
         let whole = serde_json::to_string(&done()).unwrap();
         let text = format!("{whole}\n{}\n\n[]\n{{}}\n{whole}\n", &whole[..whole.len() - 9]);
-        assert_eq!(lines(text.as_bytes()), [done(), done()]);
+        let read: Result<Vec<Line>, _> = lines(text.as_bytes()).collect();
+        assert_eq!(read.unwrap(), [done(), done()]);
     }
 }

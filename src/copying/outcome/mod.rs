@@ -14,9 +14,10 @@
 mod line;
 pub(super) mod once;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -27,11 +28,12 @@ use parking_lot::Mutex;
 use self::line::{Line, lines};
 use crate::block_hash::Checksum;
 use crate::failure::{Exit, Failure};
+use crate::images::{FileStamp, file_stamp};
 use crate::open_disk::DiskStatus;
 use crate::output::tell;
 use crate::process::identity::this_machine;
 use crate::process::lock::try_lock;
-use crate::process::{rights, spawn};
+use crate::process::spawn;
 use crate::settings::copy::CopySettings;
 use crate::settings::{Source, Task, Wanted};
 
@@ -105,14 +107,36 @@ fn name_of(task: Task) -> &'static str {
     }
 }
 
+/// The file as it was when the copy began. Lines are counted.
+#[derive(Default)]
+struct Earlier {
+    /// The lines that are about this copy.
+    own: Vec<(u64, Line)>,
+    /// The image that another copy has written to a disk last, by the disk's id, and whether that was done.
+    others: BTreeMap<String, (u64, String, bool)>,
+}
+
+impl Earlier {
+    /// Takes the next line of the file.
+    fn take(&mut self, number: u64, line: Line, copy: &Which) {
+        if line.is_about(copy) {
+            self.own.push((number, line));
+        } else if let Some(disk) = line.written().filter(|_| line.is_of_engine(copy)) {
+            let (disk, is_done) = (disk.to_ascii_lowercase(), line.is_done(false));
+            self.others.insert(disk, (number, line.image, is_done));
+        }
+    }
+}
+
 /// See the head of this file.
 pub(crate) struct Outcome {
     copy: Which,
     began: Instant,
     /// The file, until it has its line.
     kept: Mutex<Option<(PathBuf, File)>>,
-    /// Earlier lines of the file that are about this copy.
-    earlier: Vec<Line>,
+    earlier: Earlier,
+    /// How the files of the image were before the copy began, or are since they were made.
+    stamps: OnceLock<Vec<FileStamp>>,
     /// The bytes are to be compared.
     verify: bool,
 }
@@ -121,7 +145,17 @@ impl Outcome {
     /// Opens the file of `--outcome`, where there is one.
     pub(super) fn of(settings: &CopySettings) -> Result<Outcome, Failure> {
         let path = settings.outcome.as_ref().map(|outcome| outcome.path.as_path());
-        Outcome::open(path, Which::of(settings), settings.verify)
+        let outcome = Outcome::open(path, Which::of(settings), settings.verify)?;
+        if let Some(stamps) = &settings.stamps {
+            outcome.set_stamps(stamps.clone());
+        }
+        Ok(outcome)
+    }
+
+    /// Keeps how the files of the image are, so that a later run can tell whether they have changed since. It
+    /// is of a moment at which nobody else can have changed them behind the copy.
+    pub(super) fn set_stamps(&self, stamps: Vec<FileStamp>) {
+        let _ = self.stamps.set(stamps);
     }
 
     /// Opens the file at `path` for the outcome of `copy`; `verify`: its bytes are to be compared.
@@ -130,16 +164,16 @@ impl Outcome {
             copy,
             began: Instant::now(),
             kept: Mutex::default(),
-            earlier: Vec::new(),
+            earlier: Earlier::default(),
+            stamps: OnceLock::new(),
             verify,
         };
         if let Some(path) = path {
-            let (file, text) = open(path).map_err(|e| {
+            let (file, earlier) = open(path, &outcome.copy).map_err(|e| {
                 let text = format!("cannot use the file of --outcome, {}: {e}", path.display());
                 Failure::text(Exit::Usage, text)
             })?;
-            outcome.earlier = lines(&text);
-            outcome.earlier.retain(|line| line.is_about(&outcome.copy));
+            outcome.earlier = earlier;
             outcome.kept = Mutex::new(Some((path.to_owned(), file)));
         }
         Ok(outcome)
@@ -172,19 +206,18 @@ impl Outcome {
             line.bytes_written = disk.bytes_written;
             line.bytes_zeroed = disk.bytes_zeroed;
         }
-        let image = self.copy.image.clone();
+        if let Some(stamps) = self.stamps.get() {
+            line.set_stamps(stamps);
+        }
         let (done, written) = bounded(1);
         let write = move || {
-            (line.image_size, line.image_modified) = stamp(&image).unzip();
             let result = append(&file, &line);
             // The next one may have the lock.
             drop(file);
             let _ = done.send(result);
         };
-        // The image may be in a folder that only root may look into.
-        let started = rights::with(move || spawn("outcome", write).map(drop));
-        let kept = match started {
-            Ok(()) => written
+        let kept = match spawn("outcome", write) {
+            Ok(_) => written
                 .recv_timeout(PATIENCE)
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
             Err(failure) => Err(io::Error::other(failure.to_string())),
@@ -220,28 +253,31 @@ impl Outcome {
             unverified: unverified.map(str::to_owned),
             exit_status: code,
             message: message.map(str::to_owned),
-            attempt: self.earlier.len() as u64 + 1,
+            attempt: self.earlier.own.len() as u64 + 1,
             machine: this_machine(),
             ..Line::default()
         }
     }
 }
 
-/// Opens the file, and reads what it has.
-fn open(path: &Path) -> io::Result<(File, Vec<u8>)> {
+/// Opens the file, and reads what it has for `copy`.
+fn open(path: &Path, copy: &Which) -> io::Result<(File, Earlier)> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o666);
     // A pipe, a terminal and their like have no earlier lines.
     let is_file = std::fs::metadata(path).map_or(true, |meta| meta.is_file());
     let file = options.read(is_file).open(path)?;
-    let mut text = Vec::new();
+    let mut earlier = Earlier::default();
     if is_file {
-        (&file).take(MAX_BYTES + 1).read_to_end(&mut text)?;
-        if text.len() as u64 > MAX_BYTES {
+        if file.metadata()?.len() > MAX_BYTES {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
+        let text = BufReader::new((&file).take(MAX_BYTES));
+        for (number, line) in (0..).zip(lines(text)) {
+            earlier.take(number, line?, copy);
+        }
     }
-    Ok((file, text))
+    Ok((file, earlier))
 }
 
 /// Appends `line`, and waits until it is on the storage.
@@ -266,11 +302,9 @@ fn append(mut file: &File, line: &Line) -> io::Result<()> {
     }
 }
 
-/// The length of a file, and the time of its last change in nanoseconds; `None` for what is no file.
-fn stamp(image: &Path) -> Option<(u64, i64)> {
-    let meta = std::fs::metadata(image).ok().filter(std::fs::Metadata::is_file)?;
-    let nanoseconds = meta.mtime().saturating_mul(1_000_000_000);
-    Some((meta.len(), nanoseconds.saturating_add(meta.mtime_nsec())))
+/// How the file `path` is now; `None` for what is no file.
+fn stamp(path: &Path) -> Option<FileStamp> {
+    std::fs::metadata(path).ok().as_ref().and_then(file_stamp)
 }
 
 #[cfg(test)]
@@ -297,7 +331,7 @@ mod tests {
             }
         });
         let text = std::fs::read(&path).unwrap();
-        let mut images: Vec<String> = lines(&text).into_iter().map(|line| line.image).collect();
+        let mut images: Vec<String> = lines(&text[..]).map(|line| line.unwrap().image).collect();
         images.sort();
         images.dedup();
         assert_eq!(images.len(), 20, "{images:?}");
@@ -311,7 +345,8 @@ mod tests {
         outcome(&path, "/srv/a").failed(&Failure::text(Exit::Transfer, "refused"));
         outcome(&path, "/srv/b").end(None, 0, None, None);
         outcome(&path, "/srv/a").end(None, 0, None, None);
-        let told = lines(&std::fs::read(&path).unwrap());
+        let text = std::fs::read(&path).unwrap();
+        let told: Vec<Line> = lines(&text[..]).map(Result::unwrap).collect();
         let facts: Vec<_> = told.iter().map(|line| (line.attempt, line.exit_status)).collect();
         assert_eq!(facts, [(1, 4), (1, 0), (2, 0)]);
         let why: Vec<_> = told.iter().map(|line| line.unverified.as_deref()).collect();

@@ -5,8 +5,11 @@
 //! done              image of a download unchanged                     nothing: it is done
 //! done              image of an upload unchanged, disk there and ok   nothing: it is done
 //! done              image of an upload changed, disk there            refused: one of them is not to be lost
+//! done, another     disk there, written from another image            refused, likewise
+//! done, failed      disk there, a later run has failed                copied, as if nothing had been done
 //! done              disk gone                                         copied, as if nothing had been done
 //! -                 image of a download is there                      compared with the disk, not replaced
+//! -                 disk of --disk-id is there, and a VM has it       refused, likewise
 //! -                 disk of --disk-id is there                        copied into that disk
 //! -                 neither                                           copied
 //! ```
@@ -18,15 +21,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::line::Line;
 use super::{Outcome, Proven, stamp};
 use crate::block_hash::{Method, Watch};
 use crate::copying::CopyError;
 use crate::engine::{Disk, Engine, Interrupt};
 use crate::failure::{Exit, Failure};
-use crate::images::Source as ImageSource;
+use crate::images::{FileStamp, Source as ImageSource};
 use crate::logging::plain;
 use crate::open_disk::{Expected, OpenDisk};
 use crate::output::inform;
+use crate::process::rights;
 use crate::settings::copy::{CopySettings, Image};
 use crate::settings::{EngineSource, Source, Task, Wanted};
 
@@ -38,17 +43,23 @@ impl Outcome {
             return Ok(false);
         }
         let verify = settings.verify;
-        let line = self.earlier.iter().rev().find(|line| line.is_done(verify));
-        let now = stamp(&self.copy.image).unzip();
-        let unchanged = line.is_some_and(|line| (line.image_size, line.image_modified) == now);
-        let done = match (settings.disk.task, &mut settings.disk.source) {
-            (Task::Upload, Source::Engine(source)) => {
-                let id = line.and_then(|line| line.disk_id.as_deref());
-                self.is_uploaded(source, id, unchanged)?
+        let mut own = self.earlier.own.iter().rev();
+        let line = own.find(|(_, line)| line.is_done(verify));
+        let now = match settings.disk.task {
+            Task::Upload => settings.stamps.clone(),
+            _ => {
+                let image = self.copy.image.clone();
+                // It may be in a folder that only root may look into.
+                rights::with(move || stamp(&image)).map(|stamp| vec![stamp])
             }
-            _ => unchanged && now.0.is_some(),
         };
-        if let Some(line) = line.filter(|_| done) {
+        let now = now.unwrap_or_default();
+        let unchanged = line.is_some_and(|(_, line)| line.has_stamps(&now));
+        let done = match (settings.disk.task, &mut settings.disk.source) {
+            (Task::Upload, Source::Engine(source)) => self.is_uploaded(source, line, unchanged)?,
+            _ => unchanged,
+        };
+        if let Some((_, line)) = line.filter(|_| done) {
             inform(plain(&format!(
                 "nothing is copied: {} of {} is done, and still there ({})",
                 self.copy.task,
@@ -62,11 +73,11 @@ impl Outcome {
         Ok(done)
     }
 
-    /// Looks in the engine for the disk `done` that an earlier run has written.
+    /// Looks in the engine for the disk that an earlier run has written, as the line `done` says.
     fn is_uploaded(
         &self,
         source: &mut EngineSource,
-        done: Option<&str>,
+        done: Option<&(u64, Line)>,
         unchanged: bool,
     ) -> Result<bool, Failure> {
         let engine = Engine::login(&source.account, &Interrupt::default())?;
@@ -87,12 +98,61 @@ impl Outcome {
                     disk.id, disk.name, new.name
                 )));
             }
+        }
+        let is_it = |line: &Line| {
+            let id = line.disk_id.as_deref();
+            id.is_some_and(|id| id.eq_ignore_ascii_case(&disk.id))
+        };
+        let done = done.filter(|(_, line)| is_it(line)).map(|(number, _)| *number);
+        let is_chosen = matches!(source.wanted, Wanted::New(_));
+        self.check_others(&disk, done, is_chosen)?;
+        let last = self.earlier.own.iter().rev().map(|(_, line)| line);
+        let last = last
+            .filter(|line| line.written().is_some())
+            .find(|line| is_it(line));
+        let has_failed = last.is_some_and(|line| line.exit_status != 0);
+        if is_chosen && disk.attached && done.is_none() && !has_failed {
+            // The lines may be in another file.
+            return Err(refused(&format!(
+                "disk {} ({}) is attached to a VM, so it is not what a killed run has left: leave --once out, \
+                 and name it with --disk, to write it over the disk",
+                disk.id, disk.name
+            )));
+        }
+        if is_chosen {
             source.wanted = Wanted::Existing(disk.id.clone());
         }
-        let is_it = done.is_some_and(|id| id.eq_ignore_ascii_case(&disk.id));
-        match is_it {
-            true => self.stands(&disk, unchanged),
-            false => Ok(false),
+        let Some(done) = done else {
+            return Ok(false);
+        };
+        let mut later = self.earlier.own.iter().filter(|(number, _)| *number > done);
+        // What it has left is known of no byte.
+        match later.any(|(_, line)| line.written().is_some() && is_it(line)) {
+            true => Ok(false),
+            false => self.stands(&disk, unchanged),
+        }
+    }
+
+    /// Refuses a disk that another copy has written since the line number `done`; where there is none, one
+    /// whose id was `chosen` for this copy and that holds another image.
+    fn check_others(&self, disk: &Disk, done: Option<u64>, chosen: bool) -> Result<(), Failure> {
+        let other = self.earlier.others.get(&disk.id.to_ascii_lowercase());
+        let Some((number, image, is_done)) = other else {
+            return Ok(());
+        };
+        let (in_the_way, since) = match done {
+            Some(done) => (*number > done, " since"),
+            None => (chosen && *is_done, ""),
+        };
+        match in_the_way {
+            false => Ok(()),
+            true => Err(refused(&format!(
+                "disk {} ({}) has been written{since} from {image}, and not from {}: leave --once out, \
+                 and name it with --disk, to write it over the disk",
+                disk.id,
+                disk.name,
+                self.copy.image.display()
+            ))),
         }
     }
 
@@ -195,5 +255,10 @@ impl Comparison {
 
     pub(in crate::copying) fn stop(&self) {
         self.watch.stop();
+    }
+
+    /// How the image was when it was opened.
+    pub(in crate::copying) fn stamps(&self) -> Option<Vec<FileStamp>> {
+        self.image.stamps().map(<[_]>::to_vec)
     }
 }
