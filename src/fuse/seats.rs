@@ -2,7 +2,8 @@
 //!
 //! The session's threads serve all files of a mount. Where there are several, requests to a disk that answers
 //! nothing could take every thread, and hold up the other disks with them. So each file has only so many
-//! *seats* in the session's threads. A request that finds none goes on in a thread of its own, up to
+//! *seats* in the session's threads, and all files together leave a few of these threads free: many disks may
+//! be on one host that answers nothing. A request that finds no seat goes on in a thread of its own, up to
 //! [`MAX_APART`] of them at a time; beyond these it takes a session thread after all. A file that is alone
 //! has all seats.
 
@@ -28,11 +29,19 @@ const LEFT_OVER: usize = 2;
 pub(super) struct Seats {
     /// The number for each file.
     of_file: usize,
+    /// Those of all files that are taken, where there are several.
+    taken: AtomicUsize,
     apart: AtomicUsize,
 }
 
 /// One of the places that are counted in `0`, until it is dropped.
 struct Taken<'a>(&'a AtomicUsize);
+
+/// A seat: a place among those of its file, and among those of all files.
+struct Seat<'a> {
+    _of_file: Taken<'a>,
+    _of_all: Option<Taken<'a>>,
+}
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
@@ -54,8 +63,19 @@ impl Seats {
                 ..=1 => usize::MAX,
                 files => ((SESSION_THREADS - LEFT_OVER) / files).max(1),
             },
+            taken: AtomicUsize::new(0),
             apart: AtomicUsize::new(0),
         }
+    }
+
+    /// Takes a seat of a file, of which so many are taken, if there is one.
+    fn take<'a>(&'a self, of_file: &'a AtomicUsize) -> Option<Seat<'a>> {
+        let _of_file = take(of_file, self.of_file)?;
+        let _of_all = match self.of_file {
+            usize::MAX => None,
+            _ => Some(take(&self.taken, SESSION_THREADS - LEFT_OVER)?),
+        };
+        Some(Seat { _of_file, _of_all })
     }
 }
 
@@ -68,7 +88,7 @@ impl DiskFs {
         let Ok(file) = self.0.file(ino) else {
             return work(&self.0);
         };
-        match take(&file.seated, self.0.seats.of_file) {
+        match self.0.seats.take(&file.seated) {
             Some(_seat) => work(&self.0),
             None => self.apart(Box::new(work)),
         }
@@ -84,7 +104,7 @@ impl DiskFs {
         let Ok(file) = self.0.file(ino) else {
             return work(&self.0, data);
         };
-        match take(&file.seated, self.0.seats.of_file) {
+        match self.0.seats.take(&file.seated) {
             Some(_seat) => work(&self.0, data),
             None => {
                 let data = data.to_vec();
@@ -134,6 +154,17 @@ mod tests {
             );
         }
         assert_eq!(Seats::of(100).of_file, 1);
+    }
+
+    #[test]
+    fn more_files_than_session_threads_leave_some_of_these_free() {
+        let (seats, files) = (Seats::of(30), [const { AtomicUsize::new(0) }; 30]);
+        let taken: Vec<Seat> = files.iter().filter_map(|file| seats.take(file)).collect();
+        assert_eq!(taken.len(), SESSION_THREADS - LEFT_OVER);
+        drop(taken);
+        let (seats, alone) = (Seats::of(1), AtomicUsize::new(0));
+        let taken: Vec<Seat> = (0..100).filter_map(|_| seats.take(&alone)).collect();
+        assert_eq!(taken.len(), 100);
     }
 
     #[test]

@@ -10,11 +10,13 @@ const MAX_BYTES: usize = 255;
 /// The name that is kept for what a mount itself has to tell.
 const RESERVED: &str = ".rhv-mount";
 
-/// Returns a name for each of `disks`, given by their ids and names.
-pub(super) fn file_names(disks: &[(&str, &str)]) -> Vec<String> {
+/// Returns a name for each of `disks`, given by their ids and names. Those `beside` them have no files now.
+/// They may have some at the next mount, and a name that one of them shares would then be another disk's.
+pub(super) fn file_names(disks: &[(&str, &str)], beside: &[(&str, &str)]) -> Vec<String> {
     let is_anothers = |n: usize, name: &str| {
-        let mut others = disks.iter().enumerate().filter(|(other, _)| *other != n);
-        others.any(|(_, (id, its_name))| name == *its_name || name.eq_ignore_ascii_case(id))
+        let others = disks.iter().enumerate().filter(|(other, _)| *other != n);
+        let mut others = others.map(|(_, other)| other).chain(beside);
+        others.any(|(id, its_name)| name == *its_name || name.eq_ignore_ascii_case(id))
     };
     let mut taken = HashSet::new();
     let mut names = Vec::with_capacity(disks.len());
@@ -80,7 +82,17 @@ mod tests {
             "id12",
             "id13",
         ];
-        assert_eq!(file_names(&disks), expected);
+        assert_eq!(file_names(&disks, &[]), expected);
+    }
+
+    /// The one may be active today and the other one tomorrow.
+    #[test]
+    fn a_name_that_a_disk_without_a_file_has_too_is_no_files() {
+        let (data, other) = (("id1", "data"), ("id2", "data"));
+        assert_eq!(file_names(&[data], &[other]), ["id1"]);
+        assert_eq!(file_names(&[other], &[data]), ["id2"]);
+        assert_eq!(file_names(&[("id3", "ID1")], &[data]), ["id3"]);
+        assert_eq!(file_names(&[data], &[("id4", "web")]), ["data"]);
     }
 
     proptest! {
@@ -90,7 +102,7 @@ mod tests {
         ) {
             let disks = disks.iter().map(|(id, name)| (id.as_str(), name.as_str()));
             let disks: Vec<(&str, &str)> = disks.collect();
-            let names = file_names(&disks);
+            let names = file_names(&disks, &[]);
             prop_assert!(names.iter().all(|name| is_safe(name)), "{names:?}");
             let different: HashSet<&String> = names.iter().collect();
             prop_assert_eq!(different.len(), disks.len(), "{:?}", names);

@@ -92,7 +92,9 @@ fn of_vm(
         .iter()
         .map(|one| (one.disk.id.as_str(), one.disk.name.as_str()))
         .collect();
-    let names = file_names(&ids);
+    let left_out = vm.left_out.iter();
+    let left_out: Vec<(&str, &str)> = left_out.map(|one| (one.id.as_str(), one.name.as_str())).collect();
+    let names = file_names(&ids, &left_out);
     for (one, name) in all.into_iter().zip(names) {
         let file_name = OsString::from(name);
         match one.open {

@@ -57,6 +57,7 @@ mod unread;
 mod unseen;
 mod verified;
 mod vm_failing;
+mod vm_many;
 mod vm_mounts;
 mod vm_refused;
 mod vm_writing;

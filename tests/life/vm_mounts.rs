@@ -239,6 +239,16 @@ fn names_that_no_file_can_have_or_that_collide_become_ids() {
         sh(r#"cmp "$1" "$2""#, [&mount.mountpoint().join(name), content], 60).ok();
     }
     mount.umount().ok();
+    // The same disk is found under the same name while its namesake is not active.
+    engine.change_vm(
+        "web",
+        &json!({"attachments": [{"disk": disks[1].0.id, "active": false}]}),
+    );
+    let mount = engine.mounting(vm("web")).start();
+    let names = files(mount.mountpoint());
+    assert!(names.contains_key(&disks[0].0.id), "{names:?}");
+    assert!(!names.contains_key("same"), "{names:?}");
+    mount.umount().ok();
 }
 
 #[test]
