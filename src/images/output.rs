@@ -171,7 +171,7 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
     let temporary = Temporary::create(path, false)?;
     let written = temporary.file().write_all_at(bytes, 0);
     written.map_err(ImageError::io("write", path))?;
-    temporary.publish()
+    temporary.publish().map(drop)
 }
 
 /// The error of a write that comes too late.
