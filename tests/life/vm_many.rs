@@ -19,7 +19,7 @@ fn names_are_answered_while_a_program_waits_for_each_of_thirty_disks() {
     for n in 0..DISKS {
         engine.add_disk(&json!({"name": format!("d{n}"), "size": MIB, "format": "raw", "vm": "many"}));
     }
-    let mount = engine.mounting(vm("many")).start();
+    let mount = engine.mounting(vm("many")).log_level("debug").start();
     let point = mount.mountpoint();
     assert_eq!(files(point).len(), DISKS);
     let stalled = engine.stall_storage();
