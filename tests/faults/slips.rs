@@ -22,7 +22,7 @@ fn a_misspelt_subcommand_is_answered_and_nothing_is_made_of_it() {
         (&["-f", "unmout", "/mnt"], "did you mean `unmount`"),
         (&["--read-only", "Recover"], "did you mean `recover`"),
         (&["restore"], "`restore` is not built yet"),
-        (&["backup", "--", "true"], "`backup` is not built yet"),
+        (&["restore", "--", "true"], "`restore` is not built yet"),
     ] {
         let ran = within(dir.path(), &server.url(), args);
         assert_eq!(ran.code, Some(USAGE), "{ran}");
