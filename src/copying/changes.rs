@@ -160,10 +160,12 @@ pub(crate) fn fill_changes(
         };
         Some(start..end)
     };
-    in_parallel(connections, stop, || {
+    // Copies of other disks share `stop`, and go on where this one fails.
+    let failed = AtomicBool::new(false);
+    in_parallel(connections, &failed, || {
         let mut buffer = Vec::new();
         while let Some(range) = next() {
-            if stop.load(Ordering::Relaxed) {
+            if stop.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed) {
                 return Err(CopyError::Stopped);
             }
             buffer.resize((range.end - range.start) as usize, 0);
