@@ -13,7 +13,7 @@ use crossbeam::channel::{RecvTimeoutError, unbounded};
 use super::manifest::{Entry, Mode};
 use super::shared::{Backed, Shared};
 use crate::amounts;
-use crate::block_hash::Method;
+use crate::block_hash::{Bytes, Method, Run};
 use crate::copying::{self, Changes};
 use crate::engine::VmDisk;
 use crate::failure::{Exit, Failure};
@@ -197,12 +197,45 @@ fn verify(
             format!("{name} has another size than the disk"),
         ));
     }
+    let read = AsItReads {
+        source: &source,
+        parallel: open.connections(),
+    };
     let hash = open.verify(
-        Expected::Bytes(&source, name),
+        Expected::Bytes(&read, name),
         Method::default(),
         &shared.stop.watch,
     )?;
     Ok((hash, file_size))
+}
+
+/// A file, with those below it. One that can't be read is a reason for a whole copy, as one is that holds other
+/// bytes. Its disk's share of the connections is the bound on the blocks that are in memory.
+struct AsItReads<'a> {
+    source: &'a Source,
+    parallel: usize,
+}
+
+impl Bytes for AsItReads<'_> {
+    fn size(&self) -> u64 {
+        self.source.size()
+    }
+
+    fn run_at(&self, offset: u64) -> Result<Run, Failure> {
+        Bytes::run_at(self.source, offset).map_err(as_loss)
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Failure> {
+        Bytes::read_at(self.source, buf, offset).map_err(as_loss)
+    }
+
+    fn parallel(&self) -> Option<usize> {
+        Some(self.parallel)
+    }
+}
+
+fn as_loss(failure: Failure) -> Failure {
+    Failure::text(Exit::DataLoss, failure)
 }
 
 /// Ends the transfer of a disk; returns what has failed.

@@ -218,6 +218,17 @@ fn a_chain_that_has_changed_here_means_a_whole_copy_in_the_same_backup() {
     });
 }
 
+/// The first L2 table of the image lies behind its header and its L1 table.
+#[test]
+fn a_chain_that_can_not_be_read_here_means_a_whole_copy_in_the_same_backup() {
+    whole_after(&[], "is copied as a whole", |engine, disks| {
+        let path = root_file(engine, disks);
+        let mut bytes = fs::read(&path).expect("the file");
+        bytes[2 << 16..3 << 16].fill(0x3f);
+        fs::write(path, bytes).expect("damage the table");
+    });
+}
+
 #[test]
 fn extents_that_do_not_tell_zeros_are_data() {
     let (engine, disks, _) = after(&[], |engine, _| {
