@@ -28,8 +28,8 @@ use crate::settings::DiskSettings;
 /// How often the end of a transfer is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Makes the file of `disk`, with share number `n` of `count` of connections and memory. `changes`: the engine
-/// knows what has changed in it.
+/// Makes the file of `disk`, with share number `n` of `count` of connections and memory. The engine knows what
+/// has changed in it where `changes` is set.
 pub(super) fn copy(shared: &Shared<'_>, disk: &VmDisk, changes: bool, (n, count): (usize, usize)) -> Backed {
     let failed = |failure, again| Backed {
         entry: Err(failure),
@@ -209,8 +209,8 @@ fn verify(
     Ok((hash, file_size))
 }
 
-/// A file, with those below it. One that can't be read is a reason for a whole copy, as one is that holds other
-/// bytes. Its disk's share of the connections is the bound on the blocks that are in memory.
+/// A file, with those below it. One that can't be read is a reason for a whole copy, as one is that holds
+/// other bytes. Its disk's share of the connections is the bound on the blocks that are in memory.
 struct AsItReads<'a> {
     source: &'a Source,
     parallel: usize,
