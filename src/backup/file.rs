@@ -5,6 +5,8 @@
 //! will read. Where a server has no block hash, the disk is read a second time.
 
 use std::cell::RefCell;
+use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,8 +101,10 @@ fn full(shared: &Shared<'_>, disk: &VmDisk, open: &Arc<OpenDisk>, memory: u64) -
     let (target, size) = (shared.settings.dir.join(&name), open.disk().capacity());
     let output = rights::with(move || Output::create(&target, Format::Qcow2, size, false));
     let output = noted(open, output.map_err(local)?);
-    let output = copying::fill(open, output, memory, &shared.stop.copying)?;
-    publish(shared, disk, open, output, (name, Mode::Full, None))
+    let part = path_of(&output);
+    let made = copying::fill(open, output, memory, &shared.stop.copying)
+        .and_then(|output| publish(shared, disk, open, output, (name, Mode::Full, None)));
+    made.inspect_err(|_| remove_part(part))
 }
 
 /// What became of an incremental copy.
@@ -136,9 +140,25 @@ fn incremental(
     let (target, below) = (shared.settings.dir.join(&name), backing.to_owned());
     let output = rights::with(move || Output::create_over(&target, size, &below));
     let output = noted(open, output.map_err(local)?);
-    let output = copying::fill_changes(open, output, memory, &shared.stop.copying, &changes)?;
-    let made = (name, Mode::Incremental, Some(backing.to_owned()));
-    publish(shared, disk, open, output, made).map(|entry| Made::Entry(Box::new(entry)))
+    let part = path_of(&output);
+    let named = (name, Mode::Incremental, Some(backing.to_owned()));
+    let made = copying::fill_changes(open, output, memory, &shared.stop.copying, &changes)
+        .and_then(|output| publish(shared, disk, open, output, named));
+    let entry = made.inspect_err(|_| remove_part(part))?;
+    Ok(Made::Entry(Box::new(entry)))
+}
+
+/// The path of a file that has not got its name.
+fn path_of(output: &Output) -> Option<PathBuf> {
+    output.unfinished().map(|(path, _)| path.to_owned())
+}
+
+/// Removes a file that has failed. It is gone already, unless root has made it in another user's directory:
+/// this thread may remove nothing there.
+fn remove_part(part: Option<PathBuf>) {
+    if let Some(part) = part {
+        let _ = rights::with(move || fs::remove_file(part));
+    }
 }
 
 /// Notes the file until it is whole.
