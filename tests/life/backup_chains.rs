@@ -176,6 +176,17 @@ fn a_checkpoint_that_is_gone_or_invalid_means_a_whole_copy() {
     });
 }
 
+/// It may go after it was looked for.
+#[test]
+fn a_checkpoint_that_the_engine_refuses_means_a_whole_copy_in_the_same_run() {
+    whole_after(&[], "every disk is copied as a whole", |engine, _| {
+        engine.switch(
+            &json!({"switch": "fault", "times": 1, "match": "^POST .*/backups(\\?.*)?$",
+            "value": {"status": 400, "detail": "[Cannot backup VM: The specified checkpoint is invalid.]"}}),
+        );
+    });
+}
+
 /// The engine loses the whole chain then (event 10791).
 #[test]
 fn a_redefinition_that_fails_means_a_whole_copy_in_the_same_run() {
