@@ -151,7 +151,8 @@ fn is_whole(entry: &Entry, manifests: &[Manifest], dir: &Path) -> Result<(), Str
         let Some(known) = known else {
             return Err(format!("no manifest names {file}, which its last file needs"));
         };
-        match fs::metadata(dir.join(file)) {
+        let path = dir.join(file);
+        match rights::with(move || fs::metadata(path)) {
             Ok(meta) if meta.len() == known.file_size => {}
             Ok(_) => return Err(format!("{file} has another length than it had")),
             Err(e) => return Err(format!("{file}, which its last file needs: {e}")),

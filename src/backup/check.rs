@@ -16,6 +16,11 @@ use crate::output::{report, tell};
 pub(crate) fn check(dir: &Path) -> Result<u8, Failure> {
     let unreadable_dir = |e| Failure::text(Exit::Usage, format!("cannot read {}: {e}", dir.display()));
     let (manifests, unreadable) = Manifest::all(dir).map_err(unreadable_dir)?;
+    if manifests.is_empty() && unreadable.is_empty() {
+        // A file system that is not mounted looks like this, and nothing of it is good.
+        let none = plain(&format!("{} has no backups", dir.display()));
+        return Err(Failure::text(Exit::Usage, none));
+    }
     let (mut good, mut bad) = (0, 0);
     for (path, why) in &unreadable {
         bad += 1;
@@ -106,4 +111,18 @@ pub(super) fn unnamed(dir: &Path, named: &BTreeSet<&str>) -> std::io::Result<Vec
     }
     found.sort();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_without_backups_is_not_good() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.qcow2"), "of another program").unwrap();
+        let failure = check(folder.path()).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.to_string().contains("has no backups"), "{failure}");
+    }
 }

@@ -5,6 +5,8 @@
 //! will read. Where a server has no block hash, the disk is read a second time.
 
 use std::cell::RefCell;
+use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use crossbeam::channel::{RecvTimeoutError, unbounded};
 use super::manifest::{Entry, Mode};
 use super::shared::{Backed, Shared};
 use crate::amounts;
-use crate::block_hash::Method;
+use crate::block_hash::{Bytes, Method, Run};
 use crate::copying::{self, Changes};
 use crate::engine::VmDisk;
 use crate::failure::{Exit, Failure};
@@ -28,8 +30,8 @@ use crate::settings::DiskSettings;
 /// How often the end of a transfer is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Makes the file of `disk`, with share number `n` of `count` of connections and memory. `changes`: the engine
-/// knows what has changed in it.
+/// Makes the file of `disk`, with share number `n` of `count` of connections and memory. The engine knows what
+/// has changed in it where `changes` is set.
 pub(super) fn copy(shared: &Shared<'_>, disk: &VmDisk, changes: bool, (n, count): (usize, usize)) -> Backed {
     let failed = |failure, again| Backed {
         entry: Err(failure),
@@ -99,8 +101,10 @@ fn full(shared: &Shared<'_>, disk: &VmDisk, open: &Arc<OpenDisk>, memory: u64) -
     let (target, size) = (shared.settings.dir.join(&name), open.disk().capacity());
     let output = rights::with(move || Output::create(&target, Format::Qcow2, size, false));
     let output = noted(open, output.map_err(local)?);
-    let output = copying::fill(open, output, memory, &shared.stop.copying)?;
-    publish(shared, disk, open, output, (name, Mode::Full, None))
+    let part = path_of(&output);
+    let made = copying::fill(open, output, memory, &shared.stop.copying)
+        .and_then(|output| publish(shared, disk, open, output, (name, Mode::Full, None)));
+    made.inspect_err(|_| remove_part(part))
 }
 
 /// What became of an incremental copy.
@@ -136,9 +140,25 @@ fn incremental(
     let (target, below) = (shared.settings.dir.join(&name), backing.to_owned());
     let output = rights::with(move || Output::create_over(&target, size, &below));
     let output = noted(open, output.map_err(local)?);
-    let output = copying::fill_changes(open, output, memory, &shared.stop.copying, &changes)?;
-    let made = (name, Mode::Incremental, Some(backing.to_owned()));
-    publish(shared, disk, open, output, made).map(|entry| Made::Entry(Box::new(entry)))
+    let part = path_of(&output);
+    let named = (name, Mode::Incremental, Some(backing.to_owned()));
+    let made = copying::fill_changes(open, output, memory, &shared.stop.copying, &changes)
+        .and_then(|output| publish(shared, disk, open, output, named));
+    let entry = made.inspect_err(|_| remove_part(part))?;
+    Ok(Made::Entry(Box::new(entry)))
+}
+
+/// The path of a file that has not got its name.
+fn path_of(output: &Output) -> Option<PathBuf> {
+    output.unfinished().map(|(path, _)| path.to_owned())
+}
+
+/// Removes a file that has failed. It is gone already, unless root has made it in another user's directory:
+/// this thread may remove nothing there.
+fn remove_part(part: Option<PathBuf>) {
+    if let Some(part) = part {
+        let _ = rights::with(move || fs::remove_file(part));
+    }
 }
 
 /// Notes the file until it is whole.
@@ -197,12 +217,45 @@ fn verify(
             format!("{name} has another size than the disk"),
         ));
     }
+    let read = AsItReads {
+        source: &source,
+        parallel: open.connections(),
+    };
     let hash = open.verify(
-        Expected::Bytes(&source, name),
+        Expected::Bytes(&read, name),
         Method::default(),
         &shared.stop.watch,
     )?;
     Ok((hash, file_size))
+}
+
+/// A file, with those below it. One that can't be read is a reason for a whole copy, as one is that holds
+/// other bytes. Its disk's share of the connections is the bound on the blocks that are in memory.
+struct AsItReads<'a> {
+    source: &'a Source,
+    parallel: usize,
+}
+
+impl Bytes for AsItReads<'_> {
+    fn size(&self) -> u64 {
+        self.source.size()
+    }
+
+    fn run_at(&self, offset: u64) -> Result<Run, Failure> {
+        Bytes::run_at(self.source, offset).map_err(as_loss)
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Failure> {
+        Bytes::read_at(self.source, buf, offset).map_err(as_loss)
+    }
+
+    fn parallel(&self) -> Option<usize> {
+        Some(self.parallel)
+    }
+}
+
+fn as_loss(failure: Failure) -> Failure {
+    Failure::text(Exit::DataLoss, failure)
 }
 
 /// Ends the transfer of a disk; returns what has failed.

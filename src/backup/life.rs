@@ -115,18 +115,20 @@ impl Life {
         let noted = note_backup(&mut note, &started);
         let ready = noted.and_then(|()| Ok(engine.wait_for_backup(&vm.id, started)?));
         let failure = match ready {
-            Ok(Readiness::Ready(backup)) => {
-                note_backup(&mut note, &backup)?;
-                return Ok(Begun::Life(Box::new(Life {
-                    engine: patient,
-                    vm: vm.clone(),
-                    note,
-                    backup,
-                    from: base.map(|base| base.checkpoint.clone()),
-                    manifest,
-                    time: naming::time(begun),
-                })));
-            }
+            Ok(Readiness::Ready(backup)) => match note_backup(&mut note, &backup) {
+                Ok(()) => {
+                    return Ok(Begun::Life(Box::new(Life {
+                        engine: patient,
+                        vm: vm.clone(),
+                        note,
+                        backup,
+                        from: base.map(|base| base.checkpoint.clone()),
+                        manifest,
+                        time: naming::time(begun),
+                    })));
+                }
+                Err(failure) => failure,
+            },
             Ok(Readiness::Failed(why)) if base.is_some() => {
                 note.remove();
                 return Ok(Begun::FullNeeded(why));

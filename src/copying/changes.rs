@@ -3,6 +3,9 @@
 //! The image has whole clusters, so what is dirty grows to them, and all of a cluster is read from the disk:
 //! what is clean in it has the guest's bytes there, too. What reads as zeros is written as zeros, as the file
 //! below may have data in its place.
+//!
+//! A disk that has changed in very many places takes no more memory: what lies between two changes is read
+//! with them then, the shorter stretches first.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,6 +24,9 @@ use crate::remote::DirtyExtent;
 /// Lower bound on a request, in bytes: a multiple of a cluster.
 const MIN_REQUEST_BYTES: u64 = 512 << 10;
 
+/// Upper bound on the ranges in a list: 2 MiB of them.
+const MAX_RANGES: usize = 1 << 17;
+
 /// See the head of this file. Each range has whole clusters, but for one at the end of the disk.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changes {
@@ -30,6 +36,10 @@ pub(crate) struct Changes {
     /// In ascending order, apart from each other.
     data: Vec<Range<u64>>,
     zeros: Vec<Range<u64>>,
+    /// What is no longer than this between two ranges of data is data, too.
+    gap: u64,
+    /// Upper bound on the ranges of each.
+    most: usize,
 }
 
 impl Changes {
@@ -37,6 +47,7 @@ impl Changes {
     pub(crate) fn of(size: u64) -> Changes {
         Changes {
             size,
+            most: MAX_RANGES,
             ..Changes::default()
         }
     }
@@ -69,7 +80,11 @@ impl Changes {
                 }
                 self.add_data(&(range.start..first));
                 self.add_data(&(last..range.end));
-                join(&mut self.zeros, first..last);
+                // Zeros that are read are zeros all the same.
+                match self.zeros.len() < self.most {
+                    true => join(&mut self.zeros, first..last, 0),
+                    false => self.add_data(&(first..last)),
+                }
             }
         }
     }
@@ -80,7 +95,13 @@ impl Changes {
         }
         let start = range.start / CLUSTER_BYTES * CLUSTER_BYTES;
         let end = range.end.next_multiple_of(CLUSTER_BYTES).min(self.size);
-        join(&mut self.data, start..end);
+        join(&mut self.data, start..end, self.gap);
+        while self.data.len() > self.most {
+            self.gap = (2 * self.gap).max(CLUSTER_BYTES);
+            for range in std::mem::take(&mut self.data) {
+                join(&mut self.data, range, self.gap);
+            }
+        }
     }
 
     /// Ends the list: what lies behind the last extent is data, and data wins over zeros.
@@ -116,10 +137,11 @@ impl Changes {
     }
 }
 
-/// Adds a range to a list in ascending order, from which it may differ at its end only.
-fn join(list: &mut Vec<Range<u64>>, mut range: Range<u64>) {
+/// Adds a range to a list in ascending order, from which it may differ at its end only. It takes in what is
+/// up to `gap` bytes before it.
+fn join(list: &mut Vec<Range<u64>>, mut range: Range<u64>, gap: u64) {
     while let Some(last) = list.last() {
-        if range.start > last.end {
+        if range.start > last.end + gap {
             break;
         }
         // One that was told out of order takes all that it touches with it.
@@ -160,10 +182,12 @@ pub(crate) fn fill_changes(
         };
         Some(start..end)
     };
-    in_parallel(connections, stop, || {
+    // Copies of other disks share `stop`, and go on where this one fails.
+    let failed = AtomicBool::new(false);
+    in_parallel(connections, &failed, || {
         let mut buffer = Vec::new();
         while let Some(range) = next() {
-            if stop.load(Ordering::Relaxed) {
+            if stop.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed) {
                 return Err(CopyError::Stopped);
             }
             buffer.resize((range.end - range.start) as usize, 0);
@@ -240,6 +264,33 @@ mod tests {
         assert_eq!((data, zeros), (vec![(C, 2 * C)], vec![(0, C), (2 * C, 3 * C)]));
         let (data, _) = changes(4 * C, &[]);
         assert_eq!(data, [(0, 4 * C)], "no extents at all");
+    }
+
+    #[test]
+    fn very_many_changes_are_few_ranges_that_have_all_of_them() {
+        let mut changes = Changes::of(1000 * C);
+        changes.most = 8;
+        for n in 0..250_u64 {
+            let mut add = |start: u64, end: u64, dirty, zero| {
+                let range = (4 * n + start) * C..(4 * n + end) * C;
+                changes.add(&DirtyExtent { range, dirty, zero });
+            };
+            add(0, 1, true, false);
+            add(1, 2, false, false);
+            add(2, 3, true, true);
+            add(3, 4, false, false);
+        }
+        let changes = changes.end();
+        assert!(
+            changes.data.len() <= 8 && changes.zeros.len() <= 16,
+            "{changes:?}"
+        );
+        for n in 0..250_u64 {
+            let has = |list: &[Range<u64>], at: u64| list.iter().any(|range| range.contains(&(at * C)));
+            assert!(has(&changes.data, 4 * n), "{n}: {changes:?}");
+            let told = has(&changes.data, 4 * n + 2) || has(&changes.zeros, 4 * n + 2);
+            assert!(told, "{n}: {changes:?}");
+        }
     }
 
     #[test]

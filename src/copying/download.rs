@@ -90,7 +90,7 @@ impl Download {
 
     /// Copies all of `open`, until `stop` is set, and gives the image its name.
     pub(super) fn run(&self, open: &Arc<OpenDisk>, stop: &AtomicBool) -> Result<(), CopyError> {
-        in_parallel(open.connections().max(1), stop, || self.copy_parts(stop))?;
+        in_parallel(open.connections().max(1), stop, || self.copy_parts(stop, stop))?;
         if let Some(proof) = &self.proof {
             proof.complete(|bytes, offset| Ok(self.disk.read_straight(offset, bytes)?))?;
             prove(proof, open, stop)?;
@@ -119,9 +119,11 @@ impl Download {
         &self.done
     }
 
-    /// Copies all of the disk over so many connections, and returns the image, which is whole.
+    /// Copies all of the disk over so many connections, and returns the image, which is whole. Copies of other
+    /// disks share `stop`, and a failure of this one does not set it.
     pub(super) fn fill(self, connections: usize, stop: &AtomicBool) -> Result<Output, CopyError> {
-        in_parallel(connections.max(1), stop, || self.copy_parts(stop))?;
+        let failed = AtomicBool::new(false);
+        in_parallel(connections.max(1), &failed, || self.copy_parts(stop, &failed))?;
         let output = self.output.into_inner().ok_or(CopyError::Stopped)?;
         Ok(output.complete()?)
     }
@@ -163,10 +165,10 @@ impl Download {
         )
     }
 
-    fn copy_parts(&self, stop: &AtomicBool) -> Result<(), CopyError> {
+    fn copy_parts(&self, stop: &AtomicBool, failed: &AtomicBool) -> Result<(), CopyError> {
         let mut buffer = Vec::new();
         while let Some((hole, data)) = self.next() {
-            if stop.load(Ordering::Relaxed) {
+            if stop.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed) {
                 return Err(CopyError::Stopped);
             }
             if self.zeroes_holes && !hole.is_empty() {
@@ -305,5 +307,54 @@ mod tests {
             "the grid is that of the disk"
         );
         assert!(runs(0, &[]).is_empty());
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod beside_others {
+    use super::*;
+    use crate::disk::{DiskOptions, HeadRule};
+    use crate::images::Format;
+    use crate::pool::Pool;
+    use crate::remote::{Dial, memory::MemoryServer};
+
+    /// A disk of this many bytes that are not zero, on two connections.
+    fn disk(size: usize) -> Arc<Disk> {
+        let server = MemoryServer::new(size, 9);
+        let first = server.dial().unwrap();
+        let pool = Pool::open(server, first, 2, 2, Duration::ZERO);
+        pool.await_all();
+        let options = DiskOptions {
+            read_only: true,
+            cache_size: 4 << 20,
+            journal_size: 0,
+            write_behind: 1 << 20,
+            request_size: 1 << 20,
+            zero_detect: true,
+            extents: true,
+            spare_connection: false,
+            head: HeadRule::Refuse,
+            announce: |_| {},
+        };
+        Arc::new(Disk::open(pool, size as u64, options).unwrap())
+    }
+
+    /// The disks of a backup share what stops them.
+    #[test]
+    fn a_copy_that_fails_stops_no_other_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let size = 4 << 20;
+        let stop = AtomicBool::new(false);
+        let fill = |name: &str, room: u64| {
+            let output = Output::create(&folder.path().join(name), Format::Qcow2, room, false).unwrap();
+            Download::new(disk(size), output, (2, 4 << 20), None).fill(2, &stop)
+        };
+        let failed = fill("small.qcow2", 1 << 20);
+        assert!(matches!(failed, Err(CopyError::Image(_))), "{failed:?}");
+        assert!(!stop.load(Ordering::Relaxed), "the others are stopped, too");
+        fill("whole.qcow2", size as u64).unwrap().publish().unwrap();
+        stop.store(true, Ordering::Relaxed);
+        let stopped = fill("stopped.qcow2", size as u64);
+        assert!(matches!(stopped, Err(CopyError::Stopped)), "{stopped:?}");
     }
 }

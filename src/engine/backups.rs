@@ -23,7 +23,7 @@ use tracing::info;
 use super::effect::Effect;
 use super::events::Event;
 use super::json::{list, reference, text};
-use super::refused_backups::{explained, is_busy};
+use super::refused_backups::{explained, is_busy, needs_full};
 use super::{Engine, Error, Interrupt, Patience};
 use crate::logging::plain;
 use crate::output::tell;
@@ -202,7 +202,11 @@ impl Engine {
             }
             let may_ask_again = is_busy(&error) || error.is_passing();
             if !may_ask_again || !patience.pause().map_err(unclear)? {
-                return Err(unclear(explained(error)));
+                // The caller tells a refusal, and goes on without a checkpoint.
+                return Err(unclear(match order.from.is_some() && needs_full(&error) {
+                    true => error,
+                    false => explained(error),
+                }));
             }
         }
     }

@@ -62,6 +62,19 @@ pub(super) fn explained(error: Error) -> Error {
     }
 }
 
+/// True where an incremental backup is refused because of its checkpoint, or because the engine makes none for
+/// this VM: a full one may begin.
+pub(super) fn needs_full(error: &Error) -> bool {
+    let Error::Fault {
+        message, status: 400, ..
+    } = error
+    else {
+        return false;
+    };
+    let words = message.to_lowercase();
+    words.contains("checkpoint") || words.contains("incremental")
+}
+
 /// True for a refusal that says that a backup of the VM is under way, which usually ends by itself.
 pub(super) fn is_busy(error: &Error) -> bool {
     let Error::Fault {
@@ -110,6 +123,17 @@ mod tests {
             other.contains("something new") && !other.contains("; the"),
             "{other}"
         );
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_checkpoint_is_no_reason_against_a_full_backup() {
+        assert!(needs_full(&refused(
+            400,
+            "The specified checkpoint does not exist."
+        )));
+        assert!(needs_full(&refused(400, "Incremental backup is not supported.")));
+        assert!(!needs_full(&refused(409, "A checkpoint removal is running.")));
+        assert!(!needs_full(&refused(400, "The specified disks do not exist.")));
     }
 
     #[test]

@@ -91,7 +91,8 @@ fn remove_files(note: &Note, backup: &NotedBackup) {
             report(format_args!("{shown}: the unfinished file {path} is removed"));
         }
     }
-    if backup.manifest.exists() {
+    // A directory that does not tell may have it.
+    if !matches!(backup.manifest.try_exists(), Ok(false)) {
         return;
     }
     for file in &backup.files {
@@ -125,4 +126,34 @@ fn parts(note: &Note, backup: &NotedBackup) -> Vec<Unfinished> {
         .filter(|entry| entry.file_name().to_str().is_some_and(is_part))
         .filter_map(|entry| Unfinished::found(&entry.path()).ok())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Direction;
+
+    #[test]
+    fn a_file_goes_only_where_its_manifest_is_surely_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let (path, manifest) = (dir.join("a.qcow2"), dir.join("1.manifest.json"));
+        fs::write(&path, "bytes").unwrap();
+        let note = Note {
+            mountpoint: dir.to_owned(),
+            ..Note::for_tests(Direction::Download)
+        };
+        let backup = NotedBackup {
+            manifest: manifest.clone(),
+            files: vec![Unfinished::found(&path).unwrap()],
+            ..NotedBackup::default()
+        };
+        // A name that can't be looked up.
+        std::os::unix::fs::symlink(&manifest, &manifest).unwrap();
+        remove_files(&note, &backup);
+        assert!(path.exists());
+        fs::remove_file(&manifest).unwrap();
+        remove_files(&note, &backup);
+        assert!(!path.exists());
+    }
 }

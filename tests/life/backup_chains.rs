@@ -2,6 +2,7 @@
 //! a whole copy, said, of the disks that it concerns.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use crate::backups::{assert_holds, assert_nothing_left, back_up, dir, entry, man
 use crate::rig::SIZE;
 use crate::support::content::MIB;
 use crate::support::engine::{DiskState, Engine};
-use crate::support::run::Ran;
+use crate::support::run::{Ran, is_root};
 
 const BLOCK: u64 = 64 << 10;
 
@@ -175,6 +176,17 @@ fn a_checkpoint_that_is_gone_or_invalid_means_a_whole_copy() {
     });
 }
 
+/// It may go after it was looked for.
+#[test]
+fn a_checkpoint_that_the_engine_refuses_means_a_whole_copy_in_the_same_run() {
+    whole_after(&[], "every disk is copied as a whole", |engine, _| {
+        engine.switch(
+            &json!({"switch": "fault", "times": 1, "match": "^POST .*/backups(\\?.*)?$",
+            "value": {"status": 400, "detail": "[Cannot backup VM: The specified checkpoint is invalid.]"}}),
+        );
+    });
+}
+
 /// The engine loses the whole chain then (event 10791).
 #[test]
 fn a_redefinition_that_fails_means_a_whole_copy_in_the_same_run() {
@@ -216,6 +228,41 @@ fn a_chain_that_has_changed_here_means_a_whole_copy_in_the_same_backup() {
     whole_after(&[], "which its last file needs", |engine, disks| {
         fs::remove_file(root_file(engine, disks)).expect("remove the file");
     });
+}
+
+/// The first L2 table of the image lies behind its header and its L1 table.
+#[test]
+fn a_chain_that_can_not_be_read_here_means_a_whole_copy_in_the_same_backup() {
+    whole_after(&[], "is copied as a whole", |engine, disks| {
+        let path = root_file(engine, disks);
+        let mut bytes = fs::read(&path).expect("the file");
+        bytes[2 << 16..3 << 16].fill(0x3f);
+        fs::write(path, bytes).expect("damage the table");
+    });
+}
+
+/// Only one thread of root's may look into a directory of another user, or remove anything there.
+#[test]
+fn root_goes_on_with_a_chain_in_the_directory_of_another_user() {
+    if !is_root() {
+        return;
+    }
+    let engine = Engine::start();
+    let disks = web(&engine, "up", "4.7");
+    fs::create_dir(dir(&engine)).expect("make the directory");
+    fs::set_permissions(dir(&engine), fs::Permissions::from_mode(0o700)).expect("close it");
+    chown(dir(&engine), Some(65534), Some(65534)).expect("give it to nobody");
+    back_up(&engine, &[]).ok();
+    back_up(&engine, &[]).ok();
+    let root = &disks[0].0;
+    assert_eq!(mode(&manifests(&engine)[1], root), "incremental");
+    let path = root_file(&engine, std::slice::from_ref(root));
+    let mut bytes = fs::read(&path).expect("the file");
+    bytes[2 << 16..3 << 16].fill(0x3f);
+    fs::write(path, bytes).expect("damage the table");
+    let ran = back_up(&engine, &[]).ok();
+    assert_eq!(mode(&manifests(&engine)[2], root), "full");
+    assert_nothing_left(&engine, &ran);
 }
 
 #[test]

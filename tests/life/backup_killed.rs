@@ -128,6 +128,36 @@ fn a_signal_ends_the_backup_in_the_engine() {
     assert_nothing_left(&engine, &ran);
 }
 
+/// Without its note nobody would end it, and the VM would stay locked.
+#[test]
+fn a_backup_that_can_not_be_noted_once_it_is_ready_is_ended_in_the_engine() {
+    let engine = Engine::start();
+    web(&engine, "up", "4.7");
+    engine.switch(&json!({"switch": "backup_stuck", "value": 4.0, "times": 1}));
+    let mut running = Foreground::spawn(&mut command(&engine, &["--live"]));
+    let noted = |engine: &Engine| {
+        let backup = engine.state("backups")[0]["id"].clone();
+        let id = backup.as_str().unwrap_or("none").to_owned();
+        let notes = engine.state_files();
+        let has_id = |note: &std::path::PathBuf| {
+            let text = std::fs::read_to_string(note);
+            text.is_ok_and(|text| text.contains(&id))
+        };
+        notes.into_iter().find(has_id)
+    };
+    wait_until("its id is noted", 60, || noted(&engine).is_some());
+    let note = noted(&engine).expect("the note");
+    std::fs::remove_file(&note).expect("remove the note");
+    std::fs::write(&note, "of somebody else").expect("take its place");
+    let status = running.wait(LIMIT);
+    assert_ne!(status.code(), Some(0), "{}", running.stderr());
+    std::fs::remove_file(&note).expect("what is somebody else's stays");
+    wait_until("the backup has ended", 60, || {
+        phase(&engine).is_some_and(|phase| phase == "succeeded" || phase == "failed")
+    });
+    assert!(manifests(&engine).is_empty(), "{}", running.stderr());
+}
+
 #[test]
 fn what_is_left_is_shown_by_status_and_named_by_recover() {
     let engine = Engine::start();
