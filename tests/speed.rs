@@ -1,7 +1,7 @@
 //! A single program's stream becomes requests that are large enough to be worth a round trip.
 //!
-//! The benchmark (`scripts/bench`) measures speed; this counts requests, which no machine's load changes. That
-//! several of them are under way at once is in `tests/faults/company.rs`.
+//! The benchmark (`scripts/bench`) measures speed; this counts requests, which no machine's load changes.
+//! That several of them are under way at once is in `tests/faults/company.rs`.
 
 #[path = "support/mod.rs"]
 mod support;

@@ -1,11 +1,11 @@
-//! The base of an incremental backup: a checkpoint that the engine still has, and for each disk the file that
-//! it goes over.
+//! The base of an incremental backup: a checkpoint that the engine still has, and for each disk the file
+//! that it goes over.
 //!
-//! A disk's base is the newest file of it whose manifest names a checkpoint that is usable, whose disk has the
-//! same size as now, and whose chain of files is there. One backup has one checkpoint. What has changed since
-//! an older checkpoint, laid over a newer file of the same disk, is right: more is dirty than need be, and the
-//! bytes are those of now. So the checkpoint is taken with which the most disks can be incremental, the newest
-//! among those; the other disks come whole.
+//! A disk's base is the newest file of it whose manifest names a checkpoint that is usable, whose disk has
+//! the same size as now, and whose chain of files is there. One backup has one checkpoint. The changes since
+//! an older checkpoint, laid over a newer file of the same disk, are right: more is dirty than need be, and
+//! the bytes are those of now. So the checkpoint is taken with which the most disks can be incremental, the
+//! newest among those; the other disks come whole.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -30,8 +30,8 @@ use crate::settings::DiskSettings;
 /// How often the end of a transfer is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Makes the file of `disk`, with share number `n` of `count` of connections and memory. The engine knows what
-/// has changed in it where `changes` is set.
+/// Makes the file of `disk`, with share number `n` of `count` of connections and memory. The engine knows
+/// what has changed in it where `changes` is set.
 pub(super) fn copy(shared: &Shared<'_>, disk: &VmDisk, changes: bool, (n, count): (usize, usize)) -> Backed {
     let failed = |failure, again| Backed {
         entry: Err(failure),
@@ -107,7 +107,7 @@ fn full(shared: &Shared<'_>, disk: &VmDisk, open: &Arc<OpenDisk>, memory: u64) -
     made.inspect_err(|_| remove_part(part))
 }
 
-/// What became of an incremental copy.
+/// The outcome of an incremental copy.
 enum Made {
     Entry(Box<Entry>),
     /// The server has no record of changes.

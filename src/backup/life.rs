@@ -53,7 +53,7 @@ pub(super) struct Split<'a> {
     pub(super) missing: Vec<&'a VmDisk>,
 }
 
-/// What became of the start of a backup.
+/// The outcome of the start of a backup.
 pub(super) enum Begun {
     Life(Box<Life>),
     /// It could not be an incremental one, for this reason, and nothing is left of it.
@@ -208,7 +208,7 @@ impl Life {
         Ok(split)
     }
 
-    /// Returns the configuration of the VM at the moment of the backup: that of its snapshot, where it has one.
+    /// Returns the configuration of the VM at the moment of the backup: that of its snapshot, if it has one.
     pub(super) fn configuration(&self) -> Result<Option<String>, engine::Error> {
         self.engine
             .configuration(&self.vm.id, self.backup.snapshot.as_deref())

@@ -23,13 +23,13 @@ const VERSION: u32 = 1;
 /// Upper bound on a manifest, in bytes: some ten thousand disks.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// What a disk's file holds.
+/// The part of a disk that its file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Mode {
     /// The whole disk.
     Full,
-    /// What has changed since its backing file.
+    /// The changes since its backing file.
     Incremental,
 }
 

@@ -121,8 +121,8 @@ fn watched(settings: BackupSettings, supervisor: &Arc<Supervisor>) -> Result<Vec
             Ok(Event::Over(result)) => return result,
             Ok(Event::Signal(signal)) if stop.begin() => signals::tell(
                 signal,
-                "the backup is stopped: disks that are whole are kept, and it is ended in the engine; the next \
-                 signal leaves that to `rhv-mount recover`",
+                "the backup is stopped: disks that are whole are kept, and it is ended in the engine; the \
+                 next signal leaves that to `rhv-mount recover`",
             ),
             Ok(Event::Signal(_)) => return Err(Failure::text(Exit::Other, GIVEN_UP)),
             Err(_) => return Err(Failure::text(Exit::Other, PANICKED)),
@@ -133,8 +133,8 @@ fn watched(settings: BackupSettings, supervisor: &Arc<Supervisor>) -> Result<Vec
 const GIVEN_UP: &str = "gave up on a second signal, before the backup had ended in the engine: see \
                         `rhv-mount status`, and end it with `rhv-mount recover`";
 
-const PANICKED: &str = "internal error in a backup: end what is left of it with `rhv-mount recover`, and report \
-                        it with the log of --log-level debug (--log-file PATH)";
+const PANICKED: &str = "internal error in a backup: end what is left of it with `rhv-mount recover`, and \
+                        report it with the log of --log-level debug (--log-file PATH)";
 
 fn run(
     settings: &Arc<BackupSettings>,
@@ -178,7 +178,7 @@ fn with_engine(
         }
     };
     if !again.is_empty() && !stop.has_begun() {
-        // What is dirty is the backup's to decide, so these disks need another one.
+        // The backup decides which parts are dirty, so these disks need another one.
         let begun = SystemTime::now();
         match Life::begin(engine, settings, &plan.vm, &again, None, begun) {
             Ok(Begun::Life(life)) => {

@@ -1,8 +1,8 @@
 //! The names of the files of one backup.
 //!
-//! A disk's is `{time}.{checkpoint}.{disk}.{mode}.qcow2`, as the SDK's example of a backup names it: its next
-//! incremental backup finds ours by checkpoint and disk. `{checkpoint}` is `None` where the backup makes none.
-//! The time is in UTC, by which the names sort.
+//! A disk's is `{time}.{checkpoint}.{disk}.{mode}.qcow2`, as the SDK's example of a backup names it: its
+//! next incremental backup finds ours by checkpoint and disk. `{checkpoint}` is `None` where the backup makes
+//! none. The time is in UTC, by which the names sort.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -108,7 +108,8 @@ impl Plan {
         }
         for disk in self.disks.iter().filter(|disk| disk.raw) {
             inform(plain(&format!(
-                "disk {} ({}) has raw volumes, which have no record of changes: it is always copied as a whole",
+                "disk {} ({}) has raw volumes, which have no record of changes: it is always copied as a \
+                 whole",
                 disk.id, disk.name
             )));
         }
@@ -149,8 +150,8 @@ impl Plan {
         let Ok(false) = open else { return };
         for id in engine.snapshots_of_backups(&self.vm.id).unwrap_or_default() {
             tell(plain(&format!(
-                "WARNING: snapshot {id} of {} is left over from an earlier backup, takes space and slows the VM \
-                 down: delete it in the engine, while the VM may go on",
+                "WARNING: snapshot {id} of {} is left over from an earlier backup, takes space and slows the \
+                 VM down: delete it in the engine, while the VM may go on",
                 self.shown()
             )));
         }

@@ -1,5 +1,5 @@
-//! `--keep N`: removes the backups of a VM that are older than the newest N of each disk, and never what one of
-//! those needs.
+//! `--keep N`: removes the backups of a VM that are older than the newest N of each disk, and never what one
+//! of those needs.
 //!
 //! A manifest stays where an entry of it is among the newest N of its disk, and where a file of it lies below
 //! one that stays. The others go: the manifest first, so that it never names what is gone, then its files. A
@@ -13,7 +13,7 @@ use std::path::Path;
 use super::manifest::Manifest;
 use super::points::chain;
 
-/// What goes.
+/// The files and manifests that go.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Goes {
     /// The numbers of the manifests.

@@ -1,4 +1,4 @@
-//! What the disks of a backup share while they are copied, and what becomes of each.
+//! The disks of a backup share these while they are copied, and each leaves its outcome here.
 
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -20,7 +20,7 @@ use crate::settings::vm::Member;
 use crate::settings::{DiskSettings, Wanted};
 use crate::supervisor::Supervisor;
 
-/// What all disks of a backup share.
+/// All disks of a backup share these.
 pub(super) struct Shared<'a> {
     pub(super) settings: &'a BackupSettings,
     pub(super) stop: &'a Stop,

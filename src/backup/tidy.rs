@@ -1,6 +1,6 @@
 //! After a backup that went well: checkpoints of ours that no disk needs any more go, and with `--keep` the
-//! backups that are older than those to be kept. Neither is a reason to fail: what stays is told, and the next
-//! backup tries again.
+//! backups that are older than those to be kept. Neither is a reason to fail: what stays is told, and the
+//! next backup tries again.
 
 use std::fs;
 use std::io;

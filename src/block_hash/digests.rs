@@ -48,7 +48,7 @@ impl Page {
     }
 }
 
-/// What is known of each block.
+/// The knowledge of each block.
 struct Table {
     blocks: u64,
     /// The digest of a whole block of zeros, and that of the last block if it were zeros.

@@ -1,4 +1,4 @@
-//! What has changed in a disk, and its copy into an image that has the rest below it.
+//! The changes in a disk, and their copy into an image that has the rest below it.
 //!
 //! The image has whole clusters, so what is dirty grows to them, and all of a cluster is read from the disk:
 //! what is clean in it has the guest's bytes there, too. What reads as zeros is written as zeros, as the file
@@ -31,12 +31,12 @@ const MAX_RANGES: usize = 1 << 17;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changes {
     size: u64,
-    /// Where the last extent ended.
+    /// The end of the last extent.
     told: u64,
     /// In ascending order, apart from each other.
     data: Vec<Range<u64>>,
     zeros: Vec<Range<u64>>,
-    /// What is no longer than this between two ranges of data is data, too.
+    /// A gap between two ranges of data that is no longer than this is data, too.
     gap: u64,
     /// Upper bound on the ranges of each.
     most: usize,
@@ -215,7 +215,8 @@ mod tests {
     /// Beginnings and ends of ranges.
     type Ends = Vec<(u64, u64)>;
 
-    /// Returns what is data and what is zero of a disk whose extents begin and end so, and are dirty and zero.
+    /// Returns what is data and what is zero of a disk whose extents begin and end so, and are dirty and
+    /// zero.
     fn changes(size: u64, extents: &[(u64, u64, bool, bool)]) -> (Ends, Ends) {
         let mut changes = Changes::of(size);
         for (start, end, dirty, zero) in extents {

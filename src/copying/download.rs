@@ -119,8 +119,8 @@ impl Download {
         &self.done
     }
 
-    /// Copies all of the disk over so many connections, and returns the image, which is whole. Copies of other
-    /// disks share `stop`, and a failure of this one does not set it.
+    /// Copies all of the disk over so many connections, and returns the image, which is whole. Copies of
+    /// other disks share `stop`, and a failure of this one does not set it.
     pub(super) fn fill(self, connections: usize, stop: &AtomicBool) -> Result<Output, CopyError> {
         let failed = AtomicBool::new(false);
         in_parallel(connections.max(1), &failed, || self.copy_parts(stop, &failed))?;

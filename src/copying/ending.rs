@@ -28,7 +28,7 @@ pub(super) struct End<'a> {
     pub(super) work: Work,
     /// Why it failed.
     pub(super) failure: Option<CopyError>,
-    /// What a download that has failed leaves.
+    /// Words about what a download that has failed leaves.
     pub(super) remains: String,
     /// A signal has come: the next one gives up.
     pub(super) signalled: bool,

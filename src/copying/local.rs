@@ -95,8 +95,8 @@ pub(super) fn attended<T: Send + 'static>(
     }
 }
 
-/// Opens the image of an upload, and looks how much it is, or that of a download which is there already and is
-/// to be compared.
+/// Opens the image of an upload, and looks how much it is, or that of a download which is there already and
+/// is to be compared.
 pub(super) fn open_source(settings: &CopySettings) -> Result<Local, CopyError> {
     let source = match (&settings.image, settings.disk.task) {
         (

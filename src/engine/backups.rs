@@ -8,8 +8,8 @@
 //! - *The engine chooses the id.* With an id of the client's, an engine that is restarted takes a running
 //!   backup for one that nobody looks after, and fails it. So a POST whose answer was lost is found by random
 //!   words in the description.
-//! - *A finalize is not idempotent.* A second one, and one before the backup is ready, are answered by faults,
-//!   although the latter works. So the phase decides, and no answer does.
+//! - *A finalize is not idempotent.* A second one, and one before the backup is ready, are answered by
+//!   faults, although the latter works. So the phase decides, and no answer does.
 //! - *A backup goes soon after its end*: 404 says neither that it went well nor that it failed. The events
 //!   tell.
 //! - A hybrid backup stays `ready` for some 10 s after it was finalized, and its snapshot is merged then,
@@ -124,7 +124,7 @@ pub(crate) struct BackupOrder {
     pub(crate) consistent: bool,
 }
 
-/// What became of the wait for a backup.
+/// The outcome of the wait for a backup.
 #[derive(Debug)]
 pub(crate) enum Readiness {
     Ready(Backup),
@@ -395,8 +395,8 @@ impl Engine {
         let said = events.iter().any(|event| event.code == Event::SNAPSHOT_LEFT);
         (there || said && self.snapshots_of_backups(vm).is_err()).then(|| {
             plain(&format!(
-                "the engine has not removed snapshot {snapshot} of backup {id}, which takes space and slows the \
-                 VM down: delete that snapshot in the engine, while the VM may go on"
+                "the engine has not removed snapshot {snapshot} of backup {id}, which takes space and slows \
+                 the VM down: delete that snapshot in the engine, while the VM may go on"
             ))
         })
     }

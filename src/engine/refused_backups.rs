@@ -62,8 +62,8 @@ pub(super) fn explained(error: Error) -> Error {
     }
 }
 
-/// True where an incremental backup is refused because of its checkpoint, or because the engine makes none for
-/// this VM: a full one may begin.
+/// True where an incremental backup is refused because of its checkpoint, or because the engine makes none
+/// for this VM: a full one may begin.
 pub(super) fn needs_full(error: &Error) -> bool {
     let Error::Fault {
         message, status: 400, ..

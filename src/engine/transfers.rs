@@ -81,8 +81,9 @@ impl Mark {
         Mark(UNATTENDED_SECONDS + 1 + number % UNATTENDED_MARKS)
     }
 
-    /// What the engine does with an idle transfer. With "legacy" it ends a download, and pauses an upload;
-    /// that and "cancel" are the ones that end anything, and "cancel" would remove the disk of an upload.
+    /// Tells the engine what to do with an idle transfer. With "legacy" it ends a download, and pauses an
+    /// upload; that and "cancel" are the ones that end anything, and "cancel" would remove the disk of an
+    /// upload.
     fn policy(self) -> &'static str {
         match self.0 {
             0..=MAX_UNATTENDED_SECONDS => "legacy",

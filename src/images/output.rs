@@ -69,8 +69,8 @@ impl Output {
         })
     }
 
-    /// Makes a qcow2 image of `size` bytes that reads as the qcow2 file `backing` in the same folder, which has
-    /// the same size. Whole units of [`CLUSTER_BYTES`] are written, or made zeros, and each once.
+    /// Makes a qcow2 image of `size` bytes that reads as the qcow2 file `backing` in the same folder, which
+    /// has the same size. Whole units of [`CLUSTER_BYTES`] are written, or made zeros, and each once.
     pub(crate) fn create_over(path: &Path, size: u64, backing: &str) -> Result<Output, ImageError> {
         let too_large = || ImageError::TooLarge {
             path: path.to_owned(),

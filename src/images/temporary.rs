@@ -87,7 +87,7 @@ impl Temporary {
         let Temporary { file, target, force } = self;
         let replaced = fs::symlink_metadata(&target).ok().filter(Metadata::is_file);
         if let Some(replaced) = replaced.filter(|_| force) {
-            // Where the file system knows none, the file stays its maker's alone.
+            // On a file system that knows none, the file stays its maker's alone.
             let _ = take_over(file.as_file(), &replaced);
         }
         file.as_file()

@@ -154,8 +154,8 @@ impl OpenDisk {
             .is_some_and(|transfer| transfer.minds_the_head())
     }
 
-    /// Reports what has changed since the checkpoint of the backup that the disk is read in; `begin` is called
-    /// before each attempt, which reports all of it.
+    /// Reports what has changed since the checkpoint of the backup that the disk is read in; `begin` is
+    /// called before each attempt, which reports all of it.
     pub(crate) fn dirty_extents(
         &self,
         begin: &mut dyn FnMut(),

@@ -1,4 +1,4 @@
-//! What one open disk takes of the system where it is not mounted, to be tried out before it is opened.
+//! The needs of one open disk that is not mounted, to be tried out before it is opened.
 
 use crate::failure::Failure;
 use crate::process::limits::{self, Kind, Needs};

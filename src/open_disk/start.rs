@@ -16,7 +16,7 @@ use crate::signals;
 const CONNECTING_FAILED: &str =
     "internal error while connecting; report it with the log of --log-level debug (--log-file PATH)";
 
-/// What ends what was begun in the engine, where a second signal comes before all is taken back.
+/// Whoever ends what was begun in the engine, if a second signal comes before all is taken back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LeftTo {
     Recover,
@@ -44,9 +44,9 @@ impl OpenDisk {
     }
 }
 
-/// Does `open` in a thread of its own; an event in `inbox` meanwhile ends that in order. With an engine, where
-/// `left_to` is something, there may be something to take back then: what `open` returns all the same, or has
-/// begun, ends as it is dropped.
+/// Does `open` in a thread of its own; an event in `inbox` meanwhile ends that in order. With an engine,
+/// where `left_to` is something, there may be something to take back then: what `open` returns all the same,
+/// or has begun, ends as it is dropped.
 pub(super) fn unless_interrupted<T: Send + 'static, E>(
     open: impl FnOnce(&Interrupt) -> Result<T, Failure> + Send + 'static,
     task: Task,

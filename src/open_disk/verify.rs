@@ -212,7 +212,7 @@ impl OpenDisk {
         };
         let (watch, tell) = (watch.clone(), give.clone());
         let body = move || {
-            // Where it is stopped nobody wants to hear of it.
+            // Nobody wants to hear of one that is stopped.
             if let Some(answer) = ask.answer(&watch) {
                 let _ = tell.send(answer);
             }
@@ -278,7 +278,7 @@ impl Ask {
     }
 }
 
-/// What the server's answer says of the disk.
+/// The server's answer about the disk.
 #[derive(Debug, PartialEq, Eq)]
 enum Judged {
     /// It holds what is expected.

@@ -19,8 +19,8 @@ pub(super) fn forget(file: &mut NoteFile, args: &RecoverArgs) -> Result<(), Fail
     remove_dead_mount(note)?;
     if let Some(backup) = &note.backup {
         let text = format!(
-            "WARNING: {}: the note of it is dropped, and nothing was ended: if the engine {} still exists, {} \
-             is as it was: finalize it there (POST /ovirt-engine/api/vms/{}/backups/ID/finalize)",
+            "WARNING: {}: the note of it is dropped, and nothing was ended: if the engine {} still exists, \
+             {} is as it was: finalize it there (POST /ovirt-engine/api/vms/{}/backups/ID/finalize)",
             note.mountpoint.display(),
             note.engine_url,
             left_backup::shown(note, backup),

@@ -15,14 +15,15 @@ use crate::transfer::unfinished::{Removal, Unfinished};
 /// How long the end is waited for once the engine is at it.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// How long a backup, or a transfer of one, is looked for that the engine may be about to make: its process was
-/// killed before it had an answer. Others of the VM are refused meanwhile, so nothing of theirs is taken for it.
+/// How long a backup, or a transfer of one, is looked for that the engine may be about to make: its process
+/// was killed before it had an answer. Others of the VM are refused meanwhile, so nothing of theirs is taken
+/// for it.
 pub(super) const APPEARANCE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Characters of a file's name that its hidden name has (`images::temporary`).
 const NAMED_CHARS: usize = 50;
 
-/// What a note is about, for people.
+/// Says for people what a note is about.
 pub(super) fn shown(note: &Note, backup: &NotedBackup) -> String {
     plain(&format!(
         "backup {} of VM {} ({})",

@@ -87,7 +87,7 @@ pub(crate) struct CopySettings {
     /// The volume that the image is on, where `populate` fills it.
     #[serde(default)]
     pub(crate) volume: Option<Volume>,
-    /// Where its outcome is kept.
+    /// The place of its outcome.
     #[serde(default)]
     pub(crate) outcome: Option<OutcomeSettings>,
 }
@@ -194,7 +194,7 @@ impl CopySettings {
             (false, format) => {
                 let path = absolute(&args.image)?;
                 let written = format.map_or_else(|| images::Format::of_name(&path), images::Format::from);
-                // What would be refused when the image is made is refused before anything is begun. With
+                // A refusal that would come when the image is made comes before anything is begun. With
                 // --once it may be what an earlier run has made.
                 let may_be_there = args.force || args.outcome.once;
                 images::Output::check(&path, written, may_be_there).map_err(usage)?;

@@ -10,7 +10,7 @@ use super::cli::OutcomeArgs;
 use super::{Source, Wanted, absolute, usage};
 use crate::failure::Failure;
 
-/// Where the outcome is kept.
+/// The place of the outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct OutcomeSettings {
     /// An absolute path.

@@ -21,7 +21,7 @@ pub(crate) struct Unfinished {
     inode: u64,
 }
 
-/// What has become of it.
+/// Its fate.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Removal {
     Removed,

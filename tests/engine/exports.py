@@ -1,4 +1,4 @@
-"""What a transfer of a backup's disk serves: the frozen or locked layers of a disk, through qemu-nbd.
+"""The export of a transfer of a backup's disk: the frozen or locked layers of the disk, through qemu-nbd.
 
 With a bitmap, the export tells what is dirty since a checkpoint. As a host does, this looks for the bitmap
 from the upper layer down. One that is missing everywhere, or in a layer above one that has it, or that was

@@ -31,7 +31,7 @@ for prefix, address in (("ovf", OVF), ("rasd", RASD), ("xsi", XSI)):
 
 @dataclass
 class Configuration:
-    """What an import reads."""
+    """An import reads these."""
 
     vm_id: str | None
     name: str

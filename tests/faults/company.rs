@@ -1,6 +1,6 @@
-//! A single program keeps several connections busy at once, counted at the server: it answers no request before
-//! others run beside it, so nothing depends on how fast the machine is. (How much faster four connections are
-//! than one is measured by `scripts/bench`.)
+//! A single program keeps several connections busy at once, counted at the server: it answers no request
+//! before others run beside it, so nothing depends on how fast the machine is. (How much faster four
+//! connections are than one is measured by `scripts/bench`.)
 
 use crate::rig::{MIB, Rig, settings, used_server};
 use crate::server::{Record, Settings, Verb};
@@ -12,8 +12,8 @@ const SIZE: u64 = 256 * MIB;
 /// A reader is known to be sequential after this much.
 const BEGINNING: u64 = 32 * MIB;
 
-/// The last requests have no others to run beside: four connections with requests of 8 MiB, and a program that
-/// reads at several places at once, as nbdcopy does.
+/// The last requests have no others to run beside: four connections with requests of 8 MiB, and a program
+/// that reads at several places at once, as nbdcopy does.
 const END: u64 = 96 * MIB;
 
 /// Connections, of which so many must be busy at any time.

@@ -47,7 +47,7 @@ pub struct Hanging {
 const TRAP: &str = "trap";
 const TRAPPING: INodeNo = INodeNo(2);
 
-/// What else it does wrong.
+/// The other thing that it does wrong.
 #[derive(Default)]
 pub struct Faults {
     /// A rename is not answered before [`Hanging::release`], and then as ever.

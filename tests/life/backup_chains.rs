@@ -196,7 +196,7 @@ fn a_redefinition_that_fails_means_a_whole_copy_in_the_same_run() {
     assert_eq!(engine.log("backup_created").len(), 4);
 }
 
-/// What is dirty is the backup's to decide, so the disk gets a second, full backup of its own.
+/// The backup decides which parts are dirty, so the disk gets a second, full backup of its own.
 #[test]
 fn a_bitmap_that_is_missing_means_a_full_backup_of_that_disk_alone() {
     let engine = whole_after(&[], "a full backup is made of it", |engine, _| {
@@ -383,7 +383,7 @@ fn older_backups_go_and_nothing_that_a_kept_one_needs() {
         .count();
     assert_eq!(images, 6, "{ran}");
 
-    // What no manifest names may need any file.
+    // A file that no manifest names may need any other.
     fs::write(dir(&engine).join("other.qcow2"), "of another program").expect("write a file");
     let ran = back_up(&engine, &["--keep", "1"]).ok();
     assert!(ran.stderr.contains("--keep removes nothing"), "{ran}");

@@ -1,4 +1,4 @@
-//! What the engine does wrong in a backup: each fault ends in a right outcome, a message with its cause, and
+//! Faults of the engine in a backup: each ends in a right outcome, a message with its cause, and
 //! nothing left behind.
 
 use serde_json::{Value, json};

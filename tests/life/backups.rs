@@ -124,7 +124,7 @@ pub(crate) fn assert_nothing_left(engine: &Engine, ran: &Ran) {
     assert!(parts.is_empty(), "{parts:?}: {ran}");
 }
 
-/// What the guest writes once the disks are frozen must not be in the backup.
+/// The guest's writes once the disks are frozen must not be in the backup.
 fn at_one_point(status: &str, level: &str, args: &[&str], kind: &str) {
     let engine = Engine::start();
     let disks = web(&engine, status, level);

@@ -1,4 +1,4 @@
-//! What a pod is on a node, as far as it matters to the program: user 107 without capabilities, a root that
+//! A pod on a node, as far as it matters to the program: user 107 without capabilities, a root that
 //! is read-only, no /dev/fuse, a volume, and the arguments and variables of forklift's controller.
 
 use std::fs;

@@ -246,7 +246,7 @@ fn a_copy_that_fails_is_never_told_as_whole_and_leaves_no_image() {
         30,
     )
     .ok();
-    // What failed is told while the engine lets it wait.
+    // The failure is told while the engine lets it wait.
     engine.switch(&json!({"switch": "unavailable", "match": "POST .*/finalize"}));
     let mut pod = Foreground::spawn(&mut claim.pod(&engine, &disk, "rhv-mount", &[]));
     let mut told = Vec::new();

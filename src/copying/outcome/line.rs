@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Which;
 use crate::images::FileStamp;
 
-/// What is known of a copy that has ended. A line without the names that are always there is none.
+/// A copy that has ended. A line without the names that are always there is none.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(in crate::copying) struct Line {
     /// When it ended, in seconds since 1970.

@@ -114,8 +114,8 @@ impl Outcome {
         if is_chosen && disk.attached && done.is_none() && !has_failed {
             // The lines may be in another file.
             return Err(refused(&format!(
-                "disk {} ({}) is attached to a VM, so it is not what a killed run has left: leave --once out, \
-                 and name it with --disk, to write it over the disk",
+                "disk {} ({}) is attached to a VM, so it is not what a killed run has left: leave --once \
+                 out, and name it with --disk, to write it over the disk",
                 disk.id, disk.name
             )));
         }
@@ -126,7 +126,7 @@ impl Outcome {
             return Ok(false);
         };
         let mut later = self.earlier.own.iter().filter(|(number, _)| *number > done);
-        // What it has left is known of no byte.
+        // Nobody knows of any byte what such a run has left there.
         match later.any(|(_, line)| line.written().is_some() && is_it(line)) {
             true => Ok(false),
             false => self.stands(&disk, unchanged),

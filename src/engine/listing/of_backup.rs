@@ -1,5 +1,5 @@
-//! What a backup of a VM has to know before it begins: the disks that can take part, whether the VM runs, and
-//! what earlier backups have left.
+//! A backup of a VM has to know these before it begins: the disks that can take part, whether the VM runs,
+//! and what earlier backups have left.
 
 use super::VmDisks;
 use super::vm_disks::{of_attachments, status};

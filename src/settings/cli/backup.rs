@@ -31,9 +31,14 @@ pub(crate) struct BackupArgs {
     /// Fail where the guest's file systems can't be frozen; implies --live
     #[arg(long, help_heading = "Backup")]
     pub(crate) require_consistency: bool,
-    /// Afterwards remove the backups of this VM that are older than the newest N of each disk, and that no kept
-    /// one needs
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Backup")]
+    /// Afterwards remove the backups of this VM that are older than the newest N of each disk, and that no
+    /// kept one needs
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..),
+        help_heading = "Backup"
+    )]
     pub(crate) keep: Option<u32>,
     /// Tell which disks would be copied, and how much at most; begin nothing
     #[arg(long, help_heading = "Backup")]

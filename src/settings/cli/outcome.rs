@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// What a copy leaves to programs, and to later runs of the same copy.
+/// The words that a copy leaves to programs, and to later runs of the same copy.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct OutcomeArgs {
     /// File that gets a line of JSON when the copy has ended, however it ended. Many copies may share it

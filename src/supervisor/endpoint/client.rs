@@ -89,7 +89,7 @@ pub(super) fn serve(stream: TcpStream, config: Arc<ServerConfig>, page: &Page) -
     Ok(())
 }
 
-/// What a client wants.
+/// The request of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
     Page { with_body: bool },

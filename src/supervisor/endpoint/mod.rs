@@ -54,7 +54,7 @@ pub(super) struct Endpoint {
     page: Arc<Page>,
 }
 
-/// What is told, and to whom it was.
+/// The facts that are told, and to whom they were.
 #[derive(Default)]
 struct Page {
     state: Mutex<State>,

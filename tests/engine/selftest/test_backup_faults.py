@@ -1,4 +1,4 @@
-"""What goes wrong with backups: every switch of theirs, with what a client sees."""
+"""Backups go wrong: every switch of theirs, with what a client sees."""
 
 import os
 import time

@@ -118,7 +118,7 @@ class Chains:
 
 
 class Moments:
-    """What every backup of a running VM promises of several disks."""
+    """Every backup of a running VM promises this of several disks."""
 
     def test_all_disks_are_of_one_moment(self):
         number, ended = 0, threading.Event()

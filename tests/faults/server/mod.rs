@@ -57,7 +57,8 @@ pub struct Shared {
 /// Work that a slow storage does for one connection before it turns to the next one, in bytes.
 const TURN_BYTES: u64 = 256 * 1024;
 
-/// Longest wait of a request for others to run beside it: a client on a busy machine sends them in this time.
+/// Longest wait of a request for others to run beside it: a client on a busy machine sends them in this
+/// time.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Shared {
@@ -95,8 +96,8 @@ impl Shared {
         }
     }
 
-    /// Sleeps until so many requests of the same kind as that of `record` have run beside it, itself included,
-    /// or until the server stops. A request that gets no company goes on after a while.
+    /// Sleeps until so many requests of the same kind as that of `record` have run beside it, itself
+    /// included, or until the server stops. A request that gets no company goes on after a while.
     fn wait_for_company(&self, record: usize, wanted: usize) {
         let end = Instant::now() + PATIENCE;
         let is_alone = || self.state().ledger.records()[record].at_once < wanted;
