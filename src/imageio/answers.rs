@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, Read};
 
 use serde::Deserialize;
-use serde::de::{Deserializer as _, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer as _, SeqAccess, Visitor};
 
 use crate::remote::Extent;
 
@@ -118,9 +118,9 @@ struct ExtentBody {
 pub(super) const MAX_EXTENT_TEXT_BYTES: usize = 4096;
 
 /// A reader that fails once its ration is used up; each complete extent renews the ration.
-pub(super) struct Rationed<'a, R> {
-    pub(super) reader: R,
-    pub(super) ration: &'a Cell<usize>,
+struct Rationed<'a, R> {
+    reader: R,
+    ration: &'a Cell<usize>,
 }
 
 impl<R: Read> Read for Rationed<'_, R> {
@@ -133,15 +133,15 @@ impl<R: Read> Read for Rationed<'_, R> {
     }
 }
 
-/// Streams the array of extents to `found`, since a fragmented disk has millions and memory is bounded.
-///
-/// imageio's follow each other without gaps. A server that asks its storage piece by piece may leave gaps, or
-/// tell a range twice (Apache CloudStack's does); then data wins: a run of zeros is cut where an extent
-/// before it reached further, a run of data is passed on as it is, and a gap is data. Only a gap at the
-/// beginning is passed on, so that the first extent is at offset 0.
-pub(super) fn read_extents(body: impl Read, found: &mut dyn FnMut(Extent)) -> Result<(), serde_json::Error> {
-    struct Each<'a>(&'a mut dyn FnMut(Extent), &'a Cell<usize>);
-    impl<'de> Visitor<'de> for Each<'_> {
+/// Streams the array of extents to `found` as it comes, since a fragmented disk has millions and memory is
+/// bounded. Returns the end of an extent to it as well; one that ends behind 2^64 is an error.
+pub(super) fn each_extent<B: DeserializeOwned>(
+    body: impl Read,
+    range: impl Fn(&B) -> (u64, u64),
+    found: &mut dyn FnMut(B, u64),
+) -> Result<(), serde_json::Error> {
+    struct Each<'a, B, F>(F, &'a mut dyn FnMut(B, u64), &'a Cell<usize>);
+    impl<'de, B: DeserializeOwned, F: Fn(&B) -> (u64, u64)> Visitor<'de> for Each<'_, B, F> {
         type Value = ();
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -149,27 +149,15 @@ pub(super) fn read_extents(body: impl Read, found: &mut dyn FnMut(Extent)) -> Re
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-            let (mut next, mut first) = (0, true);
-            while let Some(ExtentBody { start, length, zero }) = seq.next_element()? {
+            while let Some(body) = seq.next_element()? {
+                let (start, length) = (self.0)(&body);
                 let Some(end) = start.checked_add(length) else {
                     return Err(serde::de::Error::custom(format!(
                         "extent at {start}+{length} ends behind 2^64"
                     )));
                 };
-                self.1.set(MAX_EXTENT_TEXT_BYTES);
-                if std::mem::take(&mut first) && start > 0 {
-                    (self.0)(Extent {
-                        start: 0,
-                        length: start,
-                        zero: false,
-                    });
-                }
-                let start = if zero { start.max(next) } else { start };
-                next = end.max(next);
-                if start < end {
-                    let length = end - start;
-                    (self.0)(Extent { start, length, zero });
-                }
+                self.2.set(MAX_EXTENT_TEXT_BYTES);
+                (self.1)(body, end);
             }
             Ok(())
         }
@@ -179,8 +167,34 @@ pub(super) fn read_extents(body: impl Read, found: &mut dyn FnMut(Extent)) -> Re
         reader: io::BufReader::new(body),
         ration: &ration,
     });
-    json.deserialize_seq(Each(found, &ration))?;
+    json.deserialize_seq(Each(range, found, &ration))?;
     json.end()
+}
+
+/// Streams the extents to `found`.
+///
+/// imageio's follow each other without gaps. A server that asks its storage piece by piece may leave gaps, or
+/// tell a range twice (Apache CloudStack's does); then data wins: a run of zeros is cut where an extent
+/// before it reached further, a run of data is passed on as it is, and a gap is data. Only a gap at the
+/// beginning is passed on, so that the first extent is at offset 0.
+pub(super) fn read_extents(body: impl Read, found: &mut dyn FnMut(Extent)) -> Result<(), serde_json::Error> {
+    let (mut next, mut first) = (0, true);
+    let range = |body: &ExtentBody| (body.start, body.length);
+    each_extent(body, range, &mut |ExtentBody { start, zero, .. }, end| {
+        if std::mem::take(&mut first) && start > 0 {
+            found(Extent {
+                start: 0,
+                length: start,
+                zero: false,
+            });
+        }
+        let start = if zero { start.max(next) } else { start };
+        next = end.max(next);
+        if start < end {
+            let length = end - start;
+            found(Extent { start, length, zero });
+        }
+    })
 }
 
 #[cfg(test)]

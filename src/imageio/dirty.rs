@@ -3,14 +3,11 @@
 //! imageio answers 404 where the ticket, or the export behind it, has no bitmap, and old servers leave `zero`
 //! out, which is data then. Apache CloudStack's server calls everything dirty where it has no bitmap.
 
-use std::cell::Cell;
-use std::fmt;
 use std::io::{self, Read};
 
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
 
-use super::answers::{MAX_EXTENT_TEXT_BYTES, Rationed};
+use super::answers::each_extent;
 use super::client::Client;
 use super::error::Error;
 use super::requests::{EXTENTS_TIMEOUT, MAX_EXTENTS_BYTES};
@@ -78,36 +75,14 @@ impl Client {
 
 /// Streams the array of extents to `found`, as it comes.
 fn read(body: impl Read, found: &mut dyn FnMut(DirtyExtent)) -> Result<(), serde_json::Error> {
-    struct Each<'a>(&'a mut dyn FnMut(DirtyExtent), &'a Cell<usize>);
-    impl<'de> Visitor<'de> for Each<'_> {
-        type Value = ();
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an array of extents")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-            while let Some(body) = seq.next_element::<Body>()? {
-                let Some(end) = body.start.checked_add(body.length) else {
-                    return Err(serde::de::Error::custom("an extent that ends behind 2^64"));
-                };
-                self.1.set(MAX_EXTENT_TEXT_BYTES);
-                (self.0)(DirtyExtent {
-                    range: body.start..end,
-                    dirty: body.dirty,
-                    zero: body.zero,
-                });
-            }
-            Ok(())
-        }
-    }
-    let ration = Cell::new(MAX_EXTENT_TEXT_BYTES);
-    let mut json = serde_json::Deserializer::from_reader(Rationed {
-        reader: io::BufReader::new(body),
-        ration: &ration,
-    });
-    json.deserialize_seq(Each(found, &ration))?;
-    json.end()
+    let range = |body: &Body| (body.start, body.length);
+    each_extent(body, range, &mut |body, end| {
+        found(DirtyExtent {
+            range: body.start..end,
+            dirty: body.dirty,
+            zero: body.zero,
+        });
+    })
 }
 
 #[cfg(test)]

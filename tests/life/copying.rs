@@ -25,7 +25,7 @@ fn made(name: &str) -> Vec<String> {
 }
 
 /// `rhv-mount WHAT IMAGE ARGS`, not yet started.
-fn command(engine: &Engine, what: &str, image: &Path, args: &[String]) -> Command {
+pub(crate) fn command(engine: &Engine, what: &str, image: &Path, args: &[String]) -> Command {
     let mut command = engine.program();
     command.arg(what).arg(image).args(engine.args()).args(args);
     command
@@ -33,7 +33,13 @@ fn command(engine: &Engine, what: &str, image: &Path, args: &[String]) -> Comman
 
 #[track_caller]
 fn copy(engine: &Engine, what: &str, image: &Path, args: &[String]) -> Ran {
-    let ran = run(&mut command(engine, what, image, args), LIMIT);
+    finished(command(engine, what, image, args))
+}
+
+/// Runs it to its end, and checks that it shows no secret.
+#[track_caller]
+pub(crate) fn finished(mut command: Command) -> Ran {
+    let ran = run(&mut command, LIMIT);
     assert_shows_none(&ran, &[PASSWORD]);
     assert!(!ran.timed_out && !ran.stderr.contains("panicked"), "{ran}");
     ran

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::copying;
 use crate::rig::{
     DONE, ENGINE_FAILED, LIMIT, USAGE, assert_free, assert_nothing_deleted, assert_told, existing, source,
     used_disk,
@@ -13,7 +14,6 @@ use crate::rig::{
 use crate::support::content::{compare, random_image};
 use crate::support::engine::{Engine, PASSWORD, USER};
 use crate::support::foreground::Foreground;
-use crate::support::redaction::assert_shows_none;
 use crate::support::run::{Ran, run, sh, text, wait_until};
 
 const ID: &str = "5b5c1f0e-3c5e-4c57-9f0a-0d4a3b6f7e11";
@@ -37,22 +37,23 @@ fn words(of: &[&str]) -> Vec<String> {
 
 /// The arguments that make the disk `web01` with [`ID`].
 fn made() -> Vec<String> {
-    words(&["--create", "web01", "--disk-id", ID, "--storage-domain", "data"])
+    made_as(ID)
+}
+
+/// The same with another id.
+fn made_as(id: &str) -> Vec<String> {
+    words(&["--create", "web01", "--disk-id", id, "--storage-domain", "data"])
 }
 
 fn command(engine: &Engine, what: &str, image: &Path, args: &[String]) -> std::process::Command {
-    let mut command = engine.program();
-    command.arg(what).arg(image).args(engine.args()).args(args);
+    let mut command = copying::command(engine, what, image, args);
     command.arg("--verify").arg("--outcome").arg(outcomes(engine));
     command
 }
 
 #[track_caller]
 fn copy(engine: &Engine, what: &str, image: &Path, args: &[String]) -> Ran {
-    let ran = run(&mut command(engine, what, image, args), LIMIT);
-    assert_shows_none(&ran, &[PASSWORD]);
-    assert!(!ran.timed_out && !ran.stderr.contains("panicked"), "{ran}");
-    ran
+    copying::finished(command(engine, what, image, args))
 }
 
 /// Removes a disk over the API, as its owner may do.
@@ -242,14 +243,7 @@ fn a_new_disk_is_never_taken_for_one_with_another_name() {
     let engine = Engine::start();
     let (disk, content) = used_disk(&engine, "db01", "raw");
     let image = source(&engine, 75);
-    let theirs = words(&[
-        "--create",
-        "web01",
-        "--disk-id",
-        &disk.id,
-        "--storage-domain",
-        "data",
-    ]);
+    let theirs = made_as(&disk.id);
     let ran = once(&engine, "upload", &image, &theirs);
     assert_told(&ran, &[USAGE], &["is the id of the disk", "db01"]);
     assert_free(&engine, &disk.id, &content);
@@ -332,14 +326,7 @@ fn a_disk_that_a_vm_has_is_not_what_a_killed_run_has_left() {
     let (disk, content) = used_disk(&engine, "web01", "raw");
     engine.add_vms(&json!([{"name": "web", "attachments": [{"disk": disk.id}]}]));
     let image = source(&engine, 89);
-    let new = words(&[
-        "--create",
-        "web01",
-        "--disk-id",
-        &disk.id,
-        "--storage-domain",
-        "data",
-    ]);
+    let new = made_as(&disk.id);
     let ran = once(&engine, "upload", &image, &new);
     assert_told(&ran, &[USAGE], &["is attached to a VM", "leave --once out"]);
     assert_free(&engine, &disk.id, &content);

@@ -23,12 +23,7 @@ impl Engine {
             },
             ..found
         };
-        found
-            .disks
-            .sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-        found
-            .left_out
-            .sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        found.sort();
         Ok((found, status))
     }
 

@@ -34,6 +34,14 @@ pub(crate) struct VmDisks {
     pub(crate) left_out: Vec<LeftOut>,
 }
 
+impl VmDisks {
+    pub(super) fn sort(&mut self) {
+        self.disks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        self.left_out
+            .sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+    }
+}
+
 /// A disk that can take part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct VmDisk {
@@ -84,12 +92,7 @@ impl Engine {
             }
         };
         let mut found = VmDisks { vm: named, ..found };
-        found
-            .disks
-            .sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-        found
-            .left_out
-            .sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        found.sort();
         Ok(found)
     }
 
