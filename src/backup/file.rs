@@ -45,8 +45,11 @@ pub(super) fn copy(shared: &Shared<'_>, disk: &VmDisk, changes: bool, (n, count)
     let opened = OpenDisk::open(&settings, &shared.settings.dir, &shared.stop.interrupt);
     let open = match opened {
         Ok(open) => Arc::new(open),
-        // A bitmap that is missing or in use shows here, and not when the backup begins.
-        Err(failure) => return failed(failure, changes && !shared.stop.has_begun()),
+        // A bitmap that is missing or in use shows here, and not when the backup begins: the transfer ends.
+        Err(failure) => {
+            let again = changes && failure.exit == Exit::Transfer && !shared.stop.has_begun();
+            return failed(failure, again);
+        }
     };
     shared.watch(&open);
     open.set_used();

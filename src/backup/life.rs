@@ -32,6 +32,9 @@ const END_PATIENCE: Duration = Duration::from_secs(600);
 /// The same for a backup that is taken back.
 const TAKE_BACK_PATIENCE: Duration = Duration::from_secs(120);
 
+/// The same where another backup of the VM has to follow. A signal ends the wait.
+const MERGE_PATIENCE: Duration = Duration::from_secs(12 * 3600);
+
 /// See the head of this file.
 pub(super) struct Life {
     /// No signal interrupts its requests.
@@ -229,11 +232,13 @@ impl Life {
         });
     }
 
-    /// Ends it, after its transfers; returns what has failed.
-    pub(super) fn end(mut self, stop: &Stop) -> Option<Failure> {
+    /// Ends it, after its transfers; returns what has failed. `again`: another backup of the VM follows, which
+    /// the engine refuses until this one has ended.
+    pub(super) fn end(mut self, stop: &Stop, again: bool) -> Option<Failure> {
         let (vm, id) = (&self.vm.id, &self.backup.id);
         self.note.amend(|note| note.cause = Cause::Ending);
-        let ended = self.engine.finalize_backup(vm, id, END_PATIENCE, &stop.interrupt);
+        let patience = if again { MERGE_PATIENCE } else { END_PATIENCE };
+        let ended = self.engine.finalize_backup(vm, id, patience, &stop.interrupt);
         let told = match ended {
             Ok(BackupEnd::Succeeded) => None,
             Ok(BackupEnd::Going) => {
@@ -270,7 +275,10 @@ impl Life {
         let left = self
             .engine
             .left_by_backup(vm, id, self.backup.snapshot.as_deref());
-        told.or_else(|| left.map(|text| Failure::text(Exit::Transfer, text)))
+        match (told, left) {
+            (Some(told), Some(left)) => Some(Failure::text(told.exit, format!("{told}; {left}"))),
+            (told, left) => told.or(left.map(|text| Failure::text(Exit::Transfer, text))),
+        }
     }
 }
 

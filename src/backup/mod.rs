@@ -61,7 +61,7 @@ use self::shared::Shared;
 use self::stop::Stop;
 use self::tidy::tidy;
 use crate::amounts;
-use crate::engine::{Engine, VmDisk};
+use crate::engine::{Engine, Error as EngineError, VmDisk};
 use crate::failure::{Exit, Failure};
 use crate::images::write_whole;
 use crate::logging::{announce, announce_failure, plain};
@@ -218,7 +218,7 @@ fn one_round(
     );
     supervisor.enter(Stage::Finalizing);
     failures.extend(made.err());
-    failures.extend(life.end(stop));
+    failures.extend(life.end(stop, !again.is_empty()));
     again
 }
 
@@ -239,13 +239,8 @@ fn copy_all(
         failures.push(of_disk(disk, Exit::Transfer, why));
         failed.push(Named::of(disk, why));
     }
-    let configuration = match save_configuration(life, &settings.dir, &names) {
-        Ok(name) => Some(name),
-        Err(failure) => {
-            failures.push(failure);
-            None
-        }
-    };
+    // The snapshot that has it goes with the backup.
+    let configuration = life.configuration();
     supervisor.enter(Stage::Copying);
     let shared = Shared::new(settings, stop, supervisor, life, &names, base);
     let mut whole = Vec::new();
@@ -290,6 +285,14 @@ fn copy_all(
             ),
         ));
     }
+    // Its file is written once a manifest can name it.
+    let configuration = match save_configuration(configuration, life, &settings.dir, &names) {
+        Ok(name) => Some(name),
+        Err(failure) => {
+            failures.push(failure);
+            None
+        }
+    };
     let vm = Named {
         id: plan.vm.id.clone(),
         name: plan.vm.name.clone(),
@@ -330,12 +333,17 @@ fn of_disk(disk: &VmDisk, exit: Exit, why: &str) -> Failure {
 }
 
 /// Saves the configuration of the VM at the moment of the backup; returns the name of its file.
-fn save_configuration(life: &Life, dir: &Path, names: &Names) -> Result<String, Failure> {
+fn save_configuration(
+    told: Result<Option<String>, EngineError>,
+    life: &Life,
+    dir: &Path,
+    names: &Names,
+) -> Result<String, Failure> {
     let fail = |why: String| {
         let text = format!("the configuration of the VM is not saved: {why}");
         Failure::text(Exit::Transfer, plain(&text))
     };
-    let text = life.configuration().map_err(|e| fail(e.to_string()))?;
+    let text = told.map_err(|e| fail(e.to_string()))?;
     let text = text.ok_or_else(|| fail("the engine gives none".to_owned()))?;
     let name = names.configuration(&life.vm().id);
     let path = dir.join(&name);

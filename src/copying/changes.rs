@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::CopyError;
+use super::download::runs;
 use super::workers::in_parallel;
-use crate::disk::is_zero;
+use crate::disk::BLOCK_BYTES;
 use crate::failure::Failure;
 use crate::images::{CLUSTER_BYTES, Output};
 use crate::open_disk::OpenDisk;
@@ -26,6 +27,9 @@ const MIN_REQUEST_BYTES: u64 = 512 << 10;
 
 /// Upper bound on the ranges in a list: 2 MiB of them.
 const MAX_RANGES: usize = 1 << 17;
+
+/// The zeros that are looked for in what is read are whole clusters.
+const _: () = assert!(BLOCK_BYTES as u64 == CLUSTER_BYTES);
 
 /// See the head of this file. Each range has whole clusters, but for one at the end of the disk.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -63,7 +67,13 @@ impl Changes {
             let twice = range.start..range.end.min(self.told);
             self.add_data(&twice);
         }
-        self.told = self.told.max(range.end);
+        let before = self.told;
+        self.told = before.max(range.end);
+        // The part before is data already.
+        let range = range.start.max(before)..range.end;
+        if range.is_empty() {
+            return;
+        }
         match (extent.dirty, extent.zero) {
             (false, _) => {}
             (true, false) => self.add_data(&range),
@@ -192,13 +202,12 @@ pub(crate) fn fill_changes(
             }
             buffer.resize((range.end - range.start) as usize, 0);
             device.read_straight(range.start, &mut buffer)?;
-            let mut at = range.start;
-            for cluster in buffer.chunks(CLUSTER_BYTES as usize) {
-                match is_zero(cluster) {
-                    true => output.zero_at(at, cluster.len() as u64)?,
-                    false => output.write_at(cluster, at)?,
+            for (run, zero) in runs(range.start, &buffer) {
+                let (at, length) = (range.start + run.start as u64, run.len() as u64);
+                match zero {
+                    true => output.zero_at(at, length)?,
+                    false => output.write_at(&buffer[run], at)?,
                 }
-                at += cluster.len() as u64;
             }
         }
         Ok(())
@@ -263,6 +272,16 @@ mod tests {
             ],
         );
         assert_eq!((data, zeros), (vec![(C, 2 * C)], vec![(0, C), (2 * C, 3 * C)]));
+        // The zeros that are told late, and again, are not one with those before them.
+        let (data, zeros) = changes(
+            12 * C,
+            &[
+                (0, 10 * C, false, false),
+                (10 * C, 12 * C, true, true),
+                (0, 2 * C, true, true),
+            ],
+        );
+        assert_eq!((data, zeros), (vec![(0, 2 * C)], vec![(10 * C, 12 * C)]));
         let (data, _) = changes(4 * C, &[]);
         assert_eq!(data, [(0, 4 * C)], "no extents at all");
     }

@@ -229,7 +229,7 @@ impl Download {
 }
 
 /// Divides `bytes` at `offset` into runs of whole blocks that are zero and runs that are not.
-fn runs(offset: u64, bytes: &[u8]) -> Vec<(Range<usize>, bool)> {
+pub(super) fn runs(offset: u64, bytes: &[u8]) -> Vec<(Range<usize>, bool)> {
     let mut runs: Vec<(Range<usize>, bool)> = Vec::new();
     let mut at = 0;
     while at < bytes.len() {

@@ -330,7 +330,10 @@ impl Engine {
                     if asked.is_none_or(|at| waited > at + MAX_EFFECT_DELAY) =>
                 {
                     match self.post(&what, Effect::Idempotent, &path, &json!({})) {
-                        Ok(_) => asked = Some(waited),
+                        Ok(_) => {
+                            asked = Some(waited);
+                            refused = None;
+                        }
                         Err(e) if e.is_passing() => info!("{e}"),
                         // Another one says the same, or it has an effect all the same.
                         Err(e @ Error::Fault { status: 400, .. }) => {
@@ -359,6 +362,10 @@ impl Engine {
                 Some(_) | None => {}
             }
             if !patience.pause()? {
+                // The limit may have passed during the request.
+                if matches!(found, Some(BackupPhase::Finalizing)) {
+                    return Ok(BackupEnd::Going);
+                }
                 let state = match (&found, refused) {
                     (_, Some(e)) => e.to_string(),
                     (Some(phase), None) => format!("its phase is {}", phase.shown()),
@@ -386,14 +393,14 @@ impl Engine {
     /// that was made for it.
     pub(crate) fn left_by_backup(&self, vm: &str, id: &str, snapshot: Option<&str>) -> Option<String> {
         let snapshot = snapshot?;
-        let there = self
-            .snapshots_of_backups(vm)
-            .ok()?
-            .iter()
-            .any(|one| one == snapshot);
-        let events = self.events_of(id).unwrap_or_default();
-        let said = events.iter().any(|event| event.code == Event::SNAPSHOT_LEFT);
-        (there || said && self.snapshots_of_backups(vm).is_err()).then(|| {
+        let left = match self.snapshots_of_backups(vm) {
+            Ok(there) => there.iter().any(|one| one == snapshot),
+            Err(_) => {
+                let events = self.events_of(id).unwrap_or_default();
+                events.iter().any(|event| event.code == Event::SNAPSHOT_LEFT)
+            }
+        };
+        left.then(|| {
             plain(&format!(
                 "the engine has not removed snapshot {snapshot} of backup {id}, which takes space and slows \
                  the VM down: delete that snapshot in the engine, while the VM may go on"

@@ -53,6 +53,7 @@ pub(super) fn end(engine: &Engine, file: &NoteFile, backup: &NotedBackup) -> Res
     let seen = engine.backup(vm, &id)?;
     let snapshot = seen.and_then(|seen| seen.snapshot).or(backup.snapshot.clone());
     let ended = engine.finalize_backup(vm, &id, PATIENCE, &Interrupt::default())?;
+    let merges = matches!(ended, BackupEnd::Going);
     report(format_args!(
         "{place}: {}",
         match ended {
@@ -63,6 +64,10 @@ pub(super) fn end(engine: &Engine, file: &NoteFile, backup: &NotedBackup) -> Res
         }
     ));
     file.remove();
+    // The snapshot of one that the engine is still at is not left over.
+    if merges {
+        return Ok(());
+    }
     match engine.left_by_backup(vm, &id, snapshot.as_deref()) {
         Some(left) => Err(Failure::text(Exit::Transfer, left)),
         None => Ok(()),
