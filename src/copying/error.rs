@@ -60,8 +60,9 @@ pub(super) enum CopyError {
     /// A signal came while the image was opened or made.
     #[error("interrupted before the first byte was copied")]
     Unbegun,
+    /// It has an exit code of its own.
     #[error("{0}")]
-    NoThread(Failure),
+    Other(Failure),
     /// A signal has stopped it, which is told by itself.
     #[error("interrupted")]
     Stopped,
@@ -78,7 +79,7 @@ impl CopyError {
             CopyError::DiskTooSmall { .. }
             | CopyError::ClaimTooSmall { .. }
             | CopyError::LooksLike { .. } => Exit::Usage,
-            CopyError::NoThread(failure) => failure.exit,
+            CopyError::Other(failure) => failure.exit,
             _ => Exit::Other,
         }
     }

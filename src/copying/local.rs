@@ -71,7 +71,7 @@ pub(super) fn attended<T: Send + 'static>(
         Rights::None => start(),
     };
     if let Err(failure) = started {
-        let value = Err(CopyError::NoThread(failure));
+        let value = Err(CopyError::Other(failure));
         return Attended { value, hangs: false };
     }
     let signal = loop {

@@ -82,7 +82,7 @@ pub(super) fn unless_interrupted<T: Send + 'static, E>(
     }
 }
 
-/// Waits until what was begun in the engine is taken back; a second signal leaves it to `recover`.
+/// Waits until what was begun in the engine is taken back; a second signal leaves it to whom `left_to` says.
 fn wait_until_taken_back<T: Send + 'static, E>(
     task: Task,
     left_to: Option<LeftTo>,

@@ -37,7 +37,10 @@ fn take_up(settings: CopySettings, engine: EngineArgs) -> Result<CopySettings, F
     let is_once = settings.outcome.as_ref().is_some_and(|outcome| outcome.once);
     if let (true, Source::Engine(source)) = (is_once, &settings.disk.source) {
         let same_disk = |note: &Note| match &source.wanted {
-            Wanted::New(new) => new.id.as_deref() == Some(note.disk_id.as_str()),
+            Wanted::New(new) => {
+                let id = new.id.as_ref();
+                id.is_some_and(|id| note.disk_id.eq_ignore_ascii_case(id))
+            }
             Wanted::Existing(name) | Wanted::Snapshot(name) => {
                 note.disk_id.eq_ignore_ascii_case(name) || note.disk_name == *name
             }

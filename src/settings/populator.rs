@@ -170,6 +170,13 @@ fn account(args: &EngineArgs, section: &Section, trust: Trust) -> Result<Account
     if args.username.is_none() && section.get("username").is_none() {
         args.username = variable("user").map(|name| name.trim_end_matches(['\n', '\r']).to_owned());
     }
+    let of = |given: Option<String>, key: &str, name: &str| {
+        given
+            .or_else(|| section.get(key).map(str::to_owned))
+            .or_else(|| variable(name))
+    };
+    args.engine_url = of(args.engine_url.take(), "engine_url", "OVIRT_URL");
+    args.username = of(args.username.take(), "username", "OVIRT_USERNAME");
     let is_elsewhere = args.password_file.is_some() || section.get("password").is_some();
     // A secret that was made of a file often ends with a line break, which the original leaves out.
     let trimmed = |text: String| text.trim_end_matches(['\n', '\r']).to_owned();

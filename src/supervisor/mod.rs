@@ -158,7 +158,12 @@ impl Supervisor {
     /// Begins to tell of a run whose disk is about to be opened. Fails where the file with the figures can't
     /// be written, and where there is no thread.
     pub(crate) fn start(run: &Told<'_>, role: Role) -> Result<Supervisor, Failure> {
-        let endpoint = run.volume.map(|volume| Arc::new(Endpoint::start(volume)));
+        let first = Picture {
+            place: run.place.display().to_string(),
+            task: run.task,
+            ..Picture::default()
+        };
+        let endpoint = run.volume.map(|volume| Arc::new(Endpoint::start(volume, &first)));
         let mut reports = Reports {
             display: Display::of(run, role),
             endpoint: endpoint.clone(),

@@ -256,9 +256,10 @@ fn a_copy_that_fails_is_never_told_as_whole_and_leaves_no_image() {
         page.contains("state=\"finalizing\"} 1")
     });
     engine.clear_switches();
-    while !pod.has_ended() {
+    wait_until("the pod ends", 120, || {
         told.extend(claim.progress());
-    }
+        pod.has_ended()
+    });
     let code = pod.wait(60).code();
     let names = claim.names();
     sh(r#"umount "$1""#, [&claim.volume], 30).ok();

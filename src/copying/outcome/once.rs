@@ -243,9 +243,11 @@ impl Comparison {
         let name = self.path.display().to_string();
         let expected = Expected::Bytes(&self.image, &name);
         let compared = disk.verify(expected, Method::default(), &self.watch);
-        let hash = compared.map_err(|failure| match stop.load(Ordering::Relaxed) {
-            true => CopyError::Stopped,
-            false => unlike(&self.path, failure),
+        // Where the disk could not be read, nobody knows whether they are the same.
+        let hash = compared.map_err(|failure| match (stop.load(Ordering::Relaxed), failure.exit) {
+            (true, _) => CopyError::Stopped,
+            (false, Exit::DataLoss) => unlike(&self.path, failure),
+            (false, _) => CopyError::Other(failure),
         })?;
         self.image.check_unchanged().map_err(|e| unlike(&self.path, e))?;
         inform(hash.told(&name));

@@ -75,12 +75,14 @@ struct State {
 }
 
 impl Endpoint {
-    /// Begins to listen, and tells where that fails.
-    pub(super) fn start(volume: &Volume) -> Endpoint {
+    /// Begins to listen, with `first` on the page, and tells where that fails.
+    pub(super) fn start(volume: &Volume, first: &Picture) -> Endpoint {
         let endpoint = Endpoint {
             owner: volume.owner.clone(),
             page: Arc::default(),
         };
+        // Nobody gets an empty page.
+        endpoint.publish(first);
         let listening = listen(volume.listen).and_then(|listener| {
             let (config, page) = (config()?, endpoint.page.clone());
             let accept = move || accept(&listener, &config, &page);
