@@ -114,6 +114,19 @@ pub(crate) struct Method {
     pub(crate) block_size: u64,
 }
 
+impl Method {
+    /// The default for one disk, or for one of several that are hashed at once.
+    pub(crate) fn of_several(several: bool) -> Method {
+        match several {
+            true => Method {
+                block_size: MIN_BLOCK_BYTES,
+                ..Method::default()
+            },
+            false => Method::default(),
+        }
+    }
+}
+
 impl Default for Method {
     /// imageio's.
     fn default() -> Self {

@@ -68,8 +68,10 @@ pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Even
                 if std::mem::replace(&mut ended.signalled, true) {
                     endings.iter_mut().for_each(open_disk::Ending::give_up);
                 }
-                let answers = endings.iter().filter_map(open_disk::Ending::answer);
-                answers.for_each(|answer| signals::tell(signal, &answer));
+                for (mounted, ending) in mount.disks.iter().zip(&endings) {
+                    let answer = ending.answer().map(|answer| of_disk(mount, mounted, &answer));
+                    answer.iter().for_each(|answer| signals::tell(signal, answer));
+                }
             }
             Ok(Event::Unmounted | Event::CommandEnded(_)) => {}
             Err(RecvTimeoutError::Timeout) => endings.iter_mut().for_each(open_disk::Ending::look),
@@ -81,13 +83,9 @@ pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Even
     let mut failures: Vec<Failure> = Vec::new();
     for (mounted, ending) in mount.disks.iter().zip(&mut endings) {
         let failed = ending.outcome().into_iter().flat_map(|outcome| outcome.failures);
-        failures.extend(failed.map(|failure| match mount.of_vm {
-            Some(_) => Failure::text(
-                failure.exit,
-                format!("{}: {failure}", mounted.file_name.to_string_lossy()),
-            ),
-            None => failure,
-        }));
+        failures.extend(
+            failed.map(|failure| Failure::text(failure.exit, of_disk(mount, mounted, &failure.to_string()))),
+        );
     }
     // Whoever reads a part of the disks is to know that it was not the whole.
     failures.extend(mount.broken.iter().map(|one| Failure::text(one.exit, one.told())));
@@ -95,6 +93,14 @@ pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Even
     let code = ended.command.filter(|code| *code != 0).unwrap_or(ending.code);
     tell(mount, &ending, code, std::mem::take(&mut ended.waiting));
     code
+}
+
+/// Says of which of several disks `text` is.
+fn of_disk(mount: &Mount, mounted: &MountedDisk, text: &str) -> String {
+    match mount.of_vm {
+        Some(_) => format!("{}: {text}", mounted.file_name.to_string_lossy()),
+        None => text.to_owned(),
+    }
 }
 
 fn ending(mount: &Mount, failures: &[Failure], cut_off: bool) -> Ending {

@@ -14,7 +14,7 @@ use super::{BrokenDisk, Event, Mount, MountedDisk, OfVm, ready, verification};
 use crate::failure::{Exit, Failure};
 use crate::fuse::OpenFiles;
 use crate::logging::plain;
-use crate::open_disk::{OpenDisk, OpenVm, left_out_shown};
+use crate::open_disk::{OpenDisk, OpenVm, end_in_any_case, left_out_shown};
 use crate::output::tell;
 use crate::process::{limits, runtime_directory};
 use crate::settings::{DiskSettings, Settings, Shown, VmSource};
@@ -42,8 +42,10 @@ pub(super) fn open_unless_interrupted(
         }
         Shown::OfVm(source) => of_vm(&settings.disk.with(source.clone()), &mountpoint, inbox)?,
     };
-    for mounted in &opened.disks {
-        verification::check(&settings, &mounted.disk)?;
+    let mut disks = opened.disks.iter();
+    if let Err(failure) = disks.try_for_each(|one| verification::check(&settings, &one.disk)) {
+        end_in_any_case(opened.disks.iter().map(|one| &*one.disk));
+        return Err(failure);
     }
     let directory = runtime_directory::directory()
         .map_err(|e| Failure::text(Exit::Other, format!("cannot use the runtime directory: {e}")))?;

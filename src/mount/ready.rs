@@ -61,7 +61,8 @@ pub(super) fn needs<S>(disk: &DiskSettings<S>, count: usize) -> Needs {
         descriptors: OWN_DESCRIPTORS
             + DESCRIPTORS_PER_DISK * count
             + DESCRIPTORS_PER_CONNECTION * connections,
-        bytes: (fuse::ADDRESS_SPACE + OWN_BYTES)
+        // Each thread apart holds a request of 1 MiB.
+        bytes: (fuse::ADDRESS_SPACE + OWN_BYTES + if count > 1 { fuse::MAX_APART << 20 } else { 0 })
             .saturating_add(usize::try_from(disk.budgets.sum()).unwrap_or(usize::MAX)),
     }
 }

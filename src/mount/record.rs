@@ -24,6 +24,9 @@ const MAX_NOTES: usize = 10;
 /// Upper bound on a file here, in bytes.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
+/// Upper bound on the words of an outcome that is too long, in characters; JSON may need six bytes for one.
+const MAX_MESSAGE_CHARS: usize = 8 << 10;
+
 /// The record of a mount, which outlives the process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -79,6 +82,22 @@ pub(crate) struct Ending {
     pub(crate) detached: bool,
 }
 
+impl Ending {
+    /// Leaves out what makes it too long to be read again: earlier outcomes first, then the end of its own
+    /// words, which are many where many disks have failed.
+    fn fit(&mut self) {
+        let is_long = |ending: &Ending| {
+            let text = serde_json::to_vec(ending).unwrap_or_default();
+            text.len() as u64 > MAX_FILE_BYTES
+        };
+        while is_long(self) && self.notes.pop().is_some() {}
+        if is_long(self) {
+            let shorten = |text: String| text.chars().take(MAX_MESSAGE_CHARS).collect::<String>() + " ...";
+            self.message = self.message.take().map(shorten);
+        }
+    }
+}
+
 /// The numbers by which a mounted file system is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Held {
@@ -125,6 +144,7 @@ impl Place {
         both.notes.truncate(MAX_NOTES);
         // The figures of many connections would make it too long to be read again.
         both.stats.clear();
+        both.fit();
         self.write("failed", &both)
     }
 
@@ -224,6 +244,29 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+
+    #[test]
+    fn an_ending_of_very_many_disks_can_be_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::of(dir.path(), Path::new("/mnt/vm"));
+        let ending = |message: String| Ending {
+            code: 7,
+            message: Some(message),
+            stats: vec![],
+            mountpoint: None,
+            notes: vec![],
+            held: None,
+            detached: false,
+        };
+        for _ in 0..12 {
+            place.write_ending(&ending("disk: lost; ".repeat(900))).unwrap();
+        }
+        assert!(place.ending().is_some_and(|kept| !kept.notes.is_empty()));
+        place.write_ending(&ending("disk: \u{1}; ".repeat(9000))).unwrap();
+        let taken = place.take_ending().unwrap();
+        assert_eq!(taken.code, 7);
+        assert!(taken.message.unwrap().ends_with(" ..."));
+    }
 
     #[test]
     fn an_ending_is_kept_until_it_is_taken_and_none_erases_another() {

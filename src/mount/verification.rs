@@ -46,8 +46,9 @@ fn prove(
     watch: &Arc<Watch>,
 ) -> Result<(), Failure> {
     let (proven, what) = match verify {
+        // All disks of a VM are verified at once, each with buffers of whole blocks.
         Verify::Itself => (
-            disk.verify(Expected::Itself, Method::default(), watch)?,
+            disk.verify(Expected::Itself, Method::of_several(file.is_some()), watch)?,
             "what is read back from it".to_owned(),
         ),
         Verify::Image(path) => {
