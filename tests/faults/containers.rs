@@ -3,7 +3,7 @@
 
 use crate::rig::{MIB, Rig, settings};
 use crate::support::mount::{BINARY, clean_environment, rhv_mount};
-use crate::support::run::{Ran, is_root, run, stop, wait_until};
+use crate::support::run::{Ran, is_root, run, stop};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::Path;
@@ -64,7 +64,7 @@ fn what_ends_a_mount_in_use_is_no_kill_of_a_stranger() {
     // A program may pass it on to kill(2), for which 0 is a group of processes.
     assert_eq!(status.get("pid"), None, "{json}");
     drop(file);
-    wait_until("the process has ended", 20, || rig.mount.pids().is_empty());
+    rig.mount.wait_until_ended();
 }
 
 #[test]
@@ -86,5 +86,5 @@ fn a_stopped_process_of_another_container_is_not_called_by_a_number() {
     assert_names_no_process(&status);
     assert_eq!(umount.code, Some(DATA_MAY_BE_LOST), "{umount}");
     assert_names_no_process(&umount);
-    wait_until("the process has ended", 40, || rig.mount.pids().is_empty());
+    rig.mount.wait_until_ended();
 }

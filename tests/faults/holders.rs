@@ -3,7 +3,7 @@
 
 use crate::rig::{MIB, Rig, errno, pattern, settings};
 use crate::support::mount::{is_mounted, rhv_mount, rhv_mount_command};
-use crate::support::run::{Ran, is_root, run, scratch, wait_until};
+use crate::support::run::{Ran, is_root, run, scratch};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -69,7 +69,7 @@ fn umount_goes_on_when_only_another_mount_holds_the_file_system() {
         errno(fs::read(bind.0.path().join("disk")).map(drop)),
         libc::ENOTCONN
     );
-    wait_until("the process has ended", 20, || rig.mount.pids().is_empty());
+    rig.mount.wait_until_ended();
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn umount_after_a_lazy_unmount_names_who_has_the_file_open_and_ends_when_it_is_c
     file.write_all_at(&pattern(1, MIB as usize), 0).unwrap();
     file.sync_all().unwrap();
     drop(file);
-    wait_until("the process has ended", 20, || rig.mount.pids().is_empty());
+    rig.mount.wait_until_ended();
     assert!(rig.server.read_durable(0..MIB) == pattern(1, MIB as usize));
 }
 
@@ -116,7 +116,7 @@ fn status_tells_that_a_lazily_unmounted_mount_is_still_in_use_and_by_whom() {
         assert!(shown.contains(said), "{said} is not in {shown}");
     }
     drop(file);
-    wait_until("the process has ended", 20, || rig.mount.pids().is_empty());
+    rig.mount.wait_until_ended();
 }
 
 #[test]

@@ -124,6 +124,6 @@ fn a_mount_that_waits_for_its_last_bytes_is_told_as_ending_and_as_silent_once_it
     drop(stopped);
     rig.server.disarm();
     drop(writer);
-    wait_until("the mount has ended", 60, || rig.mount.pids().is_empty());
+    rig.mount.wait_until_ended();
     assert!(rig.server.read_durable(0..MIB).iter().all(|byte| *byte == b'7'));
 }

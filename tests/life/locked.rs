@@ -122,7 +122,7 @@ fn a_disk_whose_mount_is_about_to_end_is_waited_for() {
         !engine.requests("POST", "/finalize").is_empty()
     });
     over(&engine, &existing("web01"), "true").ok();
-    wait_until("the first one has ended", 30, || first.pids().is_empty());
+    first.wait_until_ended();
     assert_free(&engine, &disk.id, &content);
 }
 

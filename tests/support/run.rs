@@ -70,6 +70,7 @@ pub fn run(command: &mut Command, seconds: u64) -> Ran {
 pub fn run_with_output_in(command: &mut Command, seconds: u64, dir: &Path) -> Ran {
     let (out, err) = (dir.join("stdout"), dir.join("stderr"));
     let create = |path: &Path| File::create(path).expect("create an output file");
+    beginners().into_iter().for_each(await_exec);
     let shown = shown(command);
     let mut child = command
         .stdin(Stdio::null())
@@ -111,12 +112,41 @@ pub fn run_with_output_in(command: &mut Command, seconds: u64, dir: &Path) -> Ra
 /// Waits until the program of a new process runs. It begins by closing its copies of the files that other
 /// tests have open here, which may wait for a server that is slow on purpose; only then it gets its name.
 fn await_exec(pid: u32) {
-    let ours = fs::read("/proc/thread-self/comm").ok();
-    let has_name = || {
-        let name = fs::read(format!("/proc/{pid}/comm")).ok();
-        name.is_none() || name != ours
-    };
+    let ours = names();
+    let has_name = || name(&format!("/proc/{pid}")).is_none_or(|name| !ours.contains(&name));
     wait_until("the program begins", 600, has_name);
+}
+
+/// Returns the processes in which programs of other tests are about to begin. As long as one has a copy of a
+/// file, an unmount of the file's mount is refused.
+fn beginners() -> Vec<u32> {
+    let (ours, parent) = (names(), std::process::id().to_string());
+    let is_ours = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name of the program, which may hold anything, is in parentheses before state and parent.
+        let parents = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.split(' ').nth(1));
+        parents == Some(parent.as_str())
+    };
+    let entries = fs::read_dir("/proc").expect("/proc").flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(is_ours)
+        .filter(|pid| name(&format!("/proc/{pid}")).is_some_and(|name| ours.contains(&name)))
+        .collect()
+}
+
+/// The names of this process's threads, which a new process has until its program runs.
+fn names() -> Vec<Vec<u8>> {
+    let threads = fs::read_dir("/proc/self/task").expect("/proc").flatten();
+    threads
+        .filter_map(|thread| name(&thread.path().display().to_string()))
+        .collect()
+}
+
+fn name(process: &str) -> Option<Vec<u8>> {
+    fs::read(format!("{process}/comm")).ok()
 }
 
 /// Runs a shell script for at most `seconds`; `args` are `$1`, `$2`, ...

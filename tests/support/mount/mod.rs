@@ -121,6 +121,12 @@ impl Mount {
         processes_with(self.target.as_os_str())
     }
 
+    /// Waits until no process serves this mount. A program that another test starts may hold a copy of a file
+    /// of this mount while a server or a file system of that test hangs, so the limit is long.
+    pub fn wait_until_ended(&self) {
+        wait_until("the mount's process has ended", 120, || self.pids().is_empty());
+    }
+
     /// Returns the process that serves this mount, once the one that has started it is gone: the command
     /// returns before the system has taken that one away.
     pub fn server(&self) -> i32 {
@@ -139,9 +145,7 @@ impl Mount {
             self.log_end()
         );
         assert!(!is_mounted(&self.target), "still mounted after: {ran}");
-        wait_until("the mount's process ends after umount", 20, || {
-            self.pids().is_empty()
-        });
+        self.wait_until_ended();
         assert_eq!(
             self.target.exists(),
             self.kind != MountKind::New,
@@ -158,7 +162,7 @@ impl Mount {
         for pid in self.pids() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        wait_until("the killed mount is gone", 20, || self.pids().is_empty());
+        self.wait_until_ended();
     }
 
     /// Returns the last 20 lines of the log, for the message of a failed test.
