@@ -21,7 +21,7 @@ mod steps;
 
 use crate::rig::MIB;
 use proptest::prelude::*;
-use proptest::test_runner::{RngSeed, TestRunner};
+use proptest::test_runner::{RngSeed, TestError, TestRunner};
 use run::Run;
 use std::cell::Cell;
 use std::ops::Range;
@@ -70,8 +70,14 @@ fn search(weather: Weather, cases: u32, length: Range<usize>, fault: Option<Boxe
         operations.get(),
         hit.get()
     );
-    if let Err(error) = done {
-        panic!("{weather:?}: {error}");
+    // The reason comes last: logs are cut in the middle.
+    match done {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, steps)) => {
+            steps.iter().for_each(|step| println!("{step:?}"));
+            panic!("{weather:?}: after these steps: {reason}");
+        }
+        Err(TestError::Abort(reason)) => panic!("{weather:?}: {reason}"),
     }
     assert_eq!(weather == Weather::Fair, hit.get() == 0, "faults met");
 }

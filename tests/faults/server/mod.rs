@@ -267,7 +267,7 @@ impl Server {
         for connection in connections {
             self.shared.state().storage.cut(*connection);
         }
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(60);
         loop {
             let mut alive = self.connections_alive();
             alive.retain(|connection| connections.contains(connection));

@@ -25,6 +25,7 @@ pub struct Storage {
     /// Maps the start of a range to (end, connection); the ranges never overlap.
     unflushed: BTreeMap<u64, (u64, u64)>,
     closed: BTreeSet<u64>,
+    cut: BTreeSet<u64>,
     in_flight: BTreeMap<u64, Range<u64>>,
     violations: Vec<String>,
 }
@@ -36,6 +37,7 @@ impl Storage {
             durable: Image::new(size),
             unflushed: BTreeMap::new(),
             closed: BTreeSet::new(),
+            cut: BTreeSet::new(),
             in_flight: BTreeMap::new(),
             violations: Vec::new(),
         }
@@ -88,8 +90,10 @@ impl Storage {
         }
     }
 
-    /// Forgets the request that `connection` has in flight, because the test cuts the connection.
+    /// Forgets the request that `connection` has in flight, because the test cuts the connection. One that
+    /// has been received and not begun by then is not registered either.
     pub fn cut(&mut self, connection: u64) {
+        self.cut.insert(connection);
         self.in_flight.remove(&connection);
     }
 
@@ -107,6 +111,9 @@ impl Storage {
     }
 
     pub fn begin(&mut self, connection: u64, range: Range<u64>) {
+        if self.cut.contains(&connection) {
+            return;
+        }
         for (other, busy) in &self.in_flight {
             if blocks(busy).start < blocks(&range).end && blocks(&range).start < blocks(busy).end {
                 self.violations.push(format!(
