@@ -108,9 +108,9 @@ impl ChecksumBody {
 }
 
 #[derive(Deserialize)]
-struct ExtentBody {
-    start: u64,
-    length: u64,
+pub(super) struct ExtentBody {
+    pub(super) start: u64,
+    pub(super) length: u64,
     zero: bool,
 }
 
@@ -181,6 +181,10 @@ pub(super) fn read_extents(body: impl Read, found: &mut dyn FnMut(Extent)) -> Re
     let (mut next, mut first) = (0, true);
     let range = |body: &ExtentBody| (body.start, body.length);
     each_extent(body, range, &mut |ExtentBody { start, zero, .. }, end| {
+        // An extent without a byte says nothing, and is not the first one.
+        if start == end {
+            return;
+        }
         if std::mem::take(&mut first) && start > 0 {
             found(Extent {
                 start: 0,
@@ -257,7 +261,7 @@ mod tests {
     #[test]
     fn no_zeros_are_passed_on_for_what_an_extent_before_has_covered() {
         type Runs = &'static [(u64, u64, bool)];
-        let cases: [(Runs, Runs); 5] = [
+        let cases: [(Runs, Runs); 6] = [
             // The gap stays one.
             (&[(0, 4, true), (8, 4, true)], &[(0, 4, true), (8, 4, true)]),
             // The storage told more than it was asked for, and tells the rest again.
@@ -266,6 +270,8 @@ mod tests {
                 &[(0, 10, false), (10, 4, true), (14, 2, false)],
             ),
             (&[(0, 10, true), (4, 3, true), (4, 0, true)], &[(0, 10, true)]),
+            // An extent without a byte is not the one that the disk begins with.
+            (&[(0, 0, true), (10, 5, false)], &[(0, 10, false), (10, 5, false)]),
             // Data is told after zeros of the same place, and wins where the map is made.
             (
                 &[(0, 10, true), (4, 3, false), (10, 2, true)],

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use ureq::Agent;
 
-use super::answers::{Capabilities, MAX_EXTENT_TEXT_BYTES, read_extents};
+use super::answers::{Capabilities, ExtentBody, MAX_EXTENT_TEXT_BYTES, each_extent, read_extents};
 use super::permit::Permit;
 use super::script::Script;
 use super::socket::{IO_TIMEOUT, Route};
@@ -55,28 +55,15 @@ pub fn options_answer(data: &[u8]) {
 /// before, and the data must be that of the JSON; the parser must give up after a bounded number of bytes
 /// without a complete extent.
 pub fn extents_answer(data: &[u8]) {
-    /// Size of the parser's read buffer.
-    const READ_AHEAD_BYTES: usize = 8 << 10;
-    let pieces = Pieces::new(data);
-    let taken = pieces.taken();
-    let (mut next, mut seen_at, mut seen) = (0, 0, Vec::new());
-    let bounded = |since: usize| {
-        let waits = taken.get() - since;
-        assert!(
-            waits <= MAX_EXTENT_TEXT_BYTES + READ_AHEAD_BYTES,
-            "{waits} bytes without an extent"
-        );
-    };
-    let done = read_extents(pieces, &mut |Extent { start, length, zero }| {
+    assert_bounded(data);
+    let (mut next, mut seen) = (0, Vec::new());
+    let done = read_extents(Pieces::new(data), &mut |Extent { start, length, zero }| {
         assert!(seen.is_empty() <= (start == 0), "it does not begin at 0");
         assert!(!zero || start >= next, "zeros over something else");
         assert!(length > 0);
         next = start.checked_add(length).expect("it ends before 2^64").max(next);
-        bounded(seen_at);
-        seen_at = taken.get();
         seen.push((start, length, zero));
     });
-    bounded(seen_at);
     if done.is_err() || !Pieces::is_plain(data) {
         return;
     }
@@ -102,6 +89,27 @@ pub fn extents_answer(data: &[u8]) {
             assert!(!data_said(at) || seen.iter().any(taken_back), "{at} is data");
         }
     }
+}
+
+/// Checks that the parser takes a bounded number of bytes for each extent of the answer, and as many at its
+/// end. The extents are counted as they stand in the answer: zeros that others cover are not passed on.
+fn assert_bounded(data: &[u8]) {
+    /// Size of the parser's read buffer.
+    const READ_AHEAD_BYTES: usize = 8 << 10;
+    let pieces = Pieces::new(data);
+    let taken = pieces.taken();
+    let mut seen_at = 0;
+    let mut bounded = || {
+        let waits = taken.get() - std::mem::replace(&mut seen_at, taken.get());
+        assert!(
+            waits <= MAX_EXTENT_TEXT_BYTES + READ_AHEAD_BYTES,
+            "{waits} bytes without an extent"
+        );
+    };
+    let range = |body: &ExtentBody| (body.start, body.length);
+    // A body that cannot be parsed is given up within the same bound.
+    let _ = each_extent(pieces, range, &mut |_, _| bounded());
+    bounded();
 }
 
 /// Parses a transfer URL from a user. An accepted one must have a host and one ticket, must survive a second
