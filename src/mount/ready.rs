@@ -5,12 +5,17 @@
 //! file, a program would write into that one, with success and for nobody.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, DirEntry};
+use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use crossbeam::channel::bounded;
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{major, minor};
+use nix::unistd::close;
+use tracing::info;
 
 use super::mount_table::numbers_of;
 use super::mountpoint::Mountpoint;
@@ -24,6 +29,9 @@ use crate::settings::DiskSettings;
 /// Longest wait for the look. It needs no network, but for a second at most in which a disk waits for its
 /// extents.
 const LOOK_LIMIT: Duration = Duration::from_secs(60);
+
+/// The device over which the session answers.
+const DEV_FUSE: &str = "/dev/fuse";
 
 /// Threads of a mount beside those of the file system and of the disks, and the processes that it starts:
 /// rights, reports, metrics, signals, control, session, callers, open, look, command; COMMAND and
@@ -81,7 +89,12 @@ pub(super) fn look(mountpoint: &Mountpoint, name: &OsStr) -> Result<Held, Failur
     let file = mountpoint.path_of(name);
     let looked_for = file.clone();
     // A directory on the way may be another user's: the thread has the rights of the one that makes it.
-    rights::with(move || spawn("look", move || drop(done.send(fs::metadata(looked_for)))))?;
+    rights::with(move || {
+        spawn("look", move || {
+            let_go_of_session();
+            let _ = done.send(fs::metadata(looked_for));
+        })
+    })?;
     match looked.recv_timeout(LOOK_LIMIT) {
         Ok(Ok(meta)) if meta.is_file() && (major(meta.dev()), minor(meta.dev())) == ours.device => Ok(ours),
         Ok(Ok(_)) => fail(format!("{} is another file", file.display())),
@@ -91,5 +104,27 @@ pub(super) fn look(mountpoint: &Mountpoint, name: &OsStr) -> Result<Held, Failur
             file.display(),
             LOOK_LIMIT.as_secs()
         )),
+    }
+}
+
+/// Gives the calling thread a table of files of its own, in which `/dev/fuse` is closed.
+///
+/// A process that is killed while it waits for itself would never end: the thread that waits for the session
+/// keeps `/dev/fuse` open, and the kernel fails the wait only when that is closed. The mount would hang with
+/// the process. A system that allows no such table (by a filter of system calls) leaves it so for the moment
+/// of the look. The other files stay: to close one on a file system that hangs would hold up the look.
+fn let_go_of_session() {
+    if let Err(e) = unshare(CloneFlags::CLONE_FILES) {
+        return info!("the look shares the files of the process: {e}");
+    }
+    let entries = match fs::read_dir("/proc/thread-self/fd") {
+        Ok(entries) => entries.flatten(),
+        Err(e) => return info!("the look keeps the files of the process: {e}"),
+    };
+    let is_session = |entry: &DirEntry| fs::read_link(entry.path()).is_ok_and(|to| to == Path::new(DEV_FUSE));
+    let number = |entry: DirEntry| entry.file_name().to_str()?.parse::<RawFd>().ok();
+    let ours: Vec<RawFd> = entries.filter(is_session).filter_map(number).collect();
+    for file in ours {
+        let _ = close(file);
     }
 }

@@ -32,6 +32,7 @@ mod hanging_images;
 mod heads;
 mod holders;
 mod hostile;
+mod killed;
 mod killed_callers;
 mod limits;
 mod local_sockets;
