@@ -1,11 +1,11 @@
 //! The files of a mount, and what `status` says of those of several disks, and of disks that have no file.
 //! The names are those of `status -o json`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use serde::{Deserialize, Serialize};
 
-use super::Mount;
+use super::{BrokenDisk, Mount};
 use crate::engine::LeftOut;
 use crate::fuse::Content;
 use crate::logging::plain;
@@ -69,27 +69,35 @@ impl Mount {
         files
     }
 
+    /// The disks of several that could not be opened.
+    pub(super) fn unopened(&self) -> Vec<DiskStatus> {
+        self.broken.iter().map(BrokenDisk::status).collect()
+    }
+
     /// How each file stands, in the order of their names.
     pub(super) fn file_statuses(&self) -> Vec<FileStatus> {
-        let of = |name: &OsString, disk| FileStatus {
+        let of = |name: &OsStr, disk| FileStatus {
             file_name: name.to_string_lossy().into_owned(),
             disk,
         };
         let open = self.disks.iter().map(|one| of(&one.file_name, one.disk.status()));
-        let broken = self.broken.iter().map(|one| {
-            let disk = DiskStatus {
-                read_only: true,
-                disk_size: one.size,
-                file_size: one.size,
-                disk_id: Some(one.id.clone()),
-                disk_name: Some(one.name.clone()),
-                failure: Some(format!("it could not be opened: {}", one.why)),
-                ..DiskStatus::default()
-            };
-            of(&one.file_name, disk)
-        });
+        let broken = self.broken.iter().map(|one| of(&one.file_name, one.status()));
         let mut files: Vec<FileStatus> = open.chain(broken).collect();
         files.sort_by(|a, b| a.file_name.cmp(&b.file_name));
         files
+    }
+}
+
+impl BrokenDisk {
+    fn status(&self) -> DiskStatus {
+        DiskStatus {
+            read_only: true,
+            disk_size: self.size,
+            file_size: self.size,
+            disk_id: Some(self.id.clone()),
+            disk_name: Some(self.name.clone()),
+            failure: Some(format!("it could not be opened: {}", self.why)),
+            ..DiskStatus::default()
+        }
     }
 }

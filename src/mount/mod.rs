@@ -200,6 +200,7 @@ fn serve_watched(settings: Settings, role: Role, supervisor: &Arc<Supervisor>) -
     let mount = open::open_unless_interrupted(settings, mountpoint, &inbox, supervisor.clone())?;
     let mount = Arc::new(mount);
     supervisor.watch(mount.disks());
+    supervisor.watch_unopened(mount.unopened());
     let end_in_any_case = EndOnDrop(mount.disks().cloned().collect());
     let listener = control::listen(&mount.place).map_err(|e| {
         let socket = mount.place.socket();

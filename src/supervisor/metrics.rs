@@ -43,6 +43,8 @@ pub(super) struct Picture {
     pub(super) began: Option<SystemTime>,
     /// Each disk with the figures of its connections; none while it is opened.
     pub(super) disks: Vec<(DiskStatus, Vec<Figures>)>,
+    /// The disks beside these that could not be opened.
+    pub(super) unopened: Vec<DiskStatus>,
     /// Bytes of a download that the image has, holes included, and all of them.
     pub(super) copied: Option<(u64, u64)>,
 }
@@ -130,18 +132,15 @@ pub(super) fn text(picture: &Picture) -> String {
         page.sample("exit_code", &[], code);
     }
     if !picture.disks.is_empty() {
-        page.disks(&picture.disks);
-        page.requests(&picture.disks);
+        page.disks(picture);
+        page.requests(picture);
     }
     page.text
 }
 
-/// A disk with the figures of its connections.
-type Figured = (DiskStatus, Vec<Figures>);
-
 /// The labels that tell several disks of a mount apart. A disk that is alone needs none.
-fn labels_of<'a>(disks: &[Figured], disk: &'a DiskStatus) -> Vec<(&'static str, &'a str)> {
-    match disks.len() {
+fn labels_of<'a>(picture: &Picture, disk: &'a DiskStatus) -> Vec<(&'static str, &'a str)> {
+    match picture.disks.len() + picture.unopened.len() {
         ..=1 => Vec::new(),
         _ => vec![
             ("disk", disk.disk_name.as_deref().unwrap_or_default()),
@@ -166,13 +165,23 @@ struct Page<'a> {
 }
 
 impl Page<'_> {
-    fn disks(&mut self, disks: &[Figured]) {
+    fn disks(&mut self, picture: &Picture) {
+        let disks = || picture.disks.iter().map(|(disk, _)| disk);
+        self.family(
+            "disk_open",
+            "gauge",
+            "1 for a disk that could be opened, 0 for one of several that could not.",
+        );
+        let all = disks().map(|disk| (disk, 1));
+        for (disk, open) in all.chain(picture.unopened.iter().map(|disk| (disk, 0))) {
+            self.sample("disk_open", &labels_of(picture, disk), open);
+        }
         self.family(
             "info",
             "gauge",
             "The disk, the server and the program; the value is 1.",
         );
-        for (disk, _) in disks {
+        for disk in disks() {
             let labels = [
                 ("disk", disk.disk_name.as_deref().unwrap_or_default()),
                 ("disk_id", disk.disk_id.as_deref().unwrap_or_default()),
@@ -185,8 +194,8 @@ impl Page<'_> {
         }
         let mut family = |name: &str, kind: &str, help: &str, value: fn(&DiskStatus) -> u64| {
             self.family(name, kind, help);
-            for (disk, _) in disks {
-                self.sample(name, &labels_of(disks, disk), value(disk));
+            for disk in disks() {
+                self.sample(name, &labels_of(picture, disk), value(disk));
             }
         };
         family("disk_size_bytes", "gauge", "Size of the disk.", |disk| {
@@ -207,14 +216,15 @@ impl Page<'_> {
     }
 
     /// The sums over all connections of each disk.
-    fn requests(&mut self, disks: &[Figured]) {
-        let sums = disks.iter().map(|(disk, connections)| (disk, sums(connections)));
+    fn requests(&mut self, picture: &Picture) {
+        let disks = picture.disks.iter();
+        let sums = disks.map(|(disk, connections)| (disk, sums(connections)));
         let sums: Vec<_> = sums.collect();
         let mut family = |name: &str, help: &str, value: fn(&OpFigures) -> f64| {
             self.family(name, "counter", help);
             for (disk, of_disk) in &sums {
                 for (operation, sum) in of_disk {
-                    let mut labels = labels_of(disks, disk);
+                    let mut labels = labels_of(picture, disk);
                     labels.push(("operation", operation));
                     self.sample(name, &labels, value(sum));
                 }
@@ -310,10 +320,13 @@ mod tests {
         let picture = Picture {
             place: "/mnt".to_owned(),
             disks: vec![(disk("a"), figures()), (disk("bc"), figures())],
+            unopened: vec![disk("broken")],
             ..Picture::default()
         };
         let text = text(&picture);
         for line in [
+            r#"rhv_mount_disk_open{mountpoint="/mnt",disk="a",disk_id="id of a"} 1"#,
+            r#"rhv_mount_disk_open{mountpoint="/mnt",disk="broken",disk_id="id of broken"} 0"#,
             r#"rhv_mount_disk_size_bytes{mountpoint="/mnt",disk="a",disk_id="id of a"} 1"#,
             r#"rhv_mount_disk_size_bytes{mountpoint="/mnt",disk="bc",disk_id="id of bc"} 2"#,
         ] {

@@ -36,7 +36,7 @@ use self::endpoint::Endpoint;
 use self::metrics::Picture;
 use crate::failure::{Exit, Failure};
 use crate::logging::STATISTICS;
-use crate::open_disk::OpenDisk;
+use crate::open_disk::{DiskStatus, OpenDisk};
 use crate::process::handover::Role;
 use crate::process::notify::{self, Word};
 use crate::process::spawn;
@@ -142,6 +142,7 @@ impl<'a> Told<'a> {
 /// Work for the thread.
 enum Ask {
     Watch(Vec<Weak<OpenDisk>>),
+    WatchUnopened(Vec<DiskStatus>),
     Measure(Arc<AtomicU64>, u64),
     Enter(Stage),
     Statistics,
@@ -203,6 +204,11 @@ impl Supervisor {
     /// Takes the figures from `disks` from now on.
     pub(crate) fn watch<'a>(&self, disks: impl Iterator<Item = &'a Arc<OpenDisk>>) {
         self.ask(Ask::Watch(disks.map(Arc::downgrade).collect()));
+    }
+
+    /// Tells of disks, beside those that are watched, that could not be opened.
+    pub(crate) fn watch_unopened(&self, disks: Vec<DiskStatus>) {
+        self.ask(Ask::WatchUnopened(disks));
     }
 
     /// Takes from `done` how many of the `total` bytes of a copy are there.
@@ -272,6 +278,7 @@ impl Reports {
             let next = self.display.due().map_or(due, |shown| shown.min(due));
             match inbox.recv_deadline(next) {
                 Ok(Ask::Watch(disks)) => self.disks = disks,
+                Ok(Ask::WatchUnopened(disks)) => self.last.unopened = disks,
                 Ok(Ask::Measure(done, total)) => self.measured = Some((done, total)),
                 Ok(Ask::Statistics) => self.log_statistics(),
                 Ok(Ask::Enter(stage)) => {

@@ -197,6 +197,7 @@ mod tests {
             stage: Some(stage),
             disks: vec![(disk, vec![])],
             began: None,
+            unopened: vec![],
             copied: None,
         }
     }
