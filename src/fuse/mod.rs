@@ -10,8 +10,8 @@
 //! errno       the one table of errnos
 //! ```
 //!
-//! Session threads call the operations and block in them, with a share for each of several disks (`seats`); the
-//! kernel sends requests of at most 1 MiB. Every open is direct, past the page cache. For writers that is
+//! Session threads call the operations and block in them, with a share for each of several disks (`seats`);
+//! the kernel sends requests of at most 1 MiB. Every open is direct, past the page cache. For writers that is
 //! 1.4-1.7 times as fast as the kernel's writeback, with exact ENOSPC and sizes, and no second copy of the
 //! truth for readers to see. For readers it is 1.6-2 times as fast with two thirds of the processor time: a
 //! page cache fills fresh memory with bytes that are read once, and its readahead, which only root may raise,

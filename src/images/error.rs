@@ -74,8 +74,8 @@ pub(crate) enum ImageError {
     )]
     Ended { path: PathBuf, end: u64, size: u64 },
     #[error(
-        "{path} is whole, but its folder can't be flushed ({source}), so a power failure could still undo its \
-         name; run sync, and look at the storage",
+        "{path} is whole, but its folder can't be flushed ({source}), so a power failure could still undo \
+         its name; run sync, and look at the storage",
         path = path.display()
     )]
     Unflushed { path: PathBuf, source: io::Error },

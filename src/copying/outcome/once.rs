@@ -243,7 +243,7 @@ impl Comparison {
         let name = self.path.display().to_string();
         let expected = Expected::Bytes(&self.image, &name);
         let compared = disk.verify(expected, Method::default(), &self.watch);
-        // Where the disk could not be read, nobody knows whether they are the same.
+        // Nobody knows whether they are the same when the disk could not be read.
         let hash = compared.map_err(|failure| match (stop.load(Ordering::Relaxed), failure.exit) {
             (true, _) => CopyError::Stopped,
             (false, Exit::DataLoss) => unlike(&self.path, failure),
