@@ -21,7 +21,8 @@ use crate::images::Output;
 use crate::output::inform;
 use crate::settings::Task;
 use crate::settings::backup::BackupSettings;
-use crate::transfer::note::{Cause, Note, NotedBackup};
+use crate::transfer::cause::Cause;
+use crate::transfer::note::{Note, NotedBackup};
 use crate::transfer::note_file::NoteFile;
 use crate::transfer::unfinished::Unfinished;
 

@@ -1,13 +1,12 @@
 //! The way out of one disk: refuse writes, bring home what is acknowledged, close the connections, end the
 //! transfer.
 //!
-//! Two threads do the work: "close" closes the disk, and "finalize" keeps the note of the transfer and ends
-//! it once the disk is closed or given up. They wait for that from the time at which the disk is opened
-//! ([`Hands`]): where a system grants no thread at the end, the main thread would have to do their work, and
-//! no signal could cut it short. The thread that ends the disk owns the [`Ending`], hands it each [`Step`]
-//! that they report, and asks for the [`Outcome`]; it waits for no file, lock or network itself. Nothing here
-//! waits for ever: what the threads wait for has bounds of its own, [`Ending::look`] gives up where there is
-//! no progress at all, and [`Ending::give_up`] does so at a signal, in order:
+//! Two threads do the work, and wait for it from the opening of the disk on (`hands`): "close" closes the
+//! disk, and "finalize" keeps the note of the transfer and ends it once the disk is closed or given up. The
+//! thread that ends the disk owns the [`Ending`], hands it each [`Step`] that they report, and asks for the
+//! [`Outcome`]; it waits for no file, lock or network itself. Nothing here waits for ever: what the threads
+//! wait for has bounds of its own, [`Ending::look`] gives up where there is no progress at all, and
+//! [`Ending::give_up`] does so at a signal, in order:
 //!
 //! ```text
 //! draining      give up: the data counts as lost, and the transfer is ended as one whose data is lost
@@ -20,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Sender, bounded, unbounded};
+use crossbeam::channel::bounded;
 
 use super::OpenDisk;
 use crate::amounts;
@@ -28,7 +27,6 @@ use crate::block_hash::Watch;
 use crate::disk::DiskError;
 use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
-use crate::process::spawn;
 use crate::settings::Task;
 use crate::transfer::Verdict;
 
@@ -39,44 +37,6 @@ const EXTRA_PATIENCE: Duration = Duration::from_secs(900);
 /// Longest wait of the thread "close" for the note that says that the end has begun. The file system that has
 /// the note may hang, and the data does not wait for that.
 const NOTE_PATIENCE: Duration = Duration::from_secs(2);
-
-/// The threads that end a disk, which wait for work from its opening on.
-pub(super) struct Hands {
-    close: Hand,
-    finalize: Hand,
-}
-
-impl Hands {
-    pub(super) fn start() -> Result<Hands, Failure> {
-        Ok(Hands {
-            close: Hand::start("close")?,
-            finalize: Hand::start("finalize")?,
-        })
-    }
-}
-
-type Job = Box<dyn FnOnce() + Send>;
-
-/// A thread that does one job after the other, and ends when this is dropped.
-struct Hand(Sender<Job>);
-
-impl Hand {
-    fn start(name: &str) -> Result<Hand, Failure> {
-        let (jobs, inbox) = unbounded::<Job>();
-        spawn(name, move || {
-            for job in inbox {
-                // A job reports by itself that it has panicked.
-                let _ = catch_unwind(AssertUnwindSafe(job));
-            }
-        })?;
-        Ok(Hand(jobs))
-    }
-
-    fn do_next(&self, job: impl FnOnce() + Send + 'static) {
-        // The thread lives as long as this.
-        let _ = self.0.send(Box::new(job));
-    }
-}
 
 /// The result of the work for which the disk was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@
 //! read_back its bytes as the server has them now
 //! sum       the figures of several disks as one
 //! course    how far the work on it has got, and how fast it goes on
+//! hands     the threads that wait for its end
 //! ending    the way out: the last flush, the connections, the transfer; with signals on the way
 //! ```
 //!
@@ -23,6 +24,7 @@
 
 mod course;
 mod ending;
+mod hands;
 pub(crate) mod needs;
 mod of_vm;
 mod open;
@@ -40,8 +42,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use self::course::Course;
-use self::ending::Hands;
 pub(crate) use self::ending::{Ending, Proof, Step, Work};
+use self::hands::Hands;
 pub(crate) use self::of_vm::{OpenVm, end_in_any_case, left_out_shown};
 pub(crate) use self::verify::{DiskHash, Expected};
 use crate::disk::Disk;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 use super::course::Course;
-use super::ending::Hands;
+use super::hands::Hands;
 use super::{OpenDisk, ranges};
 use crate::disk::{Disk, DiskOptions, HEAD_BYTES, Head, HeadRule, ImageFormat, detect};
 use crate::engine::Interrupt;

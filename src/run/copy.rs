@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::recover::{Again, recover_copy};
+use super::end_left::Again;
+use super::recover::recover_copy;
 use super::{choose_output, start_log};
 use crate::copying;
 use crate::copying::outcome::{Outcome, Which};

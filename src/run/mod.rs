@@ -17,6 +17,7 @@ mod checksum;
 mod claim;
 pub(crate) mod completion;
 mod copy;
+mod end_left;
 mod forget;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;

@@ -20,7 +20,7 @@ pub(super) struct Remains {
     mountpoint_bytes: Option<Vec<u8>>,
     /// Always `left`.
     phase: &'static str,
-    /// A name of [`Cause`](crate::transfer::note::Cause), or `unknown` where another machine would have to
+    /// A name of [`Cause`](crate::transfer::cause::Cause), or `unknown` where another machine would have to
     /// tell, or `in_recovery`.
     happened: String,
     /// The same for people.

@@ -7,10 +7,11 @@ use std::sync::atomic::AtomicBool;
 
 use tracing::{debug, info};
 
+use super::cause::Cause;
 use super::end::Stake;
 use super::head::Danger;
 use super::life::Life;
-use super::note::{Cause, Note};
+use super::note::Note;
 use super::note_file::NoteFile;
 use super::{OwnTransfer, head, holder};
 use crate::engine::{

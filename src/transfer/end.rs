@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::cause::Cause;
 use super::head::Danger;
 use super::life::{Stage, Start, Turn};
-use super::note::Cause;
 use super::renewal::find_unanswered;
 use super::{OwnTransfer, head};
 use crate::engine::{self, Interrupt, Patience, Phase, Transfer};

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::note::{Cause, Note};
+use super::cause::Cause;
+use super::note::Note;
 use crate::disk::{HEAD_BYTES, ImageFormat, detect};
 use crate::engine::{self, Direction, Engine, Interrupt, Patience, Phase, Transfer};
 use crate::failure::{Exit, Failure};

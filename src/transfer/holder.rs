@@ -6,7 +6,8 @@
 
 use tracing::info;
 
-use super::note::{Cause, Note, Owner};
+use super::cause::Cause;
+use super::note::{Note, Owner};
 use super::note_file::NoteFile;
 use crate::engine::{self, Direction, Engine, Transfer};
 use crate::failure::{Exit, Failure};

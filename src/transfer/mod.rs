@@ -11,6 +11,7 @@
 //! stopped   what a signal stops, and what the disk holds then
 //! head      the first bytes of a disk that this run could not open, or that a killed mount has left
 //! holder    who has a disk that another mount wants
+//! cause     the reason why a transfer was left
 //! note      the facts from which `recover` finds a transfer that this process could not end
 //! note_file the file with them, and its lock, which says that this process lives
 //! unfinished the image of a download among them, until it is whole
@@ -23,6 +24,7 @@
 //! that never moved data, or, once it was used, as one whose data is lost: a panic.
 
 mod acquire;
+pub(crate) mod cause;
 mod end;
 mod fate;
 pub(crate) mod head;
@@ -40,11 +42,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{OnceLock, Weak};
 use std::time::Duration;
 
+use self::cause::Cause;
 use self::end::Closing;
 pub(crate) use self::end::Verdict;
 use self::head::Danger;
 use self::life::{Course, Life, Stage, Turn};
-use self::note::Cause;
 use self::renewal::Renewal;
 use self::unfinished::Unfinished;
 use crate::engine::{Direction, Engine, Interrupt, Order, Subject};

@@ -1,6 +1,6 @@
 //! Notes on disk: whose they are, and what becomes of them.
 
-use super::super::note::Cause;
+use super::super::cause::Cause;
 use super::*;
 use crate::engine::Direction;
 
