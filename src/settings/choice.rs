@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::account::{LoginPlaces, engine_account, variable};
 use super::cli::{DiskArgs, EngineArgs};
-use super::config_file::Section;
+use super::config_file::{Section, yes_or_no};
 use super::values::parse_size;
 use super::{EngineSource, Source, URL_VARIABLE, Wanted, source, usage};
 use crate::engine::{Format, NewDisk, is_uuid};
@@ -179,6 +179,20 @@ impl Choice {
     }
 }
 
+/// Tells whether the section, or else the environment, asks for a mount that refuses writes.
+pub(super) fn read_only_elsewhere(section: &Section) -> Result<bool, Failure> {
+    const VARIABLE: &str = "RHV_MOUNT_READ_ONLY";
+    let of_environment = || {
+        variable(VARIABLE)
+            .map(|text| yes_or_no(VARIABLE, &text))
+            .transpose()
+    };
+    Ok(match section.flag("read_only")? {
+        Some(asked) => asked,
+        None => of_environment()?.unwrap_or(false),
+    })
+}
+
 /// The words of the section, or else of the environment.
 pub(super) fn elsewhere(key: &str, section: &Section) -> Option<String> {
     let value = section.get(key).map(str::to_owned);
@@ -216,4 +230,23 @@ fn new_disk(choice: Choice, args: &DiskArgs, section: &Section) -> Result<NewDis
         preallocated: args.preallocated || section.flag("preallocated")?.unwrap_or(false),
         id,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_section_can_ask_for_a_mount_that_refuses_writes() {
+        for (line, read_only) in [("read_only = yes", true), ("read_only = no", false), ("", false)] {
+            let text = format!("[a]\nusername = x\n{line}\n");
+            let section = Section::of_text(text, Path::new("ovirt-img.conf"), "a").unwrap();
+            assert_eq!(read_only_elsewhere(&section).unwrap(), read_only, "{line}");
+        }
+        let text = "[a]\nread_only = perhaps\n".to_owned();
+        let section = Section::of_text(text, Path::new("ovirt-img.conf"), "a").unwrap();
+        assert!(read_only_elsewhere(&section).is_err());
+    }
 }

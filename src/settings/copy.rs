@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::account::trust;
-use super::choice::Choice;
+use super::choice::{Choice, read_only_elsewhere};
 use super::cli::{DownloadArgs, ImageFormat, UploadArgs};
 use super::config_file::Section;
 use super::expected::sizes;
 use super::outcome::OutcomeSettings;
-use super::{DiskSettings, OutputSettings, Source, Task, Wanted, absolute, read_only_elsewhere, usage};
+use super::{DiskSettings, OutputSettings, Source, Task, Wanted, absolute, usage};
 use crate::failure::Failure;
 use crate::images;
 
