@@ -3,7 +3,7 @@
 use super::base::Base;
 use super::manifest::Named;
 use crate::amounts;
-use crate::engine::{BackedVm, Engine, Error, VmDisk, is_uuid};
+use crate::engine::{BackedVm, Engine, Error, VmDisk};
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
 use crate::output::{inform, report, tell};
@@ -39,18 +39,10 @@ impl Plan {
         let all = found.disks.len() + plan.left_out.len();
         plan.check_names(settings, &found.disks)?;
         for disk in found.disks {
-            let is_it = |wanted: &String| is_named(&disk.id, &disk.name, wanted);
-            let why = match () {
-                () if settings.exclude.iter().any(is_it) => "--exclude names it",
-                () if !settings.include.is_empty() && !settings.include.iter().any(is_it) => {
-                    "--include does not name it"
-                }
-                () => {
-                    plan.disks.push(disk);
-                    continue;
-                }
-            };
-            plan.left_out.push(Named::of(&disk, why));
+            match settings.disks.why_not(&disk.id, &disk.name) {
+                None => plan.disks.push(disk),
+                Some(why) => plan.left_out.push(Named::of(&disk, why)),
+            }
         }
         match (plan.disks.is_empty(), all) {
             (false, _) => {
@@ -70,31 +62,26 @@ impl Plan {
         }
     }
 
-    /// Refuses names that no disk has: a disk that is not backed up because of a typing error is a lost one.
+    /// Refuses names that no disk has.
     fn check_names(&self, settings: &BackupSettings, disks: &[VmDisk]) -> Result<(), Failure> {
-        let known = |wanted: &String| {
-            let left = self
-                .left_out
-                .iter()
-                .any(|one| is_named(&one.id, &one.name, wanted));
-            left || disks.iter().any(|disk| is_named(&disk.id, &disk.name, wanted))
+        let left = self
+            .left_out
+            .iter()
+            .map(|one| (one.id.as_str(), one.name.as_str()));
+        let there = disks.iter().map(|disk| (disk.id.as_str(), disk.name.as_str()));
+        let known: Vec<(&str, &str)> = left.chain(there).collect();
+        let Some((option, name)) = settings.disks.unknown(&known) else {
+            return Ok(());
         };
-        let options = [("--include", &settings.include), ("--exclude", &settings.exclude)];
-        for (option, names) in options {
-            let Some(name) = names.iter().find(|name| !known(name)) else {
-                continue;
-            };
-            let there: Vec<&str> = disks.iter().map(|disk| disk.name.as_str()).collect();
-            return Err(Failure::text(
-                Exit::Usage,
-                plain(&format!(
-                    "{option} {name}: {} has no such disk; it has {}",
-                    self.shown(),
-                    there.join(", ")
-                )),
-            ));
-        }
-        Ok(())
+        let there: Vec<&str> = disks.iter().map(|disk| disk.name.as_str()).collect();
+        Err(Failure::text(
+            Exit::Usage,
+            plain(&format!(
+                "{option} {name}: {} has no such disk; it has {}",
+                self.shown(),
+                there.join(", ")
+            )),
+        ))
     }
 
     pub(super) fn shown(&self) -> String {
@@ -160,12 +147,4 @@ impl Plan {
 
 fn left_out(one: &Named) -> String {
     format!("disk {} ({}) is not backed up: {}", one.id, one.name, one.why)
-}
-
-/// True where `wanted` is the id of the disk, or its name.
-fn is_named(id: &str, name: &str, wanted: &str) -> bool {
-    match is_uuid(wanted) {
-        true => id.eq_ignore_ascii_case(wanted),
-        false => name == wanted,
-    }
 }

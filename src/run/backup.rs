@@ -11,7 +11,7 @@ use crate::settings::cli::BackupArgs;
 
 /// Prints what a directory has, or becomes the process that backs a VM up.
 pub(super) fn backup(args: BackupArgs) -> Result<u8, Failure> {
-    choose_output(args.output.progress, args.output.quiet);
+    choose_output(args.run.output.progress, args.run.output.quiet);
     if args.list {
         return list(&args.dir, args.form);
     }

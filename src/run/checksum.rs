@@ -47,8 +47,8 @@ struct Told<'a> {
 
 /// Prints the checksum of an image, or becomes the process that does so for a disk.
 pub(super) fn checksum(args: ChecksumArgs) -> Result<u8, Failure> {
-    choose_output(args.output.progress, args.output.quiet);
-    if args.output.stats.is_some() || args.output.metrics_file.is_some() {
+    choose_output(args.run.output.progress, args.run.output.quiet);
+    if args.run.output.stats.is_some() || args.run.output.metrics_file.is_some() {
         return Err(Failure::text(
             Exit::Usage,
             "checksum keeps no figures: leave --stats and --metrics-file out",
@@ -79,7 +79,7 @@ fn of_image(args: &ChecksumArgs, image: &Path) -> Result<u8, Failure> {
     let format = args.image_format.map(Format::from);
     let (method, signals) = (args.method(), heard()?);
     let shown = image.display().to_string();
-    Show::of(args.output.progress, args.output.quiet).attended(|show| {
+    Show::of(args.run.output.progress, args.run.output.quiet).attended(|show| {
         let watch = Arc::new(Watch::default());
         let (path, seen) = (image.to_owned(), watch.clone());
         let size = Arc::new(OnceLock::new());

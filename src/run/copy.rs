@@ -17,17 +17,17 @@ use crate::settings::{Run, Source, Task, Wanted};
 use crate::transfer::note::Note;
 
 pub(super) fn upload(args: UploadArgs) -> Result<u8, Failure> {
-    choose_output(args.output.progress, args.output.quiet);
+    choose_output(args.run.output.progress, args.run.output.quiet);
     let asked = Asked::of(Task::Upload, &args.image, &args.disk, &args.outcome);
-    let engine = args.engine.clone();
+    let engine = args.run.engine.clone();
     let settings = CopySettings::of_upload(args).and_then(|settings| take_up(settings, engine));
     become_clean(settings.inspect_err(|failure| asked.refused(failure))?)
 }
 
 pub(super) fn download(args: DownloadArgs) -> Result<u8, Failure> {
-    choose_output(args.output.progress, args.output.quiet);
+    choose_output(args.run.output.progress, args.run.output.quiet);
     let asked = Asked::of(Task::Download, &args.image, &args.disk, &args.outcome);
-    let engine = args.engine.clone();
+    let engine = args.run.engine.clone();
     let settings = CopySettings::of_download(args).and_then(|settings| take_up(settings, engine));
     become_clean(settings.inspect_err(|failure| asked.refused(failure))?)
 }
@@ -91,7 +91,7 @@ impl Asked {
 }
 
 pub(super) fn populate(args: PopulateArgs) -> Result<u8, Failure> {
-    choose_output(args.output.progress, args.output.quiet);
+    choose_output(args.run.output.progress, args.run.output.quiet);
     become_clean(CopySettings::of_populate(args)?)
 }
 

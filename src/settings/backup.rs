@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::account::{LoginPlaces, engine_account, trust};
 use super::choice::elsewhere;
+use super::chosen_disks::ChosenDisks;
 use super::cli::BackupArgs;
 use super::config_file::Section;
 use super::{DiskSettings, OutputSettings, Task, VmSource, absolute, usage};
@@ -25,10 +26,7 @@ pub(crate) struct BackupSettings {
     pub(crate) live: bool,
     /// The guest's file systems must have been frozen.
     pub(crate) require_consistency: bool,
-    /// Names and ids of the disks that take part; all, where it is empty.
-    pub(crate) include: Vec<String>,
-    /// Names and ids of those that do not.
-    pub(crate) exclude: Vec<String>,
+    pub(crate) disks: ChosenDisks,
     /// How many backups of each disk are kept; all, where that is not said.
     pub(crate) keep: Option<usize>,
     /// Only tell what would be done.
@@ -40,32 +38,29 @@ impl BackupSettings {
     /// Checks the options, adds the configuration file and the environment, and asks for a password where it
     /// must.
     pub(crate) fn gather(args: BackupArgs) -> Result<BackupSettings, Failure> {
-        let section = Section::read(&args.engine)?;
-        let trusted = trust(args.engine.cafile.clone(), args.engine.insecure, &section)?;
+        let section = Section::read(&args.run.engine)?;
+        let trusted = trust(args.run.engine.cafile.clone(), args.run.engine.insecure, &section)?;
         let vm = args.vm.or_else(|| elsewhere("vm", &section));
         let vm = vm.ok_or_else(|| usage("which VM? name it with --vm"))?;
-        if let Some(both) = args.include.iter().find(|name| args.exclude.contains(name)) {
-            return Err(usage(format!("--include and --exclude both name {both}")));
-        }
+        let disks = ChosenDisks::gather(args.disks)?;
         let source = Box::new(VmSource {
-            account: engine_account(&args.engine, &section, trusted.clone())?,
-            login: LoginPlaces::of(&args.engine, &section),
+            account: engine_account(&args.run.engine, &section, trusted.clone())?,
+            login: LoginPlaces::of(&args.run.engine, &section),
             vm,
             snapshot: None,
-            proxy: args.connection.proxy,
+            proxy: args.run.connection.proxy,
         });
         Ok(BackupSettings {
             dir: absolute(&args.dir)?,
-            disk: DiskSettings::gather(args.connection, source, trusted, Task::Backup, true)?,
+            disk: DiskSettings::gather(args.run.connection, source, trusted, Task::Backup, true)?,
             full: args.full,
             // The engine's other way does not tell whether the file systems were frozen.
             live: args.live || args.require_consistency,
             require_consistency: args.require_consistency,
-            include: args.include,
-            exclude: args.exclude,
+            disks,
             keep: args.keep.map(|keep| keep as usize),
             dry_run: args.dry_run,
-            output: OutputSettings::gather(args.output, &section)?,
+            output: OutputSettings::gather(args.run.output, &section)?,
         })
     }
 }

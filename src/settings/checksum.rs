@@ -31,8 +31,8 @@ impl ChecksumSettings {
     /// Checks the options, adds the configuration file and the environment, and asks for a password where it
     /// must.
     pub(crate) fn gather(args: ChecksumArgs) -> Result<ChecksumSettings, Failure> {
-        let section = Section::read(&args.engine)?;
-        let trusted = trust(args.engine.cafile.clone(), args.engine.insecure, &section)?;
+        let section = Section::read(&args.run.engine)?;
+        let trusted = trust(args.run.engine.cafile.clone(), args.run.engine.insecure, &section)?;
         let choice = Choice::of(&args.disk, &section)?;
         if matches!(choice, Choice::Create(_)) {
             return Err(usage(
@@ -41,15 +41,15 @@ impl ChecksumSettings {
         }
         let method = args.method();
         let shown = choice.name().unwrap_or("the disk of the transfer").to_owned();
-        let from = (&args.engine, args.connection.proxy);
+        let from = (&args.run.engine, args.run.connection.proxy);
         let source = choice.source(&args.disk, from, &section, &trusted)?;
         Ok(ChecksumSettings {
             method,
             form: args.form,
             place: PathBuf::from(&shown),
             shown,
-            disk: DiskSettings::gather(args.connection, source, trusted, Task::Checksum, true)?,
-            output: OutputSettings::gather(args.output, &section)?,
+            disk: DiskSettings::gather(args.run.connection, source, trusted, Task::Checksum, true)?,
+            output: OutputSettings::gather(args.run.output, &section)?,
         })
     }
 }

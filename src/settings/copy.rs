@@ -95,8 +95,8 @@ pub(crate) struct CopySettings {
 impl CopySettings {
     /// Checks the options of `upload`, and opens the image for its size.
     pub(crate) fn of_upload(args: UploadArgs) -> Result<CopySettings, Failure> {
-        let section = Section::read(&args.engine)?;
-        let trusted = trust(args.engine.cafile.clone(), args.engine.insecure, &section)?;
+        let section = Section::read(&args.run.engine)?;
+        let trusted = trust(args.run.engine.cafile.clone(), args.run.engine.insecure, &section)?;
         let choice = Choice::of(&args.disk, &section)?;
         if args.disk.read_only || read_only_elsewhere(&section)? || matches!(choice, Choice::Snapshot(_)) {
             return Err(usage(
@@ -155,7 +155,7 @@ impl CopySettings {
             (Image::Stream { .. }, false) => None,
             (Image::File { .. }, false) => disk.size,
         };
-        let from = (&args.engine, args.connection.proxy);
+        let from = (&args.run.engine, args.run.connection.proxy);
         let source = choice.source(&disk, from, &section, &trusted)?;
         let outcome = OutcomeSettings::gather(args.outcome, image.path(), &source)?;
         Ok(CopySettings {
@@ -163,16 +163,16 @@ impl CopySettings {
             stamps,
             outcome,
             verify: args.verify,
-            disk: DiskSettings::gather(args.connection, source, trusted, Task::Upload, false)?,
-            output: OutputSettings::gather(args.output, &section)?,
+            disk: DiskSettings::gather(args.run.connection, source, trusted, Task::Upload, false)?,
+            output: OutputSettings::gather(args.run.output, &section)?,
             volume: None,
         })
     }
 
     /// Checks the options of `download`.
     pub(crate) fn of_download(args: DownloadArgs) -> Result<CopySettings, Failure> {
-        let section = Section::read(&args.engine)?;
-        let trusted = trust(args.engine.cafile.clone(), args.engine.insecure, &section)?;
+        let section = Section::read(&args.run.engine)?;
+        let trusted = trust(args.run.engine.cafile.clone(), args.run.engine.insecure, &section)?;
         let choice = Choice::of(&args.disk, &section)?;
         if matches!(choice, Choice::Create(_)) {
             return Err(usage(
@@ -206,7 +206,7 @@ impl CopySettings {
                 }
             }
         };
-        let from = (&args.engine, args.connection.proxy);
+        let from = (&args.run.engine, args.run.connection.proxy);
         let source = choice.source(&args.disk, from, &section, &trusted)?;
         let outcome = OutcomeSettings::gather(args.outcome, image.path(), &source)?;
         Ok(CopySettings {
@@ -214,8 +214,8 @@ impl CopySettings {
             stamps: None,
             outcome,
             verify: args.verify,
-            disk: DiskSettings::gather(args.connection, source, trusted, Task::Download, true)?,
-            output: OutputSettings::gather(args.output, &section)?,
+            disk: DiskSettings::gather(args.run.connection, source, trusted, Task::Download, true)?,
+            output: OutputSettings::gather(args.run.output, &section)?,
             volume: None,
         })
     }

@@ -8,6 +8,7 @@ pub(crate) mod account;
 pub(crate) mod backup;
 pub(crate) mod checksum;
 mod choice;
+pub(crate) mod chosen_disks;
 pub(crate) mod cli;
 pub(crate) mod config_file;
 mod config_path;

@@ -91,15 +91,15 @@ fn flag(word: &OsString) -> Option<&'static str> {
 impl CopySettings {
     /// Checks the options of `populate`, and adds the environment.
     pub(crate) fn of_populate(args: PopulateArgs) -> Result<CopySettings, Failure> {
-        let section = Section::read(&args.engine)?;
-        let trusted = trusted(&args.engine, &section, &variable)?;
-        let account = account(&args.engine, &section, trusted.clone())?;
+        let section = Section::read(&args.run.engine)?;
+        let trusted = trusted(&args.run.engine, &section, &variable)?;
+        let account = account(&args.run.engine, &section, trusted.clone())?;
         let verify = variable("RHV_MOUNT_VERIFY").map(|text| yes_or_no("RHV_MOUNT_VERIFY", &text));
         let source = Source::Engine(Box::new(EngineSource {
             account,
-            login: LoginPlaces::of(&args.engine, &section),
+            login: LoginPlaces::of(&args.run.engine, &section),
             wanted: Wanted::Existing(args.disk_id),
-            proxy: args.connection.proxy,
+            proxy: args.run.connection.proxy,
             of_vm: None,
             keep_on_failure: false,
         }));
@@ -121,9 +121,9 @@ impl CopySettings {
             verify: !args.no_verify && verify.transpose()?.unwrap_or(true),
             disk: DiskSettings {
                 unattended: true,
-                ..DiskSettings::gather(args.connection, source, trusted, Task::Download, true)?
+                ..DiskSettings::gather(args.run.connection, source, trusted, Task::Download, true)?
             },
-            output: OutputSettings::gather(args.output, &section)?,
+            output: OutputSettings::gather(args.run.output, &section)?,
             outcome: None,
             volume: Some(Volume {
                 bytes: args.pvc_size,
@@ -233,7 +233,7 @@ mod tests {
             let args = parsed(&format!("{program} {CONTROLLERS}"));
             assert_eq!(args.volume_path, Path::new("/mnt/disk.img"), "{program}");
             assert_eq!((args.pvc_size, args.owner_uid.as_str()), (Some(1024), "u"));
-            assert_eq!(args.engine.engine_url.as_deref(), Some("https://e"));
+            assert_eq!(args.run.engine.engine_url.as_deref(), Some("https://e"));
             assert_eq!((args.disk_id.as_str(), args.no_verify), ("d", false));
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::forms::Output;
-use super::groups::{ConnectionArgs, EngineArgs, OutputArgs};
+use super::groups::{ChosenDisksArgs, RunArgs};
 
 /// The options of `backup`.
 #[derive(Debug, Clone, Args)]
@@ -15,12 +15,8 @@ pub(crate) struct BackupArgs {
     /// The VM, up or down [env: RHV_MOUNT_VM]
     #[arg(long, value_name = "NAME|UUID", help_heading = "Backup")]
     pub(crate) vm: Option<String>,
-    /// Only this disk, by name or id; may be given several times
-    #[arg(long, value_name = "DISK", help_heading = "Backup")]
-    pub(crate) include: Vec<String>,
-    /// Without this disk, by name or id; may be given several times
-    #[arg(long, value_name = "DISK", help_heading = "Backup")]
-    pub(crate) exclude: Vec<String>,
+    #[command(flatten, next_help_heading = "Backup")]
+    pub(crate) disks: ChosenDisksArgs,
     /// Copy every disk as a whole, also where DIR has a base
     #[arg(long, help_heading = "Backup")]
     pub(crate) full: bool,
@@ -53,9 +49,5 @@ pub(crate) struct BackupArgs {
     #[arg(short = 'o', long = "output", value_enum, default_value = "text")]
     pub(crate) form: Output,
     #[command(flatten)]
-    pub(crate) connection: ConnectionArgs,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-    #[command(flatten)]
-    pub(crate) engine: EngineArgs,
+    pub(crate) run: RunArgs,
 }

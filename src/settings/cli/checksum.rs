@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::forms::{ImageFormat, Output};
-use super::groups::{ConnectionArgs, DiskArgs, EngineArgs, OutputArgs};
+use super::groups::{DiskArgs, RunArgs};
 use crate::block_hash::{Algorithm, Method};
 use crate::settings::values::parse_size;
 
@@ -38,11 +38,7 @@ pub(crate) struct ChecksumArgs {
     #[command(flatten)]
     pub(crate) disk: DiskArgs,
     #[command(flatten)]
-    pub(crate) connection: ConnectionArgs,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-    #[command(flatten)]
-    pub(crate) engine: EngineArgs,
+    pub(crate) run: RunArgs,
 }
 
 impl ChecksumArgs {

@@ -9,6 +9,28 @@ use super::forms::{LogTarget, Output, Progress};
 use crate::engine::Format;
 use crate::settings::values::{parse_connections, parse_size};
 
+/// The options of every run that moves bytes: how, for whom to see, and on which engine.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+/// The disks of a VM that take part.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ChosenDisksArgs {
+    /// Only this disk, by name or id; may be given several times
+    #[arg(long, value_name = "DISK")]
+    pub(crate) include: Vec<String>,
+    /// Without this disk, by name or id; may be given several times
+    #[arg(long, value_name = "DISK")]
+    pub(crate) exclude: Vec<String>,
+}
+
 /// The disk.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct DiskArgs {

@@ -22,7 +22,7 @@ use clap::{CommandFactory, FromArgMatches};
 pub(crate) use self::backup::BackupArgs;
 pub(crate) use self::checksum::ChecksumArgs;
 pub(crate) use self::forms::{ImageFormat, LogTarget, Output, Progress};
-pub(crate) use self::groups::{ConnectionArgs, DiskArgs, EngineArgs, OutputArgs};
+pub(crate) use self::groups::{ChosenDisksArgs, ConnectionArgs, DiskArgs, EngineArgs, OutputArgs};
 use self::options::{Cli, Command};
 pub(crate) use self::options::{
     DownloadArgs, ListArgs, Listed, MountArgs, RecoverArgs, StatusArgs, UploadArgs,

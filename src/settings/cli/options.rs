@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::backup::BackupArgs;
 use super::checksum::ChecksumArgs;
 use super::forms::{ImageFormat, Output};
-use super::groups::{ConnectionArgs, DiskArgs, EngineArgs, OutputArgs};
+use super::groups::{ConnectionArgs, DiskArgs, EngineArgs, OutputArgs, RunArgs};
 use super::outcome::OutcomeArgs;
 use super::populate::PopulateArgs;
 use crate::settings::values::parse_mode;
@@ -287,13 +287,9 @@ pub(crate) struct UploadArgs {
     #[command(flatten)]
     pub(crate) disk: DiskArgs,
     #[command(flatten)]
-    pub(crate) connection: ConnectionArgs,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
+    pub(crate) run: RunArgs,
     #[command(flatten)]
     pub(crate) outcome: OutcomeArgs,
-    #[command(flatten)]
-    pub(crate) engine: EngineArgs,
 }
 
 /// The options of `download`.
@@ -320,13 +316,9 @@ pub(crate) struct DownloadArgs {
     #[command(flatten)]
     pub(crate) disk: DiskArgs,
     #[command(flatten)]
-    pub(crate) connection: ConnectionArgs,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
+    pub(crate) run: RunArgs,
     #[command(flatten)]
     pub(crate) outcome: OutcomeArgs,
-    #[command(flatten)]
-    pub(crate) engine: EngineArgs,
 }
 
 /// The options of `list`.

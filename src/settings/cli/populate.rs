@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::groups::{ConnectionArgs, EngineArgs, OutputArgs};
+use super::groups::RunArgs;
 
 /// The options of `populate`.
 #[derive(Debug, Clone, Args)]
@@ -49,9 +49,5 @@ pub(crate) struct PopulateArgs {
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Output")]
     pub(crate) metrics_listen: Option<SocketAddr>,
     #[command(flatten)]
-    pub(crate) connection: ConnectionArgs,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-    #[command(flatten)]
-    pub(crate) engine: EngineArgs,
+    pub(crate) run: RunArgs,
 }
