@@ -1,19 +1,12 @@
-//! Backups of a VM: starts one, waits until its disks can be read, and finalizes it.
+//! Backups of a VM: starts one, and waits until its disks can be read. `ended_backups` finalizes it.
 //!
 //! ```text
 //! initializing -> starting -> ready -> finalizing -> succeeded | failed        (cold: never starting)
 //! ```
 //!
-//! Facts that shape this (oVirt 4.5: StartVmBackupCommand, HybridBackupCommand, StopVmBackupCommand):
-//! - *The engine chooses the id.* With an id of the client's, an engine that is restarted takes a running
-//!   backup for one that nobody looks after, and fails it. So a POST whose answer was lost is found by random
-//!   words in the description.
-//! - *A finalize is not idempotent.* A second one, and one before the backup is ready, are answered by
-//!   faults, although the latter works. So the phase decides, and no answer does.
-//! - *A backup goes soon after its end*: 404 says neither that it went well nor that it failed. The events
-//!   tell.
-//! - A hybrid backup stays `ready` for some 10 s after it was finalized, and its snapshot is merged then,
-//!   which may take hours. It needs nobody.
+//! The engine chooses the id (oVirt 4.5: StartVmBackupCommand). With an id of the client's, an engine that is
+//! restarted takes a running backup for one that nobody looks after, and fails it. So a POST whose answer was
+//! lost is found by random words in the description.
 
 use std::time::Duration;
 
@@ -21,10 +14,9 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::effect::Effect;
-use super::events::Event;
 use super::json::{list, reference, text};
 use super::refused_backups::{explained, is_busy, needs_full};
-use super::{Engine, Error, Interrupt, Patience};
+use super::{Engine, Error, Patience};
 use crate::logging::plain;
 use crate::output::tell;
 
@@ -36,12 +28,6 @@ const QUIET_BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// Upper bound on the time until the disks can be read: the engine makes scratch disks, or a snapshot.
 const MAX_READY_WAIT: Duration = Duration::from_secs(1800);
-
-/// Upper bound on the time in which a finalize shows an effect. The engine looks at a backup every 10 s.
-const MAX_EFFECT_DELAY: Duration = Duration::from_secs(30);
-
-/// Upper bound on the time in which the engine sees that the transfers of a backup have ended.
-const MAX_TRANSFERS_WAIT: Duration = Duration::from_secs(120);
 
 /// The phase of a backup, in the classes that decide how to go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +52,7 @@ impl BackupPhase {
         }
     }
 
-    fn shown(&self) -> &str {
+    pub(super) fn shown(&self) -> &str {
         match self {
             BackupPhase::Coming(name) => name,
             BackupPhase::Ready => "ready",
@@ -130,18 +116,6 @@ pub(crate) enum Readiness {
     Ready(Backup),
     /// It has failed, and is over.
     Failed(String),
-}
-
-/// How a backup has ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum BackupEnd {
-    Succeeded,
-    /// The engine is at it, and needs nobody for the rest.
-    Going,
-    /// It has failed, for this reason.
-    Failed(String),
-    /// The engine has forgotten it, and nothing tells how it ended.
-    Forgotten,
 }
 
 impl Engine {
@@ -272,7 +246,7 @@ impl Engine {
     }
 
     /// Says why a backup has failed, from the events about it.
-    fn why_failed(&self, id: &str) -> String {
+    pub(super) fn why_failed(&self, id: &str) -> String {
         let events = self.events_of(id).unwrap_or_default();
         let mut failures = events.iter().filter(|event| event.is_failure());
         // One with a remedy says more than that it has failed.
@@ -293,119 +267,6 @@ impl Engine {
                 self.correlation()
             ),
         }
-    }
-
-    /// Finalizes a backup whose transfers have ended, and waits for its end, up to `limit` once the engine is
-    /// at it; `hurry` ends that part of the wait. Passing errors of the engine are waited out.
-    pub(crate) fn finalize_backup(
-        &self,
-        vm: &str,
-        id: &str,
-        limit: Duration,
-        hurry: &Interrupt,
-    ) -> Result<BackupEnd, Error> {
-        let what = format!("finalize of backup {id}");
-        let path = format!("/vms/{vm}/backups/{id}/finalize");
-        let never = Interrupt::default();
-        let mut patience = Patience::new(limit.max(MAX_TRANSFERS_WAIT), &never);
-        let (mut asked, mut refused): (Option<Duration>, Option<Error>) = (None, None);
-        loop {
-            let waited = patience.waited();
-            let found = match self.backup(vm, id) {
-                Ok(Some(backup)) => Some(backup.phase),
-                Ok(None) => return Ok(self.end_of_forgotten(id)),
-                Err(e) if e.is_passing() => {
-                    info!("{e}");
-                    None
-                }
-                Err(e) => return Err(e),
-            };
-            match &found {
-                Some(BackupPhase::Succeeded) => return Ok(BackupEnd::Succeeded),
-                Some(BackupPhase::Failed) => return Ok(BackupEnd::Failed(self.why_failed(id))),
-                Some(BackupPhase::Finalizing) if hurry.check().is_err() || waited >= limit => {
-                    return Ok(BackupEnd::Going);
-                }
-                Some(BackupPhase::Coming(_) | BackupPhase::Ready)
-                    if asked.is_none_or(|at| waited > at + MAX_EFFECT_DELAY) =>
-                {
-                    match self.post(&what, Effect::Idempotent, &path, &json!({})) {
-                        Ok(_) => {
-                            asked = Some(waited);
-                            refused = None;
-                        }
-                        Err(e) if e.is_passing() => info!("{e}"),
-                        // Another one says the same, or it has an effect all the same.
-                        Err(e @ Error::Fault { status: 400, .. }) => {
-                            info!("{e}");
-                            asked = Some(waited);
-                            refused = Some(e);
-                        }
-                        // Its transfers have not ended yet, as far as the engine knows.
-                        Err(e @ Error::Fault { status: 409, .. }) => {
-                            info!("{e}");
-                            if waited > MAX_TRANSFERS_WAIT {
-                                return Err(e);
-                            }
-                            refused = Some(e);
-                        }
-                        Err(e) => return Err(e),
-                    }
-                }
-                // One that was told to stop before it was ready ends by itself.
-                Some(BackupPhase::Coming(_) | BackupPhase::Ready) if asked.is_some() => {
-                    let accepted = asked.is_some_and(|at| waited > at + MAX_EFFECT_DELAY / 2);
-                    if hurry.check().is_err() && accepted && refused.is_none() {
-                        return Ok(BackupEnd::Going);
-                    }
-                }
-                Some(_) | None => {}
-            }
-            if !patience.pause()? {
-                // The limit may have passed during the request.
-                if matches!(found, Some(BackupPhase::Finalizing)) {
-                    return Ok(BackupEnd::Going);
-                }
-                let state = match (&found, refused) {
-                    (_, Some(e)) => e.to_string(),
-                    (Some(phase), None) => format!("its phase is {}", phase.shown()),
-                    (None, None) => "no answer".to_owned(),
-                };
-                return Err(self.too_long(&what, limit, &state));
-            }
-        }
-    }
-
-    /// Says how a backup has ended that the engine has forgotten.
-    fn end_of_forgotten(&self, id: &str) -> BackupEnd {
-        let events = self.events_of(id).unwrap_or_default();
-        let told = events
-            .iter()
-            .find(|event| event.is_failure() || event.code == Event::SUCCEEDED);
-        match told {
-            Some(event) if event.code == Event::SUCCEEDED => BackupEnd::Succeeded,
-            Some(_) => BackupEnd::Failed(self.why_failed(id)),
-            None => BackupEnd::Forgotten,
-        }
-    }
-
-    /// Says which snapshot a backup that has ended has left, and what to do about it. `snapshot` is the one
-    /// that was made for it.
-    pub(crate) fn left_by_backup(&self, vm: &str, id: &str, snapshot: Option<&str>) -> Option<String> {
-        let snapshot = snapshot?;
-        let left = match self.snapshots_of_backups(vm) {
-            Ok(there) => there.iter().any(|one| one == snapshot),
-            Err(_) => {
-                let events = self.events_of(id).unwrap_or_default();
-                events.iter().any(|event| event.code == Event::SNAPSHOT_LEFT)
-            }
-        };
-        left.then(|| {
-            plain(&format!(
-                "the engine has not removed snapshot {snapshot} of backup {id}, which takes space and slows \
-                 the VM down: delete that snapshot in the engine, while the VM may go on"
-            ))
-        })
     }
 
     /// Returns the configuration of a VM, or of a snapshot of it, as OVF.

@@ -30,7 +30,8 @@
 //! phase            the phases of a transfer
 //! transfers        starts and follows transfers
 //! endings          finalizes and cancels transfers
-//! backups          starts, follows and finalizes backups of a VM
+//! backups          starts and follows backups of a VM
+//! ended_backups    finalizes one, and tells how it has ended
 //! refused_backups  why the engine refuses one, and what to do
 //! checkpoints      the points in time from which changes are known
 //! events           what the engine has noted about an object
@@ -44,6 +45,7 @@ mod ca;
 mod checkpoints;
 mod disks;
 mod effect;
+mod ended_backups;
 mod endings;
 mod error;
 mod events;
@@ -64,9 +66,10 @@ mod transport;
 mod wire;
 
 pub(crate) use self::address::address;
-pub(crate) use self::backups::{Backup, BackupEnd, BackupOrder, Readiness};
+pub(crate) use self::backups::{Backup, BackupOrder, Readiness};
 pub(crate) use self::ca::certificate;
 pub(crate) use self::disks::{Disk, MAX_LOCK_WAIT, is_uuid};
+pub(crate) use self::ended_backups::BackupEnd;
 pub(crate) use self::error::Error;
 pub(crate) use self::hosts::this_hardware;
 pub(crate) use self::listing::{

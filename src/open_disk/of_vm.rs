@@ -6,11 +6,9 @@
 //! A disk that is not needed any more ends as it is dropped, all of them at the same time.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crossbeam::channel::Receiver;
-use parking_lot::Mutex;
 
 use super::OpenDisk;
 use super::start::{LeftTo, unless_interrupted};
@@ -18,6 +16,7 @@ use crate::amounts;
 use crate::engine::{Engine, Interrupt, LeftOut, VmDisk, VmDisks};
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
+use crate::process::side_by_side;
 use crate::settings::vm::Member;
 use crate::settings::{DiskSettings, VmSource, Wanted};
 
@@ -99,7 +98,7 @@ fn open(
     }
     check_memory(settings, disks.len())?;
     check(disks.len())?;
-    let open_one = |n: usize, disk: &VmDisk| {
+    let open_one = |_, n: usize, disk: &VmDisk| {
         interrupt.check()?;
         let member = Member {
             vm: plain(&vm.name),
@@ -112,7 +111,7 @@ fn open(
         let settings = settings.of_disk(member, wanted, n, disks.len());
         OpenDisk::open(&settings, place, interrupt)
     };
-    let opened = side_by_side(&disks, MAX_AT_ONCE, open_one);
+    let opened = side_by_side("open", &disks, MAX_AT_ONCE, open_one);
     let disks = disks.into_iter().zip(opened);
     let vm = OpenVm {
         shown,
@@ -125,33 +124,6 @@ fn open(
         true => Ok(vm),
         false => Err(none_opened(&vm)),
     }
-}
-
-/// Does `work` for each of `items`, for `most` of them at the same time; the results are in their order.
-fn side_by_side<T: Sync, R: Send>(items: &[T], most: usize, work: impl Fn(usize, &T) -> R + Sync) -> Vec<R> {
-    let next = AtomicUsize::new(0);
-    let results: Vec<Mutex<Option<R>>> = items.iter().map(|_| Mutex::new(None)).collect();
-    let run = || {
-        loop {
-            let n = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(n) else { return };
-            *results[n].lock() = Some(work(n, item));
-        }
-    };
-    thread::scope(|scope| {
-        // This thread works too, so all is done even where the system grants no thread.
-        for _ in 1..items.len().min(most) {
-            if thread::Builder::new()
-                .name("open".to_owned())
-                .spawn_scoped(scope, run)
-                .is_err()
-            {
-                break;
-            }
-        }
-        run();
-    });
-    results.into_iter().filter_map(Mutex::into_inner).collect()
 }
 
 /// Refuses more disks than can be written with the memory that they share.
@@ -210,23 +182,4 @@ fn none_opened(vm: &OpenVm) -> Failure {
         exit.unwrap_or(Exit::Transfer),
         format!("no disk of {} could be opened: {}", vm.shown, texts.join("; ")),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn results_keep_their_order_however_many_work_at_once() {
-        for most in [1, 3, 100] {
-            let items: Vec<usize> = (0..20).collect();
-            let done = side_by_side(&items, most, |n, item| {
-                assert_eq!(n, *item);
-                thread::yield_now();
-                item * 2
-            });
-            assert_eq!(done, (0..20).map(|n| n * 2).collect::<Vec<_>>());
-        }
-        assert!(side_by_side(&[0; 0], 4, |_, _| ()).is_empty());
-    }
 }
