@@ -7,6 +7,7 @@
 //! start     opens it unless a signal comes first
 //! of_vm     opens the disks of a VM side by side
 //! open      from the settings to a disk that can be read and written
+//! connect   its first connection, straight to the host or through the engine's proxy
 //! verify    the block hash of the disk, and the comparison with what it should hold
 //! read_back its bytes as the server has them now
 //! sum       the figures of several disks as one
@@ -22,6 +23,7 @@
 //!
 //! [`Interrupt`]: crate::engine::Interrupt
 
+mod connect;
 mod course;
 mod ending;
 mod hands;

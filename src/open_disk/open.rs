@@ -1,5 +1,5 @@
-//! From the settings to a disk: a transfer of our own where there is none yet, the first connection, what the
-//! server allows, how many connections to make and how large their requests are.
+//! From the settings to a disk: a transfer of our own where there is none yet, what the server allows on the
+//! first connection, how many more to make and how large their requests are.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
+use super::connect::{first_connection, open_own};
 use super::course::Course;
 use super::hands::Hands;
 use super::{OpenDisk, ranges};
 use crate::disk::{Disk, DiskOptions, HEAD_BYTES, Head, HeadRule, ImageFormat, detect};
 use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
-use crate::imageio::{self, Client, Endpoint, Image, TransferUrl};
+use crate::imageio::{Client, Image};
 use crate::logging::announce;
-use crate::output::{inform, tell};
 use crate::pool::{Keeper, Pool, USUAL_TIMEOUT};
 use crate::process::limits::no_thread;
 use crate::remote::Remote;
@@ -25,17 +25,6 @@ use crate::transfer::head::Danger;
 
 /// A ticket on which nothing happened for so long is touched at the next look at its transfer.
 const TICKET_QUIET: Duration = Duration::from_secs(1);
-
-/// Longest time that a proxy without its server is asked again at the start. A wrong URL should not keep a
-/// user waiting for longer.
-const UNREADY_LIMIT: Duration = Duration::from_secs(20);
-
-/// Longest time that a connection which ends before its first answer is tried again at the start. A server
-/// that is under load, or a device in front of it, resets one now and then.
-const CUT_LIMIT: Duration = Duration::from_secs(3);
-
-/// The pause between two attempts in this time.
-const UNREADY_PAUSE: Duration = Duration::from_secs(1);
 
 impl OpenDisk {
     /// Starts the transfer if need be, connects, and checks that the transfer allows what is asked.
@@ -195,91 +184,4 @@ fn look_at_head(
         announce(&transfer.head_warning(danger));
     }
     Ok((head, guard))
-}
-
-fn endpoint(settings: &DiskSettings, url: TransferUrl) -> Endpoint {
-    Endpoint {
-        url,
-        trust: settings.trust.clone(),
-        unix_socket: settings.unix_socket,
-        timeout: settings.timeout,
-        connections: settings.connections,
-    }
-}
-
-/// Makes the first connection. A proxy that cannot reach the server is asked again for a while, and so is a
-/// server that ends the connection before it has answered; that is said.
-fn first_connection(
-    settings: &DiskSettings,
-    url: TransferUrl,
-    interrupt: &Interrupt,
-) -> Result<(Image, Client), imageio::Error> {
-    let endpoint = endpoint(settings, url);
-    let began = Instant::now();
-    let mut told = false;
-    loop {
-        let error = match Image::open(&endpoint) {
-            Ok(opened) => return Ok(opened),
-            Err(error) => error,
-        };
-        let limit = match (error.is_unready(), error.is_cut_at_once()) {
-            (true, _) => UNREADY_LIMIT,
-            (false, true) => CUT_LIMIT,
-            (false, false) => return Err(error),
-        };
-        let limit = limit.min(settings.retry_time);
-        if began.elapsed() + UNREADY_PAUSE > limit {
-            return Err(error);
-        }
-        if !told {
-            let text = error.to_string();
-            let end = if text.ends_with('?') { "" } else { "." };
-            tell(format_args!("{text}{end} Trying again for {} s", limit.as_secs()));
-            told = true;
-        }
-        if interrupt.sleep(UNREADY_PAUSE).is_err() {
-            return Err(error);
-        }
-    }
-}
-
-/// Straight to the host; through the engine's proxy when that is asked for, or is the only way.
-fn open_own(
-    settings: &DiskSettings,
-    transfer: &OwnTransfer,
-    proxy: bool,
-    interrupt: &Interrupt,
-) -> Result<(Image, Client), Failure> {
-    let direct = if proxy { None } else { transfer.url(false)? };
-    let unreachable = match direct {
-        Some(url) => match first_connection(settings, url, interrupt) {
-            Err(e @ (imageio::Error::Resolve { .. } | imageio::Error::Connect { .. })) => Some(e),
-            other => return Ok(other?),
-        },
-        None => None,
-    };
-    match (transfer.url(true)?, unreachable) {
-        (Some(through), unreachable) => {
-            if let Some(e) = &unreachable {
-                inform(format_args!(
-                    "{e}; going through the engine's proxy {}",
-                    through.host()
-                ));
-            }
-            let opened = first_connection(settings, through, interrupt).map_err(Failure::from);
-            opened.map_err(|e| {
-                let hint = if proxy {
-                    "; that is the engine's proxy, try without --proxy"
-                } else {
-                    ""
-                };
-                Failure::text(e.exit, format!("through the engine's proxy: {e}{hint}"))
-            })
-        }
-        (None, Some(e)) => Err(e.into()),
-        (None, None) => Err(Failure::text(
-            Exit::Transfer,
-            format!("transfer {} has no proxy URL: try without --proxy", transfer.id()),
-        )),
-    }
 }
