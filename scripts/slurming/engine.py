@@ -93,7 +93,7 @@ class Site:
     def restart_imageio(self):
         """Kills the daemon, which forgets its tickets, and starts it again, as its host would."""
         os.kill(int((self.imageio / "pid").read_text()), signal.SIGKILL)
-        time.sleep(0.5)
+        time.sleep(0.1)
         run([SCRIPTS / "imageio", "restart", self.imageio])
 
     def stop(self):

@@ -61,8 +61,17 @@ class Faults:
         self.say("killed a copy (SIGKILL)")
 
     def restart_imageio(self, job):
-        """Kills the daemon while transfers are open, and starts it again."""
-        open_ = self._until(job, "open transfers", lambda _: self._open(job))
+        """Kills the daemon while transfers are open, and starts it again: while each of them moves data, if
+        such a moment comes. A copy that is about to connect fails then, and leaves a raw disk whose head
+        nobody has seen to the user.
+        """
+
+        def strike(seconds):
+            open_ = self._open(job)
+            moving = {one["id"] for one in self.site.open_transfers() if one["transferred"]}
+            return open_ if seconds >= PREFERRED or open_ <= moving else None
+
+        open_ = self._until(job, "open transfers", strike)
         self.site.restart_imageio()
         self.say(f"killed and restarted ovirt-imageio, with {len(open_)} transfers open")
 

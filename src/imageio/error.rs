@@ -123,6 +123,22 @@ impl Error {
         )
     }
 
+    /// Returns true if the host is up, and nobody listens there.
+    pub(crate) fn is_refused_connection(&self) -> bool {
+        matches!(self, Error::Connect { refused: true, .. })
+    }
+
+    /// Returns true if the server does not know the ticket: it has restarted, or the ticket was removed.
+    pub(crate) fn is_unknown_ticket(&self) -> bool {
+        matches!(
+            self,
+            Error::Denied {
+                denial: Denial::UnknownTicket,
+                ..
+            }
+        )
+    }
+
     /// Returns true if a connection that was made ended before the server had said anything on it.
     pub(crate) fn is_cut_at_once(&self) -> bool {
         matches!(

@@ -1,5 +1,10 @@
 //! The first connection to the server of a transfer: straight to the host, or through the engine's proxy. A
 //! failure that may pass within seconds is waited out, and that is said.
+//!
+//! imageio may restart just when the engine has told a URL of it: for a second nobody listens, and then the
+//! ticket is unknown, since tickets live in memory. Where the transfer is our own, that second is waited for,
+//! and another transfer takes its place where that can cost no data ([`OwnTransfer::renew_at_start`]). A
+//! proxy may never have had the ticket, so what it says of one is final.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +20,8 @@ use crate::transfer::OwnTransfer;
 const UNREADY_LIMIT: Duration = Duration::from_secs(20);
 
 /// Longest time that a connection which ends before its first answer is tried again at the start. A server
-/// that is under load, or a device in front of it, resets one now and then.
+/// that is under load, or a device in front of it, resets one now and then. A server that the engine has just
+/// made a ticket on, and that refuses the connection, gets as long: it restarts.
 const CUT_LIMIT: Duration = Duration::from_secs(3);
 
 /// The pause between two attempts in this time.
@@ -32,27 +38,41 @@ fn endpoint(settings: &DiskSettings, url: TransferUrl) -> Endpoint {
 }
 
 /// Makes the first connection. A proxy that cannot reach the server is asked again for a while, and so is a
-/// server that ends the connection before it has answered; that is said.
+/// server that ends the connection before it has answered; that is said. With `own`, `url` leads straight to
+/// the host on which the engine has just made a ticket for that transfer: a server that refuses the
+/// connection is asked again, too, and for one that does not know the ticket another transfer is started,
+/// which may take minutes.
 pub(super) fn first_connection(
     settings: &DiskSettings,
     url: TransferUrl,
+    own: Option<&OwnTransfer>,
     interrupt: &Interrupt,
 ) -> Result<(Image, Client), imageio::Error> {
-    let endpoint = endpoint(settings, url);
-    let began = Instant::now();
-    let mut told = false;
+    let mut endpoint = endpoint(settings, url);
+    let mut began = Instant::now();
+    let (mut told, mut replaceable) = (false, own.filter(|_| !settings.retry_time.is_zero()));
     loop {
         let error = match Image::open(&endpoint) {
             Ok(opened) => return Ok(opened),
             Err(error) => error,
         };
-        let limit = match (error.is_unready(), error.is_cut_at_once()) {
+        if let Some(own) = replaceable.filter(|_| error.is_unknown_ticket()) {
+            replaceable = None;
+            match own.renew_at_start(&endpoint.url, interrupt) {
+                Some(url) => (endpoint.url, began) = (url, Instant::now()),
+                None => return Err(error),
+            }
+            continue;
+        }
+        let restarts = own.is_some() && error.is_refused_connection();
+        let limit = match (error.is_unready(), error.is_cut_at_once() || restarts) {
             (true, _) => UNREADY_LIMIT,
             (false, true) => CUT_LIMIT,
             (false, false) => return Err(error),
         };
         let limit = limit.min(settings.retry_time);
-        if began.elapsed() + UNREADY_PAUSE > limit {
+        let left = limit.saturating_sub(began.elapsed());
+        if left.is_zero() {
             return Err(error);
         }
         if !told {
@@ -61,7 +81,7 @@ pub(super) fn first_connection(
             tell(format_args!("{text}{end} Trying again for {} s", limit.as_secs()));
             told = true;
         }
-        if interrupt.sleep(UNREADY_PAUSE).is_err() {
+        if interrupt.sleep(UNREADY_PAUSE.min(left)).is_err() {
             return Err(error);
         }
     }
@@ -76,7 +96,7 @@ pub(super) fn open_own(
 ) -> Result<(Image, Client), Failure> {
     let direct = if proxy { None } else { transfer.url(false)? };
     let unreachable = match direct {
-        Some(url) => match first_connection(settings, url, interrupt) {
+        Some(url) => match first_connection(settings, url, Some(transfer), interrupt) {
             Err(e @ (imageio::Error::Resolve { .. } | imageio::Error::Connect { .. })) => Some(e),
             other => return Ok(other?),
         },
@@ -90,7 +110,7 @@ pub(super) fn open_own(
                     through.host()
                 ));
             }
-            let opened = first_connection(settings, through, interrupt).map_err(Failure::from);
+            let opened = first_connection(settings, through, None, interrupt).map_err(Failure::from);
             opened.map_err(|e| {
                 let hint = if proxy {
                     "; that is the engine's proxy, try without --proxy"

@@ -36,7 +36,7 @@ impl OpenDisk {
     ) -> Result<OpenDisk, Failure> {
         let (transfer, image, first) = match &settings.source {
             Source::Transfer(url) => {
-                let (image, first) = first_connection(settings, url.clone(), interrupt)?;
+                let (image, first) = first_connection(settings, url.clone(), None, interrupt)?;
                 (None, image, first)
             }
             Source::Engine(source) => {

@@ -57,6 +57,18 @@ pub(super) enum Stake {
     Download,
 }
 
+impl Stake {
+    /// Returns true if the transfer may be finalized before anybody has looked at the head of the disk. The
+    /// engine removes a raw disk that begins like an image of another format, so one that was there before
+    /// must not be risked; one that was made for this run is still empty.
+    pub(super) fn bears_a_blind_finalize(self, raw: bool) -> bool {
+        match self {
+            Stake::Made | Stake::MadeAndKept | Stake::Download => true,
+            Stake::ThereBefore => !raw,
+        }
+    }
+}
+
 /// The way in which a transfer is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
@@ -369,6 +381,16 @@ mod tests {
                 assert_eq!(end_for(Stake::$stake, Verdict::$verdict), End::$end);
             }
         };
+    }
+
+    #[test]
+    fn only_a_raw_disk_that_was_there_is_not_finalized_unseen() {
+        for raw in [true, false] {
+            assert_eq!(Stake::ThereBefore.bears_a_blind_finalize(raw), !raw);
+            for other in [Stake::Made, Stake::MadeAndKept, Stake::Download] {
+                assert!(other.bears_a_blind_finalize(raw), "{other:?}, raw: {raw}");
+            }
+        }
     }
 
     cell!(a_made_disk_whose_data_arrived_is_finalized: Made, Arrived => Finalize);

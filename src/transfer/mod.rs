@@ -42,6 +42,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{OnceLock, Weak};
 use std::time::Duration;
 
+use tracing::info;
+
 use self::cause::Cause;
 use self::end::Closing;
 pub(crate) use self::end::Verdict;
@@ -52,6 +54,7 @@ use self::unfinished::Unfinished;
 use crate::engine::{Direction, Engine, Interrupt, Order, Subject};
 use crate::failure::{Exit, Failure};
 use crate::imageio::{TicketState, TransferUrl};
+use crate::logging::plain;
 use crate::output::tell;
 use crate::settings::{DiskSettings, EngineSource};
 
@@ -211,7 +214,26 @@ impl OwnTransfer {
     /// Returns another URL for `refused`, whose ticket is in `state`; `None` where there can't be one, or
     /// none is needed. Blocks for minutes at most, see `renewal`.
     pub(crate) fn renew(&self, refused: &TransferUrl, state: TicketState) -> Option<TransferUrl> {
-        Renewal::of(self, state).run(refused)
+        let renewed = Renewal::of(self, state, &self.giving_up).run(refused);
+        renewed.inspect_err(|why| info!("{why}")).ok()
+    }
+
+    /// Does the same at the start, for a ticket that imageio itself does not know any more, and says so. The
+    /// transfer is finalized for it, and nobody has looked at the head of the disk yet: a raw disk that was
+    /// there before keeps its transfer, and `None` is returned.
+    pub(crate) fn renew_at_start(&self, refused: &TransferUrl, interrupt: &Interrupt) -> Option<TransferUrl> {
+        if !self.stake.bears_a_blind_finalize(self.raw) {
+            return None;
+        }
+        tell(format_args!(
+            "{} does not know the ticket of transfer {} any more, as after a restart of imageio: the engine \
+             is asked for another transfer of {}",
+            refused.host(),
+            self.id(),
+            self.shown
+        ));
+        let renewed = Renewal::of(self, TicketState::Unknown, interrupt).run(refused);
+        renewed.inspect_err(|why| tell(plain(why))).ok()
     }
 
     /// Ends the transfer as the table in `end` says. An error is the whole story: what still holds the disk,

@@ -9,7 +9,7 @@
 //! The caller is a thread of the image's (`imageio/renewals.rs`); the threads whose requests were refused
 //! wait for it through the pool's `Dial::renew`, none longer than its retry time. It has the turn for as long
 //! as it takes, at most [`RENEWAL_LIMIT`] and the engine's own limits, and [`OwnTransfer::end`] cuts it
-//! short.
+//! short. A start whose ticket is lost before the first request calls it itself (`open_disk/connect.rs`).
 //!
 //! Between the two transfers none holds the disk ([`Stage::Between`]). A disk that ends there has nothing to
 //! finalize or to pause; a process that is killed there leaves a note that says so, for `recover`. An upload
@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use super::OwnTransfer;
 use super::fate::{Facts, Fate, fate, users_time};
 use super::life::{Seen, Stage, Start, Turn};
-use crate::engine::{self, Direction, Patience, Phase, Subject, Transfer};
+use crate::engine::{self, Direction, Interrupt, Patience, Phase, Subject, Transfer};
 use crate::imageio::{TicketState, TransferUrl};
 
 /// Longest time that an engine which is away is asked again: as long as a host takes to restart.
@@ -59,43 +59,46 @@ pub(super) struct Renewal<'a> {
     state: TicketState,
     /// When data first had to wait for a user who has paused the transfer.
     awaits_user_since: Option<Instant>,
+    /// Cuts the waits for the engine short.
+    interrupt: &'a Interrupt,
 }
 
 impl<'a> Renewal<'a> {
-    /// Waits for the turn, to renew a transfer whose ticket is in `state`.
-    pub(super) fn of(own: &'a OwnTransfer, state: TicketState) -> Self {
+    /// Waits for the turn, to renew a transfer whose ticket is in `state`, until `interrupt` is set.
+    pub(super) fn of(own: &'a OwnTransfer, state: TicketState, interrupt: &'a Interrupt) -> Self {
         let turn = own.life.turn();
         Renewal {
             own,
             turn,
             state,
             awaits_user_since: None,
+            interrupt,
         }
     }
 
-    /// Returns another URL for `refused`; `None` where there can't be one, or none is needed.
-    pub(super) fn run(mut self, refused: &TransferUrl) -> Option<TransferUrl> {
+    /// Returns another URL for `refused`, or why there can't be one, or none is needed.
+    pub(super) fn run(mut self, refused: &TransferUrl) -> Result<TransferUrl, String> {
         let own = self.own;
         let leads_to = |proxy| {
             let url = own.url(proxy).ok().flatten();
             url.is_some_and(|url| url.host() == refused.host())
         };
         let proxy = leads_to(true) && !leads_to(false);
-        let mut patience = Patience::steady(RENEWAL_LIMIT, &own.giving_up);
+        let mut patience = Patience::steady(RENEWAL_LIMIT, self.interrupt);
         let since_last = self.turn.renewed().unwrap_or(RENEWAL_INTERVAL);
-        let _ = own.giving_up.sleep(RENEWAL_INTERVAL.saturating_sub(since_last));
+        let _ = self.interrupt.sleep(RENEWAL_INTERVAL.saturating_sub(since_last));
         loop {
             if own.is_ending() {
-                return None;
+                return Err(format!("transfer {} is being ended", self.turn.id()));
             }
             let error = match self.attempt() {
                 Ok(Next::Go) => {
                     self.turn.set_renewed();
-                    return own.url(proxy).ok().flatten();
+                    let url = own.url(proxy).map_err(|e| e.to_string())?;
+                    return url.ok_or_else(|| format!("transfer {} has no URL", self.turn.id()));
                 }
                 Ok(Next::Stay(why)) => {
-                    info!("transfer {} stays as it is: {why}", self.turn.id());
-                    return None;
+                    return Err(format!("transfer {} stays as it is: {why}", self.turn.id()));
                 }
                 Err(error) => error,
             };
@@ -108,8 +111,7 @@ impl<'a> Renewal<'a> {
                 _ => error.is_passing() && self.state != TicketState::NobodyThere,
             };
             if !(again && patience.pause().unwrap_or(false)) {
-                info!("no new transfer in place of {}: {error}", self.turn.id());
-                return None;
+                return Err(format!("no new transfer in place of {}: {error}", self.turn.id()));
             }
             info!("{error}");
         }
@@ -198,7 +200,7 @@ impl<'a> Renewal<'a> {
         if let Some(phase) = phase {
             self.own.life.see(Seen::Phase(phase));
         }
-        self.own.giving_up.sleep(USER_INTERVAL)
+        self.interrupt.sleep(USER_INTERVAL)
     }
 
     /// Resumes a paused transfer and waits for the effect; `None` when there is none.
@@ -211,7 +213,7 @@ impl<'a> Renewal<'a> {
             Err(error) if !error.is_passing() => info!("{error}"),
             other => other?,
         }
-        let mut patience = Patience::steady(RESUME_LIMIT, &self.own.giving_up);
+        let mut patience = Patience::steady(RESUME_LIMIT, self.interrupt);
         loop {
             match self.own.engine.transfer(&id)?.map(|transfer| transfer.phase) {
                 Some(Phase::Transferring) if self.state == TicketState::NobodyThere => {
@@ -242,7 +244,7 @@ impl<'a> Renewal<'a> {
             _ => self
                 .own
                 .engine
-                .finalize(&old, self.own.disk_to_check(), &self.own.giving_up)?,
+                .finalize(&old, self.own.disk_to_check(), self.interrupt)?,
         }
         self.turn.step(Stage::ended);
         Ok(())
@@ -279,7 +281,7 @@ impl<'a> Renewal<'a> {
     fn make_ready(&mut self, new: Transfer) -> Result<(), engine::Error> {
         note_transfer(&mut self.turn, Some(&new), true)?;
         let new = self.own.engine.wait_for_transferring(new)?;
-        let new = self.own.engine.wait_for_urls(new, &self.own.giving_up)?;
+        let new = self.own.engine.wait_for_urls(new, self.interrupt)?;
         note_transfer(&mut self.turn, Some(&new), true)?;
         self.own.life.see(Seen::Phase(new.phase.clone()));
         self.turn.step(|_| Stage::serving(new));

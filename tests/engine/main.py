@@ -49,6 +49,8 @@ without a value.
     transfer_fault      ["refused"] 400 "no host"; "failed": the same after the start, the disk removed
     stay_initializing   ["forever"] or seconds
     paused_before_data  a new transfer is paused_system, without a ticket
+    ticket_lost         the daemon loses the ticket at once, as when it restarts just then; the engine looks
+                        at the transfer a minute later
     unknown_phase       ["warming_up"] the phase shown instead of the real one
     url_missing         ["transfer_url"] or "proxy_url" or "both": absent from the representation
     url_host            ["dead"] (refuses to connect), "silent" (never connects) or HOST:PORT in transfer_url

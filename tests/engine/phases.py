@@ -25,6 +25,9 @@ from session import Session, SessionError
 
 ENDED = ("finished_success", "finished_failure")
 
+# Seconds until the engine looks at a transfer whose ticket was lost at its start: longer than a test takes.
+LONG = 60
+
 
 class Machine:
     def __init__(self, world, transfers):
@@ -42,6 +45,9 @@ class Machine:
     def start_session(self, transfer):
         transfer.session = Session(self._world, transfer)
         transfer.expires = time.monotonic() + self._world.options.ticket_validity
+        if self._world.switches.take("ticket_lost", transfer.subject):
+            self._world.daemon.remove(transfer.session.ticket)
+            transfer.next_look = time.monotonic() + LONG
         self._transfers.set_phase(transfer, "transferring", expected="initializing")
 
     def end_with_failure(self, transfer):
@@ -73,6 +79,8 @@ class Machine:
         self._transfers.set_phase(transfer, "transferring", expected="resuming")
 
     def _transferring(self, transfer):
+        if time.monotonic() < transfer.next_look:
+            return
         self._renew(transfer)
         try:
             ticket = transfer.session.show()

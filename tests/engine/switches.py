@@ -45,6 +45,7 @@ DEFAULTS = {
     "transfer_fault": "refused",
     "stay_initializing": "forever",
     "paused_before_data": True,
+    "ticket_lost": True,
     "unknown_phase": "warming_up",
     "resume_fails": True,
     "extend_stopped": True,

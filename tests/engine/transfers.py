@@ -58,6 +58,7 @@ class Transfer:
     ended: float | None = None
     # for the phase machine only
     start_at: float = 0.0
+    next_look: float = 0.0
     expires: float = 0.0
     renewals_failed: int = 0
     finalize_at: float | None = None

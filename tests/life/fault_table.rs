@@ -224,6 +224,8 @@ pub(crate) fn of_transfers() -> Vec<Row> {
             &["paused_system", LOOKS],
             There,
         ),
+        row("ticket_lost", New, FINE, &["does not know the ticket"], Gone).times(1),
+        row("ticket_lost", Old, FAILED, &["no such ticket", LOOKS], There).times(1),
         row("unknown_phase", New, FINE, &[], Gone).times(3),
         row("url_missing", New, FINE, &[], Gone),
         row("url_missing", Old, FINE, &[], There).value(json!("proxy_url")),

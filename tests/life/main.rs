@@ -31,6 +31,7 @@ mod left_behind;
 mod listing;
 mod listing_of_vms;
 mod locked;
+mod lost_at_the_start;
 mod old_engine;
 mod other_engine;
 mod outcomes;

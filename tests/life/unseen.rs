@@ -35,7 +35,7 @@ fn out_of_reach() -> [(Value, i32); 2] {
 }
 
 #[track_caller]
-fn assert_left(engine: &Engine, disk: &DiskState, point: &Path, ran: &Ran, code: i32) {
+pub(crate) fn assert_left(engine: &Engine, disk: &DiskState, point: &Path, ran: &Ran, code: i32) {
     let words = [
         &disk.id,
         "not finalized",
