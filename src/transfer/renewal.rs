@@ -156,6 +156,7 @@ impl<'a> Renewal<'a> {
     /// Lets the transfer go on where that is possible. Returns its phase, and nothing more where it is to be
     /// replaced.
     fn keep(&mut self) -> Result<(Option<Phase>, Option<Next>), engine::Error> {
+        let mut patience = Patience::steady(RESUME_LIMIT, self.interrupt);
         loop {
             let phase = self.own.engine.transfer(&self.turn.id())?.map(|t| t.phase);
             let facts = Facts {
@@ -168,6 +169,9 @@ impl<'a> Renewal<'a> {
                     .is_some_and(|since| since.elapsed() >= users_time(self.own.retry_time)),
             };
             let next = match (fate(phase.as_ref(), facts), &phase) {
+                // Its ticket is good once the engine has got to the resume: a request that comes before is
+                // refused as if there had been none.
+                (Fate::GoesOn, Some(Phase::Coming(_))) if patience.pause()? => continue,
                 (Fate::GoesOn, _) => {
                     self.turn.step(Stage::resume);
                     Some(Next::Go)

@@ -137,6 +137,13 @@ class Control(socketserver.ThreadingUnixStreamServer):
             session.remove_ticket()
         return len(sessions)
 
+    def _ticket_expire(self, which):
+        transfers = [one for one in self._transfers(which) if one.session]
+        for one in transfers:
+            one.session.expire()
+            one.expires = 0.0
+        return len(transfers)
+
     def _to_phase(self, which, phase):
         return sum(
             self.world.transfers.set_phase(one, phase, "transferring") for one in self._transfers(which)

@@ -57,12 +57,14 @@ without a value.
     extend_stopped      the ticket is not renewed
     extend_fails        the renewal fails; at the second failure in a row the system stops the transfer
     resume_fails        a resumed transfer is paused_system again
+    resume_slow         [1.0] seconds in resuming
     finalize_slow       [1.0] seconds in finalizing_success
     finalize_pause      finalize ends in paused_system, the disk illegal and kept
     finalize_failure    verification fails: illegal, finished_failure, an upload's disk is removed
     finalize_vanish     ["ok"] or "illegal" or "removed": the transfer is a 404, the disk has that status
     pause_now           (act) transferring transfers become paused_system
     cancel_now          (act) transferring transfers become cancelled_system
+    ticket_expire       (act) the ticket has expired; the engine soon prolongs that of an active transfer
     ticket_remove       (act) the daemon loses the ticket, and the engine does not know yet
 
     backups (subject "BACKUP-ID VM-ID VM-NAME DESCRIPTION"; of disk_dropped "VM-ID VM-NAME DISK-ID DISK-NAME",

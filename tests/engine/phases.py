@@ -72,6 +72,8 @@ class Machine:
             self._transfers.set_phase(transfer, "paused_system", expected="initializing")
 
     def _resuming(self, transfer):
+        if time.monotonic() < transfer.next_look:
+            return
         if transfer.session is None or self._world.switches.take("resume_fails", transfer.subject):
             self._transfers.set_phase(transfer, "paused_system", expected="resuming")
             return

@@ -60,6 +60,10 @@ class Session:
         self._world.daemon.extend(self.ticket, self._world.options.ticket_validity)
         self._world.journal.event("ticket_extended", transfer=self._transfer.id)
 
+    def expire(self):
+        self._world.daemon.extend(self.ticket, 0)
+        self._world.journal.event("ticket_expired", transfer=self._transfer.id)
+
     def remove_ticket(self):
         self._world.daemon.remove(self.ticket)
         self._world.journal.event("ticket_removed", transfer=self._transfer.id)

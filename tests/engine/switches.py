@@ -48,6 +48,7 @@ DEFAULTS = {
     "ticket_lost": True,
     "unknown_phase": "warming_up",
     "resume_fails": True,
+    "resume_slow": 1.0,
     "extend_stopped": True,
     "extend_fails": True,
     "url_missing": "transfer_url",
@@ -79,7 +80,7 @@ OF_BACKUPS = {
 }
 
 ACTS_ON_BACKUPS = ("engine_restart",)
-ACTS = ("pause_now", "cancel_now", "ticket_remove", "expire_sessions")
+ACTS = ("pause_now", "cancel_now", "ticket_remove", "ticket_expire", "expire_sessions")
 
 
 class UnknownSwitch(ValueError):

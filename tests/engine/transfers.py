@@ -137,6 +137,9 @@ class Transfers:
             if action == "pause" and transfer.direction == "download":
                 raise Refused(400, "Cannot pause image transfer: downloads can't be paused.")
             transfer.updated = time.time()
+            if action == "resume":
+                slow = self._world.switches.take("resume_slow", transfer.subject) or 0
+                transfer.next_look = time.monotonic() + slow
             if action in ACTIONS:
                 self.set_phase(transfer, ACTIONS[action])
 

@@ -237,6 +237,7 @@ pub(crate) fn of_transfers() -> Vec<Row> {
         row("extend_stopped", Old, FINE, &[], There),
         row("extend_fails", Old, FINE, &[], There),
         row("resume_fails", Old, FINE, &[], There),
+        row("resume_slow", Old, FINE, &[], There),
         row("finalize_slow", New, FINE, &[], Gone).value(json!(2.0)),
         row("finalize_pause", New, LOST, &["paused_system|illegal"], Gone),
         row(
@@ -258,6 +259,7 @@ pub(crate) fn of_transfers() -> Vec<Row> {
         row("pause_now", Old, FINE, &[], There).midway(),
         row("cancel_now", New, LOST, &["data may be lost"], Gone).midway(),
         row("cancel_now", Old, LOST, &["data may be lost"], Gone).midway(),
+        row("ticket_expire", Old, FINE, &[], There).midway(),
         row("ticket_remove", New, &[DONE, DATA_MAY_BE_LOST], &[], Gone).midway(),
         row("ticket_remove", Old, &[DONE, DATA_MAY_BE_LOST], &[], There).midway(),
     ]

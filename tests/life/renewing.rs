@@ -282,6 +282,27 @@ fn an_expired_ticket_is_brought_back_by_a_resume() {
     assert_nothing_deleted(&engine);
 }
 
+/// The watcher has resumed the transfer, and its ticket is prolonged only once the engine gets to it: what is
+/// refused until then is no reason for another transfer.
+#[test]
+fn a_resume_that_takes_its_time_is_waited_for() {
+    let engine = Engine::start();
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    let mount = engine.mounting(existing("web01")).start();
+    engine.switch(&json!({"switch": "resume_slow", "value": 10.0}));
+    engine.switch(&json!({"switch": "pause_now"}));
+    let transfer = engine.transfer().id;
+    wait_until("the watcher resumes it", 60, || {
+        engine.phases(&transfer).iter().any(|phase| phase == "resuming")
+    });
+    engine.switch(&json!({"switch": "ticket_expire"}));
+    write_and_sync(&mount.file(), MIB, MIB, 39);
+    mount.umount().ok();
+    assert_free(&engine, &disk.id, &expected(&content, MIB, MIB, 39));
+    assert_eq!(engine.transfers().len(), 1, "no second transfer");
+    assert_nothing_deleted(&engine);
+}
+
 /// The engine has started the next transfer, its answer is lost, and it is unavailable for a while.
 #[test]
 fn a_start_whose_answer_is_lost_is_found_again() {
