@@ -30,6 +30,9 @@ use crate::process::{rights, spawn};
 /// Lower bound on a request, in bytes, however many connections share the memory.
 const MIN_REQUEST_BYTES: u64 = 512 << 10;
 
+/// Unit in bytes of the places where requests end, unless a hash has larger blocks.
+const UNIT_BYTES: u64 = 512 << 10;
+
 /// Size in bytes of the pieces in which a stream is written: one piece of the read cache.
 const STREAM_BYTES: usize = 1 << 20;
 
@@ -40,6 +43,8 @@ const DISCARD_PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Download {
     disk: Arc<Disk>,
     request: u64,
+    /// See [`cut`]. A multiple of it that is not the end of the data ends each request.
+    unit: u64,
     /// The place that the readers have come to.
     at: Mutex<u64>,
     /// Bytes of the disk that the image has, the holes included.
@@ -67,6 +72,7 @@ impl Download {
         let share = memory / connections.max(1) as u64;
         Download {
             request: share.clamp(MIN_REQUEST_BYTES, disk.request_size().max(MIN_REQUEST_BYTES)),
+            unit: proof.as_ref().map_or(UNIT_BYTES, Proof::block_size),
             disk,
             at: Mutex::new(0),
             done: Arc::default(),
@@ -212,10 +218,8 @@ impl Download {
             return None;
         }
         let found = self.disk.next_stretch(from, self.request);
-        let mut data = found.unwrap_or(end..end);
-        // Requests end at multiples of their size, so that holes do not shift all that follow.
-        let aligned = (data.start / self.request + 1).saturating_mul(self.request);
-        data.end = data.end.min(aligned);
+        let data = found.unwrap_or(end..end);
+        let data = data.start..cut(&data, self.request, self.unit);
         *at = data.end;
         Some((from..data.start, data))
     }
@@ -225,6 +229,17 @@ impl Download {
             Some(output) => Ok(act(output)?),
             None => Err(CopyError::Stopped),
         }
+    }
+}
+
+/// The end of a request for the beginning of `data`, which has at most `request` bytes: a multiple of `unit`
+/// where the data may go on behind it, and otherwise its end. So an extent takes as few requests as it can,
+/// and requests that are longer than a block of the hash divide none.
+fn cut(data: &Range<u64>, request: u64, unit: u64) -> u64 {
+    let aligned = data.end / unit * unit;
+    match data.end - data.start < request || aligned <= data.start {
+        true => data.end,
+        false => aligned,
     }
 }
 
@@ -307,6 +322,30 @@ mod tests {
             "the grid is that of the disk"
         );
         assert!(runs(0, &[]).is_empty());
+    }
+
+    #[test]
+    fn an_extent_takes_as_few_requests_as_it_can_and_divides_no_block() {
+        const MIB: u64 = 1 << 20;
+        let requests = |extent: Range<u64>, request: u64, unit: u64| {
+            let (mut at, mut ends) = (extent.start, Vec::new());
+            while at < extent.end {
+                at = cut(&(at..extent.end.min(at + request)), request, unit);
+                ends.push(at);
+            }
+            ends
+        };
+        assert_eq!(requests(3 * MIB..11 * MIB, 8 * MIB, MIB), [11 * MIB]);
+        assert_eq!(requests(3 * MIB + 1..11 * MIB, 8 * MIB, MIB), [11 * MIB]);
+        assert_eq!(
+            requests(3 * MIB + 1..21 * MIB, 8 * MIB, MIB),
+            [11 * MIB, 19 * MIB, 21 * MIB]
+        );
+        let blocks = requests(3 * MIB..22 * MIB, 8 * MIB, 4 * MIB);
+        assert_eq!(blocks, [8 * MIB, 16 * MIB, 22 * MIB]);
+        // Requests smaller than a block end at each of its ends.
+        assert_eq!(requests(3 * MIB..5 * MIB, MIB / 2, 4 * MIB).len(), 4);
+        assert!(requests(MIB / 4..9 * MIB, MIB / 2, 4 * MIB).contains(&(4 * MIB)));
     }
 }
 

@@ -43,6 +43,11 @@ impl Proof {
         }
     }
 
+    /// Size in bytes of the blocks of its hash.
+    pub(super) fn block_size(&self) -> u64 {
+        Method::default().block_size
+    }
+
     /// Takes bytes that are copied.
     pub(super) fn data(&self, offset: u64, bytes: &[u8]) {
         self.hasher.data(offset, bytes);
