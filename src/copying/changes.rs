@@ -18,7 +18,7 @@ use super::download::runs;
 use super::workers::in_parallel;
 use crate::disk::BLOCK_BYTES;
 use crate::failure::Failure;
-use crate::images::{CLUSTER_BYTES, Output};
+use crate::images::{CLUSTER_BYTES, Output, placed};
 use crate::open_disk::OpenDisk;
 use crate::remote::DirtyExtent;
 
@@ -200,13 +200,13 @@ pub(crate) fn fill_changes(
             if stop.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed) {
                 return Err(CopyError::Stopped);
             }
-            buffer.resize((range.end - range.start) as usize, 0);
-            device.read_straight(range.start, &mut buffer)?;
-            for (run, zero) in runs(range.start, &buffer) {
+            let bytes = placed(&mut buffer, (range.end - range.start) as usize, range.start);
+            device.read_straight(range.start, bytes)?;
+            for (run, zero) in runs(range.start, bytes) {
                 let (at, length) = (range.start + run.start as u64, run.len() as u64);
                 match zero {
                     true => output.zero_at(at, length)?,
-                    false => output.write_at(&buffer[run], at)?,
+                    false => output.write_at(&bytes[run], at)?,
                 }
             }
         }

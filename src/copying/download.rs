@@ -23,7 +23,7 @@ use super::proof::Proof;
 use super::stream::Stream;
 use super::workers::in_parallel;
 use crate::disk::{BLOCK_BYTES, Disk, is_zero};
-use crate::images::{FileStamp, ImageError, Output};
+use crate::images::{FileStamp, ImageError, Output, placed};
 use crate::open_disk::OpenDisk;
 use crate::process::{rights, spawn};
 
@@ -181,10 +181,7 @@ impl Download {
                 self.with_output(|output| output.zero_at(hole.start, hole.end - hole.start))?;
             }
             let count = (data.end - data.start) as usize;
-            if buffer.len() < count {
-                buffer.resize(count, 0);
-            }
-            let bytes = &mut buffer[..count];
+            let bytes = placed(&mut buffer, count, data.start);
             if count > 0 {
                 self.disk.read_straight(data.start, bytes)?;
             }

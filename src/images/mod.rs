@@ -9,6 +9,7 @@
 //! so, and no input makes a panic. A target appears under its name only when it is whole and on the storage.
 
 mod chain;
+mod direct;
 mod error;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -28,6 +29,7 @@ mod tests;
 mod vmdk;
 
 pub(crate) use self::chain::Backing;
+pub(crate) use self::direct::placed;
 pub(crate) use self::error::ImageError;
 pub(crate) use self::format::Format;
 pub(crate) use self::leftovers::make_room;

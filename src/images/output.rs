@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
+use super::direct::Direct;
 use super::error::ImageError;
 use super::format::Format;
 use super::in_place;
@@ -28,6 +29,8 @@ pub(crate) struct Output {
     /// Bytes of the guest's disk.
     size: u64,
     kind: Kind,
+    /// Data go past the page cache where they can. `None` where they can't, and for a device.
+    direct: Option<Direct>,
 }
 
 #[derive(Debug)]
@@ -62,11 +65,7 @@ impl Output {
             (None, Format::Qcow2) => Kind::Qcow2(Temporary::create(path, force)?, Writer::new(size)),
             (None, Format::Vmdk) => return Err(unwritable(path, format, "")),
         };
-        Ok(Output {
-            path: path.to_owned(),
-            size,
-            kind,
-        })
+        Ok(Output::of(path, size, kind))
     }
 
     /// Makes a qcow2 image of `size` bytes that reads as the qcow2 file `backing` in the same folder, which
@@ -80,11 +79,21 @@ impl Output {
             return Err(too_large());
         }
         let writer = Writer::over(size, backing.as_bytes()).ok_or_else(too_large)?;
-        Ok(Output {
+        let kind = Kind::Qcow2(Temporary::create(path, false)?, writer);
+        Ok(Output::of(path, size, kind))
+    }
+
+    fn of(path: &Path, size: u64, kind: Kind) -> Output {
+        let direct = match &kind {
+            Kind::Raw(temporary) | Kind::Qcow2(temporary, _) => Direct::of(temporary.file()),
+            Kind::Whole(_) | Kind::InPlace(_) => None,
+        };
+        Output {
             path: path.to_owned(),
             size,
-            kind: Kind::Qcow2(Temporary::create(path, false)?, writer),
-        })
+            kind,
+            direct,
+        }
     }
 
     /// Refuses what [`Output::create`] would refuse by a look at the path: for who has more to begin before.
@@ -114,9 +123,13 @@ impl Output {
     /// bytes at once.
     pub(crate) fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), ImageError> {
         within(&self.path, self.size, offset, buf.len() as u64)?;
+        let write = |file: &File, buf: &[u8], offset| match &self.direct {
+            Some(direct) => direct.write_all_at(file, buf, offset),
+            None => file.write_all_at(buf, offset),
+        };
         let written = match &self.kind {
-            Kind::Raw(temporary) => temporary.file().write_all_at(buf, offset),
-            Kind::Qcow2(temporary, writer) => writer.write_at(temporary.file(), buf, offset),
+            Kind::Raw(temporary) => write(temporary.file(), buf, offset),
+            Kind::Qcow2(temporary, writer) => writer.write_at(temporary.file(), buf, offset, write),
             Kind::InPlace(file) => file.write_all_at(buf, offset),
             Kind::Whole(_) => Err(whole_already()),
         };

@@ -91,12 +91,19 @@ impl Writer {
         }
     }
 
-    pub(in crate::images) fn write_at(&self, file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
+    /// Calls `write` for what is in the file of these bytes.
+    pub(in crate::images) fn write_at(
+        &self,
+        file: &File,
+        buf: &[u8],
+        offset: u64,
+        write: impl Fn(&File, &[u8], u64) -> io::Result<()>,
+    ) -> io::Result<()> {
         self.check_clusters(offset, buf.len() as u64)?;
         let mut rest = buf;
         for run in self.runs(file, offset, buf.len() as u64, true)? {
             let (part, behind) = rest.split_at(run.length as usize);
-            file.write_all_at(part, run.host)?;
+            write(file, part, run.host)?;
             rest = behind;
         }
         Ok(())
