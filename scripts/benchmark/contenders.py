@@ -1,5 +1,5 @@
-"""The contenders: rhv-mount with a tool or without a mount, ovirt_imageio's client, nbdfuse with a tool, a
-bare loop.
+"""The contenders: rhv-mount with a tool or without a mount, ovirt_imageio's client, nbdfuse with a tool,
+nbdcopy, a bare loop.
 
 Each has `upload(job)` and `download(job)`, which return a Sample; a job names the disk and the transport. A
 contender's clock runs from before its first connection until every byte is flushed, or read and written to a
@@ -13,10 +13,11 @@ import shlex
 import subprocess
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from measure import Failed, Sample, peak_rss, process_cpu, run, run_from_ready, timed
+from measure import Failed, Sample, children_cpu, peak_rss, process_cpu, run, run_from_ready, timed
 from storage import TOP, Daemon, Source
 
 BUILT = Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target")) / "release"
@@ -199,46 +200,79 @@ class Ceiling:
         return sample
 
 
-class Nbdfuse:
-    """nbdfuse over nbdkit, with a plugin over ovirt_imageio's client: the only other way to mount a
-    transfer.
+@contextmanager
+def nbdkit(job):
+    """Serves the job's transfer by nbdkit, with a plugin over ovirt_imageio's client; yields the process and
+    its socket.
     """
+    socket, log = job.place / "nbdkit.sock", job.place / "nbdkit.log"
+    site = next((VENV / "lib").glob("python3*/site-packages"))
+    words = ["nbdkit", "--foreground", "--unix", socket, "python", HERE / "nbdkit_imageio.py"]
+    words += [f"url={job.url}", f"cafile={job.cafile_or('-')}", f"connections={job.connections}"]
+    with open(log, "wb") as out:
+        server = subprocess.Popen(
+            [str(word) for word in words],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, "PYTHONPATH": str(site)},
+        )
+    try:
+        wait_until(socket.exists, f"nbdkit does not listen: {log.read_text()}")
+        yield server, socket
+    finally:
+        server.terminate()
+        server.wait(60)
+        socket.unlink(missing_ok=True)
+
+
+def timed_beside(work):
+    """Times `work`, which returns the processor seconds of servers that it does not wait for."""
+    start, before = time.monotonic(), children_cpu()
+    servers = work()
+    return Sample(time.monotonic() - start, max(servers, children_cpu() - before))
+
+
+class Nbdcopy:
+    """nbdcopy over nbdkit, which is virt-v2v's way; its requests have the size that virt-v2v sets."""
+
+    name = "nbdcopy over nbdkit"
+
+    def upload(self, job):
+        return timed_beside(lambda: self._copy(job, lambda disk: [job.source.path, disk]))
+
+    def download(self, job):
+        return timed_beside(lambda: self._copy(job, lambda disk: [disk, job.output]))
+
+    def _copy(self, job, ends):
+        with nbdkit(job) as (server, socket):
+            run(["nbdcopy", "--request-size=4194304", "--flush", *ends(f"nbd+unix:///?socket={socket}")])
+            return process_cpu(server.pid)
+
+
+class Nbdfuse:
+    """nbdfuse over nbdkit: the only other way to mount a transfer."""
 
     def __init__(self, tool):
         self.tool = tool
         self.name = f"nbdfuse over nbdkit, {tool}"
 
     def upload(self, job):
-        return self._timed(job, False, lambda file: run_tool(UPLOAD[self.tool], job.source.path, file))
+        def work(file):
+            run_tool(UPLOAD[self.tool], job.source.path, file)
+
+        return timed_beside(lambda: self.mounted(job, False, work)[1])
 
     def download(self, job):
-        return self._timed(job, True, lambda file: run_tool(DOWNLOAD[self.tool], file, job.output))
+        def work(file):
+            run_tool(DOWNLOAD[self.tool], file, job.output)
 
-    def _timed(self, job, read_only, work):
-        start, before = time.monotonic(), os.times()
-        _, cpu = self.mounted(job, read_only, work)
-        after = os.times()
-        tool = after.children_user - before.children_user + after.children_system - before.children_system
-        return Sample(time.monotonic() - start, max(cpu, tool))
+        return timed_beside(lambda: self.mounted(job, True, work)[1])
 
     def mounted(self, job, read_only, work):
-        with tempfile.TemporaryDirectory(dir=job.place) as mountpoint:
-            socket, log = job.place / "nbdkit.sock", job.place / "nbdkit.log"
-            file = Path(mountpoint) / "disk"
-            site = next((VENV / "lib").glob("python3*/site-packages"))
-            words = ["nbdkit", "--foreground", "--unix", socket, "python", HERE / "nbdkit_imageio.py"]
-            words += [f"url={job.url}", f"cafile={job.cafile_or('-')}", f"connections={job.connections}"]
-            with open(log, "wb") as out:
-                server = subprocess.Popen(
-                    [str(word) for word in words],
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=out,
-                    env={**os.environ, "PYTHONPATH": str(site)},
-                )
-            mounter = None
+        with tempfile.TemporaryDirectory(dir=job.place) as mountpoint, nbdkit(job) as (server, socket):
+            file, mounter = Path(mountpoint) / "disk", None
             try:
-                wait_until(socket.exists, f"nbdkit does not listen: {log.read_text()}")
                 words = ["nbdfuse", *(["--readonly"] if read_only else []), file, "--unix", socket]
                 mounter = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL)
                 wait_for_file(file, mounter)
@@ -247,15 +281,11 @@ class Nbdfuse:
                     with open(file, "r+b") as disk:
                         os.fsync(disk.fileno())
                 rss = sum(peak_rss(Path(f"/proc/{p.pid}/status").read_text()) for p in (server, mounter))
-                cpu = process_cpu(server.pid) + process_cpu(mounter.pid)
+                return rss, process_cpu(server.pid) + process_cpu(mounter.pid)
             finally:
                 if mounter:
                     subprocess.run(["fusermount3", "-u", mountpoint], check=False)
                     mounter.wait(60)
-                server.terminate()
-                server.wait(60)
-                socket.unlink(missing_ok=True)
-            return rss, cpu
 
 
 def run_tool(script, source, target):

@@ -31,12 +31,14 @@ class Site:
     def __init__(self, place):
         self.place, self.imageio, self.engine, self.ready = place, place / "imageio", None, {}
 
-    def start(self):
+    def start(self, finalize_seconds=1):
+        """Starts both. A real engine takes longer than a second to finalize: its poll of a transfer slows
+        down to 10 s.
+        """
         run([SCRIPTS / "imageio", "start", self.imageio, "--tls"])
         words = [sys.executable, "-B", TOP / "tests/engine/main.py", "--imageio", self.imageio]
         words += ["--dir", self.place / "engine", "--domain", "data=nfs", "--keep-success", "7200"]
-        # A real engine takes longer than that: its poll of a transfer slows down to 10 s.
-        words += ["--switch", json.dumps({"switch": "finalize_slow", "value": 1})]
+        words += ["--switch", json.dumps({"switch": "finalize_slow", "value": finalize_seconds})]
         with (self.place / "engine.err").open("wb") as errors:
             self.engine = subprocess.Popen(
                 [str(word) for word in words],
@@ -59,11 +61,18 @@ class Site:
         )
 
     def state(self):
+        return self.control("GET", "/state")
+
+    def control(self, method, path, order=None):
+        """Asks the stand-in's control socket (tests/engine/control.py); returns its answer."""
         connection = UnixConnection(self.ready["control"])
-        connection.request("GET", "/state")
-        state = json.loads(connection.getresponse().read())
+        connection.request(method, path, json.dumps(order) if order is not None else None)
+        answer = connection.getresponse()
+        value = json.loads(answer.read())
         connection.close()
-        return state
+        if answer.status != 200:
+            raise Failed(f"{method} {path}: {value}")
+        return value
 
     def events(self):
         with open(self.ready["log"], encoding="utf-8") as log:

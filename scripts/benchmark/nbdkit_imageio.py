@@ -1,11 +1,14 @@
-"""An nbdkit plugin in Python that serves a transfer URL to `nbdfuse`, the only other way to mount one.
+"""An nbdkit plugin in Python that serves a transfer URL to `nbdfuse`, the only other way to mount one, and to
+`nbdcopy`, with which virt-v2v copies.
 
     nbdkit python nbdkit_imageio.py url=URL cafile=PATH|- connections=N
 
 It keeps a pool of ovirt_imageio's clients. Each request uses one client; a flush goes to all of them.
 """
 
+import bisect
 import queue
+import threading
 
 import nbdkit
 from ovirt_imageio.client import ImageioClient
@@ -14,6 +17,8 @@ API_VERSION = 2
 settings = {"connections": "4"}
 clients = []
 idle = queue.Queue()
+known = []  # the server's extents, once it was asked
+lock = threading.Lock()
 
 
 def config(key, value):
@@ -63,6 +68,30 @@ def pwrite(handle, buffer, offset, flags):
 
 def can_flush(handle):
     return True
+
+
+def can_multi_conn(handle):
+    # A flush over one connection of NBD goes to all clients.
+    return True
+
+
+def can_extents(handle):
+    return True
+
+
+def extents(handle, count, offset, flags):
+    """Returns the extents of the range, each as its start, its length and its type; the server is asked once,
+    for all.
+    """
+    with lock:
+        if not known:
+            known.extend(with_client(lambda client: list(client.extents())))
+    zero = nbdkit.EXTENT_HOLE | nbdkit.EXTENT_ZERO
+    first = bisect.bisect_right(known, offset, key=lambda extent: extent.start) - 1
+    for extent in known[first:]:
+        if extent.start >= offset + count:
+            return
+        yield extent.start, extent.length, zero if extent.zero else 0
 
 
 def can_zero(handle):

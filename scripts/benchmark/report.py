@@ -104,7 +104,7 @@ def plain(rows):
 
 
 BAR, GAP, LEFT, WIDTH = 15, 14, 250, 860
-COLOURS = {"rhv-mount": "#1a6fb5", "ovirt_imageio": "#c8792b", "bare": "#bbbbbb", "nbdfuse": "#8a6db0"}
+COLOURS = {"rhv-mount": "#1a6fb5", "ovirt_imageio": "#c8792b", "bare": "#bbbbbb", "nbd": "#8a6db0"}
 
 
 def chart(results):

@@ -5,8 +5,9 @@ title.
 from contextlib import closing
 
 import fio
+from backups import backup
 from bench import FEW_ROUNDS, GIB, OnDisk, With, name_of
-from contenders import Ceiling, Nbdfuse, OvirtClient, RhvCopy, RhvMount
+from contenders import Ceiling, Nbdcopy, Nbdfuse, OvirtClient, RhvCopy, RhvMount
 from growth import growth
 from line import line
 from measure import Failed
@@ -43,7 +44,9 @@ def upload(bench):
             Ceiling(),
             Ceiling(COPIES),
         ]
-        if transport == "https" and backend == "qcow2":
+        if backend == "qcow2" and transport != "http":
+            contenders.append(Nbdcopy())
+        if backend == "qcow2" and transport == "https":
             contenders.append(Nbdfuse("qemu-img"))
         rows += bench.in_turn(
             name_of(transport, backend),
@@ -71,7 +74,9 @@ def download(bench):
         # build in somebody's home, where the quick form runs.
         if backend == "qcow2" and transport != "unix" and bench.scale.many:
             contenders.append(RhvMount("qemu-img", as_user=UNPRIVILEGED))
-        if transport == "https" and backend == "qcow2":
+        if backend == "qcow2" and transport != "http":
+            contenders.append(Nbdcopy())
+        if backend == "qcow2" and transport == "https":
             contenders.append(Nbdfuse("qemu-img"))
         with bench.filled(transport, backend, source) as run:
             rows += bench.in_turn(name_of(transport, backend), contenders, run, source.data)
@@ -128,6 +133,7 @@ def sparse(bench):
     small, large = scale.disk, (1 << 40 if scale.many else 16 * scale.disk)
     images = [Source(bench.place / f"sparse-{size}.raw", size, data) for size in (small, large)]
     contenders = [OnDisk(RhvMount("qemu-img"), image) for image in images]
+    contenders += [OnDisk(RhvCopy(), image) for image in images]
     contenders += [OnDisk(OvirtClient(), image) for image in images]
 
     rows += bench.in_turn(
@@ -202,4 +208,5 @@ TABLES = {
     "line": line,
     "several": several,
     "growth": growth,
+    "backup": backup,
 }
