@@ -76,7 +76,7 @@ impl Engine {
         match &new.id {
             Some(id) => match self.disk(id)? {
                 Some(disk) => Err(Error::Unfit(format!(
-                    "--disk-id: there is a disk {} already; take --disk for it, or another id",
+                    "there is a disk {} already, which is left alone",
                     disk.shown()
                 ))),
                 None => Ok(id.clone()),
@@ -86,9 +86,15 @@ impl Engine {
     }
 
     /// Makes the disk `id` (from [`Engine::prepare_disk`]) and waits until it is usable. The engine may
-    /// assign another id. After [`Error::Refused`] and [`Error::NotSent`] nothing was made.
-    pub(crate) fn create_disk(&self, new: &NewDisk, id: &str) -> Result<Disk, Error> {
-        let mut id = id.to_owned();
+    /// assign another id; `made` hears it once the disk is ours without a doubt. After [`Error::Refused`] and
+    /// [`Error::NotSent`] nothing was made.
+    pub(crate) fn create_disk(
+        &self,
+        new: &NewDisk,
+        id: &str,
+        made: &mut dyn FnMut(&str),
+    ) -> Result<Disk, Error> {
+        let id = id.to_owned();
         let what = format!("creation of disk {}", new.name);
         let mut body = json!({
             "id": id,
@@ -112,28 +118,26 @@ impl Engine {
         let mut patience = Patience::new(MAX_CREATION_WAIT, self.interrupt());
         let mut lookups = Patience::even(LOST_PAUSE, MAX_CREATION_ATTEMPTS, self.interrupt());
         let mut unanswered = false;
-        loop {
+        // A disk with a random id is ours, wherever it shows. An id that was asked for may be chosen by
+        // another run at the same time, and then only an answer tells whose the disk is.
+        let is_there = || Ok::<_, Error>(new.id.is_none() && self.disk(&id)?.is_some());
+        let given = loop {
             match self.post(&what, Effect::Creation, "/disks", &body) {
-                Ok(answer) => {
-                    if let Some(given) = answer.and_then(|disk| text(&disk, "id")) {
-                        id = given;
-                    }
-                    break;
-                }
-                // The disk may have been made nevertheless; nobody else chooses this id.
+                Ok(answer) => break answer.and_then(|disk| text(&disk, "id")),
+                // The disk may have been made nevertheless.
                 Err(lost) if lost.is_passing() => {
                     unanswered |= lost.may_have_made();
                     info!("{lost}");
                     lookups.pause().map_err(|e| unmade(e, unanswered))?;
-                    if unanswered && self.disk(&id)?.is_some() {
-                        break;
+                    if unanswered && is_there()? {
+                        break None;
                     }
-                    if lookups.is_over() {
+                    if lookups.is_over() || (unanswered && new.id.is_some()) {
                         return Err(unmade(lost, unanswered));
                     }
                 }
                 // An earlier request may have been slow and made the disk meanwhile.
-                Err(Error::Fault { status: 409, .. }) if unanswered && self.disk(&id)?.is_some() => break,
+                Err(Error::Fault { status: 409, .. }) if unanswered && is_there()? => break None,
                 Err(e) if unanswered => return Err(unmade(e, true)),
                 Err(e @ Error::Fault { status: 409, .. })
                     if new.format == Format::Raw && !new.preallocated =>
@@ -145,7 +149,9 @@ impl Engine {
                 Err(e @ Error::Fault { .. }) => return Err(Error::Refused(e.to_string())),
                 Err(e) => return Err(unmade(e, false)),
             }
-        }
+        };
+        let id = given.unwrap_or(id);
+        made(&id);
         loop {
             match self.disk(&id)? {
                 Some(disk) if disk.status == "ok" => {

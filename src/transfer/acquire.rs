@@ -15,7 +15,7 @@ use super::note::Note;
 use super::note_file::NoteFile;
 use super::{OwnTransfer, head, holder};
 use crate::engine::{
-    self, Direction, Engine, Format, Interrupt, MAX_LOCK_WAIT, Mark, Order, Subject, Transfer,
+    self, Direction, Disk, Engine, Format, Interrupt, MAX_LOCK_WAIT, Mark, Order, Subject, Transfer,
     UNATTENDED_LOCK_WAIT, is_uuid, this_hardware,
 };
 use crate::failure::{Exit, Failure};
@@ -108,7 +108,11 @@ impl Prepared {
     ) -> Result<Prepared, Failure> {
         Ok(match &source.wanted {
             Wanted::Existing(wanted) => {
-                let disk = engine.find_disk(wanted)?;
+                let disk = match &source.of_vm {
+                    // The id came from the engine, and a disk that happens to have it as a name is another.
+                    Some(member) => member_disk(engine, wanted, &member.disk)?,
+                    None => engine.find_disk(wanted)?,
+                };
                 let holder = match disk.is_locked() {
                     true => holder::look(engine, &disk.id, &disk.name, read_only)?,
                     false => None,
@@ -179,6 +183,12 @@ impl Prepared {
     }
 }
 
+/// Returns the disk of a VM with this id, which may be gone since the VM was looked at.
+fn member_disk(engine: &Engine, id: &str, name: &str) -> Result<Disk, engine::Error> {
+    let gone = || engine::Error::Unfit(format!("disk {id} ({name}) of the VM was removed meanwhile"));
+    engine.disk(id)?.ok_or_else(gone)
+}
+
 /// The engine permits several disks of one name. A script that runs twice may not want that, and then neither
 /// disk can be selected by its name.
 fn warn_of_namesakes(engine: &Engine, name: &str) {
@@ -206,15 +216,21 @@ fn start(
     interrupt: &Interrupt,
 ) -> Result<(Order, Transfer), Failure> {
     if let Wanted::New(new) = &source.wanted {
-        let disk = engine.create_disk(new, &subject.id).inspect_err(|e| {
+        let id = subject.id.clone();
+        let mut made = |id: &str| {
+            subject.is_there = true;
+            id.clone_into(&mut subject.id);
+            id.clone_into(&mut file.note.disk_id);
+            file.note.id_given = false;
+            // It only helps `recover`, which leaves alone what may be another's.
+            let _ = file.update();
+        };
+        engine.create_disk(new, &id, &mut made).inspect_err(|e| {
             // Nothing was made: a disk with that id is somebody else's, whatever the state says.
             if matches!(e, engine::Error::Refused(_) | engine::Error::NotSent(_)) {
                 file.note.created = false;
             }
         })?;
-        subject.is_there = true;
-        subject.id.clone_from(&disk.id);
-        file.note.disk_id = disk.id;
     }
     let host = this_hardware()
         .zip(subject.storage_domain.as_deref())
@@ -283,6 +299,17 @@ fn take_back(
     failure: Failure,
 ) -> Failure {
     let engine = engine.uninterrupted();
+    if file.note.created && file.note.id_given {
+        engine.logout();
+        file.amend(|note| note.cause = Cause::NotRemoved);
+        let text = format!(
+            "{failure}; a disk {} that is in the engine now may be this one or another's, so it is left \
+             alone: look at it there, and remove it if it is empty; `{}` tells of it",
+            file.note.disk_id,
+            file.note.recover_line()
+        );
+        return Failure::text(failure.exit, plain(&text));
+    }
     let remove = file.note.created && !source.keep_on_failure;
     let found = find_ours(&engine, file, remove);
     let Err(e) = found.and_then(|()| undo(&engine, &file.note, is_there, remove)) else {

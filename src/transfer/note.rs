@@ -55,7 +55,8 @@ pub(crate) struct Note {
     pub(crate) backup: Option<NotedBackup>,
     /// The disk was made for this mount.
     pub(crate) created: bool,
-    /// The user has chosen the id of the disk that was to be made, so it may be somebody else's.
+    /// The user has chosen the id of the disk that was to be made, and no answer has told that it is ours: it
+    /// may be somebody else's.
     #[serde(default)]
     pub(crate) id_given: bool,
     /// The engine was asked for a transfer; it may have started one although we have no id.
