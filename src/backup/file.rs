@@ -102,7 +102,7 @@ fn local(e: ImageError) -> Failure {
 fn full(shared: &Shared<'_>, disk: &VmDisk, open: &Arc<OpenDisk>, memory: u64) -> Result<Entry, Failure> {
     let name = shared.names.disk(&disk.id, Mode::Full);
     let (target, size) = (shared.settings.dir.join(&name), open.disk().capacity());
-    let output = rights::with(move || Output::create(&target, Format::Qcow2, size, false));
+    let output = rights::with(move || Output::create_private(&target, size));
     let output = noted(open, output.map_err(local)?);
     let part = path_of(&output);
     let made = copying::fill(open, output, memory, &shared.stop.copying)

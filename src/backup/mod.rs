@@ -22,7 +22,8 @@
 //! A file counts once a manifest names it, and a manifest is written last, at once and as a whole: after the
 //! bytes of its disks were compared with the server's block hash, and are on the storage of this machine. One
 //! disk that fails takes no other one with it. The transfers end before the backup does, which the engine
-//! insists on, and the backup ends in any case; where this process is killed, its notes have both.
+//! insists on, and the backup ends in any case; where this process is killed, its notes have both. Only this
+//! user may read what is written: a guest's disks and its configuration are secret.
 //!
 //! The main thread waits for signals, and for the thread "backup", which does all of it with others that it
 //! starts. None of these threads has capabilities: files are opened and made by the one that has them.
@@ -42,8 +43,9 @@ mod shared;
 mod stop;
 mod tidy;
 
-use std::fs;
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -72,6 +74,9 @@ use crate::process::{rights, spawn};
 use crate::settings::backup::BackupSettings;
 use crate::signals;
 use crate::supervisor::{Stage, Supervisor, Told};
+
+/// The mode of a directory that is its maker's alone.
+const PRIVATE: u32 = 0o700;
 
 /// An event that the main thread waits for.
 enum Event {
@@ -351,12 +356,14 @@ fn save_configuration(
     Ok(name)
 }
 
-/// Makes the directory where it is not there.
+/// Makes the directory where it is not there, for this user alone, whatever the umask says.
 fn make_directory(dir: &Path) -> Result<(), Failure> {
     let path = dir.to_owned();
-    let made = rights::with(move || match fs::create_dir(&path) {
+    let made = rights::with(move || match DirBuilder::new().mode(PRIVATE).create(&path) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Ok(()) => {
+            // The umask can only have taken from it, so a file system without modes does no harm.
+            let _ = fs::set_permissions(&path, Permissions::from_mode(PRIVATE));
             announce(&format!("{} is made", path.display()));
             Ok(())
         }

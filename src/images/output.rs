@@ -68,18 +68,30 @@ impl Output {
         Ok(Output::of(path, size, kind))
     }
 
+    /// Makes a qcow2 image of `size` bytes that reads as zeros, and that only this user may read, whatever
+    /// the umask says. A file that is there already is an error.
+    pub(crate) fn create_private(path: &Path, size: u64) -> Result<Output, ImageError> {
+        Output::private(path, size, |size| Some(Writer::new(size)))
+    }
+
     /// Makes a qcow2 image of `size` bytes that reads as the qcow2 file `backing` in the same folder, which
-    /// has the same size. Whole units of [`CLUSTER_BYTES`] are written, or made zeros, and each once.
+    /// has the same size, and that only this user may read. Whole units of [`CLUSTER_BYTES`] are written, or
+    /// made zeros, and each once.
     pub(crate) fn create_over(path: &Path, size: u64, backing: &str) -> Result<Output, ImageError> {
-        let too_large = || ImageError::TooLarge {
+        Output::private(path, size, |size| Writer::over(size, backing.as_bytes()))
+    }
+
+    fn private(
+        path: &Path,
+        size: u64,
+        writer: impl FnOnce(u64) -> Option<Writer>,
+    ) -> Result<Output, ImageError> {
+        let writer = Some(size).filter(|size| *size <= MAX_SIZE).and_then(writer);
+        let writer = writer.ok_or_else(|| ImageError::TooLarge {
             path: path.to_owned(),
             size,
-        };
-        if size > MAX_SIZE {
-            return Err(too_large());
-        }
-        let writer = Writer::over(size, backing.as_bytes()).ok_or_else(too_large)?;
-        let kind = Kind::Qcow2(Temporary::create(path, false)?, writer);
+        })?;
+        let kind = Kind::Qcow2(Temporary::create_private(path)?, writer);
         Ok(Output::of(path, size, kind))
     }
 
@@ -178,10 +190,10 @@ impl Output {
     }
 }
 
-/// Makes a file with these bytes, which appears under its name only when it is whole and on the storage. One
-/// that is there already is an error.
+/// Makes a file with these bytes, which appears under its name only when it is whole and on the storage, and
+/// which only this user may read. One that is there already is an error.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
-    let temporary = Temporary::create(path, false)?;
+    let temporary = Temporary::create_private(path)?;
     let written = temporary.file().write_all_at(bytes, 0);
     written.map_err(ImageError::io("write", path))?;
     temporary.publish().map(drop)

@@ -2,8 +2,9 @@
 //!
 //! The temporary name is hidden and can't be guessed; the file is made with O_EXCL. Where it replaces another
 //! one, as `--force` asks, only this user may read it until it takes over that one's owner, group and
-//! permissions, as if that one had been written; else it has the mode that the user's umask says. It goes
-//! when the value is dropped, and stays behind only where the process is killed.
+//! permissions, as if that one had been written; else it has the mode that the user's umask says, or is
+//! private from the beginning. It goes when the value is dropped, and stays behind only where the process is
+//! killed.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, Permissions};
@@ -20,6 +21,9 @@ use super::stamp::{FileStamp, file_stamp};
 /// The end of a temporary name, and the number of characters before it that can't be guessed.
 pub(super) const SUFFIX: &str = ".part";
 pub(super) const RANDOM_CHARACTERS: usize = 12;
+
+/// The mode of a file that is its maker's alone.
+const PRIVATE: u32 = 0o600;
 
 #[derive(Debug)]
 pub(super) struct Temporary {
@@ -60,8 +64,22 @@ impl Temporary {
     /// Makes an empty file beside `path`.
     pub(super) fn create(path: &Path, force: bool) -> Result<Temporary, ImageError> {
         let target = Temporary::check(path, force)?;
+        let granted = if target.exists() { PRIVATE } else { 0o666 };
+        Temporary::make(path, target, force, granted)
+    }
+
+    /// Makes an empty file beside `path`, where there is none yet, that only this user may read and write,
+    /// whatever the umask says.
+    pub(super) fn create_private(path: &Path) -> Result<Temporary, ImageError> {
+        let target = Temporary::check(path, false)?;
+        let made = Temporary::make(path, target, false, PRIVATE)?;
+        // The umask can only have taken from it, so a file system without modes does no harm.
+        let _ = made.file().set_permissions(Permissions::from_mode(PRIVATE));
+        Ok(made)
+    }
+
+    fn make(path: &Path, target: PathBuf, force: bool, granted: u32) -> Result<Temporary, ImageError> {
         let name = target.file_name().unwrap_or_default();
-        let granted = if target.exists() { 0o600 } else { 0o666 };
         let file = tempfile::Builder::new()
             .prefix(&prefix(name))
             .suffix(SUFFIX)
@@ -123,8 +141,12 @@ impl Temporary {
 /// The beginning of the temporary names of a file. A name has 255 bytes at most, and most file systems take
 /// no more than that.
 pub(super) fn prefix(name: &OsStr) -> String {
-    let shown: String = name.to_string_lossy().chars().take(50).collect();
-    format!(".{shown}.")
+    format!(".{}.", beginning(&name.to_string_lossy()))
+}
+
+/// As much of a name as its temporary name has.
+pub(super) fn beginning(name: &str) -> String {
+    name.chars().take(50).collect()
 }
 
 /// Gives `file` the owner, the group and the permissions of the file that it replaces. Only root may give a
