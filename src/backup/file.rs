@@ -53,7 +53,8 @@ pub(super) fn copy(shared: &Shared<'_>, disk: &VmDisk, changes: bool, (n, count)
     };
     shared.watch(&open);
     open.set_used();
-    let made = make(shared, disk, changes, &open, settings.budgets.cache);
+    let bounds = (settings.budgets.cache, count);
+    let made = make(shared, disk, changes, &open, bounds);
     let entry = made.map_err(|failure| match shared.stop.has_begun() {
         true => stopped(),
         false => failure,
@@ -77,10 +78,10 @@ fn make(
     disk: &VmDisk,
     changes: bool,
     open: &Arc<OpenDisk>,
-    memory: u64,
+    bounds: Bounds,
 ) -> Result<Entry, Failure> {
     if let Some(backing) = shared.base_of(disk).filter(|_| changes) {
-        let why = match incremental(shared, disk, open, memory, backing) {
+        let why = match incremental(shared, disk, open, bounds, backing) {
             Ok(Made::Entry(entry)) => return Ok(*entry),
             Ok(Made::NotOffered(why)) => why,
             // The disk itself can't be read, or the storage here is full.
@@ -92,21 +93,30 @@ fn make(
             disk.id, disk.name
         )));
     }
-    full(shared, disk, open, memory)
+    full(shared, disk, open, bounds)
 }
+
+/// The bytes for what is on its way, and how many disks are copied at the same time: what else is in memory
+/// for one of them is a share of the bound for all.
+type Bounds = (u64, usize);
 
 fn local(e: ImageError) -> Failure {
     Failure::text(Exit::Other, e)
 }
 
-fn full(shared: &Shared<'_>, disk: &VmDisk, open: &Arc<OpenDisk>, memory: u64) -> Result<Entry, Failure> {
+fn full(
+    shared: &Shared<'_>,
+    disk: &VmDisk,
+    open: &Arc<OpenDisk>,
+    (memory, count): Bounds,
+) -> Result<Entry, Failure> {
     let name = shared.names.disk(&disk.id, Mode::Full);
     let (target, size) = (shared.settings.dir.join(&name), open.disk().capacity());
     let output = rights::with(move || Output::create_private(&target, size));
     let output = noted(open, output.map_err(local)?);
     let part = path_of(&output);
     let made = copying::fill(open, output, memory, &shared.stop.copying)
-        .and_then(|output| publish(shared, disk, open, output, (name, Mode::Full, None)));
+        .and_then(|output| publish(shared, disk, open, (output, count), (name, Mode::Full, None)));
     made.inspect_err(|_| remove_part(part))
 }
 
@@ -121,12 +131,13 @@ fn incremental(
     shared: &Shared<'_>,
     disk: &VmDisk,
     open: &Arc<OpenDisk>,
-    memory: u64,
+    (memory, count): Bounds,
     backing: &str,
 ) -> Result<Made, Failure> {
     let size = open.disk().capacity();
-    let changes = RefCell::new(Changes::of(size));
-    let answer = open.dirty_extents(&mut || drop(changes.replace(Changes::of(size))), &mut |extent| {
+    let none = || Changes::of_one_in(count, size);
+    let changes = RefCell::new(none());
+    let answer = open.dirty_extents(&mut || drop(changes.replace(none())), &mut |extent| {
         changes.borrow_mut().add(&extent)
     })?;
     if let DirtyAnswer::NotOffered(why) = answer {
@@ -146,7 +157,7 @@ fn incremental(
     let part = path_of(&output);
     let named = (name, Mode::Incremental, Some(backing.to_owned()));
     let made = copying::fill_changes(open, output, memory, &shared.stop.copying, &changes)
-        .and_then(|output| publish(shared, disk, open, output, named));
+        .and_then(|output| publish(shared, disk, open, (output, count), named));
     let entry = made.inspect_err(|_| remove_part(part))?;
     Ok(Made::Entry(Box::new(entry)))
 }
@@ -177,11 +188,11 @@ fn publish(
     shared: &Shared<'_>,
     disk: &VmDisk,
     open: &Arc<OpenDisk>,
-    output: Output,
+    (output, count): (Output, usize),
     (name, mode, backing): (String, Mode, Option<String>),
 ) -> Result<Entry, Failure> {
     let path = shared.settings.dir.join(&name);
-    let (hash, file_size) = verify(shared, open, &output, &name)?;
+    let (hash, file_size) = verify(shared, open, (&output, count), &name)?;
     shared.note_file(&path, &output);
     rights::with(move || output.publish()).map_err(local)?;
     Ok(Entry {
@@ -203,7 +214,7 @@ fn publish(
 fn verify(
     shared: &Shared<'_>,
     open: &Arc<OpenDisk>,
-    output: &Output,
+    (output, count): (&Output, usize),
     name: &str,
 ) -> Result<(DiskHash, u64), Failure> {
     let (path, file) = output
@@ -211,7 +222,8 @@ fn verify(
         .ok_or_else(|| Failure::text(Exit::Other, "internal error: no file to be verified"))?;
     let file_size = file.metadata()?.len();
     let path = path.to_owned();
-    let source = rights::with(move || Source::open_with(&path, Some(Format::Qcow2), Backing::Beside));
+    let read = move || Source::open_among(&path, Some(Format::Qcow2), Backing::Beside, count);
+    let source = rights::with(read);
     // A file below it that can't be read is a reason for a whole copy.
     let source = source.map_err(|e| Failure::text(Exit::DataLoss, e))?;
     if source.size() != open.disk().capacity().next_multiple_of(512) {

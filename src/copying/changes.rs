@@ -56,6 +56,15 @@ impl Changes {
         }
     }
 
+    /// The same for one of `count` disks whose changes are in memory at the same time: all of them have so
+    /// many ranges as one alone.
+    pub(crate) fn of_one_in(count: usize, size: u64) -> Changes {
+        Changes {
+            most: (MAX_RANGES / count.max(1)).max(1),
+            ..Changes::of(size)
+        }
+    }
+
     /// Takes the next extent. What no extent tells of is data, and so is what two tell of.
     pub(crate) fn add(&mut self, extent: &DirtyExtent) {
         let range = extent.range.start.min(self.size)..extent.range.end.min(self.size);

@@ -60,7 +60,8 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    pub(super) fn new(path: &Path, backing: Backing, open: Open) -> Opening {
+    /// The opening of one of `count` images that are read at the same time.
+    pub(super) fn new(path: &Path, backing: Backing, count: usize, open: Open) -> Opening {
         let folders = [
             Some(folder_of(path).to_owned()),
             real(path).map(|real| folder_of(&real).to_owned()),
@@ -75,7 +76,7 @@ impl Opening {
                 .collect(),
             seen: RefCell::default(),
             stamps: RefCell::new(Some(Vec::new())),
-            kept: Kept::new(),
+            kept: Kept::of_one_in(count),
         }
     }
 

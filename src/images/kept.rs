@@ -1,8 +1,9 @@
 //! The tables of an image and of all files that it names, as far as they are kept in memory.
 //!
 //! A chain has up to 200 images, and a VMDK up to 4096 parts: they share one bound in bytes, and the tables
-//! that were not used for the longest time go first, whosoever they are. Threads share the kept tables; the
-//! lock is held for a look-up, and never while a file is read.
+//! that were not used for the longest time go first, whosoever they are. Several images that are read at the
+//! same time have a share of that bound each. Threads share the kept tables; the lock is held for a look-up,
+//! and never while a file is read.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ const OVERHEAD: usize = 128;
 /// The tables of all files of an opened image.
 pub(super) struct Kept {
     files: AtomicU64,
+    /// Upper bound on `bytes`.
+    most: usize,
     tables: Mutex<Tables>,
 }
 
@@ -36,9 +39,11 @@ pub(super) struct KeptOfFile {
 }
 
 impl Kept {
-    pub(super) fn new() -> Arc<Kept> {
+    /// The tables of one of `count` images that are read at the same time.
+    pub(super) fn of_one_in(count: usize) -> Arc<Kept> {
         Arc::new(Kept {
             files: AtomicU64::new(0),
+            most: MAX_BYTES / count.max(1),
             tables: Mutex::new(Tables {
                 recent: LruCache::unbounded(),
                 bytes: 0,
@@ -74,7 +79,7 @@ impl KeptOfFile {
         if let Some(same) = tables.recent.put((self.file, index), table) {
             tables.bytes -= cost(&same);
         }
-        while tables.bytes > MAX_BYTES && tables.recent.len() > 1 {
+        while tables.bytes > self.kept.most && tables.recent.len() > 1 {
             if let Some((_, old)) = tables.recent.pop_lru() {
                 tables.bytes -= cost(&old);
             }
@@ -88,7 +93,7 @@ mod tests {
 
     #[test]
     fn all_files_share_one_bound() {
-        let kept = Kept::new();
+        let kept = Kept::of_one_in(1);
         let files: Vec<KeptOfFile> = (0..200).map(|_| kept.of_next_file()).collect();
         for file in &files {
             (0..4).for_each(|index| file.put(index, Arc::new(vec![0; 1 << 20])));
@@ -108,5 +113,16 @@ mod tests {
         assert_eq!(files.iter().map(there).sum::<usize>(), 15);
         files[0].put(0, Arc::new(vec![0; 2 * MAX_BYTES]));
         assert_eq!(files.iter().map(there).sum::<usize>(), 1);
+    }
+
+    #[test]
+    fn images_that_are_read_at_the_same_time_have_a_share_of_the_bound_each() {
+        let images: Vec<KeptOfFile> = (0..8).map(|_| Kept::of_one_in(8).of_next_file()).collect();
+        for file in &images {
+            (0..16).for_each(|index| file.put(index, Arc::new(vec![0; 1 << 18])));
+        }
+        let bytes = |file: &KeptOfFile| file.kept.tables.lock().bytes;
+        assert!(images.iter().map(bytes).sum::<usize>() <= MAX_BYTES);
+        assert!(images[0].get(15).is_some());
     }
 }

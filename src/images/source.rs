@@ -35,18 +35,42 @@ impl Source {
         format: Option<Format>,
         backing: Backing,
     ) -> Result<Source, ImageError> {
-        Source::of_file(path, raw::open(path)?, format, backing)
+        Source::open_among(path, format, backing, 1)
+    }
+
+    /// Opens one of `count` images that are read at the same time: its tables take a share of the memory.
+    pub(crate) fn open_among(
+        path: &Path,
+        format: Option<Format>,
+        backing: Backing,
+        count: usize,
+    ) -> Result<Source, ImageError> {
+        Source::of_opening(
+            path,
+            raw::open(path)?,
+            format,
+            Opening::new(path, backing, count, reader_of),
+        )
     }
 
     /// Opens the image that `file` is; names in it are relative to `path`.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn of_file(
         path: &Path,
         file: File,
         format: Option<Format>,
         backing: Backing,
     ) -> Result<Source, ImageError> {
+        Source::of_opening(path, file, format, Opening::new(path, backing, 1, reader_of))
+    }
+
+    fn of_opening(
+        path: &Path,
+        file: File,
+        format: Option<Format>,
+        opening: Opening,
+    ) -> Result<Source, ImageError> {
         let format = format_of(path, &file, format)?;
-        let opening = Opening::new(path, backing, reader_of);
         opening.note(path, &file)?;
         let reader = reader_of(path, file, Some(format), &opening)?;
         Ok(Source {
