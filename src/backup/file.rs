@@ -8,9 +8,6 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-
-use crossbeam::channel::{RecvTimeoutError, unbounded};
 
 use super::manifest::{Entry, Mode};
 use super::shared::{Backed, Shared};
@@ -21,14 +18,10 @@ use crate::engine::VmDisk;
 use crate::failure::{Exit, Failure};
 use crate::images::{Backing, Format, ImageError, Output, Source};
 use crate::logging::plain;
-use crate::open_disk::{DiskHash, Ending, Expected, OpenDisk, Work};
+use crate::open_disk::{DiskHash, Expected, OpenDisk, Work};
 use crate::output::{inform, tell};
 use crate::process::rights;
 use crate::remote::DirtyAnswer;
-use crate::settings::DiskSettings;
-
-/// How often the end of a transfer is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Makes the file of `disk`, with share number `n` of `count` of connections and memory. The engine knows
 /// what has changed in it where `changes` is set.
@@ -62,7 +55,7 @@ pub(super) fn copy(shared: &Shared<'_>, disk: &VmDisk, changes: bool, (n, count)
     let work = if entry.is_ok() { Work::Done } else { Work::Failed };
     Backed {
         entry,
-        ended: end(open, work, &settings),
+        ended: open.end_alone(work, (settings.retry_time, settings.timeout)),
         again: false,
     }
 }
@@ -271,22 +264,4 @@ impl Bytes for AsItReads<'_> {
 
 fn as_loss(failure: Failure) -> Failure {
     Failure::text(Exit::DataLoss, failure)
-}
-
-/// Ends the transfer of a disk; returns what has failed.
-fn end(disk: Arc<OpenDisk>, work: Work, settings: &DiskSettings) -> Vec<Failure> {
-    let (tell, steps) = unbounded();
-    let limits = (settings.retry_time, settings.timeout);
-    let mut ending = Ending::begin(disk, work, limits, None, move |step| drop(tell.send(step)));
-    while !ending.is_over() {
-        match steps.recv_timeout(LOOK_INTERVAL) {
-            Ok(step) => ending.step(step),
-            Err(RecvTimeoutError::Timeout) => ending.look(),
-            Err(RecvTimeoutError::Disconnected) => ending.abandon(),
-        }
-    }
-    ending
-        .outcome()
-        .map(|outcome| outcome.failures)
-        .unwrap_or_default()
 }

@@ -50,8 +50,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crossbeam::channel::unbounded;
-
 use self::base::Base;
 pub(crate) use self::check::check;
 use self::life::{Begun, Life, Split};
@@ -66,74 +64,36 @@ use crate::amounts;
 use crate::engine::{Engine, Error as EngineError, VmDisk};
 use crate::failure::{Exit, Failure};
 use crate::images::write_whole;
-use crate::logging::{announce, announce_failure, plain};
+use crate::logging::{announce, plain};
 use crate::open_disk::needs;
 use crate::output::{inform, report, tell};
-use crate::process::handover::Role;
-use crate::process::{rights, spawn};
+use crate::process::rights;
 use crate::settings::backup::BackupSettings;
-use crate::signals;
-use crate::supervisor::{Stage, Supervisor, Told};
+use crate::supervisor::{Stage, Supervisor, Told, Words, attend};
 
 /// The mode of a directory that is its maker's alone.
 const PRIVATE: u32 = 0o700;
-
-/// An event that the main thread waits for.
-enum Event {
-    Signal(i32),
-    Over(Result<Vec<Failure>, Failure>),
-}
 
 /// Makes one backup; returns the exit code. Errors before the first byte are returned, the others are told.
 pub(crate) fn back_up(settings: BackupSettings) -> Result<u8, Failure> {
     needs::check(&settings.disk, disks::at_once(&settings, usize::MAX))?;
     rights::cut_down()?;
-    let supervisor = Arc::new(Supervisor::start(&Told::of_backup(&settings), Role::Foreground)?);
-    let ended = watched(settings, &supervisor);
-    let (code, message) = match &ended {
-        Ok(failures) => {
-            let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
-            let worst = failures.iter().map(|failure| failure.exit).max();
-            let message = (!texts.is_empty()).then(|| texts.join("; "));
-            (worst.unwrap_or(Exit::Done) as u8, message)
-        }
-        Err(failure) => (failure.exit as u8, Some(failure.to_string())),
-    };
-    if let (Some(message), Ok(_)) = (&message, &ended) {
-        announce_failure(message);
-    }
-    supervisor.end(code, message);
-    ended.map(|_| code)
+    let settings = Arc::new(settings);
+    let stop = Arc::new(Stop::default());
+    let (ours, stopped) = (settings.clone(), stop.clone());
+    let work = move |supervisor: &Arc<Supervisor>| run(&ours, &stopped, supervisor);
+    attend(&Told::of_backup(&settings), &WORDS, || stop.begin(), work)
 }
 
-/// Does the same in a thread of its own, with an ear for signals. Returns what has failed.
-fn watched(settings: BackupSettings, supervisor: &Arc<Supervisor>) -> Result<Vec<Failure>, Failure> {
-    let (events, inbox) = unbounded();
-    let (sender, reporter) = (events.clone(), supervisor.clone());
-    let forward = move |signal| drop(sender.send(Event::Signal(signal)));
-    signals::forward(forward, move || reporter.log_statistics())?;
-    let stop = Arc::new(Stop::default());
-    let (stopped, told) = (stop.clone(), supervisor.clone());
-    let settings = Arc::new(settings);
-    spawn("backup", move || {
-        let run = || run(&settings, &stopped, &told);
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-        let result = result.unwrap_or_else(|_| Err(Failure::text(Exit::Other, PANICKED)));
-        let _ = events.send(Event::Over(result));
-    })?;
-    loop {
-        match inbox.recv() {
-            Ok(Event::Over(result)) => return result,
-            Ok(Event::Signal(signal)) if stop.begin() => signals::tell(
-                signal,
-                "the backup is stopped: disks that are whole are kept, and it is ended in the engine; the \
-                 next signal leaves that to `rhv-mount recover`",
-            ),
-            Ok(Event::Signal(_)) => return Err(Failure::text(Exit::Other, GIVEN_UP)),
-            Err(_) => return Err(Failure::text(Exit::Other, PANICKED)),
-        }
-    }
-}
+const WORDS: Words = Words {
+    thread: "backup",
+    stopped: STOPPED,
+    given_up: GIVEN_UP,
+    panicked: PANICKED,
+};
+
+const STOPPED: &str = "the backup is stopped: disks that are whole are kept, and it is ended in the \
+                       engine; the next signal leaves that to `rhv-mount recover`";
 
 const GIVEN_UP: &str = "gave up on a second signal, before the backup had ended in the engine: see \
                         `rhv-mount status`, and end it with `rhv-mount recover`";

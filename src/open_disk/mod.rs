@@ -12,6 +12,7 @@
 //! read_back its bytes as the server has them now
 //! sum       the figures of several disks as one
 //! course    how far the work on it has got, and how fast it goes on
+//! alone     its end for who waits for nothing else
 //! hands     the threads that wait for its end
 //! ending    the way out: the last flush, the connections, the transfer; with signals on the way
 //! ```
@@ -23,6 +24,7 @@
 //!
 //! [`Interrupt`]: crate::engine::Interrupt
 
+mod alone;
 mod connect;
 mod course;
 mod ending;

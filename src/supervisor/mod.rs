@@ -15,6 +15,7 @@
 //! as alive. A storage that is slow, or an engine that is away, has limits of its own and is no reason to
 //! kill a mount that holds data, so no look goes through the mount or over the network.
 
+mod attended;
 mod display;
 mod endpoint;
 mod metrics;
@@ -31,6 +32,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
+pub(crate) use self::attended::{Words, attend};
 use self::display::Display;
 use self::endpoint::Endpoint;
 use self::metrics::Picture;
