@@ -8,7 +8,7 @@ use std::path::Path;
 use super::manifest::{Entry, Manifest};
 use crate::block_hash::{Algorithm, Bytes, Method, Watch, hash};
 use crate::failure::{Exit, Failure};
-use crate::images::{Backing, Format, Source};
+use crate::images::{Backing, Format, Source, head};
 use crate::logging::plain;
 use crate::output::{report, tell};
 
@@ -69,10 +69,7 @@ pub(crate) fn check(dir: &Path) -> Result<u8, Failure> {
 /// Says why a file does not hold what it should.
 pub(super) fn verify(dir: &Path, entry: &Entry) -> Result<(), String> {
     let path = dir.join(&entry.file);
-    let length = fs::metadata(&path).map_err(|e| e.to_string())?.len();
-    if length != entry.file_size {
-        return Err(format!("it has {length} bytes, and had {}", entry.file_size));
-    }
+    looks_as_it_was(dir, &entry.file, entry.file_size, entry.backing.as_deref())?;
     let algorithm: Algorithm = entry.checksum.algorithm.parse()?;
     let block_size = Method::check_block_size(entry.checksum.block_size)?;
     let method = Method {
@@ -98,6 +95,29 @@ pub(super) fn verify(dir: &Path, entry: &Entry) -> Result<(), String> {
     }
 }
 
+/// Says why a file is not as it was, by its length, and by the file below it that its header names: the bytes
+/// may be the same over another one, until that changes or goes.
+fn looks_as_it_was(dir: &Path, file: &str, had: u64, backing: Option<&str>) -> Result<(), String> {
+    let path = dir.join(file);
+    let length = fs::metadata(&path).map_err(|e| e.to_string())?.len();
+    if length != had {
+        return Err(format!("it has {length} bytes, and had {had}"));
+    }
+    let there = head(&path).map_err(|e| e.to_string())?.backing;
+    if there.as_deref() == backing.map(str::as_bytes) {
+        return Ok(());
+    }
+    let shown = |name: Option<&[u8]>| match name {
+        Some(name) => String::from_utf8_lossy(name).into_owned(),
+        None => "no file".to_owned(),
+    };
+    Err(format!(
+        "{file} goes over {}, and went over {}: the file below it was exchanged",
+        shown(there.as_deref()),
+        shown(backing.map(str::as_bytes))
+    ))
+}
+
 /// Returns the images that no manifest names: of other programs, or of a backup that was killed.
 pub(super) fn unnamed(dir: &Path, named: &BTreeSet<&str>) -> std::io::Result<Vec<String>> {
     let mut found = Vec::new();
@@ -115,7 +135,37 @@ pub(super) fn unnamed(dir: &Path, named: &BTreeSet<&str>) -> std::io::Result<Vec
 
 #[cfg(test)]
 mod tests {
+    use super::super::manifest::tests::manifest;
     use super::*;
+    use crate::images::Output;
+
+    /// The guest reads the same through it, while it is there.
+    #[test]
+    fn a_file_that_goes_over_another_one_than_it_did_is_a_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        for name in ["a", "copy"] {
+            Output::create_private(&dir.join(name), 1 << 20)
+                .and_then(Output::publish)
+                .unwrap();
+        }
+        Output::create_over(&dir.join("b"), 1 << 20, "a")
+            .and_then(Output::publish)
+            .unwrap();
+        let checked = |name: &str, backing: Option<&str>| {
+            let mut entry = manifest(name, backing).disks.remove(0);
+            entry.file_size = fs::metadata(dir.join(name)).unwrap().len();
+            let source = Source::open(&dir.join(name), None).unwrap();
+            entry.checksum = hash(&source, Method::default(), &Watch::default()).unwrap().0;
+            verify(dir, &entry)
+        };
+        checked("a", None).unwrap();
+        checked("b", Some("a")).unwrap();
+        for (backing, shown) in [(Some("copy"), "went over copy"), (None, "went over no file")] {
+            let why = checked("b", backing).unwrap_err();
+            assert!(why.contains("b goes over a") && why.contains(shown), "{why}");
+        }
+    }
 
     #[test]
     fn a_directory_without_backups_is_not_good() {

@@ -34,6 +34,7 @@ pub(crate) use self::error::ImageError;
 pub(crate) use self::format::Format;
 pub(crate) use self::leftovers::make_room;
 pub(crate) use self::output::{CLUSTER_BYTES, Output, write_whole};
+pub(crate) use self::qcow2::head;
 pub(crate) use self::reader::Extent;
 pub(crate) use self::source::Source;
 pub(crate) use self::stamp::{FileStamp, file_stamp};

@@ -22,7 +22,7 @@ use self::table::{Kind, Tables};
 pub(super) use self::write::{CLUSTER, MAX_SIZE, Writer};
 use super::chain::Opening;
 use super::error::ImageError;
-use super::raw::{end_of_file, hole_or_data, read_up_to_at};
+use super::raw::{self, end_of_file, hole_or_data, read_up_to_at};
 use super::reader::{Extent, Reader};
 use super::stamp::Stamp;
 
@@ -46,6 +46,23 @@ pub(super) struct Qcow2 {
     /// The file with the guest's bytes, where that is another one.
     data: Option<(PathBuf, File, Stamp)>,
     backing: Option<Box<dyn Reader>>,
+}
+
+/// The facts that the header of an image has about the file below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// The name of the backing file.
+    pub(crate) backing: Option<Vec<u8>>,
+}
+
+/// Reads the header of a qcow2 image, and nothing else of it. A pipe is refused, and never waited for.
+pub(crate) fn head(path: &Path) -> Result<Head, ImageError> {
+    let file = raw::open(path)?;
+    let stamp = Stamp::of(path, &file).map_err(ImageError::io("look at", path))?;
+    let header = header::read(path, &file, stamp.length())?;
+    Ok(Head {
+        backing: header.backing,
+    })
 }
 
 impl Qcow2 {
