@@ -1,9 +1,12 @@
 //! The manifest of a backup: a JSON file that names its files, and what the guest sees in each.
 //!
 //! `docs/backup.md` describes the fields. A reader refuses a version that it does not know, and a name that
-//! leads out of the directory.
+//! leads out of the directory. It opens files only: a pipe that has the name of a manifest would have it
+//! wait.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::block_hash::Checksum;
 use crate::engine::VmDisk;
 use crate::failure::{Exit, Failure};
-use crate::images::write_whole;
+use crate::images::{is_passing, write_whole};
 use crate::process::rights;
 
 /// The end of the names of manifests.
@@ -92,6 +95,15 @@ pub(super) struct Entry {
     pub(super) verified_by: String,
 }
 
+/// The facts that the manifests of a directory tell of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known<'a> {
+    /// Bytes of the file.
+    pub(super) file_size: u64,
+    /// The name of the file below it.
+    pub(super) backing: Option<&'a str>,
+}
+
 /// See the head of this file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
@@ -145,6 +157,13 @@ impl Manifest {
         &self.name
     }
 
+    fn knows(&self, file: &str) -> Option<Known<'_>> {
+        let entry = self.disks.iter().find(|entry| entry.file == file);
+        entry.map(|entry| Known {
+            file_size: entry.file_size,
+            backing: entry.backing.as_deref(),
+        })
+    }
     /// Writes it, at once and as a whole.
     pub(super) fn write(&self, dir: &Path) -> Result<(), Failure> {
         let path = dir.join(&self.name);
@@ -161,16 +180,18 @@ impl Manifest {
         rights::with(move || write_whole(&to, &json)).map_err(|e| unwritten(e.to_string()))
     }
 
-    /// Reads one.
-    fn read(path: &Path) -> Result<Manifest, String> {
-        let length = fs::metadata(path).map_err(|e| e.to_string())?.len();
-        if length > MAX_BYTES {
-            return Err(format!("it has {length} bytes, which is no manifest"));
-        }
-        let bytes = fs::read(path).map_err(|e| e.to_string())?;
-        let mut manifest = Manifest::of_bytes(&bytes)?;
-        manifest.name = path.file_name().map(PathBuf::from).unwrap_or_default();
-        Ok(manifest)
+    /// Reads one; a text says why it can't be used. What passes on this machine is an error: a manifest that
+    /// was passed over for that would be missed where it matters.
+    fn read(path: &Path) -> io::Result<Result<Manifest, String>> {
+        let bytes = match bytes_of(path, MAX_BYTES) {
+            Err(e) if is_passing(&e) => return Err(e),
+            bytes => bytes.map_err(|e| e.to_string()),
+        };
+        let read = bytes.and_then(|bytes| Manifest::of_bytes(&bytes));
+        Ok(read.map(|manifest| Manifest {
+            name: path.file_name().map(PathBuf::from).unwrap_or_default(),
+            ..manifest
+        }))
     }
 
     pub(super) fn of_bytes(bytes: &[u8]) -> Result<Manifest, String> {
@@ -199,7 +220,7 @@ impl Manifest {
     }
 
     /// Reads those of a directory, the oldest first; and those that can't be read, with the reason.
-    pub(super) fn all(dir: &Path) -> std::io::Result<(Vec<Manifest>, Unreadable)> {
+    pub(super) fn all(dir: &Path) -> io::Result<(Vec<Manifest>, Unreadable)> {
         let (mut read, mut unreadable) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
@@ -210,7 +231,7 @@ impl Manifest {
             if !is_one {
                 continue;
             }
-            match Manifest::read(&path) {
+            match Manifest::read(&path)? {
                 Ok(manifest) => read.push(manifest),
                 Err(why) => unreadable.push((path, why)),
             }
@@ -219,6 +240,31 @@ impl Manifest {
         unreadable.sort();
         Ok((read, unreadable))
     }
+}
+
+/// Returns what the manifests say of a file.
+pub(super) fn known<'a>(file: &str, manifests: &'a [Manifest]) -> Option<Known<'a>> {
+    manifests.iter().find_map(|manifest| manifest.knows(file))
+}
+
+/// Reads a file of at most `most` bytes. A pipe is not waited for, and a device is not read.
+pub(crate) fn bytes_of(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut options = OpenOptions::new();
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = options.read(true).custom_flags(flags).open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    if meta.len() > most {
+        let length = meta.len();
+        return Err(io::Error::other(format!(
+            "it has {length} bytes, which is too many"
+        )));
+    }
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// True for the name of a file, and nothing that leads elsewhere.
@@ -272,6 +318,16 @@ pub(super) mod tests {
         assert_eq!(Manifest::of_bytes(&bytes).unwrap(), written);
     }
 
+    /// Somebody who may write the directory could have every later run wait for ever.
+    #[test]
+    fn a_pipe_with_the_name_of_a_manifest_is_told_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("1.manifest.json");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (read, unreadable) = Manifest::all(folder.path()).unwrap();
+        assert!(read.is_empty());
+        assert_eq!(unreadable, [(path, "it is no file".to_owned())]);
+    }
     #[test]
     fn a_later_version_and_a_name_that_leads_elsewhere_are_refused() {
         let mut json = serde_json::to_value(manifest("a.qcow2", None)).unwrap();

@@ -5,6 +5,7 @@
 //!
 //! plan      which disks take part
 //! base      what they can be incremental to
+//! candidates  which files they could go over
 //! life      the backup in the engine, with the note from which `recover` ends it
 //! disks     the disks of a backup, side by side, over one bound of connections and memory
 //! shared    what they share
@@ -29,6 +30,7 @@
 //! starts. None of these threads has capabilities: files are opened and made by the one that has them.
 
 mod base;
+mod candidates;
 mod check;
 mod disks;
 mod file;

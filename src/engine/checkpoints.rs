@@ -1,6 +1,9 @@
 //! The checkpoints of a VM: the points in time from which the engine knows what has changed in its disks.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
+
+use serde_json::Value;
 
 use super::json::{list, text};
 use super::{Engine, Error, Patience};
@@ -9,20 +12,40 @@ use crate::logging::plain;
 /// Upper bound on the wait until a checkpoint is gone; the SDK's example uses the same.
 const MAX_REMOVAL_WAIT: Duration = Duration::from_secs(60);
 
+/// A checkpoint as the engine describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Checkpoint {
+    pub(crate) id: String,
+    /// Changes since it can be asked for.
+    pub(crate) is_usable: bool,
+    parent: Option<String>,
+}
+
+impl Checkpoint {
+    fn of(value: &Value) -> Option<Checkpoint> {
+        Some(Checkpoint {
+            id: plain(&text(value, "id")?),
+            is_usable: text(value, "state").as_deref() != Some("invalid"),
+            parent: text(value, "parent_id").map(|id| plain(&id)),
+        })
+    }
+}
+
 impl Engine {
-    /// Returns the ids of the checkpoints that can be used.
-    pub(crate) fn checkpoints(&self, vm: &str) -> Result<Vec<String>, Error> {
+    /// Returns the checkpoints of a VM, the oldest first.
+    fn all_checkpoints(&self, vm: &str) -> Result<Vec<Checkpoint>, Error> {
         let Some(answer) = self.get_list("checkpoints", &format!("/vms/{vm}/checkpoints"))? else {
             return Ok(Vec::new());
         };
         let answer = self.listed("checkpoints", "checkpoint", Some(answer))?;
-        let usable = list(&answer, "checkpoint")
-            .iter()
-            .filter(|one| text(one, "state").as_deref() != Some("invalid"));
-        Ok(usable
-            .filter_map(|one| text(one, "id"))
-            .map(|id| plain(&id))
-            .collect())
+        let all = list(&answer, "checkpoint").iter();
+        Ok(by_age(all.filter_map(Checkpoint::of).collect()))
+    }
+
+    /// Returns the ids of the checkpoints that can be used, the oldest first.
+    pub(crate) fn checkpoints(&self, vm: &str) -> Result<Vec<String>, Error> {
+        let all = self.all_checkpoints(vm)?.into_iter();
+        Ok(all.filter(|one| one.is_usable).map(|one| one.id).collect())
     }
 
     /// Returns the ids of the disks that a checkpoint has.
@@ -57,5 +80,49 @@ impl Engine {
     pub(crate) fn vm_status(&self, id: &str) -> Result<String, Error> {
         let answer = self.get("VM", &format!("/vms/{id}"))?;
         Ok(answer.and_then(|vm| text(&vm, "status")).unwrap_or_default())
+    }
+}
+
+/// Returns them the oldest first: each after its parent, and else in the order that they have.
+fn by_age(mut all: Vec<Checkpoint>) -> Vec<Checkpoint> {
+    let mut left: BTreeSet<String> = all.iter().map(|one| one.id.clone()).collect();
+    let mut sorted = Vec::with_capacity(all.len());
+    while !all.is_empty() {
+        let is_first = |one: &Checkpoint| one.parent.as_ref().is_none_or(|parent| !left.contains(parent));
+        // Parents that lead round have no order.
+        let next = all.iter().position(is_first).unwrap_or(0);
+        let one = all.remove(next);
+        left.remove(&one.id);
+        sorted.push(one);
+    }
+    sorted
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_comes_after_its_parent_whatever_the_order_of_the_answer() {
+        let of = |id: &str, parent: Option<&str>| {
+            let value = json!({"id": id, "parent_id": parent, "state": "created"});
+            Checkpoint::of(&value).unwrap()
+        };
+        let ids = |all: Vec<Checkpoint>| by_age(all).into_iter().map(|one| one.id).collect::<Vec<_>>();
+        let (a, b, c) = (of("a", None), of("b", Some("a")), of("c", Some("b")));
+        assert_eq!(ids(vec![c.clone(), b.clone(), a.clone()]), ["a", "b", "c"]);
+        assert_eq!(
+            ids(vec![c.clone(), b.clone()]),
+            ["b", "c"],
+            "the first one is gone"
+        );
+        assert_eq!(
+            ids(vec![of("x", Some("y")), of("y", Some("x")), a.clone()]),
+            ["a", "x", "y"]
+        );
+        let invalid = Checkpoint::of(&json!({"id": "i", "state": "invalid"})).unwrap();
+        assert!(a.is_usable && !invalid.is_usable);
     }
 }

@@ -147,6 +147,16 @@ impl ImageError {
         }
     }
 
+    /// True where this machine fails for a while, which says nothing about the image; see [`is_passing`].
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            ImageError::Io { source, .. }
+            | ImageError::Missing { source, .. }
+            | ImageError::Unflushed { source, .. } => is_passing(source),
+            _ => false,
+        }
+    }
+
     /// Returns what makes an error of the system one that names the file.
     pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ImageError {
         move |source| ImageError::Io {
@@ -154,5 +164,48 @@ impl ImageError {
             path: path.to_owned(),
             source,
         }
+    }
+}
+
+/// True for an error of the system that passes, and says nothing about the file that was to be read: no
+/// descriptor, memory or lock is free, or a remote storage is away.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    const PASSING: [i32; 15] = [
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::ENOMEM,
+        libc::ENOBUFS,
+        libc::ENOLCK,
+        libc::EAGAIN,
+        libc::EINTR,
+        libc::EBUSY,
+        libc::ETIMEDOUT,
+        libc::ESTALE,
+        libc::ENOTCONN,
+        libc::EHOSTDOWN,
+        libc::EHOSTUNREACH,
+        libc::ENETDOWN,
+        libc::ENETUNREACH,
+    ];
+    error.raw_os_error().is_some_and(|code| PASSING.contains(&code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_passes_on_this_machine_says_nothing_about_an_image() {
+        let path = Path::new("a.qcow2");
+        let of = |code: i32| ImageError::io("open", path)(io::Error::from_raw_os_error(code));
+        assert!(of(libc::EMFILE).is_passing() && of(libc::ENOMEM).is_passing());
+        assert!(!of(libc::ENOENT).is_passing() && !of(libc::EIO).is_passing());
+        let missing = ImageError::Missing {
+            path: path.to_owned(),
+            image: path.to_owned(),
+            source: io::Error::from_raw_os_error(libc::ENFILE),
+        };
+        assert!(missing.is_passing());
+        assert!(!ImageError::damaged(path, "its header is cut off").is_passing());
     }
 }

@@ -30,7 +30,7 @@ mod vmdk;
 
 pub(crate) use self::chain::Backing;
 pub(crate) use self::direct::placed;
-pub(crate) use self::error::ImageError;
+pub(crate) use self::error::{ImageError, is_passing};
 pub(crate) use self::format::Format;
 pub(crate) use self::leftovers::make_room;
 pub(crate) use self::output::{CLUSTER_BYTES, Output, write_whole};
