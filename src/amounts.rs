@@ -1,5 +1,5 @@
-//! Sizes and times for people, in one form everywhere. That of sizes is imageio's own (`humansize`), so that
-//! both sides of a transfer can be compared line by line.
+//! Sizes, numbers and times for people, in one form everywhere. That of sizes is imageio's own (`humansize`),
+//! so that both sides of a transfer can be compared line by line.
 
 /// Returns a size in bytes in powers of 1024: `512 bytes`, `12.00 MiB`.
 pub(crate) fn size(bytes: u64) -> String {
@@ -12,6 +12,14 @@ pub(crate) fn size(bytes: u64) -> String {
         value /= 1024.0;
     }
     format!("{value:.2} PiB")
+}
+
+/// Returns a number of things, each a `one`: `1 file`, `3 files`.
+pub(crate) fn count(number: usize, one: &str) -> String {
+    match number {
+        1 => format!("1 {one}"),
+        _ => format!("{number} {one}s"),
+    }
 }
 
 /// Returns a time in its two largest units: `38 s`, `12 min 5 s`, `3 h 20 min`.
@@ -41,6 +49,12 @@ mod tests {
         ] {
             assert_eq!(size(bytes), shown, "{bytes}");
         }
+    }
+
+    #[test]
+    fn one_thing_is_not_several() {
+        let shown = [0, 1, 2].map(|number| count(number, "file"));
+        assert_eq!(shown, ["0 files", "1 file", "2 files"]);
     }
 
     #[test]

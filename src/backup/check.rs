@@ -1,11 +1,11 @@
 //! `backup --check DIR`: whether the files of a directory still hold what their manifests say. No engine is
 //! asked: the guest's bytes of each file are hashed, through the chain of files below it.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use super::manifest::{Entry, Manifest};
+use super::orphans::{named, unnamed};
 use crate::block_hash::{Algorithm, Bytes, Method, Watch, hash};
 use crate::failure::{Exit, Failure};
 use crate::images::{Backing, Format, Source, head};
@@ -29,9 +29,7 @@ pub(crate) fn check(dir: &Path) -> Result<u8, Failure> {
             path.display()
         )));
     }
-    let mut named = BTreeSet::new();
     for manifest in &manifests {
-        named.extend(manifest.configuration.iter().map(String::as_str));
         if let Some(name) = manifest
             .configuration
             .as_ref()
@@ -43,7 +41,6 @@ pub(crate) fn check(dir: &Path) -> Result<u8, Failure> {
             )));
         }
         for entry in &manifest.disks {
-            named.insert(entry.file.as_str());
             match verify(dir, entry) {
                 Ok(()) => {
                     good += 1;
@@ -56,7 +53,7 @@ pub(crate) fn check(dir: &Path) -> Result<u8, Failure> {
             }
         }
     }
-    for name in unnamed(dir, &named).map_err(unreadable_dir)? {
+    for name in unnamed(dir, &named(&manifests)).map_err(unreadable_dir)? {
         report(plain(&format!("{name}: no manifest names it")));
     }
     report(format_args!(
@@ -116,21 +113,6 @@ fn looks_as_it_was(dir: &Path, file: &str, had: u64, backing: Option<&str>) -> R
         shown(there.as_deref()),
         shown(backing.map(str::as_bytes))
     ))
-}
-
-/// Returns the images that no manifest names: of other programs, or of a backup that was killed.
-pub(super) fn unnamed(dir: &Path, named: &BTreeSet<&str>) -> std::io::Result<Vec<String>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let Ok(name) = entry?.file_name().into_string() else {
-            continue;
-        };
-        if name.ends_with(".qcow2") && !named.contains(name.as_str()) {
-            found.push(name);
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 #[cfg(test)]

@@ -138,7 +138,7 @@ fn incremental(
     }
     let changes = changes.into_inner().end();
     inform(plain(&format!(
-        "disk {} ({}): {} to be read goes over {backing}",
+        "disk {} ({}): {} of data changed since {backing}",
         disk.id,
         disk.name,
         amounts::size(changes.data_bytes())

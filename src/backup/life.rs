@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use tracing::info;
 
 use super::base::Base;
+use super::book::Book;
 use super::manifest::Kind;
 use super::naming;
 use super::stop::Stop;
@@ -19,8 +20,8 @@ use crate::engine::{
 use crate::failure::{Exit, Failure};
 use crate::images::Output;
 use crate::output::inform;
-use crate::settings::Task;
 use crate::settings::backup::BackupSettings;
+use crate::settings::{Task, VmSource};
 use crate::transfer::cause::Cause;
 use crate::transfer::note::{Note, NotedBackup};
 use crate::transfer::note_file::NoteFile;
@@ -37,7 +38,7 @@ const TAKE_BACK_PATIENCE: Duration = Duration::from_secs(120);
 const MERGE_PATIENCE: Duration = Duration::from_secs(12 * 3600);
 
 /// See the head of this file.
-pub(super) struct Life {
+pub(crate) struct Life {
     /// No signal interrupts its requests.
     engine: Engine,
     vm: BackedVm,
@@ -49,56 +50,91 @@ pub(super) struct Life {
     time: String,
 }
 
+/// The terms on which a backup is begun.
+pub(crate) struct Terms<'a> {
+    /// The directory of the files, or the mountpoint: the path under which `recover` finds what is left.
+    pub(crate) place: &'a Path,
+    /// The work for which the disks are read.
+    pub(crate) task: Task,
+    /// The engine, and the places from which the login came.
+    pub(crate) source: &'a VmSource,
+    /// Through libvirt, without a snapshot.
+    pub(crate) live: bool,
+    /// A guest whose file systems can't be frozen is an error.
+    pub(crate) consistent: bool,
+    /// The checkpoint from which changes are wanted.
+    pub(crate) from: Option<&'a str>,
+    /// The next run is told of it by this; `None` of a mount, which leaves its checkpoint to the user.
+    pub(crate) book: Option<&'a Book>,
+}
+
+impl<'a> Terms<'a> {
+    /// The terms of a backup into files.
+    pub(super) fn of(settings: &'a BackupSettings, base: Option<&'a Base>, book: &'a Book) -> Terms<'a> {
+        Terms {
+            place: &settings.dir,
+            task: settings.disk.task,
+            source: &settings.disk.source,
+            live: settings.live,
+            consistent: settings.require_consistency,
+            from: base.map(|base| base.checkpoint.as_str()),
+            book: Some(book),
+        }
+    }
+}
+
 /// The disks that should be in a backup.
 #[derive(Default)]
-pub(super) struct Split<'a> {
+pub(crate) struct Split<'a> {
     /// They are in it; true where the engine knows what has changed in them.
-    pub(super) there: Vec<(&'a VmDisk, bool)>,
-    pub(super) missing: Vec<&'a VmDisk>,
+    pub(crate) there: Vec<(&'a VmDisk, bool)>,
+    pub(crate) missing: Vec<&'a VmDisk>,
 }
 
 /// The outcome of the start of a backup.
-pub(super) enum Begun {
+pub(crate) enum Begun {
     Life(Box<Life>),
     /// It could not be an incremental one, for this reason, and nothing is left of it.
     FullNeeded(String),
 }
 
 impl Life {
-    /// Starts a backup of these disks, and waits until they can be read.
-    pub(super) fn begin(
+    /// Starts a backup of these disks, and waits until they can be read. The book hears of it first.
+    pub(crate) fn begin(
         engine: &Engine,
-        settings: &BackupSettings,
+        terms: &Terms<'_>,
         vm: &BackedVm,
         disks: &[VmDisk],
-        base: Option<&Base>,
         begun: SystemTime,
     ) -> Result<Begun, Failure> {
         let token = format!("rhv-mount-{}", random_id()?);
         let manifest = PathBuf::from(naming::manifest(begun, &token));
-        let source = &settings.disk.source;
+        let (source, base) = (terms.source, terms.from);
         let note = Note {
             disk_id: vm.id.clone(),
             disk_name: vm.name.clone(),
             vm: Some(vm.name.clone()),
             login: source.login.clone(),
-            task: Task::Backup,
+            task: terms.task,
             backup: Some(NotedBackup {
                 token: token.clone(),
-                manifest: settings.dir.join(&manifest),
+                manifest: terms.place.join(&manifest),
                 ..NotedBackup::default()
             }),
             asked: true,
-            ..Note::of(&settings.dir, &source.account, Direction::Download)
+            ..Note::of(terms.place, &source.account, Direction::Download)
         };
         let mut note = NoteFile::create(note, false)?;
+        if let Some(book) = terms.book {
+            book.begins(&token);
+        }
         let order = BackupOrder {
             vm: vm.id.clone(),
             disks: disks.iter().map(|disk| disk.id.clone()).collect(),
             token,
-            from: base.map(|base| base.checkpoint.clone()),
-            live: settings.live,
-            consistent: settings.require_consistency,
+            from: base.map(str::to_owned),
+            live: terms.live,
+            consistent: terms.consistent,
         };
         let patient = engine.uninterrupted();
         let started = match engine.start_backup(&order) {
@@ -121,12 +157,15 @@ impl Life {
         let failure = match ready {
             Ok(Readiness::Ready(backup)) => match note_backup(&mut note, &backup) {
                 Ok(()) => {
+                    if let (Some(book), Some(checkpoint)) = (terms.book, &backup.to_checkpoint) {
+                        book.has_made(checkpoint);
+                    }
                     return Ok(Begun::Life(Box::new(Life {
                         engine: patient,
                         vm: vm.clone(),
                         note,
                         backup,
-                        from: base.map(|base| base.checkpoint.clone()),
+                        from: base.map(str::to_owned),
                         manifest,
                         time: naming::time(begun),
                     })));
@@ -162,7 +201,7 @@ impl Life {
         }
     }
 
-    pub(super) fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.backup.id
     }
 
@@ -171,12 +210,12 @@ impl Life {
     }
 
     /// The checkpoint that it has made.
-    pub(super) fn checkpoint(&self) -> Option<&str> {
+    pub(crate) fn checkpoint(&self) -> Option<&str> {
         self.backup.to_checkpoint.as_deref()
     }
 
     /// The checkpoint from which changes were asked for.
-    pub(super) fn from(&self) -> Option<&str> {
+    pub(crate) fn from(&self) -> Option<&str> {
         self.from.as_deref()
     }
 
@@ -198,9 +237,22 @@ impl Life {
         }
     }
 
+    /// Says that the VM was powered off, which ends a live backup: its qemu is the server of the disks.
+    pub(super) fn powered_off(&self, status: &str) -> Option<String> {
+        let is_live = self.kind(status) == Kind::Live;
+        let now = is_live.then(|| self.engine.vm_status(&self.vm.id))?.ok()?;
+        (now == "down").then(|| {
+            format!(
+                "VM {} ({}) was powered off during its live backup, which has ended the server of its disks: \
+                 back it up again; without --live, it may stop meanwhile",
+                self.vm.name, self.vm.id
+            )
+        })
+    }
+
     /// Tells the disks that are in it, with whether their changes are known, from those that the engine has
     /// left out.
-    pub(super) fn split<'a>(&self, disks: &'a [VmDisk]) -> Result<Split<'a>, Failure> {
+    pub(crate) fn split<'a>(&self, disks: &'a [VmDisk]) -> Result<Split<'a>, Failure> {
         let there = self.engine.disks_in_backup(&self.vm.id, &self.backup.id)?;
         let mut split = Split::default();
         for disk in disks {
@@ -233,9 +285,9 @@ impl Life {
         });
     }
 
-    /// Ends it, after its transfers; returns what has failed. `again`: another backup of the VM follows, which
-    /// the engine refuses until this one has ended.
-    pub(super) fn end(mut self, stop: &Stop, again: bool) -> Option<Failure> {
+    /// Ends it, after its transfers; returns what has failed. `again`: another backup of the VM follows, and
+    /// the engine refuses that until this one has ended.
+    pub(crate) fn end(mut self, stop: &Stop, again: bool) -> Option<Failure> {
         let (vm, id) = (&self.vm.id, &self.backup.id);
         self.note.amend(|note| note.cause = Cause::Ending);
         let patience = if again { MERGE_PATIENCE } else { END_PATIENCE };

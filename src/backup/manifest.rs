@@ -122,6 +122,9 @@ pub(super) struct Manifest {
     /// The file with the configuration of the VM, in the directory of the manifest.
     pub(super) configuration: Option<String>,
     pub(super) disks: Vec<Entry>,
+    /// The manifest of the backup that the same run has made before, of the other disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) second_of: Option<String>,
     /// Disks that could not, or were not to, take part.
     pub(super) left_out: Vec<Named>,
     /// Disks that should have been in it, and have no file.
@@ -132,7 +135,7 @@ pub(super) struct Manifest {
 }
 
 /// Manifests that can't be read, with the reasons.
-type Unreadable = Vec<(PathBuf, String)>;
+pub(super) type Unreadable = Vec<(PathBuf, String)>;
 
 impl Manifest {
     /// The manifest of a backup in which no disk is yet; it gets this name.
@@ -147,6 +150,7 @@ impl Manifest {
             from_checkpoint: None,
             configuration: None,
             disks: Vec::new(),
+            second_of: None,
             left_out: Vec::new(),
             failed: Vec::new(),
             name,
@@ -157,6 +161,28 @@ impl Manifest {
         &self.name
     }
 
+    /// The names of all files that it names, but for itself.
+    pub(super) fn files(&self) -> impl Iterator<Item = &str> {
+        let disks = self.disks.iter().map(|entry| entry.file.as_str());
+        disks.chain(self.configuration.as_deref())
+    }
+
+    /// The names of the files below those that it names.
+    pub(super) fn backings(&self) -> impl Iterator<Item = &str> {
+        self.disks.iter().filter_map(|entry| entry.backing.as_deref())
+    }
+
+    /// Tells why a file that it names is not there with its length.
+    pub(super) fn lacks(&self, dir: &Path) -> Option<String> {
+        let mut all = self.disks.iter().map(|entry| (&entry.file, entry.file_size));
+        all.find_map(|(name, size)| match fs::metadata(dir.join(name)) {
+            Ok(meta) if meta.len() == size => None,
+            Ok(meta) => Some(format!("{name} has {} bytes instead of {size}", meta.len())),
+            Err(e) => Some(format!("{name}: {e}")),
+        })
+    }
+
+    /// The facts that it tells of a file of a disk.
     fn knows(&self, file: &str) -> Option<Known<'_>> {
         let entry = self.disks.iter().find(|entry| entry.file == file);
         entry.map(|entry| Known {
@@ -164,6 +190,7 @@ impl Manifest {
             backing: entry.backing.as_deref(),
         })
     }
+
     /// Writes it, at once and as a whole.
     pub(super) fn write(&self, dir: &Path) -> Result<(), Failure> {
         let path = dir.join(&self.name);
@@ -207,13 +234,10 @@ impl Manifest {
             ));
         }
         let manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-        let files = manifest.disks.iter().map(|disk| &disk.file);
-        let backings = manifest.disks.iter().filter_map(|disk| disk.backing.as_ref());
-        match files
-            .chain(backings)
-            .chain(&manifest.configuration)
-            .find(|name| !is_plain_name(name))
-        {
+        let mut names = manifest.files().chain(manifest.backings());
+        let elsewhere = names.find(|name| !is_plain_name(name)).map(str::to_owned);
+        drop(names);
+        match elsewhere {
             Some(name) => Err(format!("it names {name}, which is not in its directory")),
             None => Ok(manifest),
         }
@@ -268,7 +292,7 @@ pub(crate) fn bytes_of(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 }
 
 /// True for the name of a file, and nothing that leads elsewhere.
-fn is_plain_name(name: &str) -> bool {
+pub(super) fn is_plain_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     matches!((parts.next(), parts.next()), (Some(Component::Normal(one)), None) if one == name)
 }
@@ -305,6 +329,7 @@ pub(super) mod tests {
                 checksum: Checksum::of(Method::default(), &[0; 32]),
                 verified_by: "server".into(),
             }],
+            second_of: None,
             left_out: vec![],
             failed: vec![],
             name: PathBuf::new(),
@@ -328,6 +353,7 @@ pub(super) mod tests {
         assert!(read.is_empty());
         assert_eq!(unreadable, [(path, "it is no file".to_owned())]);
     }
+
     #[test]
     fn a_later_version_and_a_name_that_leads_elsewhere_are_refused() {
         let mut json = serde_json::to_value(manifest("a.qcow2", None)).unwrap();

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use x509_cert::der::DateTime;
 
 use super::manifest::{MANIFEST, Mode};
+use crate::engine::is_uuid;
 
 /// See the head of this file.
 #[derive(Debug, Clone)]
@@ -38,6 +39,49 @@ impl Names {
 /// The name of the manifest of a backup that began then.
 pub(super) fn manifest(begun: SystemTime, token: &str) -> String {
     format!("{}.{token}{MANIFEST}", stamp(begun))
+}
+
+/// The parts of the name of a disk's file, of ours or of the example's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Parts<'a> {
+    /// `None` where the backup has made none.
+    pub(super) checkpoint: Option<&'a str>,
+    pub(super) disk: &'a str,
+    pub(super) mode: Mode,
+}
+
+impl Parts<'_> {
+    /// Returns `None` for another name.
+    pub(super) fn of(name: &str) -> Option<Parts<'_>> {
+        let parts: Vec<&str> = name.split('.').collect();
+        let [stamp, checkpoint, disk, mode, "qcow2"] = parts[..] else {
+            return None;
+        };
+        let mode = [Mode::Full, Mode::Incremental]
+            .into_iter()
+            .find(|one| one.name() == mode)?;
+        let is_one = is_stamp(stamp) && is_checkpoint(checkpoint) && is_uuid(disk);
+        is_one.then(|| Parts {
+            checkpoint: Some(checkpoint).filter(|id| is_uuid(id)),
+            disk,
+            mode,
+        })
+    }
+}
+
+/// True for the name of the configuration of a VM.
+pub(super) fn is_configuration(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('.').collect();
+    matches!(parts[..], [stamp, checkpoint, vm, "ovf"]
+        if is_stamp(stamp) && is_checkpoint(checkpoint) && is_uuid(vm))
+}
+
+fn is_stamp(part: &str) -> bool {
+    part.len() == 14 && part.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn is_checkpoint(part: &str) -> bool {
+    part == "None" || is_uuid(part)
 }
 
 fn date(at: SystemTime) -> Option<DateTime> {
@@ -77,6 +121,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_name_tells_its_checkpoint_disk_and_mode_and_another_name_is_none_of_ours() {
+        let (disk, checkpoint) = (
+            "3a8c1f56-9b55-4f0e-9f3b-0f1d2c3b4a59",
+            "5b8c1f56-9b55-4f0e-9f3b-0f1d2c3b4a59",
+        );
+        let at = UNIX_EPOCH + Duration::from_secs(1_795_941_301);
+        for id in [None, Some(checkpoint)] {
+            let names = Names::of(at, id);
+            let name = names.disk(disk, Mode::Incremental);
+            let parts = Parts::of(&name).unwrap();
+            assert_eq!(
+                (parts.checkpoint, parts.disk, parts.mode),
+                (id, disk, Mode::Incremental)
+            );
+            assert!(is_configuration(&names.configuration(disk)));
+            assert!(!is_configuration(&name));
+        }
+        for other in ["other.qcow2", "2026.None.d.full.qcow2", ".20261129083501.None"] {
+            assert_eq!(Parts::of(other), None);
+        }
+    }
+
+    #[test]
     fn names_are_those_of_the_sdks_example() {
         let at = UNIX_EPOCH + Duration::from_millis(1_795_941_301_999);
         let names = Names::of(at, Some("c1"));
@@ -87,6 +154,7 @@ mod tests {
         );
         let none = Names::of(at, None).disk("d1", Mode::Full);
         assert_eq!(none, "20261129083501.None.d1.full.qcow2");
+        assert_eq!(Parts::of(&none), None, "the names of tests are no ids");
         assert_eq!(time(at), "2026-11-29T08:35:01.999Z");
         assert_eq!(manifest(at, "t"), "20261129083501.t.manifest.json");
     }

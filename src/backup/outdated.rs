@@ -1,9 +1,9 @@
 //! Checkpoints of ours that no disk needs any more: each costs a bitmap in every disk of it.
 //!
-//! A checkpoint is ours where a manifest in the directory names it. It stays where it is the newest usable
-//! one of any disk that a manifest names, whatever this run has backed up. The others are deleted from the
-//! oldest on, after the backup has ended, and only while the VM is up or down: an engine up to 4.5.6 destroys
-//! the disks of one that is paused.
+//! A checkpoint is ours where a manifest in the directory names it; those that none names are the book's to
+//! know (`book`). It stays where it is the newest usable one of any disk that a manifest names, whatever this
+//! run has backed up. The others are deleted from the oldest on, after the backup has ended, and only while
+//! the VM is up or down: an engine up to 4.5.6 destroys the disks of one that is paused.
 
 use std::collections::BTreeSet;
 

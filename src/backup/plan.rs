@@ -16,6 +16,7 @@ pub(super) struct Plan {
     pub(super) status: String,
     pub(super) disks: Vec<VmDisk>,
     pub(super) left_out: Vec<Named>,
+    /// The base of the disks that are incremental, once that was looked for.
     pub(super) base: Option<Base>,
 }
 
@@ -45,12 +46,7 @@ impl Plan {
             }
         }
         match (plan.disks.is_empty(), all) {
-            (false, _) => {
-                if !settings.full {
-                    plan.base = Base::of(engine, &settings.dir, &plan.vm.id, &plan.disks)?;
-                }
-                Ok(plan)
-            }
+            (false, _) => Ok(plan),
             (true, 0) => {
                 Err(Error::Unfit(format!("{} has no disks that this user may see", plan.shown())).into())
             }
@@ -60,6 +56,19 @@ impl Plan {
                 Err(Error::Unfit(plain(&text)).into())
             }
         }
+    }
+
+    /// Looks for what the disks can be incremental to.
+    pub(super) fn look_for_base(
+        &mut self,
+        engine: &Engine,
+        settings: &BackupSettings,
+    ) -> Result<(), Failure> {
+        if !settings.full {
+            let (dir, vm) = (&settings.dir, &self.vm.id);
+            self.base = Base::of(engine, dir, vm, &self.disks)?;
+        }
+        Ok(())
     }
 
     /// Refuses names that no disk has.

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::manifest::{Entry, Manifest};
+use super::manifest::{Entry, Manifest, known};
+use super::orphans::{named, unnamed};
 use crate::amounts;
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
@@ -16,6 +17,8 @@ use crate::settings::cli::Output;
 #[derive(Serialize)]
 struct Told<'a> {
     points: Vec<Point<'a>>,
+    /// The files that no manifest names.
+    unnamed: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -37,6 +40,7 @@ pub(crate) fn list(dir: &Path, form: Output) -> Result<u8, Failure> {
             path.display()
         )));
     }
+    let unnamed = unnamed(dir, &named(&manifests)).map_err(unreadable_dir)?;
     let points: Vec<Point<'_>> = manifests
         .iter()
         .map(|of| Point {
@@ -47,12 +51,21 @@ pub(crate) fn list(dir: &Path, form: Output) -> Result<u8, Failure> {
         .collect();
     let text = match form {
         Output::Json => {
-            let json =
-                serde_json::to_string_pretty(&Told { points }).map_err(|e| Failure::text(Exit::Other, e))?;
+            let json = serde_json::to_string_pretty(&Told { points, unnamed })
+                .map_err(|e| Failure::text(Exit::Other, e))?;
             format!("{}\n", plain_json(&json))
         }
-        Output::Text if points.is_empty() => format!("{} has no backups\n", dir.display()),
-        Output::Text => points.iter().map(text).collect(),
+        Output::Text => {
+            let none = format!("{} has no backups\n", dir.display());
+            let points = match points.is_empty() {
+                true => none,
+                false => points.iter().map(text).collect(),
+            };
+            let others = unnamed
+                .iter()
+                .map(|name| plain(&format!("{name}: no manifest names it")) + "\n");
+            points + &others.collect::<String>()
+        }
     };
     print(&text)?;
     let code = if unreadable.is_empty() {
@@ -70,11 +83,7 @@ pub(super) fn chain<'a>(entry: &'a Entry, manifests: &'a [Manifest]) -> Vec<&'a 
     let mut next = entry.backing.as_deref();
     while let Some(name) = next.filter(|name| !files.contains(name)) {
         files.push(name);
-        let below = manifests
-            .iter()
-            .flat_map(|manifest| &manifest.disks)
-            .find(|entry| entry.file == name);
-        next = below.and_then(|entry| entry.backing.as_deref());
+        next = known(name, manifests).and_then(|known| known.backing);
     }
     files
 }
@@ -98,7 +107,7 @@ fn text(point: &Point<'_>) -> String {
             amounts::size(entry.size),
             match chain.len() {
                 1 => "alone".to_owned(),
-                n => format!("with {} files below it", n - 1),
+                n => format!("with {} below it", amounts::count(n - 1, "file")),
             }
         ));
     }

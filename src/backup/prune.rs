@@ -2,8 +2,9 @@
 //! of those needs.
 //!
 //! A manifest stays where an entry of it is among the newest N of its disk, and where a file of it lies below
-//! one that stays. The others go: the manifest first, so that it never names what is gone, then its files. A
-//! disk that the VM has no more keeps its newest N, too.
+//! one that stays, or below one that no manifest names. The others go: the manifest first, so that it never
+//! names what is gone, then its files, which the book has by then: where that is cut short, the next run goes
+//! on with it. A disk that the VM has no more keeps its newest N, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -18,12 +19,12 @@ use super::points::chain;
 pub(super) struct Goes {
     /// The numbers of the manifests.
     manifests: Vec<usize>,
-    files: Vec<String>,
+    pub(super) files: Vec<String>,
 }
 
 /// Decides what goes of the backups of `vm`, where the newest `keep` of each disk are kept. `all` are the
-/// manifests of the directory, the oldest first.
-pub(super) fn goes(all: &[Manifest], vm: &str, keep: usize) -> Goes {
+/// manifests of the directory, the oldest first; files that no manifest names need those of `held`.
+pub(super) fn goes(all: &[Manifest], vm: &str, keep: usize, held: &BTreeSet<String>) -> Goes {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     let mut stay = BTreeSet::new();
     for (n, manifest) in all.iter().enumerate().rev() {
@@ -40,7 +41,7 @@ pub(super) fn goes(all: &[Manifest], vm: &str, keep: usize) -> Goes {
         }
     }
     // All entries of a manifest that stays are kept, and what they need.
-    let mut needed: BTreeSet<&str> = BTreeSet::new();
+    let mut needed: BTreeSet<&str> = held.iter().map(String::as_str).collect();
     loop {
         for n in &stay {
             let entries = all[*n].disks.iter();
@@ -64,19 +65,17 @@ pub(super) fn goes(all: &[Manifest], vm: &str, keep: usize) -> Goes {
         .collect();
     let files = manifests
         .iter()
-        .flat_map(|n| {
-            let entries = all[*n].disks.iter().map(|entry| &entry.file);
-            entries.chain(&all[*n].configuration)
-        })
-        .filter(|name| !kept.contains(name.as_str()))
-        .cloned()
+        .flat_map(|n| all[*n].files())
+        .filter(|name| !kept.contains(name))
+        .map(str::to_owned)
         .collect();
     Goes { manifests, files }
 }
 
 /// Removes what goes; returns how many manifests that were.
 pub(super) fn remove(dir: &Path, all: &[Manifest], goes: &Goes) -> io::Result<usize> {
-    for n in &goes.manifests {
+    // The newest goes first, so that one that is there never lacks a file where this is cut short.
+    for n in goes.manifests.iter().rev() {
         fs::remove_file(dir.join(all[*n].file_name()))?;
     }
     // Their names are gone before the files are, also where the power fails.
@@ -96,6 +95,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_backup_keeps_its_base_where_its_own_manifest_can_not_be_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let mut all = [manifest("a", None), manifest("b", Some("a"))];
+        for (manifest, name) in all.iter_mut().zip(["1.manifest.json", "2.manifest.json"]) {
+            manifest.name = name.into();
+        }
+        std::fs::write(dir.join("1.manifest.json"), "").unwrap();
+        std::fs::create_dir(dir.join("2.manifest.json")).unwrap();
+        let goes = Goes {
+            manifests: vec![0, 1],
+            files: Vec::new(),
+        };
+        assert!(remove(dir, &all, &goes).is_err());
+        assert!(dir.join("1.manifest.json").exists());
+    }
+
+    #[test]
     fn what_a_kept_backup_needs_is_never_removed() {
         let all = [
             manifest("a", None),
@@ -108,17 +125,22 @@ mod tests {
             manifests: manifests.to_vec(),
             files: files.iter().map(|name| (*name).to_owned()).collect(),
         };
-        assert_eq!(goes(&all, "v", 1), of(&[0, 1], &["a", "b"]));
-        assert_eq!(goes(&all, "v", 3), of(&[0, 1], &["a", "b"]));
-        assert_eq!(goes(&all, "v", 4), of(&[], &[]), "b needs a");
-        assert_eq!(goes(&all, "another", 1), of(&[], &[]));
+        let none = BTreeSet::new();
+        assert_eq!(goes(&all, "v", 1, &none), of(&[0, 1], &["a", "b"]));
+        assert_eq!(goes(&all, "v", 3, &none), of(&[0, 1], &["a", "b"]));
+        assert_eq!(goes(&all, "v", 4, &none), of(&[], &[]), "b needs a");
+        assert_eq!(goes(&all, "another", 1, &none), of(&[], &[]));
+        // A file of another program lies over a, or over b, and so over a, too.
+        let over = |name: &str| BTreeSet::from([name.to_owned()]);
+        assert_eq!(goes(&all, "v", 1, &over("a")), of(&[1], &["b"]));
+        assert_eq!(goes(&all, "v", 1, &over("b")), of(&[], &[]));
     }
 
     #[test]
     fn a_disk_that_is_in_few_backups_keeps_its_own() {
         let mut all = [manifest("a", None), manifest("b", None), manifest("c", None)];
         all[0].disks[0].id = "gone".into();
-        let goes = goes(&all, "v", 1);
+        let goes = goes(&all, "v", 1, &BTreeSet::new());
         assert_eq!((goes.manifests, goes.files), (vec![1], vec!["b".to_owned()]));
     }
 
@@ -133,7 +155,7 @@ mod tests {
             fs::write(dir.join(file), "bytes").unwrap();
         }
         let (all, _) = Manifest::all(dir).unwrap();
-        let goes = goes(&all, "v", 1);
+        let goes = goes(&all, "v", 1, &BTreeSet::new());
         assert_eq!(remove(dir, &all, &goes).unwrap(), 1);
         let mut left: Vec<_> = fs::read_dir(dir)
             .unwrap()

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::base::Base;
+use super::book::Book;
 use super::life::Life;
 use super::manifest::Entry;
 use super::naming::Names;
@@ -30,6 +31,7 @@ pub(super) struct Shared<'a> {
     backup: String,
     checkpoint: Option<String>,
     base: Option<&'a Base>,
+    book: &'a Book,
     vm: String,
     open: Mutex<Vec<Weak<OpenDisk>>>,
 }
@@ -51,12 +53,14 @@ impl<'a> Shared<'a> {
         life: &'a mut Life,
         names: &'a Names,
         base: Option<&'a Base>,
+        book: &'a Book,
     ) -> Shared<'a> {
         Shared {
             settings,
             stop,
             names,
             base,
+            book,
             supervisor,
             backup: life.id().to_owned(),
             checkpoint: life.checkpoint().map(str::to_owned),
@@ -98,8 +102,11 @@ impl<'a> Shared<'a> {
         self.supervisor.watch(there.iter());
     }
 
-    /// Notes a file that is about to get its name.
+    /// Notes a file that is about to get its name, in the note of the backup and in the book.
     pub(super) fn note_file(&self, path: &Path, output: &Output) {
         self.life.lock().note_file(path, output);
+        if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
+            self.book.publishes(name, output);
+        }
     }
 }

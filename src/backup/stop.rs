@@ -9,7 +9,7 @@ use crate::engine::Interrupt;
 
 /// See the head of this file.
 #[derive(Default)]
-pub(super) struct Stop {
+pub(crate) struct Stop {
     pub(super) interrupt: Interrupt,
     /// Copying threads look at it.
     pub(super) copying: AtomicBool,
@@ -18,7 +18,7 @@ pub(super) struct Stop {
 
 impl Stop {
     /// Stops; false where it was stopped before.
-    pub(super) fn begin(&self) -> bool {
+    pub(crate) fn begin(&self) -> bool {
         self.interrupt.set();
         self.watch.stop();
         !self.copying.swap(true, Ordering::Relaxed)

@@ -1,6 +1,9 @@
-//! After a backup that went well: checkpoints of ours that no disk needs any more go, and with `--keep` the
-//! backups that are older than those to be kept. Neither is a reason to fail: what stays is told, and the
-//! next backup tries again.
+//! After a backup: checkpoints of ours that no disk needs any more go, and with `--keep` the backups that are
+//! older than those to be kept. Neither is a reason to fail: what stays is told, and the next backup tries
+//! again.
+//!
+//! A disk that has failed keeps what it has: its newest backups count, and the checkpoint of the newest one
+//! stays. So nothing waits for a disk that fails for ever. Backups go only where this run has made one.
 
 use std::fs;
 use std::io;
@@ -9,33 +12,42 @@ use std::time::SystemTime;
 
 use tracing::info;
 
-use super::check::unnamed;
-use super::manifest::Manifest;
+use super::book::Book;
+use super::manifest::{Manifest, Unreadable};
 use super::naming::time;
+use super::orphans;
 use super::outdated::outdated;
 use super::plan::Plan;
-use super::prune::{goes, remove};
-use crate::engine::Engine;
+use super::prune::{Goes, goes, remove};
+use crate::engine::{Checkpoint, Engine};
 use crate::logging::plain;
 use crate::output::{inform, tell};
 use crate::process::rights;
 use crate::settings::backup::BackupSettings;
 
-/// See the head of this file.
-pub(super) fn tidy(engine: &Engine, settings: &BackupSettings, plan: &Plan) {
-    let dir = settings.dir.clone();
-    let (all, unreadable) = match rights::with(move || Manifest::all(&dir)) {
-        Ok(read) => read,
-        Err(e) => {
-            tell(format_args!(
-                "nothing old is removed: {}: {e}",
-                settings.dir.display()
-            ));
-            return;
+/// After so many checkpoints that could not be deleted, the others wait for the next backup, too: each may
+/// take a minute.
+const MAX_REFUSALS: usize = 2;
+
+/// Removes what a run has left that was killed, or has just failed: files of ours that no manifest names.
+pub(super) fn sweep(dir: &Path, book: &Book) {
+    if let Some((all, unreadable)) = manifests(dir) {
+        // A manifest that can't be read may name any of them.
+        if unreadable.is_empty() {
+            book.sweep(&all);
         }
+    }
+}
+
+/// See the head of this file. `has_made` tells whether this run has written a manifest.
+pub(super) fn tidy(engine: &Engine, settings: &BackupSettings, plan: &Plan, book: &Book, has_made: bool) {
+    let Some((all, unreadable)) = manifests(&settings.dir) else {
+        return;
     };
-    forget_checkpoints(engine, plan, &all);
-    let Some(keep) = settings.keep else { return };
+    forget_checkpoints(engine, plan, book, (&all, unreadable.is_empty()));
+    let Some(keep) = settings.keep.filter(|_| has_made) else {
+        return;
+    };
     if let Some((path, why)) = unreadable.first() {
         tell(plain(&format!(
             "--keep removes nothing: the manifest {} can't be used, and may need any file: {why}",
@@ -43,76 +55,143 @@ pub(super) fn tidy(engine: &Engine, settings: &BackupSettings, plan: &Plan) {
         )));
         return;
     }
-    let (dir, vm) = (settings.dir.clone(), plan.vm.id.clone());
-    let now = time(SystemTime::now());
-    let pruned = rights::with(move || match in_the_way(&dir, &all, &vm, &now)? {
-        Some(why) => Ok(Err(why)),
-        None => remove(&dir, &all, &goes(&all, &vm, keep)).map(Ok),
-    });
-    match pruned {
+    match prune(&settings.dir, all, (&plan.vm.id, keep), book) {
         Ok(Ok(0)) => {}
         Ok(Ok(count)) => inform(format_args!("--keep {keep}: {count} older backups are removed")),
         Ok(Err(why)) => tell(plain(&format!("--keep removes nothing: {why}"))),
+        Err(e) => tell(format_args!("--keep could not remove everything: {e}")),
+    }
+}
+
+/// Reads the manifests of the directory.
+fn manifests(dir: &Path) -> Option<(Vec<Manifest>, Unreadable)> {
+    let place = dir.to_owned();
+    match rights::with(move || Manifest::all(&place)) {
+        Ok(read) => Some(read),
         Err(e) => {
-            let e: io::Error = e;
-            tell(format_args!("--keep could not remove everything: {e}"));
+            tell(format_args!("nothing old is removed: {}: {e}", dir.display()));
+            None
         }
     }
 }
 
-/// Says why nothing may be removed: a file that may need any other one, or a manifest by which what was made
-/// just now would count as old.
-fn in_the_way(dir: &Path, all: &[Manifest], vm: &str, now: &str) -> io::Result<Option<String>> {
+/// Removes the backups of a VM but for the newest `keep`. Returns how many those were, or why nothing may be
+/// removed.
+fn prune(
+    dir: &Path,
+    all: Vec<Manifest>,
+    (vm, keep): (&str, usize),
+    book: &Book,
+) -> io::Result<Result<usize, String>> {
+    let now = time(SystemTime::now());
+    let (place, vm, is_alone) = (dir.to_owned(), vm.to_owned(), book.is_locked());
+    let chosen =
+        rights::with(move || choose(&place, &all, (&vm, keep), &now, is_alone).map(|goes| (all, goes)));
+    let (all, goes) = match chosen {
+        Ok(chosen) => chosen,
+        Err(why) => return Ok(Err(why)),
+    };
+    // The next run knows them by this, if the rest is cut short.
+    book.removes(&goes.files)?;
+    let place = dir.to_owned();
+    rights::with(move || remove(&place, &all, &goes)).map(Ok)
+}
+
+/// Decides what goes; an error says why nothing may be removed.
+fn choose(
+    dir: &Path,
+    all: &[Manifest],
+    (vm, keep): (&str, usize),
+    now: &str,
+    is_alone: bool,
+) -> Result<Goes, String> {
     let is_early = |one: &&Manifest| one.vm.id == vm && one.time.as_str() > now;
     if let Some(early) = all.iter().find(is_early) {
-        return Ok(Some(format!(
+        return Err(format!(
             "the backup {} is of {}, which is yet to come: set the clock, or move its files elsewhere",
             early.file_name().display(),
             early.time
-        )));
+        ));
     }
-    // The files that are being written are looked for first: one of them may get its name meanwhile.
+    let unreadable = |e: io::Error| format!("cannot read {}: {e}", dir.display());
+    let written = match is_alone {
+        true => None,
+        false => being_written(dir).map_err(unreadable)?,
+    };
+    if let Some(name) = written {
+        return Err(format!(
+            "{name} may need any file: another backup writes it, or was killed, and `rhv-mount recover` \
+             removes it"
+        ));
+    }
+    let unnamed = orphans::unnamed(dir, &orphans::named(all)).map_err(unreadable)?;
+    let held = orphans::needed(dir, &unnamed)?;
+    Ok(goes(all, vm, keep, &held))
+}
+
+/// Returns a file that is being written. Nobody is at one of this VM where this run has the lock of its book.
+fn being_written(dir: &Path) -> io::Result<Option<String>> {
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if name.starts_with('.') && name.ends_with(".part") {
-            return Ok(Some(format!(
-                "{name} may need any file: another backup writes it, or was killed, and `rhv-mount recover` \
-                 removes it"
-            )));
+            return Ok(Some(name));
         }
     }
-    let names = all
-        .iter()
-        .flat_map(|manifest| manifest.disks.iter().map(|entry| entry.file.as_str()))
-        .collect();
-    let other = unnamed(dir, &names)?.into_iter().next();
-    Ok(other.map(|other| format!("no manifest names {other}, which may need any file; move it elsewhere")))
+    Ok(None)
 }
 
-fn forget_checkpoints(engine: &Engine, plan: &Plan, all: &[Manifest]) {
+/// Deletes the checkpoints of ours that are no base: those of runs that have left no manifest, and those that
+/// a newer one has replaced. `are_all` tells whether every manifest could be read.
+fn forget_checkpoints(engine: &Engine, plan: &Plan, book: &Book, (all, are_all): (&[Manifest], bool)) {
     let vm = &plan.vm.id;
-    let usable = match engine.checkpoints(vm) {
-        Ok(usable) => usable,
-        Err(e) => return info!("{e}"),
-    };
-    for id in outdated(all, vm, &usable) {
-        // It may have been paused meanwhile.
-        let status = engine.vm_status(vm);
-        if !matches!(status.as_deref(), Ok("up" | "down")) {
-            info!(?status, "no checkpoint is deleted now");
+    let mut there = match engine.all_checkpoints(vm) {
+        Ok(there) => there,
+        Err(e) => {
+            info!("{e}");
+            book.settle(all, None, true);
             return;
         }
+    };
+    let usable: Vec<String> = there
+        .iter()
+        .filter(|one| one.is_usable)
+        .map(|one| one.id.clone())
+        .collect();
+    let outdated = outdated(all, vm, &usable);
+    let is_left = |one: &&Checkpoint| are_all && book.has_left(one, all);
+    let unneeded: Vec<String> = there
+        .iter()
+        .filter(|one| outdated.contains(&one.id) || is_left(one))
+        .map(|one| one.id.clone())
+        .collect();
+    let mut refusals = 0;
+    for id in unneeded {
         match engine.delete_checkpoint(vm, &id) {
-            Ok(()) => info!(id, "checkpoint deleted"),
+            Ok(true) => {
+                info!(id, "checkpoint deleted");
+                there.retain(|one| one.id != id);
+            }
+            Ok(false) => {
+                info!("the VM is neither up nor down, and no checkpoint is deleted now");
+                break;
+            }
             // The backup is still at its end, or a bitmap is in use.
             Err(e) => {
                 inform(plain(&format!(
                     "checkpoint {id}, which no disk needs any more, stays for now: {e}"
                 )));
-                return;
+                refusals += 1;
+                if refusals == MAX_REFUSALS {
+                    break;
+                }
             }
         }
     }
+    // One that was told to stop before it was ready makes its checkpoint at its end.
+    let may_come = engine
+        .backups(vm)
+        .map_or(true, |all| all.iter().any(|one| one.is_open()));
+    book.settle(all, Some(&there), may_come);
 }
 
 #[cfg(test)]
@@ -120,23 +199,45 @@ mod tests {
     use super::super::manifest::tests::manifest;
     use super::*;
 
+    const NOW: &str = "2026-11-29T08:35:02.000Z";
+
     #[test]
-    fn nothing_goes_while_a_file_is_written_or_while_the_clock_says_that_a_backup_is_yet_to_come() {
+    fn nothing_goes_while_the_clock_says_that_a_backup_is_yet_to_come() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
         let all = [manifest("a.qcow2", None)];
-        let why = |now: &str| in_the_way(dir, &all, "v", now).unwrap();
         fs::write(dir.join("a.qcow2"), "bytes").unwrap();
-        assert_eq!(why("2026-11-29T08:35:02.000Z"), None);
-        let early = why("2026-11-28T08:35:02.000Z").unwrap();
+        let why = |vm: &str, now: &str| choose(dir, &all, (vm, 1), now, true).err();
+        assert_eq!(why("v", NOW), None);
+        let early = why("v", "2026-11-28T08:35:02.000Z").unwrap();
         assert!(early.contains("yet to come"), "{early}");
-        let of_another = in_the_way(dir, &all, "another", "2026-11-28T08:35:02.000Z");
-        assert_eq!(of_another.unwrap(), None);
+        assert_eq!(why("another", "2026-11-28T08:35:02.000Z"), None);
+    }
+
+    /// The files of one VM never lie over those of another one.
+    #[test]
+    fn a_file_that_is_written_is_in_the_way_only_where_it_may_be_of_this_vm() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let all = [manifest("a.qcow2", None)];
         fs::write(dir.join(".2026.c.d.abc.part"), "bytes").unwrap();
-        let written = why("2026-11-29T08:35:02.000Z").unwrap();
+        let why = |is_alone| choose(dir, &all, ("v", 1), NOW, is_alone).err();
+        assert_eq!(why(true), None);
+        let written = why(false).unwrap();
         assert!(written.contains(".part may need any file"), "{written}");
-        fs::rename(dir.join(".2026.c.d.abc.part"), dir.join("b.qcow2")).unwrap();
-        let unnamed = why("2026-11-29T08:35:02.000Z").unwrap();
+    }
+
+    #[test]
+    fn a_file_of_another_program_is_in_the_way_and_one_that_was_cut_off_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let all = [manifest("a.qcow2", None)];
+        let why = || choose(dir, &all, ("v", 1), NOW, true).err();
+        let killed = "20261129083501.None.3a8c1f56-9b55-4f0e-9f3b-0f1d2c3b4a59.full.qcow2";
+        fs::write(dir.join(killed), "").unwrap();
+        assert_eq!(why(), None);
+        fs::write(dir.join("b.qcow2"), "bytes").unwrap();
+        let unnamed = why().unwrap();
         assert!(unnamed.contains("no manifest names b.qcow2"), "{unnamed}");
     }
 }

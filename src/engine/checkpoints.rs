@@ -18,6 +18,8 @@ pub(crate) struct Checkpoint {
     pub(crate) id: String,
     /// Changes since it can be asked for.
     pub(crate) is_usable: bool,
+    /// The description of its backup.
+    description: String,
     parent: Option<String>,
 }
 
@@ -26,14 +28,31 @@ impl Checkpoint {
         Some(Checkpoint {
             id: plain(&text(value, "id")?),
             is_usable: text(value, "state").as_deref() != Some("invalid"),
+            description: text(value, "description").unwrap_or_default(),
             parent: text(value, "parent_id").map(|id| plain(&id)),
         })
+    }
+
+    /// A usable checkpoint for tests of other modules.
+    #[cfg(test)]
+    pub(crate) fn for_tests(id: &str, description: &str) -> Checkpoint {
+        Checkpoint {
+            id: id.to_owned(),
+            is_usable: true,
+            description: description.to_owned(),
+            parent: None,
+        }
+    }
+
+    /// True where the backup that has made it was begun with these words in its description.
+    pub(crate) fn has_words(&self, token: &str) -> bool {
+        !token.is_empty() && self.description.contains(token)
     }
 }
 
 impl Engine {
     /// Returns the checkpoints of a VM, the oldest first.
-    fn all_checkpoints(&self, vm: &str) -> Result<Vec<Checkpoint>, Error> {
+    pub(crate) fn all_checkpoints(&self, vm: &str) -> Result<Vec<Checkpoint>, Error> {
         let Some(answer) = self.get_list("checkpoints", &format!("/vms/{vm}/checkpoints"))? else {
             return Ok(Vec::new());
         };
@@ -61,9 +80,13 @@ impl Engine {
             .collect())
     }
 
-    /// Deletes a checkpoint, and waits until it is gone. Its VM has to be up or down: an engine up to 4.5.6
-    /// destroys the disks of one that is paused.
-    pub(crate) fn delete_checkpoint(&self, vm: &str, id: &str) -> Result<(), Error> {
+    /// Deletes a checkpoint, and waits until it is gone; false, with nothing done, unless its VM is up or
+    /// down: an engine up to 4.5.6 destroys the disks of one that is paused.
+    pub(crate) fn delete_checkpoint(&self, vm: &str, id: &str) -> Result<bool, Error> {
+        // It may have been paused at any moment.
+        if !matches!(self.vm_status(vm)?.as_str(), "up" | "down") {
+            return Ok(false);
+        }
         let path = format!("/vms/{vm}/checkpoints/{id}");
         self.delete("removal of the checkpoint", &path)?;
         let mut patience = Patience::new(MAX_REMOVAL_WAIT, self.interrupt());
@@ -73,7 +96,7 @@ impl Engine {
                 return Err(self.too_long(&what, MAX_REMOVAL_WAIT, "it is still there"));
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Returns the status of a VM.
@@ -107,7 +130,8 @@ mod tests {
     #[test]
     fn a_checkpoint_comes_after_its_parent_whatever_the_order_of_the_answer() {
         let of = |id: &str, parent: Option<&str>| {
-            let value = json!({"id": id, "parent_id": parent, "state": "created"});
+            let value =
+                json!({"id": id, "parent_id": parent, "state": "created", "description": "web token"});
             Checkpoint::of(&value).unwrap()
         };
         let ids = |all: Vec<Checkpoint>| by_age(all).into_iter().map(|one| one.id).collect::<Vec<_>>();
@@ -122,6 +146,7 @@ mod tests {
             ids(vec![of("x", Some("y")), of("y", Some("x")), a.clone()]),
             ["a", "x", "y"]
         );
+        assert!(a.has_words("token") && !a.has_words("other") && !a.has_words(""));
         let invalid = Checkpoint::of(&json!({"id": "i", "state": "invalid"})).unwrap();
         assert!(a.is_usable && !invalid.is_usable);
     }

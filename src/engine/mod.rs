@@ -68,6 +68,7 @@ mod wire;
 pub(crate) use self::address::address;
 pub(crate) use self::backups::{Backup, BackupOrder, Readiness};
 pub(crate) use self::ca::certificate;
+pub(crate) use self::checkpoints::Checkpoint;
 pub(crate) use self::disks::{Disk, MAX_LOCK_WAIT, is_uuid};
 pub(crate) use self::ended_backups::BackupEnd;
 pub(crate) use self::error::Error;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use tracing::info;
 
 use super::error::ImageError;
-use super::temporary::{RANDOM_CHARACTERS, SUFFIX, folder_of, prefix};
+use super::temporary::{RANDOM_CHARACTERS, SUFFIX, beginning, folder_of, prefix};
 
 /// Removes the file at `path`, and all that has one of its temporary names. What is no file stays, but for a
 /// link in the place of the image: what it leads to is not on the volume, and nobody's to replace.
@@ -42,6 +42,17 @@ fn is_image(path: &Path) -> bool {
     }
 }
 
+/// Returns the unfinished files in `folder` whose names were to begin with one of `names`.
+pub(crate) fn unfinished_in(folder: &Path, names: &[&str]) -> Vec<PathBuf> {
+    let begins: Vec<String> = names.iter().map(|name| format!(".{}", beginning(name))).collect();
+    let is_one = |name: &str| {
+        let is_random = |(_, random): (&str, &str)| is_random(random);
+        let whole = name.strip_suffix(SUFFIX).and_then(|name| name.rsplit_once('.'));
+        whole.is_some_and(is_random) && begins.iter().any(|begin| name.starts_with(begin))
+    };
+    entries(folder, is_one)
+}
+
 /// The unfinished images of `path`. In a folder that can't be read there are none that we could know of.
 fn unfinished(path: &Path) -> Vec<PathBuf> {
     let prefix = prefix(path.file_name().unwrap_or_default());
@@ -49,12 +60,19 @@ fn unfinished(path: &Path) -> Vec<PathBuf> {
         let random = name
             .strip_prefix(&prefix)
             .and_then(|rest| rest.strip_suffix(SUFFIX));
-        random.is_some_and(|random| {
-            random.len() == RANDOM_CHARACTERS && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
-        })
+        random.is_some_and(is_random)
     };
-    let entries = fs::read_dir(folder_of(path)).into_iter().flatten().flatten();
-    let ours = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_one));
+    entries(folder_of(path), is_one)
+}
+
+/// True for the part of a temporary name that can't be guessed.
+fn is_random(part: &str) -> bool {
+    part.len() == RANDOM_CHARACTERS && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+fn entries(folder: &Path, is_one: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let ours = entries.filter(|entry| entry.file_name().to_str().is_some_and(&is_one));
     ours.map(|entry| entry.path()).collect()
 }
 
@@ -96,6 +114,21 @@ mod tests {
         make_room(&folder.path().join("none/disk.img")).unwrap();
         make_room(Path::new("/dev/null")).unwrap();
         assert!(Path::new("/dev/null").exists());
+    }
+
+    #[test]
+    fn unfinished_files_are_found_by_the_beginning_of_their_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = format!("20261129083501.{}.full.qcow2", "c".repeat(60));
+        for name in [long.as_str(), "20261129083502.None.d.full.qcow2"] {
+            let path = folder.path().join(name);
+            std::mem::forget(Output::create(&path, Format::Raw, 4096, false).unwrap());
+        }
+        fs::write(folder.path().join(".20261129083501.part"), "not of ours").unwrap();
+        let found = |name: &str| unfinished_in(folder.path(), &[name]).len();
+        assert_eq!((found("20261129083501.c"), found(&long)), (1, 1));
+        assert_eq!((found("20261129083502.None"), found("2026")), (1, 2));
+        assert_eq!(found("20261129083503"), 0);
     }
 
     /// Whoever has written to the volume before could name any file by it.

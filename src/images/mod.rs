@@ -32,7 +32,7 @@ pub(crate) use self::chain::Backing;
 pub(crate) use self::direct::placed;
 pub(crate) use self::error::{ImageError, is_passing};
 pub(crate) use self::format::Format;
-pub(crate) use self::leftovers::make_room;
+pub(crate) use self::leftovers::{make_room, unfinished_in};
 pub(crate) use self::output::{CLUSTER_BYTES, Output, write_whole};
 pub(crate) use self::qcow2::head;
 pub(crate) use self::reader::Extent;

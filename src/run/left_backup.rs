@@ -1,13 +1,17 @@
 //! The end of a backup of a VM that a killed run has left. Its transfers have notes of their own, and end
 //! before it.
 
-use std::fs;
 use std::time::Duration;
 
+use tracing::info;
+
+use crate::backup::{book_of, held_in};
 use crate::engine::{BackupEnd, Engine, Interrupt, Patience};
 use crate::failure::{Exit, Failure};
+use crate::images::unfinished_in;
 use crate::logging::plain;
 use crate::output::{report, tell};
+use crate::settings::Task;
 use crate::transfer::note::{Note, NotedBackup};
 use crate::transfer::note_file::NoteFile;
 use crate::transfer::unfinished::{Removal, Unfinished};
@@ -19,9 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// was killed before it had an answer. Others of the VM are refused meanwhile, so nothing of theirs is taken
 /// for it.
 pub(super) const APPEARANCE_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Characters of a file's name that its hidden name has (`images::temporary`).
-const NAMED_CHARS: usize = 50;
 
 /// Says for people what a note is about.
 pub(super) fn shown(note: &Note, backup: &NotedBackup) -> String {
@@ -37,7 +38,10 @@ pub(super) fn shown(note: &Note, backup: &NotedBackup) -> String {
 pub(super) fn end(engine: &Engine, file: &NoteFile, backup: &NotedBackup) -> Result<(), Failure> {
     let note = &file.note;
     let (place, vm) = (note.mountpoint.display(), &note.disk_id);
-    remove_files(note, backup);
+    // One that is mounted makes none, and what is in the directory is the user's.
+    if note.task == Task::Backup {
+        remove_files(note, backup);
+    }
     let id = match &backup.id {
         Some(id) => id.clone(),
         None => match find(engine, vm, &backup.token)? {
@@ -68,9 +72,42 @@ pub(super) fn end(engine: &Engine, file: &NoteFile, backup: &NotedBackup) -> Res
     if merges {
         return Ok(());
     }
+    forget_checkpoint(engine, note, backup);
     match engine.left_by_backup(vm, &id, snapshot.as_deref()) {
         Some(left) => Err(Failure::text(Exit::Transfer, left)),
         None => Ok(()),
+    }
+}
+
+/// Deletes the checkpoint of a backup that has no manifest: it is no base, and costs a bitmap in every disk.
+/// Nobody is told of one that stays, as the next backup into the directory tries again.
+fn forget_checkpoint(engine: &Engine, note: &Note, backup: &NotedBackup) {
+    let (vm, dir) = (&note.disk_id, &note.mountpoint);
+    // A directory that is not mounted has no manifest either, and no book.
+    let is_there = book_of(dir, vm).is_file();
+    let has_none = matches!(backup.manifest.try_exists(), Ok(false));
+    // The checkpoint of a mount is left to the user.
+    if note.task != Task::Backup || !is_there || !has_none || note.is_ending() {
+        return;
+    }
+    let all = match engine.all_checkpoints(vm) {
+        Ok(all) => all,
+        Err(e) => return info!("{e}"),
+    };
+    let is_its = |id: &str| backup.checkpoint.as_deref() == Some(id);
+    for one in all {
+        if !is_its(&one.id) && !one.has_words(&backup.token) {
+            continue;
+        }
+        match engine.delete_checkpoint(vm, &one.id) {
+            Ok(true) => report(format_args!(
+                "{}: checkpoint {} is deleted: its backup has no manifest",
+                dir.display(),
+                one.id
+            )),
+            Ok(false) => info!("the VM is neither up nor down, and checkpoint {} stays", one.id),
+            Err(e) => info!("{e}"),
+        }
     }
 }
 
@@ -101,16 +138,28 @@ fn remove_files(note: &Note, backup: &NotedBackup) {
     if !matches!(backup.manifest.try_exists(), Ok(false)) {
         return;
     }
+    let names = backup
+        .files
+        .iter()
+        .filter_map(|file| file.path.file_name()?.to_str());
+    // A file of another may lie over one of these by now.
+    let held = held_in(&note.mountpoint, &names.collect());
     for file in &backup.files {
         let path = file.path.display();
-        match file.remove() {
+        let name = file.path.file_name().unwrap_or_default().to_string_lossy();
+        let removal = match &held {
+            Ok(held) if held.contains(name.as_ref()) => Removal::Left("another file needs it".to_owned()),
+            Ok(_) => file.remove(),
+            Err(why) => Removal::Left(why.clone()),
+        };
+        match removal {
             Removal::Removed => report(format_args!(
                 "{shown}: {path} is removed: its backup has no manifest"
             )),
             Removal::Gone => {}
-            Removal::Left(why) => tell(format_args!(
+            Removal::Left(why) => tell(plain(&format!(
                 "{shown}: {path} is not removed, and its backup has no manifest: {why}"
-            )),
+            ))),
         }
     }
 }
@@ -121,21 +170,21 @@ fn parts(note: &Note, backup: &NotedBackup) -> Vec<Unfinished> {
     let name = backup.manifest.file_name().unwrap_or_default().to_string_lossy();
     let stamp = name.split('.').next().unwrap_or_default();
     let checkpoint = backup.checkpoint.as_deref().unwrap_or("None");
-    let begins = [name.to_string(), format!("{stamp}.{checkpoint}")]
-        .map(|name| format!(".{}", name.chars().take(NAMED_CHARS).collect::<String>()));
-    let entries = fs::read_dir(&note.mountpoint).into_iter().flatten().flatten();
-    let is_part = |name: &str| {
-        let is_ours = begins.iter().any(|begin| name.starts_with(begin.as_str()));
-        is_ours && name.ends_with(".part") && !stamp.is_empty()
-    };
-    entries
-        .filter(|entry| entry.file_name().to_str().is_some_and(is_part))
-        .filter_map(|entry| Unfinished::found(&entry.path()).ok())
+    if stamp.is_empty() {
+        return Vec::new();
+    }
+    let names: [&str; 2] = [&name, &format!("{stamp}.{checkpoint}")];
+    let found = unfinished_in(&note.mountpoint, &names);
+    found
+        .iter()
+        .filter_map(|path| Unfinished::found(path).ok())
         .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::engine::Direction;
 
@@ -159,6 +208,12 @@ mod tests {
         remove_files(&note, &backup);
         assert!(path.exists());
         fs::remove_file(&manifest).unwrap();
+        // A file of another program may need any.
+        let other = dir.join("other.qcow2");
+        fs::write(&other, "bytes").unwrap();
+        remove_files(&note, &backup);
+        assert!(path.exists());
+        fs::remove_file(&other).unwrap();
         remove_files(&note, &backup);
         assert!(!path.exists());
     }

@@ -13,10 +13,10 @@ use crate::support::content::MIB;
 use crate::support::engine::{DiskState, Engine};
 use crate::support::run::{Ran, is_root};
 
-const BLOCK: u64 = 64 << 10;
+pub(crate) const BLOCK: u64 = 64 << 10;
 
 /// Copies what the guest of each disk has now; returns the copies.
-fn now(engine: &Engine, disks: &[DiskState], name: &str) -> Vec<PathBuf> {
+pub(crate) fn now(engine: &Engine, disks: &[DiskState], name: &str) -> Vec<PathBuf> {
     let copy = |disk: &DiskState| {
         let to = engine.dir().join(format!("{name}-{}", disk.name));
         engine.guest_copy(&disk.id, &to);
@@ -25,13 +25,13 @@ fn now(engine: &Engine, disks: &[DiskState], name: &str) -> Vec<PathBuf> {
     disks.iter().map(copy).collect()
 }
 
-fn write(engine: &Engine, disks: &[DiskState], what: &Value) {
+pub(crate) fn write(engine: &Engine, disks: &[DiskState], what: &Value) {
     for disk in disks {
         engine.guest_writes(&disk.id, what);
     }
 }
 
-fn mode<'a>(manifest: &'a Value, disk: &DiskState) -> &'a str {
+pub(crate) fn mode<'a>(manifest: &'a Value, disk: &DiskState) -> &'a str {
     entry(manifest, &disk.id)["mode"].as_str().expect("a mode")
 }
 
@@ -151,6 +151,47 @@ fn whole_after(args: &[&str], words: &str, meanwhile: impl FnOnce(&Engine, &[Dis
         "incremental"
     );
     engine
+}
+
+/// Has the daemon log each request, in lines that [`bytes_read`] understands.
+fn log_requests(engine: &Engine) {
+    let configuration = engine.daemon().dir().join("conf.d/60-requests.conf");
+    fs::write(configuration, "[logger_root]\nlevel = DEBUG\n").expect("write a configuration");
+    engine.daemon().kill();
+    engine.daemon().restart();
+}
+
+/// Returns how many bytes the daemon was asked for since it was started. A single one is no part of a disk's
+/// copy: a connection is authorised by it.
+fn bytes_read(engine: &Engine) -> u64 {
+    let log = engine.daemon().log();
+    let reads = log.lines().filter_map(|line| line.split_once(" READ size="));
+    reads
+        .map(|(_, rest)| rest.split(' ').next().and_then(|size| size.parse::<u64>().ok()))
+        .map(|size| size.expect("a size"))
+        .filter(|size| *size > 1)
+        .sum()
+}
+
+/// The size of a file would not tell: what is read and found to be zero, or unchanged, leaves no trace there.
+#[test]
+fn an_incremental_backup_asks_the_server_for_what_has_changed_and_nothing_else() {
+    for args in [&["--exclude", "data"][..], &["--exclude", "data", "--live"]] {
+        let engine = Engine::start();
+        let disks: Vec<DiskState> = web(&engine, "up", "4.7")
+            .into_iter()
+            .map(|(disk, _)| disk)
+            .collect();
+        log_requests(&engine);
+        back_up(&engine, args).ok();
+        let full = bytes_read(&engine);
+        assert!(full >= SIZE, "the daemon logs no reads: {full}");
+        let places = [1, 3, 6].map(|place| json!({"offset": place * MIB, "length": BLOCK, "pattern": 7}));
+        write(&engine, &disks[..1], &json!(places));
+        let ran = back_up(&engine, args).ok();
+        assert_eq!(mode(&manifests(&engine)[1], &disks[0]), "incremental", "{ran}");
+        assert_eq!(bytes_read(&engine) - full, 3 * BLOCK, "{ran}");
+    }
 }
 
 fn root_file(engine: &Engine, disks: &[DiskState]) -> PathBuf {
@@ -286,7 +327,7 @@ fn a_whole_copy_can_be_asked_for() {
     assert_eq!(manifest["from_checkpoint"], Value::Null);
 }
 
-fn checkpoints(engine: &Engine) -> Vec<String> {
+pub(crate) fn checkpoints(engine: &Engine) -> Vec<String> {
     let all = engine.state("checkpoints");
     let ids = all.as_array().expect("checkpoints").iter();
     ids.filter_map(|one| one["id"].as_str().map(str::to_owned))

@@ -3,10 +3,11 @@
 
 use serde_json::{Value, json};
 
-use crate::backups::{assert_holds, assert_nothing_left, back_up, manifests, web};
+use crate::backup_chains::checkpoints;
+use crate::backups::{assert_holds, assert_nothing_left, back_up, command_for, manifests, web};
 use crate::rig::{ENGINE_FAILED, assert_told};
 use crate::support::engine::Engine;
-use crate::support::run::Ran;
+use crate::support::run::{Ran, run, wait_until};
 
 fn events(engine: &Engine) -> Vec<u64> {
     let events = engine.state("events");
@@ -112,6 +113,7 @@ fn fails(switch: &Value, args: &[&str], words: &[&str]) {
     let ran = back_up(&engine, args);
     assert_told(&ran, &[ENGINE_FAILED], words);
     assert!(manifests(&engine).is_empty(), "{ran}");
+    assert!(checkpoints(&engine).is_empty(), "{ran}");
     assert_nothing_left(&engine, &ran);
 }
 
@@ -208,6 +210,72 @@ fn a_refusal_names_its_cause_and_the_remedy() {
         assert_nothing_left(&engine, &ran);
     }
     assert_eq!(backups(&engine), 0);
+}
+
+/// A live backup blocks the next one of its VM, and its disks are locked, until it has ended.
+#[test]
+fn two_backups_of_a_vm_into_two_directories_follow_each_other() {
+    let engine = Engine::start();
+    let disks = web(&engine, "up", "4.7");
+    engine.switch(&json!({"switch": "slow", "value": 2.0, "match": "^POST .*/imagetransfers$"}));
+    let other = engine.dir().join("elsewhere");
+    let (first, second) = std::thread::scope(|scope| {
+        let first = scope.spawn(|| back_up(&engine, &["--live"]));
+        wait_until("the first one is ready", 60, || {
+            engine.state("backups")[0]["phase"] == "ready"
+        });
+        let second = run(&mut command_for(&engine, "web", &["--live"], &other), 300);
+        (first.join().expect("it runs"), second)
+    });
+    first.ok();
+    let second = second.ok();
+    for (disk, content) in &disks {
+        assert_holds(&engine, &manifests(&engine)[0], &disk.id, content);
+    }
+    assert_eq!(backups(&engine), 2);
+    assert_nothing_left(&engine, &second);
+}
+
+#[test]
+fn disks_that_something_else_has_locked_are_waited_for() {
+    let detail = "[Cannot backup VM: The following disks are locked: root. Please try again.]";
+    in_spite_of(
+        &json!({"switch": "fault", "times": 2, "match": "^POST .*/backups(\\?.*)?$",
+        "value": {"status": 409, "detail": detail}}),
+        &["--live"],
+    );
+}
+
+/// Its qemu is the server of the disks in a live backup, and finalize takes the missing one for the end.
+#[test]
+fn a_vm_that_is_powered_off_in_its_live_backup_is_told_and_nothing_stays_locked() {
+    for crashed in [false, true] {
+        let engine = Engine::start();
+        web(&engine, "up", "4.7");
+        engine.switch(&json!({"switch": "slow", "value": 3.0, "match": "^POST .*/imagetransfers$"}));
+        let ran = std::thread::scope(|scope| {
+            let running = scope.spawn(|| back_up(&engine, &["--live"]));
+            wait_until("the backup is ready", 60, || {
+                engine.state("backups")[0]["phase"] == "ready"
+            });
+            engine.change_vm("web", &json!({"status": "down", "crashed": crashed}));
+            running.join().expect("it runs")
+        });
+        assert_told(
+            &ran,
+            &[ENGINE_FAILED],
+            &["is not backed up", "was powered off", "back it up again"],
+        );
+        assert!(
+            manifests(&engine).is_empty() && checkpoints(&engine).is_empty(),
+            "{ran}"
+        );
+        assert_nothing_left(&engine, &ran);
+        // The next one is of a VM that is down.
+        engine.clear_switches();
+        let ran = back_up(&engine, &[]).ok();
+        assert_nothing_left(&engine, &ran);
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::backup_chains::checkpoints;
 use crate::backups::entry;
 use crate::backups::{assert_holds, assert_nothing_left, back_up, command, dir, files, manifests, web};
 use crate::recovering::recover;
@@ -47,6 +48,13 @@ fn killed_at(engine: &Engine, args: &[&str], moment: impl Fn(&Engine) -> bool) {
     let ran = back_up(engine, &[]).ok();
     assert_eq!(manifests(engine).len(), before + 1, "{ran}");
     assert_nothing_left(engine, &ran);
+    let all = manifests(engine);
+    for id in checkpoints(engine) {
+        assert!(
+            all.iter().any(|one| one["checkpoint"] == json!(id)),
+            "{id} is of no backup: {ran}"
+        );
+    }
 }
 
 #[test]

@@ -22,7 +22,10 @@ pub(crate) fn web(engine: &Engine, status: &str, level: &str) -> Vec<(DiskState,
             (engine.add_disk(&spec), content)
         })
         .into();
-    let attachments: Vec<Value> = disks.iter().map(|(disk, _)| json!({"disk": disk.id})).collect();
+    let attachments = json!([
+        {"disk": disks[0].0.id, "interface": "virtio", "bootable": true},
+        {"disk": disks[1].0.id},
+    ]);
     engine.add_vms(&json!([{"name": "web", "status": status, "level": level, "attachments": attachments}]));
     disks
 }
@@ -34,9 +37,14 @@ pub(crate) fn dir(engine: &Engine) -> PathBuf {
 
 /// `rhv-mount backup --vm web ARGS DIR`, not yet started.
 pub(crate) fn command(engine: &Engine, args: &[&str]) -> Command {
+    command_for(engine, "web", args, &dir(engine))
+}
+
+/// The same of another VM, or into another directory.
+pub(crate) fn command_for(engine: &Engine, vm: &str, args: &[&str], to: &Path) -> Command {
     let mut command = engine.program();
-    command.arg("backup").args(["--vm", "web"]).args(engine.args());
-    command.args(args).arg(dir(engine));
+    command.arg("backup").args(["--vm", vm]).args(engine.args());
+    command.args(args).arg(to);
     command
 }
 

@@ -13,6 +13,7 @@ mod authority;
 mod backup_chains;
 mod backup_faults;
 mod backup_killed;
+mod backup_left;
 mod backups;
 mod configuration;
 mod configuration_files;
