@@ -6,6 +6,8 @@
 //! changes since an older checkpoint, laid over a newer file of the same disk, are right: more is dirty than
 //! need be, and the bytes are those of now. So the checkpoint is taken with which the most disks can be
 //! incremental, the newest among those; the other disks come whole.
+//!
+//! A chain that is as long as it may get ends here, too: its disk comes whole, so that older chains can go.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,12 +31,13 @@ pub(super) struct Base {
 
 impl Base {
     /// Returns the base of these disks of a VM; `None` where all of them come whole. What is said of a disk
-    /// that comes whole is told.
+    /// that comes whole is told. A chain has `longest` files at most.
     pub(super) fn of(
         engine: &Engine,
         dir: &Path,
         vm: &str,
         disks: &[VmDisk],
+        longest: Option<usize>,
     ) -> Result<Option<Base>, Failure> {
         let place = dir.to_owned();
         let mut manifests = rights::with(move || read(&place))?;
@@ -50,7 +53,7 @@ impl Base {
         };
         let mut candidates: BTreeMap<String, Candidate> = BTreeMap::new();
         for disk in disks.iter().filter(|disk| !disk.raw) {
-            match candidate(disk, &place) {
+            match candidate(disk, &place).and_then(|found| found.map(|one| short(one, longest)).transpose()) {
                 Ok(Some(found)) => drop(candidates.insert(disk.id.clone(), found)),
                 Ok(None) => {}
                 Err(Unfit::Whole(why)) => inform(plain(&format!(
@@ -104,4 +107,35 @@ fn read(dir: &Path) -> io::Result<Vec<Manifest>> {
         )));
     }
     Ok(manifests)
+}
+
+/// Refuses one whose chain is as long as it may get.
+fn short(one: Candidate, longest: Option<usize>) -> Result<Candidate, Unfit> {
+    match longest {
+        Some(longest) if one.length >= longest => Err(Unfit::Whole(format!(
+            "its chain has {} files, and --full-every, or --keep, lets it have no more than {longest}",
+            one.length
+        ))),
+        _ => Ok(one),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_that_is_as_long_as_it_may_get_ends() {
+        let one = |length| Candidate {
+            file: "a".into(),
+            checkpoint: "c".into(),
+            length,
+        };
+        assert!(short(one(2), None).is_ok() && short(one(2), Some(3)).is_ok());
+        let why = match short(one(3), Some(3)) {
+            Err(Unfit::Whole(why)) => why,
+            other => panic!("{other:?}"),
+        };
+        assert!(why.contains("no more than 3"), "{why}");
+    }
 }

@@ -24,6 +24,8 @@ pub(super) struct Place<'a> {
 pub(super) struct Candidate {
     pub(super) file: String,
     pub(super) checkpoint: String,
+    /// How many files its chain has.
+    pub(super) length: usize,
 }
 
 /// Why there is none.
@@ -70,10 +72,11 @@ pub(super) fn candidate(disk: &VmDisk, place: &Place<'_>) -> Result<Option<Candi
             continue;
         }
         match is_whole(&entry.file, place) {
-            Ok(()) => {
+            Ok(length) => {
                 return Ok(Some(Candidate {
                     file: entry.file.clone(),
                     checkpoint: checkpoint.clone(),
+                    length,
                 }));
             }
             Err(Unfit::Whole(broken)) => {
@@ -86,7 +89,8 @@ pub(super) fn candidate(disk: &VmDisk, place: &Place<'_>) -> Result<Option<Candi
 }
 
 /// Fails unless every file of a chain from `file` down is there, with the length that its manifest tells.
-fn is_whole(file: &str, place: &Place<'_>) -> Result<(), Unfit> {
+/// Returns how many files that are.
+fn is_whole(file: &str, place: &Place<'_>) -> Result<usize, Unfit> {
     let mut seen: Vec<&str> = Vec::new();
     let mut next = Some(file);
     while let Some(name) = next.filter(|name| !seen.contains(name)) {
@@ -107,7 +111,7 @@ fn is_whole(file: &str, place: &Place<'_>) -> Result<(), Unfit> {
         seen.push(name);
         next = known.backing;
     }
-    Ok(())
+    Ok(seen.len())
 }
 
 #[cfg(test)]
@@ -154,10 +158,10 @@ mod tests {
         };
         let file = |found: Result<Option<Candidate>, Unfit>| {
             let found = found.unwrap_or_else(|unfit| panic!("{unfit:?}"));
-            found.map(|one| one.file)
+            found.map(|one| (one.file, one.length))
         };
-        assert_eq!(file(find(1 << 20, &["c", "c2"])).as_deref(), Some("b"));
-        assert_eq!(file(find(1 << 20, &["c"])).as_deref(), Some("a"));
+        assert_eq!(file(find(1 << 20, &["c", "c2"])), Some(("b".to_owned(), 2)));
+        assert_eq!(file(find(1 << 20, &["c"])), Some(("a".to_owned(), 1)));
         assert!(why(find(1 << 20, &[])).contains("no checkpoint"));
         assert!(why(find(2 << 20, &["c", "c2"])).contains("has 2097152 now"));
         fs::write(dir.join("a"), "short").unwrap();

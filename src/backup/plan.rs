@@ -66,7 +66,7 @@ impl Plan {
     ) -> Result<(), Failure> {
         if !settings.full {
             let (dir, vm) = (&settings.dir, &self.vm.id);
-            self.base = Base::of(engine, dir, vm, &self.disks)?;
+            self.base = Base::of(engine, dir, vm, &self.disks, settings.longest)?;
         }
         Ok(())
     }

@@ -29,6 +29,8 @@ pub(crate) struct BackupSettings {
     pub(crate) disks: ChosenDisks,
     /// How many backups of each disk are kept; all, where that is not said.
     pub(crate) keep: Option<usize>,
+    /// How many files a chain has at most; any number, where that is not said.
+    pub(crate) longest: Option<usize>,
     /// Only tell what would be done.
     pub(crate) dry_run: bool,
     pub(crate) output: OutputSettings,
@@ -59,6 +61,8 @@ impl BackupSettings {
             require_consistency: args.require_consistency,
             disks,
             keep: args.keep.map(|keep| keep as usize),
+            // Else no chain would ever be older than what is kept.
+            longest: args.full_every.or(args.keep).map(|most| most as usize),
             dry_run: args.dry_run,
             output: OutputSettings::gather(args.run.output, &section)?,
         })

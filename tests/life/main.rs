@@ -12,6 +12,7 @@ mod addresses;
 mod authority;
 mod backup_chains;
 mod backup_faults;
+mod backup_kept;
 mod backup_killed;
 mod backup_left;
 mod backups;

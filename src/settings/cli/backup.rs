@@ -36,6 +36,15 @@ pub(crate) struct BackupArgs {
         help_heading = "Backup"
     )]
     pub(crate) keep: Option<u32>,
+    /// Copy a disk as a whole where its last N backups need one another, so that older ones can go [default:
+    /// that of --keep, or never]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..),
+        help_heading = "Backup"
+    )]
+    pub(crate) full_every: Option<u32>,
     /// Tell which disks would be copied, and how much at most; begin nothing
     #[arg(long, help_heading = "Backup")]
     pub(crate) dry_run: bool,
