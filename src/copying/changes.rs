@@ -150,6 +150,20 @@ impl Changes {
         self
     }
 
+    /// Returns all ranges in ascending order, each with whether it reads as zeros.
+    pub(crate) fn in_order(&self) -> Vec<(Range<u64>, bool)> {
+        let data = self.data.iter().map(|range| (range.clone(), false));
+        let zeros = self.zeros.iter().map(|range| (range.clone(), true));
+        let mut all: Vec<(Range<u64>, bool)> = data.chain(zeros).collect();
+        all.sort_unstable_by_key(|(range, _)| range.start);
+        all
+    }
+
+    /// True where there was no room for all ranges, so that some have grown into one.
+    pub(crate) fn is_coarse(&self) -> bool {
+        self.gap > 0 || self.zeros.len() >= self.most
+    }
+
     /// Bytes that are read from the disk.
     pub(crate) fn data_bytes(&self) -> u64 {
         self.data.iter().map(|range| range.end - range.start).sum()

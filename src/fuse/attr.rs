@@ -1,5 +1,12 @@
-//! The inode table: one file that is the root itself, or a directory of files, one for each disk. Mode, owner
-//! and times live in memory, so that `cp -p`, `touch` and `rsync` have nothing to complain about.
+//! The inode table: one file that is the root itself, or a directory of files, one for each disk, and what a
+//! mount tells beside them. Mode, owner and times live in memory, so that `cp -p`, `touch` and `rsync` have
+//! nothing to complain about.
+//!
+//! ```text
+//! 1               the root
+//! 2 ...           the disks' files
+//! after these     the directory of `beside`, and then its files
+//! ```
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
@@ -9,6 +16,7 @@ use std::time::SystemTime;
 use fuser::{Errno, FileAttr, FileType, INodeNo, TimeOrNow};
 use parking_lot::Mutex;
 
+use super::beside::{Beside, DIRECTORY, Telling};
 use crate::disk::Disk;
 
 /// Reported as `st_blksize`, in bytes. A buffered reader fetches as much for each byte that it wants, so a
@@ -20,8 +28,8 @@ const IO_BLOCK_BYTES: u32 = 4096;
 pub(crate) enum Tree {
     /// The root is the file.
     File(Arc<Disk>),
-    /// The root is a directory that holds a file for each disk, under its name.
-    Directory(Vec<(OsString, Content)>),
+    /// The root is a directory that holds a file for each disk, under its name, and what is told beside them.
+    Directory(Vec<(OsString, Content)>, Beside),
 }
 
 /// The content of a file.
@@ -47,6 +55,10 @@ impl Content {
 pub(super) enum Node<'a> {
     Directory,
     File(&'a File),
+    /// The directory of [`Beside`].
+    Tellings,
+    /// A file there, with its own number.
+    Telling(INodeNo, &'a Telling),
 }
 
 /// One file and what can be changed about it.
@@ -87,6 +99,7 @@ pub(super) struct Inodes {
     /// The mode of the directory, where it does not follow that of the first file.
     directory_mode: Option<u16>,
     files: Vec<File>,
+    beside: Beside,
 }
 
 impl Inodes {
@@ -107,16 +120,16 @@ impl Inodes {
             seated: AtomicUsize::new(0),
             attributes: Mutex::new(root.clone()),
         };
-        let (root_is_file, files) = match tree {
-            Tree::File(disk) => (true, vec![file(1, OsString::new(), Content::Disk(disk))]),
-            Tree::Directory(files) => {
+        let (root_is_file, files, beside) = match tree {
+            Tree::File(disk) => (
+                true,
+                vec![file(1, OsString::new(), Content::Disk(disk))],
+                Beside::default(),
+            ),
+            Tree::Directory(files, beside) => {
                 let files = (2..).zip(files);
-                (
-                    false,
-                    files
-                        .map(|(ino, (name, content))| file(ino, name, content))
-                        .collect(),
-                )
+                let files = files.map(|(ino, (name, content))| file(ino, name, content));
+                (false, files.collect(), beside)
             }
         };
         Inodes {
@@ -124,19 +137,51 @@ impl Inodes {
             root_is_file,
             directory_mode,
             files,
+            beside,
         }
     }
 
     pub(super) fn node(&self, ino: INodeNo) -> Option<Node<'_>> {
-        match ino.0 {
-            1 if !self.root_is_file => Some(Node::Directory),
-            _ => self.files.iter().find(|file| file.ino == ino).map(Node::File),
+        if ino.0 == 1 && !self.root_is_file {
+            return Some(Node::Directory);
+        }
+        if let Some(file) = self.files.iter().find(|file| file.ino == ino) {
+            return Some(Node::File(file));
+        }
+        let n = ino.0.checked_sub(self.tellings_ino().0)?;
+        match n {
+            _ if self.beside.tellings.is_empty() => None,
+            0 => Some(Node::Tellings),
+            n => {
+                let telling = self.beside.tellings.get(usize::try_from(n - 1).ok()?)?;
+                Some(Node::Telling(ino, telling))
+            }
         }
     }
 
-    /// The file with this name in the directory.
-    pub(super) fn file_named(&self, name: &OsStr) -> Option<&File> {
-        self.files.iter().find(|file| file.name == name)
+    /// The node with this name in a directory; an errno where the parent is none, or has no such name.
+    pub(super) fn named(&self, parent: INodeNo, name: &OsStr) -> Result<Node<'_>, Errno> {
+        let found = match self.node(parent) {
+            Some(Node::Directory) if name == DIRECTORY => self.node(self.tellings_ino()),
+            Some(Node::Directory) => self.files.iter().find(|file| file.name == name).map(Node::File),
+            Some(Node::Tellings) => self.beside.telling_named(name).map(|(n, telling)| {
+                let ino = INodeNo(self.tellings_ino().0 + 1 + n as u64);
+                Node::Telling(ino, telling)
+            }),
+            Some(Node::File(_) | Node::Telling(..)) => return Err(Errno::ENOTDIR),
+            None => None,
+        };
+        found.ok_or(Errno::ENOENT)
+    }
+
+    /// The number of the directory beside the files, whether there is one or not.
+    fn tellings_ino(&self) -> INodeNo {
+        INodeNo(2 + self.files.len() as u64)
+    }
+
+    /// All that is told beside the files.
+    pub(super) fn beside(&self) -> &Beside {
+        &self.beside
     }
 
     /// The number of files.
@@ -149,48 +194,79 @@ impl Inodes {
         self.files.iter().filter_map(|file| file.content.disk())
     }
 
-    /// Entries of the directory in order.
-    pub(super) fn entries(&self) -> Vec<(INodeNo, FileType, OsString)> {
-        let dots = [".", ".."].map(|name| (INodeNo(1), FileType::Directory, OsString::from(name)));
-        let files = self.files.iter();
-        let files = files.map(|file| (file.ino, FileType::RegularFile, file.name.clone()));
-        dots.into_iter().chain(files).collect()
+    /// Entries of a directory in order; `None` where this is none.
+    pub(super) fn entries(&self, ino: INodeNo) -> Option<Vec<(INodeNo, FileType, OsString)>> {
+        match self.node(ino)? {
+            Node::Directory => {
+                let directory = |ino, name: &str| (ino, FileType::Directory, OsString::from(name));
+                let dots = [".", ".."].map(|name| directory(INodeNo(1), name));
+                let files = self.files.iter();
+                let files = files.map(|file| (file.ino, FileType::RegularFile, file.name.clone()));
+                let tells = !self.beside.tellings.is_empty();
+                let tellings = tells.then(|| directory(self.tellings_ino(), DIRECTORY));
+                Some(dots.into_iter().chain(files).chain(tellings).collect())
+            }
+            Node::Tellings => Some(self.beside.entries(ino.0)),
+            Node::File(_) | Node::Telling(..) => None,
+        }
     }
 
     /// The attributes of a node.
     pub(super) fn attr(&self, node: Node<'_>) -> FileAttr {
         match node {
             Node::File(file) => file.attr(self.root.mtime),
-            // A user who may read the files may enter the directory; its owner follows that of the first
-            // file.
-            Node::Directory => {
-                let owner = self.files.first();
-                let mut directory = owner.map_or(self.root.clone(), |file| file.attributes.lock().clone());
-                let followed = directory.mode | ((directory.mode & 0o444) >> 2);
-                directory.mode = self.directory_mode.unwrap_or(followed);
+            // A find(1) that counts links looks into no directory that the count leaves no room for.
+            Node::Directory => self.directory(INodeNo(1), 2 + u32::from(!self.beside.tellings.is_empty())),
+            Node::Tellings => self.directory(self.tellings_ino(), 2),
+            Node::Telling(ino, telling) => {
+                let size = telling.text.len();
                 FileAttr {
-                    ino: INodeNo(1),
-                    size: 0,
-                    blocks: 0,
-                    atime: self.root.atime,
-                    mtime: self.root.mtime,
-                    ctime: self.root.ctime,
-                    crtime: self.root.mtime,
-                    kind: FileType::Directory,
-                    perm: directory.mode,
-                    nlink: 2,
-                    uid: directory.uid,
-                    gid: directory.gid,
-                    rdev: 0,
-                    blksize: IO_BLOCK_BYTES,
-                    flags: 0,
+                    ino,
+                    size,
+                    blocks: size.div_ceil(512),
+                    kind: FileType::RegularFile,
+                    perm: self.root.mode & 0o444,
+                    nlink: 1,
+                    uid: self.root.uid,
+                    gid: self.root.gid,
+                    ..self.directory(ino, 1)
                 }
             }
+        }
+    }
+
+    /// The attributes of a directory. A user who may read the files may enter it; its owner follows that of
+    /// the first file.
+    fn directory(&self, ino: INodeNo, nlink: u32) -> FileAttr {
+        let owner = self.files.first();
+        let mut directory = owner.map_or(self.root.clone(), |file| file.attributes.lock().clone());
+        let followed = directory.mode | ((directory.mode & 0o444) >> 2);
+        directory.mode = self.directory_mode.unwrap_or(followed);
+        FileAttr {
+            ino,
+            size: 0,
+            blocks: 0,
+            atime: self.root.atime,
+            mtime: self.root.mtime,
+            ctime: self.root.ctime,
+            crtime: self.root.mtime,
+            kind: FileType::Directory,
+            perm: directory.mode,
+            nlink,
+            uid: directory.uid,
+            gid: directory.gid,
+            rdev: 0,
+            blksize: IO_BLOCK_BYTES,
+            flags: 0,
         }
     }
 }
 
 impl File {
+    pub(super) fn name(&self) -> &OsStr {
+        &self.name
+    }
+
     /// The disk behind the file.
     pub(super) fn disk(&self) -> Result<&Arc<Disk>, Errno> {
         self.content.disk().ok_or(Errno::EIO)

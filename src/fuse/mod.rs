@@ -6,6 +6,7 @@
 //! seats       in which thread they wait
 //! callers     lets go of programs that are killed while they wait
 //! attr        names, sizes, owners and times
+//! beside      what a mount tells beside the files of its disks
 //! session     mounting and unmounting
 //! errno       the one table of errnos
 //! ```
@@ -18,6 +19,7 @@
 //! is ours in any case (`disk/read`). The price: a small read costs a round trip to here, 10 µs or so.
 
 mod attr;
+mod beside;
 mod callers;
 mod errno;
 mod operations;
@@ -26,6 +28,7 @@ mod seats;
 mod session;
 pub(crate) mod system;
 
+use std::ffi::OsStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,6 +38,7 @@ use tracing::{debug, error};
 
 pub(crate) use self::attr::{Content, Tree};
 use self::attr::{File, Inodes, Node};
+pub(crate) use self::beside::{Attributes, Beside, Telling, Text};
 use self::callers::Callers;
 pub(crate) use self::seats::MAX_APART;
 use self::seats::Seats;
@@ -92,8 +96,18 @@ impl Files {
     fn file(&self, ino: INodeNo) -> Result<&File, Errno> {
         match self.inodes.node(ino) {
             Some(Node::File(file)) => Ok(file),
-            Some(Node::Directory) => Err(Errno::EISDIR),
+            Some(Node::Directory | Node::Tellings) => Err(Errno::EISDIR),
+            // It is read by operations of its own, and nothing else can be done to it.
+            Some(Node::Telling(..)) => Err(Errno::EPERM),
             None => Err(Errno::ENOENT),
+        }
+    }
+
+    /// The name of the file of a disk with this inode.
+    fn disk_name(&self, ino: INodeNo) -> Option<&OsStr> {
+        match self.inodes.node(ino) {
+            Some(Node::File(file)) => Some(file.name()),
+            _ => None,
         }
     }
 

@@ -9,13 +9,13 @@ use std::time::SystemTime;
 use fuser::{
     BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
     KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
-    WriteFlags,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
-use super::DiskFs;
 use super::attr::{Change, Node};
 use super::requests::TTL;
+use super::{DiskFs, beside};
 
 /// Upper bound on a write request, in bytes: the kernel's own limit of 256 pages.
 const MAX_WRITE_BYTES: u32 = 1 << 20;
@@ -37,6 +37,16 @@ fn with_room(bytes: u64) -> u64 {
     }
 }
 
+/// Answers a request for attributes: one for 0 bytes asks how many there are.
+fn answer(reply: ReplyXattr, size: u32, bytes: Result<&[u8], Errno>) {
+    match bytes {
+        Ok(bytes) if size == 0 => reply.size(bytes.len() as u32),
+        Ok(bytes) if bytes.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(bytes) => reply.data(bytes),
+        Err(errno) => reply.error(errno),
+    }
+}
+
 impl Filesystem for DiskFs {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // Each is an improvement where the kernel has it: parallel AIO on direct files, and MAP_SHARED on
@@ -50,13 +60,9 @@ impl Filesystem for DiskFs {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.0.inodes.node(parent) {
-            Some(Node::Directory) => match self.0.inodes.file_named(name) {
-                Some(file) => reply.entry(&TTL, &self.0.inodes.attr(Node::File(file)), Generation(0)),
-                None => reply.error(Errno::ENOENT),
-            },
-            Some(Node::File(_)) => reply.error(Errno::ENOTDIR),
-            None => reply.error(Errno::ENOENT),
+        match self.0.inodes.named(parent, name) {
+            Ok(node) => reply.entry(&TTL, &self.0.inodes.attr(node), Generation(0)),
+            Err(errno) => reply.error(errno),
         }
     }
 
@@ -97,10 +103,16 @@ impl Filesystem for DiskFs {
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let Ok(file) = self.0.file(ino) else {
-            return reply.error(Errno::EISDIR);
-        };
         let writing = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let file = match self.0.inodes.node(ino) {
+            Some(Node::File(file)) => file,
+            Some(Node::Telling(..)) if writing => return reply.error(Errno::EROFS),
+            Some(Node::Telling(..)) => {
+                self.0.open_files.0.fetch_add(1, Ordering::Relaxed);
+                return reply.opened(READING, FopenFlags::FOPEN_KEEP_CACHE);
+            }
+            Some(Node::Directory | Node::Tellings) | None => return reply.error(Errno::EISDIR),
+        };
         match file.disk() {
             Ok(disk) if writing && disk.is_read_only() => return reply.error(Errno::EROFS),
             Ok(_) => {}
@@ -137,6 +149,9 @@ impl Filesystem for DiskFs {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if let Some(Node::Telling(_, telling)) = self.0.inodes.node(ino) {
+            return reply.data(&telling.text.read(offset, size as usize));
+        }
         let caller = caller.pid();
         self.wait_for(ino, move |files| files.read(caller, ino, offset, size, reply));
     }
@@ -171,6 +186,9 @@ impl Filesystem for DiskFs {
     }
 
     fn fsync(&self, caller: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        if let Some(Node::Telling(..)) = self.0.inodes.node(ino) {
+            return reply.ok();
+        }
         let caller = caller.pid();
         self.wait_for(ino, move |files| files.fsync(caller, ino, reply));
     }
@@ -203,6 +221,12 @@ impl Filesystem for DiskFs {
         let Ok(from) = u64::try_from(offset) else {
             return reply.error(Errno::ENXIO);
         };
+        if let Some(Node::Telling(_, telling)) = self.0.inodes.node(ino) {
+            return match beside::seek(telling.text.len(), from, whence) {
+                Ok(at) => reply.offset(at as i64),
+                Err(errno) => reply.error(errno),
+            };
+        }
         let caller = caller.pid();
         self.wait_for(ino, move |files| files.seek(caller, ino, from, whence, reply));
     }
@@ -217,22 +241,25 @@ impl Filesystem for DiskFs {
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        if !matches!(self.0.inodes.node(ino), Some(Node::Directory)) {
+        let Some(entries) = self.0.inodes.entries(ino) else {
             return reply.error(Errno::ENOTDIR);
-        }
-        for (n, (ino, kind, name)) in self
-            .0
-            .inodes
-            .entries()
-            .into_iter()
-            .enumerate()
-            .skip(offset as usize)
-        {
+        };
+        for (n, (ino, kind, name)) in entries.into_iter().enumerate().skip(offset as usize) {
             if reply.add(ino, n as u64 + 1, kind, name) {
                 break;
             }
         }
         reply.ok();
+    }
+
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let value = self.0.inodes.beside().attribute(self.0.disk_name(ino), name);
+        answer(reply, size, value);
+    }
+
+    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self.0.inodes.beside().names(self.0.disk_name(ino));
+        answer(reply, size, names.as_deref().map_err(|errno| *errno));
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {

@@ -124,7 +124,7 @@ pub(crate) fn mount(
 ) -> Result<Mounted, MountError> {
     let read_only = match &tree {
         Tree::File(disk) => disk.is_read_only(),
-        Tree::Directory(files) => {
+        Tree::Directory(files, _) => {
             let mut disks = files.iter().filter_map(|(_, content)| content.disk());
             disks.all(|disk| disk.is_read_only())
         }

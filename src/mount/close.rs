@@ -1,15 +1,15 @@
-//! The end of the disks, once the mount is out of the tree: the outcome, and who hears it.
+//! The end of the disks, and then of their backup, once the mount is out of the tree: the outcome, and who
+//! hears it.
 
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
-use signal_hook::consts::SIGINT;
 use tracing::warn;
 
 use super::record::Ending;
 use super::wait::Ended;
-use super::{Event, Mount, MountedDisk, control, verification};
+use super::{Event, Mount, MountedDisk, control, in_backup, verification};
 use crate::failure::{Exit, Failure};
 use crate::logging::announce_failure;
 use crate::open_disk::{self, Work};
@@ -19,9 +19,6 @@ use crate::supervisor::{Stage, statistics};
 
 /// How often the way to the storage is looked at while the last data is on it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-
-/// A ctrl-C goes to COMMAND and to this process. Where the end of COMMAND came first, it is answered already.
-const SAME_KEY: Duration = Duration::from_secs(1);
 
 /// Told to `umount` when it had to go on although the FUSE session has not ended.
 const CUT_OFF: &str = "something still holds the file system, another mount of it or a request under way; \
@@ -60,12 +57,10 @@ pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Even
         match inbox.recv_timeout(LOOK_INTERVAL) {
             Ok(Event::Disk(n, step)) => endings[n].step(step),
             Ok(Event::Umount(stream)) => ended.waiting.push(stream),
+            Ok(Event::Signal(signal)) if ended.has_answered(signal) => {}
             Ok(Event::Signal(signal)) => {
-                let told = ended.interrupted.take().filter(|_| signal == SIGINT);
-                if told.is_some_and(|told| told.elapsed() < SAME_KEY) {
-                    continue;
-                }
                 if std::mem::replace(&mut ended.signalled, true) {
+                    ended.gave_up = true;
                     endings.iter_mut().for_each(open_disk::Ending::give_up);
                 }
                 for (mounted, ending) in mount.disks.iter().zip(&endings) {
@@ -73,7 +68,7 @@ pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Even
                     answer.iter().for_each(|answer| signals::tell(signal, answer));
                 }
             }
-            Ok(Event::Unmounted | Event::CommandEnded(_)) => {}
+            Ok(Event::Unmounted | Event::CommandEnded(_) | Event::BackupEnded(_)) => {}
             Err(RecvTimeoutError::Timeout) => endings.iter_mut().for_each(open_disk::Ending::look),
             Err(RecvTimeoutError::Disconnected) => {
                 endings.iter_mut().for_each(open_disk::Ending::abandon);
@@ -87,6 +82,7 @@ pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Even
             failed.map(|failure| Failure::text(failure.exit, of_disk(mount, mounted, &failure.to_string()))),
         );
     }
+    failures.extend(in_backup::end(mount, inbox, events, ended));
     // Whoever reads a part of the disks is to know that it was not the whole.
     failures.extend(mount.broken.iter().map(|one| Failure::text(one.exit, one.told())));
     let ending = ending(mount, &failures, ended.cut_off);

@@ -17,7 +17,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, 
 use nix::sys::time::{TimeVal, TimeValLike};
 use serde::{Deserialize, Serialize};
 
-use super::files::{FileStatus, LeftOutStatus};
+use super::files::{BackupStatus, FileStatus, LeftOutStatus};
 use super::record::{Ending, Held, Place};
 use crate::open_disk::DiskStatus;
 use crate::path_bytes::bytes_beside_text;
@@ -76,6 +76,9 @@ pub(crate) struct Status {
     /// The VM whose disks are mounted, and its snapshot where they are those of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) vm: Option<String>,
+    /// The backup that the disks belong to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) backup: Option<BackupStatus>,
     /// The files of a VM's disks. The figures beside them are their sums.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) disks: Vec<FileStatus>,
@@ -106,6 +109,7 @@ impl Status {
             holders: vec![],
             earlier: None,
             vm: None,
+            backup: None,
             disks: vec![],
             left_out: vec![],
             disk,
@@ -127,6 +131,11 @@ impl Status {
         is_mountpoint(path)
             || is(path, &self.file, &self.file_bytes)
             || path.file_name().is_some_and(is_file) && path.parent().is_some_and(is_mountpoint)
+    }
+
+    /// True for a mount of the disks of this backup.
+    pub(crate) fn has_backup(&self, id: &str) -> bool {
+        self.backup.as_ref().is_some_and(|backup| backup.id == id)
     }
 
     /// True for a mount that has this transfer.

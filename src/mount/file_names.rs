@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 /// Upper bound on the name of a file, in bytes (NAME_MAX).
-const MAX_BYTES: usize = 255;
+pub(super) const MAX_BYTES: usize = 255;
 
 /// The name that is kept for what a mount itself has to tell.
 const RESERVED: &str = ".rhv-mount";

@@ -5,11 +5,24 @@ use std::ffi::{OsStr, OsString};
 
 use serde::{Deserialize, Serialize};
 
-use super::{BrokenDisk, Mount};
+use super::file_names::MAX_BYTES;
+use super::{BrokenDisk, Mount, MountedDisk};
 use crate::engine::LeftOut;
-use crate::fuse::Content;
+use crate::fuse::{Attributes, Beside, Content, Telling};
 use crate::logging::plain;
 use crate::open_disk::DiskStatus;
+
+/// The directory beside the files, as the attribute of a file names it.
+const BESIDE: &str = ".rhv-mount";
+
+/// The end of the names of files that tell what has changed in a disk.
+const DIRTY: &str = ".dirty.json";
+
+/// The attribute that has the path of such a file, relative to the mountpoint.
+const DIRTY_ATTRIBUTE: &str = "user.rhv_mount.dirty";
+
+/// The attribute that has the checkpoint from which the next changes can be told.
+const CHECKPOINT_ATTRIBUTE: &str = "user.rhv_mount.checkpoint";
 
 /// One file and its disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,6 +39,20 @@ pub(crate) struct LeftOutStatus {
     pub(crate) disk_id: String,
     pub(crate) disk_name: String,
     pub(crate) why: String,
+}
+
+/// A backup as `status` shows it. The names are those of `status -o json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct BackupStatus {
+    pub(crate) id: String,
+    /// The checkpoint that it has made, from which the changes after it can be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) checkpoint: Option<String>,
+    /// The checkpoint from which changes are told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) from_checkpoint: Option<String>,
+    /// `ready` while it is mounted, then `finalizing`.
+    pub(crate) phase: String,
 }
 
 impl FileStatus {
@@ -74,6 +101,30 @@ impl Mount {
         self.broken.iter().map(BrokenDisk::status).collect()
     }
 
+    /// All that is told beside the files of a directory.
+    pub(super) fn beside(&self) -> Beside {
+        let mut beside = Beside::default();
+        for one in &self.disks {
+            let mut attributes = Attributes::new();
+            if let Some(dirty) = &one.dirty {
+                let name = one.dirty_name();
+                attributes.push((DIRTY_ATTRIBUTE, format!("{BESIDE}/{name}")));
+                beside.tellings.push(Telling {
+                    name: name.into(),
+                    text: dirty.clone(),
+                });
+            }
+            if let Some(checkpoint) = &one.checkpoint {
+                attributes.push((CHECKPOINT_ATTRIBUTE, checkpoint.clone()));
+            }
+            if !attributes.is_empty() {
+                beside.attributes.insert(one.file_name.clone(), attributes);
+            }
+        }
+        beside.tellings.sort_by(|a, b| a.name.cmp(&b.name));
+        beside
+    }
+
     /// How each file stands, in the order of their names.
     pub(super) fn file_statuses(&self) -> Vec<FileStatus> {
         let of = |name: &OsStr, disk| FileStatus {
@@ -85,6 +136,19 @@ impl Mount {
         let mut files: Vec<FileStatus> = open.chain(broken).collect();
         files.sort_by(|a, b| a.file_name.cmp(&b.file_name));
         files
+    }
+}
+
+impl MountedDisk {
+    /// The name of the file that tells what has changed in it: that of its own file with an end of its own,
+    /// or, where that would be too long, its id, which no other disk's file has.
+    fn dirty_name(&self) -> String {
+        let name = self.file_name.to_string_lossy();
+        let stem = match name.len() + DIRTY.len() <= MAX_BYTES {
+            true => name.into_owned(),
+            false => self.disk.status().disk_id.unwrap_or_default(),
+        };
+        stem + DIRTY
     }
 }
 

@@ -6,6 +6,8 @@
 //! out of the tree -> each disk ended: drained, flushed, closed, transfer ended -> outcome told
 //! ```
 //!
+//! The disks of a backup are opened once it has begun, and it is ended after them.
+//!
 //! ```text
 //! mountpoint   checks the path            open     opens the disks, unless a signal comes first
 //! mount_table  the kernel's mounts        wait     waits for the end of the mount, and unmounts it
@@ -16,7 +18,8 @@
 //! umount_table lets umount(8) wait        loops    and the loop devices among them
 //! interrupted  answers a signal at once
 //! verification `--verify`                 files    the files, and what `status` says of several
-//! file_names   the names of several
+//! file_names   the names of several    in_backup `--backup`: begun, open, ended
+//! dirty        `--since`: what has changed
 //! ```
 //!
 //! The main thread waits for [`Event`]s; signals, the control socket, the FUSE session, COMMAND and the end
@@ -28,9 +31,11 @@ mod asks;
 mod close;
 mod command;
 pub(crate) mod control;
+mod dirty;
 mod file_names;
 pub(crate) mod files;
 pub(crate) mod holders;
+mod in_backup;
 mod interrupted;
 mod loops;
 pub(crate) mod mount_table;
@@ -56,7 +61,9 @@ use parking_lot::Mutex;
 use tracing::warn;
 
 use self::control::{Ask, Status};
+use self::dirty::Dirty;
 use self::files::{FileStatus, LeftOutStatus};
+use self::in_backup::OpenBackup;
 use self::mountpoint::Mountpoint;
 use self::record::{Held, Place, Record};
 use self::wait::Ended;
@@ -87,12 +94,18 @@ enum Event {
     CommandEnded(ExitStatus),
     /// The end of the disk with this index has made a step.
     Disk(usize, Step),
+    /// The backup that the disks belong to has ended, or has not, for this reason.
+    BackupEnded(Option<Failure>),
 }
 
 /// A disk, and the name of its file in a directory.
 struct MountedDisk {
     file_name: OsString,
     disk: Arc<OpenDisk>,
+    /// The changes in it, where they are told.
+    dirty: Option<Arc<Dirty>>,
+    /// The checkpoint from which the changes after this mount can be told.
+    checkpoint: Option<String>,
 }
 
 /// One of several disks that could not be opened.
@@ -136,6 +149,8 @@ struct Mount {
     broken: Vec<BrokenDisk>,
     /// `None` for one disk that was named itself.
     of_vm: Option<OfVm>,
+    /// The backup that the disks belong to, where they do.
+    backup: Option<Arc<OpenBackup>>,
     place: Place,
     /// The files at the place stay while this is there, however old they are.
     _kept: Option<Flock<File>>,
@@ -152,12 +167,16 @@ struct Mount {
 }
 
 /// Ends the transfers when the mount ends without having done so: as never used before it was mounted, and as
-/// ones whose data is lost afterwards (a panic).
-struct EndOnDrop(Vec<Arc<OpenDisk>>);
+/// ones whose data is lost afterwards (a panic). Then it ends their backup.
+struct EndOnDrop {
+    disks: Vec<Arc<OpenDisk>>,
+    backup: Option<Arc<OpenBackup>>,
+}
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        end_in_any_case(self.0.iter().map(Arc::as_ref));
+        end_in_any_case(self.disks.iter().map(Arc::as_ref));
+        self.backup.iter().for_each(|backup| backup.end_in_any_case());
     }
 }
 
@@ -201,7 +220,10 @@ fn serve_watched(settings: Settings, role: Role, supervisor: &Arc<Supervisor>) -
     let mount = Arc::new(mount);
     supervisor.watch(mount.disks());
     supervisor.watch_unopened(mount.unopened());
-    let end_in_any_case = EndOnDrop(mount.disks().cloned().collect());
+    let end_in_any_case = EndOnDrop {
+        disks: mount.disks().cloned().collect(),
+        backup: mount.backup.clone(),
+    };
     let listener = control::listen(&mount.place).map_err(|e| {
         let socket = mount.place.socket();
         let what = format!("cannot listen for umount and status on {}: {e}", socket.display());
@@ -283,7 +305,7 @@ impl Mount {
             },
             extra: self.settings.kernel_options.clone(),
         };
-        let tree = self.mountpoint.tree(self.files());
+        let tree = self.mountpoint.tree(self.files(), self.beside());
         let mounted = fuse::mount(tree, &self.mountpoint.path, options, self.open_files.clone())?;
         let ended = events.clone();
         let watch = move || {
@@ -355,6 +377,7 @@ impl Mount {
                 let left_out = vm.left_out.iter().map(LeftOutStatus::of);
                 Status {
                     vm: Some(vm.shown.clone()),
+                    backup: self.backup.as_ref().map(|backup| backup.status()),
                     left_out: left_out.collect(),
                     ..of(FileStatus::sum(&files)).with_files(files)
                 }

@@ -13,7 +13,7 @@ use tracing::warn;
 use super::mount_table::{is_dead, is_mounted, mounted_by};
 use super::record::Place;
 use crate::failure::{Exit, Failure};
-use crate::fuse::{Content, Tree, unmount};
+use crate::fuse::{Beside, Content, Tree, unmount};
 use crate::output::tell;
 use crate::process::rights;
 use crate::process::runtime_directory::{self, key_of};
@@ -151,13 +151,13 @@ impl Mountpoint {
         }
     }
 
-    /// Lays `files`, at least one, out for this kind of mountpoint.
-    pub(super) fn tree(&self, mut files: Vec<(OsString, Content)>) -> Tree {
+    /// Lays `files`, at least one, out for this kind of mountpoint; a directory has what is told beside them.
+    pub(super) fn tree(&self, mut files: Vec<(OsString, Content)>, beside: Beside) -> Tree {
         match (self.is_directory, files.pop()) {
             (false, Some((_, Content::Disk(disk)))) => Tree::File(disk),
             (_, last) => {
                 files.extend(last);
-                Tree::Directory(files)
+                Tree::Directory(files, beside)
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The disks of a mount, opened unless a signal comes first, and the mount's place on this machine.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -8,12 +9,15 @@ use crossbeam::channel::Receiver;
 use parking_lot::Mutex;
 
 use super::file_names::file_names;
+use super::in_backup::{InBackupNow, OpenBackup};
 use super::mountpoint::Mountpoint;
 use super::record::Place;
-use super::{BrokenDisk, Event, Mount, MountedDisk, OfVm, ready, verification};
+use super::{BrokenDisk, Event, Mount, MountedDisk, OfVm, in_backup, ready, verification};
+use crate::engine::Interrupt;
 use crate::failure::{Exit, Failure};
 use crate::fuse::OpenFiles;
 use crate::logging::plain;
+use crate::open_disk::of_vm::unless_interrupted;
 use crate::open_disk::{OpenDisk, OpenVm, end_in_any_case, left_out_shown};
 use crate::output::tell;
 use crate::process::{limits, runtime_directory};
@@ -35,9 +39,12 @@ pub(super) fn open_unless_interrupted(
                 disks: vec![MountedDisk {
                     file_name: settings.file_name.clone(),
                     disk: Arc::new(disk),
+                    dirty: None,
+                    checkpoint: None,
                 }],
                 broken: Vec::new(),
                 of_vm: None,
+                backup: None,
             }
         }
         Shown::OfVm(source) => of_vm(&settings.disk.with(source.clone()), &mountpoint, inbox)?,
@@ -57,6 +64,7 @@ pub(super) fn open_unless_interrupted(
         disks: opened.disks,
         broken: opened.broken,
         of_vm: opened.of_vm,
+        backup: opened.backup.map(Arc::new),
         open_files: OpenFiles::default(),
         numbers: OnceLock::new(),
         umount_line: Mutex::default(),
@@ -66,10 +74,12 @@ pub(super) fn open_unless_interrupted(
     })
 }
 
+/// The fields are dropped in their order: a backup ends after the disks that are read in it.
 struct Opened {
     disks: Vec<MountedDisk>,
     broken: Vec<BrokenDisk>,
     of_vm: Option<OfVm>,
+    backup: Option<OpenBackup>,
 }
 
 fn signal(event: &Event) -> Option<i32> {
@@ -87,8 +97,22 @@ fn of_vm(
     inbox: &Receiver<Event>,
 ) -> Result<Opened, Failure> {
     let wanted = settings.clone();
-    let check = move |count| limits::check(limits::Kind::Mount, ready::needs(&wanted, count));
-    let mut vm = OpenVm::open_unless_interrupted(settings, &mountpoint.path, check, inbox, signal)?;
+    let is_granted = move |count| limits::check(limits::Kind::Mount, ready::needs(&wanted, count));
+    let place = mountpoint.path.clone();
+    let (mut vm, mut dirty, backup) = match settings.source.backup.clone() {
+        None => {
+            let vm = OpenVm::open_unless_interrupted(settings, &place, is_granted, inbox, signal)?;
+            (vm, HashMap::new(), None)
+        }
+        Some(how) => {
+            let wanted = settings.clone();
+            let open =
+                move |interrupt: &Interrupt| in_backup::open(&wanted, &how, &place, &is_granted, interrupt);
+            let InBackupNow { vm, dirty, backup } = unless_interrupted(open, settings.task, inbox, signal)?;
+            (vm, dirty, Some(backup))
+        }
+    };
+    let checkpoint = backup.as_ref().and_then(|backup| backup.status().checkpoint);
     let (all, mut disks, mut broken) = (std::mem::take(&mut vm.disks), Vec::new(), Vec::new());
     let ids: Vec<(&str, &str)> = all
         .iter()
@@ -103,6 +127,9 @@ fn of_vm(
             Ok(disk) => disks.push(MountedDisk {
                 file_name,
                 disk: Arc::new(disk),
+                dirty: dirty.remove(&one.disk.id).map(Arc::new),
+                // No checkpoint knows anything of raw volumes.
+                checkpoint: checkpoint.clone().filter(|_| !one.disk.raw),
             }),
             Err(failure) => broken.push(BrokenDisk {
                 file_name,
@@ -127,5 +154,6 @@ fn of_vm(
             shown: vm.shown.clone(),
             left_out: std::mem::take(&mut vm.left_out),
         }),
+        backup,
     })
 }

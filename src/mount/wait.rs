@@ -38,6 +38,9 @@ const STRAGGLER_GRACE: Duration = Duration::from_secs(1);
 /// mount, or a container that has the mount in its namespace, may never let go.
 const HOLDER_GRACE: Duration = Duration::from_secs(3);
 
+/// A ctrl-C goes to COMMAND and to this process. Where the end of COMMAND came first, it is answered already.
+const SAME_KEY: Duration = Duration::from_secs(1);
+
 /// The reason why the mount ended, and who waits for the outcome.
 #[derive(Default)]
 pub(super) struct Ended {
@@ -49,10 +52,20 @@ pub(super) struct Ended {
     pub(super) cut_off: bool,
     /// A signal has come, and not while COMMAND ran: the next one gives up.
     pub(super) signalled: bool,
+    /// Another one came while the disks ended, and they were given up.
+    pub(super) gave_up: bool,
     /// When it was told that ctrl-C has ended COMMAND; the signal itself is still to come here.
     pub(super) interrupted: Option<Instant>,
     /// The launcher went away before it was told of the mount.
     pub(super) unused: bool,
+}
+
+impl Ended {
+    /// True for the signal of a ctrl-C that has ended COMMAND, which was answered then.
+    pub(super) fn has_answered(&mut self, signal: i32) -> bool {
+        let told = self.interrupted.take().filter(|_| signal == SIGINT);
+        told.is_some_and(|told| told.elapsed() < SAME_KEY)
+    }
 }
 
 /// Waits until something ends the mount, and takes it out of the tree.
@@ -155,7 +168,7 @@ pub(super) fn wait(
                     deadline = Some(Instant::now() + COMMAND_GRACE);
                 }
             },
-            Some(Event::Disk(..)) => {}
+            Some(Event::Disk(..) | Event::BackupEnded(_)) => {}
             None => match child {
                 Some(pid) => {
                     warn!("COMMAND does not end; killing it");

@@ -30,7 +30,7 @@ mod course;
 mod ending;
 mod hands;
 pub(crate) mod needs;
-mod of_vm;
+pub(crate) mod of_vm;
 mod open;
 mod ranges;
 mod read_back;

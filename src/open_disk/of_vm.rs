@@ -4,6 +4,9 @@
 //! runs. Then a few threads open the disks, each with a transfer, a session and a share of connections and
 //! memory of its own. One that cannot be opened keeps nobody else from it; where none can, all of it fails.
 //! A disk that is not needed any more ends as it is dropped, all of them at the same time.
+//!
+//! The caller may find the disks in another way, as they are in a backup that it has begun: it does the same
+//! in steps ([`check`], [`OpenVm::open`]), in the thread of [`unless_interrupted`].
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -11,23 +14,34 @@ use std::thread;
 use crossbeam::channel::Receiver;
 
 use super::OpenDisk;
-use super::start::{LeftTo, unless_interrupted};
+use super::start::{self, LeftTo};
 use crate::amounts;
 use crate::engine::{Engine, Interrupt, LeftOut, VmDisk, VmDisks};
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
 use crate::process::side_by_side;
 use crate::settings::vm::Member;
-use crate::settings::{DiskSettings, VmSource, Wanted};
+use crate::settings::{DiskSettings, Task, VmSource, Wanted};
 
 /// Upper bound on the disks that are opened at the same time. Most of it is waiting for the engine, which
 /// takes its steps one after the other for each host.
-const MAX_AT_ONCE: usize = 8;
+pub(crate) const MAX_AT_ONCE: usize = 8;
 
 /// A disk of a VM, open or not.
 pub(crate) struct Opened {
     pub(crate) disk: VmDisk,
     pub(crate) open: Result<OpenDisk, Failure>,
+}
+
+/// The disks of a VM that are to be opened.
+pub(crate) struct Found {
+    /// The name of the VM.
+    pub(crate) vm: String,
+    /// The VM, and its snapshot where the disks are those of one, for people.
+    pub(crate) shown: String,
+    /// In the order of their names, each with what a transfer is asked for.
+    pub(crate) disks: Vec<(VmDisk, Wanted)>,
+    pub(crate) left_out: Vec<LeftOut>,
 }
 
 /// The disks of a VM. Those that are open end when this is dropped.
@@ -62,68 +76,115 @@ pub(crate) fn end_in_any_case<'a>(disks: impl Iterator<Item = &'a OpenDisk>) {
 }
 
 impl OpenVm {
-    /// Opens the disks in a thread of its own; an event in `inbox` meanwhile ends that in order. `signal`
-    /// tells the number of a signal from other events. `check` may refuse the number of disks, before the
-    /// first transfer is started.
+    /// Opens the disks of a VM that is down, or of its snapshot, in a thread of its own; an event in `inbox`
+    /// meanwhile ends that in order. `signal` tells the number of a signal from other events. `is_granted`
+    /// may refuse the number of disks, before the first transfer is started.
     pub(crate) fn open_unless_interrupted<E>(
         settings: &DiskSettings<Box<VmSource>>,
         place: &Path,
-        check: impl Fn(usize) -> Result<(), Failure> + Send + 'static,
+        is_granted: impl Fn(usize) -> Result<(), Failure> + Send + 'static,
         inbox: &Receiver<E>,
         signal: impl Fn(&E) -> Option<i32>,
     ) -> Result<OpenVm, Failure> {
         let (wanted, path): (_, PathBuf) = (settings.clone(), place.to_owned());
-        let open = move |interrupt: &Interrupt| open(&wanted, &path, &check, interrupt);
-        unless_interrupted(open, settings.task, Some(LeftTo::Recover), inbox, signal)
+        let open = move |interrupt: &Interrupt| {
+            let found = find(&wanted, interrupt)?;
+            check(
+                &wanted,
+                &found.shown,
+                found.disks.len(),
+                &found.left_out,
+                &is_granted,
+            )?;
+            OpenVm::open(&wanted, &path, found, interrupt)
+        };
+        unless_interrupted(open, settings.task, inbox, signal)
+    }
+
+    /// Opens the disks that were found. Fails where none can be opened.
+    pub(crate) fn open(
+        settings: &DiskSettings<Box<VmSource>>,
+        place: &Path,
+        found: Found,
+        interrupt: &Interrupt,
+    ) -> Result<OpenVm, Failure> {
+        let count = found.disks.len();
+        let open_one = |_, n: usize, (disk, wanted): &(VmDisk, Wanted)| {
+            interrupt.check()?;
+            let member = Member {
+                vm: plain(&found.vm),
+                disk: plain(&disk.name),
+            };
+            let settings = settings.of_disk(member, wanted.clone(), n, count);
+            OpenDisk::open(&settings, place, interrupt)
+        };
+        let opened = side_by_side("open", &found.disks, MAX_AT_ONCE, open_one);
+        let disks = found.disks.into_iter().zip(opened);
+        let vm = OpenVm {
+            shown: found.shown,
+            disks: disks.map(|((disk, _), open)| Opened { disk, open }).collect(),
+            left_out: found.left_out,
+        };
+        // All that is open ends with `vm`.
+        interrupt.check()?;
+        match vm.disks.iter().any(|disk| disk.open.is_ok()) {
+            true => Ok(vm),
+            false => Err(none_opened(&vm)),
+        }
     }
 }
 
-fn open(
-    settings: &DiskSettings<Box<VmSource>>,
-    place: &Path,
-    check: &dyn Fn(usize) -> Result<(), Failure>,
-    interrupt: &Interrupt,
-) -> Result<OpenVm, Failure> {
+/// Does `open` in a thread of its own; an event in `inbox` meanwhile ends that in order: what it returns all
+/// the same ends as it is dropped.
+pub(crate) fn unless_interrupted<T: Send + 'static, E>(
+    open: impl FnOnce(&Interrupt) -> Result<T, Failure> + Send + 'static,
+    task: Task,
+    inbox: &Receiver<E>,
+    signal: impl Fn(&E) -> Option<i32>,
+) -> Result<T, Failure> {
+    start::unless_interrupted(open, task, Some(LeftTo::Recover), inbox, signal)
+}
+
+/// Looks the disks up, in a session that ends with that.
+fn find(settings: &DiskSettings<Box<VmSource>>, interrupt: &Interrupt) -> Result<Found, Failure> {
     let source = &settings.source;
     let engine = Engine::login(&source.account, interrupt)?;
     let found = engine.vm_disks(&source.vm, source.snapshot.as_deref());
     engine.uninterrupted().logout();
     let found = found?;
     let shown = shown(&found);
-    let VmDisks {
-        vm, disks, left_out, ..
-    } = found;
-    if disks.is_empty() {
-        return Err(none_there(&shown, &left_out));
-    }
-    check_memory(settings, disks.len())?;
-    check(disks.len())?;
-    let open_one = |_, n: usize, disk: &VmDisk| {
-        interrupt.check()?;
-        let member = Member {
-            vm: plain(&vm.name),
-            disk: plain(&disk.name),
-        };
-        let wanted = match &disk.disk_snapshot {
-            Some(id) => Wanted::Snapshot(id.clone()),
-            None => Wanted::Existing(disk.id.clone()),
-        };
-        let settings = settings.of_disk(member, wanted, n, disks.len());
-        OpenDisk::open(&settings, place, interrupt)
+    let wanted = |disk: &VmDisk| match &disk.disk_snapshot {
+        Some(id) => Wanted::Snapshot(id.clone()),
+        None => Wanted::Existing(disk.id.clone()),
     };
-    let opened = side_by_side("open", &disks, MAX_AT_ONCE, open_one);
-    let disks = disks.into_iter().zip(opened);
-    let vm = OpenVm {
+    let disks = found.disks.into_iter();
+    Ok(Found {
+        vm: found.vm.name,
         shown,
-        disks: disks.map(|(disk, open)| Opened { disk, open }).collect(),
-        left_out,
-    };
-    // Whatever is open ends with `vm`.
-    interrupt.check()?;
-    match vm.disks.iter().any(|disk| disk.open.is_ok()) {
-        true => Ok(vm),
-        false => Err(none_opened(&vm)),
+        disks: disks
+            .map(|disk| {
+                let wanted = wanted(&disk);
+                (disk, wanted)
+            })
+            .collect(),
+        left_out: found.left_out,
+    })
+}
+
+/// Refuses a VM of which no disk can be opened, and so many disks that their memory or the system is not
+/// enough for them. Called before anything is begun in the engine.
+pub(crate) fn check(
+    settings: &DiskSettings<Box<VmSource>>,
+    shown: &str,
+    count: usize,
+    left_out: &[LeftOut],
+    is_granted: &dyn Fn(usize) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    if count == 0 {
+        return Err(none_there(shown, left_out));
     }
+    check_memory(settings, count)?;
+    is_granted(count)
 }
 
 /// Refuses more disks than can be written with the memory that they share.

@@ -1,7 +1,5 @@
 //! The right to end what a mount has left: its note becomes this process's, unless the mount may be in use.
 
-use std::path::Path;
-
 use super::left_behind::clear_place;
 use crate::failure::{Exit, Failure};
 use crate::fuse::unmount;
@@ -23,9 +21,7 @@ pub(super) fn claim(file: &mut NoteFile, args: &RecoverArgs) -> Result<bool, Fai
         Failure::text(Exit::Other, text)
     })?;
     let note = &file.note;
-    let Note {
-        mountpoint, transfer, ..
-    } = note;
+    let mountpoint = &note.mountpoint;
     let shown = mountpoint.display();
     let umount = format!("`rhv-mount umount {}`", shell::word(mountpoint));
     let process = || owner.map_or_else(String::new, |owner| note.process_shown(owner));
@@ -36,7 +32,7 @@ pub(super) fn claim(file: &mut NoteFile, args: &RecoverArgs) -> Result<bool, Fai
             ));
             return Ok(false);
         }
-        Some(Owner::Gone | Owner::Unknown) if serves(mountpoint, transfer.as_deref()) => {
+        Some(Owner::Gone | Owner::Unknown) if serves(note) => {
             format!("{shown} is served by a process that answers; end it with {umount}")
         }
         Some(Owner::Gone) => return Ok(true),
@@ -70,12 +66,16 @@ pub(super) fn claim(file: &mut NoteFile, args: &RecoverArgs) -> Result<bool, Fai
     Err(Failure::text(Exit::Mount, why))
 }
 
-/// True when the process that listens at the mountpoint's place has `transfer`. A lock says the same, unless
-/// somebody has replaced the file that it is on.
-fn serves(mountpoint: &Path, transfer: Option<&str>) -> bool {
-    let place = runtime_directory::directory().map(|directory| Place::of(&directory, mountpoint));
+/// True when the process that listens at the mountpoint's place has the transfer or the backup of the note. A
+/// lock says the same, unless somebody has replaced the file that it is on.
+fn serves(note: &Note) -> bool {
+    let place = runtime_directory::directory().map(|directory| Place::of(&directory, &note.mountpoint));
     let status = place.and_then(|place| control::ask_status(&place));
-    status.is_ok_and(|status| transfer.is_some_and(|transfer| status.has_transfer(transfer)))
+    let backup = note.backup.as_ref().and_then(|backup| backup.id.as_deref());
+    status.is_ok_and(|status| {
+        let has_transfer = |id: &String| status.has_transfer(id);
+        note.transfer.as_ref().is_some_and(has_transfer) || backup.is_some_and(|id| status.has_backup(id))
+    })
 }
 
 /// Removes what a killed mount left in the tree, and its record.

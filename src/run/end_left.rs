@@ -10,6 +10,7 @@ use crate::engine::{Direction, Engine, Interrupt, Patience, Phase, Transfer};
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
 use crate::output::{report, tell};
+use crate::settings::Task;
 use crate::settings::cli::RecoverArgs;
 use crate::transfer::cause::Cause;
 use crate::transfer::head::{self, Danger};
@@ -54,10 +55,12 @@ pub(super) fn end(
         }
     };
     let engine = sessions.of(note, args)?;
+    if note.task == Task::Mount || note.backup.is_none() {
+        remove_dead_mount(note)?;
+    }
     if let Some(backup) = &note.backup {
         return left_backup::end(engine, file, backup);
     }
-    remove_dead_mount(note)?;
     match find(engine, note)? {
         Found::Open(transfer, sure) => {
             report(format_args!(

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::engine::Direction;
 use crate::logging::plain;
 use crate::path_bytes::bytes_beside_text;
+use crate::settings::Task;
 use crate::transfer::note::{Note, Owner};
 use crate::transfer::note_file::NoteFile;
 
@@ -72,7 +73,9 @@ pub(super) fn happened(note: &Note, owner: Owner) -> (String, String) {
             ),
         ),
         Owner::Gone | Owner::AtWork | Owner::Elsewhere => {
-            (note.cause.name(), note.cause.words(note.task).to_owned())
+            // Those of a backup are the same whether its disks are mounted or copied.
+            let task = note.backup.as_ref().map_or(note.task, |_| Task::Backup);
+            (note.cause.name(), note.cause.words(task).to_owned())
         }
     }
 }

@@ -50,6 +50,7 @@ impl BackupSettings {
             login: LoginPlaces::of(&args.run.engine, &section),
             vm,
             snapshot: None,
+            backup: None,
             proxy: args.run.connection.proxy,
         });
         Ok(BackupSettings {

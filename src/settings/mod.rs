@@ -40,7 +40,7 @@ use self::memory::{Budgets, MIN_MEMORY_BYTES, Said};
 pub(crate) use self::mount::Settings;
 pub(crate) use self::output::OutputSettings;
 pub(crate) use self::verify::Verify;
-pub(crate) use self::vm::{Shown, VmSource};
+pub(crate) use self::vm::{InBackup, Shown, VmSource};
 use crate::engine::{Account, NewDisk};
 use crate::failure::{Exit, Failure};
 use crate::imageio::TransferUrl;

@@ -77,7 +77,7 @@ impl Settings {
         let trusted = trust(args.engine.cafile.clone(), args.engine.insecure, &section)?;
         let named = (args.source.as_deref(), args.vm.as_deref());
         let disk = Choice::for_mount(named, &args.disk, &section)?;
-        let snapshot = vm::check(&disk, &args, &section)?;
+        let frozen = vm::check(&disk, &args, &section)?;
         let read_only = match disk {
             Choice::Vm(_) => !args.read_write,
             Choice::Snapshot(_) => true,
@@ -92,7 +92,8 @@ impl Settings {
                 account: engine_account(&args.engine, &section, trusted.clone())?,
                 login: LoginPlaces::of(&args.engine, &section),
                 vm: name,
-                snapshot,
+                snapshot: frozen.snapshot,
+                backup: frozen.backup,
                 proxy: args.connection.proxy,
             })),
             disk => Shown::Disk(disk.source(&args.disk, from, &section, &trusted)?),

@@ -17,9 +17,10 @@ pub(crate) fn list(engine: &Engine, words: &[&str]) -> Ran {
     let mut args: Vec<OsString> = vec!["list".into()];
     args.extend(words.iter().map(OsString::from));
     args.extend(engine.args());
+    let before = engine.sessions();
     let ran = engine.run(args, 60);
     assert_shows_none(&ran, &engine.secrets());
-    assert_eq!(engine.sessions(), 0, "a session is left open");
+    assert!(engine.sessions() <= before, "a session is left open");
     ran
 }
 

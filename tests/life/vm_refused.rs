@@ -36,6 +36,7 @@ fn a_vm_that_is_not_down_is_refused_before_any_transfer_with_what_to_do() {
             status,
             "not down",
             "--snapshot",
+            "--backup",
             "Shut it down",
             "rhv-mount list vms web",
         ];

@@ -258,7 +258,8 @@ fn refuse_while_it_runs(vm: &ListedVm) -> Result<(), Error> {
         other => Err(Error::Unfit(plain(&format!(
             "VM {} ({}) is {other}, and not down: its disks may change at any time, and no transfer gets \
              them. Shut it down first, or mount a snapshot of it with --snapshot, which the VM may go on \
-             beside (`rhv-mount list vms {}` shows its snapshots)",
+             beside (`rhv-mount list vms {}` shows its snapshots), or with --backup the disks as they are \
+             now",
             vm.name,
             vm.id,
             shell::word(&vm.name)

@@ -2,20 +2,36 @@
 
 use crate::amounts::size;
 use crate::mount::control::Status;
-use crate::mount::files::FileStatus;
+use crate::mount::files::{BackupStatus, FileStatus};
 
 /// Returns the lines about the VM, its files, and its disks that have none; nothing for a single disk.
 pub(super) fn text(status: &Status) -> String {
     let vm = status.vm.iter().map(|vm| format!("vm           {vm}"));
+    let backup = status.backup.iter().map(backup);
     let files = status.disks.iter().map(file);
     let left_out = status.left_out.iter().map(|one| {
         let why = &one.why;
         format!("left out     disk {} ({}): {why}", one.disk_id, one.disk_name)
     });
-    let lines = vm.chain(files).chain(left_out);
+    let lines = vm.chain(backup).chain(files).chain(left_out);
     // Names are the engine's.
     let lines = lines.map(|line| format!("  {}\n", line.replace(char::is_control, " ")));
     lines.collect()
+}
+
+fn backup(backup: &BackupStatus) -> String {
+    let checkpoint = backup.checkpoint.as_deref().unwrap_or("none");
+    let mut parts = vec![
+        format!("{} ({})", backup.id, backup.phase),
+        format!("checkpoint {checkpoint}"),
+    ];
+    parts.extend(
+        backup
+            .from_checkpoint
+            .iter()
+            .map(|id| format!("changes since {id}")),
+    );
+    format!("backup       {}", parts.join(", "))
 }
 
 fn file(file: &FileStatus) -> String {

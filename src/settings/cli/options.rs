@@ -213,6 +213,21 @@ pub(crate) struct MountArgs {
     /// [env: RHV_MOUNT_SNAPSHOT]
     #[arg(long, value_name = "UUID|NAME", help_heading = "Disk")]
     pub(crate) snapshot: Option<String>,
+    /// With --vm, up or down: every disk as it is now, at one point in time, by a backup that the engine
+    /// begins for this mount and that ends with it; read-only [env: RHV_MOUNT_BACKUP]
+    #[arg(long, help_heading = "Disk")]
+    pub(crate) backup: bool,
+    /// With --backup: tell what has changed since this checkpoint, in MOUNTPOINT/.rhv-mount/DISK.dirty.json
+    /// [env: RHV_MOUNT_SINCE]
+    #[arg(long, value_name = "CHECKPOINT", help_heading = "Disk")]
+    pub(crate) since: Option<String>,
+    /// With --backup: through libvirt instead of a snapshot. Nothing is merged afterwards, and the VM can't
+    /// migrate or stop meanwhile
+    #[arg(long, help_heading = "Disk")]
+    pub(crate) live: bool,
+    /// With --backup: fail where the guest's file systems can't be frozen; implies --live
+    #[arg(long, help_heading = "Disk")]
+    pub(crate) require_consistency: bool,
     /// With --vm: let the disks be written
     #[arg(long, help_heading = "Disk")]
     pub(crate) read_write: bool,

@@ -173,7 +173,13 @@ fn a_vm_that_is_not_down_is_refused_with_both_ways_out() {
     assert!(refuse_while_it_runs(&vm("down")).is_ok());
     for status in ["up", "paused", "suspended", "powering_down", "image_locked"] {
         let why = refuse_while_it_runs(&vm(status)).unwrap_err().to_string();
-        for word in [status, "--snapshot", "Shut it down", "list vms 'web 01'"] {
+        for word in [
+            status,
+            "--snapshot",
+            "--backup",
+            "Shut it down",
+            "list vms 'web 01'",
+        ] {
             assert!(why.contains(word), "{why}");
         }
     }
