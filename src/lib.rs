@@ -56,6 +56,7 @@ mod path_bytes;
 mod pool;
 mod process;
 mod remote;
+mod restore;
 mod run;
 mod secret;
 mod settings;

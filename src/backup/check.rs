@@ -94,7 +94,7 @@ pub(super) fn verify(dir: &Path, entry: &Entry) -> Result<(), String> {
 
 /// Says why a file is not as it was, by its length, and by the file below it that its header names: the bytes
 /// may be the same over another one, until that changes or goes.
-fn looks_as_it_was(dir: &Path, file: &str, had: u64, backing: Option<&str>) -> Result<(), String> {
+pub(crate) fn looks_as_it_was(dir: &Path, file: &str, had: u64, backing: Option<&str>) -> Result<(), String> {
     let path = dir.join(file);
     let length = fs::metadata(&path).map_err(|e| e.to_string())?.len();
     if length != had {

@@ -15,6 +15,7 @@
 //! naming      the names of the files
 //! manifest    what tells that the files are a backup
 //! points      what a directory has: `--list`
+//! kept        what a directory has, for a restore
 //! check       whether its files still hold what their manifests say: `--check`
 //! orphans     the files that no manifest names
 //! tidy        what goes after a backup
@@ -40,6 +41,7 @@ mod candidates;
 mod check;
 mod disks;
 mod file;
+mod kept;
 mod life;
 mod manifest;
 mod naming;
@@ -61,8 +63,12 @@ use std::sync::Arc;
 
 use self::book::Book;
 pub(crate) use self::book::book_of;
-pub(crate) use self::check::check;
+pub(crate) use self::check::{check, looks_as_it_was};
+#[cfg(test)]
+pub(crate) use self::kept::tests::two as two_points;
+pub(crate) use self::kept::{Absent, KeptDisk, Point, points};
 pub(crate) use self::life::{Begun, Life, Split, Terms};
+pub(crate) use self::manifest::bytes_of;
 pub(crate) use self::orphans::held_in;
 use self::plan::Plan;
 pub(crate) use self::points::list;

@@ -101,7 +101,7 @@ fn told(error: CopyError, end: &End<'_>, fate: &str, of_disk: &[Failure]) -> Opt
     );
     let what = match end.settings.disk.task {
         Task::Download => format!("cannot download to {image}: {error}"),
-        Task::Upload | Task::Mount | Task::Checksum | Task::Backup => {
+        Task::Upload | Task::Mount | Task::Checksum | Task::Backup | Task::Restore => {
             format!("cannot upload {image}: {error}")
         }
     };

@@ -50,7 +50,7 @@ use self::outcome::{Outcome, Proven};
 use self::proof::Proof;
 use self::upload::Upload;
 use crate::failure::{Exit, Failure};
-use crate::images::Output;
+use crate::images::{Output, Source};
 use crate::open_disk::{OpenDisk, Step, Work, needs};
 use crate::process::handover::Role;
 use crate::process::{rights, spawn};
@@ -393,6 +393,14 @@ pub(crate) fn fill(
     let shared = (disk.connections(), memory);
     let download = Download::new(disk.disk().clone(), output, shared, None);
     Ok(download.fill(disk.connections(), stop)?)
+}
+
+/// Copies all of an image into a disk that has its size, over all connections, until `stop` is set, which a
+/// failure sets too. Every byte is acknowledged then, and durable once the disk was flushed.
+pub(crate) fn pour(disk: &OpenDisk, source: Source, stop: &AtomicBool) -> Result<(), Failure> {
+    upload::check(&source, disk.disk(), disk.minds_the_head())?;
+    let upload = Upload::new(source, disk.disk().clone(), None);
+    Ok(upload.run(disk.connections(), stop)?)
 }
 
 /// Says that a download has left no image.

@@ -9,7 +9,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 use crate::settings::cli::definition;
 
 /// The sections of each page that are written by hand.
-const BY_HAND: [(&str, &str); 11] = [
+const BY_HAND: [(&str, &str); 12] = [
     ("rhv-mount", include_str!("../../docs/man/rhv-mount.man")),
     (
         "rhv-mount-backup",
@@ -35,6 +35,10 @@ const BY_HAND: [(&str, &str); 11] = [
     (
         "rhv-mount-recover",
         include_str!("../../docs/man/rhv-mount-recover.man"),
+    ),
+    (
+        "rhv-mount-restore",
+        include_str!("../../docs/man/rhv-mount-restore.man"),
     ),
     (
         "rhv-mount-status",

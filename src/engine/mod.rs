@@ -34,6 +34,7 @@
 //! ended_backups    finalizes one, and tells how it has ended
 //! refused_backups  why the engine refuses one, and what to do
 //! checkpoints      the points in time from which changes are known
+//! restoring        makes a VM from its configuration, and attaches disks
 //! events           what the engine has noted about an object
 //! ```
 
@@ -60,6 +61,7 @@ mod opening;
 mod patience;
 mod phase;
 mod refused_backups;
+mod restoring;
 mod storage_domains;
 mod transfers;
 mod transport;
@@ -74,11 +76,12 @@ pub(crate) use self::ended_backups::BackupEnd;
 pub(crate) use self::error::Error;
 pub(crate) use self::hosts::this_hardware;
 pub(crate) use self::listing::{
-    AttachedDisk, BackedVm, LeftOut, ListedDisk, ListedDomain, ListedSnapshot, ListedVm, VmDisk, VmDisks,
-    VmSnapshot,
+    AttachedDisk, BackedVm, Cluster, LeftOut, ListedDisk, ListedDomain, ListedSnapshot, ListedVm, VmDisk,
+    VmDisks, VmSnapshot,
 };
 pub(crate) use self::new_disks::{Format, NewDisk};
 pub(crate) use self::patience::{Interrupt, Patience};
 pub(crate) use self::phase::{Direction, Phase};
+pub(crate) use self::restoring::{NewAttachment, NewVm};
 pub(crate) use self::transfers::{Mark, Order, Subject, Transfer, UNATTENDED_LOCK_WAIT};
 pub(crate) use self::wire::{Account, Engine, random_id};

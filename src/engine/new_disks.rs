@@ -45,6 +45,9 @@ pub(crate) struct NewDisk {
     pub(crate) preallocated: bool,
     /// The UUID for the disk; a random one by default.
     pub(crate) id: Option<String>,
+    /// The engine is to know what changes in it, for incremental backups; of a qcow2 disk only.
+    #[serde(default)]
+    pub(crate) incremental: bool,
 }
 
 /// Returns the size in bytes of a qcow2 image of `size` bytes with every cluster allocated: an upper bound on
@@ -111,7 +114,7 @@ impl Engine {
             // size.
             body["initial_size"] = full_qcow2_size(new.size).to_string().into();
         }
-        if new.format == Format::Qcow2 && new.preallocated {
+        if new.format == Format::Qcow2 && (new.preallocated || new.incremental) {
             // Preallocated qcow2 exists for incremental backup only.
             body["backup"] = "incremental".into();
         }

@@ -261,6 +261,7 @@ impl Ending {
                     Task::Download => "download to",
                     Task::Checksum => "checksum of",
                     Task::Backup => "backup to",
+                    Task::Restore => "restore from",
                 },
                 self.disk.mountpoint.display()
             );

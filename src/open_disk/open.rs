@@ -115,7 +115,7 @@ fn open_disk(
                 image.host(),
                 match settings.task {
                     Task::Mount => "mount it with --read-only",
-                    Task::Upload | Task::Download | Task::Checksum | Task::Backup => "it can be downloaded",
+                    _ => "it can be downloaded",
                 }
             ),
         ));

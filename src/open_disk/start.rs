@@ -92,7 +92,7 @@ fn wait_until_taken_back<T: Send + 'static, E>(
     let interrupted = match task {
         Task::Mount => "interrupted before the disk was mounted",
         Task::Upload | Task::Download => "interrupted before the first byte was copied",
-        Task::Checksum | Task::Backup => "interrupted before the disk was open",
+        Task::Checksum | Task::Backup | Task::Restore => "interrupted before the disk was open",
     };
     let failure = Failure::text(Exit::Other, interrupted);
     if left_to.is_none() {

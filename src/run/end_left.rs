@@ -161,6 +161,9 @@ fn discard(engine: &Engine, note: &Note, transfer: &Transfer, disk: &str) -> Res
 /// Returns what is not known about the bytes of a mount that was killed, or that has lost some.
 fn doubt(note: &Note) -> &'static str {
     match note.direction {
+        Direction::Upload if !note.all_arrived && note.task == Task::Restore => {
+            ". It is no whole copy: remove the disk in the engine, and restore it again"
+        }
         Direction::Upload if !note.all_arrived => {
             ". Bytes written after the last fsync may be missing: write the image again if you are not sure"
         }

@@ -26,6 +26,7 @@ mod left_behind;
 mod list;
 mod recover;
 mod remains;
+mod restore;
 mod sessions;
 mod status;
 mod table;
@@ -87,6 +88,7 @@ fn act(args: Vec<OsString>) -> Result<u8, Failure> {
                 (_, Run::Copy(settings)) => return copy::go_on(*settings),
                 (_, Run::Checksum(settings)) => return checksum::go_on(&settings),
                 (_, Run::Backup(settings)) => return backup::go_on(*settings),
+                (_, Run::Restore(settings)) => return restore::go_on(*settings),
             };
             // The launcher reads the code of the background process, and mount(8) that of the launcher.
             let for_mount8 = settings.for_mount8 && role != Role::Background;
@@ -102,6 +104,7 @@ fn act(args: Vec<OsString>) -> Result<u8, Failure> {
         Action::Download(args) => copy::download(*args),
         Action::Populate(args) => copy::populate(*args),
         Action::Backup(args) => backup::backup(*args),
+        Action::Restore(args) => restore::restore(*args),
         Action::List(args) => list::list(&args),
         Action::Checksum(args) => checksum::checksum(*args),
         Action::Ca(url) => ca::print(&url),

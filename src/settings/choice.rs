@@ -229,6 +229,7 @@ fn new_disk(choice: Choice, args: &DiskArgs, section: &Section) -> Result<NewDis
         format,
         preallocated: args.preallocated || section.flag("preallocated")?.unwrap_or(false),
         id,
+        incremental: false,
     })
 }
 

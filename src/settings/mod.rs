@@ -21,6 +21,7 @@ mod mount_options;
 pub(crate) mod outcome;
 mod output;
 pub(crate) mod populator;
+pub(crate) mod restore;
 mod source;
 pub(crate) mod values;
 mod verify;
@@ -39,6 +40,7 @@ use self::copy::CopySettings;
 use self::memory::{Budgets, MIN_MEMORY_BYTES, Said};
 pub(crate) use self::mount::Settings;
 pub(crate) use self::output::OutputSettings;
+use self::restore::RestoreSettings;
 pub(crate) use self::verify::Verify;
 pub(crate) use self::vm::{InBackup, Shown, VmSource};
 use crate::engine::{Account, NewDisk};
@@ -107,6 +109,8 @@ pub(crate) enum Task {
     Checksum,
     /// It is copied into a file of a backup of its VM.
     Backup,
+    /// It is made anew from a backup.
+    Restore,
 }
 
 /// How one disk is opened, with or without a mount; with another kind of source, how several are, and then
@@ -228,6 +232,7 @@ pub(crate) enum Run {
     Copy(Box<CopySettings>),
     Checksum(Box<ChecksumSettings>),
     Backup(Box<BackupSettings>),
+    Restore(Box<RestoreSettings>),
 }
 
 impl Errand for Run {
@@ -247,6 +252,7 @@ impl Errand for Run {
             Run::Copy(settings) => settings.image.shown(),
             Run::Checksum(settings) => &settings.place,
             Run::Backup(settings) => &settings.dir,
+            Run::Restore(settings) => &settings.dir,
         }
     }
 
@@ -259,6 +265,7 @@ impl Errand for Run {
             Run::Copy(settings) => settings.disk.source.hide_secrets(),
             Run::Checksum(settings) => settings.disk.source.hide_secrets(),
             Run::Backup(settings) => hide(settings.disk.source.account.password.expose()),
+            Run::Restore(settings) => hide(settings.disk.source.account.password.expose()),
         }
     }
 }

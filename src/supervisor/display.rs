@@ -143,7 +143,7 @@ impl Display {
                         run_seconds: took.as_secs(),
                         mountpoint: place(Task::Mount),
                         image: place(Task::Upload).or_else(|| place(Task::Download)),
-                        directory: place(Task::Backup),
+                        directory: place(Task::Backup).or_else(|| place(Task::Restore)),
                         exit_status: ended.map(|(code, _)| code),
                         message: ended.and_then(|(_, message)| message),
                         disk,

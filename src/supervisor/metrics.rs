@@ -154,7 +154,7 @@ fn label_of(task: Task) -> &'static str {
     match task {
         Task::Mount => "mountpoint",
         Task::Upload | Task::Download | Task::Checksum => "image",
-        Task::Backup => "directory",
+        Task::Backup | Task::Restore => "directory",
     }
 }
 

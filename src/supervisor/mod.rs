@@ -45,6 +45,7 @@ use crate::process::spawn;
 use crate::settings::backup::BackupSettings;
 use crate::settings::cli::Output;
 use crate::settings::copy::{CopySettings, Volume};
+use crate::settings::restore::RestoreSettings;
 use crate::settings::{OutputSettings, Settings, Task};
 
 /// How often the figures are looked at, for the line that people read and for the speed that `status` tells.
@@ -121,11 +122,19 @@ impl<'a> Told<'a> {
     }
 
     pub(crate) fn of_backup(settings: &'a BackupSettings) -> Told<'a> {
+        Told::of_directory(&settings.dir, settings.disk.task, &settings.output)
+    }
+
+    pub(crate) fn of_restore(settings: &'a RestoreSettings) -> Told<'a> {
+        Told::of_directory(&settings.dir, settings.disk.task, &settings.output)
+    }
+
+    fn of_directory(place: &'a Path, task: Task, output: &'a OutputSettings) -> Told<'a> {
         Told {
-            place: &settings.dir,
-            task: settings.disk.task,
+            place,
+            task,
             is_service: false,
-            output: &settings.output,
+            output,
             volume: None,
         }
     }

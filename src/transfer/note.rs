@@ -55,8 +55,8 @@ pub(crate) struct Note {
     pub(crate) backup: Option<NotedBackup>,
     /// The disk was made for this mount.
     pub(crate) created: bool,
-    /// The user has chosen the id of the disk that was to be made, and no answer has told that it is ours: it
-    /// may be somebody else's.
+    /// The id of the disk that was to be made was chosen before, by the user or for a restore, and no answer
+    /// has told that it is ours: it may be somebody else's.
     #[serde(default)]
     pub(crate) id_given: bool,
     /// The engine was asked for a transfer; it may have started one although we have no id.
@@ -239,6 +239,8 @@ impl Note {
     pub(crate) fn recover_line(&self) -> String {
         match self.cause {
             Cause::NotRemoved => self.recover_with("--cancel"),
+            // A disk that is no whole copy would stay under the id and the name of the one that was lost.
+            Cause::Killed if self.task == Task::Restore && self.created => self.recover_with("--cancel"),
             _ => format!("rhv-mount recover {}", self.which()),
         }
     }
@@ -288,6 +290,7 @@ impl Note {
             Task::Download => "a download to",
             Task::Checksum => "a checksum of",
             Task::Backup => "a backup to",
+            Task::Restore => "a restore from",
         };
         format!("{run} {}", self.mountpoint.display())
     }

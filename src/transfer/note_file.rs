@@ -119,7 +119,7 @@ impl NoteFile {
         // One image may be copied to several disks at once, and a mount of a VM has several.
         let names = match note.task {
             Task::Mount if note.vm.is_none() => vec![path, beside],
-            Task::Mount | Task::Upload | Task::Download | Task::Checksum | Task::Backup => vec![beside],
+            _ => vec![beside],
         };
         for path in names {
             match write_new(&path, &mut note) {
@@ -373,6 +373,7 @@ fn in_the_way(path: &Path, ours: &Note) -> Failure {
         Task::Upload => Failure::text(Exit::Transfer, format!("cannot upload {shown}: {why}")),
         Task::Download => Failure::text(Exit::Transfer, format!("cannot download to {shown}: {why}")),
         Task::Backup => Failure::text(Exit::Transfer, format!("cannot back up to {shown}: {why}")),
+        Task::Restore => Failure::text(Exit::Transfer, format!("cannot restore from {shown}: {why}")),
         Task::Checksum => Failure::text(
             Exit::Transfer,
             format!("cannot compute the checksum of {shown}: {why}"),

@@ -136,6 +136,7 @@ class Ovf:
             ("InstanceId", volume.image_id),
             ("ResourceType", "17"),
             ("HostResource", names[1]),
+            ("StorageId", volume.domain.id),
         ):
             etree.SubElement(item, f"{{{RASD}}}{name}").text = text
         etree.SubElement(item, "IsPlugged").text = _word(attachment.active)

@@ -1,5 +1,5 @@
-//! A first word that is nearly a subcommand, or will be one, is answered. It becomes a mountpoint where a
-//! path of this name is there, or where it is written as a path.
+//! A first word that is nearly a subcommand is answered. It becomes a mountpoint where a path of this name is
+//! there, or where it is written as a path.
 
 use crate::rig::{MIB, pattern, settings, used_server};
 use crate::support::mount::{is_mounted, rhv_mount, rhv_mount_command};
@@ -21,8 +21,7 @@ fn a_misspelt_subcommand_is_answered_and_nothing_is_made_of_it() {
         (&["statu"][..], "did you mean `status`"),
         (&["-f", "unmout", "/mnt"], "did you mean `unmount`"),
         (&["--read-only", "Recover"], "did you mean `recover`"),
-        (&["restore"], "`restore` is not built yet"),
-        (&["restore", "--", "true"], "`restore` is not built yet"),
+        (&["restor", "--", "true"], "did you mean `restore`"),
     ] {
         let ran = within(dir.path(), &server.url(), args);
         assert_eq!(ran.code, Some(USAGE), "{ran}");

@@ -103,7 +103,7 @@ fn name_of(task: Task) -> &'static str {
     match task {
         Task::Upload => "upload",
         Task::Download => "download",
-        Task::Mount | Task::Checksum | Task::Backup => "",
+        Task::Mount | Task::Checksum | Task::Backup | Task::Restore => "",
     }
 }
 

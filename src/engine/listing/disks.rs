@@ -117,14 +117,13 @@ impl Engine {
 
     /// Lists the disks that are attached to a VM, each with its attachment.
     pub(super) fn attached_disks(&self, vm: &str) -> Result<Vec<(ListedDisk, Value)>, Error> {
-        let path = format!("/vms/{vm}/diskattachments?follow=disk");
-        let mut disks = self.part("disks of the VM", &path, "disk_attachment", |attachment| {
-            let disk = ListedDisk::of(attachment.get("disk")?)?;
-            Some((disk, attachment.clone()))
-        })?;
-        for (disk, _) in &mut disks {
+        let attached = self.attachments(vm)?.into_iter();
+        let of_one = |(attachment, disk): (Value, Value)| {
+            let mut disk = ListedDisk::of(&disk)?;
             disk.vms = vec![vm.to_owned()];
-        }
+            Some((disk, attachment))
+        };
+        let mut disks: Vec<(ListedDisk, Value)> = attached.filter_map(of_one).collect();
         disks.sort_by(|(a, _), (b, _)| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         Ok(disks)
     }

@@ -37,7 +37,7 @@ pub(crate) struct ListedDomain {
     /// The names of the data centers that it is attached to; more than one for some ISO domains only.
     pub(crate) data_centers: Vec<String>,
     #[serde(skip)]
-    data_center_ids: Vec<String>,
+    pub(crate) data_center_ids: Vec<String>,
 }
 
 impl Named for ListedDomain {

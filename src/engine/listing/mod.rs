@@ -13,17 +13,19 @@
 //! `docs/listing.md`.
 //!
 //! ```text
-//! disks      disks
-//! domains    storage domains
-//! snapshots  disk snapshots, told from the VM snapshots that they belong to
-//! meant      the disk snapshots that a wrong word may mean
-//! of_backup  the disks of one VM, for a backup of them
-//! vms        VMs, their disks and their snapshots
-//! vm_disks   the disks of one VM, for a mount of them all
+//! disks        disks
+//! domains      storage domains
+//! snapshots    disk snapshots, told from the VM snapshots that they belong to
+//! meant        the disk snapshots that a wrong word may mean
+//! of_backup    the disks of one VM, for a backup of them
+//! for_restore  which VMs, clusters and storage domains there are, for a restore
+//! vms          VMs, their disks and their snapshots
+//! vm_disks     the disks of one VM, for a mount of them all
 //! ```
 
 mod disks;
 mod domains;
+mod for_restore;
 mod meant;
 mod of_backup;
 mod snapshots;
@@ -36,6 +38,7 @@ use serde_json::Value;
 
 pub(crate) use self::disks::ListedDisk;
 pub(crate) use self::domains::ListedDomain;
+pub(crate) use self::for_restore::Cluster;
 pub(crate) use self::snapshots::ListedSnapshot;
 pub(crate) use self::vm_disks::{LeftOut, Vm as BackedVm, VmDisk, VmDisks};
 pub(crate) use self::vms::{AttachedDisk, ListedVm, VmSnapshot};

@@ -48,9 +48,13 @@ pub(super) struct Qcow2 {
     backing: Option<Box<dyn Reader>>,
 }
 
-/// The facts that the header of an image has about the file below it.
+/// The facts that the header of an image has about its disk, and about the file below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Head {
+    /// Bytes of the guest's disk.
+    pub(crate) size: u64,
+    /// Bytes of the file.
+    pub(crate) length: u64,
     /// The name of the backing file.
     pub(crate) backing: Option<Vec<u8>>,
 }
@@ -61,6 +65,8 @@ pub(crate) fn head(path: &Path) -> Result<Head, ImageError> {
     let stamp = Stamp::of(path, &file).map_err(ImageError::io("look at", path))?;
     let header = header::read(path, &file, stamp.length())?;
     Ok(Head {
+        size: header.size,
+        length: stamp.length(),
         backing: header.backing,
     })
 }

@@ -6,14 +6,13 @@ use crate::failure::Exit;
 
 /// The end of `-h`. Each line with the program's name is a command that works.
 const EVERY_DAY: &str = "\
-Examples:
+Examples, where -c names a section of ~/.config/ovirt-img.conf:
   rhv-mount -c prod --disk web01 /mnt     the disk web01 is the file /mnt/disk
   rhv-mount umount /mnt                   unmount; 0 says that every byte is on the storage
   rhv-mount -c prod upload web01.raw --disk web01    copy an image into it, without a mount
   rhv-mount status                        what is mounted, and how it goes
   rhv-mount recover                       end what a killed rhv-mount left behind
-
--c names a section of ~/.config/ovirt-img.conf. All options: rhv-mount --help, man rhv-mount";
+  rhv-mount --help                        all options; `man rhv-mount` has them too";
 
 /// Gives `command` both helps. Its options are in the long one only, also the two that clap would add to the
 /// short one by itself: its room is for the subcommands.

@@ -11,6 +11,7 @@ mod help;
 mod options;
 mod outcome;
 mod populate;
+mod restore;
 mod words;
 
 use std::ffi::OsString;
@@ -29,6 +30,7 @@ pub(crate) use self::options::{
 };
 pub(crate) use self::outcome::OutcomeArgs;
 pub(crate) use self::populate::PopulateArgs;
+pub(crate) use self::restore::RestoreArgs;
 use super::{mount_options, source};
 use crate::failure::{Exit, Failure};
 use crate::secret::hide;
@@ -54,6 +56,8 @@ pub(crate) enum Action {
     Populate(Box<PopulateArgs>),
     /// Back a VM up.
     Backup(Box<BackupArgs>),
+    /// Make disks, and a VM, from a backup.
+    Restore(Box<RestoreArgs>),
     /// List what the engine has.
     List(Box<ListArgs>),
     /// Compute the checksum of an image or a disk.
@@ -88,6 +92,7 @@ impl Action {
             (Some(Command::Download(args)), _, _) => Action::Download(Box::new(args)),
             (Some(Command::Populate(args)), _, _) => Action::Populate(args),
             (Some(Command::Backup(args)), _, _) => Action::Backup(args),
+            (Some(Command::Restore(args)), _, _) => Action::Restore(args),
             (Some(Command::List(args)), _, _) => Action::List(Box::new(args)),
             (Some(Command::Checksum(args)), _, _) => Action::Checksum(args),
             (Some(Command::Ca { url, .. }), _, _) => Action::Ca(url),

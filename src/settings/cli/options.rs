@@ -11,6 +11,7 @@ use super::forms::{ImageFormat, Output};
 use super::groups::{ConnectionArgs, DiskArgs, EngineArgs, OutputArgs, RunArgs};
 use super::outcome::OutcomeArgs;
 use super::populate::PopulateArgs;
+use super::restore::RestoreArgs;
 use crate::settings::values::parse_mode;
 
 /// Mount an RHV/oVirt disk as one local file
@@ -110,6 +111,12 @@ pub(super) enum Command {
     /// server's block hash, and counts once the manifest of the backup, which is written last, names it. A
     /// disk that can't take part is named. Where one fails, the others are kept, and the exit status tells.
     Backup(Box<BackupArgs>),
+    /// Make disks, and their VM, from what `backup` has written
+    ///
+    /// Each disk of the point in time is made anew, written from its chain of files, and compared by the
+    /// server's block hash with what was backed up. Then the VM is made from its saved configuration, and
+    /// its disks are attached. A VM or disk that exists is never touched.
+    Restore(Box<RestoreArgs>),
     /// List what the engine has, with the ids that the other commands take
     List(ListArgs),
     /// Print the block hash of an image or a disk, as imageio computes it

@@ -4,9 +4,9 @@
 //! where clap looks for one.
 //!
 //! The first word is a name, or else a MOUNTPOINT, and a mountpoint that does not exist is made: a misspelt
-//! name would become a file with a disk in it. So a word without a slash is refused where it is promised as a
-//! name, and where it is nearly a name and nothing says that it is meant: a path of this name, which is then
-//! the mountpoint, or the form that mount(8) uses, where it is a disk. `./WORD` is always a path.
+//! name would become a file with a disk in it. So a word without a slash is refused where it is nearly a name
+//! and nothing says that it is meant: a path of this name, which is then the mountpoint, or the form that
+//! mount(8) uses, where it is a disk. `./WORD` is always a path.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -18,9 +18,6 @@ use strsim::osa_distance;
 use super::usage;
 use crate::failure::Failure;
 use crate::settings::mount_options::is_subcommand;
-
-/// Names of subcommands that are promised and not there yet.
-const PROMISED: [&str; 1] = ["restore"];
 
 /// A word is nearly a name when no more than one letter in this many is wrong, missing or in excess.
 const LETTERS_FOR_A_MISTAKE: usize = 3;
@@ -53,20 +50,13 @@ pub(super) fn name_first(mut args: Vec<OsString>, command: &Command) -> Result<V
     Ok(args)
 }
 
-/// Refuses a first word that is promised as a name, or nearly one where nothing says that it is meant.
+/// Refuses a first word that is nearly a name where nothing says that it is meant.
 fn refuse_a_slip(word: &str, may_be_meant: bool, command: &Command) -> Result<(), Failure> {
-    let otherwise = format!("a mountpoint with this name is written ./{word}, and a disk --disk {word}");
-    if PROMISED.contains(&word) {
-        return Err(usage(format!("`{word}` is not built yet; {otherwise}")));
-    }
     match nearest(word, command) {
         Some(_) if may_be_meant => Ok(()),
         Some(name) => Err(usage(format!(
-            "`{word}` is no subcommand; did you mean `{name}`{}? Else {otherwise}",
-            match PROMISED.contains(&name) {
-                true => " (which is not built yet)",
-                false => "",
-            }
+            "`{word}` is no subcommand; did you mean `{name}`? Else a mountpoint with this name is written \
+             ./{word}, and a disk --disk {word}"
         ))),
         None => Ok(()),
     }
@@ -78,7 +68,6 @@ fn nearest<'a>(word: &str, command: &'a Command) -> Option<&'a str> {
     let there = command.get_subcommands().filter(|one| !one.is_hide_set());
     let names = there.flat_map(Command::get_name_and_visible_aliases);
     let distances = names
-        .chain(PROMISED)
         .chain(["help"])
         .map(|name| (osa_distance(&word, name), name));
     let near = distances.filter(|(distance, name)| *distance <= name.len() / LETTERS_FOR_A_MISTAKE);
@@ -219,20 +208,6 @@ mod tests {
         }
         refusal("rhv-mount backups -o rw");
         refusal("rhv-mount backups /mnt -- cat -o x");
-    }
-
-    #[test]
-    fn a_promised_name_is_no_mountpoint() {
-        for name in PROMISED {
-            let text = refusal(&format!("rhv-mount {name}"));
-            assert!(
-                text.contains("not built yet") && text.contains(&format!("./{name}")),
-                "{text}"
-            );
-            moved(&format!("rhv-mount ./{name}"));
-            let there = definition();
-            assert!(!is_subcommand(&there, name.as_ref()), "{name} is there");
-        }
     }
 
     #[test]

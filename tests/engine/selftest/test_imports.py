@@ -36,6 +36,8 @@ class Configurations(EngineTest):
         self.assertEqual((root["diskId"], root["fileRef"]), (volume, f"{self.root}/{volume}"))
         self.assertEqual((root["size"], root["volume-format"], root["boot"]), ("1", "COW", "true"))
         self.assertEqual((root["incremental-backup"], data["disk-interface"]), ("true", "VirtIO"))
+        domains = [one.text for one in etree.fromstring(by_query["data"]).iter() if "StorageId" in one.tag]
+        self.assertEqual(len(domains), 2)
         ova = self.configuration(f"/vms/{self.vm}?all_content=true&ovf_as_ova=true")
         self.assertEqual(ova["type"], "ovf")
         root = self.disks(ova["data"])[0]
