@@ -15,6 +15,7 @@ mod words;
 
 pub(crate) use self::parts::{Pieces, assert_presentable, first_line, number_of};
 pub use self::words::{command_line, config_file, engine_address, mount_options, redaction, sizes};
+pub use crate::backup::fuzzing::manifests;
 pub use crate::engine::fuzzing::{ca_pem, engine_answers, engine_values};
 pub use crate::imageio::fuzzing::{extents_answer, imageio_answers, options_answer, transfer_url};
 pub use crate::images::fuzzing::images;
@@ -23,7 +24,7 @@ pub use crate::run::fuzzing::{control_messages, mount_table, notes};
 pub type Target = fn(&[u8]);
 
 /// Every target with its name, which is also the name of its folder in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("ca_pem", ca_pem),
     ("command_line", command_line),
     ("config_file", config_file),
@@ -34,6 +35,7 @@ pub const TARGETS: [(&str, Target); 17] = [
     ("extents_answer", extents_answer),
     ("imageio_answers", imageio_answers),
     ("images", images),
+    ("manifests", manifests),
     ("mount_options", mount_options),
     ("mount_table", mount_table),
     ("notes", notes),

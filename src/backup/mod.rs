@@ -41,6 +41,8 @@ mod candidates;
 mod check;
 mod disks;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod kept;
 mod life;
 mod manifest;
