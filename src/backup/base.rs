@@ -1,11 +1,11 @@
 //! The base of an incremental backup: a checkpoint that the engine still has, and for each disk the file
 //! that it goes over.
 //!
-//! A disk's base is the newest file of it whose manifest names a checkpoint that is usable, whose disk has
-//! the same size as now, and whose chain of files is there (`candidates`). One backup has one checkpoint. The
-//! changes since an older checkpoint, laid over a newer file of the same disk, are right: more is dirty than
-//! need be, and the bytes are those of now. So the checkpoint is taken with which the most disks can be
-//! incremental, the newest among those; the other disks come whole.
+//! A disk's base is the newest file of it whose checkpoint is usable, whose disk has the same size as now,
+//! and whose chain of files is there: one that a manifest names, or one of the SDK's example (`adopt`). One
+//! backup has one checkpoint. The changes since an older checkpoint, laid over a newer file of the same disk,
+//! are right: more is dirty than need be, and the bytes are those of now. So the checkpoint is taken with
+//! which the most disks can be incremental, the newest among those; the other disks come whole.
 //!
 //! A chain that is as long as it may get ends here, too: its disk comes whole, so that older chains can go.
 
@@ -13,8 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
+use super::adopt;
 use super::candidates::{Candidate, Place, Unfit, candidate};
-use super::manifest::Manifest;
+use super::manifest::{Adopted, Manifest};
+use super::orphans;
 use crate::engine::{Engine, VmDisk};
 use crate::failure::Failure;
 use crate::logging::plain;
@@ -27,6 +29,8 @@ pub(super) struct Base {
     pub(super) checkpoint: String,
     /// The file below the next one of each disk, by the disk's id.
     pub(super) files: BTreeMap<String, String>,
+    /// The files of the SDK's example from there down, by the disk's id.
+    pub(super) adopted: BTreeMap<String, Vec<Adopted>>,
 }
 
 impl Base {
@@ -40,20 +44,21 @@ impl Base {
         longest: Option<usize>,
     ) -> Result<Option<Base>, Failure> {
         let place = dir.to_owned();
-        let mut manifests = rights::with(move || read(&place))?;
+        let (mut manifests, unnamed) = rights::with(move || read(&place))?;
         manifests.retain(|manifest| manifest.vm.id.eq_ignore_ascii_case(vm));
-        if manifests.is_empty() {
+        if manifests.is_empty() && unnamed.is_empty() {
             return Ok(None);
         }
         let usable = engine.checkpoints(vm)?;
         let place = Place {
             dir,
             manifests: &manifests,
+            unnamed: &unnamed,
             usable: &usable,
         };
         let mut candidates: BTreeMap<String, Candidate> = BTreeMap::new();
         for disk in disks.iter().filter(|disk| !disk.raw) {
-            match candidate(disk, &place).and_then(|found| found.map(|one| short(one, longest)).transpose()) {
+            match newest(disk, &place).and_then(|found| found.map(|one| short(one, longest)).transpose()) {
                 Ok(Some(found)) => drop(candidates.insert(disk.id.clone(), found)),
                 Ok(None) => {}
                 Err(Unfit::Whole(why)) => inform(plain(&format!(
@@ -89,15 +94,18 @@ impl Base {
         };
         for (disk, one) in candidates {
             base.files.insert(disk.clone(), one.file.clone());
+            if !one.adopted.is_empty() {
+                base.adopted.insert(disk.clone(), one.adopted.clone());
+            }
         }
         base
     }
 }
 
-/// Returns the manifests of a directory. What can't be read is told.
-fn read(dir: &Path) -> io::Result<Vec<Manifest>> {
+/// Returns the manifests of a directory, and the images that none of them names. What can't be read is told.
+fn read(dir: &Path) -> io::Result<(Vec<Manifest>, Vec<String>)> {
     if !dir.is_dir() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Vec::new()));
     }
     let (manifests, unreadable) = Manifest::all(dir)?;
     for (path, why) in unreadable {
@@ -106,7 +114,24 @@ fn read(dir: &Path) -> io::Result<Vec<Manifest>> {
             path.display()
         )));
     }
-    Ok(manifests)
+    let unnamed = orphans::unnamed(dir, &orphans::named(&manifests))?;
+    Ok((manifests, unnamed))
+}
+
+/// Returns the newest file that the disk could go over; an error says why there is none although there are
+/// files of it.
+fn newest(disk: &VmDisk, place: &Place<'_>) -> Result<Option<Candidate>, Unfit> {
+    let ours = candidate(disk, place);
+    if let Err(failed @ Unfit::Failed(_)) = ours {
+        return Err(failed);
+    }
+    let theirs = adopt::candidate(disk, place)?;
+    let age = |one: &Candidate| place.age(&one.checkpoint);
+    match (ours, theirs) {
+        (Ok(Some(ours)), Some(theirs)) if age(&ours) >= age(&theirs) => Ok(Some(ours)),
+        (_, Some(theirs)) => Ok(Some(theirs)),
+        (ours, None) => ours,
+    }
 }
 
 /// Refuses one whose chain is as long as it may get.
@@ -130,6 +155,7 @@ mod tests {
             file: "a".into(),
             checkpoint: "c".into(),
             length,
+            adopted: Vec::new(),
         };
         assert!(short(one(2), None).is_ok() && short(one(2), Some(3)).is_ok());
         let why = match short(one(3), Some(3)) {

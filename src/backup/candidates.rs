@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::manifest::{Manifest, known};
+use super::manifest::{Adopted, Manifest, known};
 use crate::engine::VmDisk;
 use crate::failure::{Exit, Failure};
 use crate::images::is_passing;
@@ -15,6 +15,8 @@ pub(super) struct Place<'a> {
     pub(super) dir: &'a Path,
     /// The manifests of the VM, the oldest first.
     pub(super) manifests: &'a [Manifest],
+    /// The images that no manifest names, of this VM or another one.
+    pub(super) unnamed: &'a [String],
     /// The checkpoints that the engine has, the oldest first.
     pub(super) usable: &'a [String],
 }
@@ -26,6 +28,7 @@ pub(super) struct Candidate {
     pub(super) checkpoint: String,
     /// How many files its chain has.
     pub(super) length: usize,
+    pub(super) adopted: Vec<Adopted>,
 }
 
 /// Why there is none.
@@ -77,6 +80,7 @@ pub(super) fn candidate(disk: &VmDisk, place: &Place<'_>) -> Result<Option<Candi
                     file: entry.file.clone(),
                     checkpoint: checkpoint.clone(),
                     length,
+                    adopted: Vec::new(),
                 }));
             }
             Err(Unfit::Whole(broken)) => {
@@ -90,7 +94,7 @@ pub(super) fn candidate(disk: &VmDisk, place: &Place<'_>) -> Result<Option<Candi
 
 /// Fails unless every file of a chain from `file` down is there, with the length that its manifest tells.
 /// Returns how many files that are.
-fn is_whole(file: &str, place: &Place<'_>) -> Result<usize, Unfit> {
+pub(super) fn is_whole(file: &str, place: &Place<'_>) -> Result<usize, Unfit> {
     let mut seen: Vec<&str> = Vec::new();
     let mut next = Some(file);
     while let Some(name) = next.filter(|name| !seen.contains(name)) {
@@ -115,11 +119,11 @@ fn is_whole(file: &str, place: &Place<'_>) -> Result<usize, Unfit> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::manifest::tests::manifest;
     use super::*;
 
-    fn disk(id: &str, size: u64) -> VmDisk {
+    pub(in crate::backup) fn disk(id: &str, size: u64) -> VmDisk {
         VmDisk {
             id: id.into(),
             name: "disk".into(),
@@ -152,6 +156,7 @@ mod tests {
             let place = Place {
                 dir,
                 manifests: &manifests,
+                unnamed: &[],
                 usable: &usable,
             };
             candidate(&disk("d", size), &place)

@@ -53,6 +53,14 @@ pub(crate) fn check(dir: &Path) -> Result<u8, Failure> {
             }
         }
     }
+    let adopted = manifests.iter().flat_map(|manifest| &manifest.adopted);
+    for one in adopted {
+        // Its bytes are proven by the file that goes over it.
+        if let Err(why) = looks_as_it_was(dir, &one.file, one.file_size, one.backing.as_deref()) {
+            bad += 1;
+            tell(plain(&format!("{}: {why}", one.file)));
+        }
+    }
     for name in unnamed(dir, &named(&manifests)).map_err(unreadable_dir)? {
         report(plain(&format!("{name}: no manifest names it")));
     }

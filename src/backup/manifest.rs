@@ -95,6 +95,20 @@ pub(super) struct Entry {
     pub(super) verified_by: String,
 }
 
+/// A file of the SDK's example that a file of the backup goes over. It is part of that one's chain from then
+/// on, which was verified as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Adopted {
+    /// The id of its disk.
+    pub(super) disk: String,
+    /// The name of the file, in the directory of the manifest.
+    pub(super) file: String,
+    /// Bytes of the file.
+    pub(super) file_size: u64,
+    /// The name of the file below it; none of a full one.
+    pub(super) backing: Option<String>,
+}
+
 /// The facts that the manifests of a directory tell of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Known<'a> {
@@ -122,6 +136,9 @@ pub(super) struct Manifest {
     /// The file with the configuration of the VM, in the directory of the manifest.
     pub(super) configuration: Option<String>,
     pub(super) disks: Vec<Entry>,
+    /// The files of the SDK's example below those of `disks`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) adopted: Vec<Adopted>,
     /// The manifest of the backup that the same run has made before, of the other disks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) second_of: Option<String>,
@@ -150,6 +167,7 @@ impl Manifest {
             from_checkpoint: None,
             configuration: None,
             disks: Vec::new(),
+            adopted: Vec::new(),
             second_of: None,
             left_out: Vec::new(),
             failed: Vec::new(),
@@ -164,17 +182,22 @@ impl Manifest {
     /// The names of all files that it names, but for itself.
     pub(super) fn files(&self) -> impl Iterator<Item = &str> {
         let disks = self.disks.iter().map(|entry| entry.file.as_str());
-        disks.chain(self.configuration.as_deref())
+        let adopted = self.adopted.iter().map(|one| one.file.as_str());
+        disks.chain(adopted).chain(self.configuration.as_deref())
     }
 
     /// The names of the files below those that it names.
     pub(super) fn backings(&self) -> impl Iterator<Item = &str> {
-        self.disks.iter().filter_map(|entry| entry.backing.as_deref())
+        let disks = self.disks.iter().map(|entry| entry.backing.as_deref());
+        disks
+            .chain(self.adopted.iter().map(|one| one.backing.as_deref()))
+            .flatten()
     }
 
     /// Tells why a file that it names is not there with its length.
     pub(super) fn lacks(&self, dir: &Path) -> Option<String> {
-        let mut all = self.disks.iter().map(|entry| (&entry.file, entry.file_size));
+        let disks = self.disks.iter().map(|entry| (&entry.file, entry.file_size));
+        let mut all = disks.chain(self.adopted.iter().map(|one| (&one.file, one.file_size)));
         all.find_map(|(name, size)| match fs::metadata(dir.join(name)) {
             Ok(meta) if meta.len() == size => None,
             Ok(meta) => Some(format!("{name} has {} bytes instead of {size}", meta.len())),
@@ -185,9 +208,16 @@ impl Manifest {
     /// The facts that it tells of a file of a disk.
     fn knows(&self, file: &str) -> Option<Known<'_>> {
         let entry = self.disks.iter().find(|entry| entry.file == file);
-        entry.map(|entry| Known {
+        let entry = entry.map(|entry| Known {
             file_size: entry.file_size,
             backing: entry.backing.as_deref(),
+        });
+        entry.or_else(|| {
+            let adopted = self.adopted.iter().find(|one| one.file == file)?;
+            Some(Known {
+                file_size: adopted.file_size,
+                backing: adopted.backing.as_deref(),
+            })
         })
     }
 
@@ -234,7 +264,9 @@ impl Manifest {
             ));
         }
         let manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-        let mut names = manifest.files().chain(manifest.backings());
+        let disks = manifest.disks.iter().filter_map(|disk| disk.backing.as_deref());
+        let adopted = manifest.adopted.iter().filter_map(|one| one.backing.as_deref());
+        let mut names = manifest.files().chain(disks).chain(adopted);
         let elsewhere = names.find(|name| !is_plain_name(name)).map(str::to_owned);
         drop(names);
         match elsewhere {
@@ -329,6 +361,7 @@ pub(super) mod tests {
                 checksum: Checksum::of(Method::default(), &[0; 32]),
                 verified_by: "server".into(),
             }],
+            adopted: vec![],
             second_of: None,
             left_out: vec![],
             failed: vec![],
@@ -352,6 +385,28 @@ pub(super) mod tests {
         let (read, unreadable) = Manifest::all(folder.path()).unwrap();
         assert!(read.is_empty());
         assert_eq!(unreadable, [(path, "it is no file".to_owned())]);
+    }
+
+    #[test]
+    fn a_file_of_the_sdks_example_is_known_by_the_manifest_that_goes_over_it() {
+        let mut one = manifest("b", Some("s"));
+        one.adopted = vec![Adopted {
+            disk: "d".into(),
+            file: "s".into(),
+            file_size: 7,
+            backing: Some("a".into()),
+        }];
+        assert_eq!(one.files().collect::<Vec<_>>(), ["b", "s"]);
+        let bytes = serde_json::to_vec(&one).unwrap();
+        assert_eq!(Manifest::of_bytes(&bytes).unwrap(), one);
+        let all = [manifest("a", None), one];
+        assert_eq!(known("s", &all).unwrap().backing, Some("a"));
+        assert_eq!(known("s", &all).unwrap().file_size, 7);
+        assert_eq!(known("x", &all), None);
+        let mut elsewhere = all[1].clone();
+        elsewhere.adopted[0].backing = Some("../a".into());
+        let bytes = serde_json::to_vec(&elsewhere).unwrap();
+        assert!(Manifest::of_bytes(&bytes).unwrap_err().contains("../a"));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! plan        which disks take part
 //! base        what they can be incremental to
 //! candidates  which files that manifests name they could go over
+//! adopt       which files of the SDK's example they could go over
 //! rounds      the backups in the engine of one run, with their manifests
 //! life        the backup in the engine, with the note from which `recover` ends it
 //! disks       the disks of a backup, side by side, over one bound of connections and memory
@@ -35,6 +36,7 @@
 //! The main thread waits for signals, and for the thread "backup", which does all of it with others that it
 //! starts. None of these threads has capabilities: files are opened and made by the one that has them.
 
+mod adopt;
 mod base;
 mod book;
 mod candidates;

@@ -77,7 +77,7 @@ pub(crate) fn list(dir: &Path, form: Output) -> Result<u8, Failure> {
 }
 
 /// Returns the files that are needed for a disk, its own first: each entry's backing file is another entry's
-/// file. A name that comes back ends it.
+/// file, or one of the SDK's example. A name that comes back ends it.
 pub(super) fn chain<'a>(entry: &'a Entry, manifests: &'a [Manifest]) -> Vec<&'a str> {
     let mut files = vec![entry.file.as_str()];
     let mut next = entry.backing.as_deref();

@@ -5,6 +5,8 @@
 //! one that stays, or below one that no manifest names. The others go: the manifest first, so that it never
 //! names what is gone, then its files, which the book has by then: where that is cut short, the next run goes
 //! on with it. A disk that the VM has no more keeps its newest N, too.
+//!
+//! Files of the SDK's example below one of ours are part of its chain, and go with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -49,8 +51,10 @@ pub(super) fn goes(all: &[Manifest], vm: &str, keep: usize, held: &BTreeSet<Stri
         }
         let before = stay.len();
         let has_needed = |manifest: &Manifest| {
-            let mut entries = manifest.disks.iter();
-            entries.any(|entry| needed.contains(entry.file.as_str()))
+            let mut files = manifest.disks.iter().map(|entry| &entry.file);
+            let mut adopted = manifest.adopted.iter().map(|one| &one.file);
+            files.any(|file| needed.contains(file.as_str()))
+                || adopted.any(|file| needed.contains(file.as_str()))
         };
         stay.extend((0..all.len()).filter(|n| has_needed(&all[*n])));
         if stay.len() == before {
@@ -91,6 +95,7 @@ pub(super) fn remove(dir: &Path, all: &[Manifest], goes: &Goes) -> io::Result<us
 
 #[cfg(test)]
 mod tests {
+    use super::super::manifest::Adopted;
     use super::super::manifest::tests::manifest;
     use super::*;
 
@@ -134,6 +139,23 @@ mod tests {
         let over = |name: &str| BTreeSet::from([name.to_owned()]);
         assert_eq!(goes(&all, "v", 1, &over("a")), of(&[1], &["b"]));
         assert_eq!(goes(&all, "v", 1, &over("b")), of(&[], &[]));
+    }
+
+    #[test]
+    fn a_file_of_the_sdks_example_goes_with_the_chain_that_it_is_part_of() {
+        let mut all = [manifest("a", None), manifest("b", Some("s")), manifest("c", None)];
+        all[1].adopted = vec![Adopted {
+            disk: "d".into(),
+            file: "s".into(),
+            file_size: 1,
+            backing: Some("a".into()),
+        }];
+        let none = BTreeSet::new();
+        assert!(
+            goes(&all, "v", 2, &none).files.is_empty(),
+            "b needs s, which needs a"
+        );
+        assert_eq!(goes(&all, "v", 1, &none).files, ["a", "b", "s"]);
     }
 
     #[test]

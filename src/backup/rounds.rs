@@ -9,7 +9,7 @@ use super::base::Base;
 use super::book::Book;
 use super::disks;
 use super::life::{Begun, Life, Split, Terms};
-use super::manifest::{Manifest, Named};
+use super::manifest::{Adopted, Entry, Manifest, Mode, Named};
 use super::naming::Names;
 use super::plan::Plan;
 use super::shared::Shared;
@@ -198,6 +198,7 @@ impl Rounds<'_> {
             checkpoint: life.checkpoint().map(str::to_owned),
             from_checkpoint: life.from().map(str::to_owned),
             configuration,
+            adopted: adopted(&whole, base),
             disks: whole,
             second_of: made.manifest.take(),
             left_out: plan.left_out.clone(),
@@ -225,6 +226,16 @@ impl Rounds<'_> {
         )));
         Ok(())
     }
+}
+
+/// Returns the files of the SDK's example below those that are whole.
+fn adopted(whole: &[Entry], base: Option<&Base>) -> Vec<Adopted> {
+    let Some(base) = base else { return Vec::new() };
+    let over = whole.iter().filter(|entry| entry.mode == Mode::Incremental);
+    over.filter_map(|entry| base.adopted.get(&entry.id))
+        .flatten()
+        .cloned()
+        .collect()
 }
 
 fn of_disk(disk: &VmDisk, exit: Exit, why: &str) -> Failure {

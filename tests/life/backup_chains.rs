@@ -479,6 +479,12 @@ fn the_sdks_example_goes_on_with_a_chain_of_ours_and_ours_after_it() {
     assert_nothing_left(&engine, &ran);
     let last = &manifests(&engine)[1];
     assert_eq!(mode(last, &disks[0]), "incremental");
+    let is_theirs = |file: &&PathBuf| file.to_string_lossy().contains(&disks[0].id);
+    let below = theirs.iter().find(is_theirs).and_then(|file| file.file_name());
+    assert_eq!(
+        entry(last, &disks[0].id)["backing"].as_str(),
+        below.and_then(|name| name.to_str())
+    );
     for (disk, content) in disks.iter().zip(&contents) {
         assert_holds(&engine, last, &disk.id, content);
     }

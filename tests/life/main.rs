@@ -15,6 +15,7 @@ mod backup_faults;
 mod backup_kept;
 mod backup_killed;
 mod backup_left;
+mod backup_of_the_sdk;
 mod backups;
 mod configuration;
 mod configuration_files;
