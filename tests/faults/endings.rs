@@ -73,7 +73,7 @@ fn a_mountpoint_made_by_the_mount_is_gone_while_the_last_bytes_are_still_in_flig
     let file = open(&target);
     file.write_all_at(&pattern(1, MIB as usize), 0).unwrap();
     mount.signal(Signal::SIGTERM);
-    wait_until("the last flush is asked for", 20, || {
+    wait_until("the last flush is asked for", 60, || {
         server.count(Verb::Flush) > 0
     });
     assert!(!target.exists() && !mount.has_ended());
@@ -119,7 +119,7 @@ fn a_server_that_dies_with_unflushed_bytes_ends_in_errors_and_exit_7_within_a_bo
     rhv_mount(Some(&server.url()), [&patience[..], &[&target]].concat()).ok();
     let file = open(&target);
     file.write_all_at(&pattern(1, 4 * MIB as usize), 0).unwrap();
-    wait_until("a write is on the server", 10, || server.count(Verb::Put) > 0);
+    wait_until("a write is on the server", 60, || server.count(Verb::Put) > 0);
     drop(server);
     let start = Instant::now();
     assert_eq!(errno(file.sync_all()), libc::EIO);

@@ -107,7 +107,7 @@ impl Hanging {
             }
         });
         self.victim = Some(victim);
-        wait_until("the file system hangs", 20, || {
+        wait_until("the file system hangs", 60, || {
             self.state.is_trapped.load(Ordering::SeqCst)
         });
     }

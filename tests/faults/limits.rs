@@ -37,7 +37,7 @@ impl Tasks {
 
 impl Drop for Tasks {
     fn drop(&mut self) {
-        wait_until("the group has no process", 20, || text(&self.procs()).is_empty());
+        wait_until("the group has no process", 60, || text(&self.procs()).is_empty());
         let _ = fs::remove_dir(&self.0);
     }
 }
@@ -82,7 +82,7 @@ fn refused_or_usable_with(server: &Server, limit: &str, reason: &str, change: im
     }
     assert!(!is_mounted(&target), "{limit}: {ran}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{limit}: {ran}");
-    wait_until("the process has ended", 20, || {
+    wait_until("the process has ended", 60, || {
         processes_with(target.as_os_str()).is_empty()
     });
     ran.code == Some(0)

@@ -41,7 +41,7 @@ fn sigusr1_logs_statistics_at_every_level_also_into_a_file_that_replaces_one_tha
         log.contains("connection=1 [connection") && log.contains("[write") && log.contains("1.00 MiB written")
     };
     ask_for_statistics(&mount);
-    wait_until("the statistics are in the log", 20, is_told);
+    wait_until("the statistics are in the log", 60, is_told);
     let (log, moved) = (mount.dir().join("log"), mount.dir().join("log.1"));
     fs::rename(&log, &moved).unwrap();
     wait_until("a new log is begun", 30, || {
@@ -65,7 +65,7 @@ fn sigusr1_ends_no_mount_that_is_still_being_made_and_none_without_a_log() {
     wait_until("it connects", 40, || server.count(Verb::Options) > 0);
     mount.signal(Signal::SIGUSR1);
     wait_until("it is mounted", 40, || is_mounted(&target));
-    wait_until("the statistics are on stderr", 20, || {
+    wait_until("the statistics are on stderr", 60, || {
         mount.signal(Signal::SIGUSR1);
         std::thread::sleep(Duration::from_millis(50));
         mount.stderr().contains("connection=1 [connection")

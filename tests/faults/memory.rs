@@ -116,7 +116,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        wait_until("the group has no process", 20, || {
+        wait_until("the group has no process", 60, || {
             text(&self.0.join("cgroup.procs")).is_empty()
         });
         let _ = fs::remove_dir(&self.0);

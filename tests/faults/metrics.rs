@@ -61,7 +61,7 @@ fn the_figures_of_a_mount_are_what_moved_under_names_as_prometheus_has_them() {
     let path = dir.path().join("disk.prom");
     let rig = Rig::start(settings(8 * MIB), &["--metrics-file", path.to_str().unwrap()]);
     let state = |state: &str| value(&families(&path), "rhv_mount_state", state);
-    wait_until("it is told as mounted", 20, || state("mounted") == 1.0);
+    wait_until("it is told as mounted", 60, || state("mounted") == 1.0);
     let mountpoint = rig.mount.mountpoint().display().to_string();
     let file = rig.read_write();
     file.write_all_at(&pattern(1, 3 * MIB as usize), 0).unwrap();

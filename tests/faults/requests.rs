@@ -121,7 +121,7 @@ fn every_connection_is_authorised_early_and_carries_its_share_of_the_writes() {
         let mut settings = settings(64 * MIB);
         settings.put_delay = Duration::from_millis(100);
         let rig = Rig::start(settings, &["--connections", &wanted.to_string()]);
-        wait_until("every connection has sent OPTIONS", 5, || {
+        wait_until("every connection has sent OPTIONS", 60, || {
             connections(&rig.server.records_of(Verb::Options)).len() >= wanted
         });
         let file = rig.open(OpenOptions::new().write(true));
@@ -224,7 +224,7 @@ fn idle_connections_outlive_the_servers_limit(read_only: bool) {
     settings.read_only = read_only;
     let rig = Rig::start(settings, if read_only { &["--read-only"] } else { &[] });
     // Another connection fetches the extents and is then closed.
-    wait_until("only the connections of the pool are open", 20, || {
+    wait_until("only the connections of the pool are open", 60, || {
         rig.server.connections_alive().len() == 4
     });
     let before = rig.server.connections_alive();

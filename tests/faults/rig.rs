@@ -73,7 +73,7 @@ impl Rig {
 
     pub fn wait_until_visible(&self, offset: u64, bytes: &[u8]) {
         let range = offset..offset + bytes.len() as u64;
-        wait_until("the written bytes are on the server", 20, || {
+        wait_until("the written bytes are on the server", 60, || {
             self.server.requests_running() == 0 && self.server.visible().read(range.clone()) == bytes
         });
     }

@@ -54,7 +54,7 @@ fn a_write_that_fails_after_it_was_acknowledged_is_never_forgotten() {
     ));
     let file = rig.read_write();
     file.write_all_at(&pattern(1, 64 * 1024), 0).unwrap();
-    wait_until("the server has refused the write", 10, || {
+    wait_until("the server has refused the write", 60, || {
         rig.server.faults_fired() == 1
     });
     assert_failed_for_good(&rig, file, 8 * MIB);
@@ -149,7 +149,7 @@ fn a_connection_that_is_lost_before_the_answer_to_a_write_is_not_a_silent_succes
         );
         let file = rig.read_write();
         file.write_all_at(&pattern(1, MIB as usize), 12 * MIB).unwrap();
-        wait_until("the first write is answered", 10, || {
+        wait_until("the first write is answered", 60, || {
             rig.server.count(Verb::Put) > 0 && rig.server.requests_running() == 0
         });
         rig.server.arm(Fault::next(Verb::Put, action.clone()));

@@ -80,7 +80,7 @@ fn a_command_gets_the_path_as_it_is_and_a_killed_mount_is_cleared() {
     for pid in processes_with(point.as_os_str()) {
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     }
-    wait_until("the mount is gone", 20, || {
+    wait_until("the mount is gone", 60, || {
         processes_with(point.as_os_str()).is_empty()
     });
     let told = tool(&["status"], &point).ok();

@@ -26,12 +26,12 @@ fn a_bad_end_that_nobody_heard_is_told_until_somebody_has_heard_it() {
         assert_eq!(first.stderr.contains(told), times > 1, "{first}");
         let file = open(&target);
         file.write_all_at(&pattern(1, MIB as usize), 0).unwrap();
-        wait_until("a write is on the server", 10, || server.count(Verb::Put) > 0);
+        wait_until("a write is on the server", 60, || server.count(Verb::Put) > 0);
         drop(server);
         assert_eq!(errno(file.sync_all()), libc::EIO);
         drop(file);
         // A process that another test forks may hold the file for a moment.
-        wait_until("a plain umount succeeds", 20, || {
+        wait_until("a plain umount succeeds", 60, || {
             run(Command::new("umount").arg(&target), 20).success()
         });
         wait_until("the mount has ended", 60, || {
@@ -77,7 +77,7 @@ fn an_outcome_whose_waiter_is_gone_is_kept() {
         .arg(&target)
         .spawn()
         .unwrap();
-    wait_until("the last flush is asked for", 20, || {
+    wait_until("the last flush is asked for", 60, || {
         server.count(Verb::Flush) > 0
     });
     waiter.kill().unwrap();

@@ -120,5 +120,5 @@ fn the_outcome_of_a_mount_in_the_background_does_not_depend_on_its_stderr() {
     let ran = rhv_mount(None, [Path::new("umount"), &target]);
     assert_eq!(ran.code, Some(0), "{ran}");
     assert!(server.read_durable(0..MIB) == pattern(3, MIB as usize));
-    wait_until("the placeholder is gone", 20, || !target.exists());
+    wait_until("the placeholder is gone", 60, || !target.exists());
 }

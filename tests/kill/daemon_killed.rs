@@ -211,7 +211,7 @@ fn with_the_engine_a_daemon_that_stays_away_leaves_the_disk_to_recover() {
     assert!(!is_mounted(&point));
     let left = engine.disk(&disk.id).expect("the disk is kept");
     assert_eq!(left.locked_by.len(), 1, "the paused transfer holds the lock");
-    wait_until("the transfer is paused", 20, || {
+    wait_until("the transfer is paused", 60, || {
         engine.transfer().phase.starts_with("paused")
     });
     engine.daemon().restart();

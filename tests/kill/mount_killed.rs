@@ -157,7 +157,7 @@ fn a_command_that_outlives_it_gets_an_error_for_each_write() {
         seen.with_extension("ready").exists()
     });
     mount.signal(Signal::SIGKILL);
-    mount.wait(20);
+    mount.wait(60);
     wait_until("the command has got its error", 60, || {
         seen.with_extension("ended").exists()
     });

@@ -76,7 +76,7 @@ fn a_host_and_a_proxy_that_do_not_answer_are_both_named() {
     assert_nothing_deleted(&engine);
     let ran = copy_with(&engine, "new", &[]);
     assert_told(&ran, &[CANNOT_CONNECT], &["refused"]);
-    wait_until("the new disk is removed", 20, || engine.disk("new").is_none());
+    wait_until("the new disk is removed", 60, || engine.disk("new").is_none());
     assert!(engine.state_files().is_empty());
 }
 

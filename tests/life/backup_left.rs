@@ -66,7 +66,7 @@ fn the_files_and_the_checkpoint_of_a_killed_run_go_with_the_next_one() {
     let before = images(&engine);
     let mut running = held_between_the_disks(&engine);
     running.signal(Signal::SIGKILL);
-    running.wait(20);
+    running.wait(60);
     engine.clear_switches();
     let left: Vec<String> = images(&engine)
         .into_iter()

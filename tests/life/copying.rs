@@ -118,7 +118,7 @@ fn a_disk_that_was_made_for_a_copy_that_fails_is_removed_and_kept_on_request() {
     let engine = Engine::start();
     let ran = fails(&engine, &made("web01"));
     assert_told(&ran, &[1], &["was made for this run and is removed again"]);
-    wait_until("the engine removes the disk", 20, || engine.disks().is_empty());
+    wait_until("the engine removes the disk", 60, || engine.disks().is_empty());
     let keep = [made("web02"), vec!["--keep-on-failure".to_owned()]].concat();
     fails(&engine, &keep);
     let kept = engine.disk("web02").expect("it is kept");

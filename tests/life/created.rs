@@ -14,7 +14,7 @@ use crate::support::run::wait_until;
 
 #[track_caller]
 fn assert_gone(engine: &Engine) {
-    wait_until("the engine removes the disk", 20, || engine.disks().is_empty());
+    wait_until("the engine removes the disk", 60, || engine.disks().is_empty());
     assert!(engine.state_files().is_empty(), "a state file is left");
 }
 
@@ -122,7 +122,7 @@ fn a_signal_while_it_starts_leaves_no_disk() {
     program.args(engine.args()).args(create("stopped"));
     program.arg("--foreground").arg(&point);
     let mut mount = Foreground::spawn(&mut program);
-    wait_until("the transfer is started", 20, || !engine.transfers().is_empty());
+    wait_until("the transfer is started", 60, || !engine.transfers().is_empty());
     mount.signal(Signal::SIGINT);
     let status = mount.wait(30);
     assert!(status.code().is_some_and(|code| code != 0), "{status:?}");
@@ -147,7 +147,7 @@ fn a_signal_while_it_connects_leaves_no_disk() {
             .iter()
             .any(|transfer| transfer.phase == "transferring")
     };
-    wait_until("the transfer is ready for data", 20, transferring);
+    wait_until("the transfer is ready for data", 60, transferring);
     std::thread::sleep(Duration::from_secs(1));
     mount.signal(Signal::SIGINT);
     let status = mount.wait(60);

@@ -153,7 +153,7 @@ fn an_image_that_is_larger_than_the_disk_is_no_space_left() {
     );
     let ran = over(&engine, &create("small"), &script);
     assert_told(&ran, &[1], &["no space left on device"]);
-    wait_until("the new disk is removed", 20, || engine.disk("small").is_none());
+    wait_until("the new disk is removed", 60, || engine.disk("small").is_none());
     let (disk, content) = crate::rig::used_disk(&engine, "old", "raw");
     let ran = over(&engine, &crate::rig::existing("old"), &script);
     assert_told(&ran, &[1], &["no space left on device"]);

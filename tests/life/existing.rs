@@ -196,7 +196,7 @@ fn ctrl_c_twice_gives_up_and_leaves_the_disk() {
     let mut mount = Foreground::start(&mut program, &point);
     write_and_sync(&point, MIB, MIB, 14);
     mount.signal(Signal::SIGINT);
-    wait_until("it asks to finalize", 20, || {
+    wait_until("it asks to finalize", 60, || {
         !engine.requests("POST", "/finalize").is_empty()
     });
     mount.signal(Signal::SIGINT);
@@ -319,7 +319,7 @@ fn a_mount_that_fails_after_the_start_leaves_the_disk_free() {
     program.args(engine.args()).args(existing("web01"));
     program.arg("--foreground").arg(&point);
     let mut mount = Foreground::spawn(&mut program);
-    wait_until("the transfer is started", 20, || !engine.transfers().is_empty());
+    wait_until("the transfer is started", 60, || !engine.transfers().is_empty());
     fs::remove_dir(&point).expect("take the mountpoint away");
     assert_eq!(mount.wait(60).code(), Some(MOUNT_FAILED), "{}", mount.stderr());
     assert!(mount.stderr().contains("a-directory"), "{}", mount.stderr());
@@ -340,10 +340,10 @@ fn a_mount_killed_while_it_starts_leaves_something_that_recover_finds() {
     program.args(engine.args()).args(existing("web01"));
     program.arg("--foreground").arg(&point);
     let mut mount = Foreground::spawn(&mut program);
-    wait_until("the transfer is started", 20, || !engine.transfers().is_empty());
-    wait_until("its state is written", 5, || state_file(&point).is_some());
+    wait_until("the transfer is started", 60, || !engine.transfers().is_empty());
+    wait_until("its state is written", 60, || state_file(&point).is_some());
     kill(Pid::from_raw(mount.pid()), Signal::SIGKILL).expect("kill the mount");
-    mount.wait(10);
+    mount.wait(60);
     // The state file does not hold the transfer's id yet. The transfer might be somebody else's, so the user
     // decides.
     let mut args = vec!["recover".into()];

@@ -112,7 +112,7 @@ fn try_row(engine: &Engine, row: &Row, number: usize) {
     if ran.code == Some(DONE) {
         if row.switch == "finalize_vanish" {
             // The status is ok before the lock is free, and nothing else tells a client about the lock.
-            wait_until("the lock is free", 10, || {
+            wait_until("the lock is free", 60, || {
                 engine.disk(&name).is_some_and(|disk| disk.locked_by.is_empty())
             });
         }
@@ -220,7 +220,7 @@ fn an_engine_that_refuses_the_end_leaves_what_recover_finds() {
     args.extend(engine.args());
     args.push(point.into());
     engine.run(args, 60).ok();
-    wait_until("the disk is free", 10, || {
+    wait_until("the disk is free", 60, || {
         engine
             .disk(&disk.id)
             .is_some_and(|disk| disk.locked_by.is_empty())

@@ -337,7 +337,7 @@ fn a_transfer_of_somebody_else_gets_a_warning() {
     sh(r#"qemu-img create -q -f qcow2 "$1" 8M"#, [&image], 30).ok();
     let head = head_of(&mount.file());
     dd(&image, &mount.file()).ok();
-    wait_until("it warns", 5, || {
+    wait_until("it warns", 60, || {
         mount.log().contains("begins like a qcow2 image")
     });
     assert!(status(&mount)["refused"].to_string().contains("qcow2"));

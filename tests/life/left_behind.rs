@@ -34,7 +34,7 @@ pub(crate) fn kill(point: &Path) {
     for pid in processes_with(point.as_os_str()) {
         signal::kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill the mount");
     }
-    wait_until("the mount is gone", 20, || {
+    wait_until("the mount is gone", 60, || {
         processes_with(point.as_os_str()).is_empty()
     });
 }

@@ -35,7 +35,7 @@ fn a_created_disk_is_gone_after_a_failure() {
     let engine = old_engine();
     let ran = over(&engine, &create("new"), "exit 42");
     assert_told(&ran, &[42], &[]);
-    wait_until("the disk is removed", 20, || engine.disks().is_empty());
+    wait_until("the disk is removed", 60, || engine.disks().is_empty());
     assert!(engine.state_files().is_empty());
 }
 

@@ -66,7 +66,7 @@ fn remove(engine: &Engine, id: &str) {
             -X DELETE "$1/ovirt-engine/api/disks/$3""#;
     let ca = engine.cafile().to_str().expect("UTF-8");
     sh(script, [engine.url(), ca, id, USER, PASSWORD], 30).ok();
-    wait_until("the disk is gone", 20, || engine.disk(id).is_none());
+    wait_until("the disk is gone", 60, || engine.disk(id).is_none());
 }
 
 #[track_caller]

@@ -112,7 +112,7 @@ fn a_disk_that_the_killed_mount_had_made_is_kept_unless_cancel_is_asked_for() {
     assert_nothing_deleted(&engine);
     let (_second, point) = killed(&engine, &create("dropped"), 3);
     recover(&engine, &["--cancel"], Some(&point)).ok();
-    wait_until("the disk is removed", 20, || engine.disk("dropped").is_none());
+    wait_until("the disk is removed", 60, || engine.disk("dropped").is_none());
     assert!(engine.disk("kept").is_some());
     assert!(engine.state_files().is_empty());
 }
@@ -153,7 +153,7 @@ fn a_transfer_that_is_gone_is_told_and_its_state_file_removed() {
         } else {
             engine.switch(&json!({"switch": "cancel_now"}));
         }
-        wait_until("the engine forgets it", 20, || engine.transfers().is_empty());
+        wait_until("the engine forgets it", 60, || engine.transfers().is_empty());
         let ran = recover(&engine, &[], Some(&point));
         if action == "finalizing" {
             assert_told(&ran, &[0], &[]);

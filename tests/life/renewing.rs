@@ -201,7 +201,7 @@ fn a_lost_ticket_without_another_transfer_is_a_loss_that_is_told() {
     engine.clear_switches();
     let ran = over(&engine, &create("web02"), &script);
     assert_told(&ran, &[DATA_MAY_BE_LOST], &["web02", "removed"]);
-    wait_until("the disk is removed", 20, || engine.disk("web02").is_none());
+    wait_until("the disk is removed", 60, || engine.disk("web02").is_none());
     assert!(engine.state_files().is_empty());
 }
 
@@ -258,7 +258,7 @@ fn a_created_disk_is_removed_by_a_failed_command_after_a_renewal() {
     let ran = over(&engine, &create("web01"), &script);
     assert_eq!(ran.code, Some(42), "{ran}");
     assert_eq!(engine.transfers().len(), 2);
-    wait_until("the disk is removed", 20, || engine.disk("web01").is_none());
+    wait_until("the disk is removed", 60, || engine.disk("web01").is_none());
     assert!(engine.state_files().is_empty());
 }
 

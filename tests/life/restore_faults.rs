@@ -213,7 +213,7 @@ fn a_restore_that_is_killed_is_ended_by_recover() {
     wait_until("they are noted", 60, || noted().len() == 2);
     let transfers = noted();
     running.signal(Signal::SIGKILL);
-    running.wait(20);
+    running.wait(60);
     to.clear_switches();
     for transfer in &transfers {
         recover(&to, &["--cancel"], Some(Path::new(transfer))).ok();

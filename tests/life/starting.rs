@@ -87,7 +87,7 @@ fn a_signal_while_it_waits_for_an_engine_that_is_away_leaves_nothing() {
         assert!(state_file(&point).is_none(), "{args:?}: {said}");
         assert!(engine.transfers().is_empty(), "{args:?}");
     }
-    wait_until("the new disk is removed", 20, || engine.disk("web02").is_none());
+    wait_until("the new disk is removed", 60, || engine.disk("web02").is_none());
     assert!(engine.disk("web01").is_some() && engine.disk("web03").is_none());
 }
 
@@ -186,7 +186,7 @@ fn a_disk_that_the_engine_has_removed_already_is_taken_back() {
     engine.switch(&json!({"switch": "slow", "value": 2, "times": 1, "match": START}));
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            wait_until("the disk is made", 20, || {
+            wait_until("the disk is made", 60, || {
                 engine.disk("new").is_some_and(|disk| disk.status == "ok")
             });
             sleep(Duration::from_millis(300));

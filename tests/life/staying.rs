@@ -101,7 +101,7 @@ fn a_ticket_that_could_not_be_renewed_is_resumed() {
     engine.switch(&json!({"switch": "extend_fails", "times": 2}));
     let mount = engine.mounting(existing("web01")).start();
     write_and_sync(&mount.file(), 0, MIB, 26);
-    wait_until("the system stops the transfer", 15, || {
+    wait_until("the system stops the transfer", 60, || {
         let phases = engine.phases(&engine.transfer().id);
         phases.contains(&"paused_system".to_owned())
     });

@@ -213,7 +213,7 @@ fn initializing(engine: &Engine) -> (PathBuf, Foreground) {
     program.args(engine.args()).args(existing("web01"));
     program.arg("--foreground").arg(&point);
     let mount = Foreground::spawn(&mut program);
-    wait_until("the transfer is started", 20, || !engine.transfers().is_empty());
+    wait_until("the transfer is started", 60, || !engine.transfers().is_empty());
     (point, mount)
 }
 

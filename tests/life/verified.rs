@@ -36,7 +36,7 @@ fn a_disk_that_was_made_and_differs_is_removed() {
         &[DATA_MAY_BE_LOST],
         &["is not the same as", "the first difference"],
     );
-    wait_until("the engine removes the disk", 20, || engine.disks().is_empty());
+    wait_until("the engine removes the disk", 60, || engine.disks().is_empty());
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn killed_at(more: &[&str], switch: Option<Value>, moment: impl Fn(&Engine) -> b
         moment(&engine)
     });
     mount.signal(Signal::SIGKILL);
-    mount.wait(20);
+    mount.wait(60);
     recovered(&engine);
 }
 
@@ -99,7 +99,7 @@ fn a_mount_that_is_killed_at_its_end_is_ended_by_recover() {
         phase(&engine).as_deref() == Some("finalizing")
     });
     mount.signal(Signal::SIGKILL);
-    mount.wait(20);
+    mount.wait(60);
     recovered(&engine);
 }
 
@@ -120,7 +120,7 @@ fn a_mount_of_a_backup_may_be_killed_at_any_moment() {
         if !mount.has_ended() {
             mount.signal(Signal::SIGKILL);
         }
-        mount.wait(20);
+        mount.wait(60);
         let ran = recover(&engine, &[], Some(&directory_of_point(&engine))).ok();
         // A mount that a signal has ended leaves the merge to the engine.
         wait_until("no backup is at work", 60, || {
@@ -209,7 +209,7 @@ fn what_a_killed_mount_of_a_backup_has_left_is_shown_and_a_live_one_is_left_alon
     )
     .ok();
     mount.signal(Signal::SIGKILL);
-    mount.wait(20);
+    mount.wait(60);
     let mut tool = engine.tool();
     let ran = run(tool.arg("status").arg(&point), 20).ok();
     for words in [

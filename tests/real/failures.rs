@@ -185,7 +185,7 @@ fn a_ticket_that_is_removed_under_a_mount_is_reported_as_a_possible_loss() {
     let mount = Mount::start(disk.url(), disk.args(), MountKind::Directory);
     daemon.remove_ticket(disk.url());
     assert_synced_write_fails(&mount);
-    wait_until("the log names the reason", 10, || mount.log().contains("403"));
+    wait_until("the log names the reason", 60, || mount.log().contains("403"));
     let unmounted = mount.umount();
     assert_eq!(unmounted.code, Some(DATA_MAY_BE_LOST), "{unmounted}");
 }

@@ -126,7 +126,7 @@ impl Daemon {
     pub fn kill(&self) {
         let pid = self.pid().expect("the daemon runs");
         kill(pid, Signal::SIGKILL).expect("kill the daemon");
-        wait_until("the killed daemon is gone", 20, || self.pid().is_none());
+        wait_until("the killed daemon is gone", 60, || self.pid().is_none());
     }
 
     /// Starts it again after [`Self::kill`], on another port, as if another host now served its images.

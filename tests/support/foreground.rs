@@ -25,7 +25,7 @@ impl Foreground {
     #[track_caller]
     pub fn start(command: &mut Command, point: &Path) -> Self {
         let mut foreground = Self::spawn(command);
-        wait_until("the foreground mount is ready", 20, || {
+        wait_until("the foreground mount is ready", 60, || {
             let ended = foreground.child.try_wait().expect("look at the child");
             assert!(
                 ended.is_none(),

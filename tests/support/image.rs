@@ -209,6 +209,6 @@ fn nbdkit(dir: &Path, filter: &str, plugin: &[&str], options: &[&str]) -> Child 
         .stderr(Stdio::null())
         .spawn()
         .expect("start nbdkit");
-    wait_until("nbdkit listens", 20, || socket.exists());
+    wait_until("nbdkit listens", 60, || socket.exists());
     child
 }

@@ -91,7 +91,7 @@ impl Point {
 
 /// Waits until no process of the mount on `target` is left.
 pub(super) fn await_end(target: &Path) {
-    wait_until("the process has ended", 20, || {
+    wait_until("the process has ended", 60, || {
         processes_with(target.as_os_str()).is_empty()
     });
 }
