@@ -76,6 +76,11 @@ impl Failure {
             error: anyhow::anyhow!("{text}"),
         }
     }
+
+    /// True where it wraps an error of this type.
+    pub(crate) fn is<E: fmt::Display + fmt::Debug + Send + Sync + 'static>(&self) -> bool {
+        self.error.is::<E>()
+    }
 }
 
 impl fmt::Display for Failure {

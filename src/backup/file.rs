@@ -22,6 +22,7 @@ use crate::open_disk::{DiskHash, Expected, OpenDisk, Work};
 use crate::output::{inform, tell};
 use crate::process::rights;
 use crate::remote::DirtyAnswer;
+use crate::transfer::NotBegun;
 
 /// Makes the file of `disk`, with share number `n` of `count` of connections and memory. The engine knows
 /// what has changed in it where `changes` is set.
@@ -39,8 +40,10 @@ pub(super) fn copy(shared: &Shared<'_>, disk: &VmDisk, changes: bool, (n, count)
     let open = match opened {
         Ok(open) => Arc::new(open),
         // A bitmap that is missing or in use shows here, and not when the backup begins: the transfer ends.
+        // Where there was none, something else is wrong, which a second backup would meet again.
         Err(failure) => {
-            let again = changes && failure.exit == Exit::Transfer && !shared.stop.has_begun();
+            let ended = failure.exit == Exit::Transfer && !failure.is::<NotBegun>();
+            let again = changes && ended && !shared.stop.has_begun();
             return failed(failure, again);
         }
     };

@@ -23,13 +23,33 @@ use crate::logging::plain;
 use crate::output::tell;
 use crate::settings::{DiskSettings, EngineSource, Wanted};
 
+/// The failure of a start for which the engine has begun no transfer, as far as it has shown.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotBegun(String);
+
 /// Logs in, finds or makes the disk, and starts the transfer. What was made is taken back when that
-/// fails. `mountpoint` is the path under which `recover` finds what is left.
+/// fails. `mountpoint` is the path under which `recover` finds what is left. A failure before there was a
+/// transfer is [`NotBegun`].
 pub(super) fn acquire(
     source: &EngineSource,
     settings: &DiskSettings,
     mountpoint: &Path,
     interrupt: &Interrupt,
+) -> Result<OwnTransfer, Failure> {
+    let mut has_begun = false;
+    begin(source, settings, mountpoint, interrupt, &mut has_begun).map_err(|failure| match has_begun {
+        true => failure,
+        false => Failure::new(failure.exit, NotBegun(failure.to_string())),
+    })
+}
+
+fn begin(
+    source: &EngineSource,
+    settings: &DiskSettings,
+    mountpoint: &Path,
+    interrupt: &Interrupt,
+    has_begun: &mut bool,
 ) -> Result<OwnTransfer, Failure> {
     let engine = Engine::login(&source.account, interrupt)?;
     let log_out = |_: &Failure| engine.uninterrupted().logout();
@@ -66,7 +86,10 @@ pub(super) fn acquire(
     let started = start(&engine, source, &mut subject, &mut file, mark, interrupt);
     let (order, transfer) = match started {
         Ok(started) => started,
-        Err(failure) => return Err(take_back(&engine, &mut file, subject.is_there, source, failure)),
+        Err(failure) => {
+            *has_begun = file.note.transfer.is_some();
+            return Err(take_back(&engine, &mut file, subject.is_there, source, failure));
+        }
     };
     Ok(OwnTransfer {
         // A signal that came too late for the start must not spoil the end.

@@ -44,6 +44,7 @@ use std::time::Duration;
 
 use tracing::info;
 
+pub(crate) use self::acquire::NotBegun;
 use self::cause::Cause;
 use self::end::Closing;
 pub(crate) use self::end::Verdict;

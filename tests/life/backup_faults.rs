@@ -117,6 +117,22 @@ fn fails(switch: &Value, args: &[&str], words: &[&str]) {
     assert_nothing_left(&engine, &ran);
 }
 
+/// A second backup would meet the same refusal, after a wait for the merge of the first one.
+#[test]
+fn a_transfer_that_the_engine_refuses_costs_no_second_backup() {
+    let engine = Engine::start();
+    let disks = web(&engine, "up", "4.7");
+    back_up(&engine, &[]).ok();
+    engine.switch(&json!({"switch": "transfer_fault", "value": "refused", "match": "root"}));
+    let ran = back_up(&engine, &[]);
+    assert_told(&ran, &[ENGINE_FAILED], &["(root) is not backed up"]);
+    assert!(!ran.stderr.contains("its changes can't be read"), "{ran}");
+    assert_eq!(backups(&engine), 2, "{ran}");
+    let manifest = &manifests(&engine)[1];
+    assert_eq!(manifest["failed"][0]["id"], json!(disks[0].0.id), "{manifest}");
+    assert_nothing_left(&engine, &ran);
+}
+
 #[test]
 fn a_backup_that_fails_before_it_is_ready_is_told_with_the_engines_reason() {
     fails(
