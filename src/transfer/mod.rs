@@ -34,6 +34,7 @@ pub(crate) mod note;
 pub(crate) mod note_file;
 mod renewal;
 pub(crate) mod stopped;
+mod take_back;
 pub(crate) mod unfinished;
 mod watch;
 
