@@ -290,7 +290,16 @@ impl Life {
     pub(crate) fn end(mut self, stop: &Stop, again: bool) -> Option<Failure> {
         let (vm, id) = (&self.vm.id, &self.backup.id);
         self.note.amend(|note| note.cause = Cause::Ending);
-        let patience = if again { MERGE_PATIENCE } else { END_PATIENCE };
+        let patience = match again {
+            true => {
+                inform(format_args!(
+                    "waiting for the end of backup {id} in the engine, as another backup follows: where it \
+                     merges a snapshot, that may take hours"
+                ));
+                MERGE_PATIENCE
+            }
+            false => END_PATIENCE,
+        };
         let ended = self.engine.finalize_backup(vm, id, patience, &stop.interrupt);
         let told = match ended {
             Ok(BackupEnd::Succeeded) => None,

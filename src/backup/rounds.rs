@@ -71,7 +71,13 @@ impl Rounds<'_> {
             }
         }
         let again = std::mem::take(&mut made.again);
-        if again.is_empty() || self.stop.has_begun() {
+        if self.stop.has_begun() {
+            let why = "stopped by a signal before a full backup of it was begun";
+            made.failures
+                .extend(again.iter().map(|disk| of_disk(disk, Exit::Other, why)));
+            return Ok(());
+        }
+        if again.is_empty() {
             return Ok(());
         }
         // The backup decides which parts are dirty, so these disks need another one.
@@ -167,6 +173,10 @@ impl Rounds<'_> {
             return Ok(());
         }
         failed.append(&mut awaited);
+        if whole.is_empty() && made.manifests > 0 {
+            // The failures name its disks, and the manifest of the first backup stands.
+            return Ok(());
+        }
         if whole.is_empty() {
             return Err(Failure::text(
                 Exit::Transfer,

@@ -29,7 +29,7 @@ fn killed_at(engine: &Engine, args: &[&str], moment: impl Fn(&Engine) -> bool) {
         moment(engine)
     });
     running.signal(Signal::SIGKILL);
-    running.wait(20);
+    running.wait(60);
     engine.clear_switches();
     let ran = recover(engine, &[], Some(&dir(engine))).ok();
     assert_nothing_left(engine, &ran);
@@ -136,6 +136,29 @@ fn a_signal_ends_the_backup_in_the_engine() {
     assert_nothing_left(&engine, &ran);
 }
 
+/// A disk that waits for a second backup has none, and the exit status says so.
+#[test]
+fn a_signal_before_a_second_backup_fails_the_disks_that_wait_for_it() {
+    let engine = Engine::start();
+    let disks = web(&engine, "up", "4.7");
+    back_up(&engine, &[]).ok();
+    engine.switch(&json!({"switch": "bitmap_missing", "match": "root", "times": 1}));
+    engine.switch(&json!({"switch": "merge_slow", "value": 600.0, "times": 1}));
+    let mut running = Foreground::spawn(&mut command(&engine, &[]));
+    wait_until("it waits for the merge", 60, || {
+        running.stderr().contains("another backup follows")
+    });
+    running.signal(Signal::SIGTERM);
+    let status = running.wait(LIMIT);
+    let said = running.stderr();
+    assert_eq!(status.code(), Some(1), "{said}");
+    let (root, _) = &disks[0];
+    let line = format!("disk {} (root) is not backed up: stopped by a signal", root.id);
+    assert!(said.contains(&line), "{said}");
+    let second = &manifests(&engine)[1];
+    assert_eq!(second["failed"][0]["id"], json!(root.id), "{second}");
+}
+
 /// Without its note nobody would end it, and the VM would stay locked.
 #[test]
 fn a_backup_that_can_not_be_noted_once_it_is_ready_is_ended_in_the_engine() {
@@ -176,7 +199,7 @@ fn what_is_left_is_shown_by_status_and_named_by_recover() {
         phase(&engine).is_some() && !engine.state_files().is_empty()
     });
     running.signal(Signal::SIGKILL);
-    running.wait(20);
+    running.wait(60);
     let mut status = engine.tool();
     let ran = run(status.arg("status").arg(dir(&engine)), 20).ok();
     for words in ["backup", "VM", "(web)", "rhv-mount recover"] {
@@ -205,7 +228,7 @@ fn a_backup_may_be_killed_at_any_moment() {
         if !running.has_ended() {
             running.signal(Signal::SIGKILL);
         }
-        running.wait(20);
+        running.wait(60);
         let ran = recover(&engine, &[], Some(&dir(&engine))).ok();
         assert_nothing_left(&engine, &ran);
     }
