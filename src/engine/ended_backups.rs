@@ -39,7 +39,8 @@ pub(crate) enum BackupEnd {
 
 impl Engine {
     /// Finalizes a backup whose transfers have ended, and waits for its end, up to `limit` once the engine is
-    /// at it; `hurry` ends that part of the wait. Passing errors of the engine are waited out.
+    /// at it; `hurry` ends that part of the wait. Passing errors of the engine are waited out, after `hurry`
+    /// for [`MAX_TRANSFERS_WAIT`] at most.
     pub(crate) fn finalize_backup(
         &self,
         vm: &str,
@@ -52,8 +53,12 @@ impl Engine {
         let never = Interrupt::default();
         let mut patience = Patience::new(limit.max(MAX_TRANSFERS_WAIT), &never);
         let (mut asked, mut refused): (Option<Duration>, Option<Error>) = (None, None);
+        let mut hurried: Option<Duration> = None;
         loop {
             let waited = patience.waited();
+            if hurry.check().is_err() {
+                hurried.get_or_insert(waited);
+            }
             let found = match self.backup(vm, id) {
                 Ok(Some(backup)) => Some(backup.phase),
                 Ok(None) => return Ok(self.end_of_forgotten(id)),
@@ -104,7 +109,8 @@ impl Engine {
                 }
                 Some(_) | None => {}
             }
-            if !patience.pause()? {
+            let is_over = hurried.is_some_and(|at| waited > at + MAX_TRANSFERS_WAIT);
+            if is_over || !patience.pause()? {
                 // The limit may have passed during the request.
                 if matches!(found, Some(BackupPhase::Finalizing)) {
                     return Ok(BackupEnd::Going);
@@ -114,7 +120,7 @@ impl Engine {
                     (Some(phase), None) => format!("its phase is {}", phase.shown()),
                     (None, None) => "no answer".to_owned(),
                 };
-                return Err(self.too_long(&what, limit, &state));
+                return Err(self.too_long(&what, patience.waited(), &state));
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::backup_chains::checkpoints;
 use crate::backups::entry;
 use crate::backups::{assert_holds, assert_nothing_left, back_up, command, dir, files, manifests, web};
 use crate::recovering::recover;
-use crate::rig::LIMIT;
+use crate::rig::{ENGINE_FAILED, LIMIT};
 use crate::support::content::Random;
 use crate::support::engine::Engine;
 use crate::support::foreground::Foreground;
@@ -157,6 +157,28 @@ fn a_signal_before_a_second_backup_fails_the_disks_that_wait_for_it() {
     assert!(said.contains(&line), "{said}");
     let second = &manifests(&engine)[1];
     assert_eq!(second["failed"][0]["id"], json!(root.id), "{second}");
+}
+
+/// The wait for a merge may take hours; after a signal an engine that is away is waited for as long as it may
+/// need for the transfers, which is two minutes, and `recover` ends the rest.
+#[test]
+fn a_signal_is_heard_while_the_engine_is_away_at_the_end_of_a_backup() {
+    let engine = Engine::start();
+    web(&engine, "up", "4.7");
+    back_up(&engine, &[]).ok();
+    engine.switch(&json!({"switch": "bitmap_missing", "match": "root", "times": 1}));
+    engine.switch(&json!({"switch": "finalize_lag", "value": 600.0, "times": 1}));
+    let mut running = Foreground::spawn(&mut command(&engine, &[]));
+    wait_until("it waits for the end", 60, || {
+        running.stderr().contains("another backup follows")
+    });
+    engine.switch(&json!({"switch": "unavailable"}));
+    running.signal(Signal::SIGTERM);
+    let status = running.wait(600);
+    let said = running.stderr();
+    assert_eq!(status.code(), Some(ENGINE_FAILED), "{said}");
+    assert!(said.contains("it has not ended in the engine"), "{said}");
+    assert!(!engine.state_files().is_empty(), "{said}");
 }
 
 /// Without its note nobody would end it, and the VM would stay locked.
