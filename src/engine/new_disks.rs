@@ -13,8 +13,10 @@ use super::effect::Effect;
 use super::json::text;
 use super::{Engine, Error, Patience};
 
-/// Upper bound on the wait until a new disk is unlocked. Preallocation takes long.
+/// Upper bound on the wait until a new disk is unlocked. Preallocation has a second more for each
+/// [`PREALLOCATED_BYTES`]: some storage writes all of the disk's zeros, and the engine tells no progress.
 const MAX_CREATION_WAIT: Duration = Duration::from_secs(600);
+const PREALLOCATED_BYTES: u64 = 10 << 20;
 
 /// The pause between a creation without an answer and the search for its disk.
 const LOST_PAUSE: Duration = Duration::from_secs(1);
@@ -48,6 +50,12 @@ pub(crate) struct NewDisk {
     /// The engine is to know what changes in it, for incremental backups; of a qcow2 disk only.
     #[serde(default)]
     pub(crate) incremental: bool,
+}
+
+/// Returns how long the engine may take to make a disk.
+fn creation_wait(new: &NewDisk) -> Duration {
+    let written = if new.preallocated { new.size } else { 0 };
+    MAX_CREATION_WAIT + Duration::from_secs(written / PREALLOCATED_BYTES)
 }
 
 /// Returns the size in bytes of a qcow2 image of `size` bytes with every cluster allocated: an upper bound on
@@ -118,7 +126,8 @@ impl Engine {
             // Preallocated qcow2 exists for incremental backup only.
             body["backup"] = "incremental".into();
         }
-        let mut patience = Patience::new(MAX_CREATION_WAIT, self.interrupt());
+        let limit = creation_wait(new);
+        let mut patience = Patience::new(limit, self.interrupt());
         let mut lookups = Patience::even(LOST_PAUSE, MAX_CREATION_ATTEMPTS, self.interrupt());
         let mut unanswered = false;
         // A disk with a random id is ours, wherever it shows. An id that was asked for may be chosen by
@@ -177,7 +186,7 @@ impl Engine {
                 Some(_) | None => {}
             }
             if !patience.pause()? {
-                return Err(self.too_long(&what, MAX_CREATION_WAIT, "it is still locked"));
+                return Err(self.too_long(&what, limit, "it is still locked"));
             }
         }
     }
@@ -223,6 +232,21 @@ mod tests {
                 "{size}: {ours} for {measured}"
             );
         }
+    }
+
+    #[test]
+    fn a_disk_whose_space_is_written_may_take_as_long_as_that_takes() {
+        let new = |preallocated| NewDisk {
+            name: "data".to_owned(),
+            size: 100 << 30,
+            storage_domain: "nfs".to_owned(),
+            format: Format::Raw,
+            preallocated,
+            id: None,
+            incremental: false,
+        };
+        assert_eq!(creation_wait(&new(false)), MAX_CREATION_WAIT);
+        assert_eq!(creation_wait(&new(true)).as_secs(), 600 + 10 * 1024);
     }
 
     #[test]
