@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::block_hash::Checksum;
 use crate::engine::VmDisk;
 use crate::failure::{Exit, Failure};
-use crate::images::{is_passing, write_whole};
+use crate::images::{ImageError, is_passing, write_whole};
 use crate::process::rights;
 
 /// The end of the names of manifests.
@@ -234,7 +234,11 @@ impl Manifest {
         let mut json = serde_json::to_vec_pretty(self).map_err(|e| unwritten(e.to_string()))?;
         json.push(b'\n');
         let to = path.clone();
-        rights::with(move || write_whole(&to, &json)).map_err(|e| unwritten(e.to_string()))
+        rights::with(move || write_whole(&to, &json)).map_err(|e| match e {
+            // It has its name, and counts as soon as the storage is flushed.
+            ImageError::Unflushed { .. } => Failure::text(Exit::Other, e),
+            e => unwritten(e.to_string()),
+        })
     }
 
     /// Reads one; a text says why it can't be used. What passes on this machine is an error: a manifest that
