@@ -5,7 +5,7 @@
 use super::Error;
 
 /// The meaning of words in a refusal, and the remedy. The first that fits counts.
-const REMEDIES: [(&[&str], &str); 10] = [
+const REMEDIES: [(&[&str], &str); 11] = [
     (
         &["hosted engine"],
         "the engine's own VM can't be backed up this way; engine-backup saves the engine",
@@ -14,6 +14,10 @@ const REMEDIES: [(&[&str], &str); 10] = [
         &["is during"],
         "another backup of this VM is under way: wait until it has ended; where it was ours and killed, \
          `rhv-mount recover` ends it",
+    ),
+    (
+        &["checkpoint removal"],
+        "a checkpoint of this VM is being removed: try again when that is over",
     ),
     (
         &["preview"],
@@ -57,7 +61,7 @@ pub(super) fn explained(error: Error) -> Error {
         .find(|(signs, _)| signs.iter().any(|sign| words.contains(sign)));
     match (known, status) {
         (Some((_, remedy)), _) => Error::Unfit(format!("{error}; {remedy}")),
-        (None, 403) => Error::Unfit(format!("{error}; {}", REMEDIES[9].1)),
+        (None, 403) => Error::Unfit(format!("{error}; {}", REMEDIES[REMEDIES.len() - 1].1)),
         (None, _) => error,
     }
 }
@@ -108,6 +112,7 @@ mod tests {
     fn a_refusal_whose_reason_is_known_names_the_remedy() {
         for (status, message, remedy) in [
             (409, "The VM is during a backup operation.", "recover"),
+            (409, "A checkpoint removal is running.", "being removed"),
             (409, "VM is previewing a Snapshot.", "undo the preview"),
             (409, "The following disks are locked: a.", "try again"),
             (409, "VM is neither up nor down.", "paused"),
