@@ -51,6 +51,7 @@ mod logging;
 mod mount;
 mod open_disk;
 mod output;
+mod ovf;
 mod page;
 mod path_bytes;
 mod pool;

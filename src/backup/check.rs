@@ -1,9 +1,11 @@
 //! `backup --check DIR`: whether the files of a directory still hold what their manifests say. No engine is
-//! asked: the guest's bytes of each file are hashed, through the chain of files below it.
+//! asked: the guest's bytes of each file are hashed, through the chain of files below it, and each
+//! configuration is read as a restore reads it.
 
 use std::fs;
 use std::path::Path;
 
+use super::kept::configuration;
 use super::manifest::{Entry, Manifest};
 use super::orphans::{named, unnamed};
 use crate::block_hash::{Algorithm, Bytes, Method, Watch, hash};
@@ -30,14 +32,11 @@ pub(crate) fn check(dir: &Path) -> Result<u8, Failure> {
         )));
     }
     for manifest in &manifests {
-        if let Some(name) = manifest
-            .configuration
-            .as_ref()
-            .filter(|name| !dir.join(name).is_file())
-        {
+        let saved = manifest.configuration.as_deref();
+        if let Some((name, Err(why))) = saved.map(|name| (name, configuration(dir, name))) {
             bad += 1;
             tell(plain(&format!(
-                "{name}: it is missing, and was the configuration of the VM"
+                "{name}: the configuration of the VM can't be used: {why}"
             )));
         }
         for entry in &manifest.disks {
@@ -128,6 +127,7 @@ mod tests {
     use super::super::manifest::tests::manifest;
     use super::*;
     use crate::images::Output;
+    use crate::ovf::tests::ovf;
 
     /// The guest reads the same through it, while it is there.
     #[test]
@@ -155,6 +155,23 @@ mod tests {
             let why = checked("b", backing).unwrap_err();
             assert!(why.contains("b goes over a") && why.contains(shown), "{why}");
         }
+    }
+
+    /// A restore of that point would make no VM.
+    #[test]
+    fn a_configuration_that_is_cut_off_or_gone_is_not_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let mut one = manifest("a.qcow2", None);
+        one.disks.clear();
+        one.configuration = Some("web.ovf".into());
+        fs::write(dir.join("1.manifest.json"), serde_json::to_vec(&one).unwrap()).unwrap();
+        let code = || check(dir).unwrap();
+        assert_eq!(code(), Exit::DataLoss as u8);
+        fs::write(dir.join("web.ovf"), ovf()).unwrap();
+        assert_eq!(code(), Exit::Done as u8);
+        fs::write(dir.join("web.ovf"), &ovf()[..ovf().len() / 2]).unwrap();
+        assert_eq!(code(), Exit::DataLoss as u8);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The backups of a directory as a restore sees them: points in time, each with its disks and the files that
-//! they need. No file is opened but the manifests.
+//! they need, and the configuration of the VM. No file of a disk is opened.
 //!
 //! One run of `backup` may write two manifests: a disk whose changes can't be read gets a second backup of
 //! its own, moments later. The later manifest names only disks that the earlier one calls failed, and leaves
@@ -8,9 +8,13 @@
 use std::io;
 use std::path::Path;
 
-use super::manifest::{Entry, Manifest, Named, Unreadable, known};
+use super::manifest::{Entry, Manifest, Named, Unreadable, bytes_of, known};
 use super::points::chain;
 use crate::block_hash::Checksum;
+use crate::ovf::Configuration;
+
+/// Upper bound on a configuration, in bytes: that of a VM with some ten thousand disks.
+const MAX_CONFIGURATION_BYTES: u64 = 16 << 20;
 
 /// A point in time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +74,13 @@ pub(crate) struct Absent {
 pub(crate) fn points(dir: &Path) -> io::Result<(Vec<Point>, Unreadable)> {
     let (manifests, unreadable) = Manifest::all(dir)?;
     Ok((joined(&manifests), unreadable))
+}
+
+/// Reads the file `name` with the configuration of a VM; an error says why no VM can be made of it.
+pub(crate) fn configuration(dir: &Path, name: &str) -> Result<Configuration, String> {
+    let bytes = bytes_of(&dir.join(name), MAX_CONFIGURATION_BYTES).map_err(|e| e.to_string())?;
+    let text = String::from_utf8(bytes).map_err(|_| "it is no text".to_owned())?;
+    Configuration::read(text).map_err(|e| e.to_string())
 }
 
 fn joined(manifests: &[Manifest]) -> Vec<Point> {

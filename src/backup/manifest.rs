@@ -308,7 +308,7 @@ pub(super) fn known<'a>(file: &str, manifests: &'a [Manifest]) -> Option<Known<'
 }
 
 /// Reads a file of at most `most` bytes. A pipe is not waited for, and a device is not read.
-pub(crate) fn bytes_of(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+pub(super) fn bytes_of(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut options = OpenOptions::new();
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = options.read(true).custom_flags(flags).open(path)?;

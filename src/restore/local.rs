@@ -1,20 +1,15 @@
 //! The part of a restore that needs no engine: the point, its disks, their files, and the configuration of
 //! the VM. All that can be refused for them is refused before a login.
 
-use std::path::Path;
-
 use super::chains;
-use super::ovf::Configuration;
 use super::point::choose;
-use crate::backup::{Absent, KeptDisk, Point, bytes_of, points};
+use crate::backup::{self, Absent, KeptDisk, Point, points};
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
 use crate::output::tell;
+use crate::ovf::Configuration;
 use crate::process::rights;
 use crate::settings::restore::RestoreSettings;
-
-/// Upper bound on a configuration, in bytes: that of a VM with some ten thousand disks.
-const MAX_OVF_BYTES: u64 = 16 << 20;
 
 /// See the head of this file.
 pub(super) struct Local {
@@ -144,9 +139,8 @@ fn configuration(point: &Point, settings: &RestoreSettings) -> Result<Option<Con
             format!("the backup of {} has no configuration of the VM", point.time),
         );
     };
-    let path = settings.dir.join(name);
-    let text = rights::with(move || read_bounded(&path));
-    match text.and_then(|text| Configuration::read(text).map_err(|e| e.to_string())) {
+    let (dir, file) = (settings.dir.clone(), name.clone());
+    match rights::with(move || backup::configuration(&dir, &file)) {
         Ok(read) => Ok(Some(read)),
         Err(why) => without(
             settings,
@@ -165,9 +159,4 @@ fn without(settings: &RestoreSettings, why: String) -> Result<Option<Configurati
             "{why}; take another --point, or restore the disks alone with --disks-only"
         ))),
     }
-}
-
-fn read_bounded(path: &Path) -> Result<String, String> {
-    let bytes = bytes_of(path, MAX_OVF_BYTES).map_err(|e| e.to_string())?;
-    String::from_utf8(bytes).map_err(|_| "it is no text".to_owned())
 }

@@ -6,7 +6,6 @@
 //! local     what needs no engine: the point, its disks, their files, the configuration
 //! point     the point in time that the user means
 //! chains    the files of a disk: each is there and names the one below it
-//! ovf       the configuration of the VM, read, and written for the new disks
 //! plan      what is made, decided with the engine before anything is
 //! disks     the disks, side by side, each compared with what was backed up
 //! vm        the VM, and its attachments, looked at and mended
@@ -26,7 +25,6 @@
 mod chains;
 mod disks;
 mod local;
-mod ovf;
 mod plan;
 mod point;
 mod stop;

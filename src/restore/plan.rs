@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::local::Local;
-use super::ovf::{Configuration, Described};
 use crate::amounts;
 use crate::backup::KeptDisk;
 use crate::disk::{HEAD_BYTES, Head, detect};
@@ -18,6 +17,7 @@ use crate::failure::{Exit, Failure};
 use crate::images::{self, Backing, Source};
 use crate::logging::plain;
 use crate::output::{inform, report};
+use crate::ovf::{Configuration, Described};
 use crate::process::rights;
 use crate::settings::restore::RestoreSettings;
 

@@ -174,17 +174,17 @@ fn reference(text: &str) -> Option<(&str, &str)> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(in crate::restore) const ROOT: &str = "00000000-0000-0000-0000-00000000000a";
-    pub(in crate::restore) const DATA: &str = "00000000-0000-0000-0000-00000000000b";
-    pub(in crate::restore) const ROOT_VOLUME: &str = "11111111-0000-0000-0000-00000000000a";
-    pub(in crate::restore) const BASE_VOLUME: &str = "11111111-0000-0000-0000-0000000000ba";
-    pub(in crate::restore) const DATA_VOLUME: &str = "11111111-0000-0000-0000-00000000000b";
+    pub(crate) const ROOT: &str = "00000000-0000-0000-0000-00000000000a";
+    pub(crate) const DATA: &str = "00000000-0000-0000-0000-00000000000b";
+    pub(crate) const ROOT_VOLUME: &str = "11111111-0000-0000-0000-00000000000a";
+    pub(crate) const BASE_VOLUME: &str = "11111111-0000-0000-0000-0000000000ba";
+    pub(crate) const DATA_VOLUME: &str = "11111111-0000-0000-0000-00000000000b";
 
     /// A VM with two disks, one of which has a snapshot, in the form of engine 4.5.
-    pub(in crate::restore) fn ovf() -> String {
+    pub(crate) fn ovf() -> String {
         let disk = |disk: &str, volume: &str, parent: &str, rest: &str| {
             format!(
                 "<Disk ovf:diskId=\"{volume}\" ovf:size=\"1\" ovf:fileRef=\"{disk}/{volume}\" \
