@@ -2,9 +2,10 @@
 //! of those needs.
 //!
 //! A manifest stays where an entry of it is among the newest N of its disk, and where a file of it lies below
-//! one that stays, or below one that no manifest names. The others go: the manifest first, so that it never
-//! names what is gone, then its files, which the book has by then: where that is cut short, the next run goes
-//! on with it. A disk that the VM has no more keeps its newest N, too.
+//! one that stays, or below one that no manifest names. Two manifests of one run are one point in time, and
+//! stay or go together. The others go: the manifest first, so that it never names what is gone, then its
+//! files, which the book has by then: where that is cut short, the next run goes on with it. A disk that the
+//! VM has no more keeps its newest N, too.
 //!
 //! Files of the SDK's example below one of ours are part of its chain, and go with it.
 
@@ -56,6 +57,8 @@ pub(super) fn goes(all: &[Manifest], vm: &str, keep: usize, held: &BTreeSet<Stri
             files.any(|file| needed.contains(file.as_str()))
                 || adopted.any(|file| needed.contains(file.as_str()))
         };
+        let pairs: Vec<usize> = stay.iter().flat_map(|n| of_the_same_run(*n, all)).collect();
+        stay.extend(pairs);
         stay.extend((0..all.len()).filter(|n| has_needed(&all[*n])));
         if stay.len() == before {
             break;
@@ -74,6 +77,18 @@ pub(super) fn goes(all: &[Manifest], vm: &str, keep: usize, held: &BTreeSet<Stri
         .map(str::to_owned)
         .collect();
     Goes { manifests, files }
+}
+
+/// Returns the numbers of the manifests that are one point in time with manifest `n`: the one that the same
+/// run wrote before, or after.
+fn of_the_same_run(n: usize, all: &[Manifest]) -> impl Iterator<Item = usize> {
+    let is_second_of = |second: &Manifest, first: &Manifest| {
+        let name = second.second_of.as_deref().map(Path::new);
+        name == Some(first.file_name()) && second.vm.id == first.vm.id
+    };
+    let is_it =
+        move |other: &usize| is_second_of(&all[n], &all[*other]) || is_second_of(&all[*other], &all[n]);
+    (0..all.len()).filter(is_it)
 }
 
 /// Removes what goes; returns how many manifests that were.
@@ -156,6 +171,33 @@ mod tests {
             "b needs s, which needs a"
         );
         assert_eq!(goes(&all, "v", 1, &none).files, ["a", "b", "s"]);
+    }
+
+    /// Half of it would be a point of its own, without the other disks.
+    #[test]
+    fn two_manifests_of_one_run_stay_and_go_together() {
+        let names = ["1", "2", "3", "4"];
+        let mut all = names.map(|name| manifest(name, None));
+        for (one, name) in all.iter_mut().zip(names) {
+            one.name = name.into();
+        }
+        all[1].disks[0].id = "other".into();
+        all[1].second_of = Some("1".into());
+        let gone = |all: &[Manifest]| goes(all, "v", 1, &BTreeSet::new()).files;
+        assert_eq!(
+            gone(&all),
+            ["3"],
+            "2 is the newest one of its disk, and 1 is of the same run"
+        );
+        // The first one is the newest one of a disk of its own.
+        let mut other_way = all.clone();
+        other_way[0].disks[0].id = "third".into();
+        other_way[1].disks[0].id = "d".into();
+        assert_eq!(gone(&other_way), ["3"]);
+        let mut newer = all[1].disks[0].clone();
+        newer.file = "5".into();
+        all[3].disks.push(newer);
+        assert_eq!(gone(&all), ["1", "2", "3"]);
     }
 
     #[test]

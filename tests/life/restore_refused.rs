@@ -217,6 +217,47 @@ fn without_a_configuration_only_the_disks_can_be_restored() {
     assert_free(&to, &ran);
 }
 
+/// Half of a run that wrote two manifests is left, as a point of its own.
+#[test]
+fn a_disk_of_which_no_manifest_tells_is_a_reason_against_the_vm() {
+    let (from, disks) = backed_up();
+    change(&from, |manifest| {
+        let all = manifest["disks"].as_array_mut().expect("disks");
+        all.retain(|one| one["name"] != "data");
+        manifest["second_of"] = json!("20261129083501.gone.manifest.json");
+    });
+    let to = Engine::start();
+    let words = [
+        "(data) is not in the backup",
+        "no manifest tells of it",
+        "the VM would lack it",
+        "--exclude",
+    ];
+    refused(&to, &from, &[], USAGE, &words);
+    assert!(to.log("request").is_empty(), "the engine was asked");
+    let ran = restore(&to, &from, &["--exclude", "data"]).ok();
+    assert_restored(&to, &from, "web", &disks[..1], &ran);
+    let to = Engine::start();
+    let ran = restore(&to, &from, &["--disks-only"]).ok();
+    assert!(ran.stderr.contains("no manifest tells of it"), "{ran}");
+    assert_eq!(to.disks().len(), 1, "{ran}");
+}
+
+/// A disk that could not take part was told when it was left out, and the VM goes without it.
+#[test]
+fn a_disk_that_could_not_take_part_is_no_reason_against_the_vm() {
+    let (from, disks) = backed_up();
+    change(&from, |manifest| {
+        let all = manifest["disks"].as_array_mut().expect("disks");
+        all.retain(|one| one["name"] != "data");
+        manifest["left_out"] = json!([{"id": disks[1].0.id, "name": "data", "why": "it is shareable"}]);
+    });
+    let to = Engine::start();
+    let ran = restore(&to, &from, &[]).ok();
+    assert_restored(&to, &from, "web", &disks[..1], &ran);
+    assert!(ran.stderr.contains("it is shareable"), "{ran}");
+}
+
 /// A VM without a disk that should have been backed up may not even start.
 #[test]
 fn a_disk_that_failed_in_the_backup_is_a_reason_against_the_vm() {
