@@ -7,8 +7,10 @@
 
 use std::io;
 use std::path::Path;
+use std::time::SystemTime;
 
 use super::manifest::{Entry, Manifest, Named, Unreadable, bytes_of, known};
+use super::naming;
 use super::points::chain;
 use crate::block_hash::Checksum;
 use crate::ovf::Configuration;
@@ -74,6 +76,11 @@ pub(crate) struct Absent {
 pub(crate) fn points(dir: &Path) -> io::Result<(Vec<Point>, Unreadable)> {
     let (manifests, unreadable) = Manifest::all(dir)?;
     Ok((joined(&manifests), unreadable))
+}
+
+/// The time now, as points have it.
+pub(crate) fn now() -> String {
+    naming::time(SystemTime::now())
 }
 
 /// Reads the file `name` with the configuration of a VM; an error says why no VM can be made of it.

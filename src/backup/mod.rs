@@ -70,7 +70,7 @@ pub(crate) use self::book::book_of;
 pub(crate) use self::check::{check, looks_as_it_was};
 #[cfg(test)]
 pub(crate) use self::kept::tests::two as two_points;
-pub(crate) use self::kept::{Absent, KeptDisk, Point, configuration, points};
+pub(crate) use self::kept::{Absent, KeptDisk, Point, configuration, now, points};
 pub(crate) use self::life::{Begun, Life, Split, Terms};
 pub(crate) use self::orphans::held_in;
 use self::plan::Plan;

@@ -45,7 +45,8 @@ impl Local {
                  name one with --point"
             )));
         }
-        let point = choose(&points, settings.vm.as_deref(), settings.point.as_deref());
+        let (vm, named) = (settings.vm.as_deref(), settings.point.as_deref());
+        let point = choose(&points, vm, named, &backup::now());
         let mut point = point.map_err(|why| usage(format!("{shown}: {why}")))?.clone();
         let configuration = configuration(&point, settings)?;
         if let Some(configuration) = &configuration {

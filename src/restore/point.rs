@@ -9,18 +9,26 @@ use crate::backup::Point;
 const MAX_NAMED: usize = 20;
 
 /// Chooses among the points of a directory, of which there is at least one, the oldest first. `vm` is the
-/// name or the id of the VM that was backed up. An error says which there are.
+/// name or the id of the VM that was backed up. An error says which there are. A point of a time after `now`
+/// is chosen by its name only: the clock was wrong, so that an older one may be the newest.
 pub(super) fn choose<'a>(
     points: &'a [Point],
     vm: Option<&str>,
     wanted: Option<&str>,
+    now: &str,
 ) -> Result<&'a Point, String> {
     let points = of_vm(points, vm, wanted.is_some())?;
     let Some(wanted) = wanted else {
-        return points
-            .last()
-            .copied()
-            .ok_or_else(|| "it has no points".to_owned());
+        let newest = points.last().ok_or_else(|| "it has no points".to_owned())?;
+        return match newest.time.as_str() > now {
+            false => Ok(newest),
+            true => Err(format!(
+                "which backup is the newest can't be told, as one is of {}, which is yet to come: the clock \
+                 was wrong then, or is now; set it, or name a point with --point: {}",
+                newest.time,
+                shown(&points)
+            )),
+        };
     };
     let exact = |point: &&&Point| {
         point.time == wanted
@@ -110,10 +118,12 @@ mod tests {
     use super::*;
     use crate::backup::two_points;
 
+    const NOW: &str = "2026-12-01T00:00:00.000Z";
+
     #[test]
     fn a_point_is_found_by_its_time_its_beginning_its_checkpoint_and_its_manifest() {
         let points = two_points();
-        let of = |wanted: &str| choose(&points, None, Some(wanted)).map(|point| point.time.clone());
+        let of = |wanted: &str| choose(&points, None, Some(wanted), NOW).map(|point| point.time.clone());
         for (wanted, n) in [
             ("2026-11-29T08:35:01.250Z", 0),
             ("2026-11-29T08:35:01Z", 0),
@@ -125,21 +135,43 @@ mod tests {
         ] {
             assert_eq!(of(wanted).as_ref(), Ok(&points[n].time), "{wanted}");
         }
-        assert_eq!(choose(&points, None, None).unwrap().time, points[1].time);
+        assert_eq!(choose(&points, None, None, NOW).unwrap().time, points[1].time);
     }
 
     #[test]
     fn nothing_and_several_are_errors_that_name_the_points() {
         let points = two_points();
         for wanted in ["2026-11", "2025", "", "c", "nothing"] {
-            let why = choose(&points, None, Some(wanted)).unwrap_err();
+            let why = choose(&points, None, Some(wanted), NOW).unwrap_err();
             assert!(
                 why.contains(&points[0].time) && why.contains("2.manifest.json"),
                 "{why}"
             );
         }
-        let why = choose(&points, None, Some("2026-11")).unwrap_err();
+        let why = choose(&points, None, Some("2026-11"), NOW).unwrap_err();
         assert!(why.contains("2 points may be meant"), "{why}");
+    }
+
+    /// A run whose clock was ahead looks newer than those after it.
+    #[test]
+    fn a_point_that_is_yet_to_come_is_the_newest_only_where_it_is_named() {
+        let points = two_points();
+        let now = "2026-11-30T08:35:01.999Z";
+        let why = choose(&points, None, None, now).unwrap_err();
+        for words in [
+            points[0].time.as_str(),
+            points[1].time.as_str(),
+            "yet to come",
+            "--point",
+        ] {
+            assert!(why.contains(words), "{words}: {why}");
+        }
+        let named = choose(&points, None, Some("c2"), now).unwrap();
+        assert_eq!(named.time, points[1].time);
+        assert_eq!(
+            choose(&points[..1], None, None, now).unwrap().time,
+            points[0].time
+        );
     }
 
     #[test]
@@ -147,17 +179,17 @@ mod tests {
         let mut points = two_points();
         points[1].vm_id = "w".into();
         points[1].vm_name = "db".into();
-        let newest = |vm: Option<&str>| choose(&points, vm, None).map(|point| point.vm_id.clone());
+        let newest = |vm: Option<&str>| choose(&points, vm, None, NOW).map(|point| point.vm_id.clone());
         assert!(newest(None).unwrap_err().contains("--vm"));
         assert_eq!(newest(Some("web")).as_deref(), Ok("v"));
         assert_eq!(newest(Some("W")).as_deref(), Ok("w"));
         assert!(newest(Some("mail")).unwrap_err().contains("web (v)"));
-        let of_point = choose(&points, None, Some("c2")).unwrap();
+        let of_point = choose(&points, None, Some("c2"), NOW).unwrap();
         assert_eq!(of_point.vm_name, "db");
-        assert!(choose(&points, Some("web"), Some("c2")).is_err());
+        assert!(choose(&points, Some("web"), Some("c2"), NOW).is_err());
         // The VM was made anew under the name that it had.
         points[1].vm_name = "web".into();
-        let why = choose(&points, Some("web"), None).unwrap_err();
+        let why = choose(&points, Some("web"), None, NOW).unwrap_err();
         assert!(why.contains("one of these ids"), "{why}");
     }
 }
