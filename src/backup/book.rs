@@ -1,5 +1,6 @@
 //! The book of a VM in a directory, `.VM.rhv-mount`: who holds its lock backs this VM up there, and nobody
-//! else does. It tells the next run what a run has begun there that no manifest tells of.
+//! else does. Those who only read the files there share another lock of it (`readers`). It tells the next run
+//! what a run has begun there that no manifest tells of.
 //!
 //! A line of JSON is appended, and flushed, before the thing is done: the words with which a backup is asked
 //! for, the checkpoint that it has made, a file that is about to get its name, or to go. So whatever a killed
@@ -13,6 +14,7 @@
 
 mod leftovers;
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -26,11 +28,14 @@ use crate::engine::BackedVm;
 use crate::failure::{Exit, Failure};
 use crate::images::Output;
 use crate::logging::plain;
-use crate::process::lock::{is_certain, try_lock};
+use crate::process::lock::{is_certain, let_in, try_lock, try_shut_out};
 use crate::process::rights;
 
 /// Upper bound on a book, in bytes: some ten thousand lines.
 const MAX_BYTES: u64 = 4 << 20;
+
+/// The end of the names of books.
+const ENDING: &str = ".rhv-mount";
 
 /// A fact that a run notes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +60,23 @@ pub(crate) struct Book {
 
 /// The path of the book of a VM.
 pub(crate) fn book_of(dir: &Path, vm: &str) -> PathBuf {
-    dir.join(format!(".{vm}.rhv-mount"))
+    dir.join(format!(".{vm}{ENDING}"))
+}
+
+/// True for the name of a book.
+pub(super) fn is_book(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with('.') && name.ends_with(ENDING)
+}
+
+/// While there is one, nobody begins to read the files of the directory.
+pub(super) struct Alone<'a>(&'a Book);
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        // They end with the file in any case.
+        let _ = let_in(&self.0.file.lock());
+    }
 }
 
 impl Book {
@@ -106,6 +127,15 @@ impl Book {
     /// True where no other process is at a backup of this VM into the directory.
     pub(super) fn is_locked(&self) -> bool {
         self.is_locked
+    }
+
+    /// Shuts out those who would read the files of the directory; nothing where somebody does.
+    pub(super) fn without_readers(&self) -> Option<Alone<'_>> {
+        let shut_out = try_shut_out(&self.file.lock()).unwrap_or_else(|e| {
+            info!("readers of {} are not known: {e}", self.dir.display());
+            true
+        });
+        shut_out.then(|| Alone(self))
     }
 
     /// Notes that a backup is about to be asked for with these words in its description.

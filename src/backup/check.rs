@@ -8,6 +8,7 @@ use std::path::Path;
 use super::kept::configuration;
 use super::manifest::{Entry, Manifest};
 use super::orphans::{named, unnamed};
+use super::readers::Reader;
 use crate::block_hash::{Algorithm, Bytes, Method, Watch, hash};
 use crate::failure::{Exit, Failure};
 use crate::images::{Backing, Format, Source, head};
@@ -16,6 +17,7 @@ use crate::output::{report, tell};
 
 /// Checks every file that a manifest in `dir` names; returns the exit code.
 pub(crate) fn check(dir: &Path) -> Result<u8, Failure> {
+    let _reader = Reader::of(dir)?;
     let unreadable_dir = |e| Failure::text(Exit::Usage, format!("cannot read {}: {e}", dir.display()));
     let (manifests, unreadable) = Manifest::all(dir).map_err(unreadable_dir)?;
     if manifests.is_empty() && unreadable.is_empty() {

@@ -18,6 +18,7 @@
 //! points      what a directory has: `--list`
 //! kept        what a directory has, for a restore
 //! check       whether its files still hold what their manifests say: `--check`
+//! readers     who reads the files of a directory, of which none goes meanwhile
 //! orphans     the files that no manifest names
 //! tidy        what goes after a backup
 //! outdated    which checkpoints of ours no disk needs any more
@@ -54,6 +55,7 @@ mod outdated;
 mod plan;
 mod points;
 mod prune;
+mod readers;
 mod rounds;
 mod shared;
 mod stop;
@@ -75,6 +77,7 @@ pub(crate) use self::life::{Begun, Life, Split, Terms};
 pub(crate) use self::orphans::held_in;
 use self::plan::Plan;
 pub(crate) use self::points::list;
+pub(crate) use self::readers::Reader;
 use self::rounds::{Made, Rounds};
 pub(crate) use self::stop::Stop;
 use self::tidy::{sweep, tidy};

@@ -25,6 +25,12 @@ pub(super) struct Goes {
     pub(super) files: Vec<String>,
 }
 
+impl Goes {
+    pub(super) fn is_nothing(&self) -> bool {
+        self.manifests.is_empty()
+    }
+}
+
 /// Decides what goes of the backups of `vm`, where the newest `keep` of each disk are kept. `all` are the
 /// manifests of the directory, the oldest first; files that no manifest names need those of `held`.
 pub(super) fn goes(all: &[Manifest], vm: &str, keep: usize, held: &BTreeSet<String>) -> Goes {

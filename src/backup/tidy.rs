@@ -91,6 +91,16 @@ fn prune(
         Ok(chosen) => chosen,
         Err(why) => return Ok(Err(why)),
     };
+    if goes.is_nothing() {
+        return Ok(Ok(0));
+    }
+    let Some(_alone) = book.without_readers() else {
+        inform(
+            "--keep removes nothing for now: a restore or --check reads files here, and the next backup \
+             removes what is too old",
+        );
+        return Ok(Ok(0));
+    };
     // The next run knows them by this, if the rest is cut short.
     book.removes(&goes.files)?;
     let place = dir.to_owned();
@@ -197,7 +207,9 @@ fn forget_checkpoints(engine: &Engine, plan: &Plan, book: &Book, (all, are_all):
 #[cfg(test)]
 mod tests {
     use super::super::manifest::tests::manifest;
+    use super::super::readers::Reader;
     use super::*;
+    use crate::engine::BackedVm;
 
     const NOW: &str = "2026-11-29T08:35:02.000Z";
 
@@ -212,6 +224,32 @@ mod tests {
         let early = why("v", "2026-11-28T08:35:02.000Z").unwrap();
         assert!(early.contains("yet to come"), "{early}");
         assert_eq!(why("another", "2026-11-28T08:35:02.000Z"), None);
+    }
+
+    #[test]
+    fn nothing_goes_while_somebody_reads_the_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let mut all = vec![manifest("a.qcow2", None), manifest("b.qcow2", None)];
+        for (one, name) in all.iter_mut().zip(["1.manifest.json", "2.manifest.json"]) {
+            one.time = "2020-01-01T00:00:00.000Z".into();
+            one.name = name.into();
+            fs::write(dir.join(name), "").unwrap();
+            fs::write(dir.join(&one.disks[0].file), "").unwrap();
+        }
+        let vm = BackedVm {
+            id: "v".into(),
+            name: "web".into(),
+        };
+        let book = Book::open(dir, &vm).unwrap();
+        let pruned = || prune(dir, all.clone(), ("v", 1), &book).unwrap().unwrap();
+        let reader = Reader::of(dir).unwrap();
+        assert_eq!(pruned(), 0);
+        assert!(dir.join("a.qcow2").exists() && dir.join("1.manifest.json").exists());
+        drop(reader);
+        assert_eq!(pruned(), 1);
+        assert!(!dir.join("a.qcow2").exists() && dir.join("b.qcow2").exists());
+        Reader::of(dir).unwrap();
     }
 
     /// The files of one VM never lie over those of another one.

@@ -6,6 +6,9 @@
 //! copy of the descriptor is closed, whatever way the process ends; our descriptors are closed on exec, so no
 //! child keeps it. A server of NFS passes it on to other clients, unless it, or a mount option, says that
 //! locks stay local: [`is_certain`] tells where a lock that is free proves that its owner is gone.
+//!
+//! Beside the owner, a file has readers: each shares a lock on one byte far behind all others, and the owner
+//! may shut them out for a while. Who is one is no owner's concern, and the other way round.
 
 use std::fs::File;
 use std::io;
@@ -28,24 +31,55 @@ const OF_ONE_KERNEL: [u32; 9] = [
     0xCA45_1A4E,
 ];
 
-fn whole_file() -> libc::flock {
+/// The byte of the readers. No file is so long.
+const OF_READERS: libc::off_t = libc::off_t::MAX / 2;
+
+fn lock(kind: libc::c_int, start: libc::off_t, length: libc::off_t) -> libc::flock {
     libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
+        l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
+        l_start: start,
+        l_len: length,
         l_pid: 0,
+    }
+}
+
+/// The owner's lock.
+fn whole_file() -> libc::flock {
+    lock(libc::F_WRLCK, 0, OF_READERS)
+}
+
+fn of_readers(kind: libc::c_int) -> libc::flock {
+    lock(kind, OF_READERS, 1)
+}
+
+fn try_to(file: &File, lock: &libc::flock) -> io::Result<bool> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(lock)) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(e) => Err(e.into()),
     }
 }
 
 /// Takes the lock of a file that is open for writing; false when another owner has it. An error means that
 /// its file system has no locks.
 pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file())) {
-        Ok(_) => Ok(true),
-        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
-        Err(e) => Err(e.into()),
-    }
+    try_to(file, &whole_file())
+}
+
+/// Becomes a reader of a file that is open for reading; false while its owner shuts readers out.
+pub(crate) fn try_read(file: &File) -> io::Result<bool> {
+    try_to(file, &of_readers(libc::F_RDLCK))
+}
+
+/// Shuts readers out of a file that is open for writing; false when there are some.
+pub(crate) fn try_shut_out(file: &File) -> io::Result<bool> {
+    try_to(file, &of_readers(libc::F_WRLCK))
+}
+
+/// Lets readers in again.
+pub(crate) fn let_in(file: &File) -> io::Result<()> {
+    try_to(file, &of_readers(libc::F_UNLCK)).map(drop)
 }
 
 /// True when somebody has the lock of a file, which is not taken.
@@ -82,6 +116,25 @@ mod tests {
         assert!(!try_lock(&other).unwrap());
         drop(copy);
         assert!(try_lock(&other).unwrap());
+    }
+
+    #[test]
+    fn readers_share_a_file_beside_its_owner_who_may_shut_them_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        let owner = File::options().read(true).write(true).open(&path).unwrap();
+        let (one, other) = (File::open(&path).unwrap(), File::open(&path).unwrap());
+        assert!(try_read(&one).unwrap() && !is_locked(&other).unwrap());
+        assert!(try_lock(&owner).unwrap() && try_read(&other).unwrap());
+        assert!(!try_shut_out(&owner).unwrap());
+        drop(one);
+        assert!(!try_shut_out(&owner).unwrap());
+        drop(other);
+        let late = File::open(&path).unwrap();
+        assert!(try_shut_out(&owner).unwrap() && !try_read(&late).unwrap());
+        let_in(&owner).unwrap();
+        assert!(try_read(&late).unwrap() && is_locked(&late).unwrap());
     }
 
     #[test]

@@ -39,6 +39,7 @@ use self::local::Local;
 use self::plan::{Plan, Planned};
 use self::stop::Stop;
 use self::vm::Made;
+use crate::backup::Reader;
 use crate::engine::Engine;
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
@@ -76,6 +77,8 @@ const PANICKED: &str = "internal error in a restore: end what is left of it with
 
 fn run(settings: &RestoreSettings, stop: &Stop, supervisor: &Supervisor) -> Result<Vec<Failure>, Failure> {
     let began = Instant::now();
+    // Each file is opened when its turn comes.
+    let _reader = Reader::of(&settings.dir)?;
     let local = Local::read(settings)?;
     let engine = Engine::login(&settings.disk.source.account, &stop.interrupt)?;
     let done = Plan::of(&engine, settings, local).map(|plan| {
