@@ -47,6 +47,10 @@ enum Line {
     Checkpoint(String),
     /// This file of the directory counts for nothing unless a manifest names it.
     File { name: String, inode: u64 },
+    /// A manifest has named this checkpoint of ours, and goes by `--keep`.
+    Outdated(String),
+    /// The engine has refused to delete this checkpoint.
+    Refused(String),
 }
 
 /// See the head of this file.
@@ -146,6 +150,18 @@ impl Book {
     /// Notes the checkpoint of a backup.
     pub(super) fn has_made(&self, checkpoint: &str) {
         self.add_or_log(Line::Checkpoint(checkpoint.to_owned()));
+    }
+
+    /// Notes a checkpoint that a manifest names which is about to go.
+    pub(super) fn outdates(&self, checkpoint: &str) -> io::Result<()> {
+        self.add(Line::Outdated(checkpoint.to_owned()))
+    }
+
+    /// Notes that a checkpoint could not be deleted, in the place of what was noted of it before.
+    pub(super) fn refuses(&self, checkpoint: &str) {
+        let line = Line::Refused(checkpoint.to_owned());
+        self.lines.lock().retain(|one| *one != line);
+        self.add_or_log(line);
     }
 
     /// Notes a file that is about to get its name.

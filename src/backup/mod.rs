@@ -20,7 +20,7 @@
 //! check       whether its files still hold what their manifests say: `--check`
 //! readers     who reads the files of a directory, of which none goes meanwhile
 //! orphans     the files that no manifest names
-//! tidy        what goes after a backup
+//! tidy        what goes after a backup, and checkpoints before the next one
 //! outdated    which checkpoints of ours no disk needs any more
 //! prune       which files `--keep` removes
 //! stop        how a signal stops all of it
@@ -80,7 +80,7 @@ pub(crate) use self::points::list;
 pub(crate) use self::readers::Reader;
 use self::rounds::{Made, Rounds};
 pub(crate) use self::stop::Stop;
-use self::tidy::{sweep, tidy};
+use self::tidy::{catch_up, sweep, tidy};
 use crate::engine::Engine;
 use crate::failure::{Exit, Failure};
 use crate::logging::announce;
@@ -150,6 +150,7 @@ fn with_engine(
     plan.look_for_base(engine, settings)?;
     plan.tell();
     plan.tell_left_snapshots(engine);
+    catch_up(engine, settings, stop, &plan, &book);
     let rounds = Rounds {
         engine,
         settings,
@@ -163,7 +164,7 @@ fn with_engine(
     sweep(&settings.dir, &book);
     done?;
     if !stop.has_begun() {
-        tidy(engine, settings, &plan, &book, made.manifests > 0);
+        tidy(engine, settings, stop, &plan, &book, made.manifests > 0);
     }
     Ok(made.failures)
 }

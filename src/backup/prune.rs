@@ -21,7 +21,7 @@ use super::points::chain;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Goes {
     /// The numbers of the manifests.
-    manifests: Vec<usize>,
+    pub(super) manifests: Vec<usize>,
     pub(super) files: Vec<String>,
 }
 

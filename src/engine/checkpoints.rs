@@ -81,12 +81,17 @@ impl Engine {
     }
 
     /// Deletes a checkpoint, and waits until it is gone; false, with nothing done, unless its VM is up or
-    /// down: an engine up to 4.5.6 destroys the disks of one that is paused.
-    pub(crate) fn delete_checkpoint(&self, vm: &str, id: &str) -> Result<bool, Error> {
-        // It may have been paused at any moment.
-        if !matches!(self.vm_status(vm)?.as_str(), "up" | "down") {
-            return Ok(false);
+    /// down: an engine up to 4.5.6 destroys the disks of one that is paused. One that is invalid goes only
+    /// while the VM is down: else the host has to define it anew first, and where that fails, since a bitmap
+    /// of it is gone, the engine deletes every checkpoint of the VM.
+    pub(crate) fn delete_checkpoint(&self, vm: &str, checkpoint: &Checkpoint) -> Result<bool, Error> {
+        // It may have been paused, or started, at any moment.
+        match self.vm_status(vm)?.as_str() {
+            "down" => {}
+            "up" if checkpoint.is_usable => {}
+            _ => return Ok(false),
         }
+        let id = &checkpoint.id;
         let path = format!("/vms/{vm}/checkpoints/{id}");
         self.delete("removal of the checkpoint", &path)?;
         let mut patience = Patience::new(MAX_REMOVAL_WAIT, self.interrupt());

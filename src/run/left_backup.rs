@@ -99,13 +99,16 @@ fn forget_checkpoint(engine: &Engine, note: &Note, backup: &NotedBackup) {
         if !is_its(&one.id) && !one.has_words(&backup.token) {
             continue;
         }
-        match engine.delete_checkpoint(vm, &one.id) {
+        match engine.delete_checkpoint(vm, &one) {
             Ok(true) => report(format_args!(
                 "{}: checkpoint {} is deleted: its backup has no manifest",
                 dir.display(),
                 one.id
             )),
-            Ok(false) => info!("the VM is neither up nor down, and checkpoint {} stays", one.id),
+            Ok(false) => info!(
+                "checkpoint {} stays, as its VM is not in the state for that",
+                one.id
+            ),
             Err(e) => info!("{e}"),
         }
     }

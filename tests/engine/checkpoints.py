@@ -5,7 +5,9 @@ of a VM's checkpoints is the order of their making. A checkpoint that was delete
 bitmaps with it. If a bitmap can't be removed (the switch checkpoint_stays), it remains, `invalid`.
 
 As in the engine, a checkpoint of a paused VM is deleted too, up to 4.5.6, which destroys the images of its
-disks: no client may do that.
+disks: no client may do that. Nor may one delete an invalid checkpoint while the VM is up: the host has to
+define it anew first, which fails where a bitmap is gone, and then the engine removes all checkpoints of the
+VM.
 """
 
 import threading
@@ -64,7 +66,9 @@ class Checkpoints:
             checkpoint.state = "invalid"
 
         def step():
-            if stays:
+            if status == "up" and checkpoint.state == "invalid":
+                self.remove_all(vm)
+            elif stays:
                 checkpoint.deleting = False
                 self._world.events.add("checkpoint_not_deleted", vm, checkpoint=checkpoint.id)
             else:

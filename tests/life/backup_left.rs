@@ -151,8 +151,7 @@ fn the_checkpoint_of_a_run_without_a_manifest_goes_at_its_end() {
     );
 
     // The engine does not delete it now, and the next backup does.
-    engine.switch(&json!({"switch": "fault", "match": "^DELETE .*/checkpoints/",
-        "value": {"status": 409, "detail": "[Cannot delete VM checkpoint: it is locked.]"}}));
+    refuse_deletions(&engine);
     let ran = back_up(&engine, &[]);
     assert!(ran.stderr.contains("stays for now"), "{ran}");
     let left = checkpoints(&engine);
@@ -170,6 +169,73 @@ fn the_checkpoint_of_a_run_without_a_manifest_goes_at_its_end() {
         !there.contains(&left[0]) && there.contains(&theirs),
         "{there:?}: {ran}"
     );
+}
+
+fn refuse_deletions(engine: &Engine) {
+    engine.switch(&json!({"switch": "fault", "match": "^DELETE .*/checkpoints/",
+        "value": {"status": 409, "detail": "[Cannot delete VM checkpoint: it is locked.]"}}));
+}
+
+/// A merge that always outlasts a run lets no checkpoint go at its end.
+#[test]
+fn a_checkpoint_that_could_not_be_deleted_goes_before_the_next_backup_begins() {
+    let engine = Engine::start();
+    web(&engine, "up", "4.7");
+    back_up(&engine, &[]).ok();
+    refuse_deletions(&engine);
+    let ran = back_up(&engine, &["--full", "--keep", "1"]).ok();
+    assert!(ran.stderr.contains("stays for now"), "{ran}");
+    assert_eq!(manifests(&engine).len(), 1, "{ran}");
+    let left = checkpoints(&engine);
+    assert_eq!(left.len(), 2, "{left:?}: {ran}");
+    engine.clear_switches();
+    let ran = back_up(&engine, &["--full", "--keep", "1"]).ok();
+    assert_every_checkpoint_is_named(&engine, &ran);
+    assert_eq!(checkpoints(&engine).len(), 1, "{ran}");
+    let order: Vec<String> = engine
+        .log("request")
+        .iter()
+        .filter_map(|one| Some((one["method"].as_str()?, one["path"].as_str()?)))
+        .filter(|(method, path)| {
+            let of_first = *method == "DELETE" && path.ends_with(left[0].as_str());
+            of_first || (*method == "POST" && path.ends_with("/backups"))
+        })
+        .map(|(method, _)| method.to_owned())
+        .collect();
+    assert_eq!(order[order.len() - 2..], ["DELETE", "POST"], "{order:?}: {ran}");
+}
+
+/// While the VM is up, the engine would take the whole chain with it.
+#[test]
+fn an_invalid_checkpoint_goes_once_the_vm_is_down() {
+    let engine = Engine::start();
+    web(&engine, "down", "4.7");
+    back_up(&engine, &[]).ok();
+    let old = checkpoints(&engine)[0].clone();
+    refuse_deletions(&engine);
+    let ran = back_up(&engine, &[]).ok();
+    assert!(ran.stderr.contains("stays for now"), "{ran}");
+    assert_eq!(checkpoints(&engine).len(), 2, "{ran}");
+    engine.clear_switches();
+    // A deletion leaves it so, where a bitmap can't be removed.
+    let order = json!({"state": "invalid"});
+    engine.control("POST", &format!("/vms/web/checkpoints/{old}"), Some(&order));
+    engine.change_vm("web", &json!({"status": "up"}));
+    let ran = back_up(&engine, &[]).ok();
+    assert!(
+        ran.stderr.contains("is invalid: a backup while the VM is down"),
+        "{ran}"
+    );
+    let there = checkpoints(&engine);
+    assert_eq!(there.len(), 2, "{there:?}: {ran}");
+    assert_eq!(there[0], old, "{ran}");
+    engine.change_vm("web", &json!({"status": "down"}));
+    let ran = back_up(&engine, &[]).ok();
+    let there = checkpoints(&engine);
+    assert_eq!(there.len(), 1, "{there:?}: {ran}");
+    assert_ne!(there[0], old, "{ran}");
+    let all = manifests(&engine);
+    assert_eq!(all[3]["from_checkpoint"], all[2]["checkpoint"], "{ran}");
 }
 
 /// A guest's disks and its configuration are secret.

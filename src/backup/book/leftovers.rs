@@ -10,6 +10,7 @@ use tracing::info;
 
 use super::super::manifest::Manifest;
 use super::super::orphans;
+use super::super::outdated::names;
 use super::{Book, Line};
 use crate::engine::Checkpoint;
 use crate::logging::plain;
@@ -70,15 +71,20 @@ impl Book {
         if !self.is_locked {
             return false;
         }
-        let is_named = |manifest: &Manifest| manifest.checkpoint.as_deref() == Some(checkpoint.id.as_str());
-        if all.iter().any(is_named) {
+        if all.iter().any(|manifest| names(manifest, &checkpoint.id)) {
             return false;
         }
         self.lines.lock().iter().any(|line| match line {
             Line::Begun(token) => checkpoint.has_words(token),
-            Line::Checkpoint(id) => *id == checkpoint.id,
-            Line::File { .. } => false,
+            Line::Checkpoint(id) | Line::Outdated(id) => *id == checkpoint.id,
+            Line::File { .. } | Line::Refused(_) => false,
         })
+    }
+
+    /// Tells which of two checkpoints was refused later; those that never were come first.
+    pub(in crate::backup) fn refused_at(&self, checkpoint: &str) -> Option<usize> {
+        let is_it = |line: &Line| matches!(line, Line::Refused(id) if id == checkpoint);
+        self.lines.lock().iter().rposition(is_it)
     }
 
     /// Forgets what is settled, at the end of a run: what the manifests name, and checkpoints that are gone.
@@ -88,13 +94,14 @@ impl Book {
             return;
         }
         let named = orphans::named(all);
+        let is_there = |id: &str| there.is_none_or(|there| there.iter().any(|one| one.id == id));
         let mut lines = self.lines.lock();
         lines.retain(|line| match line {
             Line::File { name, .. } => !named.contains(name.as_str()),
-            Line::Checkpoint(id) => {
-                let is_named = all.iter().any(|one| one.checkpoint.as_ref() == Some(id));
-                !is_named && there.is_none_or(|there| there.iter().any(|one| one.id == *id))
+            Line::Checkpoint(id) | Line::Outdated(id) => {
+                !all.iter().any(|one| names(one, id)) && is_there(id)
             }
+            Line::Refused(id) => is_there(id),
             Line::Begun(token) => {
                 let name = |one: &Manifest| one.file_name().to_string_lossy().into_owned();
                 let is_named = all.iter().any(|one| name(one).contains(token.as_str()));

@@ -363,6 +363,16 @@ class Checkpoints(BackupTest):
         self.engine._wait(f"{path}/{points[0]}", "state", ("invalid",))
         self.ok(self.engine.backup(self.vm, [self.cow], from_checkpoint_id=points[0]), 400)
 
+    def test_all_go_where_an_invalid_one_is_deleted_while_the_vm_is_up(self):
+        for _ in range(2):
+            backup = self.start(self.cow)
+            self.finish(backup)
+        path = f"/vms/{self.vm}/checkpoints/{backup['to_checkpoint_id']}"
+        self.ok(self.engine.control("POST", path, {"state": "invalid"}))
+        self.ok(self.engine.call("DELETE", path))
+        self.engine._wait(path, "state", (404,))
+        self.assertEqual(self.engine.control("GET", "/state")[1]["checkpoints"], [])
+
     def test_of_a_paused_vm_are_deleted_by_old_engines_and_the_image_with_them(self):
         backup = self.start(self.cow)
         self.finish(backup)
