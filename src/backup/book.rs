@@ -10,7 +10,8 @@
 //!
 //! The file is never removed, as whoever waits for its lock would have that of a file without a name. Its
 //! lock ends with its process (`process::lock`). Where not everybody who can open the book sees its lock, as
-//! on network file systems, nothing is removed by what it says.
+//! on network file systems, a run knows its own lines, and of those of others the ones that hold whether or
+//! not their run goes on: what another one has begun may be what it is at.
 
 mod leftovers;
 
@@ -47,10 +48,18 @@ enum Line {
     Checkpoint(String),
     /// This file of the directory counts for nothing unless a manifest names it.
     File { name: String, inode: u64 },
-    /// A manifest has named this checkpoint of ours, and goes by `--keep`.
+    /// No run needs this checkpoint of ours: the manifest that named it goes by `--keep`, or its own run has
+    /// ended without one.
     Outdated(String),
     /// The engine has refused to delete this checkpoint.
     Refused(String),
+}
+
+impl Line {
+    /// True where it holds whether or not its run goes on.
+    fn is_settled(&self) -> bool {
+        matches!(self, Line::Outdated(_) | Line::Refused(_))
+    }
 }
 
 /// See the head of this file.
@@ -58,6 +67,7 @@ enum Line {
 pub(crate) struct Book {
     dir: PathBuf,
     file: Mutex<File>,
+    /// The lines that count: without a lock, not all of the file.
     lines: Mutex<Vec<Line>>,
     is_locked: bool,
 }
@@ -86,6 +96,11 @@ impl Drop for Alone<'_> {
 impl Book {
     /// Opens the book, and takes its lock; refuses where another process has it.
     pub(super) fn open(dir: &Path, vm: &BackedVm) -> Result<Book, Failure> {
+        Book::open_where(dir, vm, is_certain)
+    }
+
+    /// The same; `is_certain` tells whether everybody who can open the file sees its lock.
+    fn open_where(dir: &Path, vm: &BackedVm, is_certain: fn(&File) -> bool) -> Result<Book, Failure> {
         let path = book_of(dir, &vm.id);
         let failed = |e: io::Error| {
             let text = format!("cannot open {}: {e}; no backup was begun", path.display());
@@ -112,13 +127,15 @@ impl Book {
                 false
             }
         };
-        let (lines, end) = read(&mut file).map_err(failed)?;
+        let (mut lines, end) = read(&mut file).map_err(failed)?;
         if is_locked {
             let cut = file.metadata().and_then(|meta| match meta.len() > end {
                 true => file.set_len(end),
                 false => Ok(()),
             });
             cut.map_err(failed)?;
+        } else {
+            lines.retain(Line::is_settled);
         }
         Ok(Book {
             dir: dir.to_owned(),
@@ -152,7 +169,7 @@ impl Book {
         self.add_or_log(Line::Checkpoint(checkpoint.to_owned()));
     }
 
-    /// Notes a checkpoint that a manifest names which is about to go.
+    /// Notes a checkpoint that no run needs any more, and that no manifest is about to name.
     pub(super) fn outdates(&self, checkpoint: &str) -> io::Result<()> {
         self.add(Line::Outdated(checkpoint.to_owned()))
     }
@@ -273,14 +290,14 @@ mod tests {
     use super::*;
     use crate::engine::Checkpoint;
 
-    fn vm() -> BackedVm {
+    pub(super) fn vm() -> BackedVm {
         BackedVm {
             id: "v".into(),
             name: "web".into(),
         }
     }
 
-    fn names(dir: &Path) -> Vec<String> {
+    pub(super) fn names(dir: &Path) -> Vec<String> {
         let entries = fs::read_dir(dir).unwrap();
         let mut names: Vec<String> = entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -225,6 +225,7 @@ impl Rounds<'_> {
             return Err(Failure::text(Exit::DataLoss, plain(&text)));
         }
         manifest.write(dir)?;
+        self.book.counts(&manifest);
         made.manifests += 1;
         made.manifest = Some(manifest.file_name().display().to_string());
         report(plain(&format!(
