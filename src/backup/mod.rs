@@ -22,7 +22,8 @@
 //! orphans     the files that no manifest names
 //! tidy        what goes after a backup, and checkpoints before the next one
 //! outdated    which checkpoints of ours no disk needs any more
-//! prune       which files `--keep` removes
+//! retention   whether `--keep` may remove anything now, and the removal
+//! prune       which files it removes
 //! stop        how a signal stops all of it
 //! ```
 //!
@@ -56,6 +57,7 @@ mod plan;
 mod points;
 mod prune;
 mod readers;
+mod retention;
 mod rounds;
 mod shared;
 mod stop;
