@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::backups::{dir, entry, manifests};
+use crate::backups::{back_up, dir, entry, manifests};
 use crate::recovering::recover;
 use crate::restoring::{assert_free, assert_restored, backed_up, command, disks_of, has_vm, restore};
 use crate::rig::{DATA_MAY_BE_LOST, ENGINE_FAILED, LIMIT, assert_told};
@@ -180,6 +180,23 @@ fn begin(to: &Engine, from: &Engine) -> Foreground {
         to.transfers().len() == 2
     });
     running
+}
+
+/// Each file is opened when its turn comes, which may be hours after the start.
+#[test]
+fn a_backup_removes_nothing_while_a_restore_reads_there() {
+    let (from, disks) = backed_up();
+    from.switch(&json!({"switch": "disk_slow", "value": 600.0}));
+    let mut running = Foreground::spawn(&mut command(&from, &from, &["--name", "drill"]));
+    wait_until("a disk is made", 60, || from.disks().len() > disks.len());
+    let ran = back_up(&from, &["--full", "--keep", "1"]).ok();
+    assert!(!running.has_ended(), "{}", running.stderr());
+    assert!(ran.stderr.contains("--keep removes nothing for now"), "{ran}");
+    assert_eq!(manifests(&from).len(), 2, "{ran}");
+    running.signal(Signal::SIGKILL);
+    running.wait(60);
+    let ran = back_up(&from, &["--full", "--keep", "1"]).ok();
+    assert_eq!(manifests(&from).len(), 1, "{ran}");
 }
 
 #[test]
