@@ -40,7 +40,7 @@ pub(super) fn copy(shared: &Shared<'_>, disk: &VmDisk, changes: bool, (n, count)
     let open = match opened {
         Ok(open) => Arc::new(open),
         // A bitmap that is missing or in use shows here, and not when the backup begins: the transfer ends.
-        // Where there was none, something else is wrong, which a second backup would meet again.
+        // A failure before there was one has another reason, which a second backup would meet again.
         Err(failure) => {
             let ended = failure.exit == Exit::Transfer && !failure.is::<NotBegun>();
             let again = changes && ended && !shared.stop.has_begun();
