@@ -212,7 +212,7 @@ fn clear_dead_mount(path: &Path, wanted: bool) -> Result<(), Failure> {
     let directory = runtime_directory::directory_of(Uid::from_raw(owner)).ok();
     let place = directory.map(|directory| Place::of(&directory, path));
     let record = place.as_ref().and_then(Place::record);
-    if let Some(place) = place.filter(|place| !place.is_served()) {
+    if let Some(place) = place.filter(|place| !place.stays_served()) {
         place.clear();
         if record.as_ref().is_some_and(|record| record.created) {
             remove_placeholder(path);

@@ -9,13 +9,17 @@
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::process::identity::this_pid_namespace;
+use crate::process::identity::{DYING_LIMIT, this_pid_namespace};
 use crate::process::runtime_directory::key_of;
 
 /// Upper bound on the bad outcomes that are kept beside the last one.
@@ -23,6 +27,9 @@ const MAX_NOTES: usize = 10;
 
 /// Upper bound on a file here, in bytes.
 const MAX_FILE_BYTES: u64 = 64 << 10;
+
+/// The pause between two looks whether a killed process still listens.
+const DYING_PAUSE: Duration = Duration::from_millis(100);
 
 /// Upper bound on the words of an outcome that is too long, in characters; JSON may need six bytes for one.
 const MAX_MESSAGE_CHARS: usize = 8 << 10;
@@ -187,9 +194,26 @@ impl Place {
 
     /// True when a process listens at this place, even if it is too busy, or not allowed, to answer.
     pub(crate) fn is_served(&self) -> bool {
-        let gone = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
-        let asked = UnixStream::connect(self.socket());
-        asked.map_or_else(|e| !gone.contains(&e.kind()), |_| true)
+        // The kernel keeps only so many connections for a process that is stopped, and would wait for it.
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let asked = UnixAddr::new(&self.socket()).and_then(|address| {
+            let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+            connect(socket.as_raw_fd(), &address)
+        });
+        !matches!(asked, Err(Errno::ENOENT | Errno::ECONNREFUSED))
+    }
+
+    /// True when a process goes on listening at this place. One that was killed is waited for: it lets go of
+    /// its files one after the other, and of a connection before the socket.
+    pub(crate) fn stays_served(&self) -> bool {
+        let until = Instant::now() + DYING_LIMIT;
+        while self.is_served() {
+            if Instant::now() >= until {
+                return true;
+            }
+            sleep(DYING_PAUSE);
+        }
+        false
     }
 
     /// Removes the files of a live mount.

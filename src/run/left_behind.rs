@@ -14,7 +14,7 @@ pub(super) fn clear_place(place: &Place, note: &Note) {
         let other_namespace = !record.namespace.is_empty() && record.namespace != note.namespace;
         record.pid != note.pid || other_namespace
     };
-    if place.is_served() || record.as_ref().is_some_and(is_anothers) {
+    if record.as_ref().is_some_and(is_anothers) || place.stays_served() {
         return;
     }
     if record.is_some_and(|record| record.created) {

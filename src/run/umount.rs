@@ -107,17 +107,17 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
                 code => Ok(code),
             };
         }
+        Ok(None) if !has_ended(&path, &place) && place.stays_served() => {
+            return Err(Failure::text(
+                Exit::Mount,
+                format!("the process that serves {shown} has not heard the question; try again"),
+            ));
+        }
         // It had ended in order before it could read the question.
         Ok(None) if has_ended(&path, &place) => {
             return Ok(place
                 .take_ending()
                 .map_or(Exit::Done as u8, |ending| hear(&ending)));
-        }
-        Ok(None) if place.is_served() => {
-            return Err(Failure::text(
-                Exit::Mount,
-                format!("the process that serves {shown} has not heard the question; try again"),
-            ));
         }
         Ok(None) => return clear_up(&path, &place),
         Err(e) if control::is_silent(&e) => {
@@ -181,10 +181,12 @@ fn served_by(path: &Path) -> Option<Uid> {
 }
 
 /// True when the mount on `path` is dead, or about to be: a killed process, at whose socket nobody listens
-/// any more, takes a moment to let go of its files.
+/// any more or that hangs up, takes a moment to let go of its files.
 fn dies(path: &Path, error: &io::Error) -> bool {
     let limit = match error.kind() {
-        io::ErrorKind::ConnectionRefused => DYING_LIMIT,
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+            DYING_LIMIT
+        }
         _ => Duration::ZERO,
     };
     let until = Instant::now() + limit;

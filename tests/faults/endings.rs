@@ -10,7 +10,9 @@ use crate::support::run::{run, scratch, stop, text, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -222,6 +224,31 @@ fn a_process_that_is_killed_while_umount_waits_is_reported_as_a_loss() {
     });
     assert_eq!(ran.code, Some(7), "{ran}");
     assert!(ran.stderr.contains("may be lost"), "{ran}");
+}
+
+/// The kernel closes the files of a killed process one after the other. Here somebody else listens in its place
+/// and does so slowly.
+#[test]
+fn a_killed_process_that_lets_go_of_its_socket_last_is_reported_as_a_loss() {
+    let rig = Rig::start(settings(MIB), &[]);
+    let target = rig.mount.mountpoint().to_path_buf();
+    let socket = socket_of(&target);
+    kill(Pid::from_raw(rig.mount.server()), Signal::SIGKILL).unwrap();
+    wait_until("nobody listens", 60, || UnixStream::connect(&socket).is_err());
+    fs::remove_file(&socket).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    let ran = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let (asking, _) = listener.accept().unwrap();
+            BufReader::new(&asking).read_line(&mut String::new()).unwrap();
+            drop(asking);
+            std::thread::sleep(Duration::from_millis(500));
+        });
+        rhv_mount(None, [Path::new("umount"), &target])
+    });
+    assert_eq!(ran.code, Some(7), "{ran}");
+    assert!(ran.stderr.contains("may be lost"), "{ran}");
+    assert!(!is_mounted(&target), "{ran}");
 }
 
 /// Without a time limit umount would wait for the stopped process for ever. The mount ends after SIGCONT.
