@@ -9,6 +9,9 @@
 //! back and which is bounded. A read not far before the stream's end belongs to it, and so does another
 //! stream that ends there: what was read once is not fetched again ahead of a late read.
 //!
+//! The first of all reads is followed at once if it has many bytes and begins where the data does: on a line
+//! with long delays, the second one would come a round trip later.
+//!
 //! A stream's window bounds the bytes that were fetched for it and that it has not read: those ahead of its
 //! end, and those that it has jumped over. It is refilled when a whole request fits, so that a reader of
 //! small blocks causes large requests.
@@ -33,6 +36,10 @@ const MIN_BULK_BYTES: u64 = 512 << 10;
 
 /// Size in bytes from which on two reads in a row deserve a wide window at once: `cp` reads 128 KiB or more.
 const MIN_FAST_BYTES: u64 = 128 << 10;
+
+/// Window of a stream that begins with the first of all reads, in bytes, until its third read. A program that
+/// reads no more has fetched that much for nothing, once.
+const FIRST_WINDOW_BYTES: u64 = 8 << 20;
 
 /// Number of last reads among which a stream must have had one to get its share of the cache.
 const RECENT_READS: u64 = 64;
@@ -132,7 +139,7 @@ impl Streams {
         let found = late.or_else(exact).or_else(near);
         let Some((at, jumped)) = found else {
             self.begin(read, now);
-            return None;
+            return self.first_of_all(read, now, data);
         };
         let mut stream = self.streams.remove(at);
         let others = self.streams.iter().filter(|s| self.is_recent(s, now)).count();
@@ -142,6 +149,8 @@ impl Streams {
         let factor = match (contiguous, stream.proven) {
             (false, _) if late.is_some() => 1,
             (false, _) => 2,
+            // It has begun with a wide window.
+            (true, true) if self.reads == 2 => 1,
             (true, false) if len >= MIN_FAST_BYTES => 8,
             (true, _) => 4,
         };
@@ -153,24 +162,48 @@ impl Streams {
         if !repeated {
             (stream.last, stream.at) = (self.reads, now);
         }
-        let passed = stream.pass();
+        let mut ahead = self.ahead_of(&stream, now);
+        (ahead.passed, ahead.promised, ahead.merged) = (stream.pass(), promised, merged);
+        self.streams.insert(0, stream);
+        Some(ahead)
+    }
+
+    /// Returns what to fetch after `read`, which begins a stream, if it is the first of all reads: a program
+    /// that begins with many bytes, where the data begins, copies the disk.
+    fn first_of_all(
+        &mut self,
+        read: &Range<u64>,
+        now: Instant,
+        data: impl Fn(Range<u64>, u64) -> Option<u64>,
+    ) -> Option<Ahead> {
+        let len = read.end - read.start;
+        if self.reads > 1 || len < MIN_FAST_BYTES || data(0..read.start, 0).is_none() {
+            return None;
+        }
+        let mut stream = self.streams.remove(0);
+        stream.window = FIRST_WINDOW_BYTES.min(self.max);
+        stream.proven = true;
+        let ahead = self.ahead_of(&stream, now);
+        self.streams.insert(0, stream);
+        Some(ahead)
+    }
+
+    /// Returns what to fetch for `stream`, which is not among the others now.
+    fn ahead_of(&self, stream: &Stream, now: Instant) -> Ahead {
         let wide = |s: &&Stream| s.window >= MIN_BULK_BYTES && self.is_recent(s, now);
         let apart = self.streams.iter().filter(|s| s.start >= stream.end).filter(wide);
-        let until = apart.map(|s| s.start).min().unwrap_or(u64::MAX);
         let even = stream.window / self.connections / self.unit * self.unit;
-        let ahead = Ahead {
+        Ahead {
             stream: stream.id,
             from: stream.announced,
-            until,
+            until: apart.map(|s| s.start).min().unwrap_or(u64::MAX),
             want: stream.want(self.request),
             urgent: stream.ahead == 0,
             request: even.clamp(self.unit, self.request),
-            passed,
-            promised,
-            merged,
-        };
-        self.streams.insert(0, stream);
-        Some(ahead)
+            passed: 0..0,
+            promised: false,
+            merged: Vec::new(),
+        }
     }
 
     /// Makes every other stream that ends just behind a part of `stream`, which `read` continues, since those

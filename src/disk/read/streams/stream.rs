@@ -36,7 +36,7 @@ pub(super) struct Stream {
     pub(super) again: bool,
     /// Bytes that it has read.
     bytes: u64,
-    /// More than one read belongs to it.
+    /// More than one read belongs to it, or it began with the first of all reads.
     pub(super) proven: bool,
     /// Bytes of data that it has jumped over and not paid back by reading as many.
     pub(super) debt: u64,
