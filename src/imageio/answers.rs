@@ -33,6 +33,17 @@ pub(crate) struct Capabilities {
 }
 
 impl Capabilities {
+    /// Returns how many of the `wanted` connections the server advises, at least 1, for reading only or not.
+    pub(crate) fn connections(&self, wanted: usize, read_only: bool) -> usize {
+        let readers = self.max_readers.unwrap_or(wanted).max(1);
+        // A single writer still leaves the other connections to the readers.
+        let most = match read_only {
+            true => readers,
+            false => readers.max(self.max_writers.unwrap_or(wanted)),
+        };
+        wanted.min(most)
+    }
+
     /// True when the server advises more than `connections`.
     pub(crate) fn allows_beside(&self, connections: usize) -> bool {
         connections < self.max_readers.max(self.max_writers).unwrap_or(0)

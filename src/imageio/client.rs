@@ -51,6 +51,8 @@ pub(crate) struct Client {
     pub(super) movable: bool,
     /// Each change flushes before it is answered.
     pub(super) durable: bool,
+    /// The answer to a request for the extents that nobody has read yet.
+    pub(super) extents_answer: Option<Result<Response<Body>, ureq::Error>>,
 }
 
 impl Client {
@@ -95,21 +97,29 @@ impl Client {
             requests: 0,
             movable: true,
             durable: false,
+            extents_answer: None,
         };
         if let Some(known) = known {
             client.capabilities = known;
             client.requests = SKIPPED_OPTIONS;
             return Ok(client);
         }
-        client.capabilities = client.options()?;
+        client.authorise()?;
+        Ok(client)
+    }
+
+    /// Sends the OPTIONS of a connection without a request so far.
+    pub(super) fn authorise(&mut self) -> Result<(), Error> {
+        self.requests = 0;
+        self.capabilities = self.options()?;
         // The server may close the connection after OPTIONS: an old one that has refused it, or one that
         // closes each connection after an answer. Nothing was written yet, so a second one loses no write
         // unnoticed.
-        client.movable = true;
-        if !client.capabilities.options {
-            client.size()?;
+        self.movable = true;
+        if !self.capabilities.options {
+            self.size()?;
         }
-        Ok(client)
+        Ok(())
     }
 
     /// Begins a request whose answer has a body of at most `body` bytes.

@@ -1,9 +1,7 @@
 //! One remote image: it dials the first and all further connections, and replaces a transfer URL that has
 //! ended.
 //!
-//! A second connection is begun within the handshake of the first where the server is far away: it will ask
-//! for the extents, and two round trips of it have passed when the first one has its OPTIONS. Before these
-//! nobody knows whether the server wants that many. If not, the second one is closed without a request.
+//! Where the server is far away, further connections are begun while the first one is being made (`ahead`).
 //!
 //! The pool's threads call [`Image`] as their [`Dial`]. A renewal runs in a thread of its own (`renewals`),
 //! for which they wait. Each new URL starts a new epoch. The unix socket is used only for the server that it
@@ -11,19 +9,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tracing::{debug, info};
 
+use super::ahead::{Ahead, Connect};
 use super::patience::Load;
 use super::permit::Permit;
 use super::renewals::{Renewals, TicketState};
 use super::socket::{Route, UnixRoute};
 use super::tls::with_keys;
-use super::transport::{Answered, OneShot};
+use super::transport::{Far, OneShot};
 use super::{Capabilities, Client, Error, TransferUrl, local};
 use crate::remote::{Denial, Dial, Remote, RemoteError};
 use crate::trust::Trust;
@@ -39,6 +36,10 @@ pub(crate) struct Endpoint {
     pub(crate) timeout: Duration,
     /// Number of connections that will be made, this one included.
     pub(crate) connections: usize,
+    /// They will read only.
+    pub(crate) read_only: bool,
+    /// The extents will be asked for.
+    pub(crate) extents: bool,
 }
 
 /// A remote image that can be connected to any number of times.
@@ -58,15 +59,13 @@ pub(crate) struct Image {
     brief: Arc<AtomicBool>,
     /// The last epoch in which the disk had its size.
     sized: AtomicU64,
-    /// A connection beside those of the pool that is being made, for the extents.
-    spare: Arc<Mutex<Option<Spare>>>,
+    /// The connections that are being made, for the extents and for the pool.
+    ahead: Arc<Ahead>,
 }
 
-type Spare = JoinHandle<Result<Client, Error>>;
-
-/// The time that a server far away takes for its first answer at least. A server that is nearer loses less by
-/// one handshake after the other than by a connection that it may not want.
-const FAR: Duration = Duration::from_millis(10);
+/// Upper bound on the connections that are begun before the server has said how many it wants. imageio wants
+/// 8, and more would stand in the way of those.
+const MAX_AHEAD: usize = 8;
 
 impl Image {
     /// Makes the first connection, and returns it with the image for the pool.
@@ -88,7 +87,7 @@ impl Image {
             size: 0,
             brief: Arc::default(),
             sized: AtomicU64::new(0),
-            spare: Arc::default(),
+            ahead: Arc::default(),
         };
         let mut client = image.connect_first(endpoint.connections)?;
         image.capabilities = client.capabilities().clone();
@@ -98,7 +97,7 @@ impl Image {
             match image.connect_locally(&name, &mut client) {
                 Ok((local, compared)) => {
                     (client, size) = (local, Some(compared));
-                    *image.spare.lock() = None;
+                    image.ahead.end();
                 }
                 Err(why) => {
                     info!(
@@ -112,7 +111,7 @@ impl Image {
         image.size = match size {
             Some(size) => size,
             None => {
-                image.prepare_spare(endpoint.connections);
+                image.allow_others(endpoint);
                 image.ask_size(&mut client)?
             }
         };
@@ -172,33 +171,36 @@ impl Image {
     }
 
     /// Makes the connection that finds out what the server can do. If that is far away, and the user allows
-    /// several connections, the next one is begun meanwhile.
+    /// several connections, the others are begun meanwhile.
     fn connect_first(&self, connections: usize) -> Result<Client, Error> {
-        let (spare, begin) = (self.spare.clone(), self.spare());
-        let answered = Answered(Box::new(move |after| {
-            if after >= FAR && connections > 1 {
-                *spare.lock() = begin();
-            }
-        }));
-        self.connector(None, None, Some(answered))()
-    }
-
-    /// Returns what begins to make a connection for the extents. Its capabilities are not known then.
-    fn spare(&self) -> impl FnOnce() -> Option<Spare> + Send + use<> {
-        let connect = self.connector(None, Some(Capabilities::default()), None);
-        let builder = thread::Builder::new().name("spare".into());
-        move || builder.spawn(connect).ok()
-    }
-
-    /// Sees to it that a connection for the extents is made, if the server allows one beside `connections` of
-    /// the pool, and no other. The round trips that it takes pass while other things are asked.
-    fn prepare_spare(&self, connections: usize) {
-        let is_allowed = self.capabilities.extents && self.capabilities.allows_beside(connections);
-        let mut spare = self.spare.lock();
-        *spare = match is_allowed {
-            true => spare.take().or_else(self.spare()),
-            false => None,
+        // The pool has the first one already, and the extents have one of their own.
+        let others = if connections > 1 {
+            connections.min(MAX_AHEAD)
+        } else {
+            0
         };
+        let mut connects: Vec<Connect> = (0..others).map(|_| self.unasked()).collect();
+        let ahead = self.ahead.clone();
+        let far = Far(Box::new(move || {
+            ahead.begin(connects.drain(..others.min(1)));
+            Box::new(move || ahead.begin(connects.drain(..)))
+        }));
+        self.connector(None, None, Some(far))()
+    }
+
+    /// Returns what makes a connection without a request.
+    fn unasked(&self) -> Connect {
+        Box::new(self.connector(None, Some(self.capabilities.clone()), None))
+    }
+
+    /// Lets those of the begun connections go on that the server wants, and sees to one for the extents, if
+    /// it may have one beside those of the pool. The round trips that they take pass while other things are
+    /// asked.
+    fn allow_others(&self, endpoint: &Endpoint) {
+        let can = &self.capabilities;
+        let count = can.connections(endpoint.connections, endpoint.read_only);
+        let walks = endpoint.extents && can.extents && can.allows_beside(count);
+        self.ahead.allow(walks.then(|| self.unasked()), count - 1);
     }
 
     fn connect(&self, local: Option<&UnixRoute>) -> Result<Client, Error> {
@@ -209,13 +211,13 @@ impl Image {
         self.connector(local, known, None)()
     }
 
-    /// Returns what makes a connection. With `known` capabilities it has no OPTIONS. `answered` is called
-    /// within a TLS handshake.
+    /// Returns what makes a connection. With `known` capabilities it has no OPTIONS. `far` is called if the
+    /// server proves to be far away.
     fn connector(
         &self,
         local: Option<&UnixRoute>,
         known: Option<Capabilities>,
-        answered: Option<Answered>,
+        far: Option<Far>,
     ) -> impl FnOnce() -> Result<Client, Error> + Send + use<> {
         let (epoch, url) = self.current();
         let (route, tls, host) = match local {
@@ -235,8 +237,8 @@ impl Image {
         };
         let permit = Permit::once(self.timeout, self.load.clone(), self.brief.clone());
         let mut shot = OneShot::new(route, tls, permit);
-        if let Some(answered) = answered {
-            shot = shot.when_answered(answered);
+        if let Some(far) = far {
+            shot = shot.when_far(far);
         }
         move || Client::open(&url, epoch, host, shot, known)
     }
@@ -258,6 +260,9 @@ impl Image {
 
 impl Dial for Image {
     fn dial(&self) -> Result<Box<dyn Remote>, RemoteError> {
+        if let Some(client) = self.ahead.take().filter(|client| client.epoch() == self.epoch()) {
+            return Ok(Box::new(client));
+        }
         // The unix socket was proven for the first server only.
         let local = self.local.as_ref().filter(|_| self.host() == self.first_host);
         let mut client = match self.connect(local) {
@@ -285,13 +290,13 @@ impl Dial for Image {
     }
 
     fn dial_to_walk(&self) -> Result<Box<dyn Remote>, RemoteError> {
-        let spare = self.spare.lock().take();
-        match spare.and_then(|thread| thread.join().ok()) {
-            Some(Ok(mut client)) if client.epoch() == self.epoch() => {
+        let walker = self.ahead.take_walker();
+        match walker.filter(|client| client.epoch() == self.epoch()) {
+            Some(mut client) => {
                 client.capabilities = self.capabilities.clone();
                 Ok(Box::new(client))
             }
-            _ => self.dial(),
+            None => self.dial(),
         }
     }
 

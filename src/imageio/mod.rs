@@ -22,10 +22,12 @@
 //! error     these errors, and their classes for the core
 //! answers   the JSON of imageio's answers
 //! image     dials connections
+//! ahead     connections that are begun before they are dialled
 //! renewals  the transfer URL, and its replacement once its ticket has ended
 //! script    a recorded server for fuzzing, in the place of a socket
 //! ```
 
+mod ahead;
 mod answers;
 mod checksum;
 mod client;

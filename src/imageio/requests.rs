@@ -190,10 +190,24 @@ impl Client {
         self.durable || !self.capabilities.flush
     }
 
+    /// Asks for the extents before somebody wants them; [`Remote::extents`] has to be the next request, and
+    /// reads the answer. Blocks until its head has arrived.
+    pub(super) fn ask_extents_ahead(&mut self) {
+        self.extents_answer = Some(self.ask_extents());
+    }
+
+    fn ask_extents(&mut self) -> Result<Response<Body>, ureq::Error> {
+        self.permit.be_patient(EXTENTS_TIMEOUT);
+        self.begin(MAX_EXTENTS_BYTES);
+        self.agent.get(self.url.address("/extents?context=zero")).call()
+    }
+
     fn get_extents(&mut self, found: &mut dyn FnMut(Extent)) -> Result<(), Error> {
         let what = || "GET of the extents".to_owned();
-        self.begin(MAX_EXTENTS_BYTES);
-        let answer = self.agent.get(self.url.address("/extents?context=zero")).call();
+        let answer = match self.extents_answer.take() {
+            Some(answer) => answer,
+            None => self.ask_extents(),
+        };
         let mut response = answer.map_err(|e| self.diagnosis.broken(what(), e))?;
         if response.status() != 200 {
             return Err(self.diagnosis.refusal(what(), response));
@@ -303,7 +317,6 @@ impl Remote for Client {
         if !self.capabilities.extents {
             return Ok(());
         }
-        self.permit.be_patient(EXTENTS_TIMEOUT);
         let got = self.get_extents(found);
         self.permit.be_patient(self.permit.usual);
         self.learn(got)

@@ -2,11 +2,12 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, getsockopt, recv, setsockopt, socket,
     sockopt,
@@ -167,6 +168,20 @@ impl Socket {
         };
         let peeked = recv(fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
         matches!(peeked, Err(Errno::EAGAIN | Errno::EINTR))
+    }
+
+    /// Waits until something can be read, or the end of the stream; false when nothing has come within `time`.
+    pub(super) fn is_readable_within(&self, time: Duration) -> bool {
+        let fd = match self {
+            Socket::Tcp(s) => s.as_fd(),
+            Socket::Unix(s) => s.as_fd(),
+            #[cfg(any(test, feature = "fuzzing"))]
+            Socket::Script(_) => return true,
+        };
+        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+        let ready = poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout);
+        // An error shows in the read that follows.
+        ready != Ok(0)
     }
 
     fn send(&mut self, mut once: impl FnMut(&mut dyn Write) -> io::Result<usize>) -> io::Result<usize> {

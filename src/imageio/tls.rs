@@ -22,7 +22,7 @@ use std::fmt;
 use std::io::{self, IoSlice, Write};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustls::client::ClientConnectionData;
 use rustls::kernel::KernelConnection;
@@ -31,6 +31,8 @@ use rustls::{
 };
 
 use self::arrived::Arrived;
+#[cfg(test)]
+pub(super) use self::handshake::FAR;
 use self::handshake::{Agreed, refusal};
 use self::records::{MAX_PLAIN_BYTES, Opener, Sealer, complete_record};
 use super::error::Broken;
@@ -104,19 +106,19 @@ enum Next {
 
 impl TlsStream {
     /// Completes the handshake, with a configuration [`with_keys`]. `host` is checked against the
-    /// certificate. `answered` is called with the time that the server's first bytes took. The handshake must
-    /// not be delayed: imageio does it inside its accept loop, and serves nobody else meanwhile.
+    /// certificate. `far` is called if the server's first bytes take [`FAR`](handshake::FAR) or longer. The handshake must not be
+    /// delayed: imageio does it inside its accept loop, and serves nobody else meanwhile.
     pub(super) fn handshake(
         config: Arc<ClientConfig>,
         host: &str,
         mut socket: Socket,
-        answered: impl FnOnce(Duration),
+        far: impl FnOnce(),
     ) -> Result<Self, Broken> {
         let Agreed {
             arrived,
             keys,
             session,
-        } = handshake::complete(config, host, &mut socket, answered)?;
+        } = handshake::complete(config, host, &mut socket, far)?;
         let suite = session.negotiated_cipher_suite();
         Ok(TlsStream {
             socket,

@@ -18,7 +18,6 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustls::ClientConfig;
@@ -42,17 +41,21 @@ pub(super) struct OneShot {
     pub(super) permit: Arc<Permit>,
     /// A connection that was made before the first request.
     ready: Mutex<Option<Wire>>,
-    /// Called once, when the server has answered in the first handshake.
-    answered: Mutex<Option<Answered>>,
+    /// Called once, when the server proves to be far away.
+    far: Mutex<Option<Far>>,
     pub(super) lines: Arc<Lines>,
 }
 
-/// A call with the time that the server's first answer to a TLS handshake took.
-pub(super) struct Answered(pub(super) Box<dyn FnOnce(Duration) + Send>);
+/// A call when the server's first answer to a TLS handshake takes [`FAR`](super::tls::FAR) or longer. It returns
+/// one for the time when the connection is made.
+pub(super) struct Far(pub(super) Box<dyn FnOnce() -> Made + Send>);
 
-impl fmt::Debug for Answered {
+/// A call when a connection is made.
+pub(super) type Made = Box<dyn FnOnce() + Send>;
+
+impl fmt::Debug for Far {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Answered")
+        f.write_str("Far")
     }
 }
 
@@ -81,14 +84,14 @@ impl OneShot {
             tls,
             permit,
             ready: Mutex::new(None),
-            answered: Mutex::new(None),
+            far: Mutex::new(None),
             lines: Arc::default(),
         }
     }
 
-    /// Has `answered` called in the first handshake.
-    pub(super) fn when_answered(self, answered: Answered) -> Self {
-        *self.answered.lock() = Some(answered);
+    /// Has `far` called while the first connection is being made.
+    pub(super) fn when_far(self, far: Far) -> Self {
+        *self.far.lock() = Some(far);
         self
     }
 
@@ -100,6 +103,7 @@ impl OneShot {
 
     fn make(&self) -> Result<Wire, ureq::Error> {
         let usual = self.permit.usual;
+        let mut made = None;
         let socket = Socket::connect(&self.route, usual).map_err(io::Error::from)?;
         if let Some(ends) = socket.ends() {
             let _ = self.permit.ends.set(ends);
@@ -107,12 +111,15 @@ impl OneShot {
         let stream = match &self.tls {
             None => Stream::Plain(socket),
             Some((config, host)) => {
-                let call = self.answered.lock().take();
-                let answered = |after| call.into_iter().for_each(|call| (call.0)(after));
-                let tls = TlsStream::handshake(config.clone(), host, socket, answered);
+                let call = self.far.lock().take();
+                let far = || made = call.map(|call| (call.0)());
+                let tls = TlsStream::handshake(config.clone(), host, socket, far);
                 Stream::Tls(Box::new(tls.map_err(io::Error::from)?))
             }
         };
+        if let Some(made) = made {
+            made();
+        }
         stream.socket().set_timeouts(usual, usual)?;
         self.permit.live.store(true, Ordering::Relaxed);
         if self.permit.made.swap(true, Ordering::Relaxed) {

@@ -38,11 +38,12 @@ const DEV_FUSE: &str = "/dev/fuse";
 /// fusermount3.
 const OWN_THREADS: usize = 12;
 
-/// Threads for each disk beside those of its connections: spare, extents, watch, renewal, close, finalize.
+/// Threads for each disk beside those of its connections: ahead, extents, watch, renewal, close, finalize.
 const THREADS_PER_DISK: usize = 6;
 
-/// Threads for each connection: writer, prefetch, keeper; and the one that dials it or, later, flushes it.
-const THREADS_PER_CONNECTION: usize = 4;
+/// Threads for each connection: writer, prefetch, keeper; and the ones that begin and dial it or, later, the
+/// one that flushes it.
+const THREADS_PER_CONNECTION: usize = 5;
 
 /// Descriptors beside those of the disks: log, signals, control socket and who asks there, /dev/fuse, a
 /// resolver, files that are read or written for a moment.

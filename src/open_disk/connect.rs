@@ -34,6 +34,8 @@ fn endpoint(settings: &DiskSettings, url: TransferUrl) -> Endpoint {
         unix_socket: settings.unix_socket,
         timeout: settings.timeout,
         connections: settings.connections,
+        read_only: settings.read_only,
+        extents: true,
     }
 }
 

@@ -5,12 +5,12 @@ use crate::process::limits::{self, Kind, Needs};
 use crate::settings::DiskSettings;
 
 /// Threads beside those of the connections: rights, reports, metrics, signals, open, image, copy and three
-/// more that read an image, spare, extents, watch, renewal, checksum, asking, close, finalize, discard.
+/// more that read an image, ahead, extents, watch, renewal, checksum, asking, close, finalize, discard.
 const OWN_THREADS: usize = 19;
 
-/// Threads for each connection: writer, prefetch, keeper; the one that dials it or, later, flushes it; and
-/// the one that copies.
-const THREADS_PER_CONNECTION: usize = 5;
+/// Threads for each connection: writer, prefetch, keeper; the ones that begin and dial it or, later, the one
+/// that flushes it; and the one that copies.
+const THREADS_PER_CONNECTION: usize = 6;
 
 /// Descriptors beside those of the connections: log, signals, the image and its folder, the engine, a
 /// resolver, files that are read or written for a moment.

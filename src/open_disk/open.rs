@@ -120,14 +120,8 @@ fn open_disk(
             ),
         ));
     }
-    let readers = can.max_readers.unwrap_or(settings.connections).max(1);
     let writers = can.max_writers.unwrap_or(settings.connections).max(1);
-    // A single writer still leaves the other connections to the readers.
-    let most = match settings.read_only {
-        true => readers,
-        false => readers.max(writers),
-    };
-    let connections = settings.connections.min(most);
+    let connections = can.connections(settings.connections, settings.read_only);
     let pool = Pool::open(
         image.clone(),
         Box::new(first),

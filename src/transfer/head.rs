@@ -162,8 +162,9 @@ fn read(url: &str, trust: &Trust) -> Result<[u8; HEAD_BYTES], Failure> {
         trust: trust.clone(),
         unix_socket: true,
         timeout: TIMEOUT,
-        // Nobody asks for its extents.
-        connections: usize::MAX,
+        connections: 1,
+        read_only: true,
+        extents: false,
     })?;
     let mut head = [0; HEAD_BYTES];
     let n = image.size().min(HEAD_BYTES as u64) as usize;

@@ -268,7 +268,7 @@ fn a_users_limit_of_threads_and_a_command_that_must_not_run() {
         60,
     );
     assert_eq!(ran.code, Some(MOUNT_FAILED), "{ran}");
-    assert!(ran.stderr.contains("a mount needs 51 threads"), "{ran}");
+    assert!(ran.stderr.contains("a mount needs 55 threads"), "{ran}");
     assert!(!target.exists() && !ran_mark.exists(), "{ran}");
     let _ = fs::remove_dir("/tmp/rhv-mount-61234");
 }

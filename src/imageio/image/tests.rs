@@ -3,21 +3,25 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use parking_lot::Mutex;
 
 use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::*;
+use crate::imageio::tls::FAR;
 use crate::remote::Extent;
 
 /// Upper bound on all waits, far beyond what a busy machine needs.
 const LONG: Duration = Duration::from_secs(60);
 
 /// Answers on `stream` as imageio does for disks whose size in bytes is the name of their ticket, after
-/// `allowed` for each OPTIONS. Returns the number of requests when the stream has ended in any way.
-fn serve(stream: &mut (impl Read + Write), more: &str, allowed: impl Fn()) -> usize {
-    let mut requests = 0;
+/// `allowed` for each OPTIONS. Returns the requests when the stream has ended in any way.
+fn serve(stream: &mut (impl Read + Write), more: &str, allowed: impl Fn()) -> Vec<&'static str> {
+    let mut requests = Vec::new();
     loop {
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
@@ -27,22 +31,28 @@ fn serve(stream: &mut (impl Read + Write), more: &str, allowed: impl Fn()) -> us
             }
             request.push(byte[0]);
         }
-        requests += 1;
         let request = String::from_utf8(request).unwrap();
         let path = request.split(' ').nth(1).unwrap_or_default();
-        let answer = match path.split('/').nth(3) {
-            Some(_) => answer("200 OK", "", r#"[{"start": 0, "length": 4096, "zero": false}]"#),
+        let (kind, answer) = match path.split('/').nth(3) {
+            Some(_) => {
+                let body = r#"[{"start": 0, "length": 4096, "zero": false}]"#;
+                ("extents", answer("200 OK", "", body))
+            }
             None if request.starts_with("OPTIONS") => {
                 allowed();
                 let body = format!(r#"{{"features": ["extents", "zero", "flush"]{more}}}"#);
-                answer("200 OK", "Allow: OPTIONS,GET,PUT,PATCH\r\n", &body)
+                (
+                    "OPTIONS",
+                    answer("200 OK", "Allow: OPTIONS,GET,PUT,PATCH\r\n", &body),
+                )
             }
             None => {
                 let size = path.rsplit('/').next().unwrap_or_default();
                 let range = format!("Content-Range: bytes 0-0/{size}\r\n");
-                answer("206 Partial Content", &range, "x")
+                ("size", answer("206 Partial Content", &range, "x"))
             }
         };
+        requests.push(kind);
         if stream.write_all(answer.as_bytes()).is_err() {
             return requests;
         }
@@ -61,6 +71,8 @@ fn endpoint(url: TransferUrl, connections: usize) -> Endpoint {
         unix_socket: false,
         timeout: LONG,
         connections,
+        read_only: true,
+        extents: true,
     }
 }
 
@@ -95,9 +107,12 @@ enum Others {
     HangUp,
 }
 
-/// A server over TLS whose first answer takes longer than [`FAR`]. It answers the first OPTIONS when `wait`
-/// connections have arrived. The receiver gets the number of requests of each connection when that has ended.
-fn far_server(more: &'static str, wait: usize, others: Others) -> (TransferUrl, Receiver<(usize, usize)>) {
+/// The requests of each connection that has ended.
+type Ends = Receiver<Vec<&'static str>>;
+
+/// A server over TLS whose first answer takes far longer than [`FAR`], so that a client which waits for the
+/// processor sees that, too. It answers the first OPTIONS when `wait` connections have arrived.
+fn far_server(more: &'static str, wait: usize, others: Others) -> (TransferUrl, Ends) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let config = ServerConfig::builder_with_provider(ring::default_provider().into())
@@ -120,7 +135,9 @@ fn far_server(more: &'static str, wait: usize, others: Others) -> (TransferUrl, 
             }
             let (config, ended, arrivals) = (config.clone(), ended.clone(), arrivals.clone());
             thread::spawn(move || {
-                thread::sleep(2 * FAR);
+                if number == 0 {
+                    thread::sleep(100 * FAR);
+                }
                 let allowed = || {
                     if number == 0 {
                         (0..wait).for_each(|_| arrivals.lock().recv_timeout(LONG).unwrap());
@@ -128,7 +145,7 @@ fn far_server(more: &'static str, wait: usize, others: Others) -> (TransferUrl, 
                 };
                 let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), socket);
                 let requests = serve(&mut stream, more, allowed);
-                ended.send((number, requests)).unwrap();
+                let _ = ended.send(requests);
             });
         }
     });
@@ -143,26 +160,49 @@ fn extents(image: &Image) -> Vec<Extent> {
     found
 }
 
-/// The server answers OPTIONS only when the other connection has arrived.
+/// The next `count` connections that end, sorted by their requests.
+fn next_ends(ends: &Ends, count: usize) -> Vec<Vec<&'static str>> {
+    let mut all: Vec<_> = (0..count).map(|_| ends.recv_timeout(LONG).unwrap()).collect();
+    all.sort();
+    all
+}
+
+/// The server answers the first OPTIONS only when all of them have arrived.
 #[test]
-fn a_connection_for_the_extents_is_begun_with_the_first_one_to_a_server_far_away() {
-    let (url, ends) = far_server(r#", "max_readers": 8"#, 2, Others::Serve);
+fn all_connections_are_begun_with_the_first_one_to_a_server_far_away() {
+    let (url, ends) = far_server(r#", "max_readers": 8"#, 5, Others::Serve);
     let (image, client) = Image::open(&endpoint(url, 4)).unwrap();
+    let pool: Vec<_> = (0..3).map(|_| image.dial().unwrap()).collect();
     assert_eq!(extents(&image).len(), 1);
+    drop((pool, client));
+    let (options, first) = (vec!["OPTIONS"], vec!["OPTIONS", "size"]);
+    let expected = [
+        options.clone(),
+        options.clone(),
+        options.clone(),
+        first,
+        vec!["extents"],
+    ];
+    assert_eq!(next_ends(&ends, 5), expected);
+    drop(image.dial().unwrap());
     assert_eq!(
-        ends.recv_timeout(LONG),
-        Ok((1, 1)),
-        "it has asked for the extents only"
+        next_ends(&ends, 1),
+        [options],
+        "one more is dialled when it is wanted"
     );
-    drop(client);
-    assert_eq!(ends.recv_timeout(LONG), Ok((0, 2)));
 }
 
 #[test]
-fn a_connection_that_the_server_does_not_want_ends_without_a_request() {
-    let (url, ends) = far_server("", 2, Others::Serve);
+fn connections_that_the_server_does_not_want_end_without_a_request() {
+    let (url, ends) = far_server(r#", "max_readers": 1"#, 5, Others::Serve);
     let (_image, _client) = Image::open(&endpoint(url, 4)).unwrap();
-    assert_eq!(ends.recv_timeout(LONG), Ok((1, 0)));
+    assert_eq!(next_ends(&ends, 4), vec![Vec::<&str>::new(); 4]);
+    // This one has no place for the extents, and one for another connection of the pool.
+    let (url, ends) = far_server(r#", "max_readers": 2"#, 5, Others::Serve);
+    let (image, _client) = Image::open(&endpoint(url, 4)).unwrap();
+    assert_eq!(next_ends(&ends, 3), vec![Vec::<&str>::new(); 3]);
+    drop(image.dial().unwrap());
+    assert_eq!(next_ends(&ends, 1), [["OPTIONS"]]);
 }
 
 #[test]
@@ -170,15 +210,18 @@ fn a_user_who_wants_one_connection_gets_one_until_the_server_allows_more() {
     let (url, ends) = far_server("", 1, Others::Serve);
     let (_image, client) = Image::open(&endpoint(url, 1)).unwrap();
     drop(client);
-    assert_eq!(ends.recv_timeout(LONG), Ok((0, 2)));
+    assert_eq!(next_ends(&ends, 1), [["OPTIONS", "size"]]);
     assert!(ends.try_recv().is_err());
 }
 
-/// Whoever refuses it lets the first one work.
+/// A server that refuses them lets the first one work.
 #[test]
-fn a_second_connection_that_fails_does_not_fail_the_first() {
-    let (url, _ends) = far_server(r#", "max_readers": 8"#, 2, Others::HangUp);
+fn further_connections_that_fail_do_not_fail_the_first() {
+    let (url, _ends) = far_server(r#", "max_readers": 8"#, 5, Others::HangUp);
     let (image, mut client) = Image::open(&endpoint(url, 4)).unwrap();
-    assert!(image.dial_to_walk().is_err(), "it was tried again");
+    assert!(
+        image.dial_to_walk().is_err() && image.dial().is_err(),
+        "they were tried again"
+    );
     assert_eq!(client.size().unwrap(), 4096);
 }

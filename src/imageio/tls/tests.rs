@@ -105,7 +105,7 @@ impl Server {
 fn connect(server: Arc<ServerConfig>, client: Arc<ClientConfig>) -> (TlsStream, Server) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let accepting = thread::spawn(move || Server::accept(server, theirs).unwrap());
-    let stream = TlsStream::handshake(client, HOST, Socket::Unix(ours), |_| {}).unwrap();
+    let stream = TlsStream::handshake(client, HOST, Socket::Unix(ours), || {}).unwrap();
     (stream, accepting.join().unwrap())
 }
 
@@ -361,7 +361,7 @@ fn the_server_learns_why_it_is_not_trusted() {
     let (ours, socket) = UnixStream::pair().unwrap();
     let config = theirs.server();
     let accepting = thread::spawn(move || Server::accept(config, socket).map(drop));
-    assert!(TlsStream::handshake(client, HOST, Socket::Unix(ours), |_| {}).is_err());
+    assert!(TlsStream::handshake(client, HOST, Socket::Unix(ours), || {}).is_err());
     let error = accepting.join().unwrap().unwrap_err();
     assert!(error.to_string().contains("received fatal alert"), "{error}");
 }
@@ -372,7 +372,7 @@ fn a_server_that_hangs_up_in_the_handshake_is_no_server() {
     let client = identity.client(&[ring::cipher_suite::TLS13_AES_256_GCM_SHA384]);
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let hanging_up = thread::spawn(move || theirs.read(&mut [0; 1000]).unwrap());
-    let error = TlsStream::handshake(client, HOST, Socket::Unix(ours), |_| {}).unwrap_err();
+    let error = TlsStream::handshake(client, HOST, Socket::Unix(ours), || {}).unwrap_err();
     assert!(
         format!("{error:?}").contains("closed in the TLS handshake"),
         "{error:?}"
