@@ -234,8 +234,7 @@ fn clear_dead_mount(path: &Path, wanted: bool) -> Result<(), Failure> {
 pub(crate) fn remove_placeholder(path: &Path) {
     let path = path.to_owned();
     rights::with(move || {
-        let is_empty = |meta: &fs::Metadata| meta.is_file() && meta.len() == 0;
-        if !fs::symlink_metadata(&path).is_ok_and(|meta| is_empty(&meta)) || is_mounted(&path) {
+        if !is_empty_file(&path) || is_mounted(&path) {
             return;
         }
         // The file's own name may be as long as a name can be.
@@ -245,8 +244,8 @@ pub(crate) fn remove_placeholder(path: &Path) {
         if aside.symlink_metadata().is_ok() || fs::rename(&path, &aside).is_err() {
             return;
         }
-        let meta = fs::symlink_metadata(&aside);
-        if meta.is_ok_and(|meta| is_empty(&meta) && check_unused(&aside, &meta).is_ok()) {
+        let is_unused = || fs::symlink_metadata(&aside).is_ok_and(|meta| check_unused(&aside, &meta).is_ok());
+        if is_left_empty(&aside, is_unused) {
             let _ = fs::remove_file(&aside);
             return;
         }
@@ -264,6 +263,16 @@ pub(crate) fn remove_placeholder(path: &Path) {
             );
         }
     });
+}
+
+fn is_empty_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == 0)
+}
+
+/// True when nobody uses the file that has got the name `path`, and nothing was written into it. A program may
+/// write and close it while `is_unused` looks, so only its size after that counts.
+fn is_left_empty(path: &Path, is_unused: impl FnOnce() -> bool) -> bool {
+    is_unused() && is_empty_file(path)
 }
 
 /// Returns the path with the links of its directory resolved. The last part is resolved only where that is
@@ -327,6 +336,15 @@ fn check_unused(path: &Path, meta: &fs::Metadata) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_while_its_users_are_looked_for_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        fs::write(&path, "").unwrap();
+        assert!(is_left_empty(&path, || true) && !is_left_empty(&path, || false));
+        assert!(!is_left_empty(&path, || fs::write(&path, "late").is_ok()));
+    }
 
     #[test]
     fn a_placeholder_goes_unless_somebody_writes_into_it() {
