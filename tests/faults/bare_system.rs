@@ -3,7 +3,7 @@
 
 use crate::rig::{MIB, settings};
 use crate::server::Server;
-use crate::support::mount::{BINARY, URL_VARIABLE, clean_environment};
+use crate::support::mount::{APART, BINARY, URL_VARIABLE, clean_environment};
 use crate::support::run::{Ran, is_root, run, scratch};
 use std::fs;
 use std::process::Command;
@@ -16,7 +16,7 @@ fn in_a_namespace(server: &Server, script: &str) -> Ran {
     let mut command = Command::new("unshare");
     clean_environment(&mut command);
     command
-        .args(["--mount", "--", "bash", "-euc", script, "sh", BINARY])
+        .args(["--mount", "--", APART, "bash", "-euc", script, "sh", BINARY])
         .arg(dir.path())
         .env(URL_VARIABLE, server.url());
     run(&mut command, 40)

@@ -2,7 +2,7 @@
 //! there is a stranger's here, so nobody is told to kill it.
 
 use crate::rig::{MIB, Rig, settings};
-use crate::support::mount::{BINARY, clean_environment, rhv_mount};
+use crate::support::mount::{APART, BINARY, clean_environment, rhv_mount};
 use crate::support::run::{Ran, is_root, run, stop};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -16,7 +16,7 @@ const DATA_MAY_BE_LOST: i32 = 7;
 fn elsewhere(words: &[&str], target: &Path) -> Ran {
     let mut unshare = Command::new("unshare");
     clean_environment(&mut unshare);
-    unshare.args(["--pid", "--fork", "--mount-proc", "--", BINARY]);
+    unshare.args(["--pid", "--fork", "--mount-proc", "--", APART, BINARY]);
     run(unshare.args(words).arg(target), 90)
 }
 

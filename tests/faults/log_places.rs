@@ -4,7 +4,7 @@ use crate::rig::{MIB, Rig, TICKET, pattern, settings};
 use crate::server::{Action, Fault, Server, Verb};
 use crate::support::foreground::Foreground;
 use crate::support::mount::{
-    BINARY, Mount, Mounting, URL_VARIABLE, clean_environment, is_mounted, processes_with, rhv_mount,
+    APART, BINARY, Mount, Mounting, URL_VARIABLE, clean_environment, is_mounted, processes_with, rhv_mount,
     rhv_mount_command,
 };
 use crate::support::redaction::shows;
@@ -175,6 +175,7 @@ fn syslog_and_journald_get_every_record_without_a_secret() {
             "--mount",
             "--propagation",
             "private",
+            APART,
             "bash",
             "-euc",
             script,

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::rig::{LIMIT, USAGE, assert_nothing_local, assert_refused, point, used_disk};
 use crate::support::engine::{Engine, PASSWORD, USER, write_private};
-use crate::support::mount::{BINARY, clean_environment};
+use crate::support::mount::{APART, BINARY, clean_environment};
 use crate::support::redaction::{assert_shows_none, trace_to};
 use crate::support::run::{Ran, is_root, run};
 
@@ -77,7 +77,7 @@ fn the_systems_file_is_found_where_the_user_has_none() {
         exec "$@""#;
     let shown = |path: &PathBuf| path.to_str().expect("UTF-8").to_owned();
     let (etc, config) = (shown(&etc), shown(&config));
-    let namespace = ["unshare", "--mount", "--propagation", "private"];
+    let namespace = ["unshare", "--mount", "--propagation", "private", APART];
     let shell = ["bash", "-euc", script, "sh", &etc, &config];
     let prefix = [&namespace[..], &shell].concat();
     mount_without_home(&engine, &prefix, &["-c", "here"], engine.dir()).ok();

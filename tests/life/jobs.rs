@@ -13,7 +13,7 @@ use crate::pods::{POD, POD_USER};
 use crate::rig::{LIMIT, SIZE, assert_free, assert_nothing_deleted, used_disk};
 use crate::support::content::compare;
 use crate::support::engine::{Engine, PASSWORD, USER};
-use crate::support::mount::BINARY;
+use crate::support::mount::{APART, BINARY};
 use crate::support::redaction::assert_shows_none;
 use crate::support::run::{Ran, is_root, run, sh, text, top};
 
@@ -50,7 +50,7 @@ fn job(engine: &Engine, name: &str, volume: &Path, replaced: &[(&str, &str)], mo
         *word = word.replacen("/images", "/mnt", 1);
     }
     let mut pod = Command::new("unshare");
-    pod.args(["--mount", "bash", "-euc", POD, "pod"])
+    pod.args(["--mount", APART, "bash", "-euc", POD, "pod"])
         .arg(volume)
         .args([BINARY, "rhv-mount"])
         .args(&args)

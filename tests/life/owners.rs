@@ -14,14 +14,14 @@ use crate::rig::{
 };
 use crate::support::content::MIB;
 use crate::support::engine::{Engine, PASSWORD};
-use crate::support::mount::clean_environment;
+use crate::support::mount::{APART, clean_environment};
 use crate::support::redaction::assert_shows_none;
 use crate::support::run::{Ran, is_root, run, wait_until};
 
 /// Runs `rhv-mount recover OPTIONS POINT` in a PID namespace of its own, where no process of this one is
 /// seen: as in another container, or on another machine.
 fn recover_elsewhere(engine: &Engine, options: &[&str], point: &Path) -> Ran {
-    let mut args: Vec<OsString> = ["--pid", "--fork", "--mount-proc", "--"]
+    let mut args: Vec<OsString> = ["--pid", "--fork", "--mount-proc", "--", APART]
         .map(OsString::from)
         .to_vec();
     args.extend([engine.tool().get_program().to_owned(), "recover".into()]);

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::rig::{LIMIT, SIZE};
 use crate::support::engine::{DiskState, Engine, PASSWORD, Stalled, USER};
 use crate::support::foreground::Foreground;
-use crate::support::mount::BINARY;
+use crate::support::mount::{APART, BINARY};
 use crate::support::redaction::assert_shows_none;
 use crate::support::run::{Ran, run, text, wait_until};
 
@@ -88,7 +88,7 @@ impl Claim {
         };
         let mut command = Command::new("unshare");
         command
-            .args(["--mount", "bash", "-euc", POD, "pod"])
+            .args(["--mount", APART, "bash", "-euc", POD, "pod"])
             .arg(&self.volume)
             .args([BINARY, name])
             .arg(format!("--volume-path={path}"))

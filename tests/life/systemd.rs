@@ -12,7 +12,7 @@ use crate::existing::expected;
 use crate::rig::{assert_free, assert_nothing_deleted, used_disk};
 use crate::support::content::{MIB, Random};
 use crate::support::engine::{Engine, PASSWORD, USER, write_private};
-use crate::support::mount::{BINARY, clean_environment};
+use crate::support::mount::{APART, BINARY, clean_environment};
 use crate::support::redaction::assert_shows_none;
 use crate::support::run::{is_root, run, text, top};
 
@@ -173,6 +173,7 @@ fn units_wait_for_the_disk_at_the_start_and_for_its_bytes_at_the_end_and_at_a_sh
         "--mount",
         "--propagation",
         "private",
+        APART,
         "bash",
         "-euc",
         ISOLATE,

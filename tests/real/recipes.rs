@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use crate::blocks::{Fate, blocks, script_of};
 use crate::support::content::{MIB, compare, sparse_image};
 use crate::support::engine::{DiskState, Engine, PASSWORD, USER, write_private};
-use crate::support::mount::{BINARY, clean_environment};
+use crate::support::mount::{APART, BINARY, clean_environment};
 use crate::support::redaction::assert_shows_none;
 use crate::support::run::{Ran, is_root, run, scratch, sh, text};
 
@@ -143,7 +143,7 @@ impl World {
         clean_environment(&mut command);
         command.args(["--mount", "--propagation", "private"]);
         command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
-        command.args(["bash", "-euo", "pipefail", "-c", STAGE, "sh"]);
+        command.args([APART, "bash", "-euo", "pipefail", "-c", STAGE, "sh"]);
         command.arg(self.dir.path()).arg(&place);
         command.envs(variables.iter().copied());
         let ran = run(&mut command, 300).ok();

@@ -15,7 +15,7 @@ mod user;
 
 pub use mounting::{MountKind, Mounting};
 pub use program::{
-    BINARY, URL_VARIABLE, clean_environment, in_own_mounts, is_mounted, processes_with, rhv_mount,
+    APART, BINARY, URL_VARIABLE, clean_environment, in_own_mounts, is_mounted, processes_with, rhv_mount,
     rhv_mount_command,
 };
 

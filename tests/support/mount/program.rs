@@ -66,13 +66,16 @@ pub fn clean_environment(command: &mut Command) {
     }
 }
 
+/// Runs the program that follows it, in a mount namespace of its own, without the mounts of other tests.
+pub const APART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/apart");
+
 /// Returns a command that runs `script` with bash in a mount namespace of its own. The first argument that is
 /// added is `$1`.
 pub fn in_own_mounts(script: &str) -> Command {
     let mut command = Command::new("unshare");
     clean_environment(&mut command);
     command.args(["--mount", "--propagation", "private"]);
-    command.args(["bash", "-euo", "pipefail", "-c", script, "sh"]);
+    command.args([APART, "bash", "-euo", "pipefail", "-c", script, "sh"]);
     command
 }
 
