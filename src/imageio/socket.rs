@@ -170,7 +170,8 @@ impl Socket {
         matches!(peeked, Err(Errno::EAGAIN | Errno::EINTR))
     }
 
-    /// Waits until something can be read, or the end of the stream; false when nothing has come within `time`.
+    /// Waits until something can be read, or the end of the stream; false when nothing has come within
+    /// `time`.
     pub(super) fn is_readable_within(&self, time: Duration) -> bool {
         let fd = match self {
             Socket::Tcp(s) => s.as_fd(),

@@ -106,8 +106,9 @@ enum Next {
 
 impl TlsStream {
     /// Completes the handshake, with a configuration [`with_keys`]. `host` is checked against the
-    /// certificate. `far` is called if the server's first bytes take [`FAR`](handshake::FAR) or longer. The handshake must not be
-    /// delayed: imageio does it inside its accept loop, and serves nobody else meanwhile.
+    /// certificate. `far` is called if the server's first bytes take [`FAR`](handshake::FAR) or longer. The
+    /// handshake must not be delayed: imageio does it inside its accept loop, and serves nobody else
+    /// meanwhile.
     pub(super) fn handshake(
         config: Arc<ClientConfig>,
         host: &str,

@@ -46,8 +46,8 @@ pub(super) struct OneShot {
     pub(super) lines: Arc<Lines>,
 }
 
-/// A call when the server's first answer to a TLS handshake takes [`FAR`](super::tls::FAR) or longer. It returns
-/// one for the time when the connection is made.
+/// A call when the server's first answer to a TLS handshake takes [`FAR`](super::tls::FAR) or longer. It
+/// returns one for the time when the connection is made.
 pub(super) struct Far(pub(super) Box<dyn FnOnce() -> Made + Send>);
 
 /// A call when a connection is made.

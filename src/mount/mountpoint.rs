@@ -269,8 +269,8 @@ fn is_empty_file(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == 0)
 }
 
-/// True when nobody uses the file that has got the name `path`, and nothing was written into it. A program may
-/// write and close it while `is_unused` looks, so only its size after that counts.
+/// True when nobody uses the file that has got the name `path`, and nothing was written into it. A program
+/// may write and close it while `is_unused` looks, so only its size after that counts.
 fn is_left_empty(path: &Path, is_unused: impl FnOnce() -> bool) -> bool {
     is_unused() && is_empty_file(path)
 }

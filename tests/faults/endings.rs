@@ -226,8 +226,8 @@ fn a_process_that_is_killed_while_umount_waits_is_reported_as_a_loss() {
     assert!(ran.stderr.contains("may be lost"), "{ran}");
 }
 
-/// The kernel closes the files of a killed process one after the other. Here somebody else listens in its place
-/// and does so slowly.
+/// The kernel closes the files of a killed process one after the other. Here somebody else listens in its
+/// place, and does so slowly.
 #[test]
 fn a_killed_process_that_lets_go_of_its_socket_last_is_reported_as_a_loss() {
     let rig = Rig::start(settings(MIB), &[]);
