@@ -1,7 +1,7 @@
 //! One remote image: it dials the first and all further connections, and replaces a transfer URL that has
 //! ended.
 //!
-//! Where the server is far away, further connections are begun while the first one is being made (`ahead`).
+//! Further connections to a server far away are begun while the first one is being made (`ahead`).
 //!
 //! The pool's threads call [`Image`] as their [`Dial`]. A renewal runs in a thread of its own (`renewals`),
 //! for which they wait. Each new URL starts a new epoch. The unix socket is used only for the server that it

@@ -138,8 +138,9 @@ impl Streams {
         let near = || streams().find_map(|(at, s)| Some((at, jump(s)?)));
         let found = late.or_else(exact).or_else(near);
         let Some((at, jumped)) = found else {
+            let is_copy = self.reads == 1 && len >= MIN_FAST_BYTES && data(0..read.start, 0).is_some();
             self.begin(read, now);
-            return self.first_of_all(read, now, data);
+            return is_copy.then(|| self.follow_the_first(now));
         };
         let mut stream = self.streams.remove(at);
         let others = self.streams.iter().filter(|s| self.is_recent(s, now)).count();
@@ -168,27 +169,16 @@ impl Streams {
         Some(ahead)
     }
 
-    /// Returns what to fetch after `read`, which begins a stream, if it is the first of all reads: a program
-    /// that begins with many bytes, where the data begins, copies the disk.
-    fn first_of_all(
-        &mut self,
-        read: &Range<u64>,
-        now: Instant,
-        data: impl Fn(Range<u64>, u64) -> Option<u64>,
-    ) -> Option<Ahead> {
-        let len = read.end - read.start;
-        if self.reads > 1 || len < MIN_FAST_BYTES || data(0..read.start, 0).is_none() {
-            return None;
-        }
-        let mut stream = self.streams.remove(0);
+    /// Returns what to fetch after the first of all reads: a program that begins with many bytes, where the
+    /// data begins, copies the disk.
+    fn follow_the_first(&mut self, now: Instant) -> Ahead {
+        let stream = &mut self.streams[0];
         stream.window = FIRST_WINDOW_BYTES.min(self.max);
         stream.proven = true;
-        let ahead = self.ahead_of(&stream, now);
-        self.streams.insert(0, stream);
-        Some(ahead)
+        self.ahead_of(&self.streams[0], now)
     }
 
-    /// Returns what to fetch for `stream`, which is not among the others now.
+    /// Returns what to fetch for `stream`.
     fn ahead_of(&self, stream: &Stream, now: Instant) -> Ahead {
         let wide = |s: &&Stream| s.window >= MIN_BULK_BYTES && self.is_recent(s, now);
         let apart = self.streams.iter().filter(|s| s.start >= stream.end).filter(wide);
