@@ -6,7 +6,7 @@ use crate::server::{Action, Fault, Image, Server, Settings, Verb};
 use crate::support::mount::{BINARY, URL_VARIABLE, is_mounted};
 use crate::support::redaction::Trace;
 use crate::support::run::{Ran, run, scratch};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 
@@ -102,8 +102,10 @@ fn the_zone_of_an_address_is_not_sent() {
         let head = std::thread::scope(|scope| {
             let head = scope.spawn(|| {
                 let (stream, _) = listener.accept().expect("a connection");
-                let lines = std::io::BufRead::lines(std::io::BufReader::new(stream)).map_while(Result::ok);
-                lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>()
+                let lines = std::io::BufRead::lines(std::io::BufReader::new(&stream)).map_while(Result::ok);
+                let head = lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>();
+                let _ = stream.shutdown(Shutdown::Both);
+                head
             });
             refused(&url, &["--retry-time", "0"], NO_CONNECTION, &["[::1%25lo]"]);
             head.join().expect("no panic")

@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader};
+use std::net::Shutdown;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -241,7 +242,7 @@ fn a_killed_process_that_lets_go_of_its_socket_last_is_reported_as_a_loss() {
         scope.spawn(move || {
             let (asking, _) = listener.accept().unwrap();
             BufReader::new(&asking).read_line(&mut String::new()).unwrap();
-            drop(asking);
+            let _ = asking.shutdown(Shutdown::Both);
             std::thread::sleep(Duration::from_millis(500));
         });
         rhv_mount(None, [Path::new("umount"), &target])

@@ -3,7 +3,7 @@
 //! after a look, by the same run or by `recover`.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -160,7 +160,10 @@ fn a_transfer_that_a_user_has_ended_before_the_last_look_is_not_told_as_left() {
                 engine.transfer().phase == "finished_success"
             });
             // Nobody listens there any more.
-            drop((call, proxy));
+            if let Some((socket, _)) = call {
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+            drop(proxy);
         });
         over(engine, &args, "true")
     });

@@ -25,10 +25,11 @@ use connection::Connection;
 pub use connection::checksum;
 use faults::Faults;
 use ledger::Ledger;
+use nix::sys::socket;
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,7 +141,10 @@ impl Server {
         });
         let acceptor = {
             let shared = Arc::clone(&shared);
-            std::thread::spawn(move || accept(listener.incoming().flatten(), &shared))
+            std::thread::spawn(move || {
+                accept(listener.incoming().flatten(), &shared);
+                hang_up(&listener);
+            })
         };
         Server {
             shared,
@@ -156,7 +160,10 @@ impl Server {
         let shared = Arc::clone(&self.shared);
         // All that a connection does with its stream works on both kinds of socket.
         let stream = |stream| TcpStream::from(OwnedFd::from(stream));
-        let acceptor = std::thread::spawn(move || accept(listener.incoming().flatten().map(stream), &shared));
+        let acceptor = std::thread::spawn(move || {
+            accept(listener.incoming().flatten().map(stream), &shared);
+            hang_up(&listener);
+        });
         self.change(|settings| settings.unix_socket = path.to_str().map(str::to_owned));
         self.local = Some((path.to_owned(), acceptor));
         self
@@ -278,7 +285,7 @@ impl Server {
             for connection in alive {
                 // The socket of a connection that was just accepted is added in a moment.
                 if let Some(socket) = self.shared.sockets.lock().unwrap().get(&connection) {
-                    let _ = socket.shutdown(Shutdown::Both);
+                    hang_up(socket);
                 }
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -316,6 +323,17 @@ impl Drop for Server {
     }
 }
 
+/// Ends a connection, or the listening for connections, whoever else has the socket.
+///
+/// A program that another test starts has a copy of each socket and file of this process, until its exec
+/// closes them one after the other. Closing a file on a mount waits for the answers to its writes. With a
+/// socket that was closed here only, that mount's client would see no end of the connection meanwhile, or
+/// connect to a server that is gone, and each would wait for the other until the client's patience, a minute,
+/// is over.
+fn hang_up(socket: &impl AsRawFd) {
+    let _ = socket::shutdown(socket.as_raw_fd(), socket::Shutdown::Both);
+}
+
 fn accept(streams: impl Iterator<Item = TcpStream>, shared: &Arc<Shared>) {
     let (mut threads, mut left) = (Vec::new(), Vec::new());
     for stream in streams {
@@ -324,12 +342,16 @@ fn accept(streams: impl Iterator<Item = TcpStream>, shared: &Arc<Shared>) {
         }
         let settings = shared.settings();
         if shared.sockets.lock().unwrap().len() >= settings.most_connections {
-            left.extend(settings.leaves_surplus.then_some(stream));
+            match settings.leaves_surplus {
+                true => left.push(stream),
+                false => hang_up(&stream),
+            }
             continue;
         }
         let id = {
             let mut state = shared.state();
             if shared.away.load(Ordering::SeqCst) {
+                hang_up(&stream);
                 continue;
             }
             state.ledger.opened()
@@ -342,12 +364,13 @@ fn accept(streams: impl Iterator<Item = TcpStream>, shared: &Arc<Shared>) {
             if let Ok(connection) = Connection::new(&shared, id, stream) {
                 connection.serve();
             }
-            shared.sockets.lock().unwrap().remove(&id);
+            if let Some(socket) = shared.sockets.lock().unwrap().remove(&id) {
+                hang_up(&socket);
+            }
         }));
     }
-    for socket in shared.sockets.lock().unwrap().values() {
-        let _ = socket.shutdown(Shutdown::Both);
-    }
+    shared.sockets.lock().unwrap().values().for_each(hang_up);
+    left.iter().for_each(hang_up);
     for thread in threads {
         let _ = thread.join();
     }
