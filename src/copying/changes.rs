@@ -195,8 +195,7 @@ pub(crate) fn fill_changes(
     let device = disk.disk();
     let connections = disk.connections().max(1);
     let share = memory / connections as u64 / CLUSTER_BYTES * CLUSTER_BYTES;
-    let most = (device.request_size() / CLUSTER_BYTES * CLUSTER_BYTES).max(MIN_REQUEST_BYTES);
-    let request = share.clamp(MIN_REQUEST_BYTES, most);
+    let most = share.max(MIN_REQUEST_BYTES);
     let written = |done: Result<(), crate::images::ImageError>| done.map_err(CopyError::from);
     for zero in &changes.zeros {
         written(output.zero_at(zero.start, zero.end - zero.start))?;
@@ -207,7 +206,8 @@ pub(crate) fn fill_changes(
         let (n, into): (usize, u64) = *rest;
         let range = changes.data.get(n)?;
         let start = range.start + into;
-        let end = range.end.min(start + request);
+        let request = device.request_size() / CLUSTER_BYTES * CLUSTER_BYTES;
+        let end = range.end.min(start + request.clamp(MIN_REQUEST_BYTES, most));
         *rest = if end == range.end {
             (n + 1, 0)
         } else {

@@ -42,7 +42,8 @@ const DISCARD_PATIENCE: Duration = Duration::from_secs(2);
 /// See the head of this file.
 pub(super) struct Download {
     disk: Arc<Disk>,
-    request: u64,
+    /// Upper bound on a request, in bytes: a connection's share of the memory.
+    most: u64,
     /// See [`cut`]. A multiple of it that is not the end of the data ends each request.
     unit: u64,
     /// The place that the readers have come to.
@@ -71,7 +72,7 @@ impl Download {
     ) -> Download {
         let share = memory / connections.max(1) as u64;
         Download {
-            request: share.clamp(MIN_REQUEST_BYTES, disk.request_size().max(MIN_REQUEST_BYTES)),
+            most: share.max(MIN_REQUEST_BYTES),
             unit: proof.as_ref().map_or(UNIT_BYTES, Proof::block_size),
             disk,
             at: Mutex::new(0),
@@ -214,9 +215,10 @@ impl Download {
         if from >= end {
             return None;
         }
-        let found = self.disk.next_stretch(from, self.request);
+        let request = self.disk.request_size().clamp(MIN_REQUEST_BYTES, self.most);
+        let found = self.disk.next_stretch(from, request);
         let data = found.unwrap_or(end..end);
-        let data = data.start..cut(&data, self.request, self.unit);
+        let data = data.start..cut(&data, request, self.unit);
         *at = data.end;
         Some((from..data.start, data))
     }

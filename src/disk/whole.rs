@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use super::zeros::detection::{self, Content};
 use super::{Disk, DiskError};
+use crate::pool::Op;
 use crate::sync::atomic::Ordering;
 
 impl Disk {
@@ -79,9 +80,9 @@ impl Disk {
         }
     }
 
-    /// Returns the size of a large request in bytes.
+    /// Returns the size in bytes that a large request to read should have now.
     pub(crate) fn request_size(&self) -> u64 {
-        self.options.request_size
+        self.pool.request_size(Op::Read, self.options.request_size)
     }
 
     /// Fills `buf` with the bytes from `offset`, of a disk that is opened read-only: no write that waits here

@@ -29,6 +29,7 @@
 //! retry       how long a request is repeated, and what a failed attempt leaves behind
 //! overlap     flushes at the same time, none of which is believed before all are answered
 //! lifespan    connections that end after a few requests
+//! sizes       how large a request should be
 //! keeper      keep-alive threads
 //! statistics  counters of each connection
 //! ```
@@ -41,6 +42,7 @@ mod opening;
 mod overlap;
 mod request;
 mod retry;
+mod sizes;
 mod statistics;
 
 use std::collections::VecDeque;
@@ -57,6 +59,7 @@ use self::lifespan::Lifespan;
 use self::overlap::Overlaps;
 pub(crate) use self::request::Answered;
 pub(crate) use self::retry::Doubt;
+use self::sizes::Sizes;
 pub(crate) use self::statistics::{ConnectionStatistics, Figures, Op, OpFigures};
 use crate::failure::{Exit, Failure};
 use crate::remote::{Dial, Remote, RemoteError};
@@ -119,6 +122,7 @@ pub(crate) struct Pool {
     replaced: AtomicU64,
     lifespan: Lifespan,
     overlaps: Overlaps,
+    sizes: Sizes,
 }
 
 struct State {
@@ -220,6 +224,7 @@ impl Pool {
             replaced: AtomicU64::new(0),
             lifespan: Lifespan::default(),
             overlaps: Overlaps::default(),
+            sizes: Sizes::default(),
         });
         (1..count).for_each(|index| opening::dial(&pool, index));
         pool
@@ -233,6 +238,11 @@ impl Pool {
     /// Returns the number of connections.
     pub(crate) fn connections(&self) -> usize {
         self.statistics.len()
+    }
+
+    /// Returns the size in bytes that a large request for data should have now, at most `most`.
+    pub(crate) fn request_size(&self, op: Op, most: u64) -> u64 {
+        self.sizes.size(op, most)
     }
 
     /// Returns how many connections may write at the same time.

@@ -351,6 +351,9 @@ impl Lease<'_> {
                 epoch = remote.epoch();
                 let at = Instant::now();
                 result = self.send(op, request);
+                if result.is_ok() {
+                    self.pool.sizes.note(op, bytes, at.elapsed());
+                }
                 sent = Some(at);
             }
             Err(error) => result = result.and(Err(error)),

@@ -28,7 +28,7 @@ use super::DiskError;
 use super::extents::MAX_MAP_WAIT;
 use super::write::WriteBehind;
 use super::zeros::map::ZeroMap;
-use crate::pool::Pool;
+use crate::pool::{Op, Pool};
 use crate::sync::channel::{Receiver, Sender, bounded};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Instant, Mutex};
@@ -89,6 +89,8 @@ pub(crate) struct Reader {
     size: u64,
     fetcher: Arc<Fetcher>,
     streams: Mutex<Streams>,
+    /// Upper bound on a request, in bytes, a multiple of a piece.
+    most: u64,
     ahead: Sender<Announced>,
     /// Time from which on data is fetched ahead even without the map of zeros.
     map_is_late: Instant,
@@ -127,13 +129,14 @@ impl Reader {
             })
         };
         let threads = (1..=connections).map(prefetch).collect::<Result<_, _>>()?;
-        let request = request_size / piece * piece;
-        let streams = Mutex::new(Streams::new(window, request, piece, connections));
+        let most = request_size / piece * piece;
+        let streams = Mutex::new(Streams::new(window, most, piece, connections));
         Ok((
             Reader {
                 size,
                 fetcher,
                 streams,
+                most,
                 ahead,
                 map_is_late: Instant::now() + MAX_MAP_WAIT,
             },
@@ -196,6 +199,7 @@ impl Reader {
         };
         let now = Instant::now();
         let mut streams = self.streams.lock();
+        streams.set_request(self.fetcher.pool.request_size(Op::Read, self.most));
         if let Some(ahead) = streams.note(range, now, count) {
             way = Way {
                 shared: true,

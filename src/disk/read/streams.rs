@@ -104,6 +104,11 @@ impl Streams {
         }
     }
 
+    /// Sets the size of a full request, a multiple of the unit in bytes.
+    pub(super) fn set_request(&mut self, request: u64) {
+        self.request = request;
+    }
+
     /// Notes a read at the time `now`. If it continues a stream, returns what to fetch; the caller then tells
     /// what it has [announced](Streams::announced). `data(range, most)` counts the bytes of data in a range,
     /// `None` when there are more than `most`: a jump over a hole still continues the stream.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::payload::Payload;
 use super::table::{Flight, Pick};
 use super::{Inner, WriteBehind};
-use crate::pool::{Answered, Pool};
+use crate::pool::{Answered, Op, Pool};
 use crate::sync::Instant;
 use crate::sync::thread::{self, JoinHandle};
 
@@ -26,11 +26,11 @@ impl WriteBehind {
     }
 
     /// Returns how many bytes of the backlog one request may take: an equal share among the connections
-    /// without work. So none of those is left without work, and connections that have some do not make
-    /// requests smaller.
-    fn share(&self, inner: &Inner) -> u64 {
+    /// without work, and no more than is good for `pool`. So none of those is left without work, and
+    /// connections that have some do not make requests smaller.
+    fn share(&self, inner: &Inner, pool: &Pool) -> u64 {
         let idle = self.writers.saturating_sub(inner.at_work).max(1);
-        (inner.table.queued_cost() as u64 / idle).min(self.request_size)
+        (inner.table.queued_cost() as u64 / idle).min(pool.request_size(Op::Write, self.request_size))
     }
 
     /// Fails the disk after a panic in a writer thread, so that no thread waits for its work for ever.
@@ -49,7 +49,7 @@ impl WriteBehind {
                 return false;
             }
             let pressed = inner.waiting_for_room > 0;
-            let share = self.share(&inner);
+            let share = self.share(&inner, pool);
             let wait = match self.failure() {
                 Some(_) => None,
                 None => match inner.table.pick(Instant::now(), pressed, share) {
