@@ -5,6 +5,9 @@
 //! TLS). A mount of the disk can at best come close to this speed. `put` flushes every connection at the end.
 //! Messages contain no part of the URL, because the ticket in it is a credential.
 //!
+//! With `--then BYTES`, the requests after the first one of each connection are so large: a server that is near
+//! answers smaller ones faster, once it has the memory for large ones (src/pool/sizes.rs).
+//!
 //! With `--copies N`, separate threads also copy every transferred byte N times from memory to memory. The
 //! result is the speed that can be reached when a byte needs as much processor time as in a client. A
 //! connection waits while 64 MiB are still to be copied.
@@ -30,12 +33,12 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use url::Url;
 
 const USAGE: &str = "\
-usage: ceiling put|get URL --cafile PATH|--plain [--unix SOCKET] --connections N --request BYTES [--copies N]
-               --ranges FILE --source FILE (put) | [--output FILE] (get)
+usage: ceiling put|get URL --cafile PATH|--plain [--unix SOCKET] --connections N --request BYTES [--then BYTES]
+               [--copies N] --ranges FILE --source FILE (put) | [--output FILE] (get)
 each line of the file for --ranges is START LENGTH, in bytes";
 
 /// The names of the options that take a value.
-const OPTIONS: &str = "cafile unix connections request ranges source output copies";
+const OPTIONS: &str = "cafile unix connections request then ranges source output copies";
 
 /// Size of the buffer between rustls and the socket, from which rustls would otherwise read 4 KiB at a time.
 const READ_BUFFER_BYTES: usize = 256 << 10;
@@ -173,15 +176,20 @@ fn trust(cafile: &str) -> Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
-/// Returns the ranges in the file at `path` as requests (start, length) of at most `largest` bytes.
-fn cut(path: &str, largest: usize) -> Result<Vec<(u64, usize)>> {
+/// Returns the ranges in the file at `path` as requests (start, length): the first `count` of at most `first`
+/// bytes, the others of at most `then`.
+fn cut(path: &str, (count, first): (usize, usize), then: usize) -> Result<Vec<(u64, usize)>> {
     let mut requests = Vec::new();
     for line in std::fs::read_to_string(path)?.lines() {
         let (start, length) = line.split_once(' ').context("a line is not START LENGTH")?;
         let (start, length): (u64, u64) = (start.parse()?, length.parse()?);
         let end = start.checked_add(length).context("a range has no end")?;
-        for at in (start..end).step_by(largest) {
-            requests.push((at, usize::try_from(end - at)?.min(largest)));
+        let mut at = start;
+        while at < end {
+            let most = if requests.len() < count { first } else { then };
+            let length = usize::try_from(end - at)?.min(most);
+            requests.push((at, length));
+            at += length as u64;
         }
     }
     Ok(requests)
@@ -245,15 +253,19 @@ impl Write for ReadBuffered {
 impl Job {
     fn new(args: &Args) -> Result<Job> {
         let url = Url::parse(&args.url).context("the URL")?;
-        let largest = args.number("request")?;
-        let requests = cut(args.text("ranges")?, largest).context("--ranges")?;
+        let (connections, first) = (args.number("connections")?, args.number("request")?);
+        let then = match args.options.contains_key("then") {
+            true => args.number("then")?,
+            false => first,
+        };
+        let requests = cut(args.text("ranges")?, (connections, first), then).context("--ranges")?;
         let end = requests.iter().map(|&(start, n)| start + n as u64).max();
         Ok(Job {
             route: args.route(&url)?,
             path: url.path().to_owned(),
             put: args.put,
             file: args.file(end.unwrap_or(0))?,
-            largest,
+            largest: first.max(then),
             copies: match args.options.contains_key("copies") {
                 true => args.number("copies")?,
                 false => 0,

@@ -121,6 +121,7 @@ class Bench:
 
                 def run(contender, connections=4):
                     output = Path(out) / "out.raw"
+                    disk.serve_anew()
                     url = daemon.ticket(disk, "read")
                     sample = contender.download(
                         Job(self.place, daemon, url, source, connections, output, disk)

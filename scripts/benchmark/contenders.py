@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from measure import Failed, Sample, children_cpu, peak_rss, process_cpu, run, run_from_ready, timed
-from storage import TOP, Daemon, Source
+from storage import TOP, Daemon, Qcow2, Source
 
 BUILT = Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target")) / "release"
 VENV = TOP / "target/venv"
 HERE = Path(__file__).resolve().parent
 
-REQUEST_BYTES = 8 << 20  # size of the bare loop's requests, the same as rhv-mount's
+# Sizes of the bare loop's requests, the same as rhv-mount's: the first ones, and all of them where each costs
+# time of its own; and the others (src/pool/sizes.rs).
+REQUEST_BYTES, NEAR_REQUEST_BYTES = 8 << 20, 4 << 20
 
 MAX_WAIT_SECONDS = 60  # upper bound on the time until a mount shows its file
 
@@ -193,6 +195,7 @@ class Ceiling:
         words += ["--cafile", job.daemon.cafile] if job.daemon.cafile else ["--plain"]
         words += ["--unix", job.daemon.socket] if job.daemon.socket else []
         words += ["--connections", job.connections, "--request", REQUEST_BYTES, "--ranges", ranges]
+        words += ["--then", NEAR_REQUEST_BYTES] if isinstance(job.disk, Qcow2) else []
         words += ["--copies", self.copies] if self.copies else []
         sample, _ = timed([*words, *more])
         if verb == "get":

@@ -120,8 +120,16 @@ class Qcow2:
             run(["qemu-img", "create", "-q", "-f", "qcow2", self.image, str(size)])
         else:
             run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", source.path, self.image])
-        run([SCRIPTS / "nbd", "start", self.dir, self.image, "qcow2"])
         self.url = f"nbd:unix:{self.dir}/nbd.sock"
+        self.serve()
+
+    def serve(self):
+        run([SCRIPTS / "nbd", "start", self.dir, self.image, "qcow2"])
+
+    def serve_anew(self):
+        """Starts another qemu-nbd, as a host does for each transfer: the first one has memory at hand by now."""
+        self.stop()
+        self.serve()
 
     def check(self, source):
         """Compares the image with `source`, byte by byte, on the server's side."""
@@ -183,6 +191,9 @@ class Slow:
             raise Failed("nbdkit does not listen")
         if source is not None:
             run(["nbdcopy", source.path, self.uri])
+
+    def serve_anew(self):
+        """Keeps nbdkit, whose memory is the disk."""
 
     def check(self, source):
         copy = self.dir / "copy.raw"
