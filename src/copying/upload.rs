@@ -47,11 +47,33 @@ enum Part {
 }
 
 /// The place that the readers have come to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Cursor {
     at: u64,
     /// The rest is begun.
     rest: bool,
+    /// The extent that was looked up last, and whether it is zero. Some file systems, tmpfs for one, look at
+    /// every page up to the end of an extent, so one is looked up once and not for each of its pieces.
+    known: (Range<u64>, bool),
+}
+
+impl Cursor {
+    /// Returns the extent at `at`, which `look_up` is asked for if it is another one than the last.
+    fn extent_at<E>(
+        known: &mut (Range<u64>, bool),
+        at: u64,
+        look_up: impl FnOnce(u64) -> Result<Extent, E>,
+    ) -> Result<Extent, E> {
+        if !known.0.contains(&at) {
+            let found = look_up(at)?;
+            *known = (at..at.saturating_add(found.length), found.zero);
+        }
+        let (range, zero) = known;
+        Ok(Extent {
+            length: range.end - at,
+            zero: *zero,
+        })
+    }
 }
 
 /// See the head of this file.
@@ -71,7 +93,7 @@ impl Upload {
             proof,
             piece: disk.piece(),
             disk,
-            cursor: Mutex::new(Cursor { at: 0, rest: false }),
+            cursor: Mutex::default(),
         }
     }
 
@@ -138,7 +160,10 @@ impl Upload {
         if cursor.at >= size {
             return Ok(None);
         }
-        let part = next_part(cursor.at, size, self.piece, |at| self.source.extent_at(at))?;
+        let (at, known) = (cursor.at, &mut cursor.known);
+        let part = next_part(at, size, self.piece, |at| {
+            Cursor::extent_at(known, at, |at| self.source.extent_at(at))
+        })?;
         if let Part::Zeros(range) | Part::Data(range) = &part {
             cursor.at = range.end;
         }
@@ -152,7 +177,7 @@ fn next_part<E>(
     at: u64,
     size: u64,
     piece: u64,
-    extent_at: impl Fn(u64) -> Result<Extent, E>,
+    mut extent_at: impl FnMut(u64) -> Result<Extent, E>,
 ) -> Result<Part, E> {
     let is_hole = |extent: &Extent, end: u64| extent.zero && (extent.length >= MIN_HOLE_BYTES || end >= size);
     let first = extent_at(at)?;
@@ -258,12 +283,17 @@ pub(super) fn from_stdin(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
-    /// All parts of an image with these extents, each with its length and whether it is zero.
-    fn parts(extents: &[(u64, bool)], piece: u64) -> Vec<Part> {
+    /// All parts of an image with these extents, each with its length and whether it is zero, and how many
+    /// times one was looked up.
+    fn parts(extents: &[(u64, bool)], piece: u64) -> (Vec<Part>, usize) {
         let size = extents.iter().map(|(length, _)| length).sum();
-        let extent_at = |at| {
+        let lookups = Cell::new(0);
+        let look_up = |at| {
+            lookups.set(lookups.get() + 1);
             let mut start = 0;
             for (length, zero) in extents {
                 if at < start + length {
@@ -274,8 +304,9 @@ mod tests {
             }
             Err(())
         };
-        let (mut at, mut parts) = (0, Vec::new());
+        let (mut at, mut known, mut parts) = (0, Default::default(), Vec::new());
         while at < size {
+            let extent_at = |at| Cursor::extent_at(&mut known, at, look_up);
             let part = next_part(at, size, piece, extent_at).unwrap();
             let (Part::Zeros(range) | Part::Data(range)) = &part else {
                 panic!("{part:?}");
@@ -284,13 +315,21 @@ mod tests {
             at = range.end;
             parts.push(part);
         }
-        parts
+        (parts, lookups.get())
+    }
+
+    #[test]
+    fn an_extent_is_looked_up_once_for_all_its_pieces() {
+        const MIB: u64 = 1 << 20;
+        let extents = [(32 * MIB, false), (MIB, true), (5 * MIB + 1, false)];
+        let (parts, lookups) = parts(&extents, MIB);
+        assert_eq!((parts.len(), lookups), (39, 3), "{parts:?}");
     }
 
     #[test]
     fn long_holes_are_not_read_and_short_ones_do_not_divide_the_data() {
         const MIB: u64 = 1 << 20;
-        let found = parts(
+        let (found, _) = parts(
             &[
                 (5 * MIB, false),
                 (MIB_HOLE, true),
