@@ -5,8 +5,8 @@
 //! TLS). A mount of the disk can at best come close to this speed. `put` flushes every connection at the end.
 //! Messages contain no part of the URL, because the ticket in it is a credential.
 //!
-//! With `--then BYTES`, the requests after the first one of each connection are so large: a server that is near
-//! answers smaller ones faster, once it has the memory for large ones (src/pool/sizes.rs).
+//! With `--then BYTES`, the requests after the first one of each connection are so large: a server that is
+//! near answers smaller ones faster, once it has the memory for large ones (src/pool/sizes.rs).
 //!
 //! With `--copies N`, separate threads also copy every transferred byte N times from memory to memory. The
 //! result is the speed that can be reached when a byte needs as much processor time as in a client. A
@@ -33,8 +33,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use url::Url;
 
 const USAGE: &str = "\
-usage: ceiling put|get URL --cafile PATH|--plain [--unix SOCKET] --connections N --request BYTES [--then BYTES]
-               [--copies N] --ranges FILE --source FILE (put) | [--output FILE] (get)
+usage: ceiling put|get URL --cafile PATH|--plain [--unix SOCKET] --connections N --request BYTES
+               [--then BYTES] [--copies N] --ranges FILE --source FILE (put) | [--output FILE] (get)
 each line of the file for --ranges is START LENGTH, in bytes";
 
 /// The names of the options that take a value.

@@ -28,9 +28,9 @@ compared on the other side after each run; the rows of one setting took turns.
   of data (rhv-mount and the tool; the client and its qemu-nbd). *memory* is the peak resident size of the
   process that holds the connections.
 - *bare loop* reads the image and moves its data extents in requests as large as rhv-mount's, with nothing in
-  between (examples/ceiling.rs). With *{copies} copies*, threads beside it copy as many bytes that many times from
-  memory to memory, which takes about as much processor time as rhv-mount and `qemu-img` do: it shows the cost
-  of that time alone.
+  between (examples/ceiling.rs). With *{copies} copies*, threads beside it copy as many bytes that many times
+  from memory to memory, which takes about as much processor time as rhv-mount and `qemu-img` do: it shows the
+  cost of that time alone.
 
 Daemon, storage, tool and client share the processors, so a client that needs less of them leaves more to the
 server.

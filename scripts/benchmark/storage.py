@@ -127,7 +127,7 @@ class Qcow2:
         run([SCRIPTS / "nbd", "start", self.dir, self.image, "qcow2"])
 
     def serve_anew(self):
-        """Starts another qemu-nbd, as a host does for each transfer: the first one has memory at hand by now."""
+        """Starts another qemu-nbd, as a host does for each transfer: the last one has memory at hand."""
         self.stop()
         self.serve()
 

@@ -52,26 +52,27 @@ struct Cursor {
     at: u64,
     /// The rest is begun.
     rest: bool,
-    /// The extent that was looked up last, and whether it is zero. Some file systems, tmpfs for one, look at
-    /// every page up to the end of an extent, so one is looked up once and not for each of its pieces.
-    known: (Range<u64>, bool),
+    known: Known,
 }
 
-impl Cursor {
+/// The extent that was looked up last. Some file systems, tmpfs for one, look at every page up to the end of
+/// an extent, so one is looked up once and not for each of its pieces.
+#[derive(Debug, Default)]
+struct Known {
+    range: Range<u64>,
+    zero: bool,
+}
+
+impl Known {
     /// Returns the extent at `at`, which `look_up` is asked for if it is another one than the last.
-    fn extent_at<E>(
-        known: &mut (Range<u64>, bool),
-        at: u64,
-        look_up: impl FnOnce(u64) -> Result<Extent, E>,
-    ) -> Result<Extent, E> {
-        if !known.0.contains(&at) {
+    fn extent_at<E>(&mut self, at: u64, look_up: impl FnOnce(u64) -> Result<Extent, E>) -> Result<Extent, E> {
+        if !self.range.contains(&at) {
             let found = look_up(at)?;
-            *known = (at..at.saturating_add(found.length), found.zero);
+            (self.range, self.zero) = (at..at.saturating_add(found.length), found.zero);
         }
-        let (range, zero) = known;
         Ok(Extent {
-            length: range.end - at,
-            zero: *zero,
+            length: self.range.end - at,
+            zero: self.zero,
         })
     }
 }
@@ -162,7 +163,7 @@ impl Upload {
         }
         let (at, known) = (cursor.at, &mut cursor.known);
         let part = next_part(at, size, self.piece, |at| {
-            Cursor::extent_at(known, at, |at| self.source.extent_at(at))
+            known.extent_at(at, |at| self.source.extent_at(at))
         })?;
         if let Part::Zeros(range) | Part::Data(range) = &part {
             cursor.at = range.end;
@@ -304,9 +305,9 @@ mod tests {
             }
             Err(())
         };
-        let (mut at, mut known, mut parts) = (0, Default::default(), Vec::new());
+        let (mut at, mut known, mut parts) = (0, Known::default(), Vec::new());
         while at < size {
-            let extent_at = |at| Cursor::extent_at(&mut known, at, look_up);
+            let extent_at = |at| known.extent_at(at, look_up);
             let part = next_part(at, size, piece, extent_at).unwrap();
             let (Part::Zeros(range) | Part::Data(range)) = &part else {
                 panic!("{part:?}");

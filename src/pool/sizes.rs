@@ -3,13 +3,13 @@
 //! A full request costs least where the server or its storage is far away: whatever passes between two
 //! requests passes half as often. A server that is near prefers halves, for the sake of memory. qemu-nbd,
 //! which oVirt has behind imageio, allocates a buffer for each request, and glibc gives the memory of free
-//! buffers back to the kernel as soon as there are 16 MiB of it: twice the largest request so far. With four
-//! full requests on their way that is after nearly each of them, and qemu-nbd takes a page fault for every 4
-//! KiB of the disk. Halves find their memory in place, once full ones have gone before them. The figures are
-//! in docs/performance.md.
+//! buffers back to the kernel as soon as there are 16 MiB of it: twice the largest request so far
+//! (mallopt(3), on M_MMAP_THRESHOLD and M_TRIM_THRESHOLD). With four full requests on their way that is after
+//! nearly each of them, and qemu-nbd takes a page fault for every 4 KiB of the disk. Halves find their memory
+//! in place, once full ones have gone before them. The figures are in docs/performance.md.
 //!
-//! So both sizes are tried, in windows of some requests, and the one whose requests move more bytes in a
-//! second of a connection's time goes on. The other is tried again later, at longer and longer intervals. Only
+//! So both sizes are tried, in windows of some requests, and the one goes on whose requests move more bytes
+//! in a second of a connection's time. The other is tried again later, at longer and longer intervals. Only
 //! requests of one of the two sizes count, and only answered ones.
 //!
 //! The threads that have just got an answer tell it here, and those that make the next request ask. Nothing
@@ -30,8 +30,8 @@ const WINDOW_BYTES: u64 = 32 << 20;
 /// Windows of the better size before the other one is tried again, at first and at most.
 const PAUSE_WINDOWS: (u32, u32) = (16, 64);
 
-/// Factor by which the speed of the other size must exceed that of the better one to take its place: windows
-/// of the same size differ by as much.
+/// Factor by which the speed of the other size must exceed that of the better one to take its place, so that
+/// chance does not decide between two that are alike.
 const MARGIN: f64 = 1.05;
 
 /// The trials of one pool: what is best for reads may not be best for writes.
@@ -104,7 +104,7 @@ struct Trial {
     now: Size,
     /// Halves, until full requests prove faster: those are much faster where they are at all.
     best: Size,
-    /// What the present window has moved so far, in bytes, and the time of the connections that it took.
+    /// The bytes that the present window has moved so far, and the time of the connections that it took.
     window: (u64, Duration),
     /// The first window is over. It does not count, since connections and memory were new.
     is_warm: bool,
@@ -148,7 +148,7 @@ impl Trial {
         }
         let speed = bytes as f64 / time.as_secs_f64().max(1e-9);
         let known = &mut self.speeds[size as usize];
-        // What was known of the other size may be old.
+        // The speed that was known of the other size may be old.
         *known = Some(match *known {
             Some(before) if size == self.best => (before + speed) / 2.0,
             _ => speed,

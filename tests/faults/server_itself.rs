@@ -283,23 +283,19 @@ fn silent_connections_are_dropped_after_the_idle_limit() {
     assert_eq!(server.idle_drops(), 1);
 }
 
-/// Keeps every socket of this process with the server's port open, as a program does that has just been
-/// started with copies of them: they are on their way in a message.
-struct Copies(#[expect(dead_code, reason = "it is there to be dropped")] [UnixStream; 2]);
-
-impl Copies {
-    fn of_sockets(port: u16) -> Copies {
-        let entries = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
-        let fds = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
-        let is_of_port = |address: SockaddrIn| address.port() == port;
-        let ours: Vec<RawFd> = fds.filter(|fd| getsockname(*fd).is_ok_and(is_of_port)).collect();
-        assert!(ours.len() >= 3, "{ours:?}");
-        let (from, to) = UnixStream::pair().unwrap();
-        let (text, rights) = ([IoSlice::new(b"x")], [ControlMessage::ScmRights(&ours)]);
-        let sent = sendmsg::<()>(from.as_raw_fd(), &text, &rights, MsgFlags::empty(), None);
-        assert_eq!(sent, Ok(1));
-        Copies([from, to])
-    }
+/// Keeps every socket of this process with the server's port open until the returned ends are dropped, as a
+/// program does that has just been started with copies of them: they are on their way in a message.
+fn copies_of_sockets(port: u16) -> [UnixStream; 2] {
+    let entries = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let fds = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
+    let is_of_port = |address: SockaddrIn| address.port() == port;
+    let ours: Vec<RawFd> = fds.filter(|fd| getsockname(*fd).is_ok_and(is_of_port)).collect();
+    assert!(ours.len() >= 3, "{ours:?}");
+    let (from, to) = UnixStream::pair().unwrap();
+    let (text, rights) = ([IoSlice::new(b"x")], [ControlMessage::ScmRights(&ours)]);
+    let sent = sendmsg::<()>(from.as_raw_fd(), &text, &rights, MsgFlags::empty(), None);
+    assert_eq!(sent, Ok(1));
+    [from, to]
 }
 
 #[test]
@@ -309,7 +305,7 @@ fn a_connection_and_a_server_end_whoever_has_copies_of_their_sockets() {
     let (mut first, mut second) = (Client::new(&server), Client::new(&server));
     assert_eq!(second.ask("GET ?x Range: bytes=0-0", b"").status, 206);
     first.stream.get_mut().write_all(b"OPT").unwrap();
-    let _copies = Copies::of_sockets(server.port());
+    let _copies = copies_of_sockets(server.port());
     let rest = format!("IONS /images/{TICKET} HTTP/1.1\r\n\r\n");
     first.stream.get_mut().write_all(rest.as_bytes()).unwrap();
     let ended = |client: &mut Client| client.receive().map(|answer| answer.head);
