@@ -98,7 +98,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import threading
 
 import certificates
@@ -111,6 +110,7 @@ from coordinator import Coordinator
 from daemon import Daemon
 from directory import Directory, Domain
 from disks import Disks
+from ending import Ending
 from endpoints import Endpoints
 from events import Events
 from guest import Guest
@@ -248,9 +248,7 @@ def main():
     if len(directory) > MAX_DIR_LENGTH:
         raise SystemExit(f"{directory}: too long a path for unix sockets")
     os.makedirs(directory, exist_ok=True)
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    ending = Ending()
 
     ca, cert, key = certificate_of(arguments, directory)
     world = build_world(arguments, directory)
@@ -271,9 +269,7 @@ def main():
         "control": control.path,
     }
     print(json.dumps({**ready, "log": world.journal.path, "dir": directory, "pid": os.getpid()}), flush=True)
-    # The kernel may hand a signal to another thread. Python then sets `stopping` only once this thread wakes.
-    while not stopping.wait(0.5):
-        continue
+    ending.wait()
 
     server.shutdown()
     server.server_close()

@@ -6,7 +6,7 @@ use crate::support::run::{run, text, top};
 
 /// The parts of disks and transfers, which run in parallel. Each has its own daemon.
 const OF_DISKS: [&[&str]; 5] = [
-    &["test_api"],
+    &["test_api", "test_ending"],
     &[
         "test_switches.Requests",
         "test_switches.AtTheStart",
