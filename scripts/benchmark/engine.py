@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 
 from measure import Failed, run
@@ -102,7 +101,6 @@ class Site:
     def restart_imageio(self):
         """Kills the daemon, which forgets its tickets, and starts it again, as its host would."""
         os.kill(int((self.imageio / "pid").read_text()), signal.SIGKILL)
-        time.sleep(0.1)
         run([SCRIPTS / "imageio", "restart", self.imageio])
 
     def stop(self):
