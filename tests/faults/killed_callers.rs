@@ -3,7 +3,7 @@
 
 use crate::rig::{MIB, Rig, assert_same, pattern, read_at, settings, used_server};
 use crate::server::{Action, Fault, Image, Verb};
-use crate::support::run::wait_until;
+use crate::support::run::{start, wait_until};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
@@ -16,13 +16,12 @@ struct Program(Child);
 impl Program {
     /// Runs a shell script with the disk's file as `$1`.
     fn start(rig: &Rig, script: &str) -> Program {
-        let child = Command::new("sh")
+        let mut shell = Command::new("sh");
+        shell
             .args(["-c", &format!("exec {script}"), "sh"])
             .arg(rig.mount.file())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("start the program");
-        Program(child)
+            .stderr(Stdio::null());
+        Program(start(&mut shell))
     }
 
     /// Returns how many bytes it has written so far.

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::mount::is_mounted;
-use super::run::{scratch, text, wait_until};
+use super::run::{self, scratch, text, wait_until};
 
 /// A mount in the foreground, killed when dropped.
 #[derive(Debug)]
@@ -41,13 +41,13 @@ impl Foreground {
     pub fn spawn(command: &mut Command) -> Self {
         let dir = scratch();
         let create = |name: &str| File::create(dir.path().join(name)).expect("create an output file");
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(create("stdout"))
-            .stderr(create("stderr"))
-            .process_group(0)
-            .spawn()
-            .expect("start rhv-mount");
+        let child = run::start(
+            command
+                .stdin(Stdio::null())
+                .stdout(create("stdout"))
+                .stderr(create("stderr"))
+                .process_group(0),
+        );
         Self { child, dir }
     }
 

@@ -12,7 +12,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -70,16 +70,14 @@ pub fn run(command: &mut Command, seconds: u64) -> Ran {
 pub fn run_with_output_in(command: &mut Command, seconds: u64, dir: &Path) -> Ran {
     let (out, err) = (dir.join("stdout"), dir.join("stderr"));
     let create = |path: &Path| File::create(path).expect("create an output file");
-    beginners().into_iter().for_each(await_exec);
     let shown = shown(command);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(create(&out))
-        .stderr(create(&err))
-        .process_group(0)
-        .spawn()
-        .unwrap_or_else(|error| panic!("{shown}: {error}"));
-    await_exec(child.id());
+    let mut child = start(
+        command
+            .stdin(Stdio::null())
+            .stdout(create(&out))
+            .stderr(create(&err))
+            .process_group(0),
+    );
     let started = Instant::now();
     let limit = Duration::from_secs(seconds);
     let mut timed_out = false;
@@ -107,6 +105,16 @@ pub fn run_with_output_in(command: &mut Command, seconds: u64, dir: &Path) -> Ra
         stderr: text(&err),
         took: started.elapsed(),
     }
+}
+
+/// Starts a program, and returns once it runs and no other one is about to begin.
+pub fn start(command: &mut Command) -> Child {
+    beginners().into_iter().for_each(await_exec);
+    let child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", shown(command)));
+    await_exec(child.id());
+    child
 }
 
 /// Waits until the program of a new process runs. It begins by closing its copies of the files that other

@@ -34,7 +34,7 @@ use tempfile::TempDir;
 use super::daemon::{Daemon, LocalSocket, Scheme};
 use super::mount::{BINARY, Mounting, clean_environment};
 use super::redaction::{assert_files_show_none, assert_shows_none, assert_text_shows_none, trace_to};
-use super::run::{Ran, is_root, run, scratch, stop, text, top, wait_until};
+use super::run::{Ran, is_root, run, scratch, start, stop, text, top, wait_until};
 use control::given_out;
 
 pub const USER: &str = "admin@internal";
@@ -82,23 +82,23 @@ impl Engine {
         fs::write(path("users"), users.to_string()).expect("write the users");
         write_private(&path("password"), &format!("{PASSWORD}\n"));
         let output = |name: &str| File::create(path(name)).expect("create an output file");
-        let child = Command::new(top().join("target/venv/bin/python"))
-            .arg("-B")
-            .arg(top().join("tests/engine/main.py"))
-            .arg("--imageio")
-            .arg(daemon.dir())
-            .arg("--dir")
-            .arg(path("engine"))
-            .arg("--users")
-            .arg(path("users"))
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(output("ready"))
-            .stderr(output("stderr"))
-            .spawn()
-            .expect("start the stand-in for the engine");
+        let child = start(
+            Command::new(top().join("target/venv/bin/python"))
+                .arg("-B")
+                .arg(top().join("tests/engine/main.py"))
+                .arg("--imageio")
+                .arg(daemon.dir())
+                .arg("--dir")
+                .arg(path("engine"))
+                .arg("--users")
+                .arg(path("users"))
+                .args(options)
+                .stdin(Stdio::null())
+                .stdout(output("ready"))
+                .stderr(output("stderr")),
+        );
         let mut starting = Starting(Some(child));
-        wait_until("the stand-in for the engine is ready", 30, || {
+        wait_until("the stand-in for the engine is ready", 60, || {
             assert!(
                 starting.runs(),
                 "the stand-in for the engine ended: {}",
