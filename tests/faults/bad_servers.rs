@@ -5,6 +5,7 @@ use crate::rig::{MIB, Rig, TICKET, errno, pattern, read_at, settings, used_serve
 use crate::server::{Action, Fault, Image, Server, Settings, Verb};
 use crate::support::mount::{BINARY, URL_VARIABLE, is_mounted};
 use crate::support::redaction::Trace;
+use crate::support::refusing::RefusingPort;
 use crate::support::run::{Ran, run, scratch};
 use std::net::{Shutdown, TcpListener};
 use std::os::unix::fs::FileExt;
@@ -143,18 +144,10 @@ fn server_that(fault: Fault) -> Server {
 
 #[test]
 fn a_refused_connection_names_the_host_and_exits_5() {
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let url = format!("http://127.0.0.1:{port}/images/{TICKET}");
-    refused(
-        &url,
-        &[],
-        NO_CONNECTION,
-        &[&format!("127.0.0.1:{port}"), "refused"],
-    );
+    let port = RefusingPort::bind();
+    let address = port.address().to_string();
+    let url = format!("http://{address}/images/{TICKET}");
+    refused(&url, &[], NO_CONNECTION, &[&address, "refused"]);
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Failures with a real daemon, certificate or host name: rhv-mount reports the object, the reason and the
 //! remedy in one line, exits with the documented code, and leaves no mount behind (which `try_start` checks).
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -10,6 +9,7 @@ use crate::support::daemon::{Daemon, LocalSocket, Scheme};
 use crate::support::disk::Disk;
 use crate::support::image::{Backend, Content};
 use crate::support::mount::{Mount, MountKind, Mounting};
+use crate::support::refusing::RefusingPort;
 use crate::support::run::{Ran, run, scratch, wait_until};
 
 const TRANSFER_FAILED: i32 = 4;
@@ -130,9 +130,8 @@ fn a_ca_file_that_is_not_there_is_named() {
 
 #[test]
 fn a_refused_connection_and_an_unknown_name_are_named() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("find a free port");
-    let address = listener.local_addr().expect("the free port");
-    drop(listener);
+    let port = RefusingPort::bind();
+    let address = port.address();
     let id = "0f3c2d4e-88f5-4a59-b1a9-3c6e2f1d7a60";
     let url = format!("http://{address}/images/{id}");
     refused(

@@ -4,6 +4,7 @@
 //! The harness has layers, and each of them needs only those before it:
 //!
 //!     run         a program within its time limit, its exit code and output; the tests' scratch directories
+//!     refusing    a port that refuses connections
 //!     redaction   the search for secrets in everything that a mount writes
 //!     mount       the built rhv-mount over a transfer URL
 //!     content     the contents of images, and the comparison of two images
@@ -33,5 +34,6 @@ pub mod image;
 pub mod manager;
 pub mod mount;
 pub mod redaction;
+pub mod refusing;
 pub mod run;
 pub mod terminal;
