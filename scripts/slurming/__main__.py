@@ -100,7 +100,9 @@ class List:
     def lines(self):
         if not self.outcomes.exists():
             return []
-        return [json.loads(line) for line in self.outcomes.read_text().splitlines()]
+        # The last line may be on its way into the file.
+        lines = self.outcomes.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def of(self, disk):
         """The lines about a disk, and how often Slurm has started its task again."""

@@ -54,7 +54,10 @@ class Faults:
             open_, pids = self._open(job, phase), copies_at_work(self.place)
             if not open_ or not pids:
                 return None
-            os.kill(pids[0], signal.SIGKILL)
+            try:
+                os.kill(pids[0], signal.SIGKILL)
+            except ProcessLookupError:
+                return None  # It was over meanwhile.
             return True
 
         self._until(job, "a copy to kill", strike)
