@@ -72,8 +72,8 @@ class Checkpoints:
                 checkpoint.deleting = False
                 self._world.events.add("checkpoint_not_deleted", vm, checkpoint=checkpoint.id)
             else:
-                self.remove(checkpoint)
                 self._world.events.add("checkpoint_deleted", vm, checkpoint=checkpoint.id)
+                self.remove(checkpoint)
             for disk in checkpoint.disks if status == "paused" else ():
                 images.destroy(disk.path)
             return True

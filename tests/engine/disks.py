@@ -102,7 +102,7 @@ class Disks:
         return self._disks.get(disk_id)
 
     def find_snapshot(self, snapshot_id):
-        for disk in self._disks.values():
+        for disk in self.all():
             for snapshot in disk.snapshots:
                 if snapshot_id in (snapshot.id, snapshot.image_id):
                     return snapshot

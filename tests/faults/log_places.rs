@@ -76,9 +76,9 @@ fn sigusr1_ends_no_mount_that_is_still_being_made_and_none_without_a_log() {
     // The background form has no stderr any more.
     let mut command = rhv_mount_command(Some(&server.url()));
     run(command.arg(&target), 60).ok();
-    let pids = processes_with(target.as_os_str());
-    assert_eq!(pids.len(), 1);
-    kill(Pid::from_raw(pids[0]), Signal::SIGUSR1).unwrap();
+    let servers = || processes_with(target.as_os_str());
+    wait_until("one process serves the mount", 60, || servers().len() == 1);
+    kill(Pid::from_raw(servers()[0]), Signal::SIGUSR1).unwrap();
     rhv_mount(None, [Path::new("umount"), &target]).ok();
 }
 

@@ -6,7 +6,6 @@ use crate::support::mount::{Mounting, rhv_mount};
 use crate::support::run::{scratch, text, wait_until};
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 const USAGE: i32 = 2;
 
@@ -43,7 +42,7 @@ fn a_pid_file_lives_as_long_as_its_mount_and_a_stale_one_is_replaced() {
 #[test]
 fn a_pid_file_is_not_there_before_the_mount_is_and_has_the_parent_of_a_command() {
     let server = Server::start(settings(4 * MIB));
-    server.arm(Fault::next(Verb::Options, Action::Stall(Duration::from_secs(2))));
+    server.arm(Fault::next(Verb::Options, Action::Hold));
     let dir = scratch();
     let (path, target) = (dir.path().join("mount.pid"), dir.path().join("disk.raw"));
     let script = format!("echo $PPID; cat '{}'", path.display());
@@ -56,6 +55,7 @@ fn a_pid_file_is_not_there_before_the_mount_is_and_has_the_parent_of_a_command()
         });
         wait_until("it connects", 40, || server.count(Verb::Options) > 0);
         assert!(!path.exists(), "it is there too early");
+        server.disarm();
         mounting.join().unwrap()
     })
     .ok();

@@ -119,7 +119,7 @@ fn no_zero_detect_sends_zeros_as_they_are_written() {
 fn every_connection_is_authorised_early_and_carries_its_share_of_the_writes() {
     for wanted in [1, 4, 8] {
         let mut settings = settings(64 * MIB);
-        settings.put_delay = Duration::from_millis(100);
+        settings.put_delay = Duration::from_millis(500);
         let rig = Rig::start(settings, &["--connections", &wanted.to_string()]);
         wait_until("every connection has sent OPTIONS", 60, || {
             connections(&rig.server.records_of(Verb::Options)).len() >= wanted

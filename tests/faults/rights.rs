@@ -61,10 +61,9 @@ fn of_a_mount_by_root_one_thread_keeps_what_the_end_needs_and_no_other_has_any_c
     let file = rig.read_write();
     file.sync_all().unwrap();
     drop(file);
-    let pids = rig.mount.pids();
-    assert_eq!(pids.len(), 1);
-    assert!(tasks(pids[0]).len() > 8, "the mount has too few threads");
-    assert_few_rights(pids[0]);
+    let pid = rig.mount.server();
+    assert!(tasks(pid).len() > 8, "the mount has too few threads");
+    assert_few_rights(pid);
     assert_eq!(rig.umount().0.code, Some(0));
 }
 
@@ -142,9 +141,7 @@ fn nobody_of_the_same_user_can_look_into_the_process() {
     let server = Server::start(settings(4 * MIB));
     for kind in [MountKind::Directory, MountKind::New] {
         let mount = Mounting::new(&server.url()).kind(kind).by_nobody().start();
-        let pids = mount.pids();
-        assert_eq!(pids.len(), 1);
-        let process = PathBuf::from(format!("/proc/{}", pids[0]));
+        let process = PathBuf::from(format!("/proc/{}", mount.server()));
         assert_eq!(fs::metadata(process.join("environ")).unwrap().uid(), 0);
         let environ = process.join("environ");
         let looked = run(mount.command("cat").arg(&environ), 20);

@@ -71,7 +71,7 @@ fn an_outcome_whose_waiter_is_gone_is_kept() {
     let patience = ["--retry-time", "1"].map(Path::new);
     rhv_mount(Some(&server.url()), [&patience[..], &[&target]].concat()).ok();
     open(&target).write_all_at(&pattern(1, MIB as usize), 0).unwrap();
-    server.arm(Fault::always(Verb::Flush, Action::Stall(Duration::from_secs(3))));
+    server.arm(Fault::always(Verb::Flush, Action::Stall(Duration::from_secs(30))));
     let mut waiter = rhv_mount_command(None)
         .arg("umount")
         .arg(&target)

@@ -367,7 +367,7 @@ fn no_checkpoint_of_a_vm_that_was_paused_meanwhile_is_deleted() {
     let engine = Engine::start();
     web(&engine, "up", "4.7");
     back_up(&engine, &[]).ok();
-    engine.switch(&json!({"switch": "slow", "value": 3.0, "match": "^GET .*/checkpoints$", "after": 1}));
+    engine.switch(&json!({"switch": "slow", "value": 10.0, "match": "^GET .*/checkpoints$", "after": 1}));
     let ran = std::thread::scope(|scope| {
         let running = scope.spawn(|| back_up(&engine, &[]));
         crate::support::run::wait_until("the backup has ended", 100, || {

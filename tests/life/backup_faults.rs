@@ -268,7 +268,7 @@ fn a_vm_that_is_powered_off_in_its_live_backup_is_told_and_nothing_stays_locked(
     for crashed in [false, true] {
         let engine = Engine::start();
         web(&engine, "up", "4.7");
-        engine.switch(&json!({"switch": "slow", "value": 3.0, "match": "^POST .*/imagetransfers$"}));
+        engine.switch(&json!({"switch": "slow", "value": 10.0, "match": "^POST .*/imagetransfers$"}));
         let ran = std::thread::scope(|scope| {
             let running = scope.spawn(|| back_up(&engine, &["--live"]));
             wait_until("the backup is ready", 60, || {

@@ -305,7 +305,7 @@ fn wrong_names_and_passwords_are_login_refused() {
             &[LOGIN_REFUSED],
             &[user, "cannot authenticate", engine.url()],
         );
-        assert!(ran.took.as_secs() < 5, "a refused login is not repeated: {ran}");
+        assert!(ran.took.as_secs() < 25, "a refused login is not repeated: {ran}");
     }
     assert_eq!(
         engine.requests("POST", "/token").len(),

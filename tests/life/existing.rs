@@ -188,7 +188,7 @@ fn ctrl_c_flushes_and_finalizes() {
 fn ctrl_c_twice_gives_up_and_leaves_the_disk() {
     let engine = Engine::start();
     let (disk, content) = used_disk(&engine, "web01", "raw");
-    engine.switch(&json!({"switch": "finalize_slow", "value": 4}));
+    engine.switch(&json!({"switch": "finalize_slow", "value": 20}));
     let point = point(&engine, "web01");
     let mut program = engine.program();
     program.args(engine.args()).args(existing("web01"));
@@ -200,7 +200,7 @@ fn ctrl_c_twice_gives_up_and_leaves_the_disk() {
         !engine.requests("POST", "/finalize").is_empty()
     });
     mount.signal(Signal::SIGINT);
-    let status = mount.wait(3);
+    let status = mount.wait(15);
     assert!(
         status.code().is_some_and(|code| code != 0),
         "it was not done: {status:?}"

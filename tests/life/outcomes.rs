@@ -387,6 +387,7 @@ fn a_disk_that_is_asked_for_as_one_that_is_there_is_never_removed_to_be_made_aga
     let engine = Engine::start();
     let image = source(&engine, 88);
     let args = [made(), words(&["--once"])].concat();
+    engine.switch(&json!({"switch": "unavailable", "match": "^POST .*/finalize$"}));
     let mut killed = Foreground::spawn(&mut command(&engine, "upload", &image, &args));
     wait_until("the transfer moves data", 60, || {
         let all = engine.transfers();
@@ -394,6 +395,7 @@ fn a_disk_that_is_asked_for_as_one_that_is_there_is_never_removed_to_be_made_aga
     });
     killed.signal(Signal::SIGKILL);
     killed.wait(60);
+    engine.clear_switches();
     engine.switch(&json!({"switch": "ticket_remove"}));
     engine.switch(&json!({"switch": "pause_now"}));
     let ran = once(&engine, "upload", &image, &existing(ID));

@@ -21,6 +21,9 @@ use crate::support::run::{text, wait_until};
 /// The request that starts a transfer, for a switch.
 const START: &str = "^POST /ovirt-engine/api/imagetransfers$";
 
+/// The seconds that the engine takes over the start of one transfer, while another one is started and ready.
+const SLOW: u64 = 20;
+
 /// A mount in the foreground that is not ready yet, and its mountpoint.
 fn starting(engine: &Engine, args: &[String], name: &str) -> (Foreground, PathBuf) {
     let point = point(engine, name);
@@ -31,6 +34,11 @@ fn starting(engine: &Engine, args: &[String], name: &str) -> (Foreground, PathBu
         .arg("--foreground")
         .arg(&point);
     (Foreground::spawn(&mut program), point)
+}
+
+/// Tells whether a switch that takes effect once has done so.
+fn is_used_up(engine: &Engine, switch: &str) -> bool {
+    engine.state("switches")[switch] == json!([])
 }
 
 fn starts(engine: &Engine) -> usize {
@@ -97,15 +105,14 @@ fn a_signal_while_it_waits_for_an_engine_that_is_away_leaves_nothing() {
 fn a_signal_while_it_waits_leaves_somebody_elses_download_alone() {
     let engine = Engine::start();
     let (disk, content) = used_disk(&engine, "web01", "raw");
-    engine.switch(&json!({"switch": "slow", "value": 5, "times": 1, "match": START}));
+    engine.switch(&json!({"switch": "slow", "value": SLOW, "times": 1, "match": START}));
     let mut args = existing("web01");
     args.push("--read-only".into());
     let (mut second, point) = starting(&engine, &args, "other");
-    wait_until("it is about to ask", 30, || state_file(&point).is_some());
-    sleep(Duration::from_secs(1));
+    wait_until("it has asked", 60, || is_used_up(&engine, "slow"));
     let first = engine.mounting(args).start();
     let theirs = engine.transfer().id;
-    wait_until("it was refused", 30, || starts(&engine) >= 3);
+    wait_until("it was refused", 90, || starts(&engine) >= 3);
     let said = stopped(&mut second, Signal::SIGTERM);
     assert_eq!(engine.phases(&theirs), ["transferring"], "{said}");
     assert!(state_file(&point).is_none(), "{said}");
@@ -121,16 +128,15 @@ fn assert_left_alone(options: &[&str]) {
     let (disk, content) = used_disk(&engine, "web01", "raw");
     let mut args = existing("web01");
     args.extend(options.iter().map(|&option| option.to_owned()));
-    engine.switch(&json!({"switch": "slow", "value": 4, "times": 1, "match": START}));
+    engine.switch(&json!({"switch": "slow", "value": SLOW, "times": 1, "match": START}));
     let (mut second, point) = starting(&engine, &args, "other");
-    wait_until("it is about to ask", 30, || {
-        state_file(&point).is_some_and(|path| text(&path).contains("\"asked\": true"))
-    });
-    sleep(Duration::from_secs(1));
+    wait_until("it has asked", 60, || is_used_up(&engine, "slow"));
+    let asked = state_file(&point).is_some_and(|path| text(&path).contains("\"asked\": true"));
+    assert!(asked, "its note does not tell that it has asked");
     let first = engine.mounting(args).start();
     let theirs = engine.transfer().id;
     engine.switch(&json!({"switch": "html_error", "value": 502, "times": 1, "match": START}));
-    wait_until("it was refused", 30, || starts(&engine) >= 3);
+    wait_until("it was refused", 90, || starts(&engine) >= 3);
     let said = stopped(&mut second, Signal::SIGTERM);
     assert!(said.contains(&theirs) && said.contains("left alone"), "{said}");
     assert_eq!(engine.phases(&theirs), ["transferring"], "{said}");

@@ -130,7 +130,9 @@ class Engine:
 
     def log(self, kind):
         with open(self.ready["log"], encoding="utf-8") as file:
-            return [line for line in map(json.loads, file) if line["kind"] == kind]
+            # The last line may be on its way into the file.
+            whole = [line for line in file if line.endswith("\n")]
+        return [line for line in map(json.loads, whole) if line["kind"] == kind]
 
     def phases(self, transfer_id):
         return [one["phase"] for one in self.log("phase") if one["transfer"] == transfer_id]

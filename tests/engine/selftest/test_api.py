@@ -213,7 +213,9 @@ class Representations(EngineTest):
         body["storage_domains"] = {"storage_domain": [{"name": "data"}]}
         disk = self.ok(self.engine.call("POST", "/disks", body, Correlation_Id="a b/c-1_"), 202)
         self.engine.wait_disk(disk["id"], "ok")
-        job = self.ok(self.engine.call("GET", "/jobs?search=correlation_id%3Dabc-1_"))["job"][0]
+        job = {"status": "started"}
+        while job["status"] == "started":
+            job = self.ok(self.engine.call("GET", "/jobs?search=correlation_id%3Dabc-1_"))["job"][0]
         self.assertEqual((job["status"], type(job["start_time"])), ("finished", int))
         self.assertIn("abc-1_", [one.get("correlation_id") for one in self.engine.log("request")])
 

@@ -85,7 +85,7 @@ class DisksAndStarts(EngineTest):
     def test_disks(self):
         self.engine.switch("disk_illegal", times=1)
         self.engine.wait_disk(self.engine.new_disk()[1]["id"], "illegal")
-        self.engine.switch("disk_slow", value=2, times=1)
+        self.engine.switch("disk_slow", value=6, times=1)
         disk = self.engine.new_disk()[1]["id"]
         time.sleep(0.3)
         self.assertEqual(self.engine.call("GET", f"/disks/{disk}")[1]["status"], "locked")
@@ -171,7 +171,7 @@ class Runs(EngineTest):
         self.engine.wait_disk(disk, 404)
 
     def test_finalize_slow(self):
-        transfer = self.finalized("finalize_slow", 2)[1]
+        transfer = self.finalized("finalize_slow", 6)[1]
         time.sleep(0.3)
         self.assertEqual(
             self.engine.call("GET", f"/imagetransfers/{transfer}")[1]["phase"], "finalizing_success"

@@ -42,7 +42,7 @@ const NOTES: &[&str] = &[
     "/tmp/rhv-mount-65534/state",
 ];
 
-const START_SECONDS: u64 = 40;
+const START_SECONDS: u64 = 120;
 const UMOUNT_SECONDS: u64 = 180;
 
 /// A running mount, ended when dropped.
