@@ -25,6 +25,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -39,7 +40,7 @@ use tracing::info;
 use zeroize::Zeroizing;
 
 use super::notify::{self, Word};
-use super::{allocator, privacy};
+use super::{allocator, limits, privacy};
 use crate::failure::{Exit, Failure};
 
 /// The line that the server prints when the file is usable.
@@ -171,7 +172,17 @@ pub(crate) fn launch(settings: &impl Errand) -> Result<u8, Failure> {
     }
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1]).map_err(|e| failed("cannot catch signals", e))?;
-    let mut server = privacy::as_before(|| command.spawn()).map_err(not_started)?;
+    let (tell, told) = channel();
+    // Ctrl-C reaches only this process: the server is in a session of its own. A signal lets it end in order.
+    // The thread is there before the server: without it, nothing has begun that would still have to end.
+    super::spawn("signals", move || {
+        let Ok(server) = told.recv() else { return };
+        // There are no statistics yet for which SIGUSR1 asks.
+        for _ in signals.forever().filter(|signal| *signal != SIGUSR1) {
+            let _ = kill(server, Signal::SIGTERM);
+        }
+    })?;
+    let mut server = privacy::as_before(|| command.spawn()).map_err(|e| limits::no_process(&e))?;
     drop(memory);
     // The server sees by the end of the pipe that the launcher has spoken.
     let mut words = BufReader::new(server.stdout.take().expect("it is piped"));
@@ -179,19 +190,9 @@ pub(crate) fn launch(settings: &impl Errand) -> Result<u8, Failure> {
         true => server_of(&mut server, &mut words)?,
         false => server.id(),
     };
-    // Ctrl-C reaches only this process: the server is in a session of its own. A signal lets it end in order.
     let pid = Pid::from_raw(pid as i32);
-    let passing_on = super::spawn("signals", move || {
-        // There are no statistics yet for which SIGUSR1 asks.
-        for _ in signals.forever().filter(|signal| *signal != SIGUSR1) {
-            let _ = kill(pid, Signal::SIGTERM);
-        }
-    });
-    if let Err(failure) = passing_on {
-        // The server ends in order when it finds nobody to tell that it is ready.
-        let _ = kill(pid, Signal::SIGTERM);
-        return Err(failure);
-    }
+    // The thread is there until this process ends.
+    let _ = tell.send(pid);
     let mut line = String::new();
     let _ = words.read_line(&mut line);
     let line = line.trim_end();
@@ -237,11 +238,6 @@ pub(crate) fn launch(settings: &impl Errand) -> Result<u8, Failure> {
         .map_or(Exit::Other as u8, |code| code as u8))
 }
 
-fn not_started(error: std::io::Error) -> Failure {
-    let message = format!("cannot start the background process: {error}");
-    Failure::text(Exit::Mount, message)
-}
-
 /// Waits until the process `between` has started the server, told its number in the first of `words`, and
 /// ended.
 fn server_of(between: &mut Child, words: &mut impl BufRead) -> Result<u32, Failure> {
@@ -271,7 +267,7 @@ pub(crate) fn start_apart(settings: &impl Errand) -> Result<u8, Failure> {
     let (mut command, memory) = again(Role::Background, settings)?;
     // The server's first line must come after the number, so it waits for the end of this process.
     command.stdin(Stdio::piped());
-    let server = privacy::as_before(|| command.spawn()).map_err(not_started)?;
+    let server = privacy::as_before(|| command.spawn()).map_err(|e| limits::no_process(&e))?;
     drop(memory);
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", server.id())?;

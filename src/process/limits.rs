@@ -102,6 +102,15 @@ pub(crate) fn no_thread(name: &str, error: &io::Error) -> Failure {
     )
 }
 
+/// The failure to start the process in the background.
+pub(crate) fn no_process(error: &io::Error) -> Failure {
+    let message = format!("cannot start the background process: {error}");
+    match error.kind() {
+        io::ErrorKind::WouldBlock => Failure::text(Exit::Mount, format!("{message}; {RAISE_THREADS}")),
+        _ => Failure::text(Exit::Mount, message),
+    }
+}
+
 const RAISE_THREADS: &str = "raise the limit (pids.max of its cgroup, TasksMax= of its unit, ulimit -u), or \
                              take fewer --connections";
 
