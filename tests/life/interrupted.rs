@@ -10,11 +10,15 @@ use crate::support::engine::Engine;
 use crate::support::run::wait_until;
 use crate::support::terminal::Terminal;
 
-/// Writes a part of the disk, says so, and goes on for ever.
-const HALF_A_COPY: &str = "head -c 1048576 /dev/urandom | dd of={} bs=1M conv=notrunc,fsync status=none; \
-                           echo half is written; sleep 600";
+/// Writes a part of the disk, and goes on for ever.
+const HALF_A_COPY: &str = "head -c 1048576 /dev/urandom | dd of={} bs=1M conv=notrunc,fsync status=none";
 
-/// `rhv-mount ARGS POINT -- sh -c SCRIPT`.
+/// The end of a script, which says that half is written and waits. A ctrl-C ends it whenever it comes after
+/// that; a shell catches it, and loses one that comes just before it becomes another program.
+const GO_ON: &str = "exec python3 -c 'import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); \
+                     print(\"half is written\", flush=True); time.sleep(600)'";
+
+/// `rhv-mount ARGS POINT -- sh -c SCRIPT`, with [`GO_ON`] after a script that is to be stopped.
 fn program(engine: &Engine, args: &[String], script: &str) -> Command {
     let mut program = engine.program();
     program.args(engine.args()).args(args).arg(point(engine, "disk"));
@@ -60,7 +64,11 @@ fn ends_with(terminal: &Terminal, status: i32) {
 fn a_copy_onto_a_disk_that_was_there_is_stopped_and_the_mix_is_told() {
     let engine = Engine::start();
     let (disk, _) = used_disk(&engine, "web01", "raw");
-    let terminal = Terminal::run(&program(&engine, &existing("web01"), HALF_A_COPY));
+    let terminal = Terminal::run(&program(
+        &engine,
+        &existing("web01"),
+        &format!("{HALF_A_COPY}; {GO_ON}"),
+    ));
     let answer = stopped(&engine, &terminal);
     assert!(
         answer.contains(&disk.id) && answer.contains("a mix of what was there and what was written"),
@@ -80,7 +88,11 @@ fn a_copy_onto_a_disk_that_was_there_is_stopped_and_the_mix_is_told() {
 #[test]
 fn a_copy_onto_a_disk_that_was_made_for_it_is_stopped_and_the_disk_goes() {
     let engine = Engine::start();
-    let terminal = Terminal::run(&program(&engine, &create("web02"), HALF_A_COPY));
+    let terminal = Terminal::run(&program(
+        &engine,
+        &create("web02"),
+        &format!("{HALF_A_COPY}; {GO_ON}"),
+    ));
     let answer = stopped(&engine, &terminal);
     assert!(
         answer.contains("was made for this run") && answer.contains("is removed again"),
@@ -95,8 +107,8 @@ fn a_read_is_stopped_and_the_disk_is_unchanged() {
     let engine = Engine::start();
     let (disk, content) = used_disk(&engine, "web01", "raw");
     let args = [existing("web01"), vec!["--read-only".to_owned()]].concat();
-    let script = "head -c 65536 {} >/dev/null; echo half is written; sleep 600";
-    let terminal = Terminal::run(&program(&engine, &args, script));
+    let script = format!("head -c 65536 {{}} >/dev/null; {GO_ON}");
+    let terminal = Terminal::run(&program(&engine, &args, &script));
     let answer = stopped(&engine, &terminal);
     assert!(
         answer.contains(&disk.id) && answer.ends_with("is unchanged"),
@@ -113,9 +125,9 @@ fn a_disk_that_is_emptied_is_not_unchanged_and_only_an_announced_signal_gives_up
     let engine = Engine::start();
     let (disk, _) = used_disk(&engine, "web01", "raw");
     // Nothing has the file open, so no close waits for the storage.
-    let script = "echo ready; read -r go; python3 -c 'import os; os.truncate(\"{}\", 0)'; \
-                  echo half is written; sleep 600";
-    let terminal = Terminal::run(&program(&engine, &existing("web01"), script));
+    let empty = "echo ready; read -r go; python3 -c 'import os; os.truncate(\"{}\", 0)'";
+    let script = format!("{empty}; {GO_ON}");
+    let terminal = Terminal::run(&program(&engine, &existing("web01"), &script));
     terminal.wait_for_row("COMMAND", |row| row == "ready");
     let stalled = engine.stall_storage();
     terminal.press("Enter");
