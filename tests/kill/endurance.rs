@@ -91,7 +91,7 @@ fn convert(source: &Path, target: &Path) -> Ran {
     command.args(["convert", "-n", "-f", "raw", "-O", "raw"]);
     if !full() {
         // Without a rate limit a short copy would end before anything has gone wrong.
-        command.args(["-r", "64M"]);
+        command.args(["-r", "32M"]);
     }
     run(command.arg(source).arg(target), LIMIT)
 }

@@ -62,7 +62,7 @@ fn a_backup_that_is_killed_before_it_is_ready_is_ended_by_recover() {
     for args in [&[][..], &["--live"]] {
         let engine = Engine::start();
         web(&engine, "up", "4.7");
-        engine.switch(&json!({"switch": "backup_stuck", "value": 4.0, "times": 1}));
+        engine.switch(&json!({"switch": "backup_stuck", "value": 15.0, "times": 1}));
         killed_at(&engine, args, |engine| {
             phase(engine).is_some_and(|phase| phase == "initializing") && !engine.state_files().is_empty()
         });
@@ -83,7 +83,7 @@ fn a_backup_that_is_killed_while_disks_are_copied_leaves_no_transfer_and_no_file
         let engine = Engine::start();
         web(&engine, "up", "4.7");
         // The server's hash is slow enough for a look at the files.
-        engine.switch(&json!({"switch": "slow", "value": 2.0, "match": "^POST .*/finalize$"}));
+        engine.switch(&json!({"switch": "slow", "value": 8.0, "match": "^POST .*/finalize$"}));
         killed_at(&engine, args, |engine| {
             engine
                 .transfers()
@@ -97,7 +97,7 @@ fn a_backup_that_is_killed_while_disks_are_copied_leaves_no_transfer_and_no_file
 fn a_backup_that_is_killed_while_its_snapshot_is_merged_keeps_its_files() {
     let engine = Engine::start();
     let disks = web(&engine, "up", "4.7");
-    engine.switch(&json!({"switch": "merge_slow", "value": 5.0, "times": 1}));
+    engine.switch(&json!({"switch": "merge_slow", "value": 15.0, "times": 1}));
     killed_at(&engine, &[], |engine| {
         phase(engine).is_some_and(|phase| phase == "finalizing")
     });
@@ -112,7 +112,7 @@ fn a_backup_that_is_killed_while_its_snapshot_is_merged_keeps_its_files() {
 fn a_signal_ends_the_backup_in_the_engine() {
     let engine = Engine::start();
     web(&engine, "up", "4.7");
-    engine.switch(&json!({"switch": "backup_stuck", "value": 3.0, "times": 1}));
+    engine.switch(&json!({"switch": "backup_stuck", "value": 20.0, "times": 1}));
     let mut running = Foreground::spawn(&mut command(&engine, &["--live"]));
     wait_until("the backup is begun", 60, || phase(&engine).is_some());
     wait_until("its id is noted", 60, || {
@@ -186,7 +186,7 @@ fn a_signal_is_heard_while_the_engine_is_away_at_the_end_of_a_backup() {
 fn a_backup_that_can_not_be_noted_once_it_is_ready_is_ended_in_the_engine() {
     let engine = Engine::start();
     web(&engine, "up", "4.7");
-    engine.switch(&json!({"switch": "backup_stuck", "value": 4.0, "times": 1}));
+    engine.switch(&json!({"switch": "backup_stuck", "value": 15.0, "times": 1}));
     let mut running = Foreground::spawn(&mut command(&engine, &["--live"]));
     let noted = |engine: &Engine| {
         let backup = engine.state("backups")[0]["id"].clone();

@@ -137,7 +137,7 @@ fn at_one_point(status: &str, level: &str, args: &[&str], kind: &str) {
     let engine = Engine::start();
     let disks = web(&engine, status, level);
     if status == "up" {
-        engine.switch(&json!({"switch": "slow", "value": 1.5, "match": "^POST .*/imagetransfers$"}));
+        engine.switch(&json!({"switch": "slow", "value": 5.0, "match": "^POST .*/imagetransfers$"}));
     }
     let running = std::thread::scope(|scope| {
         let running = scope.spawn(|| back_up(&engine, args));

@@ -73,7 +73,7 @@ fn killed_at(more: &[&str], switch: Option<Value>, moment: impl Fn(&Engine) -> b
 #[test]
 fn a_mount_that_is_killed_before_its_backup_is_ready_is_ended_by_recover() {
     for more in [&[][..], &["--live"]] {
-        let stuck = json!({"switch": "backup_stuck", "value": 4.0, "times": 1});
+        let stuck = json!({"switch": "backup_stuck", "value": 15.0, "times": 1});
         killed_at(more, Some(stuck), |engine| {
             phase(engine).as_deref() == Some("initializing") && !engine.state_files().is_empty()
         });
@@ -91,7 +91,7 @@ fn a_mount_that_is_killed_leaves_no_transfer_and_no_backup_after_recover() {
 fn a_mount_that_is_killed_at_its_end_is_ended_by_recover() {
     let engine = Engine::start();
     web(&engine, "up", "4.7");
-    engine.switch(&json!({"switch": "merge_slow", "value": 8.0, "times": 1}));
+    engine.switch(&json!({"switch": "merge_slow", "value": 15.0, "times": 1}));
     let mut mount = spawn(&engine, &[]);
     wait_until("it is mounted", 60, || is_mounted(&directory_of_point(&engine)));
     mount.signal(Signal::SIGTERM);

@@ -102,7 +102,7 @@ fn a_signal_while_the_disks_are_opened_ends_all_that_was_begun() {
     let engine = Engine::start();
     let disks = web(&engine);
     for args in [vm("web"), read_write("web")] {
-        engine.switch(&json!({"switch": "stay_initializing", "value": 8, "match": "web_Disk1"}));
+        engine.switch(&json!({"switch": "stay_initializing", "value": 20, "match": "web_Disk1"}));
         let before = engine.transfers().len();
         let point = directory(&engine, "point");
         let mut program = engine.program();

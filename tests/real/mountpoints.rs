@@ -14,7 +14,7 @@ use crate::support::mount::{
     BINARY, MountKind, Mounting, URL_VARIABLE, is_mounted, rhv_mount, rhv_mount_command,
 };
 use crate::support::redaction::Trace;
-use crate::support::run::{is_root, run, scratch, sh};
+use crate::support::run::{is_root, run, scratch, sh, wait_until};
 
 const MOUNT_FAILED: i32 = 6;
 
@@ -99,6 +99,11 @@ fn no_unix_socket_keeps_the_mount_off_the_unix_socket() {
     let mount = mounting(&disk).arg("--no-unix-socket").start();
     sh(r#"cat "$1" > /dev/null"#, [mount.file()], 60).ok();
     mount.umount().ok();
+    // The daemon tells of a connection when it sees its end.
+    wait_until("all connections are closed", 60, || {
+        let log = daemon.log();
+        log.matches("OPEN connection=").count() == log.matches("CLOSE connection=").count()
+    });
     let log = daemon.log();
     let reads = log
         .lines()
