@@ -163,9 +163,7 @@ fn a_command_that_outlives_it_gets_an_error_for_each_write() {
     });
     let said = crate::support::run::text(&seen);
     assert!(
-        ["not connected", "connection abort", "Input/output error"]
-            .iter()
-            .any(|error| said.contains(error)),
+        said.contains("not connected") || said.contains("connection abort"),
         "{said}"
     );
     let ran = engine.run(["umount".as_ref(), point.as_os_str()], 60);

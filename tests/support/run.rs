@@ -107,7 +107,7 @@ pub fn run_with_output_in(command: &mut Command, seconds: u64, dir: &Path) -> Ra
     }
 }
 
-/// Starts a program, and returns once it runs and no other one is about to begin.
+/// Starts a program once no other one is about to begin, and returns once it runs.
 pub fn start(command: &mut Command) -> Child {
     beginners().into_iter().for_each(await_exec);
     let child = command
