@@ -8,7 +8,8 @@
 //!
 //! Holes of the image become zeros, of which the disk sends only those that are not zero already. What lies
 //! behind the image's end is zeroed too, first of all, beside the data: a used disk then reads as `cp` onto
-//! its mount would leave it.
+//! its mount would leave it. An image shorter than the disk's head takes the zeros behind it along, so that the
+//! head changes at once: the old one with some zeros in it may look like another format, and be refused.
 
 use std::io;
 use std::ops::Range;
@@ -40,7 +41,7 @@ const PIPE_BYTES: i32 = 1 << 20;
 /// A part of the work.
 #[derive(Debug, PartialEq, Eq)]
 enum Part {
-    /// The rest of the disk behind the image's end, if there is any.
+    /// The rest of the disk behind the image's end, or behind the head where that is later.
     Rest,
     Zeros(Range<u64>),
     Data(Range<u64>),
@@ -121,13 +122,17 @@ impl Upload {
         self.proof.clone()
     }
 
+    fn end(&self) -> u64 {
+        with_whole_head(self.source.size(), &self.disk)
+    }
+
     fn copy_parts(&self, stop: &AtomicBool) -> Result<(), CopyError> {
         while let Some(part) = self.next()? {
             if stop.load(Ordering::Relaxed) {
                 return Err(CopyError::Stopped);
             }
             match part {
-                Part::Rest => zero_the_rest(&self.disk, self.source.size(), self.proof.as_ref())?,
+                Part::Rest => zero_the_rest(&self.disk, self.end(), self.proof.as_ref())?,
                 Part::Zeros(range) => {
                     self.disk.zero(range.start, range.end - range.start, true)?;
                     if let Some(proof) = &self.proof {
@@ -137,7 +142,7 @@ impl Upload {
                 Part::Data(range) => {
                     let mut bytes = self.disk.lend();
                     bytes.truncate((range.end - range.start) as usize);
-                    self.source.read_at(&mut bytes, range.start)?;
+                    self.read_padded(&mut bytes, range.start)?;
                     if let Some(proof) = &self.proof {
                         proof.data(range.start, &bytes);
                     }
@@ -162,11 +167,14 @@ impl Upload {
             return Ok(None);
         }
         let (at, known) = (cursor.at, &mut cursor.known);
-        let part = next_part(at, size, self.piece, |at| {
+        let mut part = next_part(at, size, self.piece, |at| {
             known.extent_at(at, |at| self.source.extent_at(at))
         })?;
-        if let Part::Zeros(range) | Part::Data(range) = &part {
+        if let Part::Zeros(range) | Part::Data(range) = &mut part {
             cursor.at = range.end;
+            if range.end == size {
+                range.end = self.end();
+            }
         }
         Ok(Some(part))
     }
@@ -198,11 +206,21 @@ fn next_part<E>(
     Ok(Part::Data(at..end.min(most)))
 }
 
-fn zero_the_rest(disk: &Disk, size: u64, proof: Option<&Proof>) -> Result<(), CopyError> {
-    if size < disk.capacity() {
-        disk.truncate(size)?;
+/// Returns the end in bytes of an image of `size` bytes with the zeros that complete the head of `disk`. An
+/// empty image has none to complete.
+fn with_whole_head(size: u64, disk: &Disk) -> u64 {
+    match size {
+        0 => 0,
+        _ => size.max((HEAD_BYTES as u64).min(disk.capacity())),
+    }
+}
+
+/// Zeroes the disk from `end` on.
+fn zero_the_rest(disk: &Disk, end: u64, proof: Option<&Proof>) -> Result<(), CopyError> {
+    if end < disk.capacity() {
+        disk.truncate(end)?;
         if let Some(proof) = proof {
-            proof.zero(size, disk.capacity() - size);
+            proof.zero(end, disk.capacity() - end);
         }
     }
     Ok(())
@@ -260,11 +278,17 @@ pub(super) fn from_stdin(
                     size,
                 });
             }
-            (0, true) => zero_the_rest(disk, size, proof)?,
-            _ => {}
+            (0, true) => {
+                let end = with_whole_head(size, disk);
+                zero_the_rest(disk, end, proof)?;
+                if end > size {
+                    bytes.resize(end as usize, 0);
+                }
+            }
+            (_, true) => {}
+            (_, false) => bytes.truncate(got),
         }
-        bytes.truncate(got);
-        if got > 0 {
+        if !bytes.is_empty() {
             if let Some(proof) = proof {
                 proof.data(at, &bytes);
             }

@@ -89,7 +89,7 @@ fn an_image_that_does_not_fit_leaves_a_disk_that_was_there_as_it_was() {
 }
 
 /// A shell that runs `script`, in which `$@` is `program`.
-fn in_shell(program: &Command, script: &str) -> Command {
+pub(crate) fn in_shell(program: &Command, script: &str) -> Command {
     let mut shell = Command::new("bash");
     for (name, value) in program.get_envs() {
         match value {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::copying::{command, finished, in_shell};
 use crate::existing::{expected, write_and_sync};
 use crate::recovering::recover;
 use crate::rig::{
@@ -325,6 +326,32 @@ fn a_disk_that_got_another_head_is_finalized() {
     mount.umount().ok();
     assert_free(&engine, &disk.id, &expected(&content, 0, MIB, 53));
     assert!(engine.state_files().is_empty());
+}
+
+/// Zeros behind such an image come with it: over the old head they would leave one that looks like an image.
+#[test]
+fn an_image_shorter_than_the_head_replaces_one_that_looks_like_an_image() {
+    for (bytes, args) in [
+        ([7; 300].as_slice(), [].as_slice()),
+        (&[0; 300], &[]),
+        (&[7; 8], &["--verify"]),
+        (&[7; 300], &["--size", "300", "--verify"]),
+    ] {
+        let engine = Engine::start();
+        encrypted(&engine);
+        let image = engine.dir().join("short.raw");
+        fs::write(&image, bytes).expect("write the image");
+        let is_stream = args.contains(&"--size");
+        let name = if is_stream { Path::new("-") } else { &image };
+        let args = args.iter().map(|word| word.to_string());
+        let args: Vec<String> = existing("vault").into_iter().chain(args).collect();
+        let upload = command(&engine, "upload", name, &args);
+        let redirected = format!("exec \"$@\" < '{}'", image.display());
+        finished(in_shell(&upload, &redirected)).ok();
+        let whole = File::options().write(true).open(&image).expect("open the image");
+        whole.set_len(SIZE).expect("fill it up");
+        assert_free(&engine, "vault", &image);
+    }
 }
 
 #[test]
