@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender};
+use crossbeam::channel::{Receiver, Sender, bounded};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -85,8 +85,13 @@ pub(super) fn wait(
     mount.supervisor.enter(Stage::Mounted);
     let mut child = None;
     if !mount.settings.command.is_empty() {
+        // No COMMAND may run on after the mount, so the thread that waits for its end comes first.
+        let watch = watch(events.clone())?;
         match command::start(&mount.settings.command, &mount.mountpoint.file) {
-            Ok(started) => child = Some(watch(started, events.clone())?),
+            Ok(started) => {
+                child = Some(Pid::from_raw(started.id() as i32));
+                let _ = watch.send(started);
+            }
             Err((code, failure)) => {
                 tell(&failure);
                 ended.command = Some(code);
@@ -265,14 +270,17 @@ fn refusal(mount: &Mount, why: impl ToString) -> Ending {
     }
 }
 
-fn watch(mut child: Child, events: Sender<Event>) -> Result<Pid, Failure> {
-    let pid = Pid::from_raw(child.id() as i32);
+/// Starts the thread that waits for the end of the COMMAND that is sent to it.
+fn watch(events: Sender<Event>) -> Result<Sender<Child>, Failure> {
+    let (sender, receiver) = bounded::<Child>(1);
     spawn("command", move || {
-        if let Ok(status) = child.wait() {
+        // None comes where COMMAND cannot be started.
+        let status = receiver.recv().ok().and_then(|mut child| child.wait().ok());
+        if let Some(status) = status {
             let _ = events.send(Event::CommandEnded(status));
         }
     })?;
-    Ok(pid)
+    Ok(sender)
 }
 
 /// Passes a signal on to COMMAND; the second one kills it. A terminal's ctrl-C has reached it already.
