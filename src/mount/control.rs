@@ -222,10 +222,20 @@ pub(crate) fn ask_status(place: &Place) -> io::Result<Status> {
 }
 
 /// Asks the mount at `place` to end, and waits until it has; calls `still` once when that takes its time.
-/// Returns `None` when the process went away without an answer, an error when nobody listens, and one that
+/// Returns `None` when the process hung up without an answer, an error when nobody listens, and one that
 /// [`is_silent`] when the process is there and does not even answer for its status any more.
 pub(crate) fn ask_umount(place: &Place, still: impl FnOnce()) -> io::Result<Option<Ending>> {
-    let stream = ask(place, Ask::Umount)?;
+    let stream = match ask(place, Ask::Umount) {
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+            ) =>
+        {
+            return Ok(None);
+        }
+        asked => asked?,
+    };
     stream.set_read_timeout(Some(UMOUNT_SILENCE))?;
     let mut reader = BufReader::new(&stream);
     let (mut still, mut deaf) = (Some(still), 0);
@@ -307,6 +317,24 @@ mod tests {
     use std::io::Read;
 
     use super::*;
+
+    /// The kernel reports it while the question is written, or only when the answer is read.
+    #[test]
+    fn a_process_that_hangs_up_is_one_without_an_answer() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let place = Place::of(dir.path(), "/mnt/disk".as_ref());
+        let listener = listen(&place).expect("listen");
+        let hang_up = std::thread::spawn(move || {
+            for _ in 0..200 {
+                drop(listener.accept().expect("accept"));
+            }
+        });
+        for _ in 0..200 {
+            let asked = ask_umount(&place, || {});
+            assert!(matches!(asked, Ok(None)), "{asked:?}");
+        }
+        hang_up.join().expect("all were taken");
+    }
 
     #[test]
     fn a_line_without_end_is_given_up_on() {

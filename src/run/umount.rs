@@ -181,12 +181,10 @@ fn served_by(path: &Path) -> Option<Uid> {
 }
 
 /// True when the mount on `path` is dead, or about to be: a killed process, at whose socket nobody listens
-/// any more or that hangs up, takes a moment to let go of its files.
+/// any more, takes a moment to let go of its files.
 fn dies(path: &Path, error: &io::Error) -> bool {
     let limit = match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
-            DYING_LIMIT
-        }
+        io::ErrorKind::ConnectionRefused => DYING_LIMIT,
         _ => Duration::ZERO,
     };
     let until = Instant::now() + limit;
