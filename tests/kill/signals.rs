@@ -14,7 +14,7 @@ use crate::support::foreground::Foreground;
 use crate::support::run::{run, text, wait_until};
 
 /// Size of the disk, in bytes: large enough for a signal to arrive during the copy.
-const SIZE: u64 = 64 * MIB;
+const SIZE: u64 = 256 * MIB;
 
 const BLOCK: u64 = 64 << 10;
 
@@ -127,7 +127,7 @@ fn sigterm_to_a_mount_under_dd_keeps_every_byte_that_dd_was_told_of() {
 fn signal_under_a_command(made: bool, to_command: Option<Signal>, expected: i32) -> Setting {
     let setting = Setting::new();
     let args = match made {
-        true => ["--create", "web01", "--size", "64M", "--storage-domain", "data"]
+        true => ["--create", "web01", "--size", "256M", "--storage-domain", "data"]
             .map(str::to_owned)
             .to_vec(),
         false => {
