@@ -145,14 +145,28 @@ class Cluster:
 
     def tasks(self, job, state=None):
         """The tasks of an array that are not over, as (task, state, node)."""
-        words = ["squeue", "-h", "-r", "-j", job, "-o", "%K %T %N"]
-        lines = self.ask(*words, check=False).splitlines()
+        lines = self._queue(job, "%K %T %N").splitlines()
         all_ = [(*line.split(" "), "")[:3] for line in lines]
         return [(int(task), is_, node) for task, is_, node in all_ if state in (None, is_)]
 
+    def _queue(self, job, format_):
+        """Asks for the tasks of an array; Slurm forgets one some time after its end. A controller that is too
+        busy to answer is asked again.
+        """
+        end = time.monotonic() + 60
+        while True:
+            try:
+                return self.ask("squeue", "-h", "-r", "-j", job, "-o", format_)
+            except Failed as failed:
+                if "Invalid job id" in str(failed):
+                    return ""
+                if time.monotonic() > end:
+                    raise
+            time.sleep(0.5)
+
     def hasten(self, job):
         """Starts the tasks that were requeued at once: Slurm has them wait for two minutes."""
-        waiting = self.ask("squeue", "-h", "-r", "-j", job, "-o", "%K %r", check=False).splitlines()
+        waiting = self._queue(job, "%K %r").splitlines()
         for task in (line.split()[0] for line in waiting if line.endswith("BeginTime")):
             self.ask("scontrol", "update", f"jobid={job}_{task}", "starttime=now", check=False)
 
