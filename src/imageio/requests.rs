@@ -102,10 +102,12 @@ impl Client {
         let what = || format!("PUT of bytes {offset}-{last}");
         self.begin(MAX_MESSAGE_BYTES);
         let work = self.permit.work(len);
-        // imageio flushes after a PUT unless it is told not to.
-        let address = self.url.address(match self.flushes_each_change() {
-            true => "",
-            false => "?flush=n",
+        // Without a word imageio flushes after a PUT, and other servers with its API do not. One that knows no
+        // flush is as old as the word is new.
+        let address = self.url.address(match (self.capabilities.flush, self.durable) {
+            (true, true) => "?flush=y",
+            (true, false) => "?flush=n",
+            (false, _) => "",
         });
         let response = self
             .agent

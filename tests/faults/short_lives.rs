@@ -89,6 +89,18 @@ fn a_connection_with_bytes_behind_an_answer_is_left() {
     use_all_of(server, &[], "bytes behind each answer");
 }
 
+/// Such a server does not flush after a PUT unless it is told to.
+#[test]
+fn another_server_that_ends_connections_holds_every_promise() {
+    for lifetime in [2, 3] {
+        let server = server_with(|settings| {
+            settings.cousin = true;
+            (settings.lifetime, settings.announces) = (lifetime, true);
+        });
+        use_all_of(server, &[], &format!("another server, {lifetime} answers"));
+    }
+}
+
 /// An old server has no OPTIONS, no zero and no flush: a long run of zeros takes many requests.
 #[test]
 fn an_old_server_may_end_each_connection_too() {
