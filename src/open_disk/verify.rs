@@ -5,7 +5,7 @@
 //! All of it begins with a flush, and nobody may write meanwhile. A [`Watch`] stops it at once, although the
 //! server goes on for a while: its answer has no reader then, and no connection of the pool waits for it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
@@ -202,9 +202,11 @@ impl OpenDisk {
     }
 
     /// Has a thread ask the server, which may take hours.
-    fn ask_server(&self, method: Method, watch: &Arc<Watch>) -> Receiver<Answer> {
+    fn ask_server(&self, method: Method, watch: &Arc<Watch>) -> Asked {
         let (give, answer) = bounded(1);
+        let waits = Arc::new(());
         let ask = Ask {
+            awaited: Arc::downgrade(&waits),
             pool: self.pool.clone(),
             is_allowed_beside: self.image.capabilities().allows_beside(self.pool.connections()),
             method,
@@ -220,13 +222,25 @@ impl OpenDisk {
         if let Err(e) = spawn("checksum", body) {
             let _ = give.send(Err(e.to_string()));
         }
-        answer
+        Asked {
+            answer,
+            _waits: waits,
+        }
     }
+}
+
+/// The one who waits for the server's answer. Where this side fails and nobody does any more, the server is
+/// not waited for either.
+struct Asked {
+    answer: Receiver<Answer>,
+    _waits: Arc<()>,
 }
 
 /// The request for a checksum.
 struct Ask {
     pool: Arc<Pool>,
+    /// Gone with the one who waits for the answer.
+    awaited: Weak<()>,
     /// The server allows one connection more than the pool has.
     is_allowed_beside: bool,
     method: Method,
@@ -234,8 +248,8 @@ struct Ask {
 }
 
 impl Ask {
-    /// Waits for the answer; `None` where `watch` is stopped before. The place of a connection is taken from
-    /// the pool for as long as this waits, and no longer.
+    /// Waits for the answer; `None` where `watch` is stopped, or nobody waits any more. The place of a
+    /// connection is taken from the pool for as long as this waits, and no longer.
     fn answer(self, watch: &Watch) -> Option<Answer> {
         let pool = self.pool.clone();
         let _room = match self.is_allowed_beside {
@@ -244,6 +258,7 @@ impl Ask {
         };
         let (give, answer) = bounded(1);
         // It can't be called back from a read of its connection, so it is left behind there.
+        let awaited = self.awaited.clone();
         let started = spawn("asking", move || drop(give.send(self.ask())));
         if let Err(e) = started {
             return Some(Err(e.to_string()));
@@ -251,6 +266,7 @@ impl Ask {
         loop {
             match answer.recv_timeout(STOP_INTERVAL) {
                 Ok(answer) => return Some(answer),
+                Err(RecvTimeoutError::Timeout) if awaited.strong_count() == 0 => return None,
                 Err(RecvTimeoutError::Timeout) => watch.check().ok()?,
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
@@ -306,9 +322,9 @@ fn unproven(host: &str, why: &str) -> String {
 }
 
 /// Waits for the server's answer.
-fn await_answer(asked: &Receiver<Answer>, watch: &Watch) -> Result<Answer, Failure> {
+fn await_answer(asked: &Asked, watch: &Watch) -> Result<Answer, Failure> {
     loop {
-        match asked.recv_timeout(STOP_INTERVAL) {
+        match asked.answer.recv_timeout(STOP_INTERVAL) {
             Ok(answer) => return Ok(answer),
             Err(RecvTimeoutError::Timeout) => watch.check()?,
             Err(RecvTimeoutError::Disconnected) => {

@@ -4,13 +4,14 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::rig::{MIB, TICKET, pattern, settings, used_server};
-use crate::server::{Server, Settings, Verb};
-use crate::support::mount::rhv_mount;
-use crate::support::run::{Ran, scratch};
+use crate::server::{Action, Fault, Server, Settings, Verb};
+use crate::support::mount::{is_mounted, rhv_mount};
+use crate::support::run::{Ran, scratch, wait_until};
 
 /// Size of the image in bytes; the disk has [`settings`]' more.
 const IMAGE: usize = 9 * MIB as usize + 100;
@@ -132,6 +133,39 @@ fn a_byte_that_is_flipped_on_the_way_back_is_found_by_the_disk_itself() {
     assert!(proxy.has_flipped(), "it has flipped nothing: {ran}");
     assert_eq!(ran.code, Some(7), "{ran}");
     assert!(ran.stderr.contains("what is read back from it"), "{ran}");
+}
+
+/// The server allows no connection beside those of the mount, and one of them waits for its checksum: the end
+/// does not wait for that once this side has failed.
+#[test]
+fn a_disk_that_cannot_be_read_back_ends_while_the_server_is_at_its_checksum() {
+    let server = used_server(Settings {
+        max_readers: 2,
+        max_writers: 2,
+        ..settings(DISK)
+    });
+    server.arm(Fault::always(Verb::Checksum, Action::Hold));
+    let dir = scratch();
+    let (target, go_on) = (dir.path().join("disk"), dir.path().join("go-on"));
+    let words = ["--retry-time=2", "--timeout=300", "--connections=2", "--verify"].map(Path::new);
+    let command = ["--", "sh", "-c", "until [ -e \"$0\" ]; do sleep 0.1; done"].map(Path::new);
+    let ran = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            wait_until("it is mounted", 60, || is_mounted(&target));
+            server.arm(Fault::always(Verb::Get, Action::Reply(500, "no disk")));
+            fs::write(&go_on, "").unwrap();
+        });
+        rhv_mount(
+            Some(&server.url()),
+            [&words[..], &[&target], &command, &[&go_on]].concat(),
+        )
+    });
+    server.disarm();
+    assert_eq!(ran.code, Some(7), "{ran}");
+    assert!(
+        ran.stderr.contains("no disk") && !ran.stderr.contains("gave up after"),
+        "{ran}"
+    );
 }
 
 #[test]
