@@ -128,7 +128,7 @@ pub fn engine_answers(data: &[u8]) {
             b'o' => engine
                 .open_transfers(DISK)
                 .map(|all| assert!(all.iter().all(|t| t.is_open() && t.disk.as_deref() == Some(DISK)))),
-            b's' => match engine.start_transfer(&order()) {
+            b's' => match engine.start_transfer(&order(), false) {
                 Ok(transfer) => engine
                     .wait_for_transferring(transfer)
                     .map(|t| assert_eq!(t.phase, Phase::Transferring)),

@@ -194,8 +194,9 @@ impl Engine {
     }
 
     /// Starts a transfer, which may not be ready for data yet. [`Error::Unclear`] means that the engine may
-    /// have started one nevertheless; after any other error it has not.
-    pub(crate) fn start_transfer(&self, order: &Order) -> Result<Transfer, Error> {
+    /// have started one nevertheless; after any other error it has not. `unanswered`: an earlier request for
+    /// the same, with the same mark, may have been performed or be about to be.
+    pub(crate) fn start_transfer(&self, order: &Order, mut unanswered: bool) -> Result<Transfer, Error> {
         let mut body = json!({
             "direction": order.direction.to_string(),
             // The guest's view, through NBD, in any format of the disk.
@@ -218,8 +219,6 @@ impl Engine {
             Subject::Snapshot(id) => format!("start of the {} of disk snapshot {id}", order.direction),
         };
         let mut patience = Patience::new(MAX_LOCK_WAIT, self.interrupt());
-        // A request was on its way, and nobody has said what became of it.
-        let mut unanswered = false;
         let mut told = false;
         loop {
             let error = match self.post(&what, Effect::Creation, "/imagetransfers", &body) {

@@ -275,7 +275,7 @@ fn start(
     };
     file.note.asked = true;
     file.update()?;
-    let transfer = engine.start_transfer(&order).map_err(|e| {
+    let transfer = engine.start_transfer(&order, false).map_err(|e| {
         // Only a request that was on its way, and got no answer, may have started one.
         file.note.asked = matches!(e, engine::Error::Unclear(_));
         explained(engine, &order, e)

@@ -22,14 +22,17 @@ use tracing::{info, warn};
 use super::cause::Cause;
 use super::head::Danger;
 use super::life::{Stage, Start, Turn};
-use super::renewal::find_unanswered;
+use super::renewal::{find_unanswered, is_unanswered};
 use super::{OwnTransfer, head};
-use crate::engine::{self, Interrupt, Patience, Phase, Transfer};
+use crate::engine::{self, Interrupt, Patience, Phase, Subject, Transfer};
 use crate::failure::{Exit, Failure};
 use crate::output::tell;
 
 /// Longest wait for an engine that has to say whether a transfer was started.
 const UNANSWERED_START_LIMIT: Duration = Duration::from_secs(60);
+
+/// Longest wait for a transfer to appear whose start was asked for: the engine may be at it still.
+const APPEARANCE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The fate of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,11 +179,21 @@ impl<'a> Closing<'a> {
         loop {
             let error = match find_unanswered(self.own, &mut self.turn) {
                 Err(error) => error,
-                // A start that can't be found by its disk stays unanswered.
-                Ok(_) if is_unanswered(&self.turn.stage()) => {
-                    engine::Error::Unclear("another download of the snapshot".to_owned())
-                }
-                Ok(_) => return Ok(()),
+                Ok(_) if !is_unanswered(&self.turn.stage()) => return Ok(()),
+                Ok(_) => match &self.own.order.subject {
+                    // A start that can't be found by its disk stays unanswered.
+                    Subject::Snapshot(_) => {
+                        engine::Error::Unclear("another download of the snapshot".to_owned())
+                    }
+                    Subject::Disk(_) if patience.waited() < APPEARANCE_LIMIT => match patience.pause() {
+                        Ok(_) => continue,
+                        Err(interrupted) => interrupted,
+                    },
+                    Subject::Disk(_) => {
+                        self.turn.step(|stage| stage.asked(Start::NotAsked));
+                        return Ok(());
+                    }
+                },
             };
             if !(error.is_passing() && patience.pause().unwrap_or(false)) {
                 self.note_cause(Cause::StartUnclear);
@@ -357,16 +370,6 @@ impl<'a> Closing<'a> {
             false => Exit::Transfer,
         }
     }
-}
-
-fn is_unanswered(stage: &Stage) -> bool {
-    matches!(
-        stage,
-        Stage::Between {
-            start: Start::Unanswered,
-            ..
-        }
-    )
 }
 
 #[cfg(test)]

@@ -138,14 +138,7 @@ impl<'a> Renewal<'a> {
             self.make_ready(found)?;
             return Ok(Next::Go);
         }
-        if let (
-            Stage::Between {
-                start: Start::Unanswered,
-                ..
-            },
-            Subject::Snapshot(id),
-        ) = (self.turn.stage(), &self.own.order.subject)
-        {
+        if let (true, Subject::Snapshot(id)) = (is_unanswered(&self.turn.stage()), &self.own.order.subject) {
             let what = format!("another download of disk snapshot {id}");
             return Err(engine::Error::Unclear(what));
         }
@@ -257,7 +250,9 @@ impl<'a> Renewal<'a> {
     fn start_again(&mut self) -> Result<(), engine::Error> {
         let old = self.turn.id();
         note_transfer(&mut self.turn, None, true)?;
-        let new = match self.own.engine.start_transfer(&self.own.order.on_any_host()) {
+        let unanswered = is_unanswered(&self.turn.stage());
+        let order = self.own.order.on_any_host();
+        let new = match self.own.engine.start_transfer(&order, unanswered) {
             Ok(new) => new,
             Err(error) => {
                 if matches!(error, engine::Error::Unclear(_)) {
@@ -293,21 +288,24 @@ impl<'a> Renewal<'a> {
     }
 }
 
-/// Looks for the transfer whose start was not answered; false when there is none.
-pub(super) fn find_unanswered(own: &OwnTransfer, turn: &mut Turn<'_>) -> Result<bool, engine::Error> {
-    let (
+/// True while nobody has said whether another transfer was started.
+pub(super) fn is_unanswered(stage: &Stage) -> bool {
+    matches!(
+        stage,
         Stage::Between {
             start: Start::Unanswered,
             ..
-        },
-        Subject::Disk(disk),
-    ) = (turn.stage(), &own.order.subject)
-    else {
+        }
+    )
+}
+
+/// Looks for the transfer whose start was not answered; false when there is none now. The engine may be at
+/// the request still.
+pub(super) fn find_unanswered(own: &OwnTransfer, turn: &mut Turn<'_>) -> Result<bool, engine::Error> {
+    let (true, Subject::Disk(disk)) = (is_unanswered(&turn.stage()), &own.order.subject) else {
         return Ok(false);
     };
     let mut open = own.engine.open_transfers(disk)?.into_iter();
-    // If there were one, the engine would have it by now: it answers.
-    turn.step(|stage| stage.asked(Start::NotAsked));
     let Some(found) = open.find(|found| turn.note().note.is_proven(found)) else {
         return Ok(false);
     };

@@ -46,6 +46,7 @@ without a value.
 
     transfers (subject "TRANSFER-ID DISK-ID DISK-NAME")
     transfer_locked     409 "disks are locked" for a new transfer
+    transfer_unlisted   an open transfer is not in the list yet, while it has its disk
     transfer_fault      ["refused"] 400 "no host"; "failed": the same after the start, the disk removed
     stay_initializing   ["forever"] or seconds
     paused_before_data  a new transfer is paused_system, without a ticket

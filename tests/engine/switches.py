@@ -42,6 +42,7 @@ DEFAULTS = {
     "disk_slow": 1.0,
     # transfers
     "transfer_locked": True,
+    "transfer_unlisted": True,
     "transfer_fault": "refused",
     "stay_initializing": "forever",
     "paused_before_data": True,

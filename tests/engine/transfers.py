@@ -99,7 +99,7 @@ class Transfers:
 
     def list(self):
         with self.lock:
-            ids = [transfer.id for transfer in self._living()]
+            ids = [transfer.id for transfer in self._living() if not self._is_unlisted(transfer)]
         return listing("image_transfer", [self.show(one) for one in ids])
 
     def show(self, transfer_id):
@@ -211,6 +211,12 @@ class Transfers:
             if transfer.ended is not None and now - transfer.ended > keep[transfer.phase]:
                 self.forget(transfer)
         return list(self._transfers.values())
+
+    def _is_unlisted(self, transfer):
+        """True where the engine has locked the disk, and not saved the transfer yet."""
+        switches = self._world.switches
+        is_open = transfer.phase not in ENDED
+        return is_open and switches.take("transfer_unlisted", transfer.subject) is not None
 
     def _urls(self, transfer, session):
         urls = {"transfer_url": session.url, "proxy_url": session.proxy_url}

@@ -104,6 +104,13 @@ class DisksAndStarts(EngineTest):
         self.ok(self.engine.transfer(disk), 400)
         self.engine.wait_disk(disk, 404)
 
+    def test_a_transfer_is_not_listed_at_once(self):
+        transfer = self.engine.transfer(self.engine.old_disk()["id"])[1]["id"]
+        listed = lambda: [one["id"] for one in self.engine.call("GET", "/imagetransfers")[1]["image_transfer"]]
+        self.engine.switch("transfer_unlisted", times=1, match=transfer)
+        self.assertNotIn(transfer, listed())
+        self.assertIn(transfer, listed())
+
     def test_initializing(self):
         self.engine.switch("stay_initializing", value=0.4, times=1)
         transfer = self.engine.transfer(self.engine.old_disk()["id"])[1]
