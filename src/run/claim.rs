@@ -36,7 +36,7 @@ pub(super) fn claim(file: &mut NoteFile, args: &RecoverArgs) -> Result<bool, Fai
             format!("{shown} is served by a process that answers; end it with {umount}")
         }
         Some(Owner::Gone) => return Ok(true),
-        Some(Owner::Unknown) if args.finalize || args.cancel => return Ok(true),
+        Some(Owner::Unknown) if args.vouches() => return Ok(true),
         Some(Owner::Unknown | Owner::Foreign) if args.forget => return Ok(true),
         Some(Owner::AtWork) => {
             format!("{shown} is served by {}; end it with {umount}", process())

@@ -73,16 +73,17 @@ pub(super) fn end(
             let is_marked = transfer.is_of(note.direction, note.mark);
             // Somebody else may have begun to write to a disk that was made for it.
             let sure = sure && (again.is_none() || note.transfer.is_some() || is_marked);
-            if !(sure || args.finalize) {
+            if !(sure || args.vouches_for_finalize()) {
                 return Err(Failure::text(
                     Exit::Transfer,
                     format!(
                         "{shown}: the mount was gone before it knew its transfer, so this one{} may be \
-                         somebody else's: if it is not, end it with --finalize",
+                         somebody else's: if it is not, end it with `{}`",
                         match is_marked {
                             true => ", which has the mark of its request,",
                             false => ", which does not have the mark of its request,",
-                        }
+                        },
+                        note.recover_with("--finalize")
                     ),
                 ));
             }
@@ -123,7 +124,7 @@ fn end_transfer(
     }
     // Messages also name --finalize for a mount that may be alive, or a transfer that may be somebody else's.
     // It vouches for the head only after a message that has told of it.
-    let at_all_costs = args.finalize && note.cause == Cause::HeadUnseen;
+    let at_all_costs = args.vouches_for_finalize() && note.cause == Cause::HeadUnseen;
     if let Some(danger) = head::in_the_way(engine, note, transfer, at_all_costs)? {
         if again == Some(Again::WithNewDisk) && cost(note, true) == Cost::DiskOfOurs {
             return discard(engine, note, transfer, disk);

@@ -193,9 +193,9 @@ fn plan(file: &NoteFile, args: &RecoverArgs) -> String {
 }
 
 fn will_do(note: &Note, owner: Owner, args: &RecoverArgs) -> String {
-    let sure = owner == Owner::Gone || args.finalize || args.cancel || args.forget;
+    let sure = owner == Owner::Gone || args.vouches() || args.forget;
     let will = match (args.forget, cost(note, args.cancel)) {
-        _ if !sure => "it is left alone without --finalize or --cancel",
+        _ if !sure => "it is left alone unless it is named, with --finalize or --cancel",
         (true, _) => "its note will be dropped, and nothing else",
         (false, Cost::Nothing) if note.backup.is_some() => "it will be finalized",
         (false, Cost::Nothing) => "it will be finalized, and the disk kept",

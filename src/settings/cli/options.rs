@@ -285,6 +285,19 @@ pub(crate) struct RecoverArgs {
     pub(crate) engine: EngineArgs,
 }
 
+impl RecoverArgs {
+    /// True where the user vouches for what can't be seen: that is said of one mount or transfer by its name,
+    /// and not of whatever there may be.
+    pub(crate) fn vouches(&self) -> bool {
+        self.which.is_some() && (self.finalize || self.cancel)
+    }
+
+    /// True where the user vouches for it and wants the disk finalized.
+    pub(crate) fn vouches_for_finalize(&self) -> bool {
+        self.which.is_some() && self.finalize
+    }
+}
+
 /// The options of `upload`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct UploadArgs {
