@@ -243,7 +243,8 @@ impl Ending {
             State::EndingTransfer(data) => data.clone(),
             State::Draining(_) => Err(DiskError::Failed("internal error while closing".into())),
         };
-        self.state = State::Over(data, Err(self.left_open()));
+        let left = self.left_open(self.verdict(&data));
+        self.state = State::Over(data, Err(left));
     }
 
     /// How it ended, once it has; a second call finds nothing.
@@ -312,10 +313,10 @@ impl Ending {
         }
     }
 
-    fn left_open(&self) -> Failure {
+    fn left_open(&self, verdict: Verdict) -> Failure {
         let transfer = self.disk.transfer.as_ref();
         let (id, again) = transfer
-            .map(|transfer| (transfer.id(), transfer.recover_line()))
+            .map(|transfer| (transfer.id(), transfer.recover_line(verdict)))
             .unwrap_or_default();
         let exit = match self.disk.disk.is_read_only() {
             true => Exit::Transfer,

@@ -70,7 +70,7 @@ impl Cause {
             Cause::HeadUnseen => {
                 "nobody could look at the first bytes of its disk, so its transfer is not finalized"
             }
-            Cause::NotRemoved => "its disk, which was made for it, could not be removed",
+            Cause::NotRemoved => "its disk, which was made for it, was to be removed, and may be there still",
             Cause::StartUnclear => {
                 "its transfer had lost its ticket, and whether another one was started is not known"
             }

@@ -115,9 +115,14 @@ impl<'a> Closing<'a> {
     /// Ends the transfer as the table says. What is left after that is `recover`'s, even before this process
     /// is gone.
     pub(super) fn run(mut self, verdict: Verdict) -> Result<(), Failure> {
+        let is_discarded = end_for(self.own.stake, verdict) == End::Discard;
         self.turn.note().amend(|note| {
-            note.cause = Cause::Ending;
-            note.all_arrived = verdict != Verdict::Lost;
+            // Where the process is gone before it has ended, nothing else tells that the disk was to go.
+            note.cause = match is_discarded {
+                true => Cause::NotRemoved,
+                false => Cause::Ending,
+            };
+            note.all_arrived = !is_discarded && matches!(verdict, Verdict::Arrived | Verdict::Unused);
         });
         let ended = self.end(verdict);
         self.turn.note().leave();

@@ -47,8 +47,8 @@ use tracing::info;
 
 pub(crate) use self::acquire::NotBegun;
 use self::cause::Cause;
-use self::end::Closing;
 pub(crate) use self::end::Verdict;
+use self::end::{Closing, End, end_for};
 use self::head::Danger;
 use self::life::{Course, Life, Stage, Turn};
 use self::renewal::Renewal;
@@ -197,14 +197,19 @@ impl OwnTransfer {
         acquire::acquire(source, settings, mountpoint, interrupt)
     }
 
-    /// The command that ends what is left of it. While no transfer holds the disk, the disk names it.
-    pub(crate) fn recover_line(&self) -> String {
+    /// The command that ends what is left of it as the table in `end` says. While no transfer holds the disk,
+    /// the disk names it.
+    pub(crate) fn recover_line(&self, verdict: Verdict) -> String {
         let stage = self.life.stage();
         let id = match &stage {
             Stage::Between { .. } => &self.disk.0,
             _ => &stage.transfer().id,
         };
-        format!("rhv-mount recover {id}")
+        let option = match end_for(self.stake, verdict) {
+            End::Discard => "--cancel ",
+            End::Finalize | End::LeavePaused => "",
+        };
+        format!("rhv-mount recover {option}{id}")
     }
 
     /// Looks at the transfer every few seconds, in a thread of its own, until it has ended. `touch` counts as

@@ -83,7 +83,7 @@ pub(crate) struct Note {
     /// The reason why the transfer is left, once its process is gone.
     #[serde(default)]
     pub(crate) cause: Cause,
-    /// Every byte that was acknowledged is on the storage: the process had seen that before it was gone.
+    /// Every byte that was to be written is on the storage: the process had seen that before it was gone.
     #[serde(default)]
     pub(crate) all_arrived: bool,
     /// The image of a download that is not whole.
@@ -240,7 +240,11 @@ impl Note {
         match self.cause {
             Cause::NotRemoved => self.recover_with("--cancel"),
             // A disk that is no whole copy would stay under the id and the name of the one that was lost.
-            Cause::Killed if self.task == Task::Restore && self.created => self.recover_with("--cancel"),
+            Cause::Killed | Cause::Ending
+                if self.task == Task::Restore && self.created && !self.all_arrived =>
+            {
+                self.recover_with("--cancel")
+            }
             _ => format!("rhv-mount recover {}", self.which()),
         }
     }
@@ -320,6 +324,21 @@ mod tests {
         let older: Note = serde_json::from_value(json).unwrap();
         assert_eq!((older.cause, older.all_arrived), (Cause::Killed, false));
         assert_eq!(Cause::FinalizeFailed.name(), "finalize_failed");
+    }
+
+    #[test]
+    fn a_restored_disk_is_kept_only_where_all_of_it_has_arrived() {
+        let mut note = Note {
+            task: Task::Restore,
+            created: true,
+            ..Note::for_tests(Direction::Upload)
+        };
+        for cause in [Cause::Killed, Cause::Ending, Cause::NotRemoved] {
+            note.cause = cause;
+            assert!(note.recover_line().contains("--cancel"), "{cause:?}");
+        }
+        (note.cause, note.all_arrived) = (Cause::Ending, true);
+        assert!(!note.recover_line().contains("--cancel"));
     }
 
     #[test]

@@ -31,7 +31,8 @@ impl OwnTransfer {
         mountpoint: &Path,
     ) -> String {
         let (id, shown) = (self.id(), &self.shown);
-        let recover = format!("`rhv-mount recover {}`", shell::word(mountpoint));
+        let mountpoint = shell::word(mountpoint);
+        let recover = format!("`rhv-mount recover {mountpoint}`");
         let holds = match verdict {
             _ if !changed => format!("{shown} is unchanged"),
             Verdict::Lost => format!("{shown} may lack what was written last"),
@@ -49,7 +50,7 @@ impl OwnTransfer {
             (End::Discard, false) => format!("{shown} was made for this run and is being removed"),
             (End::Discard, true) => format!(
                 "{shown} was made for this run and is being removed, which is waited for; the next signal \
-                 leaves that to {recover}"
+                 leaves that to `rhv-mount recover --cancel {mountpoint}`"
             ),
             (End::LeavePaused, _) => format!("transfer {id} is being left paused; {holds}"),
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::recovering::recover;
 use crate::rig::{
@@ -161,6 +162,32 @@ fn an_image_in_another_format_is_never_written_as_its_bytes_onto_a_raw_disk() {
     );
     assert_free(&engine, &disk.id, &content);
     assert_nothing_deleted(&engine);
+}
+
+/// The process is gone while it removes the disk of a copy that has failed. Nobody is told to keep it.
+#[test]
+fn a_disk_that_was_being_removed_by_a_killed_copy_is_not_told_as_whole() {
+    let engine = Engine::start();
+    engine.switch(&json!({"switch": "cut_before", "match": "^POST .*/cancel$"}));
+    let program = command(&engine, "upload", Path::new("-"), &made("web01"));
+    let mut shell = in_shell(&program, "exec \"$@\" < <(head -c 3000000 /dev/urandom)");
+    let mut copy = Foreground::spawn(shell.args(["--size", "8M"]));
+    wait_until("the transfer is being cancelled", 60, || {
+        assert!(!copy.has_ended(), "{}", copy.stderr());
+        !engine.requests("POST", "/cancel").is_empty()
+    });
+    copy.signal(Signal::SIGKILL);
+    copy.wait(60);
+    engine.clear_switches();
+    let transfer = engine.transfer().id;
+    let left = engine.run(["status"], 60);
+    let remedy = format!("rhv-mount recover --cancel {transfer}");
+    assert!(
+        left.stdout.contains("was to be removed") && left.stdout.contains(&remedy),
+        "{left}"
+    );
+    let kept = recover(&engine, &[], Some(Path::new(&transfer))).ok();
+    assert!(kept.stdout.contains("write the image again"), "{kept}");
 }
 
 /// Starts an upload of a stream of which 4,000,000 bytes come and no more, and waits until some of them are
