@@ -286,8 +286,8 @@ impl Life {
     }
 
     /// Ends it, after its transfers; returns what has failed. `again`: another backup of the VM follows, and
-    /// the engine refuses that until this one has ended.
-    pub(crate) fn end(mut self, stop: &Stop, again: bool) -> Option<Failure> {
+    /// the engine refuses that until this one has ended. `has_files`: a manifest names whole files.
+    pub(crate) fn end(mut self, stop: &Stop, again: bool, has_files: bool) -> Option<Failure> {
         let (vm, id) = (&self.vm.id, &self.backup.id);
         self.note.amend(|note| note.cause = Cause::Ending);
         let patience = match again {
@@ -319,10 +319,13 @@ impl Life {
             }
             Ok(BackupEnd::Failed(why)) => Some(Failure::text(
                 Exit::Transfer,
-                format!(
-                    "backup {id} has failed at its end: {why}; the files are whole, and the next backup is a \
-                     full one where its checkpoint is gone"
-                ),
+                match has_files {
+                    true => format!(
+                        "backup {id} has failed at its end: {why}; the files that its manifest names are \
+                         whole, and the next backup is a full one where its checkpoint is gone"
+                    ),
+                    false => format!("backup {id} has failed: {why}"),
+                },
             )),
             Err(e) => {
                 let failure = Failure::from(e);

@@ -98,10 +98,11 @@ impl Rounds<'_> {
 
     /// Copies the disks of one backup, and ends it.
     fn one(&self, mut life: Life, round: Round<'_>, made: &mut Made) {
+        let before = made.manifests;
         let copied = self.copy_all(&mut life, round, made);
         self.supervisor.enter(Stage::Finalizing);
         made.failures.extend(copied.err());
-        let ended = life.end(self.stop, !made.again.is_empty());
+        let ended = life.end(self.stop, !made.again.is_empty(), made.manifests > before);
         made.failures.extend(ended);
     }
 

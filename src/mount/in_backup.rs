@@ -96,7 +96,7 @@ impl OpenBackup {
         let Some(life) = self.take() else { return };
         let stop = Stop::default();
         stop.begin();
-        if let Some(failure) = life.end(&stop, false) {
+        if let Some(failure) = life.end(&stop, false, false) {
             tell(&failure);
         }
         self.session.log_out();
@@ -354,7 +354,7 @@ pub(super) fn end(
     let (taken, stopped, report) = (life.clone(), stop.clone(), events.clone());
     let work = move || {
         let life = taken.lock().take();
-        let end = || life.and_then(|life| life.end(&stopped, false));
+        let end = || life.and_then(|life| life.end(&stopped, false, false));
         let failed = catch_unwind(AssertUnwindSafe(end)).unwrap_or_else(|_| Some(panicked()));
         let _ = report.send(Event::BackupEnded(failed));
     };
@@ -362,7 +362,7 @@ pub(super) fn end(
         // Nobody hears signals now, so it must not take its time.
         stop.begin();
         let life = life.lock().take();
-        let failed = life.and_then(|life| life.end(&stop, false));
+        let failed = life.and_then(|life| life.end(&stop, false, false));
         backup.session.log_out();
         return failed;
     }
