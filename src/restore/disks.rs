@@ -109,13 +109,23 @@ fn make_one(shared: &Shared<'_>, disk: &Planned, share: (usize, usize)) -> Resul
     let ended = open.end_alone(work, (settings.retry_time, settings.timeout));
     let by_server = match (proven, ended.is_empty()) {
         (Ok(by_server), true) => by_server,
-        (proven, _) => return Err(all_of(proven.err().into_iter().chain(ended).collect())),
+        (proven, ended_well) => {
+            let kept = (ended_well && shared.settings.keep_on_failure)
+                .then(|| Failure::text(Exit::Other, kept_in_part(&id)));
+            return Err(all_of(
+                proven.err().into_iter().chain(ended).chain(kept).collect(),
+            ));
+        }
     };
     inform(plain(&format!(
         "disk {} ({}) is whole, as {id}",
         disk.kept.id, disk.kept.name
     )));
     Ok(Whole { id, by_server })
+}
+
+fn kept_in_part(id: &str) -> String {
+    format!("disk {id} is kept, with the part that was written (--keep-on-failure)")
 }
 
 /// Puts what has failed into one failure, with the worst of the exit codes.
