@@ -102,21 +102,34 @@ pub(crate) fn back_up(settings: BackupSettings) -> Result<u8, Failure> {
     let stop = Arc::new(Stop::default());
     let (ours, stopped) = (settings.clone(), stop.clone());
     let work = move |supervisor: &Arc<Supervisor>| run(&ours, &stopped, supervisor);
-    attend(&Told::of_backup(&settings), &WORDS, || stop.begin(), work)
+    attend(&Told::of_backup(&settings), &words(&stop), || stop.begin(), work)
 }
 
-const WORDS: Words = Words {
-    thread: "backup",
-    stopped: STOPPED,
-    given_up: GIVEN_UP,
-    panicked: PANICKED,
-};
+fn words(stop: &Arc<Stop>) -> Words {
+    let (stopped, given_up) = (stop.clone(), stop.clone());
+    let told = |stop: &Stop, before: &str, after: &str| match stop.is_over() {
+        false => before.to_owned(),
+        true => after.to_owned(),
+    };
+    Words {
+        thread: "backup",
+        stopped: Box::new(move || told(&stopped, STOPPED, STOPPED_AFTER)),
+        given_up: Box::new(move || told(&given_up, GIVEN_UP, GIVEN_UP_AFTER)),
+        panicked: PANICKED,
+    }
+}
 
 const STOPPED: &str = "the backup is stopped: disks that are whole are kept, and it is ended in the \
                        engine; the next signal leaves that to `rhv-mount recover`";
 
 const GIVEN_UP: &str = "gave up on a second signal, before the backup had ended in the engine: see \
                         `rhv-mount status`, and end it with `rhv-mount recover`";
+
+const STOPPED_AFTER: &str = "the backup is over; what makes room for the next ones is stopped, and the next \
+                             signal does not wait for that";
+
+const GIVEN_UP_AFTER: &str = "gave up on a second signal, after the backup was over: what has failed of it is \
+                              not told, and `rhv-mount backup --check DIR` looks at its files";
 
 const PANICKED: &str = "internal error in a backup: end what is left of it with `rhv-mount recover`, and \
                         report it with the log of --log-level debug (--log-file PATH)";
@@ -163,6 +176,7 @@ fn with_engine(
     };
     let mut made = Made::default();
     let done = rounds.make(&mut made);
+    stop.set_over();
     sweep(&settings.dir, &book);
     done?;
     if !stop.has_begun() {

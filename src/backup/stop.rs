@@ -14,6 +14,8 @@ pub(crate) struct Stop {
     /// Copying threads look at it.
     pub(super) copying: AtomicBool,
     pub(super) watch: Arc<Watch>,
+    /// Nothing of the backup is left in the engine, or to be.
+    over: AtomicBool,
 }
 
 impl Stop {
@@ -26,5 +28,13 @@ impl Stop {
 
     pub(super) fn has_begun(&self) -> bool {
         self.copying.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_over(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 }

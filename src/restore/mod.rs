@@ -56,18 +56,39 @@ pub(crate) fn restore(settings: RestoreSettings) -> Result<u8, Failure> {
     let stop = Arc::new(Stop::default());
     let (ours, stopped) = (settings.clone(), stop.clone());
     let work = move |supervisor: &Arc<Supervisor>| run(&ours, &stopped, supervisor);
-    attend(&Told::of_restore(&settings), &WORDS, || stop.begin(), work)
+    let words = words(&stop, settings.keep_on_failure);
+    attend(&Told::of_restore(&settings), &words, || stop.begin(), work)
 }
 
-const WORDS: Words = Words {
-    thread: "restore",
-    stopped: STOPPED,
-    given_up: GIVEN_UP,
-    panicked: PANICKED,
-};
+fn words(stop: &Arc<Stop>, keep_on_failure: bool) -> Words {
+    let (stopped, given_up) = (stop.clone(), stop.clone());
+    Words {
+        thread: "restore",
+        stopped: Box::new(move || match (stopped.making(), keep_on_failure) {
+            (Some((vm, _)), _) => format!(
+                "VM {vm} is being made, which is waited for; the next signal gives up on that, and the VM may \
+                 lack disks then"
+            ),
+            (None, true) => STOPPED_AND_KEPT.to_owned(),
+            (None, false) => STOPPED.to_owned(),
+        }),
+        given_up: Box::new(move || match given_up.making() {
+            Some((vm, disks)) => format!(
+                "gave up on a second signal, while VM {vm} was being made: look in the engine whether it is \
+                 there, and has its disks; whole, and kept, are {disks}"
+            ),
+            None => GIVEN_UP.to_owned(),
+        }),
+        panicked: PANICKED,
+    }
+}
 
 const STOPPED: &str = "the restore is stopped: disks that are whole stay, and the others are removed \
                        again; the next signal leaves that to `rhv-mount recover`";
+
+const STOPPED_AND_KEPT: &str = "the restore is stopped: disks that are whole stay, and the others with what \
+                                was written (--keep-on-failure); the next signal leaves their end to \
+                                `rhv-mount recover`";
 
 const GIVEN_UP: &str = "gave up on a second signal, before all disks had ended in the engine: see \
                         `rhv-mount status`, and end them with `rhv-mount recover`";
@@ -132,7 +153,10 @@ fn finish(
     }
     let made = match stop.has_begun() {
         true => Err(Failure::text(Exit::Other, "stopped by a signal")),
-        false => vm::make(engine, plan, vm, &whole),
+        false => {
+            stop.set_making(&plain(&vm.name), &plain(&kept));
+            vm::make(engine, plan, vm, &whole)
+        }
     };
     match made {
         Ok(mut made) => {

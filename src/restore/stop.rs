@@ -15,6 +15,8 @@ pub(super) struct Stop {
     pub(super) interrupt: Interrupt,
     pub(super) watch: Arc<Watch>,
     begun: AtomicBool,
+    /// The VM that is being made, and the disks that are whole, for people: there is no way back then.
+    making: Mutex<Option<(String, String)>>,
     copies: Mutex<Vec<Arc<AtomicBool>>>,
 }
 
@@ -31,6 +33,16 @@ impl Stop {
 
     pub(super) fn has_begun(&self) -> bool {
         self.begun.load(Ordering::Relaxed)
+    }
+
+    /// The VM `name` is being made now, of `disks`.
+    pub(super) fn set_making(&self, name: &str, disks: &str) {
+        *self.making.lock() = Some((name.to_owned(), disks.to_owned()));
+    }
+
+    /// Returns the VM that is being made, and its disks, for people.
+    pub(super) fn making(&self) -> Option<(String, String)> {
+        self.making.lock().clone()
     }
 
     /// Returns the flag of a copy that begins now.

@@ -19,10 +19,10 @@ use crate::signals;
 pub(crate) struct Words {
     /// The name of its thread.
     pub(crate) thread: &'static str,
-    /// The answer to the first signal.
-    pub(crate) stopped: &'static str,
-    /// The failure that is told after the second one.
-    pub(crate) given_up: &'static str,
+    /// Returns the answer to the first signal.
+    pub(crate) stopped: Box<dyn Fn() -> String>,
+    /// Returns the failure that is told after the second one.
+    pub(crate) given_up: Box<dyn Fn() -> String>,
     pub(crate) panicked: &'static str,
 }
 
@@ -77,8 +77,8 @@ fn watched(
     loop {
         match inbox.recv() {
             Ok(Event::Over(result)) => return result,
-            Ok(Event::Signal(signal)) if stop() => signals::tell(signal, words.stopped),
-            Ok(Event::Signal(_)) => return Err(Failure::text(Exit::Other, words.given_up)),
+            Ok(Event::Signal(signal)) if stop() => signals::tell(signal, &(words.stopped)()),
+            Ok(Event::Signal(_)) => return Err(Failure::text(Exit::Other, (words.given_up)())),
             Err(_) => return Err(Failure::text(Exit::Other, words.panicked)),
         }
     }

@@ -217,6 +217,32 @@ fn a_signal_takes_back_what_is_not_whole() {
     assert!(to.state_files().is_empty(), "{}", running.stderr());
 }
 
+/// The disks have ended in the engine by then, so nothing is left to `recover`.
+#[test]
+fn a_signal_while_the_vm_is_made_tells_of_the_vm() {
+    let (from, disks) = backed_up();
+    let to = Engine::start();
+    to.switch(&json!({"switch": "slow", "match": "^POST .*/vms$", "value": 60.0, "times": 1}));
+    let mut running = Foreground::spawn(&mut command(&to, &from, &[]));
+    wait_until("the VM is asked for", 60, || {
+        assert!(!running.has_ended(), "{}", running.stderr());
+        to.state("switches")["slow"] == json!([])
+    });
+    running.signal(Signal::SIGTERM);
+    wait_until("the signal is answered", 60, || {
+        running
+            .stderr()
+            .contains("VM web is being made, which is waited for")
+    });
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.wait(LIMIT).code(), Some(1), "{}", running.stderr());
+    let said = running.stderr();
+    let words = ["while VM web was being made", &disks[0].0.id, &disks[1].0.id];
+    assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    assert!(!said.contains("recover"), "{said}");
+    assert!(to.state_files().is_empty(), "{said}");
+}
+
 #[test]
 fn a_restore_that_is_killed_is_ended_by_recover() {
     let (from, disks) = backed_up();
