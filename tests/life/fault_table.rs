@@ -207,6 +207,7 @@ pub(crate) fn of_transfers() -> Vec<Row> {
         row("disk_slow", New, FINE, &[], Gone).value(json!(1.5)),
         row("transfer_locked", New, FINE, &[], Gone).times(2),
         row("transfer_locked", Old, FAILED, &["locked"], Untouched),
+        row("transfer_unlisted", New, FINE, &[], Gone),
         row("transfer_fault", New, FAILED, &["no host"], Gone),
         row("transfer_fault", Old, FAILED, &["no host"], Untouched),
         // The engine itself removes the disk when an upload does not start.
