@@ -2,13 +2,18 @@
 //! transfer.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
+use std::path::Path;
 use std::sync::Arc;
+
+use crossbeam::channel::bounded;
 
 use crate::block_hash::{Method, Watch};
 use crate::failure::{Exit, Failure};
 use crate::images::{Backing, Source};
 use crate::open_disk::{Expected, OpenDisk, Proof};
 use crate::output::inform;
+use crate::process::{rights, spawn};
 use crate::settings::{Settings, Verify};
 
 /// Refuses before COMMAND runs what could not be verified after it.
@@ -53,13 +58,10 @@ fn prove(
         ),
         Verify::Image(path) => {
             let name = path.display().to_string();
-            let source = Source::open_with(path, None, Backing::Anywhere)
-                .map_err(|e| Failure::text(Exit::DataLoss, format!("the disk could not be verified: {e}")))?;
+            let source = open(path)?;
             let expected = Expected::Bytes(&source, &name);
             let proven = disk.verify(expected, Method::default(), watch)?;
-            source
-                .check_unchanged()
-                .map_err(|e| Failure::text(Exit::DataLoss, format!("the disk could not be verified: {e}")))?;
+            source.check_unchanged().map_err(unproven)?;
             (proven, name)
         }
     };
@@ -69,4 +71,21 @@ fn prove(
         None => inform(told),
     }
     Ok(())
+}
+
+/// Opens the image with root's rights, with which COMMAND has read it, but not in the thread that keeps them
+/// for all others: its file system may hang.
+fn open(path: &Path) -> Result<Source, Failure> {
+    let (give, opened) = bounded(1);
+    let path = path.to_owned();
+    let open = move || drop(give.send(Source::open_with(&path, None, Backing::Anywhere)));
+    rights::with(move || spawn("image", open).map(drop)).map_err(unproven)?;
+    match opened.recv() {
+        Ok(source) => source.map_err(unproven),
+        Err(_) => Err(unproven("internal error while its image was opened")),
+    }
+}
+
+fn unproven(why: impl Display) -> Failure {
+    Failure::text(Exit::DataLoss, format!("the disk could not be verified: {why}"))
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::rig::{MIB, TICKET, pattern, settings, used_server};
 use crate::server::{Action, Fault, Server, Settings, Verb};
 use crate::support::mount::{is_mounted, rhv_mount};
-use crate::support::run::{Ran, scratch, wait_until};
+use crate::support::run::{Ran, is_root, scratch, wait_until};
 
 /// Size of the image in bytes; the disk has [`settings`]' more.
 const IMAGE: usize = 9 * MIB as usize + 100;
@@ -166,6 +166,18 @@ fn a_disk_that_cannot_be_read_back_ends_while_the_server_is_at_its_checksum() {
         ran.stderr.contains("no disk") && !ran.stderr.contains("gave up after"),
         "{ran}"
     );
+}
+
+/// Root's COMMAND can read an image that is another user's alone, and so has the proof.
+#[test]
+fn an_image_that_only_its_owner_can_read_is_compared_by_root() {
+    if !is_root() {
+        return;
+    }
+    let server = server();
+    let script = format!("{COPY} && chown 65534 \"$1\" && chmod 400 \"$1\"");
+    let ran = copy(&server.url(), "image", &script).ok();
+    assert!(ran.stderr.contains("verified:"), "{ran}");
 }
 
 #[test]
