@@ -198,8 +198,8 @@ pub(crate) fn serve(settings: Settings, role: Role) -> Result<u8, Failure> {
     limits::check(limits::Kind::Mount, ready::needs(&settings.disk, 1))?;
     // Capabilities are given up before the first thread is made that stays.
     rights::cut_down()?;
-    if let Some(path) = &settings.pid_file {
-        PidFile::check(path)?;
+    if let Some(path) = settings.pid_file.clone() {
+        rights::with(move || PidFile::check(&path))?;
     }
     let supervisor = Arc::new(Supervisor::start(&Told::of_mount(&settings), role)?);
     let _in_any_case = TellOnDrop(supervisor.clone());

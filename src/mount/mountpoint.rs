@@ -174,9 +174,12 @@ impl Mountpoint {
         if is_mounted(&self.path) {
             return;
         }
-        *made = None;
-        if fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == ours) {
-            remove_placeholder(&self.path);
+        // Its directory may be one that only its owner can enter.
+        let path = self.path.clone();
+        match rights::with(move || fs::symlink_metadata(path)) {
+            Ok(meta) if (meta.dev(), meta.ino()) == ours => remove_placeholder(&self.path),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return,
+            Ok(_) | Err(_) => {}
         }
     }
 }

@@ -108,6 +108,7 @@ fn a_mount_by_root_can_end_what_belongs_to_others() {
     let theirs = dir.path().join("theirs");
     fs::create_dir(&theirs).unwrap();
     chown(&theirs, Some(NOBODY), None).unwrap();
+    fs::set_permissions(&theirs, Permissions::from_mode(0o700)).unwrap();
     let target = theirs.join("disk.raw");
     let trace = Trace::of(&server.url());
     let mut program = rhv_mount_command(Some(&server.url()));
