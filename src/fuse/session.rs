@@ -31,6 +31,9 @@ pub(crate) enum MountError {
     /// Somebody has the file open or is in the directory.
     #[error("cannot unmount {path}: it is in use; close what has it open (fuser -vm {path}) and try again")]
     Busy { path: PathBuf },
+    /// What would be unmounted is another file system.
+    #[error("cannot unmount {path}: another file system is mounted over it; unmount that one first")]
+    Covered { path: PathBuf },
     /// The unmount call failed.
     #[error("cannot unmount {path}: {why}")]
     Unmount { path: PathBuf, why: String },

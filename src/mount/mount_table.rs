@@ -32,6 +32,21 @@ pub(crate) fn is_on_top(path: &Path) -> bool {
     top.is_some_and(|line| line.is_ours())
 }
 
+/// Tells whether the mount with the numbers `held`, or any of ours where they are not known, is at exactly this
+/// path: `Some(true)` where nothing is mounted over it.
+pub(super) fn is_seen_at(path: &Path, held: Option<Held>) -> Option<bool> {
+    is_seen_in(&read_table(), path, held)
+}
+
+fn is_seen_in(table: &[u8], path: &Path, held: Option<Held>) -> Option<bool> {
+    let mut at_path = lines(table).rev().filter(|line| line.path == path);
+    let is_it = |line: &Line<'_>| match held {
+        Some(held) => line.numbers == held,
+        None => line.is_ours(),
+    };
+    at_path.position(|line| is_it(&line)).map(|over| over == 0)
+}
+
 /// True while the mount with the numbers `held` is in the tree, on whatever path.
 pub(super) fn is_in_tree(held: Held) -> bool {
     lines(&read_table()).any(|line| line.numbers == held)
@@ -162,6 +177,30 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
+
+    #[test]
+    fn only_what_nothing_is_mounted_over_is_seen() {
+        let line = |mount: u64, kind: &str| {
+            format!("{mount} 1 0:{mount} / /mnt/x rw - {kind} source rw,user_id=0\n").into_bytes()
+        };
+        let held = |mount| Held {
+            device: (0, mount),
+            mount,
+        };
+        let (ours, path) = (line(40, "fuse.rhv-mount"), Path::new("/mnt/x"));
+        assert_eq!(is_seen_in(&ours, path, Some(held(40))), Some(true));
+        assert_eq!(is_seen_in(&ours, path, None), Some(true));
+        let covered = [ours.clone(), line(41, "ext4")].concat();
+        assert_eq!(is_seen_in(&covered, path, Some(held(40))), Some(false));
+        assert_eq!(is_seen_in(&covered, path, None), Some(false));
+        let later = line(42, "fuse.rhv-mount");
+        assert_eq!(
+            is_seen_in(&later, path, Some(held(40))),
+            None,
+            "it is another one"
+        );
+        assert_eq!(is_seen_in(&ours, Path::new("/mnt"), None), None);
+    }
 
     #[test]
     fn blanks_in_mount_paths_are_read_back() {

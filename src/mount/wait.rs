@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::warn;
 
-use super::mount_table::is_mounted;
+use super::mount_table::{is_mounted, is_seen_at};
 use super::record::Ending;
 use super::{Event, Mount, command, control, interrupted};
 use crate::failure::{Exit, Failure};
@@ -200,7 +200,11 @@ pub(super) fn wait(
 fn leave(mount: &Mount, lazy: bool) -> Option<MountError> {
     let path = &mount.mountpoint.path;
     // Another mount there is not ours, and somebody else may have unmounted ours meanwhile.
-    if is_mounted(path) {
+    let is_seen = is_seen_at(path, mount.numbers.get().copied());
+    if is_seen == Some(false) {
+        return Some(MountError::Covered { path: path.clone() });
+    }
+    if is_seen.is_some() {
         let refused = fuse::unmount(path, lazy).err().filter(|_| is_mounted(path));
         if refused.is_some() {
             return refused;

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Uid, geteuid};
 
 use crate::failure::{Exit, Failure};
-use crate::fuse::{abort, unmount};
+use crate::fuse::{MountError, abort, unmount};
 use crate::mount::control;
 use crate::mount::holders::holders;
-use crate::mount::mount_table::{is_dead, is_mounted, mounted_by};
+use crate::mount::mount_table::{is_dead, is_mounted, is_on_top, mounted_by};
 use crate::mount::mountpoint::{canonical, remove_placeholder};
 use crate::mount::record::{Ending, Place};
 use crate::mount::umount_table::Line;
@@ -88,7 +88,7 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
     };
     match manner {
         Manner::InOrder => {}
-        Manner::Lazy => unmount(&path, true)?,
+        Manner::Lazy => detach(&path)?,
         Manner::Force => abort(&path),
     }
     let error = match control::ask_umount(&place, still) {
@@ -199,10 +199,20 @@ fn dies(path: &Path, error: &io::Error) -> bool {
     }
 }
 
+/// Takes a mount of ours out of the tree, and nothing that is mounted over it.
+fn detach(path: &Path) -> Result<(), MountError> {
+    match is_mounted(path) && !is_on_top(path) {
+        true => Err(MountError::Covered {
+            path: path.to_owned(),
+        }),
+        false => unmount(path, true),
+    }
+}
+
 /// Removes what a process left that was killed before or while it was asked, and says what that means.
 fn clear_up(path: &Path, place: &Place) -> Result<u8, Failure> {
     if is_mounted(path) {
-        unmount(path, true)?;
+        detach(path)?;
     }
     let record = place.record();
     place.take_earlier_than(None).iter().for_each(tell);

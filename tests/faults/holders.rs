@@ -166,3 +166,23 @@ fn a_refusal_names_who_is_in_the_way() {
     assert_names(&ran, &[&format!("process {pid} (sleep)")]);
     assert_eq!(rig.umount().0.code, Some(0));
 }
+
+/// The file system that somebody has mounted over it is not ours to unmount.
+#[test]
+fn what_is_mounted_over_the_mount_stays() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::start(settings(8 * MIB), &[]);
+    let point = rig.mount.mountpoint().to_path_buf();
+    let over = |words: &[&str]| run(Command::new(words[0]).args(&words[1..]).arg(&point), 20).ok();
+    over(&["mount", "-t", "tmpfs", "over"]);
+    fs::write(point.join("theirs"), "theirs").unwrap();
+    let ran = umount(&point);
+    assert_eq!(ran.code, Some(6), "{ran}");
+    assert_names(&ran, &["another file system is mounted over it"]);
+    assert_eq!(fs::read(point.join("theirs")).unwrap(), b"theirs", "{ran}");
+    over(&["umount"]);
+    rig.umount().0.ok();
+    assert!(!is_mounted(&point));
+}
