@@ -118,10 +118,11 @@ impl Mounted {
     }
 }
 
-/// Mounts the files of `tree` on `path`. When this returns they are usable; `open_files` is kept up to date.
+/// Mounts the files of `tree` on `path`, to which `at` is open. When this returns they are usable;
+/// `open_files` is kept up to date.
 pub(crate) fn mount(
     tree: Tree,
-    path: &Path,
+    (path, at): (&Path, File),
     options: MountOptions,
     open_files: OpenFiles,
 ) -> Result<Mounted, MountError> {
@@ -164,8 +165,8 @@ pub(crate) fn mount(
         path: path.to_owned(),
         why: e.to_string(),
     })?;
-    let (target, wanted) = (path.to_owned(), options.clone());
-    let session = match rights::with(move || mount_as_root(&target, &wanted, read_only)) {
+    let wanted = options.clone();
+    let session = match rights::with(move || mount_as_root(&at, &wanted, read_only)) {
         Ok(device) => Session::from_fd(fs, device, config.acl, config)
             .and_then(Session::spawn)
             .inspect_err(|_| drop(unmount(path, true))),
@@ -201,7 +202,7 @@ fn session_threads() -> usize {
 
 /// Calls mount(2): fuser's own call would not set the type `fuse.rhv-mount`, by which `findmnt`, fstab and
 /// our own `umount` know a mount. EPERM leaves it to fusermount3.
-fn mount_as_root(path: &Path, options: &MountOptions, read_only: bool) -> Result<OwnedFd, Errno> {
+fn mount_as_root(at: &File, options: &MountOptions, read_only: bool) -> Result<OwnedFd, Errno> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Errno::EPERM);
     }
@@ -211,7 +212,7 @@ fn mount_as_root(path: &Path, options: &MountOptions, read_only: bool) -> Result
         .write(true)
         .open("/dev/fuse")
         .map_err(errno)?;
-    let root_mode = fs::metadata(path).map_err(errno)?.mode() & libc::S_IFMT;
+    let root_mode = at.metadata().map_err(errno)?.mode() & libc::S_IFMT;
     let mut data = format!(
         "fd={},rootmode={root_mode:o},user_id=0,group_id=0",
         device.as_raw_fd()
@@ -233,7 +234,8 @@ fn mount_as_root(path: &Path, options: &MountOptions, read_only: bool) -> Result
     }
     nix::mount::mount(
         Some(options.source.as_str()),
-        path,
+        // A link that somebody puts at the path now leads nowhere.
+        format!("/proc/self/fd/{}", at.as_raw_fd()).as_str(),
         Some("fuse.rhv-mount"),
         flags,
         Some(data.as_str()),

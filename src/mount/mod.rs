@@ -306,7 +306,13 @@ impl Mount {
             extra: self.settings.kernel_options.clone(),
         };
         let tree = self.mountpoint.tree(self.files(), self.beside());
-        let mounted = fuse::mount(tree, &self.mountpoint.path, options, self.open_files.clone())?;
+        let at = self.mountpoint.look_again()?;
+        let mounted = fuse::mount(
+            tree,
+            (&self.mountpoint.path, at),
+            options,
+            self.open_files.clone(),
+        )?;
         let ended = events.clone();
         let watch = move || {
             if let Err(e) = mounted.wait() {

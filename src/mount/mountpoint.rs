@@ -1,8 +1,9 @@
 //! The three kinds of mountpoint, and every reason to refuse one before anything is mounted.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,8 @@ pub(crate) struct Mountpoint {
     pub(crate) file: PathBuf,
     /// The path is a directory that holds the files; else it is the file itself.
     is_directory: bool,
+    /// Device and inode of what is mounted on.
+    seen: (u64, u64),
     /// Device and inode of the file that we made, until it is removed.
     made: Mutex<Option<(u64, u64)>>,
 }
@@ -68,8 +71,8 @@ impl Mountpoint {
             return Err(in_use());
         }
         let has_several = matches!(settings.disk.source, Shown::OfVm(_));
-        let (is_directory, made) = match meta {
-            Ok(meta) if meta.is_dir() => (true, None),
+        let (is_directory, seen, made) = match meta {
+            Ok(meta) if meta.is_dir() => (true, (meta.dev(), meta.ino()), None),
             Err(e) if has_several && e.kind() == io::ErrorKind::NotFound => {
                 return Err(refuse(
                     &path,
@@ -86,7 +89,7 @@ impl Mountpoint {
             }
             Ok(meta) if meta.is_file() => {
                 check_unused(&path, &meta)?;
-                (false, None)
+                (false, (meta.dev(), meta.ino()), None)
             }
             Ok(_) => return Err(refuse(&path, "it is neither a directory nor a regular file")),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -97,7 +100,8 @@ impl Mountpoint {
                     .open(&path)
                     .and_then(|file| file.metadata())
                     .map_err(|e| refuse(&path, format!("it does not exist and cannot be made: {e}")))?;
-                (false, Some((file.dev(), file.ino())))
+                let seen = (file.dev(), file.ino());
+                (false, seen, Some(seen))
             }
             Err(e) => return Err(refuse(&path, e)),
         };
@@ -109,6 +113,7 @@ impl Mountpoint {
             },
             path,
             is_directory,
+            seen,
             made: Mutex::new(made),
         };
         mountpoint.check(settings.nonempty)?;
@@ -138,6 +143,35 @@ impl Mountpoint {
 }
 
 impl Mountpoint {
+    /// Looks once more, just before the mount: opening the disks has taken its time, and the path may lead
+    /// elsewhere by now, or somebody may have begun to use what it leads to. Returns a descriptor of that, for
+    /// a mount that no link can lead elsewhere any more.
+    pub(super) fn look_again(&self) -> Result<File, Failure> {
+        let (path, seen, is_made) = (self.path.clone(), self.seen, self.is_made());
+        let is_directory = self.is_directory;
+        rights::with(move || {
+            let refused = |why: &str| refuse(&path, format!("{why}, while the disk was opened"));
+            let flags = libc::O_PATH | libc::O_NOFOLLOW;
+            let opened = OpenOptions::new().read(true).custom_flags(flags).open(&path);
+            let file = opened.map_err(|e| refused(&format!("it was taken away ({e})")))?;
+            let meta = file.metadata().map_err(|e| refuse(&path, e))?;
+            let leads_to = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            // The number of a file that is gone may be a new one's.
+            let is_same_kind = (meta.is_dir(), meta.is_file()) == (is_directory, !is_directory);
+            let is_there = leads_to.is_ok_and(|there| there == path);
+            if (meta.dev(), meta.ino()) != seen || !is_same_kind || !is_there {
+                return Err(refused("something else was put there"));
+            }
+            if meta.is_file() {
+                check_unused(&path, &meta)?;
+            }
+            if is_made && meta.len() > 0 {
+                return Err(refused("somebody has written into it"));
+            }
+            Ok(file)
+        })
+    }
+
     /// True for a directory that holds the files.
     pub(super) fn is_directory(&self) -> bool {
         self.is_directory
@@ -181,6 +215,7 @@ impl Mountpoint {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return,
             Ok(_) | Err(_) => {}
         }
+        *made = None;
     }
 }
 
@@ -375,6 +410,46 @@ mod tests {
         fs::write(&path, "").unwrap();
         remove_placeholder(&path);
         assert_eq!(there(), 0);
+    }
+
+    #[test]
+    fn a_path_that_leads_elsewhere_once_the_disk_is_open_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = fs::canonicalize(dir.path()).unwrap().join("disk");
+        let fresh = || {
+            let _ = fs::remove_file(&path);
+            fs::write(&path, "").unwrap();
+            let meta = fs::metadata(&path).unwrap();
+            let seen = (meta.dev(), meta.ino());
+            Mountpoint {
+                path: path.clone(),
+                file: path.clone(),
+                is_directory: false,
+                seen,
+                made: Mutex::new(Some(seen)),
+            }
+        };
+        assert!(fresh().look_again().is_ok());
+        let other = path.with_file_name("other");
+        fs::write(&other, "").unwrap();
+        let changes: [(&dyn Fn(), &str); 4] = [
+            (&|| fs::remove_file(&path).unwrap(), "taken away"),
+            (&|| fs::rename(&other, &path).unwrap(), "something else"),
+            (
+                &|| {
+                    fs::remove_file(&path).unwrap();
+                    std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
+                },
+                "something else",
+            ),
+            (&|| fs::write(&path, "early").unwrap(), "written into it"),
+        ];
+        for (change, why) in changes {
+            let mountpoint = fresh();
+            change();
+            let refused = mountpoint.look_again().unwrap_err().to_string();
+            assert!(refused.contains(why), "{why}: {refused}");
+        }
     }
 
     #[test]
