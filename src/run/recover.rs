@@ -53,9 +53,7 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
             ),
         ));
     }
-    let mut engines: Vec<&str> = left.iter().map(|file| file.note.engine_url.as_str()).collect();
-    engines.sort_unstable();
-    engines.dedup();
+    let engines = engines_of(&left);
     // A password is for one engine.
     if args.engine.password_file.is_some() && args.engine.engine_url.is_none() && engines.len() > 1 {
         return Err(Failure::text(
@@ -68,7 +66,7 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<u8, Failure> {
         ));
     }
     let mut code = Exit::Done as u8;
-    let mut sessions = Sessions::default();
+    let mut sessions = Sessions::with(engines.len());
     for mut file in left {
         let ended = match args.forget {
             true => forget(&mut file, args),
@@ -101,13 +99,21 @@ pub(super) fn recover_copy(
     };
     let mut left = NoteFile::all(None);
     left.retain(|file| is_of_it(&file.note) && file.owner() == Owner::Gone);
-    let mut sessions = Sessions::default();
+    let mut sessions = Sessions::with(engines_of(&left).len());
     let ended = left.iter_mut().try_for_each(|file| {
         report(plan(file, &args));
         end(file, &args, &mut sessions, Some(again))
     });
     sessions.logout();
     ended
+}
+
+/// Returns the engines of the notes, each once.
+fn engines_of(left: &[NoteFile]) -> Vec<String> {
+    let mut engines: Vec<String> = left.iter().map(|file| file.note.engine_url.clone()).collect();
+    engines.sort_unstable();
+    engines.dedup();
+    engines
 }
 
 /// The option by which the user vouches for what can't be seen. That is said of one transfer, and a

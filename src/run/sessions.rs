@@ -10,8 +10,9 @@ use crate::transfer::note::Note;
 
 /// The sessions with the engines of several notes. Nobody is asked for a password twice, and what has refused
 /// a login once is not asked again: another attempt for each note could lock the account.
-#[derive(Default)]
 pub(super) struct Sessions {
+    /// How many engines the notes are of: a password that names none may be any one's.
+    engines: usize,
     open: Vec<(Account, Engine)>,
     refused: Vec<Account>,
 }
@@ -20,6 +21,15 @@ pub(super) struct Sessions {
 type Account = (String, String);
 
 impl Sessions {
+    /// Sessions with so many `engines`, none of them open.
+    pub(super) fn with(engines: usize) -> Sessions {
+        Sessions {
+            engines,
+            open: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+
     /// The session for the transfer of `note`.
     pub(super) fn of(&mut self, note: &Note, args: &RecoverArgs) -> Result<&Engine, Failure> {
         let username = args.engine.username.as_ref().unwrap_or(&note.username);
@@ -38,7 +48,8 @@ impl Sessions {
         let at = match self.open.iter().position(|(open, _)| *open == account) {
             Some(at) => at,
             None => {
-                let engine = login(note, args).inspect_err(|_| self.refused.push(account.clone()))?;
+                let engine =
+                    login(note, args, self.engines).inspect_err(|_| self.refused.push(account.clone()))?;
                 self.open.push((account, engine));
                 self.open.len() - 1
             }
@@ -54,20 +65,21 @@ impl Sessions {
 
 /// The mount's own engine, user and trust, and the places from which its login came, where nothing else is
 /// said.
-fn login(note: &Note, args: &RecoverArgs) -> Result<Engine, Failure> {
+fn login(note: &Note, args: &RecoverArgs, engines: usize) -> Result<Engine, Failure> {
     let mut given = args.engine.clone();
     // A password is for the engine that it was given with.
     let of_environment = variable("OVIRT_PASSWORD").is_some();
-    let other_engine = variable("OVIRT_URL")
-        .filter(|_| given.engine_url.is_none())
-        .filter(|url| address(url).map_or(true, |url| url != note.engine_url));
-    let says_how = given.password_file.is_some() || of_environment && other_engine.is_none();
+    let of_variable = variable("OVIRT_URL").filter(|_| given.engine_url.is_none());
+    let names_engine = given.engine_url.is_some() || given.config.is_some() || of_variable.is_some();
+    let other_engine = of_variable.filter(|url| address(url).map_or(true, |url| url != note.engine_url));
+    let fits = names_engine && other_engine.is_none();
+    let says_how = given.password_file.is_some() || of_environment && fits;
     let (section, remembered) = match (&given.config, &note.login.section) {
         (None, Some(origin)) => {
             let file = given.config_file.as_ref().unwrap_or(&origin.file);
             match Section::of_file(file, &origin.section) {
                 Ok(section) => (section, true),
-                Err(_) if says_how => (Section::default(), false),
+                Err(_) if says_how || of_environment => (Section::default(), false),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -82,6 +94,17 @@ fn login(note: &Note, args: &RecoverArgs) -> Result<Engine, Failure> {
         && section.get("password").is_none();
     if let Some(url) = other_engine.filter(|_| takes_it_from_there) {
         check_engine(note, &url, Place::EnvironmentWithPassword)?;
+    }
+    if takes_it_from_there && !names_engine && engines > 1 {
+        return Err(Failure::text(
+            Exit::Usage,
+            format!(
+                "the transfer of {} is to be ended in {}, and OVIRT_PASSWORD may be the password of another of \
+                 the {engines} engines: name that with OVIRT_URL or --engine-url",
+                note.mountpoint.display(),
+                note.engine_url
+            ),
+        ));
     }
     let of_section = || section.get("engine_url").map(str::to_owned);
     let of_variable = || variable("OVIRT_URL").filter(|_| !has_own);

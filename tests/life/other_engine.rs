@@ -72,3 +72,18 @@ fn a_password_in_the_environment_that_is_another_engines_is_told_as_that_with_wh
     .ok();
     assert_free(&engine, &disk.id, &content);
 }
+
+/// A variable with a password that names no engine may be of any one: what the mount had goes before it.
+#[test]
+fn a_password_without_an_engine_is_not_tried_where_the_mount_had_a_file() {
+    let engine = Engine::start();
+    let (disk, content) = used_disk(&engine, "web01", "raw");
+    let mount = engine.mounting(existing("web01")).start();
+    let point = mount.mountpoint().to_path_buf();
+    mount.kill();
+    let mut command: Command = engine.tool();
+    command.arg("recover").arg(&point);
+    let ran = run(command.env("OVIRT_PASSWORD", OTHER_PASSWORD), 60).ok();
+    assert_shows_none(&ran, &[PASSWORD, OTHER_PASSWORD]);
+    assert_free(&engine, &disk.id, &content);
+}
