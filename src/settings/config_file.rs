@@ -18,12 +18,42 @@ use zeroize::Zeroizing;
 
 use crate::engine;
 use crate::failure::{Exit, Failure};
+use crate::output::tell;
 use crate::secret::hide;
-use crate::settings::cli::EngineArgs;
+use crate::settings::cli::{EngineArgs, long_options};
 use crate::settings::config_path::places;
 
 /// The section whose values count in all others.
 const COMMON: &str = "DEFAULT";
+
+/// The keys that are read. Other programs may have others.
+const KEYS: [&str; 25] = [
+    "backup",
+    "cafile",
+    "create",
+    "disk",
+    "disk_id",
+    "disk_snapshot",
+    "engine_url",
+    "format",
+    "live",
+    "log_file",
+    "log_level",
+    "log_target",
+    "password",
+    "preallocated",
+    "read_only",
+    "require_consistency",
+    "secure",
+    "since",
+    "size",
+    "snapshot",
+    "storage_domain",
+    "transfer_url",
+    "transfer_url_file",
+    "username",
+    "vm",
+];
 
 /// A configuration that can't be used.
 #[derive(Debug, Error)]
@@ -135,10 +165,16 @@ impl Section {
         };
         let (text, meta) = read(path).map_err(|e| refuse(e.to_string()))?;
         let section = Section::of_text(text, path, name)?;
-        match open_to_others(path, &meta).filter(|_| section.get("password").is_some()) {
-            Some(why) => Err(refuse(format!("there is a password in it, and {why}"))),
-            None => Ok(section),
+        if let Some(why) = open_to_others(path, &meta).filter(|_| section.get("password").is_some()) {
+            return Err(refuse(format!("there is a password in it, and {why}")));
         }
+        for option in section.unread_options() {
+            tell(format_args!(
+                "WARNING: {option} in section [{name}] of {} is not taken from there: give it as an option",
+                path.display()
+            ));
+        }
+        Ok(section)
     }
 
     /// Reads section `name` of `text`, the content of `path`.
@@ -166,7 +202,8 @@ impl Section {
         for section in [common, own] {
             let mut keys = HashSet::new();
             for (key, value) in section {
-                let key = key.to_lowercase();
+                // As in a list of `-o`, a name may be written as the option is.
+                let key = key.to_lowercase().replace('-', "_");
                 if !keys.insert(key.clone()) {
                     return Err(refuse(format!("{key} is in a section twice")));
                 }
@@ -188,6 +225,15 @@ impl Section {
     /// Returns the file and the name of the section.
     pub(super) fn origin(&self) -> Option<&Origin> {
         self.origin.as_ref()
+    }
+
+    /// Returns the names of our options in the section that are taken from the command line only.
+    fn unread_options(&self) -> Vec<&str> {
+        let options = long_options();
+        let is_unread = |key: &&str| !KEYS.contains(key) && options.contains(*key);
+        let mut unread: Vec<&str> = self.values.keys().map(String::as_str).filter(is_unread).collect();
+        unread.sort_unstable();
+        unread
     }
 
     /// Returns the value of a key.

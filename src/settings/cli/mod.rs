@@ -14,6 +14,7 @@ mod populate;
 mod restore;
 mod words;
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -34,6 +35,15 @@ pub(crate) use self::restore::RestoreArgs;
 use super::{mount_options, source};
 use crate::failure::{Exit, Failure};
 use crate::secret::hide;
+
+/// Returns the names of all long options, as `-o` lists have them: with `_` between their words.
+pub(crate) fn long_options() -> HashSet<String> {
+    let program = Cli::command();
+    let all = std::iter::once(&program).chain(program.get_subcommands());
+    let options = all.flat_map(|command| command.get_arguments());
+    let names = options.filter_map(|option| option.get_long());
+    names.map(|name| name.replace('-', "_")).collect()
+}
 
 /// The action that the user asked for.
 #[derive(Debug)]

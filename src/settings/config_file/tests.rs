@@ -79,3 +79,31 @@ fn a_key_that_is_there_twice_is_refused() {
     assert!(error.contains("username"), "{error}");
     assert_eq!(section(text, "b").unwrap().get("username"), Some("w"));
 }
+
+#[test]
+fn a_key_may_be_written_as_the_option_is() {
+    for key in ["read-only", "read_only", "Read-Only"] {
+        let read = section(&format!("[a]\n{key} = yes\n"), "a").unwrap();
+        assert_eq!(read.flag("read_only").unwrap(), Some(true), "{key}");
+    }
+    assert!(section("[a]\nread-only = yes\nread_only = no\n", "a").is_err());
+}
+
+#[test]
+fn an_option_that_no_section_gives_is_found_and_a_key_of_another_program_is_not() {
+    let text = "[a]\nretry-time = 9\nkeep_on_failure = yes\ndisk = x\nbuffer_size = 1\n";
+    assert_eq!(
+        section(text, "a").unwrap().unread_options(),
+        ["keep_on_failure", "retry_time"]
+    );
+    let all: String = KEYS
+        .iter()
+        .map(|key| format!("{key} = value-of-a-test\n"))
+        .collect();
+    assert!(
+        section(&format!("[a]\n{all}"), "a")
+            .unwrap()
+            .unread_options()
+            .is_empty()
+    );
+}
