@@ -82,7 +82,10 @@ fn make(
             Ok(Made::NotOffered(why)) => why,
             // The disk itself can't be read, or the storage here is full.
             Err(failure) if shared.stop.has_begun() || failure.exit != Exit::DataLoss => return Err(failure),
-            Err(failure) => failure.to_string(),
+            Err(failure) => {
+                shared.set_differs();
+                failure.to_string()
+            }
         };
         tell(plain(&format!(
             "disk {} ({}) is copied as a whole: {why}",

@@ -31,7 +31,7 @@ pub fn manifests(data: &[u8]) {
     }
     let (vm, held) = (&all[0].vm.id, BTreeSet::new());
     for keep in [1, 2] {
-        let gone = goes(&all, vm, keep, &held);
+        let gone = goes(&all, vm, keep, &held, &|_| true);
         let newest = all[1].disks.iter().map(|entry| &entry.file);
         for name in newest {
             assert!(!gone.files.contains(name), "{name:?} is of the newest one");

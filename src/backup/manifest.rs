@@ -4,7 +4,7 @@
 //! leads out of the directory. It opens files only: a pipe that has the name of a manifest would have it
 //! wait.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
@@ -192,6 +192,14 @@ impl Manifest {
         disks
             .chain(self.adopted.iter().map(|one| one.backing.as_deref()))
             .flatten()
+    }
+
+    /// Has the files of another program's that it names written to the storage; tells why that fails.
+    pub(super) fn sync_adopted(&self, dir: &Path) -> Option<String> {
+        self.adopted.iter().find_map(|one| {
+            let synced = File::open(dir.join(&one.file)).and_then(|file| file.sync_all());
+            synced.err().map(|e| format!("{}: {e}", one.file))
+        })
     }
 
     /// Tells why a file that it names is not there with its length.

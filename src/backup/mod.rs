@@ -85,10 +85,12 @@ pub(crate) use self::stop::Stop;
 use self::tidy::{catch_up, sweep, tidy};
 use crate::engine::Engine;
 use crate::failure::{Exit, Failure};
-use crate::logging::announce;
+use crate::logging::{announce, plain};
 use crate::open_disk::needs;
+use crate::output::tell;
 use crate::process::rights;
 use crate::settings::backup::BackupSettings;
+use crate::shell;
 use crate::supervisor::{Supervisor, Told, Words, attend};
 
 /// The mode of a directory that is its maker's alone.
@@ -180,7 +182,21 @@ fn with_engine(
     sweep(&settings.dir, &book);
     done?;
     if !stop.has_begun() {
-        tidy(engine, settings, stop, &plan, &book, made.manifests > 0);
+        if made.differs && settings.keep.is_some() {
+            tell(plain(&format!(
+                "--keep removes nothing this time: a file of an earlier backup may have changed, and \
+                 `rhv-mount backup --check {}` says which",
+                shell::word(&settings.dir)
+            )));
+        }
+        tidy(
+            engine,
+            settings,
+            stop,
+            &plan,
+            &book,
+            made.manifests > 0 && !made.differs,
+        );
     }
     Ok(made.failures)
 }

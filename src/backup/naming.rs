@@ -116,9 +116,33 @@ pub(super) fn time(at: SystemTime) -> String {
     })
 }
 
+/// Reads a [`time`] back.
+pub(super) fn at(time: &str) -> Option<SystemTime> {
+    let (seconds, fraction) = time.split_once('.')?;
+    let date: DateTime = format!("{seconds}Z").parse().ok()?;
+    let millis: u64 = fraction
+        .strip_suffix('Z')?
+        .parse()
+        .ok()
+        .filter(|millis| *millis < 1000)?;
+    Some(UNIX_EPOCH + date.unix_duration() + Duration::from_millis(millis))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_read_back() {
+        for millis in [0, 7, 250] {
+            let then = UNIX_EPOCH + Duration::from_secs(1_795_941_301) + Duration::from_millis(millis);
+            assert_eq!(at(&time(then)), Some(then));
+        }
+        assert_eq!(
+            (at(""), at("yesterday"), at("2026-13-01T00:00:00.000Z")),
+            (None, None, None)
+        );
+    }
 
     #[test]
     fn a_name_tells_its_checkpoint_disk_and_mode_and_another_name_is_none_of_ours() {

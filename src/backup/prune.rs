@@ -2,7 +2,8 @@
 //! of those needs.
 //!
 //! A manifest stays where an entry of it is among the newest N of its disk, and where a file of it lies below
-//! one that stays, or below one that no manifest names. Two manifests of one run are one point in time, and
+//! one that stays, or below one that no manifest names. An entry whose files are not all there does not count
+//! towards N, and stays as long as one in its place would. Two manifests of one run are one point in time, and
 //! stay or go together. The others go: the manifest first, so that it never names what is gone, then its
 //! files, which the book has by then: where that is cut short, the next run goes on with it. A disk that the
 //! VM has no more keeps its newest N, too.
@@ -14,7 +15,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use super::manifest::Manifest;
+use super::manifest::{Entry, Manifest, known};
 use super::points::chain;
 
 /// The files and manifests that go.
@@ -32,8 +33,15 @@ impl Goes {
 }
 
 /// Decides what goes of the backups of `vm`, where the newest `keep` of each disk are kept. `all` are the
-/// manifests of the directory, the oldest first; files that no manifest names need those of `held`.
-pub(super) fn goes(all: &[Manifest], vm: &str, keep: usize, held: &BTreeSet<String>) -> Goes {
+/// manifests of the directory, the oldest first; files that no manifest names need those of `held`, and
+/// `is_usable` tells the entries that can be restored, as far as a look at their files shows.
+pub(super) fn goes(
+    all: &[Manifest],
+    vm: &str,
+    keep: usize,
+    held: &BTreeSet<String>,
+    is_usable: &dyn Fn(&Entry) -> bool,
+) -> Goes {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     let mut stay = BTreeSet::new();
     for (n, manifest) in all.iter().enumerate().rev() {
@@ -43,9 +51,9 @@ pub(super) fn goes(all: &[Manifest], vm: &str, keep: usize, held: &BTreeSet<Stri
         }
         for entry in &manifest.disks {
             let count = seen.entry(&entry.id).or_default();
-            *count += 1;
-            if *count <= keep {
+            if *count < keep {
                 stay.insert(n);
+                *count += usize::from(is_usable(entry));
             }
         }
     }
@@ -83,6 +91,14 @@ pub(super) fn goes(all: &[Manifest], vm: &str, keep: usize, held: &BTreeSet<Stri
         .map(str::to_owned)
         .collect();
     Goes { manifests, files }
+}
+
+/// True where every file that `entry` needs is in `dir`, with the length that a manifest tells.
+pub(super) fn has_its_files(dir: &Path, entry: &Entry, all: &[Manifest]) -> bool {
+    chain(entry, all).into_iter().all(|name| {
+        let length = fs::metadata(dir.join(name)).map(|meta| meta.len());
+        known(name, all).is_some_and(|known| length.is_ok_and(|length| length == known.file_size))
+    })
 }
 
 /// Returns the numbers of the manifests that are one point in time with manifest `n`: the one that the same
@@ -139,6 +155,28 @@ mod tests {
     }
 
     #[test]
+    fn a_backup_without_all_of_its_files_does_not_count() {
+        let all = [
+            manifest("a", None),
+            manifest("b", None),
+            manifest("c", Some("lost")),
+            manifest("d", Some("c")),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        for entry in all.iter().flat_map(|manifest| &manifest.disks) {
+            let file = std::fs::File::create(dir.join(&entry.file)).unwrap();
+            file.set_len(entry.file_size).unwrap();
+        }
+        let is_usable = |entry: &Entry| has_its_files(dir, entry, &all);
+        let goes = |keep| goes(&all, "v", keep, &BTreeSet::new(), &is_usable).files;
+        assert_eq!(goes(1), ["a"], "b is the newest that can be restored");
+        assert!(goes(2).is_empty());
+        std::fs::write(dir.join("b"), "another length").unwrap();
+        assert!(goes(1).is_empty());
+    }
+
+    #[test]
     fn what_a_kept_backup_needs_is_never_removed() {
         let all = [
             manifest("a", None),
@@ -152,14 +190,14 @@ mod tests {
             files: files.iter().map(|name| (*name).to_owned()).collect(),
         };
         let none = BTreeSet::new();
-        assert_eq!(goes(&all, "v", 1, &none), of(&[0, 1], &["a", "b"]));
-        assert_eq!(goes(&all, "v", 3, &none), of(&[0, 1], &["a", "b"]));
-        assert_eq!(goes(&all, "v", 4, &none), of(&[], &[]), "b needs a");
-        assert_eq!(goes(&all, "another", 1, &none), of(&[], &[]));
+        assert_eq!(goes(&all, "v", 1, &none, &|_| true), of(&[0, 1], &["a", "b"]));
+        assert_eq!(goes(&all, "v", 3, &none, &|_| true), of(&[0, 1], &["a", "b"]));
+        assert_eq!(goes(&all, "v", 4, &none, &|_| true), of(&[], &[]), "b needs a");
+        assert_eq!(goes(&all, "another", 1, &none, &|_| true), of(&[], &[]));
         // A file of another program lies over a, or over b, and so over a, too.
         let over = |name: &str| BTreeSet::from([name.to_owned()]);
-        assert_eq!(goes(&all, "v", 1, &over("a")), of(&[1], &["b"]));
-        assert_eq!(goes(&all, "v", 1, &over("b")), of(&[], &[]));
+        assert_eq!(goes(&all, "v", 1, &over("a"), &|_| true), of(&[1], &["b"]));
+        assert_eq!(goes(&all, "v", 1, &over("b"), &|_| true), of(&[], &[]));
     }
 
     #[test]
@@ -173,10 +211,10 @@ mod tests {
         }];
         let none = BTreeSet::new();
         assert!(
-            goes(&all, "v", 2, &none).files.is_empty(),
+            goes(&all, "v", 2, &none, &|_| true).files.is_empty(),
             "b needs s, which needs a"
         );
-        assert_eq!(goes(&all, "v", 1, &none).files, ["a", "b", "s"]);
+        assert_eq!(goes(&all, "v", 1, &none, &|_| true).files, ["a", "b", "s"]);
     }
 
     /// Half of it would be a point of its own, without the other disks.
@@ -189,7 +227,7 @@ mod tests {
         }
         all[1].disks[0].id = "other".into();
         all[1].second_of = Some("1".into());
-        let gone = |all: &[Manifest]| goes(all, "v", 1, &BTreeSet::new()).files;
+        let gone = |all: &[Manifest]| goes(all, "v", 1, &BTreeSet::new(), &|_| true).files;
         assert_eq!(
             gone(&all),
             ["3"],
@@ -210,7 +248,7 @@ mod tests {
     fn a_disk_that_is_in_few_backups_keeps_its_own() {
         let mut all = [manifest("a", None), manifest("b", None), manifest("c", None)];
         all[0].disks[0].id = "gone".into();
-        let goes = goes(&all, "v", 1, &BTreeSet::new());
+        let goes = goes(&all, "v", 1, &BTreeSet::new(), &|_| true);
         assert_eq!((goes.manifests, goes.files), (vec![1], vec!["b".to_owned()]));
     }
 
@@ -225,7 +263,7 @@ mod tests {
             fs::write(dir.join(file), "bytes").unwrap();
         }
         let (all, _) = Manifest::all(dir).unwrap();
-        let goes = goes(&all, "v", 1, &BTreeSet::new());
+        let goes = goes(&all, "v", 1, &BTreeSet::new(), &|_| true);
         assert_eq!(remove(dir, &all, &goes).unwrap(), 1);
         let mut left: Vec<_> = fs::read_dir(dir)
             .unwrap()

@@ -9,11 +9,11 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::book::Book;
-use super::manifest::Manifest;
+use super::manifest::{Entry, Manifest};
 use super::naming::time;
 use super::orphans;
 use super::outdated::orphaned;
-use super::prune::{Goes, goes, remove};
+use super::prune::{Goes, goes, has_its_files, remove};
 use crate::engine::Checkpoint;
 use crate::output::inform;
 use crate::process::rights;
@@ -84,7 +84,8 @@ fn choose(
     }
     let unnamed = orphans::unnamed(dir, &orphans::named(all)).map_err(unreadable)?;
     let held = orphans::needed(dir, &unnamed)?;
-    Ok(goes(all, vm, keep, &held))
+    let is_usable = |entry: &Entry| has_its_files(dir, entry, all);
+    Ok(goes(all, vm, keep, &held, &is_usable))
 }
 
 /// Returns a file that is being written. Nobody is at one of this VM where this run has the lock of its book.
@@ -129,7 +130,8 @@ mod tests {
             one.time = "2020-01-01T00:00:00.000Z".into();
             one.name = name.into();
             fs::write(dir.join(name), "").unwrap();
-            fs::write(dir.join(&one.disks[0].file), "").unwrap();
+            let file = fs::File::create(dir.join(&one.disks[0].file)).unwrap();
+            file.set_len(one.disks[0].file_size).unwrap();
         }
         let vm = BackedVm {
             id: "v".into(),

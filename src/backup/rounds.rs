@@ -3,14 +3,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::base::Base;
 use super::book::Book;
 use super::disks;
 use super::life::{Begun, Life, Split, Terms};
 use super::manifest::{Adopted, Entry, Manifest, Mode, Named};
-use super::naming::Names;
+use super::naming::{Names, at, time};
 use super::plan::Plan;
 use super::shared::Shared;
 use super::stop::Stop;
@@ -40,6 +40,8 @@ pub(super) struct Made {
     pub(super) failures: Vec<Failure>,
     /// How many manifests were written.
     pub(super) manifests: usize,
+    /// A file of an earlier backup may have changed, so that nothing older may be needless.
+    pub(super) differs: bool,
     /// Disks that need another backup, as a whole.
     again: Vec<VmDisk>,
     /// Disks that failed in a backup without a manifest, which that of the next one names.
@@ -57,7 +59,7 @@ impl Rounds<'_> {
         let plan = self.plan;
         let mut base = plan.base.clone();
         loop {
-            let begun = SystemTime::now();
+            let begun = self.time();
             match self.begin(&plan.disks, base.as_ref(), begun)? {
                 Begun::Life(life) => {
                     self.one(*life, (plan.disks.as_slice(), base.as_ref(), begun), made);
@@ -81,13 +83,35 @@ impl Rounds<'_> {
             return Ok(());
         }
         // The backup decides which parts are dirty, so these disks need another one.
-        let begun = SystemTime::now();
+        let begun = self.time();
         match self.begin(&again, None, begun) {
             Ok(Begun::Life(life)) => self.one(*life, (again.as_slice(), None, begun), made),
             Ok(Begun::FullNeeded(why)) => made.failures.push(Failure::text(Exit::Transfer, why)),
             Err(failure) => made.failures.push(failure),
         }
         Ok(())
+    }
+
+    /// Returns the time of a backup that begins now: never one before that of another backup of the VM, by
+    /// which they are told apart. A clock that was wrong and was set does not make the older one the newest.
+    fn time(&self) -> SystemTime {
+        let (now, dir) = (SystemTime::now(), self.settings.dir.clone());
+        let all = rights::with(move || Manifest::all(&dir)).map(|(all, _)| all);
+        let mut of_vm = all.unwrap_or_default();
+        of_vm.retain(|manifest| manifest.vm.id.eq_ignore_ascii_case(&self.plan.vm.id));
+        let Some(newest) = of_vm.iter().filter_map(|manifest| at(&manifest.time)).max() else {
+            return now;
+        };
+        if newest <= now {
+            return now;
+        }
+        tell(plain(&format!(
+            "{}: the newest backup is of {}, which is yet to come, and this one counts as a second younger: set \
+             the clock, or move the files of that one elsewhere",
+            self.plan.shown(),
+            time(newest)
+        )));
+        newest + Duration::from_secs(1)
     }
 
     fn begin(&self, disks: &[VmDisk], base: Option<&Base>, begun: SystemTime) -> Result<Begun, Failure> {
@@ -163,6 +187,7 @@ impl Rounds<'_> {
             }
             made.failures.extend(backed.ended);
         }
+        made.differs |= shared.differs();
         let any = failed.len() + awaited.len() > 0;
         if any && !self.stop.has_begun() {
             let why = life.powered_off(&plan.status);
@@ -216,9 +241,10 @@ impl Rounds<'_> {
             failed,
             ..Manifest::begin(life.manifest_name(), vm, life.id(), kind, life.time())
         };
-        // Another machine may have removed them, where locks are not seen by all.
+        // Another machine may have removed them, where locks are not seen by all, and the SDK's example leaves
+        // its files to the page cache.
         let (place, named) = (dir.clone(), manifest.clone());
-        if let Some(why) = rights::with(move || named.lacks(&place)) {
+        if let Some(why) = rights::with(move || named.sync_adopted(&place).or_else(|| named.lacks(&place))) {
             let text = format!(
                 "the manifest is not written, as a file is not there as it was made: {why}; back the VM \
                  up again"

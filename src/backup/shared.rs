@@ -1,6 +1,7 @@
 //! The disks of a backup share these while they are copied, and each leaves its outcome here.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -34,6 +35,8 @@ pub(super) struct Shared<'a> {
     book: &'a Book,
     vm: String,
     open: Mutex<Vec<Weak<OpenDisk>>>,
+    /// A file of an earlier backup does not lead to what its disk holds.
+    differs: AtomicBool,
 }
 
 /// A disk that was copied, or not.
@@ -67,6 +70,7 @@ impl<'a> Shared<'a> {
             vm: life.vm().name.clone(),
             life: Mutex::new(life),
             open: Mutex::default(),
+            differs: AtomicBool::new(false),
         }
     }
 
@@ -91,6 +95,15 @@ impl<'a> Shared<'a> {
             backup: self.backup.clone(),
         };
         self.settings.disk.of_disk(member, wanted, n, count)
+    }
+
+    /// Notes that a disk over an earlier file is not what it should be: the file may have changed.
+    pub(super) fn set_differs(&self) {
+        self.differs.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn differs(&self) -> bool {
+        self.differs.load(Ordering::Relaxed)
     }
 
     /// Has the figures of `disk` told.

@@ -62,20 +62,20 @@ pub(super) fn catch_up(engine: &Engine, settings: &BackupSettings, stop: &Stop, 
     delete(engine, stop, (vm, unneeded), book, &mut there);
 }
 
-/// See the head of this file. `has_made` tells whether this run has written a manifest.
+/// See the head of this file. `may_prune`: this run has written a manifest, and found no fault in a file.
 pub(super) fn tidy(
     engine: &Engine,
     settings: &BackupSettings,
     stop: &Stop,
     plan: &Plan,
     book: &Book,
-    has_made: bool,
+    may_prune: bool,
 ) {
     let Some((all, unreadable)) = manifests(&settings.dir) else {
         return;
     };
     let there = forget_checkpoints(engine, stop, plan, book, (&all, unreadable.is_empty()));
-    let Some(keep) = settings.keep.filter(|_| has_made) else {
+    let Some(keep) = settings.keep.filter(|_| may_prune) else {
         return;
     };
     if let Some((path, why)) = unreadable.first() {
@@ -218,6 +218,7 @@ mod tests {
             one.time = format!("2020-01-0{n}T00:00:00.000Z");
             one.checkpoint = Some((*id).into());
             one.disks[0].checkpoint = Some((*id).into());
+            one.disks[0].file_size = 5;
             fs::write(dir.join(&file), "bytes").unwrap();
             let json = serde_json::to_vec(&one).unwrap();
             fs::write(dir.join(format!("{n}.manifest.json")), json).unwrap();

@@ -194,7 +194,7 @@ fn an_incremental_backup_asks_the_server_for_what_has_changed_and_nothing_else()
     }
 }
 
-fn root_file(engine: &Engine, disks: &[DiskState]) -> PathBuf {
+pub(crate) fn root_file(engine: &Engine, disks: &[DiskState]) -> PathBuf {
     let name = entry(&manifests(engine)[0], &disks[0].id)["file"]
         .as_str()
         .expect("a name")

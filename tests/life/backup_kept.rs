@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::backup_chains::{BLOCK, mode, now, write};
+use crate::backup_chains::{BLOCK, mode, now, root_file, write};
 use crate::backups::{assert_holds, assert_nothing_left, back_up, dir, entry, manifests, web};
 use crate::support::content::MIB;
 use crate::support::engine::{DiskState, Engine, PASSWORD, USER, write_private};
@@ -65,6 +65,54 @@ fn a_chain_ends_where_it_has_as_many_backups_as_are_kept() {
     let ran = back_up(&engine, &["--full-every", "1", "--dry-run"]).ok();
     assert!(ran.stdout.contains("(root): full"), "{ran}");
     assert!(ran.stderr.contains("no more than 1"), "{ran}");
+}
+
+/// What is older may be all that can be restored.
+#[test]
+fn nothing_goes_in_the_run_that_finds_a_file_changed() {
+    let engine = Engine::start();
+    let disks = disks_of(&engine);
+    back_up(&engine, &[]).ok();
+    let path = root_file(&engine, &disks);
+    let mut bytes = fs::read(&path).expect("the file");
+    let at = bytes.len() - 1_000_000;
+    bytes[at] ^= 1;
+    fs::write(path, bytes).expect("change a byte");
+    let keep = ["--keep", "1", "--full-every", "9"];
+    let ran = back_up(&engine, &keep).ok();
+    assert!(ran.stderr.contains("--keep removes nothing this time"), "{ran}");
+    assert_eq!(modes(&engine, &disks), ["full", "full"], "{ran}");
+    back_up(&engine, &["--full", "--keep", "1"]).ok();
+    assert_eq!(modes(&engine, &disks), ["full"]);
+}
+
+/// The clock was wrong, and is set: the backup that is younger in truth counts as the younger one.
+#[test]
+fn a_backup_after_one_that_is_yet_to_come_is_the_newest() {
+    let engine = Engine::start();
+    disks_of(&engine);
+    back_up(&engine, &["--full"]).ok();
+    let manifest = fs::read_dir(dir(&engine))
+        .expect("the directory")
+        .map(|entry| entry.expect("a file").path());
+    let manifest = manifest
+        .into_iter()
+        .find(|path| path.to_string_lossy().ends_with(".manifest.json"));
+    let path = manifest.expect("a manifest");
+    let mut first: serde_json::Value = serde_json::from_str(&text(&path)).expect("JSON");
+    first["time"] = json!("2099-12-31T23:59:59.999Z");
+    write_private(&path, &first.to_string());
+    let ran = back_up(&engine, &["--full", "--keep", "1"]).ok();
+    assert!(ran.stderr.contains("counts as a second younger"), "{ran}");
+    let times: Vec<String> = manifests(&engine)
+        .iter()
+        .filter_map(|one| one["time"].as_str().map(str::to_owned))
+        .collect();
+    assert_eq!(times.len(), 2, "nothing is removed: {ran}");
+    assert!(
+        times.contains(&"2100-01-01T00:00:00.999Z".to_owned()),
+        "{times:?}"
+    );
 }
 
 #[test]
