@@ -244,6 +244,27 @@ pub(super) mod tests {
         assert_eq!(args.command, ["cat", "-o", "ro", "{}"]);
     }
 
+    /// A script at each boot names nothing.
+    #[test]
+    fn only_what_is_named_is_vouched_for() {
+        for (words, vouches, finalizes) in [
+            ("", false, false),
+            ("--finalize", false, false),
+            ("--cancel", false, false),
+            ("/mnt/web01", false, false),
+            ("--finalize /mnt/web01", true, true),
+            ("--cancel /mnt/web01", true, false),
+        ] {
+            match parse(&format!("rhv-mount recover {words}")) {
+                Ok(Action::Recover(args)) => {
+                    let said = (args.vouches(), args.vouches_for_finalize());
+                    assert_eq!(said, (vouches, finalizes), "{words}");
+                }
+                other => panic!("{words}: {other:?}"),
+            }
+        }
+    }
+
     #[test]
     fn subcommands_are_told_from_mountpoints() {
         let Ok(Action::Status(args)) = parse("rhv-mount status -o json --follow") else {
