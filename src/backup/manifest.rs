@@ -194,11 +194,17 @@ impl Manifest {
             .flatten()
     }
 
-    /// Has the files of another program's that it names written to the storage; tells why that fails.
+    /// Has the files of another program's that it names written to the storage; tells why that fails. One that
+    /// is not there is not its matter, and some file systems sync no file that is open to be read.
     pub(super) fn sync_adopted(&self, dir: &Path) -> Option<String> {
         self.adopted.iter().find_map(|one| {
-            let synced = File::open(dir.join(&one.file)).and_then(|file| file.sync_all());
-            synced.err().map(|e| format!("{}: {e}", one.file))
+            let file = File::open(dir.join(&one.file)).ok()?;
+            let error = file.sync_all().err()?;
+            let cannot = matches!(
+                error.raw_os_error(),
+                Some(libc::EACCES | libc::EBADF | libc::EINVAL)
+            );
+            (!cannot).then(|| format!("{}: {error}", one.file))
         })
     }
 

@@ -178,7 +178,9 @@ fn with_engine(
     };
     let mut made = Made::default();
     let done = rounds.make(&mut made);
-    stop.set_over();
+    if done.is_ok() && made.failures.is_empty() {
+        stop.set_over();
+    }
     sweep(&settings.dir, &book);
     done?;
     if !stop.has_begun() {

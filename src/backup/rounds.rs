@@ -24,6 +24,9 @@ use crate::process::rights;
 use crate::settings::backup::BackupSettings;
 use crate::supervisor::{Stage, Supervisor};
 
+/// Upper bound on the time by which a backup may be ahead of the clock and the next one goes behind it.
+const MOST_AHEAD: Duration = Duration::from_secs(24 * 3600);
+
 /// All that a run has from its beginning.
 pub(super) struct Rounds<'a> {
     pub(super) engine: &'a Engine,
@@ -93,7 +96,8 @@ impl Rounds<'_> {
     }
 
     /// Returns the time of a backup that begins now: never one before that of another backup of the VM, by
-    /// which they are told apart. A clock that was wrong and was set does not make the older one the newest.
+    /// which they are told apart. A clock that was ahead by hours does not make the older one the newest; one
+    /// that was ahead by more is left to the user, as later backups would be of that time, too.
     fn time(&self) -> SystemTime {
         let (now, dir) = (SystemTime::now(), self.settings.dir.clone());
         let all = rights::with(move || Manifest::all(&dir)).map(|(all, _)| all);
@@ -102,12 +106,12 @@ impl Rounds<'_> {
         let Some(newest) = of_vm.iter().filter_map(|manifest| at(&manifest.time)).max() else {
             return now;
         };
-        if newest <= now {
+        if newest <= now || newest > now + MOST_AHEAD {
             return now;
         }
         tell(plain(&format!(
             "{}: the newest backup is of {}, which is yet to come, and this one counts as a second younger: set \
-             the clock, or move the files of that one elsewhere",
+             the clock, if it is wrong",
             self.plan.shown(),
             time(newest)
         )));
@@ -241,10 +245,16 @@ impl Rounds<'_> {
             failed,
             ..Manifest::begin(life.manifest_name(), vm, life.id(), kind, life.time())
         };
-        // Another machine may have removed them, where locks are not seen by all, and the SDK's example leaves
-        // its files to the page cache.
+        // The SDK's example leaves its files to the page cache. Another machine may have removed them, where
+        // locks are not seen by all.
         let (place, named) = (dir.clone(), manifest.clone());
-        if let Some(why) = rights::with(move || named.sync_adopted(&place).or_else(|| named.lacks(&place))) {
+        let (unsynced, lacks) = rights::with(move || (named.sync_adopted(&place), named.lacks(&place)));
+        if let Some(why) = unsynced {
+            let text =
+                format!("the manifest is not written, as a file that it needs may not be on the disk: {why}");
+            return Err(Failure::text(Exit::Other, plain(&text)));
+        }
+        if let Some(why) = lacks {
             let text = format!(
                 "the manifest is not written, as a file is not there as it was made: {why}; back the VM \
                  up again"

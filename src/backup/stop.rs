@@ -14,7 +14,7 @@ pub(crate) struct Stop {
     /// Copying threads look at it.
     pub(super) copying: AtomicBool,
     pub(super) watch: Arc<Watch>,
-    /// Nothing of the backup is left in the engine, or to be.
+    /// No part of the backup is open in the engine, and none will be.
     over: AtomicBool,
 }
 
