@@ -239,7 +239,7 @@ struct Asked {
 /// The request for a checksum.
 struct Ask {
     pool: Arc<Pool>,
-    /// Gone with the one who waits for the answer.
+    /// It is gone once nobody waits for the answer.
     awaited: Weak<()>,
     /// The server allows one connection more than the pool has.
     is_allowed_beside: bool,

@@ -3,6 +3,7 @@
 
 use crate::engine::{Engine, Interrupt, address};
 use crate::failure::{Exit, Failure};
+use crate::output::tell;
 use crate::settings::account::{engine_account, trust, variable};
 use crate::settings::cli::RecoverArgs;
 use crate::settings::config_file::{ConfigError, Section};
@@ -70,21 +71,22 @@ fn login(note: &Note, args: &RecoverArgs, engines: usize) -> Result<Engine, Fail
     // A password is for the engine that it was given with.
     let of_environment = variable("OVIRT_PASSWORD").is_some();
     let of_variable = variable("OVIRT_URL").filter(|_| given.engine_url.is_none());
-    let names_engine = given.engine_url.is_some() || given.config.is_some() || of_variable.is_some();
+    let is_named = given.engine_url.is_some() || of_variable.is_some();
     let other_engine = of_variable.filter(|url| address(url).map_or(true, |url| url != note.engine_url));
-    let fits = names_engine && other_engine.is_none();
-    let says_how = given.password_file.is_some() || of_environment && fits;
     let (section, remembered) = match (&given.config, &note.login.section) {
         (None, Some(origin)) => {
             let file = given.config_file.as_ref().unwrap_or(&origin.file);
             match Section::of_file(file, &origin.section) {
                 Ok(section) => (section, true),
-                Err(_) if says_how || of_environment => (Section::default(), false),
+                Err(_) if given.password_file.is_some() || of_environment => (Section::default(), false),
                 Err(e) => return Err(e.into()),
             }
         }
         _ => (Section::read(&given)?, false),
     };
+    let names_engine = is_named || given.config.is_some() && section.get("engine_url").is_some();
+    let fits = names_engine && other_engine.is_none();
+    let says_how = given.password_file.is_some() || of_environment && fits;
     let known_file = note.login.password_file.clone().filter(|path| path.exists());
     let known_file = known_file.filter(|_| !says_how && section.get("password").is_none());
     let has_own = remembered || known_file.is_some();
@@ -94,6 +96,13 @@ fn login(note: &Note, args: &RecoverArgs, engines: usize) -> Result<Engine, Fail
         && section.get("password").is_none();
     if let Some(url) = other_engine.filter(|_| takes_it_from_there) {
         check_engine(note, &url, Place::EnvironmentWithPassword)?;
+    }
+    if of_environment && !names_engine && known_file.is_some() {
+        tell(format_args!(
+            "OVIRT_PASSWORD names no engine, and the password file that the run had is taken; it counts with \
+             --engine-url {}",
+            note.engine_url
+        ));
     }
     if takes_it_from_there && !names_engine && engines > 1 {
         return Err(Failure::text(

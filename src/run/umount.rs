@@ -89,7 +89,8 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
     match manner {
         Manner::InOrder => {}
         Manner::Lazy => detach(&path)?,
-        Manner::Force => abort(&path),
+        Manner::Force if is_on_top(&path) => abort(&path),
+        Manner::Force => {}
     }
     let error = match control::ask_umount(&place, still) {
         Ok(Some(mut ending)) => {

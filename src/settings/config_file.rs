@@ -2,8 +2,8 @@
 //! then the environment, then a prompt.
 //!
 //! The file (`config_path` says which) is read only when a section is named with `-c`. Its keys are those of
-//! ovirt-img (engine_url, username, password, cafile, secure, log_file, log_level), and the names of our own
-//! options.
+//! ovirt-img (engine_url, username, password, cafile, secure, log_file, log_level), and the names of some of
+//! our own options ([`KEYS`]).
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, Metadata};

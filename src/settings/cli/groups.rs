@@ -183,7 +183,7 @@ pub(crate) struct EngineArgs {
     /// Do not verify certificates [env: OVIRT_INSECURE]
     #[arg(long, help_heading = "Engine")]
     pub(crate) insecure: bool,
-    /// Section of ovirt-img.conf with values for the options that are not given
+    /// Section of ovirt-img.conf: the engine, the login and the disk, where no option gives them
     #[arg(short, long, value_name = "SECTION", help_heading = "Engine")]
     pub(crate) config: Option<String>,
     /// The file with that section [default: ~/.config/ovirt-img.conf, then /etc/ovirt-img.conf]
