@@ -9,15 +9,16 @@ use nix::net::if_::if_nametoindex;
 /// Takes the zone out of the host of a URL, with or without a scheme. Returns the rest, and the zone.
 pub(crate) fn split(url: &str) -> (String, Option<String>) {
     let begin = url.find("://").map_or(0, |at| at + "://".len());
+    // URL parsers take a backslash for a slash.
     let end = url[begin..]
-        .find(['/', '?', '#'])
+        .find(['/', '\\', '?', '#'])
         .map_or(url.len(), |length| begin + length);
+    let begin = url[begin..end].rfind('@').map_or(begin, |at| begin + at + 1);
     let host = &url[begin..end];
-    let zone = host.find('[').and_then(|open| {
-        let percent = open + host[open..].find('%')?;
-        let close = percent + host[percent..].find(']')?;
-        let bracket = open + host[open..].find(']')?;
-        (bracket == close).then_some((begin + percent, begin + close))
+    let zone = host.strip_prefix('[').and_then(|address| {
+        let close = 1 + address.find(']')?;
+        let percent = host[..close].find('%')?;
+        Some((begin + percent, begin + close))
     });
     let Some((percent, close)) = zone else {
         return (url.to_owned(), None);
@@ -83,6 +84,12 @@ mod tests {
             ("https://[::1]:1/a%25b]", "https://[::1]:1/a%25b]", None),
             ("https://host/[a%25b]", "https://host/[a%25b]", None),
             ("https://[::1]%25x]/", "https://[::1]%25x]/", None),
+            // A backslash ends the host, too, and only what begins with a bracket is an address.
+            (r"https:\\h\images\t[%2e]", r"https:\\h\images\t[%2e]", None),
+            (r"https://h\images\[%2e]", r"https://h\images\[%2e]", None),
+            ("https://h[%25x]/", "https://h[%25x]/", None),
+            ("https://[%25x]@h/", "https://[%25x]@h/", None),
+            ("https://u@[fe80::1%25lo]/", "https://u@[fe80::1]/", Some("lo")),
             ("", "", None),
         ] {
             assert_eq!(split(url), (rest.to_owned(), zone.map(str::to_owned)), "{url}");
