@@ -194,8 +194,8 @@ impl Manifest {
             .flatten()
     }
 
-    /// Has the files of another program's that it names written to the storage; tells why that fails. One that
-    /// is not there is not its matter, and some file systems sync no file that is open to be read.
+    /// Has the files of another program's that it names written to the storage; tells why that fails. One
+    /// that is not there is not its matter, and some file systems sync no file that is open to be read.
     pub(super) fn sync_adopted(&self, dir: &Path) -> Option<String> {
         self.adopted.iter().find_map(|one| {
             let file = File::open(dir.join(&one.file)).ok()?;

@@ -130,8 +130,8 @@ const GIVEN_UP: &str = "gave up on a second signal, before the backup had ended 
 const STOPPED_AFTER: &str = "the backup is over; what makes room for the next ones is stopped, and the next \
                              signal does not wait for that";
 
-const GIVEN_UP_AFTER: &str = "gave up on a second signal, after the backup was over: what has failed of it is \
-                              not told, and `rhv-mount backup --check DIR` looks at its files";
+const GIVEN_UP_AFTER: &str = "gave up on a second signal, after the backup was over: what has failed of it \
+                              is not told, and `rhv-mount backup --check DIR` looks at its files";
 
 const PANICKED: &str = "internal error in a backup: end what is left of it with `rhv-mount recover`, and \
                         report it with the log of --log-level debug (--log-file PATH)";

@@ -1,12 +1,12 @@
 //! `--keep N`: removes the backups of a VM that are older than the newest N of each disk, and never what one
 //! of those needs.
 //!
-//! A manifest stays where an entry of it is among the newest N of its disk, and where a file of it lies below
-//! one that stays, or below one that no manifest names. An entry whose files are not all there does not count
-//! towards N, and stays as long as one in its place would. Two manifests of one run are one point in time, and
-//! stay or go together. The others go: the manifest first, so that it never names what is gone, then its
-//! files, which the book has by then: where that is cut short, the next run goes on with it. A disk that the
-//! VM has no more keeps its newest N, too.
+//! A manifest stays where an entry of it is among the newest N of its disk, and where a file of it lies
+//! below one that stays, or below one that no manifest names. An entry whose files are not all there does
+//! not count towards N, and stays as long as one in its place would. Two manifests of one run are one
+//! point in time, and stay or go together. The others go: the manifest first, so that it never names what
+//! is gone, then its files, which the book has by then: where that is cut short, the next run goes on
+//! with it. A disk that the VM has no more keeps its newest N, too.
 //!
 //! Files of the SDK's example below one of ours are part of its chain, and go with it.
 

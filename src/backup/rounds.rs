@@ -62,7 +62,7 @@ impl Rounds<'_> {
         let plan = self.plan;
         let mut base = plan.base.clone();
         loop {
-            let begun = self.time();
+            let begun = self.time_of_begin();
             match self.begin(&plan.disks, base.as_ref(), begun)? {
                 Begun::Life(life) => {
                     self.one(*life, (plan.disks.as_slice(), base.as_ref(), begun), made);
@@ -86,7 +86,7 @@ impl Rounds<'_> {
             return Ok(());
         }
         // The backup decides which parts are dirty, so these disks need another one.
-        let begun = self.time();
+        let begun = self.time_of_begin();
         match self.begin(&again, None, begun) {
             Ok(Begun::Life(life)) => self.one(*life, (again.as_slice(), None, begun), made),
             Ok(Begun::FullNeeded(why)) => made.failures.push(Failure::text(Exit::Transfer, why)),
@@ -98,7 +98,7 @@ impl Rounds<'_> {
     /// Returns the time of a backup that begins now: never one before that of another backup of the VM, by
     /// which they are told apart. A clock that was ahead by hours does not make the older one the newest; one
     /// that was ahead by more is left to the user, as later backups would be of that time, too.
-    fn time(&self) -> SystemTime {
+    fn time_of_begin(&self) -> SystemTime {
         let (now, dir) = (SystemTime::now(), self.settings.dir.clone());
         let all = rights::with(move || Manifest::all(&dir)).map(|(all, _)| all);
         let mut of_vm = all.unwrap_or_default();
@@ -110,8 +110,8 @@ impl Rounds<'_> {
             return now;
         }
         tell(plain(&format!(
-            "{}: the newest backup is of {}, which is yet to come, and this one counts as a second younger: set \
-             the clock, if it is wrong",
+            "{}: the newest backup is of {}, which is yet to come, and this one counts as a second younger: \
+             set the clock, if it is wrong",
             self.plan.shown(),
             time(newest)
         )));

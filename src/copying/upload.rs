@@ -8,8 +8,8 @@
 //!
 //! Holes of the image become zeros, of which the disk sends only those that are not zero already. What lies
 //! behind the image's end is zeroed too, first of all, beside the data: a used disk then reads as `cp` onto
-//! its mount would leave it. An image shorter than the disk's head takes the zeros behind it along, so that the
-//! head changes at once: the old one with some zeros in it may look like another format, and be refused.
+//! its mount would leave it. An image shorter than the disk's head takes the zeros behind it along, so that
+//! the head changes at once: the old one with some zeros in it may look like another format, and be refused.
 
 use std::io;
 use std::ops::Range;

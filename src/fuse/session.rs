@@ -31,7 +31,7 @@ pub(crate) enum MountError {
     /// Somebody has the file open or is in the directory.
     #[error("cannot unmount {path}: it is in use; close what has it open (fuser -vm {path}) and try again")]
     Busy { path: PathBuf },
-    /// What would be unmounted is another file system.
+    /// Another file system is mounted over it, and that one would be unmounted.
     #[error("cannot unmount {path}: another file system is mounted over it; unmount that one first")]
     Covered { path: PathBuf },
     /// The unmount call failed.

@@ -102,8 +102,8 @@ impl Client {
         let what = || format!("PUT of bytes {offset}-{last}");
         self.begin(MAX_MESSAGE_BYTES);
         let work = self.permit.work(len);
-        // Without a word imageio flushes after a PUT, and other servers with its API do not. One that knows no
-        // flush is as old as the word is new.
+        // Without a word imageio flushes after a PUT, and other servers with its API do not. A server that
+        // offers no flush gets none, as ever.
         let address = self.url.address(match (self.capabilities.flush, self.durable) {
             (true, true) => "?flush=y",
             (true, false) => "?flush=n",

@@ -27,13 +27,11 @@ pub(crate) fn is_mounted(path: &Path) -> bool {
 
 /// True when what is seen at exactly this path is an rhv-mount file system: nothing is mounted over it.
 pub(crate) fn is_on_top(path: &Path) -> bool {
-    let table = read_table();
-    let top = lines(&table).rev().find(|line| line.path == path);
-    top.is_some_and(|line| line.is_ours())
+    is_seen_at(path, None) == Some(true)
 }
 
-/// Tells whether the mount with the numbers `held`, or any of ours where they are not known, is at exactly this
-/// path: `Some(true)` where nothing is mounted over it.
+/// Tells whether the mount with the numbers `held`, or any of ours where they are not known, is at exactly
+/// this path: `Some(true)` where nothing is mounted over it.
 pub(super) fn is_seen_at(path: &Path, held: Option<Held>) -> Option<bool> {
     is_seen_in(&read_table(), path, held)
 }

@@ -144,8 +144,8 @@ impl Mountpoint {
 
 impl Mountpoint {
     /// Looks once more, just before the mount: opening the disks has taken its time, and the path may lead
-    /// elsewhere by now, or somebody may have begun to use what it leads to. Returns a descriptor of that, for
-    /// a mount that no link can lead elsewhere any more.
+    /// elsewhere by now, or somebody may have begun to use what it leads to. Returns a descriptor of that,
+    /// for a mount that no link can lead elsewhere any more.
     pub(super) fn look_again(&self) -> Result<File, Failure> {
         let (path, seen, is_made) = (self.path.clone(), self.seen, self.is_made());
         let is_directory = self.is_directory;

@@ -66,8 +66,8 @@ fn words(stop: &Arc<Stop>, keep_on_failure: bool) -> Words {
         thread: "restore",
         stopped: Box::new(move || match (stopped.making(), keep_on_failure) {
             (Some((vm, _)), _) => format!(
-                "VM {vm} is being made, which is waited for; the next signal gives up on that, and the VM may \
-                 lack disks then"
+                "VM {vm} is being made, which is waited for; the next signal gives up on that, and the VM \
+                 may lack disks then"
             ),
             (None, true) => STOPPED_AND_KEPT.to_owned(),
             (None, false) => STOPPED.to_owned(),

@@ -108,8 +108,8 @@ fn login(note: &Note, args: &RecoverArgs, engines: usize) -> Result<Engine, Fail
         return Err(Failure::text(
             Exit::Usage,
             format!(
-                "the transfer of {} is to be ended in {}, and OVIRT_PASSWORD may be the password of another of \
-                 the {engines} engines: name that with OVIRT_URL or --engine-url",
+                "the transfer of {} is to be ended in {}, and OVIRT_PASSWORD may be the password of another \
+                 of the {engines} engines: name that with OVIRT_URL or --engine-url",
                 note.mountpoint.display(),
                 note.engine_url
             ),

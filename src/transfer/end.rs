@@ -117,7 +117,7 @@ impl<'a> Closing<'a> {
     pub(super) fn run(mut self, verdict: Verdict) -> Result<(), Failure> {
         let is_discarded = end_for(self.own.stake, verdict) == End::Discard;
         self.turn.note().amend(|note| {
-            // Where the process is gone before it has ended, nothing else tells that the disk was to go.
+            // Nothing else tells that the disk was to go, if the process is gone before that is done.
             note.cause = match is_discarded {
                 true => Cause::NotRemoved,
                 false => Cause::Ending,

@@ -67,7 +67,7 @@ fn a_chain_ends_where_it_has_as_many_backups_as_are_kept() {
     assert!(ran.stderr.contains("no more than 1"), "{ran}");
 }
 
-/// What is older may be all that can be restored.
+/// The older ones may be all that can be restored.
 #[test]
 fn nothing_goes_in_the_run_that_finds_a_file_changed() {
     let engine = Engine::start();
