@@ -2,16 +2,16 @@
 //! asked: the guest's bytes of each file are hashed, through the chain of files below it, and each
 //! configuration is read as a restore reads it.
 
-use std::fs;
 use std::path::Path;
 
+use super::chains::looks_as_it_was;
 use super::kept::configuration;
 use super::manifest::{Entry, Manifest};
 use super::orphans::{named, unnamed};
 use super::readers::Reader;
 use crate::block_hash::{Algorithm, Bytes, Method, Watch, hash};
 use crate::failure::{Exit, Failure};
-use crate::images::{Backing, Format, Source, head};
+use crate::images::{Backing, Format, Source};
 use crate::logging::plain;
 use crate::output::{report, tell};
 
@@ -101,31 +101,10 @@ pub(super) fn verify(dir: &Path, entry: &Entry) -> Result<(), String> {
     }
 }
 
-/// Says why a file is not as it was, by its length, and by the file below it that its header names: the bytes
-/// may be the same over another one, until that changes or goes.
-pub(crate) fn looks_as_it_was(dir: &Path, file: &str, had: u64, backing: Option<&str>) -> Result<(), String> {
-    let path = dir.join(file);
-    let length = fs::metadata(&path).map_err(|e| e.to_string())?.len();
-    if length != had {
-        return Err(format!("it has {length} bytes, and had {had}"));
-    }
-    let there = head(&path).map_err(|e| e.to_string())?.backing;
-    if there.as_deref() == backing.map(str::as_bytes) {
-        return Ok(());
-    }
-    let shown = |name: Option<&[u8]>| match name {
-        Some(name) => String::from_utf8_lossy(name).into_owned(),
-        None => "no file".to_owned(),
-    };
-    Err(format!(
-        "{file} goes over {}, and went over {}: the file below it was exchanged",
-        shown(there.as_deref()),
-        shown(backing.map(str::as_bytes))
-    ))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::manifest::tests::manifest;
     use super::*;
     use crate::images::Output;

@@ -42,6 +42,7 @@ mod adopt;
 mod base;
 mod book;
 mod candidates;
+mod chains;
 mod check;
 mod disks;
 mod file;
@@ -71,7 +72,8 @@ use std::sync::Arc;
 
 use self::book::Book;
 pub(crate) use self::book::book_of;
-pub(crate) use self::check::{check, looks_as_it_was};
+pub(crate) use self::chains::check as check_chain;
+pub(crate) use self::check::check;
 #[cfg(test)]
 pub(crate) use self::kept::tests::two as two_points;
 pub(crate) use self::kept::{Absent, KeptDisk, Point, configuration, now, points};

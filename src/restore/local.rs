@@ -1,7 +1,6 @@
 //! The part of a restore that needs no engine: the point, its disks, their files, and the configuration of
 //! the VM. All that can be refused for them is refused before a login.
 
-use super::chains;
 use super::point::choose;
 use crate::backup::{self, Absent, KeptDisk, Point, points};
 use crate::failure::{Exit, Failure};
@@ -56,7 +55,7 @@ impl Local {
         tell_absent(&point, settings)?;
         for disk in &disks {
             let (dir, checked) = (settings.dir.clone(), disk.clone());
-            rights::with(move || chains::check(&dir, &checked)).map_err(|why| {
+            rights::with(move || backup::check_chain(&dir, &checked)).map_err(|why| {
                 let text = format!(
                     "disk {} ({}) can't be restored as it was at {}: {why}; take another --point, or leave \
                      the disk out with --exclude",

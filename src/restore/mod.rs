@@ -22,7 +22,6 @@
 //! The main thread waits for signals, and for the thread "restore", which does all of it with others that it
 //! starts. None of these threads has capabilities: files are opened by the one that has them.
 
-mod chains;
 mod disks;
 mod local;
 mod plan;

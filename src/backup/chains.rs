@@ -1,12 +1,14 @@
 //! The files of a disk, before anything is made: each is there, with the length that its manifest tells, and
 //! names the file below it as its manifest does. Their bytes are proven later, by the disk that they make.
 
+use std::fs;
 use std::path::Path;
 
-use crate::backup::{KeptDisk, looks_as_it_was};
+use super::kept::KeptDisk;
+use crate::images::head;
 
 /// Says what is wrong with the files of a disk, if anything is.
-pub(super) fn check(dir: &Path, disk: &KeptDisk) -> Result<(), String> {
+pub(crate) fn check(dir: &Path, disk: &KeptDisk) -> Result<(), String> {
     for file in &disk.files {
         let Some(length) = file.length else {
             return Err(format!(
@@ -23,12 +25,33 @@ pub(super) fn check(dir: &Path, disk: &KeptDisk) -> Result<(), String> {
     }
 }
 
+/// Says why a file is not as it was, by its length, and by the file below it that its header names: the bytes
+/// may be the same over another one, until that changes or goes.
+pub(super) fn looks_as_it_was(dir: &Path, file: &str, had: u64, backing: Option<&str>) -> Result<(), String> {
+    let path = dir.join(file);
+    let length = fs::metadata(&path).map_err(|e| e.to_string())?.len();
+    if length != had {
+        return Err(format!("it has {length} bytes, and had {had}"));
+    }
+    let there = head(&path).map_err(|e| e.to_string())?.backing;
+    if there.as_deref() == backing.map(str::as_bytes) {
+        return Ok(());
+    }
+    let shown = |name: Option<&[u8]>| match name {
+        Some(name) => String::from_utf8_lossy(name).into_owned(),
+        None => "no file".to_owned(),
+    };
+    Err(format!(
+        "{file} goes over {}, and went over {}: the file below it was exchanged",
+        shown(there.as_deref()),
+        shown(backing.map(str::as_bytes))
+    ))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
+    use super::super::kept::tests::two as two_points;
     use super::*;
-    use crate::backup::two_points;
     use crate::images::{Format, Output};
 
     /// A directory with a full file `a`, and `b` over it; and a disk that needs both.
