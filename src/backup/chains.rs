@@ -1,5 +1,6 @@
-//! The files of a disk, before anything is made: each is there, with the length that its manifest tells, and
-//! names the file below it as its manifest does. Their bytes are proven later, by the disk that they make.
+//! The files of a disk, as a look at them shows: each is there, with the length that its manifest tells, and
+//! names the file below it as its manifest does. A restore asks this before anything is made, and a check
+//! before it reads their bytes.
 
 use std::fs;
 use std::path::Path;

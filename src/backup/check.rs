@@ -1,11 +1,12 @@
 //! `backup --check DIR`: whether the files of a directory still hold what their manifests say. No engine is
 //! asked: the guest's bytes of each file are hashed, through the chain of files below it, and each
-//! configuration is read as a restore reads it.
+//! configuration is read as a restore reads it. What a restore refuses is no whole backup: so each file of a
+//! chain has to be one that a manifest names, and each disk of a configuration one of which a manifest tells.
 
 use std::path::Path;
 
-use super::chains::looks_as_it_was;
-use super::kept::configuration;
+use super::chains::{self, looks_as_it_was};
+use super::kept::{KeptDisk, Point, configuration, joined, kept};
 use super::manifest::{Entry, Manifest};
 use super::orphans::{named, unnamed};
 use super::readers::Reader;
@@ -42,7 +43,7 @@ pub(crate) fn check(dir: &Path) -> Result<u8, Failure> {
             )));
         }
         for entry in &manifest.disks {
-            match verify(dir, entry) {
+            match verify(dir, entry, &kept(entry, manifest, &manifests)) {
                 Ok(()) => {
                     good += 1;
                     report(plain(&format!("{}: whole", entry.file)));
@@ -54,6 +55,10 @@ pub(crate) fn check(dir: &Path) -> Result<u8, Failure> {
             }
         }
     }
+    bad += joined(&manifests)
+        .iter()
+        .map(|point| lacks(dir, point))
+        .sum::<usize>();
     let adopted = manifests.iter().flat_map(|manifest| &manifest.adopted);
     for one in adopted {
         // Its bytes are proven by the file that goes over it.
@@ -72,10 +77,34 @@ pub(crate) fn check(dir: &Path) -> Result<u8, Failure> {
     Ok(if bad == 0 { Exit::Done } else { Exit::DataLoss } as u8)
 }
 
-/// Says why a file does not hold what it should.
-pub(super) fn verify(dir: &Path, entry: &Entry) -> Result<(), String> {
+/// Tells the disks that a point lacks; returns how many are missing without a word of a manifest. A backup
+/// that says by itself that it has no file of a disk is as it was made.
+fn lacks(dir: &Path, point: &Point) -> usize {
+    for one in &point.failed {
+        report(plain(&format!(
+            "the backup of {} has no file of disk {} ({}): {}",
+            point.time, one.id, one.name, one.why
+        )));
+    }
+    // One that can't be read is told by its name.
+    let read = point.configuration.as_ref().map(|name| configuration(dir, name));
+    let Some(Ok(configuration)) = read else { return 0 };
+    let untold = point.untold(&configuration);
+    for one in &untold {
+        tell(plain(&format!(
+            "the backup of {} is not whole: disk {} ({}): {}",
+            point.time, one.id, one.name, one.why
+        )));
+    }
+    untold.len()
+}
+
+/// Says why a file does not hold what it should. `disk` is the one that `entry` tells of, with the files that
+/// it needs.
+fn verify(dir: &Path, entry: &Entry, disk: &KeptDisk) -> Result<(), String> {
     let path = dir.join(&entry.file);
     looks_as_it_was(dir, &entry.file, entry.file_size, entry.backing.as_deref())?;
+    chains::check(dir, disk)?;
     let algorithm: Algorithm = entry.checksum.algorithm.parse()?;
     let block_size = Method::check_block_size(entry.checksum.block_size)?;
     let method = Method {
@@ -105,10 +134,11 @@ pub(super) fn verify(dir: &Path, entry: &Entry) -> Result<(), String> {
 mod tests {
     use std::fs;
 
+    use super::super::manifest::Named;
     use super::super::manifest::tests::manifest;
     use super::*;
     use crate::images::Output;
-    use crate::ovf::tests::ovf;
+    use crate::ovf::tests::{DATA, ROOT, ovf};
 
     /// The guest reads the same through it, while it is there.
     #[test]
@@ -124,17 +154,65 @@ mod tests {
             .and_then(Output::publish)
             .unwrap();
         let checked = |name: &str, backing: Option<&str>| {
-            let mut entry = manifest(name, backing).disks.remove(0);
-            entry.file_size = fs::metadata(dir.join(name)).unwrap().len();
+            let mut all = ["a", "copy"].map(|name| manifest(name, None)).to_vec();
+            all.retain(|one| one.disks[0].file != name);
+            all.push(manifest(name, backing));
+            for entry in all.iter_mut().flat_map(|one| &mut one.disks) {
+                entry.file_size = fs::metadata(dir.join(&entry.file)).unwrap().len();
+            }
+            let mut entry = all[all.len() - 1].disks[0].clone();
             let source = Source::open(&dir.join(name), None).unwrap();
             entry.checksum = hash(&source, Method::default(), &Watch::default()).unwrap().0;
-            verify(dir, &entry)
+            verify(dir, &entry, &kept(&entry, &all[all.len() - 1], &all))
         };
         checked("a", None).unwrap();
         checked("b", Some("a")).unwrap();
         for (backing, shown) in [(Some("copy"), "went over copy"), (None, "went over no file")] {
             let why = checked("b", backing).unwrap_err();
             assert!(why.contains("b goes over a") && why.contains(shown), "{why}");
+        }
+    }
+
+    fn write(dir: &Path, name: &str, one: &Manifest) {
+        fs::write(dir.join(name), serde_json::to_vec(one).unwrap()).unwrap();
+    }
+
+    /// Makes the file of the disk of `one`, over the file that it names.
+    fn make(dir: &Path, one: &mut Manifest) {
+        let entry = &mut one.disks[0];
+        let path = dir.join(&entry.file);
+        match &entry.backing {
+            None => Output::create_private(&path, entry.size),
+            Some(backing) => Output::create_over(&path, entry.size, backing),
+        }
+        .and_then(Output::publish)
+        .unwrap();
+        entry.file_size = fs::metadata(&path).unwrap().len();
+        let source = Source::open(&path, None).unwrap();
+        entry.checksum = hash(&source, Method::default(), &Watch::default()).unwrap().0;
+    }
+
+    /// A restore refuses it: nothing tells what the file below it was.
+    #[test]
+    fn a_file_over_one_that_no_manifest_names_is_not_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let (mut full, mut over) = (manifest("a.qcow2", None), manifest("b.qcow2", Some("a.qcow2")));
+        make(dir, &mut full);
+        make(dir, &mut over);
+        write(dir, "1.manifest.json", &full);
+        write(dir, "2.manifest.json", &over);
+        let code = || check(dir).unwrap();
+        assert_eq!(code(), Exit::Done as u8);
+        fs::remove_file(dir.join("1.manifest.json")).unwrap();
+        assert_eq!(code(), Exit::DataLoss as u8);
+    }
+
+    fn named(id: &str) -> Named {
+        Named {
+            id: id.into(),
+            name: "disk".into(),
+            why: "why".into(),
         }
     }
 
@@ -145,14 +223,33 @@ mod tests {
         let dir = folder.path();
         let mut one = manifest("a.qcow2", None);
         one.disks.clear();
+        one.left_out = vec![named(ROOT), named(DATA)];
         one.configuration = Some("web.ovf".into());
-        fs::write(dir.join("1.manifest.json"), serde_json::to_vec(&one).unwrap()).unwrap();
+        write(dir, "1.manifest.json", &one);
         let code = || check(dir).unwrap();
         assert_eq!(code(), Exit::DataLoss as u8);
         fs::write(dir.join("web.ovf"), ovf()).unwrap();
         assert_eq!(code(), Exit::Done as u8);
         fs::write(dir.join("web.ovf"), &ovf()[..ovf().len() / 2]).unwrap();
         assert_eq!(code(), Exit::DataLoss as u8);
+    }
+
+    /// The manifest that tells of it is gone. One that failed in its backup was told then.
+    #[test]
+    fn a_disk_of_the_vm_of_which_no_manifest_tells_is_not_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let mut one = manifest("a.qcow2", None);
+        one.disks.clear();
+        one.left_out = vec![named(ROOT)];
+        one.configuration = Some("web.ovf".into());
+        fs::write(dir.join("web.ovf"), ovf()).unwrap();
+        write(dir, "1.manifest.json", &one);
+        let code = || check(dir).unwrap();
+        assert_eq!(code(), Exit::DataLoss as u8);
+        one.failed = vec![named(DATA)];
+        write(dir, "1.manifest.json", &one);
+        assert_eq!(code(), Exit::Done as u8);
     }
 
     #[test]

@@ -38,6 +38,25 @@ pub(crate) struct Point {
     pub(crate) failed: Vec<Absent>,
 }
 
+impl Point {
+    /// Returns the disks of the configuration of which the manifests of the point say nothing. A backup tells
+    /// of every disk of the VM, so another manifest of the same run is gone.
+    pub(crate) fn untold(&self, configuration: &Configuration) -> Vec<Absent> {
+        let absent = self.left_out.iter().chain(&self.failed).map(|one| &one.id);
+        let told: Vec<&String> = absent.chain(self.disks.iter().map(|disk| &disk.id)).collect();
+        let is_untold = |id: &String| !told.iter().any(|one| one.eq_ignore_ascii_case(id));
+        let untold = configuration.disks.iter().filter(|disk| is_untold(&disk.id));
+        untold
+            .map(|disk| Absent {
+                id: disk.id.clone(),
+                name: disk.name.clone(),
+                why: "the VM had it, and no manifest tells of it; another one of the same run may be gone"
+                    .into(),
+            })
+            .collect()
+    }
+}
+
 /// A disk at a point in time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KeptDisk {
@@ -90,7 +109,8 @@ pub(crate) fn configuration(dir: &Path, name: &str) -> Result<Configuration, Str
     Configuration::read(text).map_err(|e| e.to_string())
 }
 
-fn joined(manifests: &[Manifest]) -> Vec<Point> {
+/// Puts the manifests together to points, the oldest first.
+pub(super) fn joined(manifests: &[Manifest]) -> Vec<Point> {
     let mut points: Vec<Point> = Vec::new();
     for manifest in manifests {
         let mut point = point(manifest, manifests);
@@ -129,7 +149,7 @@ fn point(of: &Manifest, manifests: &[Manifest]) -> Point {
         vm_id: of.vm.id.clone(),
         vm_name: of.vm.name.clone(),
         configuration: of.configuration.clone(),
-        disks: of.disks.iter().map(|entry| disk(entry, of, manifests)).collect(),
+        disks: of.disks.iter().map(|entry| kept(entry, of, manifests)).collect(),
         left_out: of.left_out.iter().map(absent).collect(),
         failed: of.failed.iter().map(absent).collect(),
     }
@@ -143,7 +163,8 @@ fn absent(of: &Named) -> Absent {
     }
 }
 
-fn disk(entry: &Entry, of: &Manifest, manifests: &[Manifest]) -> KeptDisk {
+/// Returns the disk of which the entry of a manifest tells, with the files that it needs.
+pub(super) fn kept(entry: &Entry, of: &Manifest, manifests: &[Manifest]) -> KeptDisk {
     let file = |name: &str| {
         let known = known(name, manifests);
         KeptFile {
@@ -166,6 +187,7 @@ fn disk(entry: &Entry, of: &Manifest, manifests: &[Manifest]) -> KeptDisk {
 pub(crate) mod tests {
     use super::super::manifest::tests::manifest;
     use super::*;
+    use crate::ovf::tests::{DATA, ROOT, ovf};
 
     /// The points of a full backup and of an incremental one over it.
     pub(crate) fn two() -> Vec<Point> {
@@ -230,5 +252,28 @@ pub(crate) mod tests {
         // So is one whose first manifest is gone.
         second.second_of = Some("gone.manifest.json".to_owned());
         assert_eq!(joined(&[first, second]).len(), 2);
+    }
+    /// The manifest of the other disk is gone, and the VM would be made without that.
+    #[test]
+    fn a_disk_of_which_no_manifest_tells_is_one_that_lacks() {
+        let configuration = Configuration::read(ovf()).unwrap();
+        let mut point = two().remove(0);
+        let ids = |point: &Point| -> Vec<String> {
+            let untold = point.untold(&configuration);
+            untold.into_iter().map(|one| one.id).collect()
+        };
+        assert_eq!(ids(&point), [ROOT, DATA]);
+        point.disks[0].id = ROOT.to_uppercase();
+        assert_eq!(ids(&point), [DATA]);
+        let data = Absent {
+            id: DATA.into(),
+            name: "data".into(),
+            why: "it is shareable".into(),
+        };
+        let mut failed = point.clone();
+        failed.failed.push(data.clone());
+        assert!(ids(&failed).is_empty());
+        point.left_out.push(data);
+        assert!(ids(&point).is_empty());
     }
 }

@@ -49,7 +49,8 @@ impl Local {
         let mut point = point.map_err(|why| usage(format!("{shown}: {why}")))?.clone();
         let configuration = configuration(&point, settings)?;
         if let Some(configuration) = &configuration {
-            point.failed.extend(untold(&point, configuration));
+            let untold = point.untold(configuration);
+            point.failed.extend(untold);
         }
         let disks = wanted(&point, settings)?;
         tell_absent(&point, settings)?;
@@ -75,22 +76,6 @@ impl Local {
     pub(super) fn vm_shown(&self) -> String {
         plain(&format!("VM {} ({})", self.point.vm_name, self.point.vm_id))
     }
-}
-
-/// Returns the disks of the configuration of which the manifests of the point say nothing. A backup tells of
-/// every disk of the VM, so another manifest of the same run is gone.
-fn untold(point: &Point, configuration: &Configuration) -> Vec<Absent> {
-    let absent = point.left_out.iter().chain(&point.failed).map(|one| &one.id);
-    let told: Vec<&String> = absent.chain(point.disks.iter().map(|disk| &disk.id)).collect();
-    let is_untold = |id: &String| !told.iter().any(|one| one.eq_ignore_ascii_case(id));
-    let untold = configuration.disks.iter().filter(|disk| is_untold(&disk.id));
-    untold
-        .map(|disk| Absent {
-            id: disk.id.clone(),
-            name: disk.name.clone(),
-            why: "the VM had it, and no manifest tells of it; another one of the same run may be gone".into(),
-        })
-        .collect()
 }
 
 /// Returns the disks that the options want. A name that no disk has is refused.
@@ -178,36 +163,5 @@ fn without(settings: &RestoreSettings, why: String) -> Result<Option<Configurati
         false => Err(usage(format!(
             "{why}; take another --point, or restore the disks alone with --disks-only"
         ))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backup::two_points;
-    use crate::ovf::tests::{DATA, ROOT, ovf};
-
-    /// The manifest of the other disk is gone, and the VM would be made without that.
-    #[test]
-    fn a_disk_of_which_no_manifest_tells_is_one_that_lacks() {
-        let configuration = Configuration::read(ovf()).unwrap();
-        let mut point = two_points().remove(0);
-        let ids = |point: &Point| -> Vec<String> {
-            let untold = untold(point, &configuration);
-            untold.into_iter().map(|one| one.id).collect()
-        };
-        assert_eq!(ids(&point), [ROOT, DATA]);
-        point.disks[0].id = ROOT.to_uppercase();
-        assert_eq!(ids(&point), [DATA]);
-        let data = Absent {
-            id: DATA.into(),
-            name: "data".into(),
-            why: "it is shareable".into(),
-        };
-        let mut failed = point.clone();
-        failed.failed.push(data.clone());
-        assert!(ids(&failed).is_empty());
-        point.left_out.push(data);
-        assert!(ids(&point).is_empty());
     }
 }
