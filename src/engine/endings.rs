@@ -22,11 +22,17 @@ const MAX_REMOVAL_WAIT: Duration = Duration::from_secs(30);
 /// disk.
 const MAX_CANCEL_WAIT: Duration = Duration::from_secs(120);
 
+/// Upper bound on the wait for the unlocking of a disk whose transfer is over: whoever waits for it may have
+/// it in the same moment. The engine unlocks it before it says that the transfer is over.
+const MAX_UNLOCK_WAIT: Duration = MAX_EFFECT_DELAY;
+
 /// How far a finalize has got.
 #[derive(Debug, PartialEq, Eq)]
 enum Step<'a> {
-    /// The transfer has ended well, or the engine has forgotten it: its disk tells.
+    /// The transfer has ended well.
     Ended,
+    /// The engine has forgotten it: its disk tells.
+    Forgotten,
     /// The engine is at work on it.
     Works,
     /// No effect is to be seen yet.
@@ -47,7 +53,7 @@ fn step(seen: Option<&Phase>, gone: bool, finalizing: bool, illegal: impl FnOnce
         Some(Phase::Finalizing | Phase::Failing(_)) => Step::Works,
         Some(Phase::Failed) => Step::Failed,
         Some(paused @ Phase::Paused(_)) if finalizing || illegal() => Step::Stuck(paused),
-        None if gone => Step::Ended,
+        None if gone => Step::Forgotten,
         Some(_) | None => Step::Waits,
     }
 }
@@ -62,7 +68,11 @@ impl Engine {
         loop {
             let seen = self.ask_and_look(id, "finalize", &mut asked, &patience)?;
             match step(seen.as_ref(), asked.gone, finalizing, || self.is_illegal(disk)) {
-                Step::Ended => return self.check_disk(id, disk, &mut patience),
+                Step::Ended => {
+                    let mut patience = Patience::new(MAX_UNLOCK_WAIT, interrupt);
+                    return self.check_disk(id, disk, &mut patience, true);
+                }
+                Step::Forgotten => return self.check_disk(id, disk, &mut patience, false),
                 Step::Works => {
                     finalizing |= seen == Some(Phase::Finalizing);
                     asked.show_effect(&patience);
@@ -157,8 +167,15 @@ impl Engine {
         found.is_some_and(|disk| disk.status == "illegal")
     }
 
-    /// Decides the outcome of an ended transfer from the status of its disk, once the disk is unlocked.
-    fn check_disk(&self, id: &str, disk: Option<&str>, patience: &mut Patience<'_>) -> Result<(), Error> {
+    /// Decides the outcome of an ended transfer from the status of its disk, once the disk is unlocked. Where
+    /// it has `succeeded`, a lock that stays is somebody else's.
+    fn check_disk(
+        &self,
+        id: &str,
+        disk: Option<&str>,
+        patience: &mut Patience<'_>,
+        succeeded: bool,
+    ) -> Result<(), Error> {
         let Some(disk_id) = disk else { return Ok(()) };
         loop {
             match self.disk(disk_id) {
@@ -176,7 +193,12 @@ impl Engine {
                 Err(e) if !e.is_passing() => return Err(e),
                 Ok(Some(_)) | Err(_) => {}
             }
-            if !patience.pause()? {
+            let goes_on = patience.pause();
+            if succeeded && !matches!(goes_on, Ok(true)) {
+                info!("disk {disk_id} is not free, and transfer {id} has ended well");
+                return Ok(());
+            }
+            if !goes_on? {
                 return Err(self.too_long(
                     &format!("unlocking of disk {disk_id}"),
                     MAX_FINALIZE_WAIT,
@@ -258,7 +280,7 @@ mod tests {
     #[test]
     fn a_finalize_has_ended_where_the_engine_says_so_or_has_forgotten_it() {
         assert_eq!(step(Some(&Phase::Finished), false, true, || false), Step::Ended);
-        assert_eq!(step(None, true, true, || false), Step::Ended);
+        assert_eq!(step(None, true, true, || false), Step::Forgotten);
         assert_eq!(step(None, false, true, || false), Step::Waits);
         assert_eq!(step(Some(&Phase::Failed), false, true, || false), Step::Failed);
         for phase in ["finalizing_success", "finalizing_failure", "cancelled_system"] {

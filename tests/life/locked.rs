@@ -126,6 +126,32 @@ fn a_disk_whose_mount_is_about_to_end_is_waited_for() {
     assert_free(&engine, &disk.id, &content);
 }
 
+/// Somebody has waited for it: a backup, a snapshot, another transfer. What was written is safe, and is told so.
+#[test]
+fn a_disk_that_another_takes_right_after_the_end_is_no_failed_end() {
+    let engine = Engine::start();
+    let (disk, _) = used_disk(&engine, "web01", "raw");
+    engine.switch(&json!({"switch": "finalize_slow", "value": 6, "times": 1}));
+    let point = point(&engine, "mnt");
+    let mut mount = Foreground::spawn(&mut command(&engine, &existing("web01"), &point, "true"));
+    wait_until("it asks to finalize", 60, || {
+        !engine.requests("POST", "/finalize").is_empty()
+    });
+    // It looks at the disk when the other one has it.
+    let looks = format!("GET .*/disks/{}$", disk.id);
+    engine.switch(&json!({"switch": "slow", "value": 5, "match": looks}));
+    let transfer = engine.transfer().id;
+    wait_until("its transfer is over", 60, || {
+        engine
+            .phases(&transfer)
+            .iter()
+            .any(|phase| phase == "finished_success")
+    });
+    engine.change_disk(&disk.id, &json!({"status": "locked"}));
+    engine.clear_switches();
+    assert_eq!(mount.wait(120).code(), Some(0), "{}", mount.stderr());
+}
+
 /// The engine permits it, and a script that runs twice may not want it.
 #[test]
 fn a_new_disk_with_the_name_of_another_is_made_with_a_warning() {
