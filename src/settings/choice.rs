@@ -233,6 +233,16 @@ fn new_disk(choice: Choice, args: &DiskArgs, section: &Section) -> Result<NewDis
     })
 }
 
+/// Tells whether the section, or else the environment, says yes.
+pub(super) fn flag_elsewhere(key: &str, section: &Section) -> Result<bool, Failure> {
+    if let Some(said) = section.flag(key)? {
+        return Ok(said);
+    }
+    let name = format!("RHV_MOUNT_{}", key.to_uppercase());
+    let said = variable(&name).map(|text| yes_or_no(&name, &text)).transpose()?;
+    Ok(said.unwrap_or(false))
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;

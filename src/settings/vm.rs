@@ -6,10 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::account::{LoginPlaces, variable};
-use super::choice::{Choice, elsewhere};
+use super::account::LoginPlaces;
+use super::backup::way;
+use super::choice::{Choice, elsewhere, flag_elsewhere};
 use super::cli::MountArgs;
-use super::config_file::{Section, yes_or_no};
+use super::config_file::Section;
 use super::{DiskSettings, EngineSource, Source, Wanted, usage};
 use crate::engine::Account;
 use crate::failure::Failure;
@@ -198,27 +199,15 @@ fn frozen(args: &MountArgs, section: &Section) -> Result<Frozen, Failure> {
             }),
         };
     }
-    let require_consistency = args.require_consistency || flag_elsewhere("require_consistency", section)?;
-    let live = args.live || flag_elsewhere("live", section)?;
+    let (live, require_consistency) = way(args.live, args.require_consistency, section)?;
     Ok(Frozen {
         snapshot: None,
         backup: Some(InBackup {
             since: args.since.clone().or_else(|| elsewhere("since", section)),
-            // The engine's other way does not tell whether the file systems were frozen.
-            live: live || require_consistency,
+            live,
             require_consistency,
         }),
     })
-}
-
-/// Tells whether the section, or else the environment, says yes.
-fn flag_elsewhere(key: &str, section: &Section) -> Result<bool, Failure> {
-    if let Some(said) = section.flag(key)? {
-        return Ok(said);
-    }
-    let name = format!("RHV_MOUNT_{}", key.to_uppercase());
-    let said = variable(&name).map(|text| yes_or_no(&name, &text)).transpose()?;
-    Ok(said.unwrap_or(false))
 }
 
 #[cfg(test)]
