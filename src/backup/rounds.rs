@@ -62,6 +62,10 @@ impl Rounds<'_> {
         let plan = self.plan;
         let mut base = plan.base.clone();
         loop {
+            if self.stop.has_begun() {
+                let why = "stopped by a signal before a backup was begun";
+                return Err(Failure::text(Exit::Other, why));
+            }
             let begun = self.time_of_begin();
             match self.begin(&plan.disks, base.as_ref(), begun)? {
                 Begun::Life(life) => {

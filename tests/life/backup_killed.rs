@@ -136,6 +136,27 @@ fn a_signal_ends_the_backup_in_the_engine() {
     assert_nothing_left(&engine, &ran);
 }
 
+/// No snapshot is made of a VM for a backup that nobody wants any more.
+#[test]
+fn a_signal_before_a_backup_is_begun_begins_none() {
+    let engine = Engine::start();
+    web(&engine, "up", "4.7");
+    back_up(&engine, &[]).ok();
+    let looks = || engine.requests("GET", "/checkpoints").len();
+    let before = looks();
+    engine.switch(
+        &json!({"switch": "answer_slow", "value": 10.0, "match": "^GET .*/checkpoints$", "times": 1}),
+    );
+    let mut running = Foreground::spawn(&mut command(&engine, &[]));
+    wait_until("it looks for a base", 60, || looks() > before);
+    running.signal(Signal::SIGTERM);
+    let status = running.wait(LIMIT);
+    let said = running.stderr();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("before a backup was begun"), "{said}");
+    assert_eq!(engine.requests("POST", "/backups").len(), 1, "{said}");
+}
+
 /// A disk that waits for a second backup has none, and the exit status says so.
 #[test]
 fn a_signal_before_a_second_backup_fails_the_disks_that_wait_for_it() {
