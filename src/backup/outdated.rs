@@ -24,7 +24,10 @@ pub(super) fn outdated(all: &[Manifest], vm: &str, there: &[Checkpoint]) -> Vec<
             needed.insert(checkpoint);
         }
     }
-    if needed.is_empty() {
+    // Without a usable one nothing tells which of them the next backup may want. Disks with raw volumes want
+    // none.
+    let mut entries = ours.iter().flat_map(|manifest| &manifest.disks);
+    if needed.is_empty() && entries.any(|entry| entry.checkpoint.is_some()) {
         return Vec::new();
     }
     let named = ours.iter().filter_map(|manifest| manifest.checkpoint.as_ref());
@@ -94,6 +97,19 @@ mod tests {
         all[2].disks[0].id = "other".into();
         assert_eq!(of(&all, &["c1", "c2", "c3"]), ["c1"]);
         assert!(outdated(&all, "another", &there(&["c1"])).is_empty());
+    }
+
+    /// The engine makes one for each backup of them all the same.
+    #[test]
+    fn disks_with_raw_volumes_need_no_checkpoint() {
+        let mut all = three();
+        for one in &mut all {
+            one.disks[0].checkpoint = None;
+        }
+        let of = |all: &[Manifest]| outdated(all, "v", &there(&["x", "c1", "c2", "c3"]));
+        assert_eq!(of(&all), ["c1", "c2", "c3"]);
+        all[0].disks[0].checkpoint = Some("gone".into());
+        assert!(of(&all).is_empty());
     }
 
     /// A deletion while the VM is down leaves it so, where a bitmap can't be removed.
