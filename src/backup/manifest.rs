@@ -295,18 +295,29 @@ impl Manifest {
 
     /// Reads those of a directory, the oldest first; and those that can't be read, with the reason.
     pub(super) fn all(dir: &Path) -> io::Result<(Vec<Manifest>, Unreadable)> {
-        let (mut read, mut unreadable) = (Vec::new(), Vec::new());
+        let mut paths = Vec::new();
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
             let is_one = path
                 .file_name()
                 .and_then(|name| name.to_str())
                 .is_some_and(|name| name.ends_with(MANIFEST) && !name.starts_with('.'));
-            if !is_one {
-                continue;
-            }
+            paths.extend(is_one.then_some(path));
+        }
+        Manifest::all_of(paths)
+    }
+
+    /// The same of these paths. The run of another VM may remove some of them in the meantime.
+    fn all_of(paths: Vec<PathBuf>) -> io::Result<(Vec<Manifest>, Unreadable)> {
+        let (mut read, mut unreadable) = (Vec::new(), Vec::new());
+        for path in paths {
+            let is_gone = |path: &Path| {
+                let looked = fs::symlink_metadata(path);
+                looked.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+            };
             match Manifest::read(&path)? {
                 Ok(manifest) => read.push(manifest),
+                Err(_) if is_gone(&path) => {}
                 Err(why) => unreadable.push((path, why)),
             }
         }
@@ -385,6 +396,22 @@ pub(super) mod tests {
             failed: vec![],
             name: PathBuf::new(),
         }
+    }
+
+    /// Else it would be in the way of a backup that has nothing to do with it.
+    #[test]
+    fn a_manifest_that_goes_while_others_are_read_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["1", "2", "3"].map(|name| folder.path().join(name));
+        fs::write(&paths[0], serde_json::to_vec(&manifest("a", None)).unwrap()).unwrap();
+        std::os::unix::fs::symlink("nowhere", &paths[2]).unwrap();
+        let (read, unreadable) = Manifest::all_of(paths.to_vec()).unwrap();
+        assert_eq!(read.len(), 1);
+        assert_eq!(
+            unreadable.len(),
+            1,
+            "a link that leads nowhere stays: {unreadable:?}"
+        );
     }
 
     #[test]
