@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::disk::ImageFormat;
 use crate::logging::plain;
 
 #[derive(Debug, Error)]
@@ -29,7 +30,7 @@ pub(crate) enum ImageError {
          qemu-img convert -O qcow2 {path} NEW.qcow2",
         path = path.display()
     )]
-    Unreadable { path: PathBuf, format: &'static str },
+    Unreadable { path: PathBuf, format: ImageFormat },
     #[error(
         "{path} {what}, which can't be read; convert it: qemu-img convert -O qcow2 {path} NEW.qcow2",
         path = path.display(),

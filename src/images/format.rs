@@ -6,6 +6,8 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::disk::{HEAD_BYTES, ImageFormat, detect};
+
 /// A format that is read; all but [`Format::Vmdk`] are written too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -14,15 +16,15 @@ pub(crate) enum Format {
     Vmdk,
 }
 
-/// As many bytes of an image are looked at; qemu-img looks at the same number.
+/// As many bytes of an image are looked at: more than QEMU does, for the text of a VMDK with long comments.
 pub(super) const PROBED: usize = 2048;
 
 /// The format that the first bytes of a file look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probed {
     Known(Format),
-    /// A format, by its name, that qemu-img reads and this program does not.
-    Foreign(&'static str),
+    /// A format that qemu-img reads and this program does not.
+    Foreign(ImageFormat),
 }
 
 impl Format {
@@ -57,24 +59,20 @@ impl fmt::Display for Format {
     }
 }
 
-/// Tells the format from the first bytes of a file, at most [`PROBED`]. The marks are those of QEMU's block
-/// drivers (`bdrv_probe` in block/*.c); what has none of them is raw.
+/// Tells the format from the first bytes of a file, at most [`PROBED`]. What is not read here is what QEMU
+/// detects, so that a raw image is never taken for anything else; what has no mark is raw.
 pub(super) fn probe(head: &[u8]) -> Probed {
     let has = |at: usize, mark: &[u8]| head.get(at..).is_some_and(|rest| rest.starts_with(mark));
-    let version = head.get(4..8).map(|bytes| bytes == [0, 0, 0, 1]);
-    match () {
-        () if has(0, b"QFI\xfb") && version == Some(true) => Probed::Foreign("qcow"),
-        () if has(0, b"QFI\xfb") => Probed::Known(Format::Qcow2),
-        () if has(0, b"KDMV") || has(0, b"COWD") || is_descriptor(head) => Probed::Known(Format::Vmdk),
-        () if has(0, b"conectix") => Probed::Foreign("vpc"),
-        () if has(0, b"vhdxfile") => Probed::Foreign("vhdx"),
-        () if has(0x40, &[0x7f, 0x10, 0xda, 0xbe]) => Probed::Foreign("vdi"),
-        () if has(0, b"QED\0") => Probed::Foreign("qed"),
-        () if has(0, b"LUKS\xba\xbe") => Probed::Foreign("luks"),
-        () if has(0, b"WithoutFreeSpace") || has(0, b"WithouFreSpacExt") => Probed::Foreign("parallels"),
-        () if has(0, b"Bochs Virtual HD Image\0") => Probed::Foreign("bochs"),
-        () if has(0, b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop") => Probed::Foreign("cloop"),
-        () => Probed::Known(Format::Raw),
+    let mut first = [0; HEAD_BYTES];
+    let count = head.len().min(HEAD_BYTES);
+    first[..count].copy_from_slice(&head[..count]);
+    match detect(&first) {
+        Some(ImageFormat::Qcow2) => Probed::Known(Format::Qcow2),
+        Some(ImageFormat::Vmdk) => Probed::Known(Format::Vmdk),
+        Some(foreign) => Probed::Foreign(foreign),
+        None if has(0, b"QFI\xfb") => Probed::Known(Format::Qcow2),
+        None if is_descriptor(head) => Probed::Known(Format::Vmdk),
+        None => Probed::Known(Format::Raw),
     }
 }
 
@@ -102,7 +100,7 @@ mod tests {
         for (head, probed) in [
             (b"".as_slice(), Probed::Known(Format::Raw)),
             (b"QFI\xfb\0\0\0\x03", Probed::Known(Format::Qcow2)),
-            (b"QFI\xfb\0\0\0\x01", Probed::Foreign("qcow")),
+            (b"QFI\xfb\0\0\0\x01", Probed::Foreign(ImageFormat::Qcow)),
             (b"QFI\xfb", Probed::Known(Format::Qcow2)),
             (b"KDMV\x01\0\0\0", Probed::Known(Format::Vmdk)),
             (
@@ -111,9 +109,14 @@ mod tests {
             ),
             (b"# Disk DescriptorFile\nversion=9\n", Probed::Known(Format::Raw)),
             (b"# a comment\nexit 0\n", Probed::Known(Format::Raw)),
-            (b"vhdxfile", Probed::Foreign("vhdx")),
-            (b"LUKS\xba\xbe\0\x01", Probed::Foreign("luks")),
-            (&vdi, Probed::Foreign("vdi")),
+            (b"vhdxfile", Probed::Foreign(ImageFormat::Vhdx)),
+            (b"LUKS\xba\xbe\0\x01", Probed::Foreign(ImageFormat::Luks)),
+            // A guest's disk is raw, and its LUKS is the guest's.
+            (b"LUKS\xba\xbe\0\x02", Probed::Known(Format::Raw)),
+            (b"WithoutFreeSpace\x02", Probed::Foreign(ImageFormat::Parallels)),
+            (b"WithoutFreeSpace\x03", Probed::Known(Format::Raw)),
+            (b"Bochs Virtual HD Image\0", Probed::Known(Format::Raw)),
+            (&vdi, Probed::Foreign(ImageFormat::Vdi)),
             (&vdi[1..], Probed::Known(Format::Raw)),
         ] {
             assert_eq!(probe(head), probed, "{head:?}");
