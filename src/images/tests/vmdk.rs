@@ -118,6 +118,7 @@ fn a_sparse_file_may_not_claim_what_can_not_be_and_a_cut_one_is_damaged() {
     let path = folder.path("broken.vmdk");
     for (at, change, reason) in [
         (4, &[9, 0, 0, 0][..], "version 9"),
+        (12, &[0; 8], "has no sectors"),
         (12, &[0xff; 8], "claims a disk of"),
         (12, &[0, 0, 0, 0, 0, 0, 0x3f, 0], "directory is behind its end"),
         (20, &[0; 8], "impossible size"),

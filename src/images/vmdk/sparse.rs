@@ -71,6 +71,10 @@ impl Sparse {
         let flags = word(&header, 8);
         let compressed = flags & COMPRESSED != 0;
         let (capacity, grain) = (long(&header, 12), long(&header, 20));
+        if capacity == 0 {
+            // QEMU takes the text in the file for the disk then.
+            return Err(refused(path, "is a VMDK whose header has no sectors"));
+        }
         let size = capacity
             .checked_mul(SECTOR)
             .filter(|size| i64::try_from(*size).is_ok());
