@@ -165,7 +165,12 @@ fn parse(bytes: &[u8], length: u64) -> Result<Header, Fault> {
     if refcount_table > MAX_REFCOUNT_TABLE_BYTES {
         return damaged(format!("it claims a refcount table of {refcount_table} bytes"));
     }
-    let (extensions, backing) = (extensions(bytes, header_length)?, backing(bytes)?);
+    // The name of the backing file ends them: QEMU up to 1.0 writes it where a last one may be missing.
+    let end = match usize::try_from(long(bytes, 8)) {
+        Ok(name @ 1..) => name.min(bytes.len()),
+        _ => bytes.len(),
+    };
+    let (extensions, backing) = (extensions(&bytes[..end], header_length)?, backing(bytes)?);
     let mut header = Header {
         version,
         cluster_bits,
@@ -180,7 +185,10 @@ fn parse(bytes: &[u8], length: u64) -> Result<Header, Fault> {
     for (kind, value) in extensions {
         match kind {
             EXTENSION_BACKING_FORMAT => {
-                header.backing_format = Some(String::from_utf8_lossy(value).into_owned());
+                // QEMU up to 0.12 pads it with zeros, and counts them.
+                let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
+                let name = (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned());
+                header.backing_format = name;
             }
             EXTENSION_DATA_FILE if header.data_file.is_some() => {
                 header.data_file = Some(Some(value.to_vec()))
@@ -229,18 +237,18 @@ fn backing(bytes: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
     }
 }
 
-/// Returns the header extensions, each as its type and its value.
+/// Returns the header extensions in `bytes`, each as its type and its value.
 fn extensions(bytes: &[u8], header_length: usize) -> Result<Vec<(u32, &[u8])>, Fault> {
     let mut found = Vec::new();
     let mut at = header_length;
-    // There is no room for another one behind the first cluster; a file that ends there has none either.
+    // There is no room for another one behind what ends them; a file that ends there has none either.
     while at + 8 <= bytes.len() {
         let (kind, length) = (word(bytes, at), word(bytes, at + 4) as usize);
         if kind == EXTENSION_END {
             break;
         }
         let Some(value) = bytes.get(at + 8..).and_then(|rest| rest.get(..length)) else {
-            return damaged("a header extension is longer than the first cluster");
+            return damaged("a header extension is longer than the room for it");
         };
         found.push((kind, value));
         at += 8 + length.next_multiple_of(8);

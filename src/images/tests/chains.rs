@@ -48,6 +48,28 @@ fn chains_of_three_are_read_as_qemu_reads_them() {
     }
 }
 
+/// They have no mark for the end of the extensions, and the oldest ones pad the name of the format.
+#[test]
+fn overlays_of_old_versions_of_qemu_are_read_as_qemu_reads_them() {
+    const NAME: &[u8] = b"base.raw";
+    let folder = Folder::new();
+    folder.raw("base.raw", 1 << 20);
+    folder.run("qemu-img create -q -f qcow2 -o compat=0.10 -F raw -b base.raw new.qcow2");
+    folder.qemu_io("qcow2", "new.qcow2", "write -P 8 350k 3k");
+    let new = fs::read(folder.path("new.qcow2")).unwrap();
+    let padded = b"\xe2\x79\x2a\xca\0\0\0\x08raw\0\0\0\0\0";
+    for extension in [&b""[..], padded] {
+        let mut old = new.clone();
+        let name = 72 + extension.len();
+        old[72..4096].fill(0);
+        old[72..name].copy_from_slice(extension);
+        old[name..name + NAME.len()].copy_from_slice(NAME);
+        old[8..16].copy_from_slice(&(name as u64).to_be_bytes());
+        fs::write(folder.path("old.qcow2"), old).unwrap();
+        assert_as_qemu_sees(&folder, "old.qcow2", Format::Qcow2);
+    }
+}
+
 #[test]
 fn layers_that_alternate_do_not_multiply_the_work() {
     const LAYERS: usize = 5;
