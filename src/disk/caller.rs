@@ -1,8 +1,8 @@
 //! Says whether somebody still waits for a change that a thread is to make.
 //!
 //! A change is made by the thread that a program waits for. Its edge ([`flag`]) may learn meanwhile that the
-//! program was killed: a change that has no room yet is then refused, because accepted later it could follow
-//! a newer one of the same bytes. The flag belongs to the thread, and whoever hands it a request clears it
+//! program was killed: a change that has no room yet, or waits for the extents, is then refused, because
+//! accepted later it could follow a newer one of the same bytes. The flag belongs to the thread, and whoever hands it a request clears it
 //! first.
 
 use std::sync::Arc;

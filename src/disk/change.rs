@@ -83,7 +83,7 @@ impl Disk {
         let admitted = self.admit(offset..end, None)?;
         match len.min(self.size.saturating_sub(offset)) < MIN_LONG_ZEROS_BYTES {
             true => self.extents.known_soon(),
-            false => self.extents.known_in_time(),
+            false => self.extents.known_in_time()?,
         }
         let mut inner = self.writable()?;
         let end = self.within(end);
@@ -121,7 +121,7 @@ impl Disk {
         let admitted = self.admit(len..self.size, None)?;
         if len < self.len() {
             // Without the extents, bytes that are zero already would be zeroed.
-            self.extents.known_in_time();
+            self.extents.known_in_time()?;
         }
         let mut inner = self.writable()?;
         let cut = len..inner.len;

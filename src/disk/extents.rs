@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::DiskOptions;
 use super::write::WriteBehind;
 use super::zeros::map::ZeroMap;
+use super::{DiskError, DiskOptions, caller};
 use crate::pool::Pool;
 use crate::sync::Instant;
 use crate::sync::thread::{self, JoinHandle};
@@ -73,9 +73,14 @@ impl Extents {
         self.writes.await_zeros(None);
     }
 
-    /// Waits until the map is known, until [`MAX_MAP_WAIT_TO_ZERO`] after opening.
-    pub(super) fn known_in_time(&self) {
+    /// Waits until the map is known, until [`MAX_MAP_WAIT_TO_ZERO`] after opening. Fails where the caller has
+    /// gone meanwhile: without the map all would be zeroed, and for nobody.
+    pub(super) fn known_in_time(&self) -> Result<(), DiskError> {
         self.writes.await_zeros(Some(self.asked + MAX_MAP_WAIT_TO_ZERO));
+        match caller::is_gone() {
+            true => Err(DiskError::Abandoned),
+            false => Ok(()),
+        }
     }
 
     /// Waits until the map is known, until [`MAX_MAP_WAIT`] after opening.

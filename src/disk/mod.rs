@@ -184,7 +184,7 @@ impl Disk {
         self.options.read_only
     }
 
-    /// Has the changes that wait for room look whether somebody waits for them.
+    /// Has the requests that wait for room, or for the extents, look whether somebody waits for them.
     pub(crate) fn look_at_callers(&self) {
         self.writes.look_at_callers();
     }

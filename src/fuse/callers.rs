@@ -5,11 +5,13 @@
 //! thread of its own looks whether the callers of requests that take long are dying, and answers for them
 //! with EINTR: a read, a seek, an fsync and a close at once, while the session thread still waits for the
 //! server and then finds its answer gone. A change is not answered before it is known what becomes of it,
-//! since it could follow a later one of the same bytes; but while it waits for room it is refused
-//! ([`caller`]).
+//! since it could follow a later one of the same bytes; but while it waits for room, or for the extents, it
+//! is refused ([`caller`]). Once it is accepted, whoever waits for it to be durable is let go, too
+//! ([`Entry::is_accepted`]).
 //!
 //! Session threads come and go through [`Callers::attend`], with one lock for a moment.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -85,9 +87,12 @@ struct Waiting {
     /// It was dying at the last look.
     seen: bool,
     gone: Arc<AtomicBool>,
-    /// Answers with EINTR, for a reply that may be given early.
-    refuse: Option<Box<dyn FnOnce() + Send>>,
+    /// Where the reply may be given early.
+    refuse: Option<Refuse>,
 }
+
+/// Answers with EINTR.
+type Refuse = Box<dyn FnOnce() + Send>;
 
 /// The callers of a mount's requests.
 pub(super) struct Callers {
@@ -124,7 +129,7 @@ impl Callers {
         &self,
         caller: u32,
         reply: R,
-        op: impl FnOnce() -> T,
+        op: impl FnOnce(&Entry<'_>) -> T,
         answer: impl FnOnce(R, T),
     ) {
         let owed = Arc::new(Mutex::new(Some(reply)));
@@ -135,8 +140,11 @@ impl Callers {
                 reply.refuse(Errno::EINTR);
             }
         };
-        let entry = self.enter(caller, R::EARLY.then(|| Box::new(refuse) as _));
-        let done = op();
+        let entry = self.enter(caller, Box::new(refuse));
+        if R::EARLY {
+            entry.may_be_refused();
+        }
+        let done = op(&entry);
         drop(entry);
         let reply = owed.lock().take();
         if let Some(reply) = reply {
@@ -144,7 +152,7 @@ impl Callers {
         }
     }
 
-    fn enter(&self, thread: u32, refuse: Option<Box<dyn FnOnce() + Send>>) -> Entry<'_> {
+    fn enter(&self, thread: u32, refuse: Refuse) -> Entry<'_> {
         let gone = caller::flag();
         gone.store(false, Ordering::Relaxed);
         let waiting = Waiting {
@@ -152,13 +160,17 @@ impl Callers {
             since: Instant::now(),
             seen: false,
             gone,
-            refuse,
+            refuse: None,
         };
         let mut all = self.waiting.lock();
         all.0 += 1;
         let id = all.0;
         all.1.insert(id, waiting);
-        Entry { callers: self, id }
+        Entry {
+            callers: self,
+            id,
+            refuse: Cell::new(Some(refuse)),
+        }
     }
 
     /// Lets go of the callers that are dying. One look can meet a thread on the way out of a process that
@@ -200,14 +212,32 @@ impl Callers {
 }
 
 /// A request in the list, until it is dropped.
-struct Entry<'a> {
+pub(super) struct Entry<'a> {
     callers: &'a Callers,
     id: u64,
+    /// Until the reply may be given early.
+    refuse: Cell<Option<Refuse>>,
+}
+
+impl Entry<'_> {
+    /// Notes that the change is accepted: no later one can come before it, so its caller may be let go.
+    pub(super) fn is_accepted(&self) {
+        self.may_be_refused();
+    }
+
+    fn may_be_refused(&self) {
+        let mut all = self.callers.waiting.lock();
+        if let (Some(waiting), Some(refuse)) = (all.1.get_mut(&self.id), self.refuse.take()) {
+            waiting.refuse = Some(refuse);
+        }
+    }
 }
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
         self.callers.waiting.lock().1.remove(&self.id);
+        // Nothing else that this thread does is for that caller.
+        caller::flag().store(false, Ordering::Relaxed);
     }
 }
 

@@ -8,7 +8,7 @@ use fuser::{Errno, INodeNo, ReplyAttr, ReplyData, ReplyEmpty, ReplyLseek, ReplyW
 
 use super::Files;
 use super::attr::{Change, File, Node};
-use super::callers::ReplyFlushed;
+use super::callers::{Entry, ReplyFlushed};
 use crate::disk::{Disk, DiskError};
 
 /// How long the kernel may keep an answer about names and attributes. Nothing changes behind its back.
@@ -36,16 +36,17 @@ impl Files {
         change: Change,
         reply: ReplyAttr,
     ) {
-        let truncate = |file: &File, disk: &Disk| {
+        let truncate = |entry: &Entry<'_>, file: &File, disk: &Disk| {
             if let Some(size) = size {
                 disk.truncate(size)?;
+                entry.is_accepted();
                 self.settle(disk)?;
                 file.written();
             }
             file.change(change);
             Ok(self.inodes.attr(Node::File(file)))
         };
-        let op = || self.on_file("truncate", ino, truncate);
+        let op = |entry: &Entry<'_>| self.on_file("truncate", ino, |file, disk| truncate(entry, file, disk));
         self.callers
             .attend(caller, reply, op, |reply, result| match result {
                 Ok(attr) => reply.attr(&TTL, &attr),
@@ -58,7 +59,8 @@ impl Files {
     pub(super) fn read(&self, caller: u32, ino: INodeNo, offset: u64, size: u32, reply: ReplyData) {
         BUFFER.with_borrow_mut(|buffer| {
             let size = size as usize;
-            let op = || self.on_file("read", ino, move |_, disk| disk.read(offset, size, buffer));
+            let op =
+                |_: &Entry<'_>| self.on_file("read", ino, move |_, disk| disk.read(offset, size, buffer));
             self.callers
                 .attend(caller, reply, op, |reply, result| match result {
                     Ok(bytes) => reply.data(&bytes),
@@ -77,15 +79,16 @@ impl Files {
         durable: bool,
         reply: ReplyWrite,
     ) {
-        let write = |file: &File, disk: &Disk| {
+        let write = |entry: &Entry<'_>, file: &File, disk: &Disk| {
             let n = disk.write(offset, data)?;
             if durable {
+                entry.is_accepted();
                 disk.flush()?;
             }
             file.written();
             Ok(n)
         };
-        let op = || self.on_file("write", ino, write);
+        let op = |entry: &Entry<'_>| self.on_file("write", ino, |file, disk| write(entry, file, disk));
         self.callers
             .attend(caller, reply, op, |reply, result| match result {
                 Ok(n) => reply.written(n as u32),
@@ -95,7 +98,7 @@ impl Files {
 
     /// Waits until every acknowledged write has been answered, for close(2).
     pub(super) fn close(&self, caller: u32, ino: INodeNo, reply: ReplyEmpty) {
-        let op = || self.on_file("close", ino, |_, disk| disk.drain());
+        let op = |_: &Entry<'_>| self.on_file("close", ino, |_, disk| disk.drain());
         self.callers
             .attend(caller, ReplyFlushed(reply), op, |reply, result| {
                 empty(reply.0, result)
@@ -103,7 +106,7 @@ impl Files {
     }
 
     pub(super) fn fsync(&self, caller: u32, ino: INodeNo, reply: ReplyEmpty) {
-        let op = || self.on_file("fsync", ino, |_, disk| disk.flush());
+        let op = |_: &Entry<'_>| self.on_file("fsync", ino, |_, disk| disk.flush());
         self.callers
             .attend(caller, ReplyFlushed(reply), op, |reply, result| {
                 empty(reply.0, result)
@@ -121,7 +124,7 @@ impl Files {
         const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
         let end = offset.saturating_add(length);
-        let allocate = |file: &File, disk: &Disk| {
+        let allocate = |entry: &Entry<'_>, file: &File, disk: &Disk| {
             match mode {
                 0 => disk.allocate(end)?,
                 // The bytes within the disk have their place there.
@@ -135,11 +138,12 @@ impl Files {
                 libc::FALLOC_FL_ZERO_RANGE => disk.zero(offset, length, true)?,
                 _ => return Ok(false),
             }
+            entry.is_accepted();
             self.settle(disk)?;
             file.written();
             Ok(true)
         };
-        let op = || self.on_file("fallocate", ino, allocate);
+        let op = |entry: &Entry<'_>| self.on_file("fallocate", ino, |file, disk| allocate(entry, file, disk));
         self.callers
             .attend(caller, reply, op, |reply, result| match result {
                 Ok(true) => reply.ok(),
@@ -149,7 +153,7 @@ impl Files {
     }
 
     pub(super) fn seek(&self, caller: u32, ino: INodeNo, from: u64, whence: i32, reply: ReplyLseek) {
-        let op = || match whence {
+        let op = |_: &Entry<'_>| match whence {
             libc::SEEK_DATA => self.on_file("lseek", ino, |_, disk| disk.next_data(from)),
             libc::SEEK_HOLE => self.on_file("lseek", ino, |_, disk| disk.next_hole(from)),
             _ => Err(Errno::EINVAL),

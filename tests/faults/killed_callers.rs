@@ -31,6 +31,14 @@ impl Program {
         written.unwrap().parse().unwrap()
     }
 
+    /// Tells whether it has this name now, and waits for something.
+    fn waits_as(&self, name: &str) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
+        [" S ", " D "]
+            .iter()
+            .any(|state| stat.contains(&format!("({name}){state}")))
+    }
+
     /// Sends SIGKILL, and waits until the program has ended.
     fn kill(mut self) {
         self.0.kill().unwrap();
@@ -85,6 +93,42 @@ fn a_program_that_is_killed_in_an_fsync_is_gone_and_its_bytes_arrive() {
         "dd if=/dev/zero of=\"$1\" bs=1M count=8 conv=fsync,notrunc",
     );
     model.zero(0..8 * MIB);
+    rig.umount_expecting(&model);
+}
+
+/// The write is accepted, and waits for its flush only.
+#[test]
+fn a_program_that_is_killed_in_a_synchronous_write_is_gone_and_its_bytes_arrive() {
+    let rig = rig();
+    let mut model = rig.server.visible();
+    kill_while_it_waits(
+        &rig,
+        Verb::Flush,
+        "dd if=/dev/zero of=\"$1\" bs=1M count=1 oflag=sync conv=notrunc",
+    );
+    model.zero(0..MIB);
+    rig.umount_expecting(&model);
+}
+
+/// Without the extents all of the disk would be zeroed.
+#[test]
+fn a_program_that_is_killed_while_its_truncate_waits_for_the_extents_is_gone_and_changes_nothing() {
+    let server = used_server(settings(SIZE));
+    server.arm(Fault::always(Verb::Extents, Action::Hold));
+    let rig = Rig::over(server, &["--timeout=600"]);
+    let model = rig.server.visible();
+    let program = Program::start(&rig, "truncate -s 4096 \"$1\"");
+    let mut waits = 0;
+    wait_until("it waits in its truncate", 30, || {
+        waits = if program.waits_as("truncate") {
+            waits + 1
+        } else {
+            0
+        };
+        waits > 20
+    });
+    program.kill();
+    rig.server.disarm();
     rig.umount_expecting(&model);
 }
 

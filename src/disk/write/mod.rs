@@ -172,10 +172,11 @@ impl WriteBehind {
         self.moved.notify_all();
     }
 
-    /// Waits until the extents are known, or until `deadline`, or until the disk closes.
+    /// Waits until the extents are known, or until `deadline`, or until the disk closes, or the caller has
+    /// [gone](caller).
     pub(crate) fn await_zeros(&self, deadline: Option<Instant>) {
         let mut inner = self.lock();
-        while inner.zeros.is_none() && !inner.closing {
+        while inner.zeros.is_none() && !inner.closing && !caller::is_gone() {
             let now = Instant::now();
             match deadline {
                 None => self.moved.wait(&mut inner),
@@ -229,7 +230,7 @@ impl WriteBehind {
         }
     }
 
-    /// Has those that wait for room look whether somebody waits for them.
+    /// Has those that wait for room, or for the extents, look whether somebody waits for them.
     pub(crate) fn look_at_callers(&self) {
         // One that is about to wait has the lock, and would miss it.
         let _lock = self.lock();
