@@ -16,6 +16,7 @@ use super::record::Place;
 use crate::failure::{Exit, Failure};
 use crate::fuse::{Beside, Content, Tree, unmount};
 use crate::output::tell;
+use crate::process::identity::start_of;
 use crate::process::rights;
 use crate::process::runtime_directory::{self, key_of};
 use crate::settings::{Settings, Shown};
@@ -55,7 +56,7 @@ impl Mountpoint {
             )
         };
         // A look at a mount whose process is stuck would be stuck too.
-        if is_mounted(&path) && !is_dead(&path) {
+        if is_mounted(&path) && !is_dead(&path) && !dies(&path) {
             return Err(in_use());
         }
         let mut meta = fs::metadata(&path);
@@ -223,6 +224,16 @@ impl Drop for Mountpoint {
     fn drop(&mut self) {
         self.remove_made();
     }
+}
+
+/// True when the process behind the mount on `path` was just killed: it is waited for, as it lets go of its
+/// files one after the other.
+fn dies(path: &Path) -> bool {
+    let directory =
+        mounted_by(path).and_then(|owner| runtime_directory::directory_of(Uid::from_raw(owner)).ok());
+    let record = directory.and_then(|directory| Place::of(&directory, path).record());
+    let pid = record.and_then(|record| record.pid_here());
+    pid.is_some_and(|pid| start_of(pid).is_none()) && is_dead(path)
 }
 
 /// Takes a mount whose process is gone out of the way, where `wanted`, with what it has left beside the tree.
