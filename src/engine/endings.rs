@@ -22,8 +22,8 @@ const MAX_REMOVAL_WAIT: Duration = Duration::from_secs(30);
 /// disk.
 const MAX_CANCEL_WAIT: Duration = Duration::from_secs(120);
 
-/// Upper bound on the wait for the unlocking of a disk whose transfer is over: whoever waits for it may have
-/// it in the same moment. The engine unlocks it before it says that the transfer is over.
+/// Upper bound on the wait for a disk whose transfer has ended well. The engine unlocks a disk before it says
+/// so; a lock that is seen then is, as a rule, of somebody who has waited for the disk.
 const MAX_UNLOCK_WAIT: Duration = MAX_EFFECT_DELAY;
 
 /// How far a finalize has got.
@@ -59,9 +59,14 @@ fn step(seen: Option<&Phase>, gone: bool, finalizing: bool, illegal: impl FnOnce
 }
 
 impl Engine {
-    /// Finalizes a transfer. `Ok` means that the engine has verified the image, unlocked the disk and
-    /// reported success. Passing errors of the engine are waited out.
-    pub(crate) fn finalize(&self, id: &str, disk: Option<&str>, interrupt: &Interrupt) -> Result<(), Error> {
+    /// Finalizes a transfer. `Ok` means that the engine has verified the image and reported success; it is
+    /// true where the disk was seen free after that. Passing errors of the engine are waited out.
+    pub(crate) fn finalize(
+        &self,
+        id: &str,
+        disk: Option<&str>,
+        interrupt: &Interrupt,
+    ) -> Result<bool, Error> {
         let mut patience = Patience::new(MAX_FINALIZE_WAIT, interrupt);
         let mut asked = Asked::default();
         let mut finalizing = false;
@@ -167,19 +172,19 @@ impl Engine {
         found.is_some_and(|disk| disk.status == "illegal")
     }
 
-    /// Decides the outcome of an ended transfer from the status of its disk, once the disk is unlocked. Where
-    /// it has `succeeded`, a lock that stays is somebody else's.
+    /// Decides the outcome of an ended transfer from the status of its disk, once the disk is unlocked; the
+    /// result tells whether it is. Where the transfer has `succeeded`, the disk need not be.
     fn check_disk(
         &self,
         id: &str,
         disk: Option<&str>,
         patience: &mut Patience<'_>,
         succeeded: bool,
-    ) -> Result<(), Error> {
-        let Some(disk_id) = disk else { return Ok(()) };
+    ) -> Result<bool, Error> {
+        let Some(disk_id) = disk else { return Ok(true) };
         loop {
             match self.disk(disk_id) {
-                Ok(Some(disk)) if disk.status == "ok" => return Ok(()),
+                Ok(Some(disk)) if disk.status == "ok" => return Ok(true),
                 Ok(Some(disk)) if disk.status == "illegal" => {
                     return Err(Error::Failed(format!(
                         "transfer {id} has ended, and disk {disk_id} is illegal"
@@ -195,8 +200,8 @@ impl Engine {
             }
             let goes_on = patience.pause();
             if succeeded && !matches!(goes_on, Ok(true)) {
-                info!("disk {disk_id} is not free, and transfer {id} has ended well");
-                return Ok(());
+                info!("transfer {id} has ended well, and disk {disk_id} was not seen free");
+                return Ok(false);
             }
             if !goes_on? {
                 return Err(self.too_long(

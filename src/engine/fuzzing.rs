@@ -134,7 +134,7 @@ pub fn engine_answers(data: &[u8]) {
                     .map(|t| assert_eq!(t.phase, Phase::Transferring)),
                 Err(e) => Err(e),
             },
-            b'f' => engine.finalize(DISK, Some(DISK), &engine.interrupt),
+            b'f' => engine.finalize(DISK, Some(DISK), &engine.interrupt).map(drop),
             b'i' => engine.list_disks(None).map(drop),
             b'm' => engine.list_domains(Some("data")).map(drop),
             b'p' => engine.list_snapshots(Some("web*")).map(drop),

@@ -144,8 +144,14 @@ fn end_transfer(
             ),
         ));
     }
-    engine.finalize(&transfer.id, note.disk_to_check(), &Interrupt::default())?;
-    report(format_args!("{shown}: finalized; {disk} is free{}", doubt(note)));
+    let is_free = engine.finalize(&transfer.id, note.disk_to_check(), &Interrupt::default())?;
+    let doubt = doubt(note);
+    match is_free {
+        true => report(format_args!("{shown}: finalized; {disk} is free{doubt}")),
+        false => report(format_args!(
+            "{shown}: finalized; {disk} is locked by something else{doubt}"
+        )),
+    }
     Ok(())
 }
 

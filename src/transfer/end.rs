@@ -130,13 +130,13 @@ impl<'a> Closing<'a> {
     }
 
     fn end(&mut self, verdict: Verdict) -> Result<(), Failure> {
-        self.resolve_start()?;
+        let is_certain = self.resolve_start()?;
         let between = matches!(self.turn.stage(), Stage::Between { .. });
         match end_for(self.own.stake, verdict) {
-            End::Finalize if between => self.finalize(),
+            End::Finalize if between => self.finalize(is_certain),
             End::Finalize => match self.head_in_the_way() {
                 Some(danger) => Err(self.left_for_its_head(&danger)),
-                None => self.finalize(),
+                None => self.finalize(true),
             },
             End::Discard => self.discard(between),
             End::LeavePaused if between => Err(self.left_between()),
@@ -144,14 +144,20 @@ impl<'a> Closing<'a> {
         }
     }
 
-    fn finalize(&mut self) -> Result<(), Failure> {
+    /// Finalizes the transfer. Where it is not `certain` that no other one was started, a disk that stays locked
+    /// may be held by that.
+    fn finalize(&mut self, is_certain: bool) -> Result<(), Failure> {
         let id = self.turn.id();
         let error = match self
             .own
             .engine
             .finalize(&id, self.own.disk_to_check(), self.interrupt)
         {
-            Ok(()) => {
+            Ok(false) if !is_certain => {
+                let error = engine::Error::Unclear("the disk is locked".to_owned());
+                return Err(self.start_unclear(&error));
+            }
+            Ok(_) => {
                 info!(transfer = id, "transfer finalized");
                 self.let_go();
                 return Ok(());
@@ -178,13 +184,14 @@ impl<'a> Closing<'a> {
         Err(self.not_finalized(&id, &error, gone))
     }
 
-    /// A renewal that was cut short may have started a transfer that nobody knows of.
-    fn resolve_start(&mut self) -> Result<(), Failure> {
+    /// A renewal that was cut short may have started a transfer that nobody knows of. Returns true where it is
+    /// certain that there is none but the one that is ended.
+    fn resolve_start(&mut self) -> Result<bool, Failure> {
         let mut patience = Patience::steady(UNANSWERED_START_LIMIT, self.interrupt);
         loop {
             let error = match find_unanswered(self.own, &mut self.turn) {
                 Err(error) => error,
-                Ok(_) if !is_unanswered(&self.turn.stage()) => return Ok(()),
+                Ok(_) if !is_unanswered(&self.turn.stage()) => return Ok(true),
                 Ok(_) => match &self.own.order.subject {
                     // A start that can't be found by its disk stays unanswered.
                     Subject::Snapshot(_) => {
@@ -196,24 +203,29 @@ impl<'a> Closing<'a> {
                     },
                     Subject::Disk(_) => {
                         self.turn.step(|stage| stage.asked(Start::NotAsked));
-                        return Ok(());
+                        return Ok(false);
                     }
                 },
             };
             if !(error.is_passing() && patience.pause().unwrap_or(false)) {
-                self.note_cause(Cause::StartUnclear);
-                return Err(Failure::text(
-                    self.exit_of_a_bad_end(),
-                    format!(
-                        "transfer {} of {} lost its ticket and was finalized, and whether another one was \
-                         started is not known: {error}; the disk may be locked, {}",
-                        self.turn.id(),
-                        self.own.shown,
-                        self.turn.note().remedy("looks for it and ends it")
-                    ),
-                ));
+                return Err(self.start_unclear(&error));
             }
         }
+    }
+
+    /// A transfer that may have been started is left to `recover`.
+    fn start_unclear(&mut self, error: &engine::Error) -> Failure {
+        self.note_cause(Cause::StartUnclear);
+        Failure::text(
+            self.exit_of_a_bad_end(),
+            format!(
+                "transfer {} of {} lost its ticket and was finalized, and whether another one was started is \
+                 not known: {error}; the disk may be locked, {}",
+                self.turn.id(),
+                self.own.shown,
+                self.turn.note().remedy("looks for it and ends it")
+            ),
+        )
     }
 
     /// Removes the disk that was made for this run; with `free`, no transfer holds it.

@@ -238,10 +238,10 @@ impl<'a> Renewal<'a> {
         match (phase, self.own.order.direction) {
             (Some(Phase::Finished | Phase::Failed) | None, _) => {}
             (Some(Phase::Failing(_)), Direction::Download) => self.own.engine.cancel(&old)?,
-            _ => self
-                .own
-                .engine
-                .finalize(&old, self.own.disk_to_check(), self.interrupt)?,
+            _ => {
+                let disk = self.own.disk_to_check();
+                self.own.engine.finalize(&old, disk, self.interrupt)?;
+            }
         }
         self.turn.step(Stage::ended);
         Ok(())

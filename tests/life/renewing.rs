@@ -18,7 +18,7 @@ use crate::rig::{
 };
 use crate::support::content::{MIB, Random};
 use crate::support::engine::Engine;
-use crate::support::run::{text, wait_until};
+use crate::support::run::{start, text, wait_until};
 
 /// The request that starts a transfer, for a switch.
 const START: &str = "^POST /ovirt-engine/api/imagetransfers$";
@@ -316,6 +316,35 @@ fn a_start_that_the_engine_is_still_at_is_found_later() {
     engine.switch(&json!({"switch": "transfer_unlisted", "times": 1, "match": "web01"}));
     find_again(&engine);
     assert_eq!(engine.state("switches")["transfer_unlisted"], json!([]));
+}
+
+/// The engine does not list it in the time that a mount has at its end, and the disk is locked: by that
+/// transfer, or by somebody who has taken the disk.
+#[test]
+fn a_start_that_is_not_listed_at_the_end_is_left_to_recover() {
+    let engine = Engine::start();
+    used_disk(&engine, "web01", "raw");
+    let mount = engine.mounting(existing("web01")).arg("--retry-time=20").start();
+    write_and_sync(&mount.file(), 0, MIB, 36);
+    let path = "/ovirt-engine/api/imagetransfers$";
+    engine.switch(&json!({"switch": "cut_after", "times": 1, "match": format!("^POST {path}")}));
+    engine.switch(&json!({"switch": "transfer_unlisted", "match": "web01"}));
+    lose_ticket(&engine);
+    let mut reader = Command::new("dd");
+    reader.arg(format!("if={}", mount.file().display()));
+    let mut reader = start(reader.args(["of=/dev/null", "bs=1M", "skip=2", "count=1", "iflag=direct"]));
+    wait_until("another transfer is started", 120, || {
+        engine.log("transfer_created").len() == 2
+    });
+    reader.kill().expect("kill dd");
+    reader.wait().expect("wait for dd");
+    let ran = mount.umount();
+    assert_told(
+        &ran,
+        &[ENGINE_FAILED, DATA_MAY_BE_LOST],
+        &["whether another one was started", "recover"],
+    );
+    assert!(!engine.state_files().is_empty(), "{ran}");
 }
 
 fn find_again(engine: &Engine) {
