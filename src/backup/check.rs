@@ -1,7 +1,8 @@
 //! `backup --check DIR`: whether the files of a directory still hold what their manifests say. No engine is
 //! asked: the guest's bytes of each file are hashed, through the chain of files below it, and each
-//! configuration is read as a restore reads it. What a restore refuses is no whole backup: so each file of a
-//! chain has to be one that a manifest names, and each disk of a configuration one of which a manifest tells.
+//! configuration is read as a restore reads it. A backup is not whole, either, where a manifest is missing,
+//! as a restore refuses it: each file of a chain has to be named by a manifest, and each disk of a
+//! configuration has to be told of by one.
 
 use std::path::Path;
 
@@ -77,8 +78,8 @@ pub(crate) fn check(dir: &Path) -> Result<u8, Failure> {
     Ok(if bad == 0 { Exit::Done } else { Exit::DataLoss } as u8)
 }
 
-/// Tells the disks that a point lacks; returns how many are missing without a word of a manifest. A backup
-/// that says by itself that it has no file of a disk is as it was made.
+/// Tells the disks that a point lacks; returns how many of them no manifest tells of. One that a manifest
+/// calls failed is no fault of the files.
 fn lacks(dir: &Path, point: &Point) -> usize {
     for one in &point.failed {
         report(plain(&format!(
@@ -86,7 +87,7 @@ fn lacks(dir: &Path, point: &Point) -> usize {
             point.time, one.id, one.name, one.why
         )));
     }
-    // One that can't be read is told by its name.
+    // `check` has told of one that can't be read.
     let read = point.configuration.as_ref().map(|name| configuration(dir, name));
     let Some(Ok(configuration)) = read else { return 0 };
     let untold = point.untold(&configuration);
@@ -134,7 +135,7 @@ fn verify(dir: &Path, entry: &Entry, disk: &KeptDisk) -> Result<(), String> {
 mod tests {
     use std::fs;
 
-    use super::super::manifest::Named;
+    use super::super::kept::tests::named;
     use super::super::manifest::tests::manifest;
     use super::*;
     use crate::images::Output;
@@ -206,14 +207,6 @@ mod tests {
         assert_eq!(code(), Exit::Done as u8);
         fs::remove_file(dir.join("1.manifest.json")).unwrap();
         assert_eq!(code(), Exit::DataLoss as u8);
-    }
-
-    fn named(id: &str) -> Named {
-        Named {
-            id: id.into(),
-            name: "disk".into(),
-            why: "why".into(),
-        }
     }
 
     /// A restore of that point would make no VM.

@@ -18,6 +18,10 @@ use crate::ovf::Configuration;
 /// Upper bound on a configuration, in bytes: that of a VM with some ten thousand disks.
 const MAX_CONFIGURATION_BYTES: u64 = 16 << 20;
 
+/// Why a point lacks a disk of which no manifest tells.
+const UNTOLD: &str = "the VM had it, and no manifest tells of it: one of the same run is gone, or the disk \
+                      was attached in that moment";
+
 /// A point in time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Point {
@@ -50,8 +54,7 @@ impl Point {
             .map(|disk| Absent {
                 id: disk.id.clone(),
                 name: disk.name.clone(),
-                why: "the VM had it, and no manifest tells of it; another one of the same run may be gone"
-                    .into(),
+                why: UNTOLD.into(),
             })
             .collect()
     }
@@ -203,7 +206,7 @@ pub(crate) mod tests {
         joined(&all)
     }
 
-    fn named(id: &str) -> Named {
+    pub(in crate::backup) fn named(id: &str) -> Named {
         Named {
             id: id.into(),
             name: "disk".into(),
@@ -253,6 +256,7 @@ pub(crate) mod tests {
         second.second_of = Some("gone.manifest.json".to_owned());
         assert_eq!(joined(&[first, second]).len(), 2);
     }
+
     /// The manifest of the other disk is gone, and the VM would be made without that.
     #[test]
     fn a_disk_of_which_no_manifest_tells_is_one_that_lacks() {

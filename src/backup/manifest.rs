@@ -307,7 +307,7 @@ impl Manifest {
         Manifest::all_of(paths)
     }
 
-    /// The same of these paths. The run of another VM may remove some of them in the meantime.
+    /// Reads the manifests at these paths. The run of another VM may remove some of them in the meantime.
     fn all_of(paths: Vec<PathBuf>) -> io::Result<(Vec<Manifest>, Unreadable)> {
         let (mut read, mut unreadable) = (Vec::new(), Vec::new());
         for path in paths {

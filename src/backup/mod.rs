@@ -17,6 +17,7 @@
 //! manifest    what tells that the files are a backup
 //! points      what a directory has: `--list`
 //! kept        what a directory has, for a restore
+//! chains      whether the files of a disk are there, each over the one that its manifest names
 //! check       whether its files still hold what their manifests say: `--check`
 //! readers     who reads the files of a directory, of which none goes meanwhile
 //! orphans     the files that no manifest names

@@ -63,8 +63,8 @@ impl Rounds<'_> {
         let mut base = plan.base.clone();
         loop {
             if self.stop.has_begun() {
-                let why = "stopped by a signal before a backup was begun";
-                return Err(Failure::text(Exit::Other, why));
+                let why = "stopped by a signal before a backup of it could be made";
+                return Err(Failure::text(Exit::Other, format!("{}: {why}", plan.shown())));
             }
             let begun = self.time_of_begin();
             match self.begin(&plan.disks, base.as_ref(), begun)? {

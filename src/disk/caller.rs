@@ -2,8 +2,8 @@
 //!
 //! A change is made by the thread that a program waits for. Its edge ([`flag`]) may learn meanwhile that the
 //! program was killed: a change that has no room yet, or waits for the extents, is then refused, because
-//! accepted later it could follow a newer one of the same bytes. The flag belongs to the thread, and whoever hands it a request clears it
-//! first.
+//! accepted later it could follow a newer one of the same bytes. The flag belongs to the thread, and whoever
+//! hands it a request clears it first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -74,7 +74,7 @@ impl Extents {
     }
 
     /// Waits until the map is known, until [`MAX_MAP_WAIT_TO_ZERO`] after opening. Fails where the caller has
-    /// gone meanwhile: without the map all would be zeroed, and for nobody.
+    /// gone by then: without the map the whole range would be zeroed, and for nobody.
     pub(super) fn known_in_time(&self) -> Result<(), DiskError> {
         self.writes.await_zeros(Some(self.asked + MAX_MAP_WAIT_TO_ZERO));
         match caller::is_gone() {

@@ -87,7 +87,7 @@ struct Waiting {
     /// It was dying at the last look.
     seen: bool,
     gone: Arc<AtomicBool>,
-    /// Where the reply may be given early.
+    /// It is there once the reply may be given early.
     refuse: Option<Refuse>,
 }
 
@@ -215,7 +215,7 @@ impl Callers {
 pub(super) struct Entry<'a> {
     callers: &'a Callers,
     id: u64,
-    /// Until the reply may be given early.
+    /// It is here until the reply may be given early.
     refuse: Cell<Option<Refuse>>,
 }
 

@@ -59,10 +59,10 @@ impl fmt::Display for Format {
     }
 }
 
-/// Tells the format from the first bytes of a file, at most [`PROBED`]. What is not read here is what QEMU
-/// detects, so that a raw image is never taken for anything else; what has no mark is raw.
+/// Tells the format from the first bytes of a file, at most [`PROBED`], as QEMU detects it. A qcow2 image
+/// that is cut off in its first bytes, and the text of a VMDK with long comments, are known, too. What has no
+/// mark is raw.
 pub(super) fn probe(head: &[u8]) -> Probed {
-    let has = |at: usize, mark: &[u8]| head.get(at..).is_some_and(|rest| rest.starts_with(mark));
     let mut first = [0; HEAD_BYTES];
     let count = head.len().min(HEAD_BYTES);
     first[..count].copy_from_slice(&head[..count]);
@@ -70,7 +70,7 @@ pub(super) fn probe(head: &[u8]) -> Probed {
         Some(ImageFormat::Qcow2) => Probed::Known(Format::Qcow2),
         Some(ImageFormat::Vmdk) => Probed::Known(Format::Vmdk),
         Some(foreign) => Probed::Foreign(foreign),
-        None if has(0, b"QFI\xfb") => Probed::Known(Format::Qcow2),
+        None if head.len() < 8 && head.starts_with(b"QFI\xfb") => Probed::Known(Format::Qcow2),
         None if is_descriptor(head) => Probed::Known(Format::Vmdk),
         None => Probed::Known(Format::Raw),
     }
@@ -102,6 +102,7 @@ mod tests {
             (b"QFI\xfb\0\0\0\x03", Probed::Known(Format::Qcow2)),
             (b"QFI\xfb\0\0\0\x01", Probed::Foreign(ImageFormat::Qcow)),
             (b"QFI\xfb", Probed::Known(Format::Qcow2)),
+            (b"QFI\xfb\0\0\0\0", Probed::Known(Format::Raw)),
             (b"KDMV\x01\0\0\0", Probed::Known(Format::Vmdk)),
             (
                 b"# Disk DescriptorFile\r\n\nversion=1\nCID=1\n",

@@ -5,7 +5,6 @@
 //!
 //! local     what needs no engine: the point, its disks, their files, the configuration
 //! point     the point in time that the user means
-//! chains    the files of a disk: each is there and names the one below it
 //! plan      what is made, decided with the engine before anything is
 //! disks     the disks, side by side, each compared with what was backed up
 //! vm        the VM, and its attachments, looked at and mended

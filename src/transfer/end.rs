@@ -144,7 +144,7 @@ impl<'a> Closing<'a> {
         }
     }
 
-    /// Finalizes the transfer. Where it is not `certain` that no other one was started, a disk that stays locked
+    /// Finalizes the transfer. Unless it `is_certain` that no other one was started, a disk that stays locked
     /// may be held by that.
     fn finalize(&mut self, is_certain: bool) -> Result<(), Failure> {
         let id = self.turn.id();
@@ -184,8 +184,8 @@ impl<'a> Closing<'a> {
         Err(self.not_finalized(&id, &error, gone))
     }
 
-    /// A renewal that was cut short may have started a transfer that nobody knows of. Returns true where it is
-    /// certain that there is none but the one that is ended.
+    /// A renewal that was cut short may have started a transfer that nobody knows of. Returns true where it
+    /// is certain that there is none but the one that is ended.
     fn resolve_start(&mut self) -> Result<bool, Failure> {
         let mut patience = Patience::steady(UNANSWERED_START_LIMIT, self.interrupt);
         loop {

@@ -1,5 +1,5 @@
 //! Programs that are killed while they wait for a server that does not answer: they are gone at once, and
-//! what they wanted changes nothing afterwards.
+//! what was not accepted of them changes nothing afterwards.
 
 use crate::rig::{MIB, Rig, assert_same, pattern, read_at, settings, used_server};
 use crate::server::{Action, Fault, Image, Verb};
@@ -112,7 +112,7 @@ fn a_program_that_is_killed_in_a_synchronous_write_is_gone_and_its_bytes_arrive(
 
 /// Without the extents all of the disk would be zeroed.
 #[test]
-fn a_program_that_is_killed_while_its_truncate_waits_for_the_extents_is_gone_and_changes_nothing() {
+fn a_program_that_is_killed_in_a_truncate_is_gone_and_changes_nothing() {
     let server = used_server(settings(SIZE));
     server.arm(Fault::always(Verb::Extents, Action::Hold));
     let rig = Rig::over(server, &["--timeout=600"]);

@@ -145,7 +145,7 @@ fn a_signal_before_a_backup_is_begun_begins_none() {
     let looks = || engine.requests("GET", "/checkpoints").len();
     let before = looks();
     engine.switch(
-        &json!({"switch": "answer_slow", "value": 10.0, "match": "^GET .*/checkpoints$", "times": 1}),
+        &json!({"switch": "answer_slow", "value": 30.0, "match": "^GET .*/checkpoints$", "times": 1}),
     );
     let mut running = Foreground::spawn(&mut command(&engine, &[]));
     wait_until("it looks for a base", 60, || looks() > before);
@@ -153,7 +153,7 @@ fn a_signal_before_a_backup_is_begun_begins_none() {
     let status = running.wait(LIMIT);
     let said = running.stderr();
     assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("before a backup was begun"), "{said}");
+    assert!(said.contains("before a backup of it could be made"), "{said}");
     assert_eq!(engine.requests("POST", "/backups").len(), 1, "{said}");
 }
 

@@ -126,7 +126,8 @@ fn a_disk_whose_mount_is_about_to_end_is_waited_for() {
     assert_free(&engine, &disk.id, &content);
 }
 
-/// Somebody has waited for it: a backup, a snapshot, another transfer. What was written is safe, and is told so.
+/// Somebody has waited for it: a backup, a snapshot, another transfer. What was written is safe, and the end
+/// says so.
 #[test]
 fn a_disk_that_another_takes_right_after_the_end_is_no_failed_end() {
     let engine = Engine::start();
