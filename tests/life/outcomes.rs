@@ -329,6 +329,18 @@ fn a_disk_that_a_vm_has_is_not_what_a_killed_run_has_left() {
     let new = made_as(&disk.id);
     let ran = once(&engine, "upload", &image, &new);
     assert_told(&ran, &[USAGE], &["is attached to a VM", "leave --once out"]);
+    // Nor is it what a run has left that has failed once: that has removed its disk.
+    let mut failed = lines(&engine).pop().expect("the line of the refusal");
+    for (name, value) in [
+        ("exit_status", json!(7)),
+        ("transfer", json!("x")),
+        ("disk_id", json!(disk.id)),
+    ] {
+        failed[name] = value;
+    }
+    fs::write(outcomes(&engine), format!("{failed}\n")).expect("write the lines");
+    let ran = once(&engine, "upload", &image, &new);
+    assert_told(&ran, &[USAGE], &["is attached to a VM", "leave --once out"]);
     assert_free(&engine, &disk.id, &content);
     assert_nothing_deleted(&engine);
 }

@@ -106,16 +106,12 @@ impl Outcome {
         let done = done.filter(|(_, line)| is_it(line)).map(|(number, _)| *number);
         let is_chosen = matches!(source.wanted, Wanted::New(_));
         self.check_others(&disk, done, is_chosen)?;
-        let last = self.earlier.own.iter().rev().map(|(_, line)| line);
-        let last = last
-            .filter(|line| line.written().is_some())
-            .find(|line| is_it(line));
-        let has_failed = last.is_some_and(|line| line.exit_status != 0);
-        if is_chosen && disk.attached && done.is_none() && !has_failed {
-            // The lines may be in another file.
+        if is_chosen && disk.attached && done.is_none() {
+            // A run that has failed has removed its disk, and the line of the one that made this may be in
+            // another file.
             return Err(refused(&format!(
-                "disk {} ({}) is attached to a VM, so it is not what a killed run has left: leave --once \
-                 out, and name it with --disk, to write it over the disk",
+                "disk {} ({}) is attached to a VM, so it is not what a run that was killed or has failed has \
+                 left: leave --once out, and name it with --disk, to write it over the disk",
                 disk.id, disk.name
             )));
         }
