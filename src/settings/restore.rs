@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::account::{LoginPlaces, engine_account, trust};
-use super::choice::elsewhere;
+use super::account::{LoginPlaces, engine_account, trust, variable};
 use super::chosen_disks::ChosenDisks;
 use super::cli::{Output, RestoreArgs};
 use super::config_file::Section;
 use super::{DiskSettings, OutputSettings, Task, VmSource, absolute, usage};
 use crate::failure::Failure;
+
+/// The variable that names the storage domain of all disks.
+const DOMAIN: &str = "RHV_MOUNT_STORAGE_DOMAIN";
 
 /// See the head of this file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,9 +62,8 @@ impl RestoreSettings {
             backup: None,
             proxy: args.run.connection.proxy,
         });
-        let storage_domain = args
-            .storage_domain
-            .or_else(|| elsewhere("storage_domain", &section));
+        // That of the section is for new disks, and these have one of their own.
+        let storage_domain = args.storage_domain.or_else(|| variable(DOMAIN));
         Ok(RestoreSettings {
             dir: absolute(&args.dir)?,
             disk: DiskSettings::gather(args.run.connection, source, trusted, Task::Restore, false)?,
