@@ -50,6 +50,9 @@ pub(crate) struct NewDisk {
     /// The engine is to know what changes in it, for incremental backups; of a qcow2 disk only.
     #[serde(default)]
     pub(crate) incremental: bool,
+    /// Its storage is to be zeroed when it is removed; else the default of the storage domain counts.
+    #[serde(default)]
+    pub(crate) wipe_after_delete: bool,
 }
 
 /// Returns how long the engine may take to make a disk.
@@ -125,6 +128,9 @@ impl Engine {
         if new.format == Format::Qcow2 && (new.preallocated || new.incremental) {
             // Preallocated qcow2 exists for incremental backup only.
             body["backup"] = "incremental".into();
+        }
+        if new.wipe_after_delete {
+            body["wipe_after_delete"] = true.to_string().into();
         }
         let limit = creation_wait(new);
         let mut patience = Patience::new(limit, self.interrupt());
@@ -244,6 +250,7 @@ mod tests {
             preallocated,
             id: None,
             incremental: false,
+            wipe_after_delete: false,
         };
         assert_eq!(creation_wait(&new(false)), MAX_CREATION_WAIT);
         assert_eq!(creation_wait(&new(true)).as_secs(), 600 + 10 * 1024);

@@ -49,6 +49,8 @@ pub(crate) struct Described {
     pub(crate) preallocated: bool,
     /// The engine knows what changes in it.
     pub(crate) incremental: bool,
+    /// Its storage is zeroed when it is removed.
+    pub(crate) wipe_after_delete: bool,
     /// The id of its storage domain.
     pub(crate) storage_domain: Option<String>,
 }
@@ -116,6 +118,7 @@ impl Configuration {
                 raw: format.is_some_and(|format| format.eq_ignore_ascii_case("raw")),
                 preallocated: kind.is_some_and(|kind| kind.eq_ignore_ascii_case("preallocated")),
                 incremental: is("incremental-backup"),
+                wipe_after_delete: is("wipe-after-delete"),
                 storage_domain: None,
             };
             // The volumes of a disk with snapshots are told one by one.
@@ -126,6 +129,7 @@ impl Configuration {
                     known.preallocated &= one.preallocated;
                     known.bootable |= one.bootable;
                     known.incremental |= one.incremental;
+                    known.wipe_after_delete |= one.wipe_after_delete;
                 }
                 None => disks.push(one),
             }
@@ -205,7 +209,8 @@ pub(crate) mod tests {
         let cow = "ovf:volume-format=\"COW\" ovf:volume-type=\"Sparse\" ovf:disk-interface=\"VirtIO_SCSI\" \
                    ovf:boot=\"true\" ovf:disk-alias=\"root\" ovf:incremental-backup=\"true\"";
         let raw = "ovf:volume-format=\"RAW\" ovf:volume-type=\"Preallocated\" ovf:disk-interface=\"VirtIO\" \
-                   ovf:boot=\"false\" ovf:read-only=\"true\" ovf:disk-alias=\"data\"";
+                   ovf:boot=\"false\" ovf:read-only=\"true\" ovf:wipe-after-delete=\"true\" \
+                   ovf:disk-alias=\"data\"";
         let base = "ovf:volume-format=\"RAW\" ovf:volume-type=\"Sparse\" ovf:disk-interface=\"VirtIO_SCSI\" \
                     ovf:boot=\"true\" ovf:disk-alias=\"root\"";
         [
@@ -244,6 +249,7 @@ pub(crate) mod tests {
         );
         assert_eq!((root.bootable, root.interface.as_str()), (true, "virtio_scsi"));
         assert_eq!((data.raw, data.preallocated, data.read_only), (true, true, true));
+        assert_eq!((root.wipe_after_delete, data.wipe_after_delete), (false, true));
         assert_eq!((data.interface.as_str(), data.is_plugged), ("virtio", false));
         assert_eq!(data.storage_domain.as_deref(), Some("domain"));
         assert_eq!(root.volumes, [BASE_VOLUME, ROOT_VOLUME]);

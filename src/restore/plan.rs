@@ -175,6 +175,7 @@ impl Planned {
             preallocated,
             id,
             incremental: !raw && described.as_ref().is_none_or(|disk| disk.incremental || disk.raw),
+            wipe_after_delete: of_configuration(|disk| disk.wipe_after_delete),
         };
         Ok(Planned {
             kept,

@@ -230,6 +230,7 @@ fn new_disk(choice: Choice, args: &DiskArgs, section: &Section) -> Result<NewDis
         preallocated: args.preallocated || section.flag("preallocated")?.unwrap_or(false),
         id,
         incremental: false,
+        wipe_after_delete: false,
     })
 }
 

@@ -6,7 +6,7 @@
     POST   /switches    {"switch": NAME, "value": V, "times": N, "after": N, "match": RE}; only NAME is needed
     DELETE /switches    clears all of them
     POST   /disks       adds an existing disk, and answers with it as in /state
-    POST   /disks/ID    changes `status`, `name`, `vm`, `vm_up` or `shareable` of a disk
+    POST   /disks/ID    changes `status`, `name`, `vm`, `vm_up`, `shareable` or `wipe_after_delete` of a disk
     POST   /disks/ID/guest      writes as the disk's guest does: a list of writes (see guest)
     POST   /disks/ID/copy       copies what the guest reads now into the raw file {"to": PATH}
     POST   /vms         adds VMs, a list of {"name": N, "id": ID, "status": "down", "level": "4.6",

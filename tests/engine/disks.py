@@ -15,7 +15,8 @@ from volumes import Disk, locked_message
 from wire import NotFound, Refused, boolean, choice, identifier, incomplete, integer, listing, new_id
 
 EXCLUSIVE, SHARED = "exclusive", "shared"
-DUMPED = tuple("id name status format sparse size path image_id initial_size capacity vm vm_up".split())
+DUMPED = tuple("id name status format sparse size path image_id initial_size capacity vm vm_up"
+    " wipe_after_delete".split())
 
 
 class Disks:
@@ -201,6 +202,7 @@ class Disks:
         disk.vm, disk.vm_up = spec.get("vm"), bool(spec.get("vm_up", spec.get("vm")))
         disk.content_type = spec.get("content_type", "data")
         disk.backup = spec.get("backup", "none")
+        disk.wipe_after_delete = bool(spec.get("wipe_after_delete"))
         disk.shareable, disk.is_lun = bool(spec.get("shareable")), bool(spec.get("is_lun"))
         if not disk.is_lun:
             images.create(disk.path, disk.format, disk.size, not disk.sparse, spec.get("content"))
@@ -215,7 +217,7 @@ class Disks:
     def change(self, disk_id, spec):
         with self.lock:
             disk = self.get(disk_id)
-            for name in ("status", "name", "vm", "vm_up", "shareable"):
+            for name in ("status", "name", "vm", "vm_up", "shareable", "wipe_after_delete"):
                 if name in spec:
                     setattr(disk, name, spec[name])
         self._world.journal.event("disk_changed", disk=disk.id, changes=spec)
@@ -261,7 +263,7 @@ class Disks:
             "storage_type": "lun" if disk.is_lun else "image",
             "propagate_errors": False,
             "shareable": disk.shareable,
-            "wipe_after_delete": False,
+            "wipe_after_delete": disk.wipe_after_delete,
         }
         return {**shown, **(self._show_lun(disk) if disk.is_lun else self._show_image(disk))}
 
@@ -353,6 +355,7 @@ class Disks:
         disk.description = body.get("description")
         disk.content_type = choice(body, "content_type", ("data", "iso"), "data")
         disk.backup = choice(body, "backup", ("none", "incremental"), "none")
+        disk.wipe_after_delete = boolean(body, "wipe_after_delete", False)
         self._check(disk)
         return disk
 

@@ -122,6 +122,7 @@ class Ovf:
             "boot": _word(self._world.attachments.is_bootable(vm, attachment)),
             "read-only": _word(attachment.read_only),
             "shareable": _word(disk.shareable),
+            "wipe-after-delete": _word(disk.wipe_after_delete),
             "pass-discard": _word(attachment.pass_discard),
             "incremental-backup": _word(disk.backup == "incremental"),
             "disk-alias": disk.name,

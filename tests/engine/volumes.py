@@ -57,6 +57,7 @@ class Disk(Volume):
     vm: str | None = None
     vm_up: bool = False
     shareable: bool = False
+    wipe_after_delete: bool = False
     is_lun: bool = False
     snapshots: list = field(default_factory=list)
     io: object = field(default_factory=threading.RLock, repr=False, compare=False)

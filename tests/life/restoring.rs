@@ -262,6 +262,39 @@ fn a_disk_that_is_left_out_is_not_attached_though_its_id_is_there() {
     assert!(to.log("event").is_empty(), "{:?}", to.log("event"));
 }
 
+/// Else its blocks would go to their next owner with what is in them.
+#[test]
+fn a_disk_that_is_wiped_when_it_is_removed_stays_one() {
+    let from = Engine::start();
+    let disks = web(&from, "down", "4.7");
+    from.change_disk(&disks[0].0.id, &json!({"wipe_after_delete": true}));
+    back_up(&from, &[]).ok();
+    let to = Engine::start();
+    let ran = restore(&to, &from, &[]).ok();
+    assert_restored(&to, &from, "web", &disks, &ran);
+    for (disk, wiped) in disks.iter().zip([true, false]) {
+        let all = to.state("disks");
+        let mut all = all.as_array().expect("the disks").iter();
+        let made = all.find(|one| one["name"] == disk.0.name).expect("the disk");
+        assert_eq!(made["wipe_after_delete"], json!(wiped), "{made}: {ran}");
+    }
+}
+
+/// It names the one for uploads, and the disks were on another one.
+#[test]
+fn the_storage_domain_of_a_section_is_not_that_of_the_disks() {
+    let (from, disks) = backed_up();
+    let to = Engine::start();
+    let section = to.dir().join("ovirt-img.conf");
+    fs::write(&section, "[prod]\nstorage_domain = san\n").expect("write the section");
+    fs::set_permissions(&section, fs::Permissions::from_mode(0o600)).expect("make it private");
+    let section = section.display().to_string();
+    let ran = restore(&to, &from, &["-c", "prod", "--config-file", &section]).ok();
+    assert_restored(&to, &from, "web", &disks, &ran);
+    let domains: Vec<String> = to.disks().into_iter().map(|disk| disk.domain).collect();
+    assert_eq!(domains, ["data", "data"], "{ran}");
+}
+
 #[test]
 fn disks_alone_are_restored_without_a_vm_and_where_the_user_says() {
     let (from, disks) = backed_up();
