@@ -334,7 +334,9 @@ fn a_mount_that_fails_after_the_start_leaves_the_disk_free() {
 fn a_mount_killed_while_it_starts_leaves_something_that_recover_finds() {
     let engine = Engine::start();
     let (disk, content) = used_disk(&engine, "web01", "raw");
-    engine.switch(&json!({"switch": "stay_initializing", "value": 3, "times": 1}));
+    // The answer, and with it the id of the transfer, comes when the process is gone.
+    let start = "^POST .*/imagetransfers$";
+    engine.switch(&json!({"switch": "answer_slow", "value": 60.0, "times": 1, "match": start}));
     let point = point(&engine, "web01");
     let mut program = engine.program();
     program.args(engine.args()).args(existing("web01"));
@@ -344,8 +346,7 @@ fn a_mount_killed_while_it_starts_leaves_something_that_recover_finds() {
     wait_until("its state is written", 60, || state_file(&point).is_some());
     kill(Pid::from_raw(mount.pid()), Signal::SIGKILL).expect("kill the mount");
     mount.wait(60);
-    // The state file does not hold the transfer's id yet. The transfer might be somebody else's, so the user
-    // decides.
+    // The state file does not hold the transfer's id. The transfer might be somebody else's, so the user decides.
     let mut args = vec!["recover".into()];
     args.extend(engine.args());
     args.push(point.clone().into());
