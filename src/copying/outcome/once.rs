@@ -7,11 +7,12 @@
 //! done              image of an upload changed, disk there            refused: one of them is not to be lost
 //! done, another     disk there, written from another image            refused, likewise
 //! done, failed      disk there, a later run has failed                copied, as if nothing had been done
+//! done, failed      the same, of --disk-id, and a VM has it           refused: it may be another run's
 //! done              disk gone                                         copied, as if nothing had been done
-//! -                 image of a download is there                      compared with the disk, not replaced
-//! -                 disk of --disk-id is there, and a VM has it       refused, likewise
-//! -                 disk of --disk-id is there                        copied into that disk
-//! -                 neither                                           copied
+//! - or failed       image of a download is there                      compared with the disk, not replaced
+//! - or failed       disk of --disk-id is there, and a VM has it       refused, likewise
+//! - or failed       disk of --disk-id is there                        copied into that disk
+//! - or failed       neither                                           copied
 //! ```
 //!
 //! A run that was killed behind its last byte has left no line, but what it has made. So a file that is there
@@ -106,9 +107,13 @@ impl Outcome {
         let done = done.filter(|(_, line)| is_it(line)).map(|(number, _)| *number);
         let is_chosen = matches!(source.wanted, Wanted::New(_));
         self.check_others(&disk, done, is_chosen)?;
-        if is_chosen && disk.attached && done.is_none() {
-            // A run that has failed has removed its disk, and the line of the one that made this may be in
-            // another file.
+        let mut later = self.earlier.own.iter().filter(|(number, _)| Some(*number) > done);
+        // Nobody knows of any byte what such a run has left there.
+        let unknown = done.is_none() || later.any(|(_, line)| line.written().is_some() && is_it(line));
+        let stands = !unknown && self.stands(&disk, unchanged)?;
+        if is_chosen && disk.attached && !stands {
+            // A run that has failed removes its disk as a rule, and the line of the one that has made this
+            // disk may be in another file.
             return Err(refused(&format!(
                 "disk {} ({}) is attached to a VM, so it is not what a run that was killed or has failed has \
                  left: leave --once out, and name it with --disk, to write it over the disk",
@@ -118,15 +123,7 @@ impl Outcome {
         if is_chosen {
             source.wanted = Wanted::Existing(disk.id.clone());
         }
-        let Some(done) = done else {
-            return Ok(false);
-        };
-        let mut later = self.earlier.own.iter().filter(|(number, _)| *number > done);
-        // Nobody knows of any byte what such a run has left there.
-        match later.any(|(_, line)| line.written().is_some() && is_it(line)) {
-            true => Ok(false),
-            false => self.stands(&disk, unchanged),
-        }
+        Ok(stands)
     }
 
     /// Refuses a disk that another copy has written since the line number `done`; where there is none, one
