@@ -346,7 +346,8 @@ fn a_mount_killed_while_it_starts_leaves_something_that_recover_finds() {
     wait_until("its state is written", 60, || state_file(&point).is_some());
     kill(Pid::from_raw(mount.pid()), Signal::SIGKILL).expect("kill the mount");
     mount.wait(60);
-    // The state file does not hold the transfer's id. The transfer might be somebody else's, so the user decides.
+    // The state file does not hold the transfer's id. The transfer might be somebody else's, so the user
+    // decides.
     let mut args = vec!["recover".into()];
     args.extend(engine.args());
     args.push(point.clone().into());
