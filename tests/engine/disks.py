@@ -15,8 +15,10 @@ from volumes import Disk, locked_message
 from wire import NotFound, Refused, boolean, choice, identifier, incomplete, integer, listing, new_id
 
 EXCLUSIVE, SHARED = "exclusive", "shared"
-DUMPED = tuple("id name status format sparse size path image_id initial_size capacity vm vm_up"
-    " wipe_after_delete".split())
+DUMPED = tuple(
+    "id name status format sparse size path image_id initial_size capacity vm vm_up"
+    " wipe_after_delete".split()
+)
 
 
 class Disks:
