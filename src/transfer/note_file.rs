@@ -10,6 +10,8 @@
 //! name, and the note of the next mount stands beside it, under the names of mountpoint and disk. So do the
 //! notes of several disks that are mounted together.
 
+mod in_the_way;
+
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -22,6 +24,7 @@ use nix::unistd::{AccessFlags, User, access, geteuid};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
+use self::in_the_way::{in_the_way, is_left_of_another_disk};
 use super::note::{Lock, Note, Owner};
 use crate::engine::random_id;
 use crate::failure::{Exit, Failure};
@@ -328,56 +331,6 @@ fn look(path: &Path) -> io::Result<(Note, Owner)> {
             let owner = note.owner(lock);
             return Ok((note, owner));
         }
-    }
-}
-
-/// True when the note in `path` is about another disk than `ours`, and no process that can be seen here
-/// serves that.
-fn is_left_of_another_disk(path: &Path, ours: &Note) -> bool {
-    let disk = |note: &Note| (note.engine_url.clone(), note.disk_id.clone());
-    look(path).is_ok_and(|(left, owner)| owner != Owner::AtWork && disk(&left) != disk(ours))
-}
-
-/// The note in `path` keeps a disk from being opened for what `ours` is about.
-fn in_the_way(path: &Path, ours: &Note) -> Failure {
-    let shown = ours.mountpoint.display();
-    let why = match look(path) {
-        Ok((other, owner @ (Owner::AtWork | Owner::Elsewhere))) => format!(
-            "{} serves disk {} ({}) on that path",
-            other.process_shown(owner),
-            other.disk_id,
-            other.disk_name
-        ),
-        Ok((other, Owner::Busy)) => format!(
-            "an earlier run there is being recovered; wait until that is over, see `{}`",
-            other.recover_line()
-        ),
-        Ok((other, Owner::Gone)) => format!(
-            "an earlier run with this disk there has left its transfer: {}; see to it with `{}` first",
-            other.cause.words(other.task),
-            other.recover_line()
-        ),
-        Ok((other, owner @ (Owner::Foreign | Owner::Unknown))) => format!(
-            "this disk was mounted on the same path by {}, and nothing here tells whether that is at work; \
-             see `{}`",
-            other.process_shown(owner),
-            other.recover_line()
-        ),
-        Err(e) => format!(
-            "the note of an earlier mount, {}, is not readable: {e}; {UNREADABLE}",
-            path.display()
-        ),
-    };
-    match ours.task {
-        Task::Mount => Failure::text(Exit::Mount, format!("cannot mount on {shown}: {why}")),
-        Task::Upload => Failure::text(Exit::Transfer, format!("cannot upload {shown}: {why}")),
-        Task::Download => Failure::text(Exit::Transfer, format!("cannot download to {shown}: {why}")),
-        Task::Backup => Failure::text(Exit::Transfer, format!("cannot back up to {shown}: {why}")),
-        Task::Restore => Failure::text(Exit::Transfer, format!("cannot restore from {shown}: {why}")),
-        Task::Checksum => Failure::text(
-            Exit::Transfer,
-            format!("cannot compute the checksum of {shown}: {why}"),
-        ),
     }
 }
 
