@@ -28,7 +28,7 @@ pub(super) fn claim(file: &mut NoteFile, args: &RecoverArgs) -> Result<bool, Fai
     let why = match owner {
         None => {
             report(format_args!(
-                "{shown}: another `rhv-mount recover` has ended it meanwhile"
+                "{shown}: it has ended meanwhile, and nothing is left to do"
             ));
             return Ok(false);
         }

@@ -98,7 +98,7 @@ pub(super) fn recover_copy(
         engine,
     };
     let mut left = NoteFile::all(None);
-    left.retain(|file| is_of_it(&file.note) && file.owner() == Owner::Gone);
+    left.retain(|file| is_of_it(&file.note) && file.owner() == Some(Owner::Gone));
     let mut sessions = Sessions::with(engines_of(&left).len());
     let ended = left.iter_mut().try_for_each(|file| {
         report(plan(file, &args));
@@ -132,7 +132,7 @@ fn select(which: Option<&Path>) -> Vec<NoteFile> {
     let mut all = NoteFile::all(None);
     let Some(which) = which else {
         // A mount at work has left nothing.
-        all.retain(|file| !matches!(file.owner(), Owner::AtWork | Owner::Elsewhere));
+        all.retain(NoteFile::is_left);
         return all;
     };
     if let Some(id) = which.to_str().filter(|text| is_uuid(text)) {
@@ -153,9 +153,8 @@ fn select(which: Option<&Path>) -> Vec<NoteFile> {
     let mountpoint = canonical(which).unwrap_or_else(|_| which.to_owned());
     all.retain(|file| is_on(&file.note, which, &mountpoint));
     // A mount at work, of another disk on the same path, is told of only where there is nothing else.
-    let is_left = |file: &NoteFile| !matches!(file.owner(), Owner::AtWork | Owner::Elsewhere);
-    if all.iter().any(is_left) {
-        all.retain(is_left);
+    if all.iter().any(NoteFile::is_left) {
+        all.retain(NoteFile::is_left);
     }
     all
 }
@@ -173,11 +172,15 @@ fn plan(file: &NoteFile, args: &RecoverArgs) -> String {
     let note = &file.note;
     let owner = file.owner();
     let (what, will) = match owner {
-        Owner::AtWork | Owner::Elsewhere => (
+        None => (
+            "it has ended meanwhile".to_owned(),
+            "nothing is left to do".to_owned(),
+        ),
+        Some(owner @ (Owner::AtWork | Owner::Elsewhere)) => (
             format!("{} serves it", note.process_shown(owner)),
             "it is left alone".to_owned(),
         ),
-        _ => (happened(note, owner).1, will_do(note, owner, args)),
+        Some(owner) => (happened(note, owner).1, will_do(note, owner, args)),
     };
     if let Some(backup) = &note.backup {
         return plain(&format!(

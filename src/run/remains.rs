@@ -47,7 +47,7 @@ pub(super) fn all(mountpoint: Option<&Path>) -> Vec<Remains> {
     let files = NoteFile::all(mountpoint);
     let left: Vec<(&NoteFile, Owner)> = files
         .iter()
-        .map(|file| (file, file.owner()))
+        .filter_map(|file| Some((file, file.owner()?)))
         .filter(|(_, owner)| !matches!(owner, Owner::AtWork | Owner::Elsewhere))
         .collect();
     left.iter()

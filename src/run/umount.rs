@@ -40,7 +40,7 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
     let not_mounted = || {
         let left = canonical(path).map(|path| NoteFile::all(Some(&path)));
         let left = left.unwrap_or_default();
-        let hint = match left.iter().find(|file| file.owner() == Owner::Gone) {
+        let hint = match left.iter().find(|file| file.owner() == Some(Owner::Gone)) {
             Some(file) => format!(
                 "; a mount there has left its transfer: {}; end it with `{}`",
                 file.note.cause.words(file.note.task),

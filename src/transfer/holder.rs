@@ -36,7 +36,10 @@ pub(super) fn look(
         let Some(transfer) = found else {
             continue;
         };
-        let owner = file.owner();
+        // The run has ended since the engine was asked; the lock is about to go.
+        let Some(owner) = file.owner() else {
+            continue;
+        };
         if let Some(soon) = lets_go_soon(&file.note, owner) {
             return Ok(Some(soon));
         }

@@ -112,12 +112,22 @@ impl NoteFile {
         }
     }
 
-    fn create_in(directory: &Path, mut note: Note) -> Result<NoteFile, Failure> {
+    fn create_in(directory: &Path, note: Note) -> Result<NoteFile, Failure> {
+        for _ in 0..MAX_LOOKS {
+            if let Some(file) = NoteFile::try_create_in(directory, note.clone())? {
+                return Ok(file);
+            }
+        }
+        Err(refuse(directory, &io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// `None`: the note that was in the way is gone meanwhile.
+    fn try_create_in(directory: &Path, mut note: Note) -> Result<Option<NoteFile>, Failure> {
         let of_mountpoint = key_of(&note.mountpoint);
         let of_both = format!("{of_mountpoint}-{}", key_of(Path::new(&note.disk_id)));
         let [path, beside] = [of_mountpoint, of_both].map(|name| directory.join(name + ".json"));
         if beside.symlink_metadata().is_ok() {
-            return Err(in_the_way(&beside, &note));
+            return in_the_way(&beside, &note).map_or(Ok(None), Err);
         }
         // One image may be copied to several disks at once, and a mount of a VM has several.
         let names = match note.task {
@@ -127,21 +137,20 @@ impl NoteFile {
         for path in names {
             match write_new(&path, &mut note) {
                 Ok(file) => {
-                    return Ok(NoteFile {
+                    return Ok(Some(NoteFile {
                         path,
                         note,
                         file: Some(file),
                         kept: true,
-                    });
+                    }));
                 }
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(refuse(&path, &e)),
                 Err(_) if note.task == Task::Mount && is_left_of_another_disk(&path, &note) => {}
-                Err(_) => return Err(in_the_way(&path, &note)),
+                Err(_) => return in_the_way(&path, &note).map_or(Ok(None), Err),
             }
         }
         // The two disks would have the same key.
-        let why = io::Error::from(io::ErrorKind::AlreadyExists);
-        Err(refuse(directory, &why))
+        Err(refuse(directory, &io::ErrorKind::AlreadyExists.into()))
     }
 
     /// Writes `note` anew; a crash leaves the old one or the new one.
@@ -259,12 +268,17 @@ impl NoteFile {
         }
     }
 
-    /// Every note of this user's, or that of `mountpoint`.
+    /// Every note of this user's, or that of `mountpoint`. Other processes create and remove theirs meanwhile.
     pub(crate) fn all(mountpoint: Option<&Path>) -> Vec<NoteFile> {
         let entries = directory().and_then(fs::read_dir).into_iter().flatten().flatten();
         let paths = entries
             .map(|e| e.path())
             .filter(|p| p.extension().is_some_and(|e| e == "json"));
+        NoteFile::all_of(paths, mountpoint)
+    }
+
+    /// Those of the notes at these paths that are still there.
+    fn all_of(paths: impl Iterator<Item = PathBuf>, mountpoint: Option<&Path>) -> Vec<NoteFile> {
         let read = |path: PathBuf| match read(&path) {
             Ok(note) => Some(NoteFile {
                 path,
@@ -272,6 +286,7 @@ impl NoteFile {
                 file: None,
                 kept: true,
             }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => {
                 if TOLD.lock().insert(path.clone()) {
                     tell(format_args!(
@@ -286,9 +301,20 @@ impl NoteFile {
         paths.filter_map(read).filter(wanted).collect()
     }
 
-    /// Tells whose the note is at this moment; it is not taken.
-    pub(crate) fn owner(&self) -> Owner {
-        look(&self.path).map_or(Owner::Unknown, |(_, owner)| owner)
+    /// Tells whose the note is at this moment; it is not taken. `None`: it has been removed since it was read,
+    /// so what it was about has ended.
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        match look(&self.path) {
+            Ok((_, owner)) => Some(owner),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(_) => Some(Owner::Unknown),
+        }
+    }
+
+    /// True for a note that nobody is seen to be at work on.
+    pub(crate) fn is_left(&self) -> bool {
+        self.owner()
+            .is_some_and(|owner| !matches!(owner, Owner::AtWork | Owner::Elsewhere))
     }
 
     /// The path of the file, for messages.

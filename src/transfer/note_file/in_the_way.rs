@@ -1,6 +1,7 @@
 //! The note that is found where another one is to be created: whether it may stay beside that, and else the
 //! message that says whose it is, and how it is seen to.
 
+use std::io;
 use std::path::Path;
 
 use super::{UNREADABLE, look};
@@ -15,8 +16,8 @@ pub(super) fn is_left_of_another_disk(path: &Path, ours: &Note) -> bool {
     look(path).is_ok_and(|(left, owner)| owner != Owner::AtWork && disk(&left) != disk(ours))
 }
 
-/// The note in `path` keeps a disk from being opened for what `ours` is about.
-pub(super) fn in_the_way(path: &Path, ours: &Note) -> Failure {
+/// The note in `path` keeps a disk from being opened for what `ours` is about. `None`: it is gone meanwhile.
+pub(super) fn in_the_way(path: &Path, ours: &Note) -> Option<Failure> {
     let shown = ours.mountpoint.display();
     let why = match look(path) {
         Ok((other, owner @ (Owner::AtWork | Owner::Elsewhere))) => format!(
@@ -40,12 +41,13 @@ pub(super) fn in_the_way(path: &Path, ours: &Note) -> Failure {
             other.process_shown(owner),
             other.recover_line()
         ),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
         Err(e) => format!(
             "the note of an earlier mount, {}, is not readable: {e}; {UNREADABLE}",
             path.display()
         ),
     };
-    match ours.task {
+    Some(match ours.task {
         Task::Mount => Failure::text(Exit::Mount, format!("cannot mount on {shown}: {why}")),
         Task::Upload => Failure::text(Exit::Transfer, format!("cannot upload {shown}: {why}")),
         Task::Download => Failure::text(Exit::Transfer, format!("cannot download to {shown}: {why}")),
@@ -55,5 +57,5 @@ pub(super) fn in_the_way(path: &Path, ours: &Note) -> Failure {
             Exit::Transfer,
             format!("cannot compute the checksum of {shown}: {why}"),
         ),
-    }
+    })
 }

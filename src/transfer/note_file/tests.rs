@@ -113,6 +113,22 @@ fn what_is_left_of_another_disk_is_in_nobodys_way_and_what_is_left_of_this_one_i
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
 }
 
+/// Runs begin and end while others look.
+#[test]
+fn a_note_that_goes_while_it_is_looked_at_is_neither_unreadable_nor_in_the_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = NoteFile::create_in(dir.path(), note()).unwrap();
+    let all = || NoteFile::all_of(std::iter::once(file.path.clone()), None);
+    let seen = all();
+    assert_eq!(seen[0].owner(), Some(Owner::AtWork));
+    assert!(in_the_way(&file.path, &note()).is_some());
+    file.remove();
+    assert_eq!(seen[0].owner(), None);
+    assert!(!seen[0].is_left());
+    assert!(all().is_empty() && !TOLD.lock().contains(&file.path));
+    assert!(in_the_way(&file.path, &note()).is_none());
+}
+
 /// Nobody may find a note again that its owner has removed.
 #[test]
 fn a_note_that_is_gone_is_not_amended() {
