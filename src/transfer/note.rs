@@ -224,6 +224,14 @@ impl Note {
         }
     }
 
+    /// True for another reading of the same run's note, which may have been rewritten since. The name of a note
+    /// is free when its run has ended, and the next run on that path takes it.
+    pub(super) fn is_of_the_run_of(&self, other: &Note) -> bool {
+        let run = |note: &Note| (note.pid, note.started);
+        let place = |note: &Note| [&note.machine, &note.boot, &note.namespace].map(String::clone);
+        run(self) == run(other) && place(self) == place(other)
+    }
+
     /// True for a transfer that is certainly the one that was asked for: it is in the direction of the mount,
     /// and has its mark, or is of a disk that was made for the mount.
     pub(crate) fn is_proven(&self, transfer: &Transfer) -> bool {

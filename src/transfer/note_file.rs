@@ -121,7 +121,7 @@ impl NoteFile {
         Err(refuse(directory, &io::ErrorKind::AlreadyExists.into()))
     }
 
-    /// `None`: the note that was in the way is gone meanwhile.
+    /// `None`: another run was at work beside it, and it can be tried again.
     fn try_create_in(directory: &Path, mut note: Note) -> Result<Option<NoteFile>, Failure> {
         let of_mountpoint = key_of(&note.mountpoint);
         let of_both = format!("{of_mountpoint}-{}", key_of(Path::new(&note.disk_id)));
@@ -144,6 +144,8 @@ impl NoteFile {
                         kept: true,
                     }));
                 }
+                // One that was not locked yet may go with what killed runs have left of another note.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && directory.is_dir() => return Ok(None),
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(refuse(&path, &e)),
                 Err(_) if note.task == Task::Mount && is_left_of_another_disk(&path, &note) => {}
                 Err(_) => return in_the_way(&path, &note).map_or(Ok(None), Err),
@@ -228,8 +230,8 @@ impl NoteFile {
     }
 
     /// Makes this process the owner of the note, where that is [`Owner::Gone`], or [`Owner::Unknown`] and so
-    /// for the caller to decide. Waits up to [`DYING_LIMIT`] for one that is [`Owner::Busy`]. `None`: another
-    /// `recover` has removed it.
+    /// for the caller to decide. Waits up to [`DYING_LIMIT`] for one that is [`Owner::Busy`]. `None`: what it
+    /// was about has ended, and it is gone, or another run's.
     pub(crate) fn claim(&mut self) -> io::Result<Option<Owner>> {
         let until = Instant::now() + DYING_LIMIT;
         loop {
@@ -255,6 +257,7 @@ impl NoteFile {
             }
             self.note = match read(&self.path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Ok(note) if !note.is_of_the_run_of(&self.note) => return Ok(None),
                 note => note?,
             };
             match self.note.owner(lock) {
@@ -302,10 +305,10 @@ impl NoteFile {
     }
 
     /// Tells whose the note is at this moment; it is not taken. `None`: it has been removed since it was read,
-    /// so what it was about has ended.
+    /// so what it was about has ended, and it is gone, or another run's.
     pub(crate) fn owner(&self) -> Option<Owner> {
         match look(&self.path) {
-            Ok((_, owner)) => Some(owner),
+            Ok((note, owner)) => note.is_of_the_run_of(&self.note).then_some(owner),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(_) => Some(Owner::Unknown),
         }

@@ -129,6 +129,25 @@ fn a_note_that_goes_while_it_is_looked_at_is_neither_unreadable_nor_in_the_way()
     assert!(in_the_way(&file.path, &note()).is_none());
 }
 
+/// The name is free when a run has ended, and the same copy may be begun again.
+#[test]
+fn a_note_whose_name_is_the_next_runs_by_now_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = NoteFile::create_in(dir.path(), note()).unwrap();
+    from_elsewhere(&mut first);
+    let mut seen = found(&first);
+    fs::remove_file(&first.path).unwrap();
+    let next = NoteFile::create_in(dir.path(), note()).unwrap();
+    assert_eq!(seen.path, next.path);
+    assert_eq!(seen.owner(), None);
+    assert_eq!(seen.claim().unwrap(), None);
+    drop(next);
+    assert_eq!(seen.claim().unwrap(), None);
+    let mut left = found(&seen);
+    left.note = read(&left.path).unwrap();
+    assert_eq!(left.claim().unwrap(), Some(Owner::Gone));
+}
+
 /// Nobody may find a note again that its owner has removed.
 #[test]
 fn a_note_that_is_gone_is_not_amended() {
