@@ -198,7 +198,11 @@ pub(crate) fn listen(place: &Place) -> io::Result<UnixListener> {
     let path = place.socket();
     let refused = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
     if connect(place, SockFlag::SOCK_NONBLOCK).is_err_and(|e| refused(&e)) {
-        std::fs::remove_file(&path)?;
+        match std::fs::remove_file(&path) {
+            // A `recover` or `umount` has cleared the place meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
     }
     UnixListener::bind(path)
 }

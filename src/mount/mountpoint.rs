@@ -14,7 +14,7 @@ use tracing::warn;
 use super::mount_table::{is_dead, is_mounted, mounted_by};
 use super::record::Place;
 use crate::failure::{Exit, Failure};
-use crate::fuse::{Beside, Content, Tree, unmount};
+use crate::fuse::{Beside, Content, MountError, Tree, unmount};
 use crate::output::tell;
 use crate::process::identity::start_of;
 use crate::process::rights;
@@ -257,7 +257,7 @@ fn clear_dead_mount(path: &Path, wanted: bool) -> Result<(), Failure> {
             ),
         ));
     }
-    unmount(path, true)?;
+    take_out(path, true)?;
     let directory = runtime_directory::directory_of(Uid::from_raw(owner)).ok();
     let place = directory.map(|directory| Place::of(&directory, path));
     let record = place.as_ref().and_then(Place::record);
@@ -276,6 +276,14 @@ fn clear_dead_mount(path: &Path, wanted: bool) -> Result<(), Failure> {
         path.display()
     ));
     Ok(())
+}
+
+/// Unmounts `path`, see [`unmount`]; somebody else may do so first, and that is no error.
+pub(crate) fn take_out(path: &Path, lazy: bool) -> Result<(), MountError> {
+    match unmount(path, lazy) {
+        Err(_) if !is_mounted(path) => Ok(()),
+        unmounted => unmounted,
+    }
 }
 
 /// Removes a file that was made to be mounted on. A file that has content, or that somebody has open and may

@@ -16,10 +16,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::warn;
 
 use super::mount_table::{is_mounted, is_seen_at};
+use super::mountpoint::take_out;
 use super::record::Ending;
 use super::{Event, Mount, command, control, interrupted};
 use crate::failure::{Exit, Failure};
-use crate::fuse::{self, MountError};
+use crate::fuse::MountError;
 use crate::output::tell;
 use crate::process::handover::{self, Role};
 use crate::process::{rights, spawn};
@@ -205,9 +206,8 @@ fn leave(mount: &Mount, lazy: bool) -> Option<MountError> {
         return Some(MountError::Covered { path: path.clone() });
     }
     if is_seen.is_some() {
-        let refused = fuse::unmount(path, lazy).err().filter(|_| is_mounted(path));
-        if refused.is_some() {
-            return refused;
+        if let Err(refused) = take_out(path, lazy) {
+            return Some(refused);
         }
     }
     drop(mount.umount_line.lock().take());

@@ -2,9 +2,9 @@
 
 use super::left_behind::clear_place;
 use crate::failure::{Exit, Failure};
-use crate::fuse::unmount;
 use crate::mount::control;
 use crate::mount::mount_table::{is_dead, is_mounted};
+use crate::mount::mountpoint::take_out;
 use crate::mount::record::Place;
 use crate::output::report;
 use crate::process::runtime_directory;
@@ -81,7 +81,7 @@ fn serves(note: &Note) -> bool {
 /// Removes what a killed mount left in the tree, and its record.
 pub(super) fn remove_dead_mount(note: &Note) -> Result<(), Failure> {
     if is_mounted(&note.mountpoint) && is_dead(&note.mountpoint) {
-        unmount(&note.mountpoint, true)?;
+        take_out(&note.mountpoint, true)?;
         report(format_args!(
             "{}: the dead mount is removed",
             note.mountpoint.display()

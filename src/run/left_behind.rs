@@ -17,10 +17,11 @@ pub(super) fn clear_place(place: &Place, note: &Note) {
     if record.as_ref().is_some_and(is_anothers) || place.stays_served() {
         return;
     }
+    // The look for users of the file takes its time, and the place may be a later mount's by then.
+    place.clear();
     if record.is_some_and(|record| record.created) {
         remove_placeholder(&note.mountpoint);
     }
-    place.clear();
 }
 
 /// Among the `open` transfers of the disk, the one that the mount may have started although it was killed

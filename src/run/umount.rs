@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Uid, geteuid};
 
 use crate::failure::{Exit, Failure};
-use crate::fuse::{MountError, abort, unmount};
+use crate::fuse::{MountError, abort};
 use crate::mount::control;
 use crate::mount::holders::holders;
 use crate::mount::mount_table::{is_dead, is_mounted, is_on_top, mounted_by};
-use crate::mount::mountpoint::{canonical, remove_placeholder};
-use crate::mount::record::{Ending, Place};
+use crate::mount::mountpoint::{canonical, remove_placeholder, take_out};
+use crate::mount::record::{Ending, Place, Record};
 use crate::mount::umount_table::Line;
 use crate::output::{tell, tell_plainly};
 use crate::process::identity::DYING_LIMIT;
@@ -81,6 +81,8 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
         None => not_mounted(),
     })?;
     let place = Place::of(&directory, &path);
+    // A `recover` may remove it while this one asks.
+    let record = place.record();
     let still = || {
         tell(format_args!(
             "{shown} is on its way to the storage; see `rhv-mount status`"
@@ -120,7 +122,7 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
                 .take_ending()
                 .map_or(Exit::Done as u8, |ending| hear(&ending)));
         }
-        Ok(None) => return clear_up(&path, &place),
+        Ok(None) => return clear_up(&path, &place, record),
         Err(e) if control::is_silent(&e) => {
             let server = control::process_of(&place);
             return Err(Failure::text(
@@ -142,13 +144,10 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
     if owner.is_none() {
         return Err(not_mounted());
     }
-    if has_ended(&path, &place) {
+    // A process that ends in order removes its socket before it stops to listen there.
+    let was_killed = error.kind() == io::ErrorKind::ConnectionRefused;
+    if !was_killed && has_ended(&path, &place) {
         return Ok(Exit::Done as u8);
-    }
-    // These have taken a dead mount out of the tree already.
-    let nobody_listens = error.kind() == io::ErrorKind::ConnectionRefused;
-    if manner != Manner::InOrder && nobody_listens && !is_mounted(&path) {
-        return clear_up(&path, &place);
     }
     if !dies(&path, &error) {
         return Err(Failure::text(
@@ -161,7 +160,7 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
             ),
         ));
     }
-    clear_up(&path, &place)
+    clear_up(&path, &place, record)
 }
 
 /// True when the mount on `path` is gone, and its process has taken its record and its socket away, as it
@@ -182,15 +181,13 @@ fn served_by(path: &Path) -> Option<Uid> {
 }
 
 /// True when the mount on `path` is dead, or about to be: a killed process, at whose socket nobody listens
-/// any more, takes a moment to let go of its files.
+/// any more, takes a moment to let go of its files. Somebody may have taken its mount out of the tree by now.
 fn dies(path: &Path, error: &io::Error) -> bool {
-    let limit = match error.kind() {
-        io::ErrorKind::ConnectionRefused => DYING_LIMIT,
-        _ => Duration::ZERO,
-    };
+    let was_killed = error.kind() == io::ErrorKind::ConnectionRefused;
+    let limit = if was_killed { DYING_LIMIT } else { Duration::ZERO };
     let until = Instant::now() + limit;
     loop {
-        if is_dead(path) {
+        if is_dead(path) || was_killed && !is_mounted(path) {
             return true;
         }
         if Instant::now() >= until {
@@ -206,16 +203,17 @@ fn detach(path: &Path) -> Result<(), MountError> {
         true => Err(MountError::Covered {
             path: path.to_owned(),
         }),
-        false => unmount(path, true),
+        false => take_out(path, true),
     }
 }
 
-/// Removes what a process left that was killed before or while it was asked, and says what that means.
-fn clear_up(path: &Path, place: &Place) -> Result<u8, Failure> {
+/// Removes what a process left that was killed before or while it was asked, and says what that means. `seen`
+/// is the record as it was before.
+fn clear_up(path: &Path, place: &Place, seen: Option<Record>) -> Result<u8, Failure> {
     if is_mounted(path) {
         detach(path)?;
     }
-    let record = place.record();
+    let record = place.record().or(seen);
     place.take_earlier_than(None).iter().for_each(tell);
     place.clear();
     drop(Line::left(path));
@@ -262,4 +260,34 @@ fn hear(ending: &Ending) -> u8 {
         tell_plainly(line.replace(char::is_control, " "));
     }
     ending.code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A `recover` or another `umount` may be the first to clear its place.
+    #[test]
+    fn a_dead_mount_that_another_one_clears_up_lost_no_more_than_its_record_tells() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mnt");
+        let place = Place::of(dir.path(), &path);
+        let record = |read_only| Record {
+            mountpoint: path.clone(),
+            file: None,
+            pid: 1,
+            namespace: String::new(),
+            created: false,
+            read_only,
+        };
+        for read_only in [true, false] {
+            let cleared = clear_up(&path, &place, Some(record(read_only)));
+            let code = cleared.unwrap_or_else(|failure| failure.exit as u8);
+            assert_eq!(code == Exit::Done as u8, read_only, "{code}");
+        }
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert!(dies(&path, &refused), "nobody waits for what is gone");
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        assert!(!dies(&path, &denied), "its process may be at work");
+    }
 }
