@@ -1,7 +1,6 @@
 //! The end of the disks, and then of their backup, once the mount is out of the tree: the outcome, and who
 //! hears it.
 
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
@@ -87,7 +86,15 @@ pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Even
     failures.extend(mount.broken.iter().map(|one| Failure::text(one.exit, one.told())));
     let ending = ending(mount, &failures, ended.cut_off);
     let code = ended.command.filter(|code| *code != 0).unwrap_or(ending.code);
-    tell(mount, &ending, code, std::mem::take(&mut ended.waiting));
+    tell(mount, &ending, code);
+    // Those who have asked since are answered too. From here on the socket is gone.
+    let late = inbox.try_iter().filter_map(|event| match event {
+        Event::Umount(stream) => Some(stream),
+        _ => None,
+    });
+    for stream in std::mem::take(&mut ended.waiting).into_iter().chain(late) {
+        control::answer(stream, &ending);
+    }
     code
 }
 
@@ -116,9 +123,10 @@ fn ending(mount: &Mount, failures: &[Failure], cut_off: bool) -> Ending {
     }
 }
 
-/// Tells the outcome to everybody who waits for it. A bad one is kept until somebody has heard it, for the
-/// next who asks: a `umount` that hears it removes it, and one that was killed while it waited does not.
-fn tell(mount: &Mount, ending: &Ending, code: u8, waiting: Vec<UnixStream>) {
+/// Tells the outcome where the mount was started, and takes its files away. A bad one is kept until somebody
+/// has heard it, for the next who asks: a `umount` that hears it removes it, and one that was killed while it
+/// waited does not.
+fn tell(mount: &Mount, ending: &Ending, code: u8) {
     if let Some(message) = &ending.message {
         announce_failure(message);
         if mount.settings.command.is_empty() {
@@ -135,7 +143,4 @@ fn tell(mount: &Mount, ending: &Ending, code: u8, waiting: Vec<UnixStream>) {
     mount.mountpoint.remove_made();
     mount.supervisor.end(code, ending.message.clone());
     mount.remove_pid_file();
-    for stream in waiting {
-        control::answer(stream, ending);
-    }
 }
