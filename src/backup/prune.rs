@@ -117,17 +117,22 @@ fn of_the_same_run(n: usize, all: &[Manifest]) -> impl Iterator<Item = usize> {
 pub(super) fn remove(dir: &Path, all: &[Manifest], goes: &Goes) -> io::Result<usize> {
     // The newest goes first, so that one that is there never lacks a file where this is cut short.
     for n in goes.manifests.iter().rev() {
-        fs::remove_file(dir.join(all[*n].file_name()))?;
+        remove_file(&dir.join(all[*n].file_name()))?;
     }
     // Their names are gone before the files are, also where the power fails.
     File::open(dir)?.sync_all()?;
     for name in &goes.files {
-        match fs::remove_file(dir.join(name)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            removed => removed?,
-        }
+        remove_file(&dir.join(name))?;
     }
     Ok(goes.manifests.len())
+}
+
+/// Removes a file; another run may have done so first.
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 #[cfg(test)]
@@ -152,6 +157,26 @@ mod tests {
         };
         assert!(remove(dir, &all, &goes).is_err());
         assert!(dir.join("1.manifest.json").exists());
+    }
+
+    /// Another run, or somebody by hand, has removed it.
+    #[test]
+    fn a_manifest_that_is_gone_already_keeps_no_other_from_going() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let mut all = [manifest("a", None), manifest("b", None)];
+        for (manifest, name) in all.iter_mut().zip(["1.manifest.json", "2.manifest.json"]) {
+            manifest.name = name.into();
+        }
+        for name in ["1.manifest.json", "a", "b"] {
+            fs::write(dir.join(name), "").unwrap();
+        }
+        let goes = Goes {
+            manifests: vec![0, 1],
+            files: ["a", "b"].map(str::to_owned).to_vec(),
+        };
+        assert_eq!(remove(dir, &all, &goes).unwrap(), 2);
+        assert_eq!(fs::read_dir(dir).unwrap().count(), 0);
     }
 
     #[test]

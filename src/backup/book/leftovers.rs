@@ -145,7 +145,11 @@ impl Line {
 /// Removes a file, where it is the one that was noted; returns whether it was there.
 fn remove(path: &Path, inode: u64) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_file() && meta.ino() == inode => fs::remove_file(path).map(|()| true),
+        Ok(meta) if meta.is_file() && meta.ino() == inode => match fs::remove_file(path) {
+            // A `recover` has removed it meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            removed => removed.map(|()| true),
+        },
         // Another file has its name by now.
         Ok(_) => Ok(false),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
