@@ -9,7 +9,7 @@ use std::path::Path;
 use super::chains::{self, looks_as_it_was};
 use super::kept::{KeptDisk, Point, configuration, joined, kept};
 use super::manifest::{Entry, Manifest};
-use super::orphans::{named, unnamed};
+use super::orphans::unnamed_by_now;
 use super::readers::Reader;
 use crate::block_hash::{Algorithm, Bytes, Method, Watch, hash};
 use crate::failure::{Exit, Failure};
@@ -68,7 +68,7 @@ pub(crate) fn check(dir: &Path) -> Result<u8, Failure> {
             tell(plain(&format!("{}: {why}", one.file)));
         }
     }
-    for name in unnamed(dir, &named(&manifests)).map_err(unreadable_dir)? {
+    for name in unnamed_by_now(dir, &manifests).map_err(unreadable_dir)? {
         report(plain(&format!("{name}: no manifest names it")));
     }
     report(format_args!(

@@ -48,6 +48,18 @@ pub(crate) fn held_in(dir: &Path, ours: &BTreeSet<&str>) -> Result<BTreeSet<Stri
     }
 }
 
+/// Returns the files that no manifest names by now, `manifests` included, which were read before. A backup
+/// writes its manifest after its files.
+pub(super) fn unnamed_by_now(dir: &Path, manifests: &[Manifest]) -> io::Result<Vec<String>> {
+    let mut found = unnamed(dir, &named(manifests))?;
+    if !found.is_empty() {
+        let (now, _) = Manifest::all(dir)?;
+        let named = named(&now);
+        found.retain(|name| !named.contains(name.as_str()));
+    }
+    Ok(found)
+}
+
 /// Returns the files that are none of `named`: every qcow2 image, and what is named as a configuration.
 pub(super) fn unnamed(dir: &Path, named: &BTreeSet<&str>) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
@@ -107,6 +119,7 @@ fn below(dir: &Path, name: &str) -> Result<Option<String>, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::manifest::tests::manifest;
     use super::*;
     use crate::images::Output;
 
@@ -114,6 +127,22 @@ mod tests {
 
     fn name(stamp: &str, mode: &str) -> String {
         format!("{stamp}.None.{DISK}.{mode}.qcow2")
+    }
+
+    /// `--check` hashes for hours, and backups come to their ends meanwhile.
+    #[test]
+    fn a_file_that_a_manifest_names_since_the_others_were_read_is_not_unnamed() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let (then, later) = (manifest("a.qcow2", None), manifest("b.qcow2", None));
+        for name in ["a.qcow2", "b.qcow2", "c.qcow2"] {
+            fs::write(dir.join(name), "").unwrap();
+        }
+        let all = || unnamed_by_now(dir, std::slice::from_ref(&then)).unwrap();
+        assert_eq!(all(), ["b.qcow2", "c.qcow2"]);
+        let json = serde_json::to_vec(&later).unwrap();
+        fs::write(dir.join("2.manifest.json"), json).unwrap();
+        assert_eq!(all(), ["c.qcow2"]);
     }
 
     #[test]

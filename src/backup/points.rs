@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::manifest::{Entry, Manifest, known};
-use super::orphans::{named, unnamed};
+use super::orphans::unnamed_by_now;
 use crate::amounts;
 use crate::failure::{Exit, Failure};
 use crate::logging::plain;
@@ -40,7 +40,7 @@ pub(crate) fn list(dir: &Path, form: Output) -> Result<u8, Failure> {
             path.display()
         )));
     }
-    let unnamed = unnamed(dir, &named(&manifests)).map_err(unreadable_dir)?;
+    let unnamed = unnamed_by_now(dir, &manifests).map_err(unreadable_dir)?;
     let points: Vec<Point<'_>> = manifests
         .iter()
         .map(|of| Point {
