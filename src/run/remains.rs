@@ -104,6 +104,11 @@ impl Remains {
         }
     }
 
+    /// The path of its note, which no other has.
+    pub(super) fn note(&self) -> &str {
+        &self.note
+    }
+
     /// The same in lines for people, each without control characters.
     pub(super) fn text(&self) -> String {
         let mode = if self.read_only { "read-only" } else { "read-write" };

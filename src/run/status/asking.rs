@@ -94,14 +94,13 @@ fn look(user: Uid, place: &Place) -> Option<Status> {
     })
 }
 
-/// A mount that has ended badly, where nobody has heard of it yet.
+/// A mount that has ended badly, where nobody has heard of it yet, also not since its record was read.
 fn failed(place: &Place) -> Option<Status> {
     let mountpoint = place.ending()?.mountpoint?;
     let again = shell::word(&mountpoint);
+    let words = place.earlier()?;
     let disk = DiskStatus {
-        failure: place
-            .earlier()
-            .map(|words| format!("{words} (`rhv-mount umount {again}` says it once more)")),
+        failure: Some(format!("{words} (`rhv-mount umount {again}` says it once more)")),
         ..DiskStatus::default()
     };
     Some(Status::of(&mountpoint, &mountpoint, None, "failed", disk))
