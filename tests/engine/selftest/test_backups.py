@@ -41,7 +41,8 @@ class BackupTest(EngineTest):
 
     def start(self, *disks, **spec):
         started = self.ok(self.engine.backup(self.vm, disks or (self.raw, self.cow), self.query, **spec), 201)
-        self.assertEqual(started["phase"], "initializing")
+        # A busy machine shows it later than it was begun.
+        self.assertIn(started["phase"], ("initializing", "starting", "ready"))
         return self.engine.wait_backup(self.vm, started["id"], "ready")
 
     def modes(self, backup):

@@ -114,7 +114,7 @@ class DisksAndStarts(EngineTest):
         self.assertIn(transfer, listed())
 
     def test_initializing(self):
-        self.engine.switch("stay_initializing", value=0.4, times=1)
+        self.engine.switch("stay_initializing", value=2, times=1)
         transfer = self.engine.transfer(self.engine.old_disk()["id"])[1]
         self.assertEqual((transfer["phase"], transfer.get("transfer_url")), ("initializing", None))
         self.assertIn("transfer_url", self.engine.wait_phase(transfer["id"], "transferring"))
