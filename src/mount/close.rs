@@ -1,7 +1,7 @@
 //! The end of the disks, and then of their backup, once the mount is out of the tree: the outcome, and who
 //! hears it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use tracing::warn;
@@ -18,6 +18,10 @@ use crate::supervisor::{Stage, statistics};
 
 /// How often the way to the storage is looked at while the last data is on it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long the end of a mount that has ended badly waits for those who have asked for it just before: their
+/// question is read by a thread of its own.
+const LATE_LIMIT: Duration = Duration::from_millis(50);
 
 /// Told to `umount` when it had to go on although the FUSE session has not ended.
 const CUT_OFF: &str = "something still holds the file system, another mount of it or a request under way; \
@@ -87,13 +91,21 @@ pub(super) fn close(mount: &Mount, inbox: &Receiver<Event>, events: &Sender<Even
     let ending = ending(mount, &failures, ended.cut_off);
     let code = ended.command.filter(|code| *code != 0).unwrap_or(ending.code);
     tell(mount, &ending, code);
-    // Those who have asked since are answered too. From here on the socket is gone.
-    let late = inbox.try_iter().filter_map(|event| match event {
-        Event::Umount(stream) => Some(stream),
-        _ => None,
-    });
-    for stream in std::mem::take(&mut ended.waiting).into_iter().chain(late) {
+    for stream in std::mem::take(&mut ended.waiting) {
         control::answer(stream, &ending);
+    }
+    // The socket is gone by now. Those who asked just before are answered too: the end of this process would
+    // be a good one to them.
+    let until = Instant::now()
+        + if ending.code == 0 {
+            Duration::ZERO
+        } else {
+            LATE_LIMIT
+        };
+    while let Ok(event) = inbox.recv_deadline(until) {
+        if let Event::Umount(stream) = event {
+            control::answer(stream, &ending);
+        }
     }
     code
 }
