@@ -104,9 +104,13 @@ impl Remains {
         }
     }
 
-    /// The path of its note, which no other has.
-    pub(super) fn note(&self) -> &str {
-        &self.note
+    /// The names that tell it from others: the path of its note is free again when it has been recovered.
+    pub(super) fn names(&self) -> [Option<String>; 3] {
+        [
+            Some(self.note.clone()),
+            self.transfer.clone(),
+            self.backup.clone(),
+        ]
     }
 
     /// The same in lines for people, each without control characters.

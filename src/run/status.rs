@@ -68,8 +68,8 @@ pub(super) fn status(args: &StatusArgs) -> Result<u8, Failure> {
 /// told of where it was started, or by `umount`; what can be seen of a bad end from here is in the exit code.
 fn follow(mut found: Found, wanted: Option<&Path>, output: Output) -> Result<Exit, Failure> {
     let on_terminal = io::stdout().is_terminal();
-    let notes = |found: &Found| found.left.iter().map(|one| one.note().to_owned()).collect();
-    let left_before: BTreeSet<String> = notes(&found);
+    let names = |found: &Found| -> BTreeSet<_> { found.left.iter().map(Remains::names).collect() };
+    let left_before = names(&found);
     loop {
         let goes_on = found.mounts.iter().any(|mount| goes_on(&mount.phase));
         let text = match output {
@@ -77,7 +77,7 @@ fn follow(mut found: Found, wanted: Option<&Path>, output: Output) -> Result<Exi
             Output::Text => found.text(),
         };
         print(&text)?;
-        let exit = match found.is_bad() || !notes(&found).is_subset(&left_before) {
+        let exit = match found.is_bad() || !names(&found).is_subset(&left_before) {
             true => Exit::Other,
             false => Exit::Done,
         };

@@ -94,7 +94,7 @@ fn look(user: Uid, place: &Place) -> Option<Status> {
     })
 }
 
-/// A mount that has ended badly, where nobody has heard of it yet, also not since its record was read.
+/// A mount that has ended badly, where nobody has heard of it yet, also not since its outcome was read.
 fn failed(place: &Place) -> Option<Status> {
     let mountpoint = place.ending()?.mountpoint?;
     let again = shell::word(&mountpoint);
