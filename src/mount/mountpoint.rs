@@ -240,6 +240,10 @@ fn dies(path: &Path) -> bool {
 fn clear_dead_mount(path: &Path, wanted: bool) -> Result<(), Failure> {
     let shown = shell::word(path);
     let Some(owner) = mounted_by(path) else {
+        // Somebody else may have taken it out of the tree just now.
+        if fs::metadata(path).is_ok() {
+            return Ok(());
+        }
         return Err(refuse(
             path,
             format!(
@@ -257,10 +261,11 @@ fn clear_dead_mount(path: &Path, wanted: bool) -> Result<(), Failure> {
             ),
         ));
     }
-    take_out(path, true)?;
     let directory = runtime_directory::directory_of(Uid::from_raw(owner)).ok();
     let place = directory.map(|directory| Place::of(&directory, path));
+    // A `recover` or `umount` may remove it at the same time.
     let record = place.as_ref().and_then(Place::record);
+    take_out(path, true)?;
     if let Some(place) = place.filter(|place| !place.stays_served()) {
         place.clear();
         if record.as_ref().is_some_and(|record| record.created) {

@@ -19,7 +19,9 @@ use crate::mount::umount_table::Line;
 use crate::output::{tell, tell_plainly};
 use crate::process::identity::DYING_LIMIT;
 use crate::process::runtime_directory;
+use crate::settings::Task;
 use crate::shell;
+use crate::transfer::cause::Cause;
 use crate::transfer::note::Owner;
 use crate::transfer::note_file::NoteFile;
 
@@ -117,7 +119,7 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
             ));
         }
         // It had ended in order before it could read the question.
-        Ok(None) if has_ended(&path, &place) => {
+        Ok(None) if has_ended(&path, &place) && !was_killed_on(&path) => {
             return Ok(place
                 .take_ending()
                 .map_or(Exit::Done as u8, |ending| hear(&ending)));
@@ -147,7 +149,10 @@ pub(super) fn umount(path: &Path, manner: Manner) -> Result<u8, Failure> {
     // A process that ends in order removes its socket before it stops to listen there.
     let was_killed = error.kind() == io::ErrorKind::ConnectionRefused;
     if !was_killed && has_ended(&path, &place) {
-        return Ok(Exit::Done as u8);
+        return match was_killed_on(&path) {
+            true => clear_up(&path, &place, record),
+            false => Ok(Exit::Done as u8),
+        };
     }
     if !dies(&path, &error) {
         return Err(Failure::text(
@@ -169,6 +174,18 @@ fn has_ended(path: &Path, place: &Place) -> bool {
     let socket = place.socket().symlink_metadata();
     let is_gone = socket.is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
     !is_mounted(path) && place.record().is_none() && is_gone
+}
+
+/// True where the note of a mount on `path` is left, whose process was killed: another `umount` may have been
+/// the first to clear up after it.
+fn was_killed_on(path: &Path) -> bool {
+    let is_it = |file: &NoteFile| {
+        let note = &file.note;
+        note.task == Task::Mount
+            && matches!(note.cause, Cause::Killed | Cause::Ending)
+            && file.owner() == Some(Owner::Gone)
+    };
+    NoteFile::all(Some(path)).iter().any(is_it)
 }
 
 /// Returns the user whose process serves a mount that is out of the tree, where that is not this user.
@@ -197,25 +214,27 @@ fn dies(path: &Path, error: &io::Error) -> bool {
     }
 }
 
-/// Takes a mount of ours out of the tree, and nothing that is mounted over it.
+/// Takes a mount of ours out of the tree, where there is one, and nothing that is mounted over it.
 fn detach(path: &Path) -> Result<(), MountError> {
-    match is_mounted(path) && !is_on_top(path) {
+    match is_mounted(path) {
+        false => Ok(()),
+        true if is_on_top(path) => take_out(path, true),
         true => Err(MountError::Covered {
             path: path.to_owned(),
         }),
-        false => take_out(path, true),
     }
 }
 
 /// Removes what a process left that was killed before or while it was asked, and says what that means. `seen`
 /// is the record as it was before.
 fn clear_up(path: &Path, place: &Place, seen: Option<Record>) -> Result<u8, Failure> {
-    if is_mounted(path) {
-        detach(path)?;
-    }
-    let record = place.record().or(seen);
+    detach(path)?;
+    let record = seen.or_else(|| place.record());
     place.take_earlier_than(None).iter().for_each(tell);
-    place.clear();
+    // A later mount may have the place by now.
+    if !place.is_served() {
+        place.clear();
+    }
     drop(Line::left(path));
     if record.as_ref().is_some_and(|r| r.created) {
         remove_placeholder(path);
