@@ -224,8 +224,8 @@ impl Note {
         }
     }
 
-    /// True for another reading of the same run's note, which may have been rewritten since. The name of a note
-    /// is free when its run has ended, and the next run on that path takes it.
+    /// True for another reading of the same run's note, which may have been rewritten since. The name of a
+    /// note is free when its run has ended, and the next run on that path takes it.
     pub(super) fn is_of_the_run_of(&self, other: &Note) -> bool {
         let run = |note: &Note| (note.pid, note.started);
         let place = |note: &Note| [&note.machine, &note.boot, &note.namespace].map(String::clone);

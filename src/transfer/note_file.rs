@@ -37,7 +37,8 @@ use crate::settings::Task;
 /// The pause between two looks at a lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// Upper bound on the looks at a note that is rewritten all the time; a note is rewritten a few times in all.
+/// Upper bound on the looks at a note that is rewritten all the time, and on the attempts to create one while
+/// others create and remove theirs. A note is rewritten a few times in all.
 const MAX_LOOKS: u32 = 100;
 
 /// The beginning of the extension that a note has until it is whole.
@@ -144,7 +145,7 @@ impl NoteFile {
                         kept: true,
                     }));
                 }
-                // One that was not locked yet may go with what killed runs have left of another note.
+                // A file that is not locked yet goes where the owner of the note of this name removes it.
                 Err(e) if e.kind() == io::ErrorKind::NotFound && directory.is_dir() => return Ok(None),
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(refuse(&path, &e)),
                 Err(_) if note.task == Task::Mount && is_left_of_another_disk(&path, &note) => {}
