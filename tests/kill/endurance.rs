@@ -64,8 +64,8 @@ impl Copying {
             .log_level("info")
     }
 
-    /// Copies the source while `disturb` runs, unmounts, and asserts that the disk holds the source. On a busy
-    /// machine the copy may end first: it is compared then, and made once more. The second argument of
+    /// Copies the source while `disturb` runs, unmounts, and asserts that the disk holds the source. On a
+    /// busy machine the copy may end first: it is compared then, and made once more. The second argument of
     /// `disturb` tells whether no copy has failed.
     fn copy(&self, mount: Mount, name: &str, disturb: impl FnOnce(&Mount, &dyn Fn() -> bool)) {
         let target = mount.file();
