@@ -272,7 +272,8 @@ impl NoteFile {
         }
     }
 
-    /// Every note of this user's, or that of `mountpoint`. Other processes create and remove theirs meanwhile.
+    /// Every note of this user's, or that of `mountpoint`. Other processes create and remove theirs
+    /// meanwhile.
     pub(crate) fn all(mountpoint: Option<&Path>) -> Vec<NoteFile> {
         let entries = directory().and_then(fs::read_dir).into_iter().flatten().flatten();
         let paths = entries
@@ -305,8 +306,8 @@ impl NoteFile {
         paths.filter_map(read).filter(wanted).collect()
     }
 
-    /// Tells whose the note is at this moment; it is not taken. `None`: it has been removed since it was read,
-    /// so what it was about has ended, and it is gone, or another run's.
+    /// Tells whose the note is at this moment; it is not taken. `None`: what it was about has ended since it
+    /// was read, and it is gone, or another run's.
     pub(crate) fn owner(&self) -> Option<Owner> {
         match look(&self.path) {
             Ok((note, owner)) => note.is_of_the_run_of(&self.note).then_some(owner),
